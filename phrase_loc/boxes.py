@@ -1,0 +1,68 @@
+"""Boxes: float32 (..., 4) `xyxy` in pixels of the original image, origin 0, x to the right and y down.
+
+A box covers the half-open area [x1, x2) x [y1, y2). Width is x2 - x1 + offset: offset is 0 everywhere but
+in the protocols that count pixels inclusively (PASCAL VOC and Flickr30k scripts add 1); they own it and
+pass it. Annotations with 1-based corners lose 1 on all four when they are read. No other format exists
+inside the package.
+"""
+
+import torch
+from torch import Tensor
+
+
+def area(boxes: Tensor, offset: float = 0.0) -> Tensor:
+    """Area of each box in square pixels: (..., 4) -> (...)."""
+    sides = (boxes[..., 2:] - boxes[..., :2] + offset).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def intersection(a: Tensor, b: Tensor, offset: float = 0.0) -> Tensor:
+    """Shared area of every pair: (R, 4), (M, 4) -> (R, M)."""
+    corner = torch.maximum(a[:, None, :2], b[None, :, :2])
+    far = torch.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = (far - corner + offset).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def iou(a: Tensor, b: Tensor, offset: float = 0.0) -> Tensor:
+    """Intersection over union of every pair, 0 where both areas are 0: (R, 4), (M, 4) -> (R, M)."""
+    shared = intersection(a, b, offset)
+    union = area(a, offset)[:, None] + area(b, offset)[None, :] - shared
+    return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
+
+
+def enclosing(boxes: Tensor) -> Tensor:
+    """The smallest box around all boxes: (M, 4), M >= 1 -> (4,)."""
+    if boxes.ndim != 2 or boxes.shape[0] == 0:
+        raise ValueError(f"enclosing() needs boxes of shape (M, 4) with M >= 1, got {tuple(boxes.shape)}")
+    return torch.cat([boxes[:, :2].amin(0), boxes[:, 2:].amax(0)])
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes cut to an image of `size` (H, W): (..., 4) -> (..., 4)."""
+    height, width = size
+    limit = boxes.new_tensor([width, height, width, height])
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def rescale(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Boxes of an image of size `old` (H, W) in the frame of the same image at size `new`, not rounded."""
+    factor = boxes.new_tensor([new[1] / old[1], new[0] / old[0]] * 2)
+    return boxes * factor
+
+
+def contains(boxes: Tensor, points: Tensor, margin: float = 0.0, strict: bool = False) -> Tensor:
+    """Which box holds which point: (M, 4), (P, 2) as x, y -> (M, P) bool.
+
+    Args:
+        boxes: (M, 4) xyxy.
+        points: (P, 2) x, y in the same frame.
+        margin: pixels by which each side is pushed outwards first.
+        strict: whether a point on the border is outside.
+    """
+    x, y = points[None, :, 0], points[None, :, 1]
+    x1, y1, x2, y2 = (boxes[:, i, None] for i in range(4))
+    x1, y1, x2, y2 = x1 - margin, y1 - margin, x2 + margin, y2 + margin
+    if strict:
+        return (x > x1) & (x < x2) & (y > y1) & (y < y2)
+    return (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)

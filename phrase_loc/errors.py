@@ -1,0 +1,47 @@
+"""What can go wrong that is the user's to mend.
+
+    PhraseLocError
+    ├── ConfigError   a setting, an option or an argument is wrong
+    └── DataError     a file or a tensor is not what it should be
+
+Each message is one sentence: what was expected, what came, what to do. The command line prints it and
+exits with 2; every other exception is a bug of ours and keeps its traceback. A phrase that the model does
+not know is an answer (`Prediction.present is None`), never an error.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class PhraseLocError(ValueError):
+    """The root of the errors that a user can mend."""
+
+
+class ConfigError(PhraseLocError):
+    """A setting, an option or an argument is wrong."""
+
+
+class DataError(PhraseLocError):
+    """A file, an image or an annotation is missing, broken or of another kind than promised."""
+
+
+def choose(table: dict[str, T], name: str, what: str) -> T:
+    """The entry `name` of a registry, or a ConfigError that lists what there is.
+
+    >>> choose({"mwp": 1, "cam": 2}, "cam", "attention method")
+    2
+    """
+    if name in table:
+        return table[name]
+    raise ConfigError(
+        f"unknown {what} {name!r}{nearest(name, table)}; choose from {', '.join(sorted(table))}"
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: ' (did you mean ...?)', or nothing when none is close."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,108 @@
+"""The values that travel between the floors: a phrase and its truth, an image looked at, an answer.
+
+Letters used in every docstring: N images, C channels, h w map grid, H W image pixels, K word units, D
+pooled features, V vocabulary, E embedding size, P phrases, R proposal boxes, M true boxes.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A content word of a phrase: its dictionary form, whether the model has a vector, its weight."""
+
+    text: str
+    known: bool
+    weight: float  # share in the phrase's map; the known words of a phrase sum to 1
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A mention of something in an image.
+
+    Attributes:
+        text: the words as written.
+        labels: kinds it belongs to: Flickr30k types ('people', 'scene', ...) or the name of a class.
+        entity: what it refers to within its image (Flickr30k chain id); mentions may share one.
+        sentence: 0-based number of the caption it stands in, -1 when there is none.
+    """
+
+    text: str
+    labels: tuple[str, ...] = ()
+    entity: str = ""
+    sentence: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class GroundingSample:
+    """An image and what is said of it.
+
+    Attributes:
+        image_id: unique name within the dataset.
+        path: file of the image (it may be absent when only annotations are there).
+        size: (H, W) of the frame in which the boxes are given, the annotation's own.
+        phrases: P mentions.
+        boxes: per phrase the true boxes (M_i, 4) xyxy in that frame; M_i may be 0.
+        facts: further facts of a dataset's own (VOC 'difficult' flags, captions, ...).
+    """
+
+    image_id: str
+    path: Path
+    size: tuple[int, int]
+    phrases: tuple[Phrase, ...]
+    boxes: tuple[Tensor, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.phrases) != len(self.boxes):
+            raise ValueError(
+                f"{self.image_id}: {len(self.phrases)} phrases but {len(self.boxes)} sets of boxes"
+            )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image looked at once; any number of phrases can be asked of it.
+
+    Attributes:
+        activations: (N, C, h, w) non-negative features at the attended stage; N > 1 holds views of the same
+            image (mirrored, other scales), whose maps are averaged.
+        size: (H, W) of the original image in pixels.
+        proposals: (R, 4) boxes that do not depend on the phrase, or None when the map alone proposes.
+    """
+
+    activations: Tensor
+    size: tuple[int, int]
+    proposals: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Where a phrase is.
+
+    Attributes:
+        phrase: the text as asked.
+        words: its content words with their weights.
+        present: probability that the image shows it, None when no word of it is known.
+        peak: (2,) x, y of the map's first maximum in pixels of the original image, or None.
+        boxes: (k, 4) best first, xyxy in pixels of the original image; k = 0 when no word is known.
+        scores: (k,) the ranker's scores, descending.
+        attention: (h, w) the map on its grid, >= 0.
+    """
+
+    phrase: str
+    words: tuple[Word, ...]
+    present: float | None
+    peak: Tensor | None
+    boxes: Tensor
+    scores: Tensor
+    attention: Tensor
+
+    @property
+    def known(self) -> bool:
+        """Whether at least one word of the phrase has a vector."""
+        return any(word.known for word in self.words)
