@@ -41,7 +41,7 @@ def load_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int 
             width, height = image.size
             if width * height > max_pixels:
                 raise DataError(
-                    f"{name} has {width} x {height} pixels, more than the {max_pixels:,} that are accepted; shrink it"
+                    f"{name} has {width} x {height} pixels, more than the {max_pixels:,} accepted; shrink it"
                 )
             if isinstance(source, Image.Image):
                 image.load()
