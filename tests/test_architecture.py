@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "phrase_loc"
 
 FLOORS = {
-    0: {"errors", "boxes", "structures", "config", "distributed", "images"},
+    0: {"errors", "boxes", "structures", "config", "distributed", "images", "profiling"},
     1: {"attention", "maps", "ranking", "metrics", "text"},
     2: {"models", "proposals", "datasets"},
     3: {"localizer", "drawing", "export", "losses", "training", "evaluation", "streaming", "web", "display"},

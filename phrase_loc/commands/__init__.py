@@ -1,0 +1,1 @@
+"""One file a sub-command of `phrase-loc`: add_arguments(parser) and run(args)."""

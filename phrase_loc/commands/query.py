@@ -1,0 +1,147 @@
+"""`phrase-loc query IMAGE PHRASE [PHRASE ...]`: boxes on the terminal, as JSON, or drawn on the picture.
+
+A folder or a table of (image, phrase) pairs streams through `phrase_loc.streaming` instead; see --phrases.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phrase_loc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from phrase_loc.localizer import PhraseLocalizer
+    from phrase_loc.structures import Prediction, Scene
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "image", metavar="IMAGE", help="a photograph; with --phrases or --output also a folder or a table"
+    )
+    parser.add_argument("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
+    parser.add_argument(
+        "--model", default="default", help="'default', a model folder or a hub id (default: %(default)s)"
+    )
+    parser.add_argument("--method", help="attention method (default: the model's own, contrastive_mwp)")
+    parser.add_argument(
+        "--top-k", type=_positive, default=5, metavar="K", help="boxes per phrase (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--overlay", metavar="OUT.png", help="also draw maps and boxes over the photograph")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
+    )
+    parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
+    many = parser.add_argument_group("many images")
+    many.add_argument(
+        "--phrases", dest="phrase_file", metavar="FILE", help="one phrase a line, asked of every image"
+    )
+    many.add_argument(
+        "--output", metavar="OUT", help="answers as .jsonl or .parquet; an interrupted run continues"
+    )
+    many.add_argument(
+        "--batch-size", type=_positive, default=8, metavar="N", help="images at once (default: %(default)s)"
+    )
+    many.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="decoding processes (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer, print, draw."""
+    if Path(args.image).is_dir() or args.phrase_file or args.output:
+        from phrase_loc.streaming import query_many
+
+        return query_many(args)
+    if not args.phrases:
+        raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
+    return _query_one(args)
+
+
+def _query_one(args: argparse.Namespace) -> int:
+    from phrase_loc.images import load_image
+    from phrase_loc.profiling import Stopwatch
+
+    watch = Stopwatch()
+    with watch("decode"):
+        image = load_image(args.image)
+    with watch("import and load"):
+        from phrase_loc.localizer import PhraseLocalizer
+
+        localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
+        if args.method:
+            localizer = localizer.with_settings(method=args.method)
+    with watch("look"):
+        scene = localizer.look(image)
+    with watch("locate"):
+        predictions = localizer.locate(scene, args.phrases, top_k=args.top_k)
+    if args.overlay:
+        with watch("draw"):
+            _draw(localizer, image, scene, predictions, args.overlay)
+    _print(args, image.size, predictions)
+    if args.profile:
+        print(watch.table(), file=sys.stderr)
+    return 0
+
+
+def _draw(
+    localizer: "PhraseLocalizer",
+    image: "Image",
+    scene: "Scene",
+    predictions: "Sequence[Prediction]",
+    path: str,
+) -> None:
+    import torch
+
+    from phrase_loc.drawing import overlay, save_picture
+
+    maps = torch.stack([p.attention for p in predictions])
+    grid = (min(scene.size[0], 256), min(scene.size[1], 256))
+    save_picture(overlay(image, predictions, localizer.heat(maps, grid)), path)
+
+
+def to_json(image: str, size: tuple[int, int], predictions: "Sequence[Prediction]") -> dict[str, Any]:
+    """The object that `--json` and the HTTP API answer with; `size` is (W, H)."""
+    from phrase_loc.display import to_dict
+
+    return {"image": image, "size": list(size), "predictions": [to_dict(p) for p in predictions]}
+
+
+def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequence[Prediction]") -> None:
+    for p in predictions:
+        if not p.known:
+            words = ", ".join(w.text for w in p.words) or "nothing to look for"
+            print(
+                f"note: no word of {p.phrase!r} is known to the model ({words}); try another word",
+                file=sys.stderr,
+            )
+    if args.json:
+        print(json.dumps(to_json(args.image, size, predictions), ensure_ascii=False))
+        return
+    print(f"{args.image}  {size[0]} x {size[1]} pixels")
+    for p in predictions:
+        print(f"  {_line(p)}")
+    if args.overlay:
+        print(f"overlay written to {args.overlay}")
+
+
+def _line(prediction: "Prediction") -> str:
+    if not len(prediction.boxes) or prediction.peak is None:
+        return f"{prediction.phrase!r}: no known word, no box"
+    box = ", ".join(f"{v:.0f}" for v in prediction.boxes[0].tolist())
+    x, y = prediction.peak.tolist()
+    sure = "" if prediction.present is None else f"  present {prediction.present:.2f}"
+    return f"{prediction.phrase!r}: box [{box}]  peak ({x:.0f}, {y:.0f}){sure}"
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value

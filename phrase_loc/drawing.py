@@ -1,0 +1,136 @@
+"""A photograph with its maps and boxes laid over it, by Pillow alone (a plot library costs a second).
+
+`overlay` gives one picture: a panel for each phrase with the map as a warm glow, the best box and the peak,
+and the words under it. Colours are `COLOURS`, told apart also by people who do not see red or green.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from phrase_loc.errors import DataError
+from phrase_loc.structures import Prediction
+
+#: Okabe and Ito's colours for colour-blind readers, without black.
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+PANEL = 512  # longest side of one panel, in pixels
+
+
+def overlay(
+    image: Image.Image, predictions: Sequence[Prediction], heats: Tensor | None = None
+) -> Image.Image:
+    """All phrases beside each other, at most three in a row.
+
+    Args:
+        image: the RGB photograph.
+        predictions: P answers for it, boxes in the photograph's pixels.
+        heats: (P, H', W') maps over the whole photograph at any resolution; None takes the maps' grids.
+
+    Returns:
+        An RGB picture of P panels.
+    """
+    panels = [
+        panel(image, p, COLOURS[i % len(COLOURS)], None if heats is None else heats[i])
+        for i, p in enumerate(predictions)
+    ]
+    if not panels:
+        return image.copy()
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = panels[0].size
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for i, picture in enumerate(panels):
+        sheet.paste(picture, ((i % columns) * width, (i // columns) * height))
+    return sheet
+
+
+def panel(image: Image.Image, prediction: Prediction, colour: str, heat: Tensor | None = None) -> Image.Image:
+    """One phrase: glow, best box, peak and caption, at most `PANEL` pixels a side plus the caption."""
+    scale = min(1.0, PANEL / max(image.size))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    picture = glow(
+        image.resize(size, Image.Resampling.LANCZOS), prediction.attention if heat is None else heat
+    )
+    draw = ImageDraw.Draw(picture)
+    if len(prediction.boxes):
+        box = [float(v) * scale for v in prediction.boxes[0]]
+        draw.rectangle(_ordered(box, size), outline="black", width=5)
+        draw.rectangle(_ordered(box, size), outline=colour, width=3)
+    if prediction.peak is not None:
+        x, y = (float(v) * scale for v in prediction.peak)
+        draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline="black")
+    return _with_caption(picture, prediction)
+
+
+def glow(image: Image.Image, heat: Tensor, strength: float = 0.65) -> Image.Image:
+    """Photograph darkened where `heat` (h, w) is low and warmed where it is high."""
+    if heat.numel() == 0 or float(heat.max()) <= 0:
+        return image.convert("RGB")
+    level = (heat / heat.max()).clamp(0, 1).mul(255).to(torch.uint8).cpu().numpy()
+    mask = Image.fromarray(level).resize(image.size, Image.Resampling.BICUBIC)
+    warm = Image.merge("RGB", [mask.point(_ramp(channel)) for channel in _HEAT])
+    return Image.composite(
+        Image.blend(image, warm, strength), Image.blend(image, Image.new("RGB", image.size), 0.25), mask
+    )
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
+    """Write a picture whole or not at all; the ending of `path` gives the format.
+
+    Raises:
+        DataError: the folder is missing or not writable, or the ending is no image format.
+    """
+    target = Path(path)
+    part = target.with_name(f".{target.name}.part{os.getpid()}")
+    try:
+        known = Image.registered_extensions().get(target.suffix.lower())
+        if known is None:
+            raise DataError(
+                f"cannot write {target}: the file name must end like an image, such as .png or .jpg"
+            )
+        picture.save(part, format=known)
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(
+            f"cannot write {target}: {error.strerror or error}; choose a folder that exists"
+        ) from None
+
+
+#: black, dark red, orange, yellow, near white: brightness alone already orders it.
+_HEAT = ((0, 120, 230, 255, 255), (0, 10, 90, 200, 250), (0, 30, 10, 40, 200))
+
+
+def _ramp(stops: tuple[int, ...]) -> list[int]:
+    """256 values through equally spaced stops."""
+    step = 255 / (len(stops) - 1)
+    table = []
+    for value in range(256):
+        left = min(int(value / step), len(stops) - 2)
+        share = value / step - left
+        table.append(round(stops[left] * (1 - share) + stops[left + 1] * share))
+    return table
+
+
+def _ordered(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box
+    return max(0, x1), max(0, y1), max(x1, min(x2, size[0] - 1)), max(y1, min(y2, size[1] - 1))
+
+
+def _with_caption(picture: Image.Image, prediction: Prediction) -> Image.Image:
+    note = "no known word" if not prediction.known else ""
+    if prediction.present is not None:
+        note = f"present {prediction.present:.0%}"
+    sheet = Image.new("RGB", (picture.width, picture.height + 26), "white")
+    sheet.paste(picture, (0, 0))
+    font = ImageFont.load_default(size=15)
+    text = f"{prediction.phrase}  ({note})" if note else prediction.phrase
+    while len(text) > 8 and font.getlength(text) > picture.width - 12:
+        text = text[:-2].rstrip(".") + "."
+    ImageDraw.Draw(sheet).text((6, picture.height + 4), text, fill="black", font=font)
+    return sheet
