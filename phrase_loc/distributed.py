@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,10 +46,38 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """(n, ...) of each process -> (size * n, ...) by rank, n the same everywhere; gradients flow back."""
+        return rows if self.size == 1 else _GatherRows.apply(rows, self.rank, self.size)
+
+    def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The module whose backward averages gradients over all processes; itself in a world of one."""
+        if self.size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return torch.nn.parallel.DistributedDataParallel(module, device_ids=devices)
+
     def barrier(self) -> None:
         """Wait for the others."""
         if self.size > 1:
             dist.barrier()
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather along the first axis; backward sums over the processes what each sends to a row."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rank: int, size: int) -> Tensor:
+        ctx.rank, ctx.count = rank, len(rows)
+        parts = [torch.empty_like(rows) for _ in range(size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        total = gradient.contiguous()
+        dist.all_reduce(total)
+        return total[ctx.rank * ctx.count : (ctx.rank + 1) * ctx.count], None, None
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -1,0 +1,105 @@
+"""Which sample comes when: a pure function of seed, epoch and step, so that any step can be gone back to.
+
+The order of an epoch is a permutation of all samples, drawn without a buffer: shards are shuffled, taken in
+windows of `window` shards, and the samples of a window are shuffled together. A window as large as the set is
+a full permutation, best for learning and right for a local SSD; a smaller one keeps the reads of a network
+disk inside a few files at a time. Either way nothing depends on how many processes or workers there are:
+
+    step t of an epoch = order[t * batch : (t + 1) * batch];  micro-batch j of it = the j-th of its equal runs
+    process r of R     = every R-th sample of each micro-batch from the r-th on
+
+so every sample is seen once an epoch at any number of ranks and workers, and R processes see the global
+batches of one. The last batch of an epoch is smaller. Where a process gets fewer samples than its fellows,
+FILLER stands in: a sample of weight 0, since every rank must run forward and backward as often as the others.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+#: (epoch, number of the sample); the number FILLER is an empty sample of weight 0.
+Item = tuple[int, int]
+FILLER = -1
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of samples in each epoch.
+
+    Attributes:
+        groups: (n,) shard of each sample, ascending.
+        seed: of the run.
+        window: shards that are mixed at a time; 0 mixes all.
+    """
+
+    groups: np.ndarray
+    seed: int
+    window: int = 0
+
+    def epoch(self, number: int) -> np.ndarray:
+        """(n,) int64: each sample once."""
+        random = np.random.default_rng([self.seed, number])
+        shards = int(self.groups[-1]) + 1 if len(self.groups) else 0
+        if self.window <= 0 or self.window >= shards:
+            return random.permutation(len(self.groups))
+        bounds = np.searchsorted(self.groups, np.arange(shards + 1))
+        shuffled = random.permutation(shards)
+        parts = []
+        for start in range(0, shards, self.window):
+            chosen = shuffled[start : start + self.window]
+            numbers = np.concatenate([np.arange(bounds[s], bounds[s + 1]) for s in chosen])
+            parts.append(random.permutation(numbers))
+        return np.concatenate(parts)
+
+
+def steps_per_epoch(samples: int, batch: int) -> int:
+    """Steps that see every sample once."""
+    return -(-samples // batch)
+
+
+def share(batch: np.ndarray, pieces: int, rank: int, size: int) -> list[list[int]]:
+    """One process's part of a global batch, as `pieces` micro-batches, all ranks' of equal length.
+
+    Args:
+        batch: (b,) numbers of samples.
+        pieces: micro-batches (gradient accumulation).
+        rank, size: this process among its fellows.
+    """
+    parts = []
+    for piece in np.array_split(batch, pieces):
+        length = max(1, -(-len(piece) // size))
+        mine = [int(i) for i in piece[rank::size]]
+        parts.append(mine + [FILLER] * (length - len(mine)))
+    return parts
+
+
+class StepSampler(Sampler[list[Item]]):
+    """Micro-batches of this process from step `first` up to, not including, step `last`.
+
+    Args:
+        order: of the samples.
+        batch: images of a global batch, over all ranks and micro-batches.
+        pieces: micro-batches of a step.
+        first, last: steps, counted from the begin of the phase over all its epochs.
+        rank, size: this process among its fellows.
+    """
+
+    def __init__(self, order: Order, batch: int, pieces: int, first: int, last: int, rank: int, size: int):
+        self.order, self.batch, self.pieces = order, batch, pieces
+        self.first, self.last, self.rank, self.size = first, last, rank, size
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.pieces
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        a_epoch = steps_per_epoch(len(self.order.groups), self.batch)
+        current, numbers = -1, np.empty(0, np.int64)
+        for step in range(self.first, self.last):
+            epoch, place = divmod(step, a_epoch)
+            if epoch != current:
+                current, numbers = epoch, self.order.epoch(epoch)
+            batch = numbers[place * self.batch : (place + 1) * self.batch]
+            for part in share(batch, self.pieces, self.rank, self.size):
+                yield [(epoch, i) for i in part]
