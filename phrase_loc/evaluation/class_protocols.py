@@ -1,0 +1,75 @@
+"""Protocols of sets whose phrases are class names: the pointing game, and ImageNet localization.
+
+The pointing game is that of Zhang et al. (ECCV 2016) as its public re-run plays it (TorchRay,
+`benchmark/pointing_game.py`): a hit when a disc of radius 15 pixels around the peak touches the class,
+distance strictly below 15, in pixels of the original image; accuracy per class, then the mean over the classes
+that occur. Masks where the set has masks (COCO), boxes where it has boxes (VOC, YOLO labels).
+
+ImageNet localization is one protocol for each threshold tried. The evaluator scores all of them in one pass;
+`localization.py` keeps, per rule, the one that was best on the held-out part.
+"""
+
+from phrase_loc.evaluation.protocol import MapBox, Protocol
+
+TOLERANCE = 15.0
+
+#: Thresholds tried for ImageNet boxes, per rule; 'mean' is the grid of the paper's authors, 0 to 10 by 0.5.
+GRIDS: dict[str, tuple[float, ...]] = {
+    "mean": tuple(i * 0.5 for i in range(21)),
+    "energy": tuple(round(0.30 + 0.05 * i, 2) for i in range(14)),
+    "range": tuple(round(0.05 * i, 2) for i in range(1, 18)),
+}
+
+
+def _pointing(name: str, kind: str, truth: str) -> tuple[Protocol, Protocol]:
+    """A set's pointing game: all pairs, and the Difficult subset."""
+    about = f"pointing game on {truth}: peak within 15 px of the class, mean over classes"
+    everything = Protocol(
+        name=f"{name}_pointing",
+        kind=kind,
+        metrics=("accuracy",),
+        margin=TOLERANCE,
+        average="label",
+        about=about,
+    )
+    difficult = Protocol(
+        name=f"{name}_pointing_difficult",
+        kind=kind,
+        metrics=("accuracy",),
+        margin=TOLERANCE,
+        average="label",
+        subset="hard",
+        about=f"{about}; class covers < 1/4 of the image and another class is present",
+    )
+    return everything, difficult
+
+
+def imagenet_protocol(rule: str, value: float, component: str = "all") -> Protocol:
+    """ImageNet localization with one threshold: IoU >= 0.5 with any box of the class, widths + 1."""
+    box = MapBox(rule, value, component)  # type: ignore[arg-type]
+    suffix = "" if component == "all" else f"_{component}"
+    return Protocol(
+        name=f"imagenet_box_{rule}_{value:g}{suffix}",
+        kind="map_box",
+        metrics=("accuracy",),
+        offset=1.0,
+        map_box=box,
+        about=f"tight box of the map, threshold by {rule} {value:g}{suffix.replace('_', ', ')}; IoU >= 0.5",
+    )
+
+
+def imagenet_grid(component: str = "all") -> tuple[Protocol, ...]:
+    """Every threshold tried."""
+    return tuple(imagenet_protocol(rule, v, component) for rule, grid in GRIDS.items() for v in grid)
+
+
+CLASS_PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        *_pointing("voc", "disc_pointing", "boxes"),
+        *_pointing("coco", "mask_pointing", "masks"),
+        *_pointing("yolo", "disc_pointing", "boxes that stand for masks"),
+        *imagenet_grid(),
+        *imagenet_grid("largest"),
+    )
+}

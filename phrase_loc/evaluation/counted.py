@@ -1,0 +1,92 @@
+"""What a protocol counts in an image, and its truth, as one batch.
+
+A phrase without a true box is not counted. A mention counts once for each time it is written; an entity once
+for its chain, however often it is mentioned.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phrase_loc import boxes
+from phrase_loc.evaluation.protocol import Protocol
+from phrase_loc.structures import GroundingSample
+
+Query = tuple[str, ...]  # phrases whose maps are averaged; a mention is a query of one
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The P things that a protocol counts in one image.
+
+    Attributes:
+        sample: the image.
+        members: per thing the indices into sample.phrases that it stands for: one mention, or those of a chain.
+        queries: per thing the phrases whose maps are averaged, one for each member.
+        truth: (P, M, 4) true boxes, NaN rows as padding: M = 1, the union box, where the protocol says so.
+        union: (P, 4) box around all boxes of the thing.
+    """
+
+    sample: GroundingSample
+    members: tuple[tuple[int, ...], ...]
+    queries: tuple[Query, ...]
+    truth: Tensor
+    union: Tensor
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def texts(self) -> list[str]:
+        """Per thing its phrase, or the phrases of its chain joined by ' / '."""
+        return [" / ".join(dict.fromkeys(query)) for query in self.queries]
+
+    @property
+    def labels(self) -> list[tuple[str, ...]]:
+        """Per thing the types of all its mentions, each once."""
+        phrases = self.sample.phrases
+        return [tuple(dict.fromkeys(x for i in m for x in phrases[i].labels)) for m in self.members]
+
+
+def gather(protocol: Protocol, sample: GroundingSample) -> Batch:
+    """The batch of an image under a protocol; it may be empty."""
+    members = [m for m in _members(protocol, sample) if _kept(protocol, sample, m)]
+    truths = [sample.boxes[m[0]] + protocol.shift for m in members]
+    union = torch.stack([boxes.enclosing(t) for t in truths]) if truths else torch.zeros(0, 4)
+    truth = union[:, None] if protocol.truth == "union" else padded(truths)
+    queries = tuple(tuple(sample.phrases[i].text for i in m) for m in members)
+    return Batch(sample, tuple(members), queries, truth, union)
+
+
+def padded(rows: Sequence[Tensor]) -> Tensor:
+    """Ragged boxes side by side: P of (M_i, 4) -> (P, M, 4) with NaN rows."""
+    if not rows:
+        return torch.zeros(0, 0, 4)
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=float("nan"))
+
+
+def _members(protocol: Protocol, sample: GroundingSample) -> list[tuple[int, ...]]:
+    boxed = [i for i, truth in enumerate(sample.boxes) if len(truth)]
+    if protocol.unit == "mention":
+        return [(i,) for i in boxed]
+    chains: dict[str, list[int]] = {}
+    for i in boxed:
+        chains.setdefault(sample.phrases[i].entity, []).append(i)
+    return [tuple(members) for members in chains.values()]
+
+
+def _kept(protocol: Protocol, sample: GroundingSample, members: tuple[int, ...]) -> bool:
+    if protocol.subset and not all(sample.facts[protocol.subset][i] for i in members):
+        return False
+    if protocol.min_area is None and protocol.max_area is None:
+        return True
+    truth = sample.boxes[members[0]] + protocol.shift
+    box = truth[0] if protocol.area_of == "first" else boxes.enclosing(truth)
+    share = float(boxes.area(box.double())) / (sample.size[0] * sample.size[1])
+    if protocol.max_area is not None and share >= protocol.max_area:
+        return False
+    if protocol.min_area is None:
+        return True
+    return share > protocol.min_area if protocol.area_strict else share >= protocol.min_area
