@@ -27,7 +27,7 @@ def imported(path: Path) -> set[str]:
             names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("phrase_loc.")}
-    return names
+    return names - {"__version__"}
 
 
 def own(path: Path) -> str:
