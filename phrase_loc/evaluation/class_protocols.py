@@ -2,8 +2,8 @@
 
 The pointing game is that of Zhang et al. (ECCV 2016) as its public re-run plays it (TorchRay,
 `benchmark/pointing_game.py`): a hit when a disc of radius 15 pixels around the peak touches the class,
-distance strictly below 15, in pixels of the original image; accuracy per class, then the mean over the classes
-that occur. Masks where the set has masks (COCO), boxes where it has boxes (VOC, YOLO labels).
+distance strictly below 15, in pixels of the original image; accuracy per class, then the mean over the
+classes that occur. Masks where the set has masks (COCO), boxes where it has boxes (VOC, YOLO labels).
 
 ImageNet localization is one protocol for each threshold tried. The evaluator scores all of them in one pass;
 `localization.py` keeps, per rule, the one that was best on the held-out part.
@@ -45,14 +45,13 @@ def _pointing(name: str, kind: str, truth: str) -> tuple[Protocol, Protocol]:
 
 
 def imagenet_protocol(rule: str, value: float, component: str = "all") -> Protocol:
-    """ImageNet localization with one threshold: IoU >= 0.5 with any box of the class, widths + 1."""
+    """ImageNet localization with one threshold: IoU >= 0.5 with any box of the class."""
     box = MapBox(rule, value, component)  # type: ignore[arg-type]
     suffix = "" if component == "all" else f"_{component}"
     return Protocol(
         name=f"imagenet_box_{rule}_{value:g}{suffix}",
         kind="map_box",
         metrics=("accuracy",),
-        offset=1.0,
         map_box=box,
         about=f"tight box of the map, threshold by {rule} {value:g}{suffix.replace('_', ', ')}; IoU >= 0.5",
     )

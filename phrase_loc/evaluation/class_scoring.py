@@ -7,6 +7,7 @@ item. A point that is NaN (no word of the phrase is known) compares as a miss by
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +58,20 @@ def touches(mask: dict[str, Any], point: list[float], radius: float) -> bool:
     x, y = point
     if math.isnan(x) or math.isnan(y):
         return False
-    pixels = rle.decode(mask).astype(bool)
+    pixels = decode(mask)
     top, left = max(math.floor(y - radius), 0), max(math.floor(x - radius), 0)
     window = pixels[top : math.ceil(y + radius) + 1, left : math.ceil(x + radius) + 1]
     rows, columns = np.nonzero(window)
     return bool((((rows + top - y) ** 2 + (columns + left - x) ** 2) < radius**2).any())
+
+
+def decode(mask: dict[str, Any]) -> np.ndarray:
+    """Compressed RLE -> (H, W) bool."""
+    with (
+        warnings.catch_warnings()
+    ):  # pycocotools 2.0.11 still hands numpy 2 an array without its copy keyword
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return rle.decode(mask).astype(bool)
 
 
 CLASS_SCORERS: dict[str, Callable[[Protocol, Batch, Answers], dict[str, Tensor]]] = {

@@ -1,0 +1,70 @@
+"""Objects of named classes in an image -> a GroundingSample whose phrases are the class names.
+
+Shared by VOC, COCO and YOLO labels. One phrase stands for one class in one image, and its truth is every
+instance of the class: the unit that the pointing game counts.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phrase_loc.datasets.class_names import ClassName
+from phrase_loc.structures import GroundingSample, Phrase
+
+#: A class counts as hard when it covers less than this share of the image and another class is present.
+HARD_SHARE = 0.25
+
+
+def class_sample(
+    image_id: str,
+    path: Path,
+    size: tuple[int, int],
+    objects: Mapping[ClassName, Tensor],
+    shares: Sequence[float],
+    others: int = 0,
+    facts: dict[str, Any] | None = None,
+) -> GroundingSample:
+    """A sample with one phrase per class.
+
+    Args:
+        image_id: unique name of the image.
+        path: its file.
+        size: (H, W) in pixels.
+        objects: class -> its instances' boxes (M, 4) xyxy in that frame, in the order of the phrases.
+        shares: per class the share of the image that the union of its instances covers.
+        others: classes of the image that are present and not in `objects` (they still make the rest hard).
+        facts: further per-phrase tuples of the dataset.
+
+    Returns:
+        The sample; `facts["hard"]` holds per phrase whether the pair belongs to the Difficult subset of the
+        pointing game: share < 1/4 and another class in the image. That is the paper's rule; its authors' own
+        list of pairs is not shipped, so counts can differ by a few.
+    """
+    crowded = len(objects) + others > 1
+    hard = tuple(crowded and share < HARD_SHARE for share in shares)
+    return GroundingSample(
+        image_id=image_id,
+        path=path,
+        size=size,
+        phrases=tuple(Phrase(text=c.phrase, labels=(c.name,), entity=c.name) for c in objects),
+        boxes=tuple(objects.values()),
+        facts={"hard": hard, **(facts or {})},
+    )
+
+
+def union_share(boxes: Tensor, size: tuple[int, int]) -> float:
+    """Share of an image of `size` (H, W) that at least one of the boxes (M, 4) covers, by whole pixels."""
+    height, width = size
+    painted = np.zeros((height, width), dtype=bool)
+    for x1, y1, x2, y2 in boxes.round().int().tolist():
+        painted[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = True
+    return float(painted.mean())
+
+
+def stack(boxes: Sequence[Sequence[float]]) -> Tensor:
+    """Corner lists -> (M, 4) float32, also for none at all."""
+    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
