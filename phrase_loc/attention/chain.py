@@ -1,0 +1,154 @@
+"""A network as a Markov chain: its operations, noted while they run, and walked down again.
+
+Excitation backprop draws a winner at the top and hands it down: each operation says with which
+probability its inputs inherit what its output has won (`rules`). `ExcitatoryChain` is a
+`torch.overrides.TorchFunctionMode`: within it every torch function that touches the attended tensor runs
+as ever, value for value, and leaves one step behind. `hand_down` then walks the steps backwards, with all
+K winners of all N images in one batch.
+
+The mode belongs to the thread that entered it; modules, weights and torch itself stay as they were. What
+it cannot see: operations inside TorchScript or a compiled module, and writing through a view
+(`x[:, 0] += y` raises, since `Tensor.__setitem__` has no rule).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from phrase_loc.attention.rules import RULES, Move, Rule, tensors_in
+from phrase_loc.errors import ConfigError
+
+
+def positive_part(weight: Tensor) -> Tensor:
+    """max(weight, 0)."""
+    return weight.detach().clamp(min=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation: the node it made, by what name, and how its sources inherit from it."""
+
+    node: int
+    name: str
+    moves: tuple[tuple[int, Move], ...]
+
+
+@dataclass
+class ExcitatoryChain(TorchFunctionMode):
+    """Records how every tensor made from `attended` inherits; use it as a context around the forward pass.
+
+    Attributes:
+        attended: (N, C, ...) the tensor to hand down to, in the dtype of the whole computation.
+        residual: how the branches of a sum compete, 'positive' or 'proportional' (see `rules.added`).
+        rules: rules for further torch functions, or others for known ones.
+        positive: from a weight to max(weight, 0).
+    """
+
+    attended: Tensor
+    residual: str = "positive"
+    rules: Mapping[Callable[..., Any], Rule] = field(default_factory=dict)
+    positive: Callable[[Tensor], Tensor] = positive_part
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.residual not in ("positive", "proportional"):
+            raise ConfigError(f"unknown residual rule {self.residual!r}; choose from positive, proportional")
+        # The tensors are held beside their numbers, so that no id is given away twice.
+        self._nodes: dict[int, tuple[Tensor, int]] = {id(self.attended): (self.attended, 0)}
+        self._steps: list[Step] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not any(self.is_live(t) for t in tensors_in(args, kwargs)):
+            return func(*args, **kwargs)
+        rule = self.rules.get(func) or RULES.get(func)
+        with torch.autocast(self.attended.device.type, enabled=False):
+            if rule is not None:
+                return rule(self, func, *self._in_core_dtype(args), **self._in_core_dtype(kwargs))
+            out = func(*args, **kwargs)
+        if any(t.is_floating_point() for t in tensors_in((out,), {})):
+            raise NotImplementedError(
+                f"no excitation rule for {resolve_name(func) or func}: cut the network above it, or pass "
+                f"rules={{function: rule}} with a rule of phrase_loc.attention.rules "
+                f"('passed' if each output has one input, 'routed' if it only moves values, "
+                f"'constant' if it only modulates)"
+            )
+        return out  # a shape, a flag, an index: nothing to inherit
+
+    def is_live(self, tensor: Any) -> bool:
+        """Whether `tensor` was made from the attended one."""
+        return id(tensor) in self._nodes
+
+    def record(self, func: Callable[..., Any], out: Tensor, moves: Sequence[Move]) -> Tensor:
+        """Note that `out`, made by `func`, hands its winners to the sources of `moves`; gives `out` back.
+
+        The sources are looked up before `out` gets its number, so an in-place function may return its input.
+        """
+        known = tuple((self._nodes[id(m.source)][1], m) for m in moves if self.is_live(m.source))
+        node = len(self._steps) + 1
+        self._steps.append(Step(node, getattr(func, "__name__", str(func)), known))
+        self._nodes[id(out)] = (out, node)
+        return out
+
+    def hand_down(self, top: Tensor, won: Tensor, *, channels: bool = True) -> Tensor:
+        """Winner probability at the attended tensor.
+
+        Args:
+            top: a tensor made within the context.
+            won: (K, *top.shape) what K winners have won there; signed values pass linearly.
+            channels: with False the sum over the attended channels, which is cheaper to come by.
+
+        Returns:
+            (K, N, C, ...), or (K, N, ...) without channels.
+        """
+        mass = {self._nodes[id(top)][1]: won}
+        summed = None if 0 not in mass or channels else mass.pop(0).sum(2)
+        for _step, source, move, p in self._walk(mass):
+            if source == 0 and not channels:
+                q = move.down_summed(p) if move.down_summed else move.down(p).sum(2)
+                summed = q if summed is None else summed + q
+            else:
+                q = move.down(p)
+                mass[source] = mass[source] + q if source in mass else q
+        out = summed if not channels else mass.get(0)
+        if out is None:  # no path leads down: everything was lost on the way
+            shape = self.attended.shape if channels else (self.attended.shape[0], *self.attended.shape[2:])
+            out = won.new_zeros(len(won), *shape)
+        return out
+
+    def losses(self, top: Tensor, won: Tensor) -> list[tuple[str, Tensor]]:
+        """Each operation, from the top, with the mass (K,) that ended there instead of going on down."""
+        mass = {self._nodes[id(top)][1]: won}
+        lost: dict[int, list[Any]] = {}
+        for step, source, move, p in self._walk(mass):
+            q = move.down(p)
+            mass[source] = mass[source] + q if source in mass else q
+            entry = lost.setdefault(step.node, [step.name, p.flatten(1).sum(1)])
+            entry[1] = entry[1] - q.flatten(1).sum(1)
+        return [(name, share) for name, share in lost.values()]
+
+    def _walk(self, mass: dict[int, Tensor]) -> Iterator[tuple[Step, int, Move, Tensor]]:
+        """Every move that has something to hand down, highest first; takes it out of `mass`."""
+        for step in reversed(self._steps):
+            p = mass.pop(step.node, None)
+            if p is None:
+                continue
+            for source, move in step.moves:
+                yield step, source, move, p
+
+    def _in_core_dtype(self, value: Any) -> Any:
+        """Arguments with every floating tensor in the attended dtype: a bf16 network is read in float32."""
+        if isinstance(value, Tensor):
+            stranger = value.is_floating_point() and value.dtype != self.attended.dtype
+            return value.to(self.attended.dtype) if stranger else value
+        if isinstance(value, dict):
+            return {k: self._in_core_dtype(v) for k, v in value.items()}
+        if type(value) in (tuple, list):
+            return type(value)(self._in_core_dtype(v) for v in value)
+        return value

@@ -1,0 +1,105 @@
+"""The transpose of a linear operation, for K winners at once.
+
+`transpose(op, x, ...)` is J', the map from (K, *output shape) to (K, *x.shape) with J the Jacobian of
+`op(., ...)` at x. Convolution and linear have theirs spelt out, with K folded into the batch: half the time
+of a batched derivative. Everything else asks autograd.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Operation = Callable[..., Tensor]
+_CONVOLVED_INPUT = {
+    F.conv1d: torch.nn.grad.conv1d_input,
+    F.conv2d: torch.nn.grad.conv2d_input,
+    F.conv3d: torch.nn.grad.conv3d_input,
+}
+
+
+def transpose(op: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Callable[[Tensor], Tensor]:
+    """J' of `op(x, *args, **kwargs)` with respect to x: (K, *output shape) -> (K, *x.shape)."""
+    if op is F.linear and args:
+        return lambda q: q @ args[0]
+    if op in _CONVOLVED_INPUT and args and not isinstance(_padding(args, kwargs), str):
+        return lambda q: _convolution(op, x, q, *args, **kwargs)
+    return lambda q: _derivative(op, x, q, *args, **kwargs)
+
+
+def summed_transpose(
+    op: Operation, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Sum over channels of x * J'(q), without making either: (q (K, N, O, h', w'), z) -> (K, N, h, w).
+
+    Below the lowest convolution only the sum over channels is asked for, and it can be pulled inside: with
+    A = what x sends along each tap of the kernel to each output, made once for all winners, the map is
+    q . A summed over outputs. For a 1x1 kernel A is z itself. Saves a transposed convolution for each winner.
+    None where it does not apply (groups, other dimensions).
+    """
+    if op is not F.conv2d:
+        return None
+    stride, padding, dilation, groups = _geometry(args, kwargs)
+    if groups != 1 or isinstance(padding, str):
+        return None
+    kernel = tuple(weight.shape[2:])
+
+    def pull(q: Tensor, z: Tensor) -> Tensor:
+        if kernel == (1, 1) and padding == (0, 0):
+            out = q.new_zeros(*q.shape[:2], *x.shape[2:])
+            won = torch.einsum("kno...,no...->kn...", q, z)
+            out[..., : stride[0] * q.shape[-2] : stride[0], : stride[1] * q.shape[-1] : stride[1]] = won
+            return out
+        if len(q) == 1:
+            return (_convolution(op, x, q, weight, None, stride, padding, dilation) * x).sum(2)
+        return _by_taps(q, x, weight, kernel, stride, padding, dilation)
+
+    return pull
+
+
+def _by_taps(
+    q: Tensor, x: Tensor, weight: Tensor, kernel: tuple[int, int], stride: Any, padding: Any, dilation: Any
+) -> Tensor:
+    shape = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    n, c = x.shape[:2]
+    taps = F.unfold(x, **shape).view(n, c, kernel[0] * kernel[1], -1)  # (N, C, T, J)
+    sent = torch.einsum("oct,nctj->njot", weight.flatten(2), taps)  # (N, J, O, T)
+    won = torch.einsum("knoj,njot->kntj", q.flatten(3), sent)  # (K, N, T, J)
+    maps = F.fold(won.flatten(0, 1), x.shape[2:], **shape)  # (K N, 1, h, w)
+    return maps.view(len(q), n, *x.shape[2:])
+
+
+def _convolution(
+    op: Operation, x: Tensor, q: Tensor, weight: Tensor, bias: None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    size = (q.shape[0] * q.shape[1], *x.shape[1:])
+    pulled = _CONVOLVED_INPUT[op](size, weight, q.flatten(0, 1), *_geometry(args, kwargs, x.dim() - 2))
+    return pulled.unflatten(0, q.shape[:2])
+
+
+def _derivative(op: Operation, x: Tensor, q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        out = op(leaf, *args, **kwargs)
+    return torch.autograd.grad(out, leaf, q, is_grads_batched=True)[0]
+
+
+def _padding(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kwargs.get("padding", args[3] if len(args) > 3 else 0)
+
+
+def _geometry(args: tuple[Any, ...], kwargs: dict[str, Any], dims: int = 2) -> tuple[Any, ...]:
+    """(stride, padding, dilation, groups) as tuples, from what followed the bias."""
+    names = ("stride", "padding", "dilation", "groups")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    stride, padding, dilation, groups = (given.get(n, d) for n, d in zip(names, (1, 0, 1, 1), strict=True))
+
+    def wide(value: Any) -> Any:
+        if isinstance(value, str):
+            return value
+        value = (value,) if isinstance(value, int) else tuple(value)
+        return value * dims if len(value) == 1 else value
+
+    return wide(stride), wide(padding), wide(dilation), groups
