@@ -1,0 +1,6 @@
+"""One command, every protocol: protocols as data, one pass over the images, rows with intervals and baselines.
+
+    config -> Plan (samples, protocols, methods) -> outcomes of images -> tables -> rows -> report
+
+`procedure.evaluate` is the whole way; `evaluate.py` and `phrase-loc evaluate` call it.
+"""

@@ -1,0 +1,88 @@
+"""Names of methods -> methods. Blind baselines load nothing: no model, no torchvision, no image file."""
+
+import hashlib
+from typing import Any
+
+import torch
+
+from phrase_loc.errors import ConfigError, nearest
+from phrase_loc.evaluation.answers import Method
+from phrase_loc.evaluation.baselines import BASELINES, Baseline
+from phrase_loc.evaluation.config import EvaluateConfig
+
+WITHOUT_PRIOR = "_no_prior"  # suffix of the row whose maps are not multiplied by a location prior
+
+
+def baselines() -> list[Method]:
+    """The blind guesses that stand beside every score."""
+    return [Baseline(name, guess) for name, guess in BASELINES.items()]
+
+
+def needs_model(names: list[str]) -> bool:
+    """Whether any of the methods looks at images."""
+    return any(name not in BASELINES for name in names)
+
+
+def load_localizer(config: EvaluateConfig, device: str) -> Any:
+    """The localizer of a config, with its changed settings."""
+    from phrase_loc.evaluation.models import load
+
+    return load(config.model, config.inference, device)
+
+
+def fingerprint(localizer: Any) -> str:
+    """A hash of the weights and settings of a localizer, '' for none."""
+    if localizer is None:
+        return ""
+    own = getattr(localizer, "fingerprint", None)
+    if own is not None:
+        return str(own)
+    digest = hashlib.sha256(repr(getattr(localizer, "settings", "")).encode())
+    for name, value in sorted(localizer.model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def build(names: list[str], localizer: Any) -> list[Method]:
+    """The methods called `names`, in that order.
+
+    A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
+    `<name>_no_prior`: a prior is bias and no grounding, so no table is without that row.
+
+    Args:
+        names: attention methods (with or without the suffix), controls, baselines.
+        localizer: None when all are baselines.
+    """
+    if not needs_model(names):
+        return [Baseline(name, BASELINES[name]) for name in names]
+    from phrase_loc.attention import METHODS
+    from phrase_loc.evaluation.controls import CONTROLS
+    from phrase_loc.evaluation.map_method import Looker, MapMethod
+
+    prior = getattr(getattr(localizer, "settings", None), "prior", 0.0) > 0
+    looker, built = Looker(localizer), []
+    for name in _with_bare_rows(names, prior, set(BASELINES) | set(CONTROLS)):
+        base = name.removesuffix(WITHOUT_PRIOR)
+        if name in BASELINES:
+            built.append(Baseline(name, BASELINES[name]))
+        elif name in CONTROLS:
+            built.append(CONTROLS[name](localizer, looker))
+        elif base in METHODS:
+            changes = {"method": base} | ({"prior": 0.0} if base != name else {})
+            built.append(MapMethod(name, localizer.with_settings(**changes), looker))
+        else:
+            known = [*METHODS, *CONTROLS, *BASELINES]
+            raise ConfigError(
+                f"unknown method {name!r}{nearest(name, known)}; choose from {', '.join(sorted(known))}"
+            )
+    return built
+
+
+def _with_bare_rows(names: list[str], prior: bool, plain: set[str]) -> list[str]:
+    """The names, each method of a localizer with a prior followed by its row without."""
+    rows: list[str] = []
+    for name in names:
+        rows.append(name)
+        if prior and name not in plain and not name.endswith(WITHOUT_PRIOR):
+            rows.append(name + WITHOUT_PRIOR)
+    return list(dict.fromkeys(rows))

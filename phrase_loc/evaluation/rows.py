@@ -1,0 +1,176 @@
+"""Tables of columns -> the rows of a report: value, interval, counts, baselines, by type."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phrase_loc.evaluation.protocol import Protocol
+from phrase_loc.evaluation.results import Table
+from phrase_loc.evaluation.statistics import (
+    Floats,
+    Sums,
+    draws,
+    interval,
+    mean_of_columns,
+    sums_by_image,
+    sums_by_label,
+)
+from phrase_loc.metrics import average_precision
+from phrase_loc.text.parsing import parse
+
+AP_REPLICATES = (
+    200  # draws behind the interval of a mean average precision, which costs a sort for each label
+)
+BESIDE = ("centre", "random", "whole_image")  # baselines beside every score
+BLIND_BOXES = "fixed_boxes"  # and beside every score of boxes
+Mask = NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Makes rows from the tables of one evaluation.
+
+    Attributes:
+        tables: (protocol, method) -> columns; the baselines are among the methods.
+        images: I, images of the dataset.
+        bootstrap: draws behind each interval.
+    """
+
+    tables: dict[tuple[str, str], Table]
+    images: int
+    bootstrap: int
+
+    def row(self, protocol: Protocol, method: str, metric: str, keep: Mask = None) -> dict[str, Any]:
+        """One row of the report.
+
+        Args:
+            protocol: the test.
+            method: whose answers.
+            metric: one of the protocol's.
+            keep: (N,) which of the things count; None for all.
+        """
+        table = self.tables[protocol.name, method]
+        image = table.things.image if keep is None else table.things.image[keep]
+        value, ci95 = self._value(protocol, method, metric, keep, with_interval=True)
+        beside = [*BESIDE, BLIND_BOXES] if protocol.top_k or protocol.map_box else list(BESIDE)
+        return {
+            "protocol": protocol.name,
+            "method": method,
+            "metric": metric,
+            "value": value,
+            "count": len(image),
+            "images": len(np.unique(image)),
+            "ci95": ci95,
+            "baselines": {
+                name: self._value(protocol, name, metric, keep)[0]
+                for name in beside
+                if (protocol.name, name) in self.tables
+            },
+            "by_type": self.by_label(protocol, method, metric, keep),
+        }
+
+    def by_label(
+        self, protocol: Protocol, method: str, metric: str, keep: Mask = None
+    ) -> dict[str, float | None]:
+        """Value in percent for each type or class; empty for mAP(Phrase), whose labels are the phrases."""
+        table = self.tables[protocol.name, method]
+        if metric.startswith("mAP"):
+            if metric != "mAP(Group)":
+                return {}
+            names, rates = precision_by_label(table, type_labels, np.ones((1, self.images)), keep)
+            return {name: percent(rate) for name, rate in zip(names, rates[0])}
+        sums = self._sums(table, metric, keep, by_label=True)
+        with np.errstate(invalid="ignore"):
+            rates = sums.sums.sum(0) / sums.counts.sum(0)
+        return {name: percent(rate) for name, rate in zip(sums.labels, rates)}
+
+    def sums(self, protocol: Protocol, method: str, metric: str) -> Sums | None:
+        """Sums by image behind a value, None for mAP, which is no ratio of sums."""
+        if metric.startswith("mAP"):
+            return None
+        return self._sums(self.tables[protocol.name, method], metric, None, protocol.average == "label")
+
+    def _value(
+        self, protocol: Protocol, method: str, metric: str, keep: Mask, with_interval: bool = False
+    ) -> tuple[float | None, list[float]]:
+        table = self.tables[protocol.name, method]
+        if metric.startswith("mAP"):
+            return self._mean_precision(table, metric, keep, with_interval)
+        sums = self._sums(table, metric, keep, protocol.average == "label")
+        replicates = sums.value(draws(self.images, self.bootstrap)) if with_interval else np.zeros(0)
+        return percent(sums.value()[0]), interval(replicates)
+
+    def _mean_precision(
+        self, table: Table, metric: str, keep: Mask, with_interval: bool
+    ) -> tuple[float | None, list[float]]:
+        naming = type_labels if metric == "mAP(Group)" else phrase_labels
+        _, rates = precision_by_label(table, naming, np.ones((1, self.images)), keep)
+        value = percent(mean_of_columns(rates)[0])
+        if not with_interval:
+            return value, []
+        weights = draws(self.images, min(self.bootstrap, AP_REPLICATES))
+        _, rates = precision_by_label(table, naming, weights, keep)
+        return value, interval(mean_of_columns(rates))
+
+    def _sums(self, table: Table, metric: str, keep: Mask, by_label: bool) -> Sums:
+        chosen = np.arange(len(table.known)) if keep is None else np.flatnonzero(keep)
+        values, image = (
+            table.values.get(metric, np.zeros(len(table.known)))[chosen],
+            table.things.image[chosen],
+        )
+        if not by_label:
+            return sums_by_image(values, image, self.images)
+        return sums_by_label(values, image, [table.things.labels[i] for i in chosen], self.images)
+
+
+def percent(rate: float) -> float | None:
+    """A rate in 0..1 as percent with two decimals, None where nothing was counted."""
+    return None if np.isnan(rate) else round(100 * float(rate), 2)
+
+
+def type_labels(table: Table) -> list[tuple[str, ...]]:
+    """The labels of mAP(Group): the types of each phrase."""
+    return table.things.labels
+
+
+def phrase_labels(table: Table) -> list[tuple[str, ...]]:
+    """The labels of mAP(Phrase): the phrase itself, filtered to its content words; () when none is left."""
+    return [filtered(text) for text in table.things.texts]
+
+
+@lru_cache(maxsize=1 << 16)
+def filtered(phrase: str) -> tuple[str, ...]:
+    """A phrase without articles, numbers and other function words, in lower case, as its one label."""
+    words = " ".join(token.text for token in parse(phrase))
+    return (words,) if words else ()
+
+
+def precision_by_label(
+    table: Table, naming: Callable[[Table], list[tuple[str, ...]]], weights: Floats, keep: Mask = None
+) -> tuple[list[str], Floats]:
+    """Average precision of each label: names (L,), and (B, L) in 0..1.
+
+    Detections of all phrases with a label are pooled over images; a phrase's only true positive is its first
+    correct box.
+    """
+    scores, owner, correct = table.detections
+    groups: dict[str, list[int]] = {}
+    for thing, names in enumerate(naming(table)):
+        if keep is None or keep[thing]:
+            for name in names:
+                groups.setdefault(name, []).append(thing)
+    starts = np.searchsorted(owner, np.arange(len(table.known) + 1))
+    rates = np.full((len(weights), len(groups)), np.nan)
+    for column, name in enumerate(sorted(groups)):
+        things = np.array(groups[name])
+        rows = np.concatenate([np.arange(starts[t], starts[t + 1]) for t in things])
+        image = table.things.image
+        positives = weights[:, image[things]].sum(1)
+        rates[:, column] = average_precision(
+            scores[rows], correct[rows], image[owner[rows]], weights, positives
+        )
+    return sorted(groups), rates
