@@ -44,7 +44,7 @@ Labeller = Callable[[Sequence[str]], Labels]
 class Sample:
     """One image as the model gets it."""
 
-    image: Tensor  # (3, H, W) uint8, or (D, h, w) float16 where features are cached
+    image: tuple[Tensor, ...]  # one (3,H,W) uint8, or a frozen trunk's outputs (C,h,w) float16
     labels: Labels
     weight: float  # 0 where there is nothing to learn from
     caption: Sequence[int] = ()  # words of the text that was drawn this epoch
@@ -67,7 +67,8 @@ class Ragged:
 
     def to(self, device: torch.device) -> "Ragged":
         """The same on a device."""
-        return Ragged(*(t.to(device, non_blocking=True) for t in (self.owner, self.ids, self.values)))
+        owner, ids = (t.to(device, non_blocking=True) for t in (self.owner, self.ids))
+        return Ragged(owner, ids, self.values.to(device, _widest(device), non_blocking=True))
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Batch:
     """Images of a micro-batch with their words.
 
     Attributes:
-        images: (N,3,H,W) uint8 or (N,D,h,w) float16 features.
+        images: one (N,3,H,W) uint8, or what the head reads of a frozen trunk, (N,C,h,w) float16 each.
         weights: (N,) 1, or 0 for fillers and faults.
         words: true words with strengths.
         ignored: words that count neither way.
@@ -83,7 +84,7 @@ class Batch:
         faults: what was skipped.
     """
 
-    images: Tensor
+    images: tuple[Tensor, ...]
     weights: Tensor
     words: Ragged
     ignored: Ragged
@@ -92,13 +93,14 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        images, weights = (t.to(device, non_blocking=True) for t in (self.images, self.weights))
+        images = tuple(t.to(device, non_blocking=True) for t in self.images)
+        weights = self.weights.to(device, _widest(device), non_blocking=True)
         rest = (part.to(device) for part in (self.words, self.ignored, self.captions))
         return Batch(images, weights, *rest, faults=self.faults)
 
     def pin_memory(self) -> "Batch":
         """For the loader: copies to the GPU then overlap with its work."""
-        self.images = self.images.pin_memory()
+        self.images = tuple(image.pin_memory() for image in self.images)
         return self
 
 
@@ -130,17 +132,18 @@ class WebImages(Dataset[Sample]):
             return self._nothing(Fault("image", self.source.name(number), str(error)))
         labels = self.labeller(texts)
         if not labels.ids:
-            told = "" if texts else "no text at all"
-            return self._nothing(Fault("text", self.source.name(number), told or "no word is in the vocabulary"))
+            told = "holds no word of the vocabulary" if texts else "has no text"
+            return self._nothing(Fault("text", self.source.name(number), told))
         image, reason = decode_or_none(data)
         if image is None:
             return self._nothing(Fault("image", self.source.name(number), reason))
         random = np.random.default_rng([self.seed, epoch, number])
         caption = draw_caption(labels, random)
-        return Sample(self.transform(image, texts, random), labels, 1.0, caption)
+        return Sample((self.transform(image, texts, random),), labels, 1.0, caption)
 
     def _nothing(self, fault: Fault | None) -> Sample:
-        return Sample(torch.zeros(3, *self.transform.size, dtype=torch.uint8), Labels((), ()), 0.0, (), fault)
+        black = torch.zeros(3, *self.transform.size, dtype=torch.uint8)
+        return Sample((black,), Labels((), ()), 0.0, (), fault)
 
 
 def draw_caption(labels: Labels, random: np.random.Generator) -> Sequence[int]:
@@ -153,13 +156,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Samples of equal image size -> Batch."""
     labels = [sample.labels for sample in samples]
     return Batch(
-        images=torch.stack([sample.image for sample in samples]),
+        images=tuple(map(torch.stack, zip(*(sample.image for sample in samples), strict=True))),
         weights=torch.tensor([sample.weight for sample in samples], dtype=torch.float64),
         words=_ragged([one.ids for one in labels], [one.strengths for one in labels]),
         ignored=_ragged([one.ignored for one in labels]),
         captions=_ragged([sample.caption for sample in samples]),
         faults=[sample.fault for sample in samples if sample.fault],
     )
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _ragged(ids: Sequence[Sequence[int]], values: Sequence[Sequence[float]] | None = None) -> Ragged:

@@ -1,12 +1,15 @@
 """What a run tells: metrics.jsonl, TensorBoard, a progress bar with images/s and the time that is left."""
 
 import json
+import logging
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -21,6 +24,7 @@ class Journal:
 
     def __init__(self, folder: Path | None, steps: int, done: int = 0, tensorboard: bool = False):
         self.folder, self.images, self.since = folder, 0, time.perf_counter()
+        self.steps, self.done, self.begin = steps, done, time.perf_counter()
         self._events: Any = None
         if folder is None:
             return
@@ -47,12 +51,12 @@ class Journal:
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
         self._bar.set_postfix({k: v for k, v in values.items() if k in {"loss", "images_per_s"}}, refresh=False)
-        if not self._bar.disable:
-            return self._to_events(step, values)
-        left = (self._bar.total - step) * (time.perf_counter() - self._bar.start_t) / max(1, step - self._bar.initial)
-        shown = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-        print(f"{shown}  left {tqdm.format_interval(left)}", file=sys.stderr, flush=True)
         self._to_events(step, values)
+        if self._bar.disable:
+            took = time.perf_counter() - self.begin
+            left = (self.steps - step) * took / max(1, step - self.done)
+            shown = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+            log.info("%s  left %s", shown, tqdm.format_interval(left))
 
     def _to_events(self, step: int, values: dict[str, Any]) -> None:
         if self._events is not None:

@@ -1,0 +1,133 @@
+"""The frozen trunk's output kept on disk: a head then trains on it in minutes, many times over.
+
+What the head reads (the last stage and, where it fuses one, a finer stage) is stored in half precision for the
+unmirrored image, in files of CHUNK images that are written whole or not at all: a killed run goes on with the
+next chunk. Mirroring flips the stored maps, which for a convolutional trunk is nearly the mirrored image's own.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from phrase_loc.datasets.web import Labels, Sample, WebImages, collate, draw_caption
+from phrase_loc.datasets.web_faults import Fault
+from phrase_loc.datasets.web_sampler import FILLER, Item
+from phrase_loc.datasets.web_transforms import names_a_side
+from phrase_loc.distributed import World
+from phrase_loc.errors import DataError
+from phrase_loc.models.text_to_region import TextToRegion
+
+CHUNK = 256
+
+
+def cache_folder(parent: Path, facts: dict) -> Path:
+    """A folder of its own for each backbone, size and data."""
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return parent / f"features-{name}"
+
+
+def fill_cache(
+    folder: Path, model: TextToRegion, images: WebImages, world: World, batch: int, workers: int, half: bool
+) -> None:
+    """Computes the chunks that are missing, each process every size-th of them.
+
+    Args:
+        folder: of the cache.
+        model: its trunk runs in eval mode.
+        images: unaugmented.
+        world: the processes that share the work.
+        batch: images at a time.
+        workers: decoding processes.
+        half: run the trunk under bfloat16 autocast.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = range(-(-len(images) // CHUNK))
+    missing = [c for c in chunks if not (folder / f"{c:06d}.ok.npy").is_file()][world.rank :: world.size]
+    items = [[(0, i) for i in range(c * CHUNK, min(len(images), (c + 1) * CHUNK))] for c in missing]
+    parts = [chunk[i : i + batch] for chunk in items for i in range(0, len(chunk), batch)]
+    loader = iter(
+        DataLoader(images, batch_sampler=parts, collate_fn=collate, num_workers=workers)  # type: ignore[arg-type]
+    )
+    was_training = model.training
+    model.eval()
+    for number, chunk in zip(tqdm(missing, desc="features", disable=not world.is_main, leave=False), items):
+        found: list[tuple[Tensor, ...]] = []
+        usable: list[Tensor] = []
+        for _ in range(0, len(chunk), batch):
+            loaded = next(loader).to(world.device)
+            with torch.no_grad(), torch.autocast(world.device.type, torch.bfloat16, enabled=half):
+                found.append(tuple(t.half().cpu() for t in model.activations(loaded.images[0])))
+            usable.append(loaded.weights.cpu() > 0)
+        for i, stage in enumerate(zip(*found, strict=True)):
+            _write(folder / f"{number:06d}.{i}.npy", torch.cat(stage).numpy())
+        _write(folder / f"{number:06d}.ok.npy", torch.cat(usable).numpy())
+    model.train(was_training)
+    world.barrier()
+
+
+class CachedImages(Dataset[Sample]):
+    """The samples of a WebImages with the frozen trunk's output for the image.
+
+    Args:
+        folder: filled by `fill_cache`.
+        images: whose texts and labels are used.
+        mirror: probability of a flip, where no text says left or right.
+    """
+
+    def __init__(self, folder: Path, images: WebImages, mirror: float):
+        self.folder, self.images, self.mirror = folder, images, mirror
+        self._open: dict[int, tuple[np.ndarray, list[np.ndarray]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: Item) -> Sample:
+        """The features of that number, flipped or not as that epoch wants it."""
+        epoch, number = item
+        usable, stages = self._chunk(max(number, 0) // CHUNK)
+        place = max(number, 0) % CHUNK
+        if number == FILLER or not usable[place]:
+            blank = tuple(torch.zeros(stage.shape[1:], dtype=torch.float16) for stage in stages)
+            fault = None if number == FILLER else Fault("image", self.images.source.name(number), "")
+            return Sample(blank, Labels((), ()), 0.0, (), fault)
+        texts = self.images.source.texts(number)
+        labels = self.images.labeller(texts)
+        random = np.random.default_rng([self.images.seed, epoch, number])
+        flip = random.random() < self.mirror and not names_a_side(texts)
+        maps = [torch.from_numpy(np.array(stage[place])) for stage in stages]
+        features = tuple(m.flip(-1) if flip else m for m in maps)
+        return Sample(features, labels, 1.0, draw_caption(labels, random))
+
+    def _chunk(self, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        if number not in self._open:
+            usable = np.load(self.folder / f"{number:06d}.ok.npy")
+            paths: Sequence[Path] = sorted(self.folder.glob(f"{number:06d}.[0-9].npy"))
+            self._open[number] = (usable, [np.load(path, mmap_mode="r") for path in paths])
+        return self._open[number]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_open": {}}
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, array)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"the feature cache {path.parent} cannot be written ({error}); free space there") from None

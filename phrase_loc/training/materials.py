@@ -1,0 +1,155 @@
+"""What a run is made of: the source, the vocabulary counted from it, word vectors, labels, the model."""
+
+import gzip
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from phrase_loc.datasets.web import Labeller
+from phrase_loc.datasets.web_paths import expand, is_remote
+from phrase_loc.datasets.web_shards import load_index
+from phrase_loc.datasets.web_sources import Source, open_source
+from phrase_loc.distributed import World
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.models.assembly import create
+from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.text import embeddings
+from phrase_loc.text.counting import UnitCounter
+from phrase_loc.text.vocabulary import Vocabulary
+from phrase_loc.training.config import TrainConfig, VectorsConfig, VocabularyConfig
+from phrase_loc.training.labelling import AgreeingWords
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Materials:
+    """Everything before the first step."""
+
+    source: Source
+    model: TextToRegion
+    labeller: Labeller
+    balance: Tensor  # (V,) weight of each word
+
+
+def prepare(config: TrainConfig, world: World) -> Materials:
+    """Source, model and labels of a run, the model on its device."""
+    source = open_data(config, world)
+    model = new_model(config, source, world).to(world.device)
+    if config.precision == "float64":
+        model = model.double()
+    balance = torch.ones(len(model.vocabulary), dtype=next(model.head.parameters()).dtype)
+    return Materials(source, model, AgreeingWords(model.vocabulary), balance)
+
+
+def open_data(config: TrainConfig, world: World) -> Source:
+    """The source; shards are indexed by all processes together and the indices kept."""
+    folder = Path(config.data.index or config.out / "index")
+    if world.size > 1:
+        shards = [p for p in expand(config.data.shards) if p.endswith(".tar") and not is_remote(p)]
+        for shard in shards[world.rank :: world.size]:
+            if Path(shard).is_file():
+                load_index(shard, folder)
+        world.barrier()
+    return open_source(config.data.shards, folder, config.data.text_fields)
+
+
+def find_vocabulary(config: VocabularyConfig, source: Source, kept: Path, world: World) -> Vocabulary:
+    """The vocabulary of a file, or the one counted in one pass over all texts and kept in the run's folder.
+
+    Args:
+        config: how to count.
+        source: of texts; each process counts its part.
+        kept: file of an earlier start of the run.
+        world: the processes.
+    """
+    if config.file:
+        return Vocabulary.load(config.file)
+    if not kept.is_file():
+        log.info("counting the words of %d images", len(source))
+        counter = UnitCounter()
+        begin, end = (len(source) * part // world.size for part in (world.rank, world.rank + 1))
+        for i in range(begin, end):
+            counter.update(source.texts(i))
+        counters = world.gather(counter)
+        for other in counters[1:]:
+            counters[0].merge(other)
+        counters[0].update(read_texts(config.extra_texts))
+        options = {"min_association": config.min_association, "pair_share": config.pair_share}
+        vocabulary = counters[0].vocabulary(size=config.size, min_count=config.min_count, **options)
+        if world.is_main:
+            vocabulary.save(kept)
+        world.barrier()
+    return Vocabulary.load(kept)
+
+
+def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
+    """The texts of .txt or .gz files: a text a line, what stands before a tab left out."""
+    for path in expand(paths) if paths else []:
+        try:
+            opened = gzip.open(path, "rt", encoding="utf-8") if path.endswith(".gz") else open(path, encoding="utf-8")
+            with opened as lines:
+                for line in lines:
+                    yield line.rstrip("\n").rpartition("\t")[2]
+        except (OSError, UnicodeDecodeError, EOFError) as error:
+            raise DataError(f"the texts {path} cannot be read: {error}") from None
+
+
+def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterator[str], seed: int) -> Tensor:
+    """(V,E) start of the word vectors, scaled to a mean squared length of E; words without one are zero."""
+    if config.source == "random":
+        return torch.randn(len(vocabulary), config.size, generator=torch.Generator().manual_seed(seed))
+    if config.source == "ppmi":
+        vectors = embeddings.cooccurrence_vectors(texts, vocabulary, min(config.size, len(vocabulary) - 1), seed)
+    elif config.source == "encoder":
+        vectors = embeddings.encoder_vectors(vocabulary.words, config.file)
+    else:
+        words = set(vocabulary.words)
+        read = embeddings.glove_package(words) if config.source == "glove" else embeddings.read_glove(config.file, words)
+        found = [read.get(word) for word in vocabulary.words]
+        empty = torch.zeros(read.vectors.shape[1])
+        vectors = torch.stack([empty if vector is None else vector for vector in found])
+    length = vectors.square().mean().sqrt()
+    if not length > 0:
+        raise ConfigError(f"vectors.source={config.source} has no vector for any word of the vocabulary")
+    return vectors / length
+
+
+def new_model(config: TrainConfig, source: Source, world: World) -> TextToRegion:
+    """The model at its start, equal in all processes."""
+    kept = config.out / "vocabulary.tsv"
+    settings = config.model
+    if settings.start:
+        from phrase_loc.models.store import load_model
+
+        return load_model(settings.start)
+    vocabulary = find_vocabulary(config.vocabulary, source, kept, world)
+    log.info("vocabulary: %d units, most frequent %s", len(vocabulary), ", ".join(vocabulary.words[:8]))
+    vectors = word_vectors(config.vectors, vocabulary, _texts(source, config), config.seed)
+    torch.manual_seed(config.seed)
+    return create(
+        vocabulary,
+        vectors,
+        backbone=settings.backbone,
+        weights=settings.weights,
+        output_stride=settings.output_stride,
+        fold=settings.fold,
+        image_size=settings.image_size,
+        fuse=settings.fuse,
+        hidden=settings.hidden,
+        pool=settings.pool,
+        sharpness=settings.sharpness,
+        learn_sharpness=settings.learn_sharpness,
+        cosine=settings.cosine,
+        tuned=config.vectors.tuned,
+    )
+
+
+def _texts(source: Source, config: TrainConfig) -> Iterator[str]:
+    for i in range(len(source)):
+        yield from source.texts(i)
+    yield from read_texts(config.vocabulary.extra_texts)

@@ -1,0 +1,184 @@
+"""From a batch to the number that is differentiated: word scores in chunks, losses, other processes' images.
+
+The scores of words at locations, (N, k, h, w), are the largest thing in a step. They are made for as many words
+at a time as `memory_mb` allows and, when that is not all of them, made again in the backward pass
+(torch.utils.checkpoint) instead of being kept. With `words` set, a step scores the words said in its batch and a
+seeded sample of the others, each standing for its share of the vocabulary.
+
+What one process returns is its share of a sum over all images of all processes; R processes and one with the same
+global batch therefore have the same gradient (tests/training/test_distributed.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from phrase_loc.datasets.web import Batch, Ragged
+from phrase_loc.distributed import World
+from phrase_loc.errors import choose
+from phrase_loc.losses import LOSSES, Targets
+from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.training.negatives import hard_captions, sampled_words
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """Plain numbers of an Objective; see PhaseConfig and TrainConfig."""
+
+    losses: Mapping[str, float]
+    words: int = 0
+    hard_negatives: int = 0
+    dropout: float = 0.0
+    memory_mb: int = 1024
+    recompute: bool = False
+
+
+class Objective(nn.Module):
+    """The module that DistributedDataParallel wraps: forward(batch) -> this process's share of the summed loss.
+
+    Args:
+        model: its trunk is only run where the batch holds images.
+        balance: (V,) weight of each word.
+        settings: of the phase.
+        world: the processes whose images a coupled loss contrasts.
+    """
+
+    def __init__(self, model: TextToRegion, balance: Tensor, settings: ObjectiveSettings, world: World):
+        super().__init__()
+        self.model, self.settings, self.world = model, settings, world
+        self.losses = {name: choose(LOSSES, name, "loss") for name in settings.losses}
+        self.coupled = any(loss.COUPLED for loss in self.losses.values())
+        self.register_buffer("balance", balance, persistent=False)
+
+    def forward(self, batch: Batch, seed: int) -> Tensor:
+        """The sum over this process's images of weight * loss; coupled losses give 1/size of everybody's.
+
+        Args:
+            batch: a micro-batch of this process, on its device.
+            seed: of the sampled words, the same in all processes.
+        """
+        features = self._features(batch)
+        words, correction = self._candidates(batch, seed)
+        alone = [name for name, loss in self.losses.items() if not loss.COUPLED]
+        total = features.new_zeros(())
+        chunk = self._chunk(features)
+        chunks = list(zip(words.split(chunk), correction.split(chunk), strict=True))
+        if alone:
+            parts = [self._terms(features, *pair, batch, alone, len(chunks) > 1) for pair in chunks]
+            for i, name in enumerate(alone):
+                each = self.losses[name].close(torch.stack([part[i] for part in parts]))
+                total = total + self.settings.losses[name] * (batch.weights.to(each.dtype) * each).sum()
+        return total + self._coupled(features, chunk, words, correction, batch, seed) if self.coupled else total
+
+    def _features(self, batch: Batch) -> Tensor:
+        model = self.model
+        if batch.images[0].dtype == torch.uint8:
+            read = self._activations(batch.images[0])
+        else:  # cached output of the frozen trunk, in half precision
+            read = tuple(part.to(model.head.log_scale.dtype) for part in batch.images)
+        features = model.head.features(*read)
+        return F.dropout2d(features, self.settings.dropout, self.training) if self.settings.dropout else features
+
+    def _activations(self, images: Tensor) -> tuple[Tensor, ...]:
+        model = self.model
+        if not self.settings.recompute:
+            return model.activations(images)
+        x, fine = model.normalize(images), None
+        for name, stage in model.trunk.named_children():
+            x = checkpoint(stage, x, use_reentrant=False) if torch.is_grad_enabled() else stage(x)
+            fine = x if name == model.config.fuse else fine
+        return (x,) if fine is None else (x, fine)
+
+    def _candidates(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
+        """(K,) words to score, ascending, and (K,) how many each stands for as a negative."""
+        size, device = len(self.balance), self.balance.device
+        if not self.settings.words or self.settings.words >= size:
+            every = torch.arange(size, device=device)
+            return every, torch.ones(size, dtype=self.balance.dtype, device=device)
+        said = torch.cat([batch.words.ids, batch.captions.ids]).unique().tolist()
+        said = sorted({i for rank in self.world.gather(said) for i in rank})
+        words, correction = sampled_words(said, size, self.settings.words, seed)
+        return words.to(device), correction.to(device, self.balance.dtype)
+
+    def _chunk(self, features: Tensor) -> int:
+        """Words at a time: scores, their gradient and one intermediate must fit."""
+        cells = features.shape[0] * features.shape[2] * features.shape[3]
+        return max(1, int(self.settings.memory_mb * 2**20 / (3 * cells * features.element_size())))
+
+    def _terms(
+        self, features: Tensor, words: Tensor, correction: Tensor, batch: Batch, names: list[str], again: bool
+    ) -> list[Tensor]:
+        def compute(features: Tensor) -> list[Tensor]:
+            scores = _full(self.model.scores(features, words))
+            targets = self._targets(batch, words, correction, scores)
+            return [self.losses[name].terms(scores, targets) for name in names]
+
+        return checkpoint(compute, features, use_reentrant=False) if again else compute(features)
+
+    def _coupled(
+        self, features: Tensor, chunk: int, words: Tensor, correction: Tensor, batch: Batch, seed: int
+    ) -> Tensor:
+        if len(words) > chunk:
+            parts = words.split(chunk)
+            scored = [checkpoint(self.model.scores, features, part, use_reentrant=False) for part in parts]
+            scores = torch.cat(scored, 1)
+        else:
+            scores = self.model.scores(features, words)
+        scores = self.world.gather_rows(_full(scores))
+        everyone = gather_labels(batch, self.world)
+        targets = self._targets(everyone, words, correction, scores)
+        if "image_caption" in self.losses:
+            targets = hard_captions(targets, everyone.captions, words, self.settings.hard_negatives, seed)
+        total = scores.new_zeros(())
+        for name, loss in self.losses.items():
+            if loss.COUPLED:
+                each = loss.close(loss.terms(scores, targets)[None])
+                total = total + self.settings.losses[name] * (targets.weights * each).sum()
+        return total / self.world.size
+
+    def _targets(self, batch: Batch, words: Tensor, correction: Tensor, scores: Tensor) -> Targets:
+        """Labels of the batch for some of the words."""
+        positive = table(batch.words, words, len(scores), scores.dtype)
+        ignored = (table(batch.ignored, words, len(scores), scores.dtype) > 0) & (positive == 0)
+        return Targets(
+            positive,
+            ignored,
+            self.balance[words].to(scores.dtype),
+            correction.to(scores.dtype),
+            batch.weights.to(scores.dtype),
+        )
+
+
+def table(labels: Ragged, words: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """Flat labels -> (count, k) values for these words (ascending), 0 where nothing is said."""
+    result = torch.zeros(count, len(words), dtype=dtype, device=words.device)
+    place = torch.searchsorted(words, labels.ids).clamp(max=len(words) - 1)
+    here = words[place] == labels.ids
+    result[labels.owner[here], place[here]] = labels.values[here].to(dtype)
+    return result
+
+
+def gather_labels(batch: Batch, world: World) -> Batch:
+    """The labels and weights of all processes' images, in order of rank, without the images."""
+    if world.size == 1:
+        return batch
+    count, device = len(batch.weights), batch.weights.device
+    parts = (batch.words, batch.ignored, batch.captions)
+    mine = [[t.cpu() for t in (part.owner, part.ids, part.values)] for part in parts]
+    ranks = world.gather((batch.weights.cpu(), mine))
+    weights = torch.cat([weights for weights, _ in ranks])
+    joined = []
+    for i in range(len(parts)):
+        owner = torch.cat([fields[i][0] + rank * count for rank, (_, fields) in enumerate(ranks)])
+        rest = [torch.cat([fields[i][j] for _, fields in ranks]) for j in (1, 2)]
+        joined.append(Ragged(owner, *rest).to(device))
+    return Batch((), weights.to(device), *joined)
+
+
+def _full(scores: Tensor) -> Tensor:
+    """Half precision ends here: sums over thousands of words are taken in float32."""
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores

@@ -1,0 +1,219 @@
+"""train(config): data and model in, a model folder out, able to stop at any instant and go on the same.
+
+    OUT/checkpoint.pt     everything of the run (checkpoint.py)       OUT/metrics.jsonl   figures by step
+    OUT/index/            offset indices of the shards                OUT/vocabulary.tsv  the counted words
+    OUT/features-*/       output of a frozen trunk                    OUT/model/, best/   what `query` reads
+"""
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from phrase_loc.config import to_dict
+from phrase_loc.datasets.web_faults import Fault, Faults
+from phrase_loc.distributed import World
+from phrase_loc.errors import DataError
+from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.training.checkpoint import Checkpoint, check_same_run
+from phrase_loc.training.config import TrainConfig
+from phrase_loc.training.export import save_whole
+from phrase_loc.training.journal import Journal
+from phrase_loc.training.materials import Materials, prepare
+from phrase_loc.training.phase import Phase, Step, phase_steps
+
+log = logging.getLogger(__name__)
+
+#: Settings that may differ when a run goes on: they do not change its result.
+FREE = frozenset(
+    "data.workers data.index data.max_faults save_every log_every tensorboard device threads memory_mb out".split()
+)
+#: The model as it is -> figures, higher is better.
+Measure = Callable[[TextToRegion], dict[str, float]]
+
+
+def train(config: TrainConfig, world: World, measure: Measure | None = None) -> Path:
+    """Runs or goes on with a training run.
+
+    Args:
+        config: the whole of it.
+        world: this process among its fellows.
+        measure: figures on annotated images; that of `config.validation` when None.
+
+    Returns:
+        The folder of the trained model.
+
+    Raises:
+        ConfigError: settings that do not fit one another or the run in the folder.
+        DataError: unusable data, a folder that cannot be written, a full disk.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if world.is_main:
+        claim_folder(config.out)
+    world.barrier()
+    materials = prepare(config, world)
+    run = Run(config, materials, world, measure)
+    run.restore()
+    for number in range(run.state.phase, len(config.phases)):
+        run.phase(number)
+    run.close()
+    return config.out / "model"
+
+
+class Run:
+    """The state between steps, and who writes what when."""
+
+    def __init__(self, config: TrainConfig, materials: Materials, world: World, measure: Measure | None):
+        self.config, self.materials, self.world = config, materials, world
+        self.measure = measure
+        self.path = config.out / "checkpoint.pt"
+        self.state = Checkpoint(config=to_dict(config))
+        limit = int(config.data.max_faults * len(materials.source))
+        self.faults = Faults(limit)
+        for fault in materials.source.faults:
+            self.faults.add(fault)
+        samples = len(materials.source)
+        self.lengths = [phase_steps(phase, samples) for phase in config.phases]
+        self.held = self._read()
+        done = self.held.done if self.held else 0
+        folder = config.out if world.is_main else None
+        self.journal = Journal(folder, sum(self.lengths), done, config.tensorboard)
+
+    def _read(self) -> Checkpoint | None:
+        if not self.path.is_file():
+            return None
+        held = Checkpoint.load(self.path)
+        check_same_run(held.config, self.state.config, self.config.out, FREE)
+        return held
+
+    def restore(self) -> None:
+        """The checkpoint's weights and position, or a first checkpoint, which shows that one can be written."""
+        if self.held is None:
+            if self.world.is_main:
+                check_space(self.config.out, self.materials.model)
+            self._save(None)
+            return
+        self.state = self.held
+        self.state.config = to_dict(self.config)
+        self.materials.model.load_state_dict(self.held.model)
+        self.faults.seen |= {(kind, name) for kind, name in self.held.faults}
+        log.info("going on after step %d (phase %d, step %d)", self.held.done, self.held.phase, self.held.step)
+
+    def phase(self, number: int) -> None:
+        """Runs a phase from where the state stands to its end."""
+        settings = self.config.phases[number]
+        phase = Phase(self.config, number, self.materials, self.world, self._fault)
+        if self.state.step:
+            phase.load(self.state.optimizer, self.state.scaler, self.state.average)
+        log.info("phase %s: %d steps from %d", settings.name, phase.total, self.state.step)
+        for step in phase.steps(self.state.step):
+            self.state.step, self.state.done = step.number, self.state.done + 1
+            self.journal.step(step.images)
+            self._after(phase, step)
+        if phase.average:
+            phase.average.swap(self.materials.model)
+        self.state.phase, self.state.step = number + 1, 0
+        self._save(None)
+
+    def _after(self, phase: Phase, step: Step) -> None:
+        config, done, last = self.config, self.state.done, step.number == phase.total
+        if done % config.log_every == 0 or last:
+            values = {"phase": phase.settings.name, "loss": float(step.loss), "lr": step.lr}
+            self.journal.write(done, {**values, "gradient": float(step.norm), "faults": self._all_faults()})
+        if self.measure and (last or self._measured_now(phase, step)):
+            self._measure(phase)
+        if done % config.save_every == 0 and not last:
+            self._save(phase)
+
+    def _measured_now(self, phase: Phase, step: Step) -> bool:
+        epochs = self.config.validation.every * phase.total / phase.settings.epochs
+        return epochs > 0 and int(step.number / epochs) > int((step.number - 1) / epochs)
+
+    def _measure(self, phase: Phase) -> None:
+        model = self.materials.model
+        if self.world.is_main and self.measure:
+            if phase.average:
+                phase.average.swap(model)
+            model.eval()
+            figures = self.measure(model)
+            self.journal.write(self.state.done, {"phase": phase.settings.name, **figures})
+            score = figures.get(self.config.validation.metric, float("-inf"))
+            if score > self.state.best.get("score", float("-inf")):
+                self.state.best = {"score": score, "step": self.state.done}
+                save_whole(model, self.config, self.config.out / "best", figures)
+            if phase.average:
+                phase.average.swap(model)
+        self.world.barrier()
+        phase.set_mode()
+
+    def _fault(self, fault: Fault) -> None:
+        self.faults.add(fault)
+
+    def _all_faults(self) -> int:
+        count = torch.tensor(len(self.faults.seen), device=self.world.device)
+        opened = len(self.materials.source.faults) * (self.world.size - 1)  # every process has counted those
+        total = int(self.world.sum(count).item()) - opened
+        self.faults.check(total)
+        return total
+
+    def _save(self, phase: Phase | None) -> None:
+        seen = self.world.gather(sorted(self.faults.seen))
+        if self.world.is_main:
+            state = self.state
+            state.model = self.materials.model.state_dict()
+            state.optimizer = phase.optimizer.state_dict() if phase else {}
+            state.scaler = phase.scaler.state_dict() if phase else {}
+            state.average = phase.average.state() if phase and phase.average else {}
+            state.faults = [list(fault) for fault in sorted({f for rank in seen for f in rank})]
+            state.save(self.path)
+        self.world.barrier()
+
+    def close(self) -> None:
+        """Writes the model folder and says what was skipped."""
+        if self.world.is_main:
+            found = {"faults": len(self.faults.seen), **self.state.best}
+            save_whole(self.materials.model, self.config, self.config.out / "model", found)
+            log.info("done: %d steps; skipped: %s", self.state.done, self.faults.report())
+        self.journal.close()
+        self.world.barrier()
+
+
+def claim_folder(folder: Path) -> None:
+    """Makes the run's folder and shows that files can be written there.
+
+    Raises:
+        DataError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+        for leftover in folder.glob("*.part"):
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"the out folder {folder} cannot be written: {error.strerror}; give another out=") from None
+
+
+def check_space(folder: Path, model: TextToRegion) -> None:
+    """Raises DataError when the disk cannot hold the files of a run: two checkpoints at a time and two models."""
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    needed, free = weights * (2 * 4 + 2 * 2), shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(
+            f"the disk of {folder} has {free / 2**20:.0f} MB free, the run needs about {needed / 2**20:.0f} MB for "
+            "checkpoints and models; free space or give another out="
+        )
+
+
+def log_to_stderr(world: World) -> None:
+    """The main process's log, as a person reads it; the others only warn."""
+    level = logging.INFO if world.is_main else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
