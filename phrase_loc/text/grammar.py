@@ -1,0 +1,186 @@
+"""Closed word classes: which words name nothing that could be shown, which open or close a noun phrase.
+
+A few hundred words stand in for a part-of-speech tagger, which would need a downloaded model and a hundred
+times the time; `parsing` says how often the head noun comes out right with them.
+"""
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+DETERMINERS = _set(
+    "a an the this that these those my your his her its our their some any no each every either neither "
+    "both all another other several many few various different same own such certain more most less much "
+    "enough what whose"
+)
+OPENING_DETERMINERS = _set("a an the my your his her its our their some")
+NUMBERS = _set(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty thirty forty fifty hundred thousand million dozen dozens hundreds "
+    "thousands first second third single double multiple numerous half"
+)
+PREPOSITIONS = _set(
+    "of in on at by with without near nearby beside besides behind under underneath over above below "
+    "beneath from to into onto through throughout across along alongside around for against between among "
+    "amongst inside outside toward towards during upon off down up out about next past within beyond atop "
+    "amid amidst like via per after before until since except despite opposite aboard who whom which where "
+    "when while as because if than then so but there here away together"
+)
+CONJUNCTIONS = _set("and or nor")
+AUXILIARIES = _set(
+    "is are was were be been being am has have had having does do did can could will would may might must "
+    "shall should not isn't aren't doesn't don't can't isnt arent"
+)
+PERSONS = {
+    **dict.fromkeys(_set("he him himself"), "man"),
+    **dict.fromkeys(_set("she her herself hers"), "woman"),
+    **dict.fromkeys(_set("they them themselves others everyone everybody we us ourselves theirs"), "people"),
+    **dict.fromkeys(_set("someone somebody anyone anybody i me myself you yourself who whom"), "person"),
+}
+"""A pronoun that can only mean people, standing where a noun should, is read as that noun."""
+
+PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | _set(
+    "it itself something anything nothing everything mine yours"
+)
+ADVERBS = _set(
+    "very too also just only really quite almost apparently fully partially partly heavily highly brightly "
+    "slightly newly well still now again ever never already perhaps maybe etc even midair mid-air downhill "
+    "uphill"
+)
+
+COLOURS = _set(
+    "red orange yellow green blue purple violet pink brown black white gray tan beige gold golden silver "
+    "turquoise teal maroon navy lavender cream magenta cyan bronze khaki burgundy"
+)
+ADJECTIVES = COLOURS | _set(
+    "big small large little tiny huge tall short long wide narrow thick thin high low deep shallow old "
+    "young new elderly older younger middle-aged adult teenage open closed empty full busy crowded quiet "
+    "dark light bright pale colorful multicolored striped plaid checkered floral patterned plain wet dry "
+    "dirty clean muddy dusty snowy icy grassy sandy rocky wooden metal stone concrete plastic rusty shiny "
+    "happy sad angry pretty beautiful cute handsome ugly fat skinny heavy strong bald blond brunette "
+    "bearded shirtless barefoot naked nude smiling laughing male female asian african american "
+    "african-american indian chinese japanese european oriental hispanic caucasian middle-eastern mexican "
+    "arab fluffy furry shaggy hairy curly hot cold warm cool frozen sunny cloudy rainy foggy urban rural "
+    "public outdoor indoor left right front back upper lower top middle nearby distant far local modern "
+    "ancient traditional military colored light-colored dark-colored dark-haired blond-haired brown-haired "
+    "gray-haired red-haired dark-skinned hooded long-haired short-haired sleeveless long-sleeved "
+    "short-sleeved matching similar identical professional formal casual nice good great fancy loose tight "
+    "soft hard flat steep round square rectangular circular curved straight broken torn worn ragged "
+    "stuffed inflatable toy uniformed busy crowded wet soapy leafy bushy foamy grassy gravelly striped "
+    "printed teen aged fenced paved graffitied smiley elder giant mini miniature large-sized medium bigger "
+    "smaller larger taller reddish"
+)
+"""Words that are modifiers even where they stand last ('his mouth open', 'all black')."""
+
+_ADJECTIVE_ENDINGS = (
+    "ish",
+    "ful",
+    "less",
+    "ous",
+    "ible",
+    "able",
+    "-colored",
+    "-haired",
+    "-dressed",
+    "-skinned",
+)
+
+EMPTY_BEFORE_OF = _set(
+    "group pair couple bunch set lot number bit piece kind type sort variety series part side top bottom "
+    "edge end middle back front rest half majority plenty handful dozen collection array assortment trio "
+    "duo foursome view picture photo photograph image shot closeup close-up close sight scene one two "
+    "three some many most all both each several few any none member inside outside base corner left right "
+    "lot section portion"
+)
+"""'a group of people', 'the side of a house', 'a photo of a dog': the noun after 'of' is what is meant."""
+
+SHARED_BEFORE_OF = _set(
+    "crowd herd flock team row pile stack line pool bowl glass cup bottle can plate body pack band class "
+    "bouquet bunch basket bucket bag box family gathering army school sea patch field puddle stream cloud "
+    "blanket layer slice loaf tray rack string train troupe gang squad mob swarm litter deck"
+)
+"""'a herd of sheep', 'a cup of tea': both nouns name the region, and weigh the same."""
+
+_VERBS = _set(
+    "wear hold carry play sit stand walk run ride jump look eat drink talk sleep smile laugh dance sing "
+    "work perform climb swim ski surf skate skateboard snowboard fish race fly throw catch kick hit push "
+    "pull lean lie lay kneel crouch squat bend reach point watch read write cook prepare sell buy wait "
+    "pose drive cross leap chase bite lick swing slide paddle row sail cut clean wash paint draw build dig "
+    "touch grab hug kiss gather face show use do get put take make try enjoy give pass follow lead dive "
+    "splash wrestle fight box march pedal bike cycle hike stare gaze speak listen wave rest relax hang "
+    "balance float fall roll step stretch exercise practice train compete attempt participate celebrate "
+    "cheer clap display contain feature surround attach hand smoke sweep shovel shop juggle sniff shake "
+    "tackle toss bat pitch dribble shoot score land approach enter exit leave travel head"
+)
+
+
+def _ing(verb: str) -> str:
+    if verb in ("lie", "die"):
+        return verb[:-2] + "ying"
+    if verb.endswith("e") and not verb.endswith("ee"):
+        return verb[:-1] + "ing"
+    if verb in (
+        "sit",
+        "run",
+        "swim",
+        "get",
+        "put",
+        "hit",
+        "hug",
+        "cut",
+        "dig",
+        "grab",
+        "clap",
+        "bat",
+        "step",
+        "shop",
+    ):
+        return verb + verb[-1] + "ing"
+    return verb + "ing"
+
+
+def _third(verb: str) -> str:
+    if verb.endswith("y") and verb[-2] not in "aeo":
+        return verb[:-1] + "ies"
+    return verb + ("es" if verb.endswith(("s", "x", "ch", "sh", "o")) else "s")
+
+
+PRESENT_PARTICIPLES = frozenset(map(_ing, _VERBS))
+PAST_PARTICIPLES = _set(
+    "dressed covered seated surrounded filled made named called shown used located followed attached tied "
+    "wrapped piled parked decorated lined pulled pushed ridden held carried worn played"
+)
+THIRD_PERSON = frozenset(map(_third, _VERBS))
+_NOUNS_TOO = _set(
+    "bike cycle fish fight box race land head hand paint dive slide swing bat pitch shop smoke cook drink "
+    "face show skate ski surf skateboard snowboard touch march bite shake"
+)
+VERB_FORMS = (
+    (frozenset(_VERBS) - _NOUNS_TOO)
+    | PRESENT_PARTICIPLES
+    | THIRD_PERSON
+    | PAST_PARTICIPLES
+    | _set("taking overlooking")
+)
+"""What makes a pair of words a clause ('dog runs') and not a name ('dirt bike')."""
+
+
+def is_function_word(token: str) -> bool:
+    """Whether a token names nothing by itself: article, number, preposition, auxiliary, pronoun, digits."""
+    return (
+        token in DETERMINERS
+        or token in NUMBERS
+        or token in PREPOSITIONS
+        or token in CONJUNCTIONS
+        or token in AUXILIARIES
+        or token in PRONOUNS
+        or token in ADVERBS
+        or token.isdigit()
+        or (len(token) < 2 and token.isascii())
+    )
+
+
+def is_modifier(token: str) -> bool:
+    """Whether a token is an adjective by the list, or by its ending."""
+    return token in ADJECTIVES or (len(token) > 5 and token.endswith(_ADJECTIVE_ENDINGS))

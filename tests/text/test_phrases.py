@@ -1,0 +1,159 @@
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phrase_loc.text.parsing import Role
+from phrase_loc.text.phrases import PhraseEncoder, one_edit_away
+from phrase_loc.text.vocabulary import Vocabulary
+
+WORDS = [
+    "man",
+    "woman",
+    "people",
+    "dog",
+    "hat",
+    "red",
+    "black",
+    "white",
+    "video",
+    "camera",
+    "firefighter",
+    "t-shirt",
+    "doorway",
+    "gray",
+    "hot",
+    "skateboarder",
+    "color",
+    "table",
+    "balloon",
+]
+VOCABULARY = Vocabulary((*WORDS, "hot dog", "rareword"), (*[100] * (len(WORDS) + 1), 3))
+ENCODER = PhraseEncoder(VOCABULARY, extra=("zebra", "dog", "prison"))
+
+
+def known(phrase: str) -> list[str]:
+    return [word.text for word in ENCODER.encode(phrase).words if word.known]
+
+
+@pytest.mark.parametrize(
+    "phrase, expected",
+    [
+        ("two men", ["man"]),
+        ("a T-shirt", ["t-shirt"]),
+        ("hot dogs", ["hot dog"]),
+        ("a hot day", ["hot"]),
+        ("fire fighters", ["firefighter"]),
+        ("a skate-boarder", ["skateboarder"]),
+        ("videocameras", ["video", "camera"]),
+        ("a black-and-white dog", ["black", "white", "dog"]),
+        ("a grey colour", ["gray", "color"]),
+        ("a dooorway", ["doorway"]),
+        ("a ballon", ["balloon"]),
+        ("a rarewrd", []),  # its neighbour is too rare to be guessed
+        ("a dgo", []),  # too short to be guessed
+        ("prisons", ["prison"]),
+        ("he", ["man"]),
+        ("the red red hat", ["red", "hat"]),
+        ("", []),
+        ("  ", []),
+        ("🐶", []),
+        ("犬", []),
+        ("it", []),
+    ],
+)
+def test_known_words(phrase: str, expected: list[str]):
+    assert known(phrase) == expected
+
+
+def test_a_word_of_the_extra_table_is_never_corrected():
+    encoder = PhraseEncoder(VOCABULARY, extra=("ballon",))
+    assert [w.text for w in encoder.encode("a ballon").words] == ["ballon"]
+
+
+def test_rows_point_into_both_tables():
+    encoded = ENCODER.encode("a dog and a zebra in prison")
+    assert encoded.ids.tolist() == [WORDS.index("dog"), len(VOCABULARY), len(VOCABULARY) + 2]
+    assert encoded.ids.dtype == torch.int64
+
+
+def test_the_head_weighs_more_than_modifiers_and_context():
+    shares = {w.text: w.weight for w in ENCODER.encode("a red hat on a table").words}
+    assert shares["hat"] > shares["red"] > shares["table"] > 0
+
+
+def test_weights_can_be_set():
+    encoder = PhraseEncoder(VOCABULARY, role_weights={Role.HEAD: 1.0, Role.MODIFIER: 0.0, Role.CONTEXT: 0.0})
+    encoded = encoder.encode("a red hat on a table")
+    assert encoded.weights.tolist() == [1.0]
+    assert encoded.ids.tolist() == [WORDS.index("hat")]
+
+
+def test_an_unknown_head_leaves_the_weight_to_the_rest():
+    encoded = ENCODER.encode("a red zorgle")
+    assert [(w.text, w.known, w.weight) for w in encoded.words] == [
+        ("red", True, 1.0),
+        ("zorgle", False, 0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "phrase, shown", [("🐶 ", ["🐶"]), ("it", ["it"]), ("\n", []), ("a zorgle", ["zorgle"])]
+)
+def test_a_phrase_without_known_word_has_none_and_says_which(phrase: str, shown: list[str]):
+    encoded = ENCODER.encode(phrase)
+    assert not encoded.known
+    assert encoded.ids.shape == encoded.weights.shape == (0,)
+    assert [w.text for w in encoded.words] == shown
+    assert not any(w.known or w.weight for w in encoded.words)
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=60), st.lists(st.sampled_from([*WORDS, "of", "and", "zorgle", "a"])).map(" ".join)
+    )
+)
+def test_any_text_is_encoded_and_weights_sum_to_one(phrase: str):
+    encoded = ENCODER.encode(phrase)
+    assert len(encoded.ids) == len(encoded.weights) == sum(word.known for word in encoded.words)
+    assert len(set(encoded.ids.tolist())) == len(encoded.ids)
+    assert (encoded.ids < len(VOCABULARY) + 3).all()
+    if encoded.known:
+        assert encoded.weights.sum().item() == pytest.approx(1, abs=1e-6)
+        assert (encoded.weights > 0).all()
+
+
+def test_a_very_long_phrase_is_answered():
+    assert known("dog " * 100_000) == ["dog"]
+
+
+def test_one_edit_is_nltks_edit_distance_of_one():
+    """The oracle: every generated string is one edit away, and each neighbour in a list is generated."""
+    from nltk.metrics.distance import edit_distance
+
+    near = one_edit_away("hat")
+    assert all(edit_distance("hat", other, transpositions=True) == 1 for other in near)
+    for other in ["hats", "hta", "at", "ha", "hot", "chat", "cat", "bath", "what", "heat"]:
+        assert (other in near) == (edit_distance("hat", other, transpositions=True) == 1)
+
+
+def test_an_encoder_can_be_sent_to_another_process():
+    copy = pickle.loads(pickle.dumps(ENCODER))
+    assert copy.encode("a red hat").words == ENCODER.encode("a red hat").words
+
+
+def test_a_query_imports_neither_nltk_nor_sklearn():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from phrase_loc.text.phrases import PhraseEncoder; from phrase_loc.text.tables import gather\n"
+        "from phrase_loc.text.vocabulary import Vocabulary\n"
+        "PhraseEncoder(Vocabulary(('doorway',), (99,))).encode('a dooorway')\n"
+        "print([m for m in ('nltk', 'sklearn', 'pandas', 'transformers', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,73 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phrase_loc.text.words import MAX_TOKENS, canonical, normalise, runs, spellings, tokens
+
+PLURALS = """
+ men:man women:woman firemen:fireman children:child grandchildren:grandchild feet:foot teeth:tooth
+geese:goose leaves:leaf knives:knife wolves:wolf headscarves:headscarf people:people dogs:dog buses:bus
+boxes:box dresses:dress glasses:glasses sunglasses:sunglasses jeans:jeans pants:pants
+sweatpants:sweatpants shorts:shorts benches:bench brushes:brush horses:horse houses:house noses:nose
+vases:vase blouses:blouse cactuses:cactus circuses:circus potatoes:potato shoes:shoe horseshoes:horseshoe
+toes:toe canoes:canoe babies:baby cookies:cookie movies:movie ties:tie puppies:puppy skies:sky boys:boy
+monkeys:monkey grass:grass bus:bus tennis:tennis canvas:canvas gas:gas specimen:specimen photos:photo
+tattoos:tattoo prizes:prize axes:axe mustaches:mustache gymnastics:gymnastics red:red running:running
+grey:gray greys:gray colour:color doughnuts:donut blonde:blond
+"""
+
+
+@pytest.mark.parametrize("pair", PLURALS.split())
+def test_dictionary_form(pair: str):
+    word, form = pair.split(":")
+    assert canonical(word) == form
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", []),
+        ("   \n", []),
+        ("🐶 !!", []),
+        ("A Dog", ["a", "dog"]),
+        ("a laptop 's keyboard", ["a", "laptop", "keyboard"]),
+        ("the man’s hat", ["the", "man", "hat"]),
+        ("Café crème", ["cafe", "creme"]),
+        ("a T-shirt, tee shirts, TSHIRT", ["a", "t-shirt", "t-shirts", "t-shirt"]),
+        ("a black-and-white dog", ["a", "black", "and", "white", "dog"]),
+        ("dark‑haired", ["dark-haired"]),
+        ("# 25", ["25"]),
+        ("犬 と 猫", ["犬", "と", "猫"]),
+        ("한국", ["한국"]),
+    ],
+)
+def test_tokens(text: str, expected: list[str]):
+    assert tokens(text) == expected
+
+
+def test_tokens_end_at_the_limit():
+    assert len(tokens("dog " * (MAX_TOKENS + 50))) == MAX_TOKENS
+
+
+def test_runs_break_at_punctuation():
+    assert runs("A man, hot dog; ice-cream (cone)") == [["a", "man"], ["hot", "dog"], ["ice-cream"], ["cone"]]
+
+
+def test_spellings_try_the_whole_word_first():
+    assert spellings("roller-blades") == (
+        ("roller-blade",),
+        ("roller-blades",),
+        ("rollerblade",),
+        ("roller", "blade"),
+    )
+    assert spellings("dog") == (("dog",),)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=80))
+def test_any_text_gives_lower_case_tokens_and_stable_forms(text: str):
+    for token in tokens(text):
+        assert token
+        assert token == normalise(token)
+        assert canonical(token)
+        assert all(part for way in spellings(token) for part in way)
