@@ -1,0 +1,1 @@
+"""What has weights: trunks, the text head, and the model that joins them."""

@@ -1,0 +1,148 @@
+"""A new model from names and numbers: trunk, head and word vectors put together."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phrase_loc.errors import ConfigError
+from phrase_loc.models import backbones, transformers_nets
+from phrase_loc.models.model_config import ModelConfig
+from phrase_loc.models.text_head import TextHead
+from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.word_table import WordTable
+from phrase_loc.text.vocabulary import Vocabulary
+
+
+def create(
+    vocabulary: Vocabulary,
+    vectors: Tensor,
+    *,
+    backbone: str = "efficientnet_lite0",
+    weights: str | Path | None = backbones.IMAGENET,
+    output_stride: int = 32,
+    fold: bool = True,
+    image_size: int | None = None,
+    fuse: str | None = None,
+    hidden: int | None = 512,
+    pool: str = "log_sum_exp",
+    sharpness: float = 4.0,
+    learn_sharpness: bool = False,
+    cosine: bool = False,
+    tuned: bool = False,
+) -> TextToRegion:
+    """A model whose trunk has `weights` and whose head is untrained.
+
+    Args:
+        vocabulary: V words.
+        vectors: (V,E) their vectors.
+        backbone: see backbones.build.
+        weights: see backbones.build.
+        output_stride: see backbones.build.
+        fold: fold batch norms now; the trunk can then be fine-tuned as plain convolutions. Without, it trains
+            with batch norms, and `folded` makes the model to be queried.
+        image_size: short side of an image, the backbone's own when None.
+        fuse: a finer stage that the head reads as well.
+        hidden: see TextHead.
+        pool: see TextHead.
+        sharpness: see TextHead.
+        learn_sharpness: see TextHead.
+        cosine: see TextHead.
+        tuned: train the word vectors too.
+    """
+    trunk = backbones.build(backbone, weights, output_stride=output_stride)
+    channels = backbones.feature_channels(trunk)
+    facts = backbones.preprocessing(backbone)
+    if fuse is not None and fuse not in list(channels)[:-1]:
+        raise ConfigError(
+            f"fuse must name a stage below the last ({', '.join(list(channels)[:-1])}), got {fuse!r}"
+        )
+    if len(vectors) != len(vocabulary):
+        raise ConfigError(
+            f"a model needs a vector a word, got {len(vectors)} vectors for {len(vocabulary)} words"
+        )
+    config = ModelConfig(
+        backbone=backbone,
+        architecture=_architecture(backbone),
+        output_stride=output_stride,
+        folded=fold,
+        mean=_to_bytes(facts.mean),
+        std=_to_bytes(facts.std),
+        image_size=facts.size if image_size is None else image_size,
+        fuse=fuse,
+        channels=list(channels.values())[-1],
+        fine_channels=None if fuse is None else channels[fuse],
+        hidden=hidden,
+        embedding=vectors.shape[1],
+        pool=pool,
+        sharpness=sharpness,
+        learn_sharpness=learn_sharpness,
+        cosine=cosine,
+        tuned=tuned,
+    )
+    trunk = backbones.fold_batch_norm(trunk) if fold else trunk
+    return TextToRegion(config, trunk, head_of(config), WordTable(vectors, tuned), vocabulary)
+
+
+def folded(model: TextToRegion) -> TextToRegion:
+    """The model to be queried: in eval mode, batch norms folded, nothing to train; `model` is untouched."""
+    trunk = model.trunk if model.config.folded else backbones.fold_batch_norm(model.trunk)
+    config = replace(model.config, folded=True)
+    parts = (copy.deepcopy(part) for part in (trunk, model.head, model.words))
+    return TextToRegion(config, *parts, model.vocabulary, model.extra).eval().requires_grad_(False)
+
+
+def skeleton(
+    config: ModelConfig, vocabulary: Vocabulary, extra: tuple[str, ...], extra_size: int
+) -> TextToRegion:
+    """A model of the right shapes, its numbers any, to be filled from a file.
+
+    Args:
+        config: read from config.json.
+        vocabulary: V words.
+        extra: M further words.
+        extra_size: F, numbers in the compact row of a further word.
+    """
+    words = WordTable(torch.empty(len(vocabulary), config.embedding), config.tuned)
+    if extra:
+        words.rows = torch.empty(len(extra), extra_size, dtype=torch.int8)
+        words.scale = torch.empty(len(extra))
+        words.into = torch.empty(extra_size, config.embedding)
+    return TextToRegion(config, _trunk_of(config), head_of(config), words, vocabulary, extra)
+
+
+def head_of(config: ModelConfig) -> TextHead:
+    """The untrained head that a config describes."""
+    return TextHead(
+        channels=config.channels,
+        embedding=config.embedding,
+        hidden=config.hidden,
+        fine_channels=config.fine_channels,
+        pool=config.pool,
+        sharpness=config.sharpness,
+        learn_sharpness=config.learn_sharpness,
+        cosine=config.cosine,
+    )
+
+
+def _trunk_of(config: ModelConfig) -> nn.Sequential:
+    if config.architecture is not None:
+        trunk = transformers_nets.stages(transformers_nets.from_architecture(config.architecture)).eval()
+        backbones.set_output_stride(trunk, config.output_stride)
+    else:
+        trunk = backbones.build(config.backbone, output_stride=config.output_stride)
+    return backbones.fold_batch_norm(trunk) if config.folded else trunk
+
+
+def _architecture(backbone: str) -> dict[str, Any] | None:
+    if not backbone.startswith(backbones.TRANSFORMERS):
+        return None
+    return transformers_nets.architecture(backbone.removeprefix(backbones.TRANSFORMERS))
+
+
+def _to_bytes(values: tuple[float, float, float]) -> tuple[float, float, float]:
+    red, green, blue = (round(255 * value, 6) for value in values)
+    return red, green, blue

@@ -1,0 +1,85 @@
+"""The word classifier on top of a trunk: features scored against word vectors, at every location.
+
+    h(x, y) = relu( conv1x1(trunk) )                    (N,D,h,w) >= 0: excitation backprop needs that
+    unit(w) = project(vector of w)                      (K,D), for any word with a vector, trained or not
+    score(w; x, y) = scale * unit(w) . h(x, y) + bias(w)
+    score(w) = pool over locations                      pooling.py
+
+A head may also read an earlier, finer stage: relu( up(conv1x1(coarse)) + conv1x1(fine) ). As a 1x1
+convolution and bilinear resizing commute, that is the classifier of both maps stacked, at the price of the
+small one.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phrase_loc.errors import choose
+from phrase_loc.models.pooling import POOLS
+
+
+class TextHead(nn.Module):
+    """Scores words at every location of a feature map.
+
+    Args:
+        channels: of the trunk's last stage.
+        embedding: E, size of a word vector.
+        hidden: D, channels of the 1x1 convolution; None reads the last stage as it is (D = channels).
+        fine_channels: of the earlier stage that is read as well; needs `hidden`.
+        pool: a key of POOLS.
+        sharpness: of the pools that have one.
+        learn_sharpness: train it.
+        cosine: divide units and features by their lengths; scores then lie in -scale..scale.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        embedding: int,
+        hidden: int | None = 512,
+        fine_channels: int | None = None,
+        pool: str = "log_sum_exp",
+        sharpness: float = 4.0,
+        learn_sharpness: bool = False,
+        cosine: bool = False,
+    ):
+        super().__init__()
+        dimensions = channels if hidden is None else hidden
+        self.lift = nn.Identity() if hidden is None else nn.Conv2d(channels, hidden, 1)
+        self.lateral = None if fine_channels is None else nn.Conv2d(fine_channels, dimensions, 1, bias=False)
+        self.project = nn.Linear(embedding, dimensions, bias=False)
+        self.word_bias = nn.Linear(embedding, 1)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.pool = choose(POOLS, pool, "pool")(sharpness, learn_sharpness)
+        self.cosine = cosine
+        nn.init.normal_(self.project.weight, std=(embedding * dimensions) ** -0.5)
+        nn.init.zeros_(self.word_bias.weight)
+        nn.init.zeros_(self.word_bias.bias)
+
+    def features(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
+        """(N,C,h,w) of the last stage [, (N,C',h',w') of the finer one] -> (N,D,h',w') >= 0."""
+        lifted = self.lift(coarse)
+        if self.lateral is not None and fine is not None:
+            up = F.interpolate(lifted, fine.shape[-2:], mode="bilinear", align_corners=False)
+            lifted = up + self.lateral(fine)
+        return F.relu(lifted)
+
+    def units(self, vectors: Tensor) -> Tensor:
+        """(K,E) word vectors -> (K,D): the rows of the classifier, for known and unknown words alike."""
+        units = self.project(vectors)
+        return F.normalize(units, dim=-1) if self.cosine else units
+
+    def location_scores(self, features: Tensor, vectors: Tensor) -> Tensor:
+        """(N,D,h,w), (K,E) -> (N,K,h,w)."""
+        scores = F.conv2d(features, self.units(vectors)[:, :, None, None])
+        if self.cosine:
+            scores = scores / features.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        return self.log_scale.exp() * scores + self.word_bias(vectors)[None, :, :, None]
+
+    def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
+        """(N,D,h,w), (K,E) -> (N,K): the score of each word for each image."""
+        return self.pool(self.location_scores(features, vectors))
+
+    def posterior(self, features: Tensor, vectors: Tensor) -> Tensor:
+        """(N,D,h,w), (K,E) -> (K,N,h,w): where each word won; sums to 1 over h, w."""
+        return self.pool.posterior(self.location_scores(features, vectors))

@@ -1,0 +1,186 @@
+"""Trunks are chains of named stages that compute what their source computes."""
+
+import pytest
+import torch
+from torch import nn
+
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.models import backbones
+from phrase_loc.models.backbones import BACKBONES, build, fold_batch_norm, split
+from phrase_loc.models.folding import NORMS
+
+PREACTIVATED = {"densenet121"}  # norms before a convolution cannot be folded
+FAMILIES = ["resnet18", "googlenet", "densenet121", "mobilenet_v3_small", "shufflenet_v2_x1_0", "vgg11_bn"]
+
+
+def stir(net: nn.Module) -> nn.Module:
+    """Gives every batch norm statistics and scales, some negative, that folding must respect."""
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.weight.data[::7] *= -1
+            module.bias.data.normal_(0, 0.1, generator=generator)
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return net
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_folds_and_cuts_without_changing_its_function(name):
+    torch.manual_seed(0)
+    trunk = stir(build(name))
+    assert not trunk.training
+    folded = fold_batch_norm(trunk)
+    kept = [m for m in folded.modules() if isinstance(m, NORMS)]
+    assert not kept or name in PREACTIVATED
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = trunk(image)
+        assert expected.ndim == 4
+        assert torch.allclose(folded(image), expected, atol=1e-5 * float(expected.abs().max()))
+        for stage in [n for n, _ in trunk.named_children()][1::2]:
+            below, above = split(trunk, stage)
+            assert torch.equal(above(below(image)), expected)
+
+
+def test_stages_of_resnet50_are_those_of_the_design():
+    trunk = build("resnet50")
+    assert [n for n, _ in trunk.named_children()] == ["stem", "layer1", "layer2", "layer3", "layer4"]
+    below, above = split(trunk, "layer3")
+    with torch.no_grad():
+        activations = below(torch.rand(2, 3, 224, 224))
+        assert activations.shape == (2, 1024, 14, 14)
+        assert above(activations).shape == (2, 2048, 7, 7)
+
+
+@pytest.mark.parametrize(
+    "name,stage,layer,cells",
+    [("vgg16", "pool4", "features.23", 14), ("googlenet", "pool2", "maxpool2", 28)],
+)
+def test_the_papers_cuts(name, stage, layer, cells):
+    from torchvision import models
+
+    torch.manual_seed(0)
+    options = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
+    whole = getattr(models, name)(weights=None, **options).eval()
+    seen = {}
+    whole.get_submodule(layer).register_forward_hook(lambda module, inputs, output: seen.update(map=output))
+    torch.manual_seed(0)
+    trunk = build(name)
+    image = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        whole(image)
+        below, _ = split(trunk, stage)
+        assert torch.equal(below(image), seen["map"])
+    assert seen["map"].shape[-1] == cells
+
+
+def test_the_last_stage_leaves_the_identity_above():
+    below, above = split(build("tiny"), "stage3")
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(above(below(x)), below(x))
+
+
+def test_folding_leaves_the_original_alone():
+    trunk = stir(build("tiny"))
+    before = {k: v.clone() for k, v in trunk.state_dict().items()}
+    fold_batch_norm(trunk)
+    assert all(torch.equal(v, before[k]) for k, v in trunk.state_dict().items())
+
+
+def test_folding_spares_a_convolution_that_something_else_reads():
+    class Forked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return y + self.norm(y)
+
+    net = stir(Forked().eval())
+    folded = fold_batch_norm(net)
+    assert isinstance(folded.norm, nn.BatchNorm2d)
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(folded(x), net(x))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weights_of_a_file_by_either_names(name, tmp_path):
+    from torchvision import models
+
+    torch.manual_seed(1)
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    whole = stir(getattr(models, name)(weights=None, **options).eval())
+    torch.save({"state_dict": {f"module.{k}": v for k, v in whole.state_dict().items()}}, tmp_path / "w.pth")
+    trunk = build(name, weights=tmp_path / "w.pth")
+    torch.save(trunk.state_dict(), tmp_path / "own.pth")
+    again = build(name, weights=tmp_path / "own.pth")
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(trunk(image), again(image))
+    theirs = {v.data_ptr(): v for v in whole.state_dict().values()}
+    assert {k: v.shape for k, v in trunk.state_dict().items()}
+    first = next(iter(trunk.state_dict().values()))
+    assert any(torch.equal(first, v) for v in theirs.values() if v.shape == first.shape)
+
+
+@pytest.mark.parametrize("stride,cells", [(32, 4), (16, 8), (8, 16)])
+def test_output_stride_keeps_every_old_value_in_the_middle(stride, cells):
+    torch.manual_seed(0)
+    usual, finer = build("resnet18"), build("resnet18", output_stride=stride)
+    finer.load_state_dict(usual.state_dict())
+    image = torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        coarse, fine = usual(image), finer(image)
+    assert fine.shape[-2:] == (cells, cells)
+    assert torch.allclose(fine[..., :: 32 // stride, :: 32 // stride], coarse, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "googlenet", "densenet121", "convnext_tiny"])
+def test_output_stride_is_refused_where_stages_shrink_otherwise(name):
+    with pytest.raises(ConfigError, match="output_stride"):
+        build(name, output_stride=16)
+
+
+def test_wrong_names_are_told_the_right_ones():
+    with pytest.raises(ConfigError, match="did you mean 'resnet50'"):
+        build("resnet5o")
+    with pytest.raises(ConfigError, match="stem, layer1, layer2, layer3, layer4"):
+        split(build("resnet18"), "layer5")
+    with pytest.raises(ConfigError, match="32, 16 or 8"):
+        build("tiny", output_stride=12)
+
+
+def test_bad_weights_files_are_one_sentence(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        build("tiny", weights=tmp_path / "none.pth")
+    torch.save(build("tiny").state_dict(), tmp_path / "whole.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:3000])
+    (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 50)
+    for cut in ("cut.pth", "cut.safetensors"):
+        with pytest.raises(DataError, match="cannot be read"):
+            build("tiny", weights=tmp_path / cut)
+    with pytest.raises(DataError, match="lacks"):
+        build("resnet18", weights=tmp_path / "whole.pth")
+    wrong = build("tiny").state_dict() | {"stem.conv.weight": torch.zeros(2, 3, 3, 3)}
+    torch.save(wrong, tmp_path / "wrong.pth")
+    with pytest.raises(DataError, match=r"stem.conv.weight of shape \(2, 3, 3, 3\)"):
+        build("tiny", weights=tmp_path / "wrong.pth")
+
+
+def test_no_code_of_a_weights_file_runs(tmp_path):
+    torch.save({"weight": print}, tmp_path / "code.pth")
+    with pytest.raises(DataError, match="cannot be read"):
+        build("tiny", weights=tmp_path / "code.pth")
+
+
+def test_preprocessing_is_stated_for_every_backbone():
+    for name in BACKBONES:
+        facts = backbones.preprocessing(name)
+        assert len(facts.mean) == len(facts.std) == 3
+        assert facts.size > 0
+    lite = backbones.preprocessing("efficientnet_lite0")
+    assert (127 / 255 - lite.mean[0]) / lite.std[0] == pytest.approx(0)
+    assert (255 / 255 - lite.mean[0]) / lite.std[0] == pytest.approx(1)
