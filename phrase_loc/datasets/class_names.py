@@ -10,6 +10,9 @@ from importlib.resources import files
 
 import yaml
 
+#: What to type for classes whose first WordNet name is another class's too.
+AMBIGUOUS = {"n02012849": "crane bird", "n03126707": "construction crane", "n03710721": "tank suit"}
+
 
 @dataclass(frozen=True, slots=True)
 class ClassName:
@@ -32,6 +35,12 @@ def imagenet_classes() -> tuple[tuple[str, str], ...]:
     """The 1,000 (WordNet id, lemmas) of ILSVRC 2012 in the order of a classifier's units."""
     rows = (line.split("\t") for line in _lines("imagenet_classes.tsv"))
     return tuple((wnid, lemmas) for wnid, lemmas in rows)
+
+
+@cache
+def imagenet_phrases() -> dict[str, str]:
+    """WordNet id -> what to type: its first WordNet name, all different, in the order of the units."""
+    return {wnid: AMBIGUOUS.get(wnid, lemmas.split(",")[0]) for wnid, lemmas in imagenet_classes()}
 
 
 @cache

@@ -15,13 +15,12 @@ The class is taken from the annotation, so it needs no folder names and no list 
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path
 
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeTree
 
-from phrase_loc.datasets.class_names import imagenet_classes
+from phrase_loc.datasets.class_names import imagenet_phrases
 from phrase_loc.datasets.class_samples import stack
 from phrase_loc.datasets.skipped import Skipped
 from phrase_loc.errors import DataError
@@ -34,7 +33,9 @@ TINY_SIDE = 64
 
 
 class ImageNet:
-    """Photographs with one class each; the only phrase is the class's first name, its label the WordNet id.
+    """Photographs with one class each.
+
+    The only phrase is the class's first name (`imagenet_phrases`), its label the WordNet id.
 
     Args:
         root: root of either tree.
@@ -68,16 +69,11 @@ class ImageNet:
         return self.samples[index]
 
 
-def first_name(wnid: str) -> str:
-    """The first of a class's WordNet names: 'n01443537' -> 'goldfish'; the id itself when unknown."""
-    return _names().get(wnid, wnid)
-
-
 def class_sample(
     image_id: str, path: Path, size: tuple[int, int], wnid: str, corners: list[list[float]]
 ) -> GroundingSample:
     """One photograph, one class, its boxes; corners are pixel numbers, both ends inside."""
-    phrase = Phrase(text=first_name(wnid), labels=(wnid,), entity=wnid)
+    phrase = Phrase(text=imagenet_phrases().get(wnid, wnid), labels=(wnid,), entity=wnid)
     edges = [[x1, y1, x2 + 1, y2 + 1] for x1, y1, x2, y2 in corners]
     return GroundingSample(image_id, path, size, (phrase,), (stack(edges),))
 
@@ -130,11 +126,6 @@ def read_xml(path: Path) -> tuple[tuple[int, int], str, list[list[float]]]:
         raise DataError(f"{path} names {len(boxes)} classes where one was expected; use the official file")
     wnid, corners = next(iter(boxes.items()))
     return size, wnid, corners
-
-
-@cache
-def _names() -> dict[str, str]:
-    return {wnid: lemmas.split(",")[0] for wnid, lemmas in imagenet_classes()}
 
 
 def _first(root: Path, folders: Iterable[str], pattern: str, what: str) -> Path:

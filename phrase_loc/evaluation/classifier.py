@@ -1,13 +1,13 @@
 """An ImageNet classifier that plays with its own 1,000 units: the same queries, no text.
 
-    classifier:efficientnet_lite0            phrases of VOC and COCO classes, each the mean of its kinds' units
+    classifier:efficientnet_lite0            phrases of VOC and COCO classes, each the mean of its kinds
     classifier:efficientnet_lite0@imagenet   phrases of the 1,000 classes, each its own unit
 
-A phrase without an honest unit (datasets/lists/imagenet_units.yaml) is unknown and scores as a miss, so the row
-is also given on the classes it knows. Everything behind the units, the pass, the smoothing and the ranker, is
-what a text query uses.
+A phrase without an honest unit (datasets/lists/imagenet_units.yaml) is unknown and scores as a miss.
+Everything behind the units, the pass, the smoothing and the ranker, is what a text query uses.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -71,6 +71,14 @@ class ClassifierLocalizer(PhraseLocalizer):
         return cls(trunk.to(device), (weight.to(device), bias.to(device)), names, facts, chosen)
 
     @property
+    def fingerprint(self) -> str:
+        """A hash of weights, names and settings: what the results of an image depend on."""
+        digest = hashlib.sha256(repr((self.settings, sorted(self.names.items()))).encode())
+        for value in (*self.head, *self.trunk.state_dict().values()):
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head[0].device
@@ -118,17 +126,6 @@ class ClassifierLocalizer(PhraseLocalizer):
     def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
         shares = self.classify(scene).softmax(0)
         return [float(shares[e.ids.to(self.device)].sum()) if e.known else None for e in encoded]
-
-
-def load_localizer(
-    source: str, device: torch.device | str = "cpu", inference: Mapping[str, Any] | None = None
-) -> PhraseLocalizer:
-    """What `model:` of a config names: `classifier:...`, or anything PhraseLocalizer.from_pretrained takes."""
-    changes = dict(inference or {})
-    if source.startswith(PREFIX):
-        return ClassifierLocalizer.named(source, device, **changes)
-    localizer = PhraseLocalizer.from_pretrained(source, str(device))
-    return localizer.with_settings(**changes) if changes else localizer
 
 
 def _each_its_own() -> dict[str, tuple[int, ...]]:

@@ -4,7 +4,17 @@ from typing import Any
 
 
 def load(source: str, inference: dict[str, Any], device: str) -> Any:
-    """A localizer with its settings changed."""
+    """A localizer with its settings changed.
+
+    Args:
+        source: what PhraseLocalizer.from_pretrained takes ("default", a folder, a hub id), or
+            `classifier:BACKBONE[@imagenet]`, an ImageNet classifier with its own units (classifier.py).
+        inference: settings to change.
+        device: where it runs.
+    """
+    from phrase_loc.evaluation.classifier import PREFIX, ClassifierLocalizer
     from phrase_loc.localizer import PhraseLocalizer
 
+    if source.startswith(PREFIX):
+        return ClassifierLocalizer.named(source, device, **inference)
     return PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)

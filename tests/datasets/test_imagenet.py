@@ -1,6 +1,12 @@
 import pytest
 
-from phrase_loc.datasets.class_names import class_names, imagenet_classes, imagenet_units
+from phrase_loc.datasets.class_names import (
+    AMBIGUOUS,
+    class_names,
+    imagenet_classes,
+    imagenet_phrases,
+    imagenet_units,
+)
 from phrase_loc.datasets.imagenet import ImageNet
 from phrase_loc.errors import DataError
 from tests.datasets.trees import photograph, xml
@@ -29,7 +35,7 @@ def test_ilsvrc_trees(tmp_path, photographs, annotations):
     things = [[("n01443537", 0, 5, 99, 49), ("n01443537", 100, 5, 150, 49)], [("n03126707", 1, 2, 3, 4)]]
     data = ImageNet(ilsvrc(tmp_path, photographs, annotations, things))
     assert data.name == "imagenet"
-    assert [s.phrases[0].text for s in data] == ["goldfish", "crane"]
+    assert [s.phrases[0].text for s in data] == ["goldfish", "construction crane"]
     assert data[0].phrases[0].labels == ("n01443537",)
     assert data[0].boxes[0].tolist() == [[0, 5, 100, 50], [100, 5, 151, 50]]  # far edges
     assert data[0].size == (100, 200)
@@ -77,7 +83,8 @@ def test_real_tiny_imagenet(shared_dir):
         if line
     )
     for sample in data:
-        assert sample.phrases[0].text in named[sample.phrases[0].labels[0]]
+        wnid = sample.phrases[0].labels[0]
+        assert sample.phrases[0].text in named[wnid] or wnid in AMBIGUOUS
 
 
 def test_the_thousand_classes_are_sorted_and_equal_timms():
@@ -88,6 +95,10 @@ def test_the_thousand_classes_are_sorted_and_equal_timms():
     assert [(w, info.index_to_description(i).split(",")[0]) for i, w in enumerate(info.label_names())] == [
         (w, lemmas.split(",")[0]) for w, lemmas in imagenet_classes()
     ]
+
+
+def test_every_class_has_a_phrase_of_its_own():
+    assert len(set(imagenet_phrases().values())) == 1000
 
 
 def test_units_are_kinds_of_their_class():

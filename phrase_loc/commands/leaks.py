@@ -1,0 +1,43 @@
+"""`phrase-loc leaks --train SHARDS ... --eval ROOT`: are evaluation images among the training images?"""
+
+import argparse
+import json
+from pathlib import Path
+
+from phrase_loc.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "--train",
+        nargs="+",
+        required=True,
+        metavar="SHARDS",
+        help="training shards (.tar; {000..009} and * are expanded) or folders of images",
+    )
+    parser.add_argument(
+        "--eval", required=True, dest="evaluation", metavar="ROOT", help="folder with the evaluation images"
+    )
+    parser.add_argument(
+        "--distance",
+        type=int,
+        default=6,
+        metavar="BITS",
+        help="bits of 64 in which perceptual hashes may differ, 0 to 7 (default: %(default)s)",
+    )
+    parser.add_argument("--output", metavar="OUT.json", help="write every pair found as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the summary; exit 1 when there is a leak, so that a script can stop on it."""
+    from phrase_loc.evaluation.leaks import audit
+
+    found = audit(args.train, args.evaluation, args.distance)
+    if args.output:
+        try:
+            Path(args.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{args.output} cannot be written: {error.strerror}") from None
+    print(found["summary"])
+    return 1 if found["shared_ids"] or found["near_duplicates"] else 0

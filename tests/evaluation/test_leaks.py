@@ -1,0 +1,137 @@
+"""The leak audit finds what was planted, and nothing else."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from phrase_loc.commands import leaks as command
+from phrase_loc.errors import DataError
+from phrase_loc.evaluation.leaks import audit, image_ids
+from phrase_loc.evaluation.near_duplicates import REACH, Index, Prints, duplicates
+
+
+def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """A picture of a few soft blobs: photographs share this much structure, and no two seeds a scene."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    total = np.zeros((size[1], size[0], 3))
+    for _ in range(12):
+        y, x, width = rng.uniform(0, size[1]), rng.uniform(0, size[0]), rng.uniform(8, 40)
+        blob = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * width**2))
+        total += blob[..., None] * rng.uniform(0, 120, 3)
+    return Image.fromarray(np.clip(total, 0, 255).astype(np.uint8))
+
+
+def shard(path, pictures: dict[str, Image.Image], broken: bool = False):
+    with tarfile.open(path, "w") as archive:
+        for name, picture in pictures.items():
+            data = io.BytesIO()
+            picture.save(data, format="JPEG", quality=60)
+            info = tarfile.TarInfo(name)
+            info.size = data.tell()
+            archive.addfile(info, io.BytesIO(data.getvalue()))
+        if broken:
+            info = tarfile.TarInfo("broken.jpg")
+            info.size = 4
+            archive.addfile(info, io.BytesIO(b"JPEG"))
+    return path
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    folder = tmp_path / "eval" / "images"
+    folder.mkdir(parents=True)
+    for i in range(8):
+        scene(i).save(folder / f"{1000000 + i}.jpg")
+    return tmp_path / "eval"
+
+
+def test_planted_copies_are_found(tmp_path, evaluation):
+    pictures = {f"train_{i}.jpg": scene(100 + i) for i in range(20)}
+    pictures["squashed.jpg"] = scene(1).resize((224, 224))
+    pictures["mirrored.jpg"] = ImageOps.mirror(scene(2)).resize((80, 60))
+    pictures["1000003.jpg"] = scene(200)  # the number of an evaluation image, other content
+    found = audit([str(shard(tmp_path / "a.tar", pictures, broken=True))], evaluation)
+    near = {(p["train"], p["evaluation"], p["mirrored"]) for p in found["near_duplicates"]}
+    assert near == {
+        ("squashed.jpg", "images/1000001.jpg", False),
+        ("mirrored.jpg", "images/1000002.jpg", True),
+    }
+    assert found["shared_ids"] == [{"train": "1000003.jpg", "evaluation": "images/1000003.jpg"}]
+    assert found["train"]["images"] == 23
+    assert len(found["train"]["unreadable"]) == 1
+    assert "3 evaluation images (37.5 %)" in found["summary"]
+
+
+def test_nothing_planted_nothing_found(tmp_path, evaluation):
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for i in range(20):
+        scene(100 + i).save(folder / f"{i}.jpg")
+    found = audit([str(folder)], evaluation)
+    assert found["near_duplicates"] == found["shared_ids"] == []
+    assert "No leak was found" in found["summary"]
+
+
+def test_flat_pictures_do_not_count():
+    flat = Prints.of([Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "white")])
+    assert duplicates(Index.of(flat.hashes), flat, flat, 6) == []
+
+
+@pytest.mark.parametrize("distance", [0, 3, REACH])
+def test_the_index_equals_all_against_all(distance):
+    rng = np.random.default_rng(distance)
+    known = rng.integers(0, 2**64, 500, dtype=np.uint64)
+    asked = known[rng.integers(0, 500, 300)]
+    for _ in range(8):  # flip up to eight bits, some beyond reach
+        asked = asked ^ (np.uint64(1) << rng.integers(0, 64, 300).astype(np.uint64)) * (rng.random(300) < 0.7)
+    bits = np.bitwise_count(asked[:, None] ^ known[None])
+    expected = {(int(a), int(b), int(bits[a, b])) for a, b in zip(*np.nonzero(bits <= distance))}
+    found = Index.of(known).within(asked, distance)
+    assert {tuple(row) for row in found.tolist()} == expected
+    assert len(found) == len(expected)
+    assert expected or distance == 0
+
+
+def test_the_index_promises_no_more_than_it_keeps():
+    with pytest.raises(ValueError, match="0 to 7"):
+        Index.of(np.zeros(1, dtype=np.uint64)).within(np.zeros(1, dtype=np.uint64), REACH + 1)
+
+
+def test_ids_of_downloaders_are_no_coco_numbers():
+    assert image_ids("val2014/COCO_val2014_000000391895.jpg") & image_ids("000000391895.png")
+    assert not image_ids("COCO_val2014_000000391895.jpg") & image_ids("000391895.jpg")
+    assert not image_ids("val_12.JPEG") & image_ids("train_12.JPEG")
+
+
+def test_bad_input(tmp_path, evaluation):
+    with pytest.raises(DataError, match="no folder"):
+        audit([str(evaluation)], tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no readable image"):
+        audit([str(evaluation)], tmp_path / "empty")
+    with pytest.raises(DataError, match="no readable image"):
+        audit([str(tmp_path / "empty")], evaluation)
+    with pytest.raises(DataError, match="no file matches"):
+        audit([str(tmp_path / "*.tar")], evaluation)
+    (tmp_path / "cut.tar").write_bytes(b"no tar")
+    with pytest.raises(DataError, match=r"cut\.tar cannot be read"):
+        audit([str(tmp_path / "cut.tar")], evaluation)
+    with pytest.raises(DataError, match="0 to 7"):
+        audit([str(evaluation)], evaluation, distance=8)
+
+
+def test_the_command_prints_the_summary_and_says_by_its_code(tmp_path, evaluation, capsys):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    output = tmp_path / "leaks.json"
+    leak = ["--train", str(evaluation), "--eval", str(evaluation), "--output", str(output)]
+    assert command.run(parser.parse_args(leak)) == 1
+    assert "8 share an id, 8 have a near duplicate" in capsys.readouterr().out
+    assert len(json.loads(output.read_text())["shared_ids"]) == 8
