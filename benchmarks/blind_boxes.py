@@ -1,10 +1,10 @@
 """Choose the ten boxes of the `fixed_boxes` baseline: greedily, on val, never looking at an image.
 
-    python benchmarks/blind_boxes.py shared/data/flickr30k_entities_val val phrase_loc/evaluation/blind_boxes.json
+    python benchmarks/blind_boxes.py DIR val phrase_loc/evaluation/blind_boxes.json
 
 Candidates are all boxes with corners on a grid of eighths. Each step takes the box that makes most phrases
-correct under recall_union (IoU >= 0.5 with the union box, widths + 1) that no earlier box made correct; of equal
-ones the first in order of x1, y1, x2, y2.
+correct under recall_union (IoU >= 0.5 with the union box, widths + 1) that no earlier box made correct; of
+equal ones the first in order of x1, y1, x2, y2.
 """
 
 import json

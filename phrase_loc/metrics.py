@@ -42,9 +42,12 @@ def overlaps(boxes: Tensor, truth: Tensor, offset: float = 0.0) -> Tensor:
     return torch.where(union > 0, shared / union, 0.0)
 
 
-def first_correct(ious: Tensor, threshold: float = 0.5) -> Tensor:
-    """Rank of the first box that reaches the threshold with any true box: (P, k, M) -> (P,), k if none."""
-    correct = (ious >= threshold).any(2)
+def first_correct(ious: Tensor, threshold: float = 0.5, closed: bool = True) -> Tensor:
+    """Rank of the first box that reaches the threshold with any true box: (P, k, M) -> (P,), k if none.
+
+    An overlap of exactly the threshold is enough where it is `closed`.
+    """
+    correct = ((ious >= threshold) if closed else (ious > threshold)).any(2)
     ranks = torch.arange(ious.shape[1], device=ious.device)
     return torch.where(correct, ranks, ious.shape[1]).amin(1) if ious.shape[1] else correct.sum(1)
 

@@ -3,11 +3,11 @@
     root/
       test.txt val.txt train.txt        one image id a line
       Sentences/<id>.txt                one caption a line: `[/EN#<chain>/<type>[/<type>] words] and words`
-      Annotations/<id>.xml              <size>, and <object>s with <name> (chain ids) and <bndbox> or <nobndbox>
+      Annotations/<id>.xml              <size>; <object>s with <name>s (chains) and <bndbox> or <nobndbox>
       flickr30k-images/<id>.jpg         opened only by methods that look
 
-The rules of the official reader (flickr30k_entities_utils.py): corners are 1-based and lose 1 on all four; the
-box of an object belongs to each of its names; chain `0` is not visual; empty caption lines do not count.
+The rules of the official reader (flickr30k_entities_utils.py): corners are 1-based and lose 1 on all four;
+the box of an object belongs to each of its names; chain `0` is not visual; empty lines are no captions.
 Boxes stay in the frame of the XML's <size>, whatever the size of the image file.
 
 What cannot be read leaves the count and is named in `skipped`: an image whose XML or sentences are missing,
@@ -34,6 +34,7 @@ from phrase_loc.structures import GroundingSample, Phrase
 TYPES = ("people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other")
 OFFICIAL_IDS = 1000  # ids in the official val and test split files
 OFFICIAL_TEST = (14_481, 999)  # phrases with a box, and images that have one, in the complete test split
+MARK = re.compile(r"\[/EN#\S*|\]")  # what annotation adds to a caption
 HEAD = re.compile(r"(?P<chain>\d+)(?P<types>(?:/[^\s/\]]+)+)\s+(?P<words>\S.*)", re.DOTALL)
 
 
@@ -103,7 +104,8 @@ class Flickr30kEntities(Sequence[GroundingSample]):
             self.skipped.note("chains without annotation", f"{image_id}: the XML does not name chain {chain}")
         boxes = tuple(chains.get(phrase.entity, torch.zeros(0, 4)) for phrase in phrases)
         path = self.root / "flickr30k-images" / f"{image_id}.jpg"
-        return GroundingSample(image_id, path, size, tuple(phrases), boxes)
+        texts = tuple(MARK.sub(" ", caption).strip() for caption in captions if caption.strip())
+        return GroundingSample(image_id, path, size, tuple(phrases), boxes, {"captions": texts})
 
     def _phrases(self, image_id: str, captions: list[str]) -> list[Phrase]:
         phrases: list[Phrase] = []
@@ -124,8 +126,8 @@ class Flickr30kEntities(Sequence[GroundingSample]):
         if found != OFFICIAL_TEST:
             why = self.skipped.summary()
             raise DataError(
-                f"{self.root}/test.txt lists the complete official split, which has 14,481 phrases with a box in "
-                f"999 images, but the annotations give {found[0]:,} in {found[1]:,}"
+                f"{self.root}/test.txt lists the complete official split, which has 14,481 phrases with a "
+                f"box in 999 images, but the annotations give {found[0]:,} in {found[1]:,}"
                 f"{f' ({why} left out)' if why else ''}; unpack the official annotations anew"
             )
 
@@ -151,8 +153,8 @@ def read_annotation(
     """Size, boxes and problems of one XML file.
 
     Returns:
-        (H, W); chain -> (M, 4) boxes, origin 0, M = 0 for chains without a box; and (kind, chain, sentence) of
-        each box that is unusable (kind 'chains') or reaches out of the image ('boxes partly outside').
+        (H, W); chain -> (M, 4) boxes, origin 0, M = 0 for chains without a box; and (kind, chain, sentence)
+        of each box that is unusable (kind 'chains') or reaches out of the image ('boxes partly outside').
 
     Raises:
         DataError: no file, no XML, entity declarations, or no size.

@@ -1,4 +1,4 @@
-"""One command, every protocol: protocols as data, one pass over the images, rows with intervals and baselines.
+"""One command, every protocol: protocols as data, one pass over the images, rows with intervals.
 
     config -> Plan (samples, protocols, methods) -> outcomes of images -> tables -> rows -> report
 

@@ -1,7 +1,7 @@
 """Answers that never look at the image: printed beside every score, since a blind guess scores them.
 
 centre       points at (W/2, H/2); its box has half the sides of the image, around the centre
-random       points anywhere, and gives ten boxes between random corners: drawn by image and phrase, not by run
+random       points anywhere; ten boxes between random corners: drawn by image and phrase, not by run
 whole_image  the box [0, 0, W, H]; points at its centre
 fixed_boxes  ten boxes in relative coordinates (blind_boxes.json), chosen on val by benchmarks/blind_boxes.py
 """

@@ -23,7 +23,7 @@ class Batch:
 
     Attributes:
         sample: the image.
-        members: per thing the indices into sample.phrases that it stands for: one mention, or those of a chain.
+        members: per thing the indices into sample.phrases it stands for: one mention, or those of a chain.
         queries: per thing the phrases whose maps are averaged, one for each member.
         truth: (P, M, 4) true boxes, NaN rows as padding: M = 1, the union box, where the protocol says so.
         union: (P, 4) box around all boxes of the thing.

@@ -37,8 +37,8 @@ def run(plan: Plan, world: World, progress: Progress) -> list[Outcome]:
     """Results of every image in the order of the dataset, on every process.
 
     Returns:
-        Per image {"image": id, "results": {method: {protocol: {column: values}}}}, or {"image": id, "skipped":
-        sentence} for an image that no method could be asked about.
+        Per image {"image": id, "results": {method: {protocol: {column: values}}}}, or {"image": id,
+        "skipped": sentence} for an image that no method could be asked about.
     """
     done: dict[str, Outcome] = {}
     for part in world.gather(progress.read()):

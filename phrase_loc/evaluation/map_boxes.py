@@ -1,6 +1,7 @@
 """From a full-size map to one tight box: thresholds by maximum, mean, range or energy."""
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,9 @@ def map_box(heat: Tensor, rule: MapBox) -> Tensor:
     Cells at or above the threshold survive. The whole map is the answer where nothing stands out: a map of
     zeros, or one that the threshold does not divide.
     """
+    heat = heat.detach().cpu()
+    if rule.rule == "wwbl_script":
+        return _wwbl_script(heat, rule.value)
     if rule.component == "largest":
         return _largest(heat >= threshold(heat, rule))
     return _tight(heat >= threshold(heat, rule))
@@ -47,3 +51,30 @@ def _largest(mask: Tensor) -> Tensor:
         return _tight(mask)
     x, y, width, height, _ = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())].tolist()
     return torch.tensor([x, y, x + width, y + height], dtype=torch.float32)
+
+
+def _wwbl_script(heat: Tensor, share: float) -> Tensor:
+    """The box of what-is-where-by-looking@709c25c utils_grounding.generate_bbox, its mistakes included.
+
+    Colour map and back, contours, non-maximum suppression of (x, y, w, h) read as corners, boxes of less than
+    half the best mean dropped, and the box around the rest.
+    """
+    from matplotlib import colormaps
+    from torchvision.ops import nms
+
+    low, high = heat.amin(), heat.amax()
+    if not high > low:
+        return torch.tensor([0.0, 0.0, 1.0, 1.0])
+    colours = colormaps["cubehelix"](((heat - low) / (high - low)).double().numpy())[..., :3] * 255
+    grey = cv2.cvtColor(colours.astype(np.float32).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+    _, grey = cv2.threshold(grey, int(share * grey.max()), 255, cv2.THRESH_TOZERO)
+    contours, _ = cv2.findContours(grey, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    if not contours:
+        return torch.tensor([0.0, 0.0, 1.0, 1.0])
+    found = torch.tensor([cv2.boundingRect(contour) for contour in contours]).float()
+    sides = found.int().tolist()
+    means = torch.tensor([grey[y : y + h, x : x + w].mean() / 255 for x, y, w, h in sides]).float()
+    kept = nms(found, means, 0.05)
+    kept = kept[means[kept] > 0.5 * means.max()]
+    corners = torch.cat([found[kept, :2], found[kept, :2] + found[kept, 2:]], 1)
+    return torch.cat([corners[:, :2].amin(0), corners[:, 2:].amax(0)])

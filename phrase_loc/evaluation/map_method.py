@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phrase_loc.boxes import rescale
 from phrase_loc.evaluation.answers import Answers, Request
 from phrase_loc.evaluation.counted import Query, padded
 from phrase_loc.evaluation.map_boxes import map_box
+from phrase_loc.evaluation.protocol import MapBox
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
 
@@ -55,7 +57,7 @@ class MapMethod:
 
     def knows(self, phrases: Sequence[str]) -> list[bool]:
         """Whether each phrase has a word with a vector."""
-        return [any(word.known for word in words) for words, *_ in self.localizer.encode(phrases)]
+        return [encoded.known for encoded in self.localizer.encode(phrases)]
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image (answers.py)."""
@@ -97,8 +99,16 @@ class MapMethod:
             for border, parts in peaks.items():
                 parts.append(peak(_framed(heat, border)).cpu())
             for rule, parts in found.items():
-                parts.append(torch.stack([map_box(one, rule).cpu() for one in heat]))
+                parts.append(self._map_boxes(chunk, heat, size, rule))
         return {b: torch.cat(p) for b, p in peaks.items()}, {r: torch.cat(p) for r, p in found.items()}
+
+    def _map_boxes(self, maps: Tensor, heat: Tensor, size: tuple[int, int], rule: MapBox) -> Tensor:
+        """(P, 4) boxes of maps by one rule, from `heat`, or from the rule's own grid and then rescaled."""
+        if not rule.grid:
+            return torch.stack([map_box(one, rule) for one in heat])
+        square = (rule.grid, rule.grid)
+        found = torch.stack([map_box(one, rule) for one in self.localizer.heat(maps, square)])
+        return rescale(found, square, size)
 
     def _rank(self, scene: Scene, attention: Tensor, known: bool, top_k: int) -> tuple[Tensor, Tensor]:
         if not known or top_k == 0:

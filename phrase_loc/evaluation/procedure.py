@@ -19,12 +19,12 @@ from phrase_loc.evaluation.rows import Rows
 from phrase_loc.evaluation.statistics import paired
 
 POLICY = (
-    "An image, caption or chain that cannot be read is neither a hit nor a miss: it leaves the count of every "
-    "method and is named here. A phrase without a known word stays in the count, as a miss."
+    "An image, caption or chain that cannot be read is neither a hit nor a miss: it leaves the count of "
+    "every method and is named here. A phrase without a known word stays in the count, as a miss."
 )
 TIES = (
-    "Of equal maxima of a map the first in row order; of equal scores the box ranked first, and across images "
-    "the order of the dataset."
+    "Of equal maxima of a map the first in row order; of equal scores the box ranked first, and across "
+    "images the order of the dataset."
 )
 
 

@@ -10,14 +10,17 @@ class MapBox:
 
     Attributes:
         rule: threshold as a share of the maximum ('max'), a multiple of the mean ('mean'), a place between
-            minimum and maximum ('range'), or the smallest set of cells that holds a share of the sum ('energy').
+            minimum and maximum ('range'), the smallest set of cells that holds a share of the sum
+            ('energy'), or what one published script does ('wwbl_script', see parity.py).
         value: that share, multiple or place.
         component: the box around 'all' cells at or above the threshold, or around the 'largest' component.
+        grid: side of the square grid on which the map is thresholded; 0 is the frame of the boxes.
     """
 
     rule: Literal["max", "mean", "range", "energy", "wwbl_script"]
     value: float
     component: Literal["all", "largest"] = "all"
+    grid: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ class Protocol:
         margin: pixels by which boxes are widened for pointing.
         offset: what is added to widths and heights (1 where pixels count inclusively).
         iou: overlap that makes a box correct.
+        iou_closed: whether exactly that overlap is enough.
         ks: ranks at which recall is taken.
         top_k: boxes asked of a method; more than max(ks) only feeds mAP.
         min_area: smallest share of the image the truth must cover (kept when equal, unless area_strict).
@@ -59,6 +63,7 @@ class Protocol:
     margin: float = 0.0
     offset: float = 0.0
     iou: float = 0.5
+    iou_closed: bool = True
     ks: tuple[int, ...] = ()
     top_k: int = 0
     min_area: float | None = None

@@ -12,8 +12,9 @@ from phrase_loc.evaluation.procedure import Evaluation, report
 from phrase_loc.evaluation.results import records
 
 COLUMNS = (
-    "image protocol method phrase type entity sentence known hit iou score peak_x peak_y x1 y1 x2 y2"
-).split()
+    *("image", "protocol", "method", "phrase", "type", "entity", "sentence", "known"),
+    *("hit", "iou", "score", "peak_x", "peak_y", "x1", "y1", "x2", "y2"),
+)
 
 
 def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
@@ -56,8 +57,8 @@ def markdown(content: dict[str, Any]) -> str:
     data = content["config"]["data"]
     left_out = ", ".join(f"{v['count']} {k}" for k, v in content["skipped"].items() if isinstance(v, dict))
     return (
-        f"{data['name']} {data['split']}, {content['dataset']['images']:,} images. Values in percent; intervals by "
-        f"bootstrap over images, {content['config']['bootstrap']:,} draws.\n\n{table}\n\n"
+        f"{data['name']} {data['split']}, {content['dataset']['images']:,} images. Values in percent; "
+        f"intervals by bootstrap over images, {content['config']['bootstrap']:,} draws.\n\n{table}\n\n"
         f"Left out or named: {left_out or 'nothing'}.\n"
     )
 

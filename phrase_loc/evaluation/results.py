@@ -1,4 +1,4 @@
-"""Results of all images as columns: one table for each (protocol, method), things counted in dataset order."""
+"""Results of all images as columns: a table for each (protocol, method), things in dataset order."""
 
 import base64
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class Table:
 
     @cached_property
     def detections(self) -> tuple[Floats, NDArray[np.intp], NDArray[np.bool_]]:
-        """All ranked boxes flat, in dataset order: score, thing, and whether it is the thing's first correct."""
+        """All ranked boxes, in dataset order: score, thing, whether it is the thing's first correct one."""
         scores, owners, ranks, start = [], [], [], 0
         for part in self.scores:
             rows, columns = np.nonzero(~np.isnan(part))

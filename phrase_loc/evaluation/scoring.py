@@ -37,14 +37,15 @@ def map_box(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Ten
     if protocol.map_box is None:
         raise ValueError(f"protocol {protocol.name} of kind map_box names no rule")
     best = _best(answers.map_boxes[protocol.map_box], batch, protocol)
-    return {"accuracy": (best >= protocol.iou).float(), "iou": best}
+    hit = best >= protocol.iou if protocol.iou_closed else best > protocol.iou
+    return {"accuracy": hit.float(), "iou": best}
 
 
 def recall(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """R@k, and the rank of the first correct box."""
     boxes = answers.boxes[:, : protocol.top_k]
     ious = overlaps(boxes.double(), batch.truth.double(), protocol.offset)
-    first = first_correct(ious, protocol.iou)
+    first = first_correct(ious, protocol.iou, protocol.iou_closed)
     values = {f"R@{k}": recall_at(first, k, boxes.shape[1]).float() for k in protocol.ks}
     return values | {"iou": _best(_first(boxes), batch, protocol), "first": first}
 
