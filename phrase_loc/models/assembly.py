@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phrase_loc.errors import ConfigError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models import backbones, transformers_nets
 from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.models.text_head import TextHead
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.models.word_table import WordTable
+from phrase_loc.text.embeddings import WordVectors
+from phrase_loc.text.tables import align
 from phrase_loc.text.vocabulary import Vocabulary
 
 
@@ -95,6 +97,33 @@ def folded(model: TextToRegion) -> TextToRegion:
     return TextToRegion(config, *parts, model.vocabulary, model.extra).eval().requires_grad_(False)
 
 
+def with_extra(model: TextToRegion, source: WordVectors, limit: int = 100_000) -> TextToRegion:
+    """The model with the most frequent words of `source` that it was not trained on; `model` is untouched.
+
+    The map from their space to the model's is fitted on the words that both have, weighted by the square root
+    of their counts.
+
+    Raises:
+        DataError: the two share no word.
+    """
+    vocabulary, rows = model.vocabulary, model.words.vectors.detach().cpu()
+    shared = [
+        (i, vector) for i, word in enumerate(vocabulary.words) if (vector := source.get(word)) is not None
+    ]
+    if not shared:
+        raise DataError(
+            "the source of further words shares no word with the vocabulary, so it cannot be aligned"
+        )
+    ids = torch.tensor([i for i, _ in shared])
+    counts = torch.tensor([max(1, vocabulary.counts[i]) for i, _ in shared]).sqrt()
+    alignment = align(torch.stack([vector for _, vector in shared]), rows[ids], weights=counts)
+    picked = [i for i, word in enumerate(source.words) if word not in vocabulary][:limit]
+    words = copy.deepcopy(model.words)
+    words.set_extra(source.vectors[picked], alignment)
+    names = tuple(source.words[i] for i in picked)
+    return TextToRegion(model.config, model.trunk, model.head, words, vocabulary, names)
+
+
 def skeleton(
     config: ModelConfig, vocabulary: Vocabulary, extra: tuple[str, ...], extra_size: int
 ) -> TextToRegion:
@@ -106,11 +135,9 @@ def skeleton(
         extra: M further words.
         extra_size: F, numbers in the compact row of a further word.
     """
-    words = WordTable(torch.empty(len(vocabulary), config.embedding), config.tuned)
+    words = WordTable(torch.zeros(len(vocabulary), config.embedding), config.tuned)
     if extra:
-        words.rows = torch.empty(len(extra), extra_size, dtype=torch.int8)
-        words.scale = torch.empty(len(extra))
-        words.into = torch.empty(extra_size, config.embedding)
+        words.reserve(len(extra), extra_size)
     return TextToRegion(config, _trunk_of(config), head_of(config), words, vocabulary, extra)
 
 

@@ -1,0 +1,219 @@
+"""Saved is loaded; what is broken is one sentence; a query imports nothing slow."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from phrase_loc.errors import DataError
+from phrase_loc.models import store
+from phrase_loc.models.assembly import with_extra
+from phrase_loc.models.store import load_model, save_model
+from phrase_loc.text.embeddings import WordVectors
+from tests.models.test_text_to_region import IDS, IMAGES, WORDS, tiny_model
+
+
+@pytest.fixture
+def model():
+    names = (*WORDS, "zebra", "kite")
+    made = with_extra(tiny_model(fuse="stage1"), WordVectors(names, torch.randn(7, 4)))
+    made.config = replace(
+        made.config,
+        inference={"method": "contrastive_mwp", "smoothing": 0.1},
+        calibration={"a": 1.5, "b": -0.25, "auc": 0.8125},
+        card={
+            "data": "made up",
+            "command": "python train.py x.yaml",
+            "figures": [
+                {
+                    "protocol": "pointing_any",
+                    "method": "cam",
+                    "metric": "accuracy",
+                    "value": 61.25,
+                    "ci95": [59.0, 63.5],
+                    "count": 3239,
+                    "baselines": {"centre": 54.8},
+                }
+            ],
+        },
+    )
+    return made
+
+
+def test_loaded_is_saved_up_to_half_precision(model, tmp_path):
+    again = load_model(save_model(model, tmp_path / "a" / "b"))
+    assert not again.training
+    assert not any(p.requires_grad for p in again.parameters())
+    assert (again.vocabulary, again.extra) == (model.vocabulary, model.extra)
+    assert again.config == replace(model.config, folded=True)
+    ids = torch.cat([IDS, torch.tensor([5, 6])])
+    with torch.no_grad():
+        assert torch.allclose(again(IMAGES, ids), model(IMAGES, ids), atol=2e-3)
+        assert torch.equal(again.words.rows, model.words.rows)
+
+
+def test_saving_what_was_loaded_changes_nothing(model, tmp_path):
+    save_model(model, tmp_path / "a")
+    save_model(load_model(tmp_path / "a"), tmp_path / "b")
+    for name in ("model.safetensors", "config.json", "vocabulary.txt", "extra_words.txt", "README.md"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert not list(tmp_path.glob("*/*.part"))
+
+
+def test_unfolded_models_are_saved_folded(tmp_path):
+    trained = tiny_model(fold=False)
+    again = load_model(save_model(trained, tmp_path))
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in again.modules())
+    with torch.no_grad():
+        assert torch.allclose(again(IMAGES, IDS), trained(IMAGES, IDS), atol=2e-3)
+
+
+def test_transformers_models_need_their_folder_no_more(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
+    )
+    transformers.ResNetModel(config).save_pretrained(tmp_path / "source")
+    model = tiny_model(backbone=f"transformers:{tmp_path / 'source'}", weights="imagenet")
+    save_model(model, tmp_path / "model")
+    for file in (tmp_path / "source").iterdir():
+        file.unlink()
+    again = load_model(tmp_path / "model")
+    with torch.no_grad():
+        assert torch.allclose(again(IMAGES, IDS), model(IMAGES, IDS), atol=2e-3)
+
+
+def test_the_card_states_the_figures_with_their_baselines(model, tmp_path):
+    card = (save_model(model, tmp_path) / "README.md").read_text()
+    assert "| pointing_any | cam | accuracy | 61.25 | 59 to 63.5 | 54.8 | 3239 |" in card
+    assert "python train.py x.yaml" in card
+    assert "auc: 0.8125" in card
+    assert "5 trained, 2 further" in card
+
+
+def spoil(folder, name, change):
+    path = folder / name
+    path.write_bytes(change(path.read_bytes()))
+
+
+def edited(**changes):
+    return lambda content: json.dumps({**json.loads(content), **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    "name,change,message",
+    [
+        ("model.safetensors", lambda b: b[: len(b) // 2], "cannot be read"),
+        ("model.safetensors", lambda b: b[:-4] + b"\0\0\0\1", "copy the whole folder again"),
+        ("config.json", lambda b: b[:40], "JSON"),
+        ("config.json", lambda b: b"[1]", "JSON object"),
+        ("config.json", edited(format=99), "update phrase_loc"),
+        ("config.json", edited(bakbone="x"), "did you mean 'backbone'"),
+        ("config.json", edited(hidden=99), "where"),
+        ("config.json", edited(fuse=None, fine_channels=None, hidden=None), "where"),
+        ("vocabulary.txt", lambda b: b[: len(b) // 2] + b"\n", "vocabulary|words|shape|lacks|where"),
+        ("vocabulary.txt", lambda b: b"", "empty"),
+        ("extra_words.txt", lambda b: b"zebra\n", "where"),
+    ],
+)
+def test_broken_folders_are_one_sentence(model, tmp_path, name, change, message):
+    save_model(model, tmp_path)
+    spoil(tmp_path, name, change)
+    with pytest.raises(DataError, match=message) as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "vocabulary.txt", "config.json"])
+def test_missing_files_are_named(model, tmp_path, name):
+    save_model(model, tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=name):
+        load_model(tmp_path)
+
+
+def test_no_such_model(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no model at"):
+        load_model(tmp_path / "nowhere" / "at" / "all")
+    with pytest.raises(DataError, match=r"config\.json is missing"):
+        load_model(tmp_path)
+    monkeypatch.setattr(store, "default_folder", lambda: tmp_path)
+    with pytest.raises(DataError, match="ships no model"):
+        load_model("default")
+
+
+def test_a_failed_write_leaves_the_old_model(model, tmp_path, monkeypatch):
+    save_model(model, tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full_disk(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "_write", full_disk)
+    with pytest.raises(DataError, match="No space left"):
+        save_model(model, tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_weight_that_is_not_finite_is_refused(model, tmp_path):
+    with torch.no_grad():
+        model.head.project.weight[0, 0] = 1e6
+    with pytest.raises(DataError, match=r"head\.project\.weight"):
+        save_model(model, tmp_path)
+
+
+def test_loading_imports_nothing_slow(model, tmp_path):
+    save_model(model, tmp_path)
+    code = (
+        "import sys; from phrase_loc.models.store import load_model; load_model(sys.argv[1]); "
+        "slow = {'torchvision', 'timm', 'transformers', 'nltk', 'pandas', 'sklearn', 'scipy', 'matplotlib', "
+        "'huggingface_hub', 'pydantic', 'torch._dynamo', 'sympy', 'onnx', 'onnxruntime'}; "
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+class TestHub:
+    """The mixin's verbs on local folders; the network is never asked."""
+
+    @pytest.fixture(autouse=True)
+    def offline(self, monkeypatch):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        pytest.importorskip("huggingface_hub")
+
+    def test_save_and_load_by_the_mixin(self, model, tmp_path):
+        from phrase_loc.models.hub import HubModel
+
+        HubModel(model).save_pretrained(tmp_path)
+        again = HubModel.from_pretrained(str(tmp_path)).model
+        with torch.no_grad():
+            assert torch.allclose(again(IMAGES, IDS), model(IMAGES, IDS), atol=2e-3)
+        assert "Figures" in (tmp_path / "README.md").read_text()
+
+    def test_a_downloaded_folder_is_loaded(self, model, tmp_path, monkeypatch):
+        from phrase_loc.models import hub
+
+        save_model(model, tmp_path)
+        asked = []
+        monkeypatch.setattr(
+            hub, "snapshot_download", lambda name, **options: asked.append(name) or str(tmp_path)
+        )
+        assert load_model("somebody/phrase-model").extra == model.extra
+        assert asked == ["somebody/phrase-model"]
+
+    def test_no_network_is_one_sentence(self, monkeypatch):
+        from phrase_loc.models import hub
+
+        def no_network(name, **options):
+            raise hub.LocalEntryNotFoundError("no network")
+
+        monkeypatch.setattr(hub, "snapshot_download", no_network)
+        with pytest.raises(DataError, match="check the name and the network"):
+            load_model("somebody/phrase-model")
