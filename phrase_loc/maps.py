@@ -1,0 +1,151 @@
+"""Attention maps: combine words, bring to a grid, smooth, take the peak or one tight box.
+
+A map is a plain non-negative float tensor (..., h, w) that covers the whole image: cell (i, j) stands for
+the rectangle [j W/w, (j+1) W/w) x [i H/h, (i+1) H/h) of an image of H x W pixels. Only its shape matters
+here, never its scale; what needs one says which normalisation it takes.
+"""
+
+from collections.abc import Callable
+from math import ceil
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from phrase_loc.errors import ConfigError, DataError, choose
+
+ALIGNED = {"bilinear", "bicubic"}  # modes of torch that ask how corners are placed
+
+
+def combine(maps: Tensor, weights: Tensor) -> Tensor:
+    """The map of a phrase, the weighted mean of the maps of its words: (K, h, w), (K,) -> (h, w)."""
+    if maps.ndim != 3 or maps.shape[0] == 0 or weights.shape != maps.shape[:1]:
+        raise DataError(
+            f"combine() expects maps (K, h, w) and weights (K,) with K >= 1, got {tuple(maps.shape)} and "
+            f"{tuple(weights.shape)}: pass one weight for each word's map"
+        )
+    weights = weights.to(maps)
+    total = weights.sum()
+    if not total > 0:
+        raise DataError(f"the weights of a phrase's words must have a positive sum, got {total.item():g}")
+    return torch.einsum("k,khw->hw", weights / total, maps)
+
+
+def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Maps on another grid: (..., h, w) -> (..., H, W), clamped at 0 since bicubic weights overshoot.
+
+    Args:
+        maps: at least two dimensions; the last two are the grid.
+        size: (H, W), each >= 1.
+        mode: 'bilinear', 'bicubic', 'nearest-exact' or 'area' of torch's interpolate. Corners are the
+            corners of the image (align_corners=False), not the centres of the outer cells.
+    """
+    if min(size) < 1:
+        raise ConfigError(f"a map cannot have the size {size}: give a height and a width of at least 1")
+    options = {"align_corners": False} if mode in ALIGNED else {}
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    out = functional.interpolate(flat, size=tuple(size), mode=mode, **options)
+    return out.clamp(min=0).reshape(*maps.shape[:-2], *size)
+
+
+def smooth(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing, each axis apart, that keeps a constant map constant: (..., h, w) -> same shape.
+
+    Args:
+        maps: (..., h, w).
+        sigma: standard deviation as a share of the grid's side, so that it means the same on every grid;
+            0 returns the maps as they are. At the border the kernel is cut and renormalised.
+    """
+    if sigma < 0:
+        raise ConfigError(f"sigma of smooth() is a share of the side, >= 0, got {sigma:g}")
+    if sigma == 0:
+        return maps
+    rows, columns = (_gaussian(side, sigma).to(maps) for side in maps.shape[-2:])
+    return rows @ maps @ columns.T
+
+
+def _gaussian(side: int, sigma: float) -> Tensor:
+    """(side, side) matrix whose row i averages the cells around cell i; every row sums to 1."""
+    cells = torch.arange(side, dtype=torch.float64) / side
+    weights = torch.exp(-0.5 * ((cells[:, None] - cells[None, :]) / sigma) ** 2)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def centre_prior(size: tuple[int, int], sigma: float = 0.25, power: float = 0.2) -> Tensor:
+    """A mild Gaussian bump at the image's centre, 1 at its top: (h, w) float32.
+
+    It is bias and no grounding: multiply a map by it only where that is declared.
+
+    Args:
+        size: (h, w) of the grid.
+        sigma: standard deviation as a share of the side.
+        power: exponent put on the whole bump; 0 makes it flat.
+    """
+    if sigma <= 0:
+        raise ConfigError(f"sigma of centre_prior() is a share of the side, > 0, got {sigma:g}")
+    rows, columns = (torch.exp(-0.5 * (((torch.arange(n) + 0.5) / n - 0.5) / sigma) ** 2) for n in size)
+    return torch.outer(rows, columns) ** power
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Each map stretched to 0..1: (..., h, w) -> same shape. A flat map becomes 0 everywhere."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def unit_mass(maps: Tensor) -> Tensor:
+    """Each map divided by its sum: (..., h, w) -> same shape. A map of zeros stays zero."""
+    return maps / maps.sum((-2, -1), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def unit_peak(maps: Tensor) -> Tensor:
+    """Each map divided by its maximum: (..., h, w) -> same shape. A map of zeros stays zero."""
+    return maps / maps.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda maps: maps,
+    "min_max": min_max,
+    "unit_mass": unit_mass,
+    "unit_peak": unit_peak,
+}
+
+
+def normalise(maps: Tensor, how: str = "min_max") -> Tensor:
+    """Maps brought to one scale by an entry of NORMALISATIONS: (..., h, w) -> same shape."""
+    return choose(NORMALISATIONS, how, "normalisation of maps")(maps)
+
+
+def peak(maps: Tensor) -> Tensor:
+    """Column and row of the first maximum in row order: (..., H, W) -> (..., 2) float32 x, y.
+
+    Indices of cells, as the published pointing scripts take them; on a map resized to the image these are
+    pixels. The first of equal maxima wins on every device, which torch's own argmax does not promise.
+    """
+    flat = maps.flatten(-2)
+    top = flat == flat.amax(-1, keepdim=True)
+    place = torch.arange(flat.shape[-1], device=flat.device)
+    first = torch.where(top, place, flat.shape[-1]).amin(-1)
+    width = maps.shape[-1]
+    return torch.stack([first % width, first.div(width, rounding_mode="floor")], -1).float()
+
+
+def threshold_box(attention: Tensor, alpha: float, size: tuple[int, int] | None = None) -> Tensor:
+    """The tight box around all cells above alpha times the mean: (h, w) -> (4,) xyxy.
+
+    The localization rule of the excitation-backprop paper: one box, the whole image if nothing survives.
+
+    Args:
+        attention: (h, w), >= 0.
+        alpha: threshold in units of the map's mean.
+        size: (H, W) of the image in whose pixels the box is given; the map's own grid if None.
+    """
+    height, width = attention.shape
+    kept = attention > alpha * attention.mean()
+    rows, columns = kept.any(1).nonzero().flatten(), kept.any(0).nonzero().flatten()
+    if len(rows) == 0:
+        box = attention.new_tensor([0, 0, width, height])
+    else:
+        box = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).to(attention)
+    scale = (1.0, 1.0) if size is None else (size[1] / width, size[0] / height)
+    return box.float() * box.new_tensor(scale * 2).float()

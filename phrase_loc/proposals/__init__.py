@@ -1,0 +1,25 @@
+"""Proposal sources: candidate boxes for the ranking.
+
+Every source has two methods, one for each thing that it may look at, and answers None for the other:
+
+    source.of_image(picture, size) -> (R, 4) | None     once an image: `Scene.proposals`
+    source.of_map(attention, size) -> (R, 4) | None     once a phrase
+
+`picture` is an 8-bit RGB Pillow image, `attention` one (h, w) map, `size` the (H, W) of the frame in which
+boxes are wanted. Boxes are float32 xyxy in pixels of that frame. The same picture gives the same boxes in
+every process. `source.supervision` is "boxes" for a source that was made with annotated boxes.
+
+A new source is a frozen dataclass with these two methods and one entry below.
+"""
+
+from phrase_loc.proposals.levels import LevelSets
+from phrase_loc.proposals.source import Mixed, Source, proposals_for
+from phrase_loc.proposals.windows import Windows
+
+PROPOSALS: dict[str, Source] = {
+    "default": Mixed((Windows(), LevelSets())),
+    "windows": Windows(),
+    "level_sets": LevelSets(),
+}
+
+__all__ = ["PROPOSALS", "Source", "proposals_for"]

@@ -1,0 +1,75 @@
+"""What a proposal source is, and how its boxes come into the frame of an image."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+class Source(Protocol):
+    """Where candidate boxes come from: from the picture alone, from one attention map, or from both.
+
+    Attributes:
+        supervision: "none", or "boxes" if the source was made with the help of annotated boxes; reports
+            print it.
+    """
+
+    @property
+    def supervision(self) -> str:
+        """Whether annotated boxes went into the source."""
+        ...
+
+    def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
+        """Boxes from an 8-bit RGB picture in a frame of `size` (H, W): (R, 4), or None if only maps propose."""
+        ...
+
+    def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
+        """Boxes from one map (h, w) in a frame of `size` (H, W): (R, 4), or None if only pictures propose."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The boxes of several sources, one after the other."""
+
+    sources: tuple[Source, ...]
+
+    @property
+    def supervision(self) -> str:
+        """ "boxes" as soon as one source says so."""
+        return "boxes" if any(s.supervision == "boxes" for s in self.sources) else "none"
+
+    def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
+        """The boxes of those that look at the picture."""
+        return join([source.of_image(picture, size) for source in self.sources])
+
+    def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
+        """The boxes of those that look at the map."""
+        return join([source.of_map(attention, size) for source in self.sources])
+
+
+def join(parts: list[Tensor | None]) -> Tensor | None:
+    """All boxes one after the other; None where every part is None."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None
+
+
+def proposals_for(source: Source, fixed: Tensor | None, attention: Tensor, size: tuple[int, int]) -> Tensor:
+    """What one phrase's map is ranked over: the image's own boxes and those of the map.
+
+    Args:
+        source: the source that made `fixed`.
+        fixed: its `of_image` boxes (R, 4), made once an image.
+        attention: (h, w) map of the phrase.
+        size: (H, W) frame of the boxes.
+    """
+    own = source.of_map(attention, size)
+    boxes = join([fixed, None if own is None else own.to(attention.device)])
+    return attention.new_zeros(0, 4) if boxes is None else boxes.to(attention.device)
+
+
+def in_frame(fractions: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes in shares of width and height -> pixels of a frame of `size` (H, W), float32: (R, 4) -> (R, 4)."""
+    return (fractions * fractions.new_tensor([size[1], size[0]] * 2)).float()

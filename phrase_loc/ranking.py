@@ -1,0 +1,203 @@
+"""Rank boxes by an attention map: sums in boxes, scores, agreement, non-maximum suppression, top k.
+
+The sum of a map over any box takes four look-ups in its integral image (the table of sums above and to the
+left of each corner); between corners the integral of a map that is constant within cells is bilinear, so
+boxes with fractional cells are exact as well, whatever the map's grid.
+
+A sum alone chooses the whole image and a mean chooses specks: the scores below stand between. They are
+monotone transforms of what the literature uses, given as logarithms so that `agreement` can read them as
+log-odds of a box being the truth.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from phrase_loc.boxes import area, clip, iou
+from phrase_loc.errors import ConfigError, DataError, choose
+
+TINY = 1e-6  # share of the map's mass below which boxes are alike; keeps logarithms finite
+
+
+def integral(maps: Tensor) -> Tensor:
+    """Sums of all cells above and left of each corner: (..., h, w) -> (..., h + 1, w + 1), at least float32."""
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    table = maps.new_zeros(*maps.shape[:-2], maps.shape[-2] + 1, maps.shape[-1] + 1)
+    table[..., 1:, 1:] = maps.cumsum(-1).cumsum(-2)
+    return table
+
+
+def mass_in(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The map's sum within each box, exact for boxes that cut cells: (..., h, w), (R, 4) -> (..., R).
+
+    Args:
+        maps: the grid covers the whole image.
+        boxes: xyxy in pixels of the image; what lies outside of it holds nothing.
+        size: (H, W) of the image.
+    """
+    height, width = maps.shape[-2:]
+    table = integral(maps)
+    scale = boxes.new_tensor([width / size[1], height / size[0]] * 2)
+    x1, y1, x2, y2 = (clip(boxes, size) * scale).to(table).unbind(-1)
+    return _at(table, y2, x2) - _at(table, y1, x2) - _at(table, y2, x1) + _at(table, y1, x1)
+
+
+def _at(table: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Bilinear look-up at fractional corners: (..., h + 1, w + 1), (R,), (R,) -> (..., R)."""
+    top = y.floor().long().clamp(0, table.shape[-2] - 2)
+    left = x.floor().long().clamp(0, table.shape[-1] - 2)
+    v, u = y - top, x - left
+    upper = table[..., top, left] * (1 - u) + table[..., top, left + 1] * u
+    lower = table[..., top + 1, left] * (1 - u) + table[..., top + 1, left + 1] * u
+    return upper * (1 - v) + lower * v
+
+
+# scores: (mass share of each box (P, R), area share of each box (R,), gamma) -> (P, R), larger is better
+
+
+def mass_score(mass: Tensor, share: Tensor, gamma: float) -> Tensor:
+    """log(mass / area**gamma): gamma 0 chooses the whole image, gamma 1 the brightest speck."""
+    return mass.clamp(min=TINY).log() - gamma * share.log()
+
+
+def expected_iou_score(mass: Tensor, share: Tensor, gamma: float) -> Tensor:
+    """log of the IoU of a box with the soft region whose inside probability is the map times gamma.
+
+    With the map's mass normalised to 1, `gamma` is the area share of the region that the map stands for:
+    intersection = gamma mass, union = area + gamma - gamma mass.
+    """
+    inside = gamma * mass.clamp(min=TINY)
+    return (inside / (share + gamma - inside).clamp(min=TINY)).log()
+
+
+def surplus_score(mass: Tensor, share: Tensor, gamma: float) -> Tensor:
+    """mass - gamma * area: how much more of the map than of the image a box holds."""
+    return mass - gamma * share
+
+
+SCORES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "mass": mass_score,
+    "expected_iou": expected_iou_score,
+    "surplus": surplus_score,
+}
+
+
+def score_boxes(
+    attention: Tensor, boxes: Tensor, size: tuple[int, int], score: str = "mass", gamma: float = 0.6
+) -> Tensor:
+    """How well each box fits each map: (P, h, w), (R, 4) -> (P, R).
+
+    Masses are shares of the map's sum and areas are shares of the image, so that neither the map's scale
+    nor the image's size changes a score.
+    """
+    total = attention.to(torch.promote_types(attention.dtype, torch.float32)).sum((-2, -1))
+    mass = mass_in(attention, boxes, size) / total[..., None].clamp(min=torch.finfo(total.dtype).tiny)
+    share = (area(clip(boxes, size)) / (size[0] * size[1])).clamp(min=TINY)
+    return choose(SCORES, score, "box score")(mass, share.to(mass), gamma)
+
+
+def agreement(boxes: Tensor, scores: Tensor, temperature: float, overlap: float = 0.5) -> Tensor:
+    """The probability that each box is a hit, if scores are log-odds of the truth: (R, 4), (P, R) -> (P, R).
+
+    exp(score / temperature), normalised, is read as the probability that a box is the true one; a box is a
+    hit when its IoU with the true one reaches `overlap`. So a box is judged by all that agree with it, and
+    a lucky outlier loses to a crowd of nearly as good neighbours.
+    """
+    if temperature <= 0:
+        raise ConfigError(f"the temperature of agreement() must be positive, got {temperature:g}")
+    truth = torch.softmax(scores / temperature, -1)
+    return truth @ (iou(boxes, boxes) >= overlap).to(truth)
+
+
+def nms(
+    boxes: Tensor, scores: Tensor, overlap: float = 0.5, offset: float = 0.0, limit: int | None = None
+) -> Tensor:
+    """Greedy non-maximum suppression: (R, 4), (R,) -> indices of the kept boxes, best first.
+
+    Args:
+        boxes: xyxy.
+        scores: the first of equal scores goes first.
+        overlap: a box is dropped when its IoU with a kept one is greater.
+        offset: added to widths and heights (1 where a protocol counts pixels inclusively).
+        limit: stop after so many.
+    """
+    picked = suppress(boxes, scores[None], overlap, offset, limit)[0]
+    return picked[picked >= 0]
+
+
+def suppress(
+    boxes: Tensor, scores: Tensor, overlap: float = 0.5, offset: float = 0.0, limit: int | None = None
+) -> Tensor:
+    """`nms` of P score vectors over shared boxes at once: (R, 4), (P, R) -> (P, k), -1 where none is left."""
+    if boxes.ndim != 2 or boxes.shape[-1] != 4 or scores.shape[-1] != boxes.shape[0]:
+        raise DataError(
+            f"suppression expects boxes (R, 4) and a score for each, got {tuple(boxes.shape)} and "
+            f"{tuple(scores.shape)}"
+        )
+    count, number = scores.shape
+    order = scores.argsort(-1, descending=True, stable=True)
+    place = order.argsort(-1)  # (P, R) position of each box in its phrase's order
+    alive = torch.ones_like(place, dtype=torch.bool)
+    rows = torch.arange(count, device=boxes.device)
+    picked = []
+    for _ in range(number if limit is None else min(limit, number)):
+        first = torch.where(alive, place, number).amin(-1)
+        if bool((first == number).all()):
+            break
+        left = first < number
+        best = order[rows, first.clamp(max=number - 1)]
+        picked.append(torch.where(left, best, -1))
+        alive &= iou(boxes[best], boxes, offset) <= overlap
+        alive[rows, best] = False  # also a box without area, whose IoU with itself is 0
+    return torch.stack(picked, -1) if picked else order.new_zeros(count, 0)
+
+
+def rank_phrases(
+    attention: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    *,
+    score: str = "mass",
+    gamma: float = 0.6,
+    temperature: float = 0.0,
+    overlap: float = 0.5,
+    top_k: int = 10,
+    offset: float = 0.0,
+) -> list[tuple[Tensor, Tensor]]:
+    """The best boxes of each phrase, from maps over shared proposals.
+
+    Args:
+        attention: (P, h, w), >= 0.
+        boxes: (R, 4) xyxy in pixels of the image.
+        size: (H, W) of the image.
+        score: a key of SCORES.
+        gamma: its constant.
+        temperature: of `agreement`; 0 ranks by the score itself.
+        overlap: greatest IoU between two boxes of an answer.
+        top_k: how many boxes at most.
+        offset: added to widths in the suppression.
+
+    Returns:
+        For each phrase boxes (k, 4), best first, and their scores (k,), descending.
+    """
+    if attention.ndim != 3:
+        raise DataError(f"maps of phrases have the shape (P, h, w), got {tuple(attention.shape)}")
+    if top_k < 1:
+        raise ConfigError(f"top_k is how many boxes are wanted, at least 1, got {top_k}")
+    boxes = boxes.to(attention.device)
+    if boxes.shape[0] == 0:
+        return [(boxes.reshape(0, 4), attention.new_zeros(0)) for _ in attention]
+    scores = score_boxes(attention, boxes, size, score, gamma)
+    if temperature > 0:
+        scores = agreement(boxes, scores, temperature)
+    picked = suppress(boxes, scores, overlap, offset, top_k)
+    kept = [row[row >= 0] for row in picked]
+    return [(boxes[row], values[row]) for row, values in zip(kept, scores, strict=True)]
+
+
+def rank_boxes(
+    attention: Tensor, boxes: Tensor, size: tuple[int, int], **options: float | str
+) -> tuple[Tensor, Tensor]:
+    """`rank_phrases` for one map: (h, w), (R, 4) -> boxes (k, 4), scores (k,)."""
+    return rank_phrases(attention[None], boxes, size, **options)[0]  # type: ignore[arg-type]
