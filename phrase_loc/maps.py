@@ -6,7 +6,6 @@ here, never its scale; what needs one says which normalisation it takes.
 """
 
 from collections.abc import Callable
-from math import ceil
 
 import torch
 from torch import Tensor

@@ -21,7 +21,7 @@ TINY = 1e-6  # share of the map's mass below which boxes are alike; keeps logari
 
 
 def integral(maps: Tensor) -> Tensor:
-    """Sums of all cells above and left of each corner: (..., h, w) -> (..., h + 1, w + 1), at least float32."""
+    """Sums of all cells above and left of each corner: (..., h, w) -> (..., h + 1, w + 1)."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     table = maps.new_zeros(*maps.shape[:-2], maps.shape[-2] + 1, maps.shape[-1] + 1)
     table[..., 1:, 1:] = maps.cumsum(-1).cumsum(-2)
@@ -62,7 +62,7 @@ def mass_score(mass: Tensor, share: Tensor, gamma: float) -> Tensor:
 
 
 def expected_iou_score(mass: Tensor, share: Tensor, gamma: float) -> Tensor:
-    """log of the IoU of a box with the soft region whose inside probability is the map times gamma.
+    """Log of the IoU of a box with the soft region whose inside probability is the map times gamma.
 
     With the map's mass normalised to 1, `gamma` is the area share of the region that the map stands for:
     intersection = gamma mass, union = area + gamma - gamma mass.
@@ -72,7 +72,7 @@ def expected_iou_score(mass: Tensor, share: Tensor, gamma: float) -> Tensor:
 
 
 def surplus_score(mass: Tensor, share: Tensor, gamma: float) -> Tensor:
-    """mass - gamma * area: how much more of the map than of the image a box holds."""
+    """Surplus of a box, mass - gamma * area: how much more of the map than of the image it holds."""
     return mass - gamma * share
 
 
@@ -136,8 +136,8 @@ def suppress(
             f"{tuple(scores.shape)}"
         )
     count, number = scores.shape
-    order = scores.argsort(-1, descending=True, stable=True)
-    place = order.argsort(-1)  # (P, R) position of each box in its phrase's order
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    place = order.argsort(dim=-1)  # (P, R) position of each box in its phrase's order
     alive = torch.ones_like(place, dtype=torch.bool)
     rows = torch.arange(count, device=boxes.device)
     picked = []

@@ -41,7 +41,7 @@ class LevelSets:
         """None: the boxes depend on the phrase."""
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
-        """Distinct boxes of one map (h, w), largest sets first: (R, 4); the whole image if the map is flat."""
+        """Distinct boxes of one map (h, w), largest sets first: (R, 4); the whole image if it is flat."""
         fine = resize(attention.detach().float().cpu(), (self.grid, self.grid), mode="bicubic")
         levels = min_max(fine).numpy()
         found = [(0, 0, self.grid, self.grid)]

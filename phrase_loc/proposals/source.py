@@ -22,11 +22,11 @@ class Source(Protocol):
         ...
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
-        """Boxes from an 8-bit RGB picture in a frame of `size` (H, W): (R, 4), or None if only maps propose."""
+        """Boxes from an 8-bit RGB picture in a frame of `size` (H, W): (R, 4), or None."""
         ...
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
-        """Boxes from one map (h, w) in a frame of `size` (H, W): (R, 4), or None if only pictures propose."""
+        """Boxes from one map (h, w) in a frame of `size` (H, W): (R, 4), or None."""
         ...
 
 
@@ -38,7 +38,7 @@ class Mixed:
 
     @property
     def supervision(self) -> str:
-        """ "boxes" as soon as one source says so."""
+        """What the sources say: "boxes" as soon as one does."""
         return "boxes" if any(s.supervision == "boxes" for s in self.sources) else "none"
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
@@ -71,5 +71,5 @@ def proposals_for(source: Source, fixed: Tensor | None, attention: Tensor, size:
 
 
 def in_frame(fractions: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes in shares of width and height -> pixels of a frame of `size` (H, W), float32: (R, 4) -> (R, 4)."""
+    """Boxes in shares of width and height, in pixels of a frame of `size` (H, W): (R, 4) -> (R, 4)."""
     return (fractions * fractions.new_tensor([size[1], size[0]] * 2)).float()
