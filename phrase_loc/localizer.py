@@ -1,0 +1,295 @@
+"""From a phrase to a box on one photograph: the single image-phrase query.
+
+    phrase -> words -> units -> attention map -> boxes
+
+`look` runs the network below the map's stage once and returns a value, the Scene; everything else is asked
+of that value, so forty phrases cost little more than one. A localizer holds no state that a call changes:
+threads may share it.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from phrase_loc import maps as attention_maps
+from phrase_loc.attention import METHODS
+from phrase_loc.distributed import pick_device
+from phrase_loc.errors import ConfigError, choose, nearest
+from phrase_loc.images import load_image, to_tensor
+from phrase_loc.models.store import load_model, save_model
+from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.proposals import PROPOSALS, proposals_for
+from phrase_loc.ranking import SCORES, rank_boxes
+from phrase_loc.structures import Prediction, Scene
+from phrase_loc.text.phrases import EncodedPhrase
+from phrase_loc.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """How a model is asked; chosen on val, saved in the model's config.json.
+
+    Attributes:
+        method: a key of attention.METHODS.
+        stage: where maps are read: a stage of the trunk, or "features".
+        image_size: side in pixels of the square to which a photograph is resized.
+        mirrored: look at the mirrored photograph too and average the maps.
+        smoothing: Gaussian sigma of the map as a share of its side.
+        prior: exponent of a Gaussian bump at the image's centre, 0 for none. It is bias and no grounding.
+        prior_sigma: width of that bump as a share of the side.
+        proposals: a key of proposals.PROPOSALS.
+        score: a key of ranking.SCORES.
+        gamma: its constant; of "mass" the exponent of the area.
+        temperature: of the vote among neighbouring boxes (ranking.agreement); 0 for none.
+        nms: greatest IoU between two boxes of an answer.
+        box_grid: side of the square grid on which a map is when boxes are ranked.
+    """
+
+    method: str = "contrastive_mwp"
+    stage: str = "features"
+    image_size: int = 224
+    mirrored: bool = False
+    smoothing: float = 0.1
+    prior: float = 0.0
+    prior_sigma: float = 0.25
+    proposals: str = "default"
+    score: str = "mass"
+    gamma: float = 0.6
+    temperature: float = 0.0
+    nms: float = 0.5
+    box_grid: int = 64
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
+        """Checked settings from plain values; an unknown name raises a ConfigError."""
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                hint = nearest(key, known)
+                raise ConfigError(f"unknown {source} setting {key!r}{hint}; known: {', '.join(known)}")
+        settings = cls(**values)
+        choose(METHODS, settings.method, "attention method")
+        choose(PROPOSALS, settings.proposals, "proposal source")
+        choose(SCORES, settings.score, "box score")
+        return settings
+
+
+class PhraseLocalizer:
+    """Answers where phrases are in photographs.
+
+    Args:
+        model: in eval mode, on the device where it shall run.
+        settings: how it is asked; None takes what the model was saved with.
+    """
+
+    def __init__(self, model: TextToRegion, settings: Inference | None = None):
+        self.model = model
+        self.settings = settings or Inference.from_dict(dict(model.config.inference))
+        self._below = model.below(self.settings.stage)
+        self._above = model.above(self.settings.stage)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike = "default", device: str = "auto"
+    ) -> "PhraseLocalizer":
+        """The shipped model ("default"), one in a folder, or one from a hub.
+
+        Raises:
+            DataError: there is no model, or it is broken.
+            ConfigError: the device does not exist, or the saved settings are unknown.
+        """
+        return cls(load_model(source).to(pick_device(device)))
+
+    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+        """Write model and settings to a folder that `from_pretrained` reads."""
+        self.model.config = replace(self.model.config, inference=asdict(self.settings))
+        return save_model(self.model, folder)
+
+    def with_settings(self, **changes: Any) -> "PhraseLocalizer":
+        """The same weights asked otherwise, such as `with_settings(method="cam", prior=0.0)`."""
+        return PhraseLocalizer(self.model, Inference.from_dict({**asdict(self.settings), **changes}))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words the model was trained on."""
+        return self.model.vocabulary
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.words.vectors.device
+
+    # asking
+
+    @torch.inference_mode()
+    def look(
+        self, image: str | os.PathLike | bytes | Image.Image, size: tuple[int, int] | None = None
+    ) -> Scene:
+        """Run the network below the map's stage on a photograph.
+
+        Args:
+            image: a path, the bytes of a file, or a Pillow picture.
+            size: (H, W) of the frame in which answers are given; None is the photograph's own.
+
+        Returns:
+            The scene, with one view, or two when the settings ask for the mirrored photograph as well.
+        """
+        picture = load_image(image)
+        side = self.settings.image_size
+        pixels = to_tensor(picture.resize((side, side), Image.Resampling.BILINEAR))[None].to(self.device)
+        if self.settings.mirrored:
+            pixels = torch.cat([pixels, pixels.flip(-1)])
+        frame = (picture.height, picture.width) if size is None else (int(size[0]), int(size[1]))
+        return Scene(self._below(pixels), frame, PROPOSALS[self.settings.proposals].of_image(picture, frame))
+
+    def encode(self, phrases: Sequence[str]) -> list[EncodedPhrase]:
+        """The words of each phrase, which of them are known, and their weights."""
+        return [self.model.encoder.encode(phrase) for phrase in phrases]
+
+    def attend(self, scene: Scene, phrases: Sequence[str], method: str | None = None) -> Tensor:
+        """Where each phrase wins: (P, h, w) >= 0, zeros for a phrase without a known word.
+
+        All phrases share one pass; the signed seeds of a phrase's words are averaged before it.
+        """
+        return self._attend(scene, self.encode(phrases), method or self.settings.method)
+
+    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps over the whole image, smoothed, with the prior if one is set: (P, h, w) -> (P, H, W)."""
+        s = self.settings
+        full = attention_maps.resize(attention, size, mode="bicubic")
+        full = attention_maps.smooth(full, s.smoothing)
+        if s.prior > 0:
+            full = full * attention_maps.centre_prior(size, s.prior_sigma, s.prior).to(full)
+        return full
+
+    def locate(
+        self, scene: Scene, phrases: Sequence[str], top_k: int = 5, method: str | None = None
+    ) -> list[Prediction]:
+        """An answer for each phrase, in order."""
+        encoded = self.encode(phrases)
+        attention = self._attend(scene, encoded, method or self.settings.method).cpu()
+        known = [i for i, e in enumerate(encoded) if e.known]
+        peaks = self.peaks(attention[known], scene.size)
+        ranked = self.rank_all(scene, attention[known], top_k)
+        present = self._probabilities(scene, encoded)
+        answers = dict(zip(known, zip(peaks, ranked, strict=True), strict=True))
+        return [
+            _answer(phrase, e, attention[i], present[i], answers.get(i))
+            for i, (phrase, e) in enumerate(zip(phrases, encoded, strict=True))
+        ]
+
+    def peaks(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
+        """First maximum, row by row, of each full-size map: (P, h, w) -> (P, 2) x, y in pixels."""
+        return (
+            attention_maps.peak(self.heat(attention, size)) if len(attention) else attention.new_zeros(0, 2)
+        )
+
+    def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
+        """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""
+        return [self.rank(scene, a, top_k) for a in attention]
+
+    def rank(self, scene: Scene, attention: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """The best boxes of one map: (h, w) -> boxes (k, 4), best first, in the scene's frame, scores (k,)."""
+        s = self.settings
+        heat = self.heat(attention[None], (s.box_grid, s.box_grid))[0]
+        boxes = proposals_for(PROPOSALS[s.proposals], scene.proposals, heat, scene.size)
+        return rank_boxes(
+            heat,
+            boxes,
+            scene.size,
+            score=s.score,
+            gamma=s.gamma,
+            temperature=s.temperature,
+            overlap=s.nms,
+            top_k=top_k,
+        )
+
+    def presence(self, scene: Scene, phrases: Sequence[str]) -> list[float]:
+        """The model's raw score that the image shows each phrase; -inf without a known word. Not a probability."""
+        return self._scores(scene, self.encode(phrases))
+
+    def present(self, scene: Scene, phrases: Sequence[str]) -> list[float | None]:
+        """Calibrated probability that the image shows each phrase, as `locate` says it; None where it cannot."""
+        return self._probabilities(scene, self.encode(phrases))
+
+    def look_at_pixels(self, pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Scene]:
+        """Several photographs in one pass.
+
+        Args:
+            pixels: (N, 3, S, S) uint8, squashed to the settings' `image_size` S.
+            sizes: the (H, W) of the photographs, the frames of the answers.
+        """
+        views = [pixels, pixels.flip(-1)] if self.settings.mirrored else [pixels]
+        with torch.inference_mode():
+            seen = torch.stack(
+                [self._below(view.to(self.device)) for view in views], 1
+            )  # (N, views, C, h, w)
+        return [Scene(activations, size) for activations, size in zip(seen, sizes, strict=True)]
+
+    # inside
+
+    @torch.inference_mode()
+    def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
+        ids, weights = _table(encoded)
+        x = scene.activations
+        if len(ids) == 0:
+            return x.new_zeros(len(encoded), *x.shape[-2:])
+        attention = choose(METHODS, method, "attention method")
+        units = self.model.units(ids.to(self.device))
+        posterior = self.model.posterior(self._above(x), ids.to(self.device))  # (K, views, h', w')
+        views = attention(self._above, x, units, prior=lambda _: posterior, weights=weights.to(self.device))
+        views = views.clone()
+        views[:, 1:] = views[:, 1:].flip(-1)  # only the second view is mirrored
+        return views.mean(1)
+
+    @torch.inference_mode()
+    def _scores(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
+        ids, weights = _table(encoded)
+        if len(ids) == 0:
+            return [-torch.inf] * len(encoded)
+        scores = self.model.scores(self._above(scene.activations), ids.to(self.device)).mean(0)  # (K,)
+        found = weights @ scores.cpu()
+        return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
+
+    def _probabilities(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
+        """Platt-scaled scores; None without a known word, or when the model was never calibrated."""
+        fit = self.model.config.calibration
+        if not fit:
+            return [None] * len(encoded)
+        return [
+            1 / (1 + exp(-min(max(fit["slope"] * score + fit["offset"], -700.0), 700.0))) if e.known else None
+            for score, e in zip(self._scores(scene, encoded), encoded, strict=True)
+        ]
+
+
+def _answer(
+    phrase: str,
+    encoded: EncodedPhrase,
+    attention: Tensor,
+    present: float | None,
+    found: tuple[Tensor, tuple[Tensor, Tensor]] | None,
+) -> Prediction:
+    if found is None:
+        nothing = attention.new_zeros(0, 4)
+        return Prediction(phrase, encoded.words, None, None, nothing, nothing[:, 0], attention)
+    peak, (boxes, scores) = found
+    return Prediction(phrase, encoded.words, present, peak, boxes, scores, attention)
+
+
+def _table(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:
+    """The distinct word rows of all phrases (K,), and the weight of each in each phrase (P, K)."""
+    every = torch.cat([e.ids for e in encoded]) if encoded else torch.zeros(0, dtype=torch.long)
+    ids, place = every.unique(return_inverse=True)
+    weights = torch.zeros(len(encoded), len(ids))
+    start = 0
+    for row, e in enumerate(encoded):
+        weights[row].index_add_(0, place[start : start + len(e.ids)], e.weights)
+        start += len(e.ids)
+    return ids, weights
