@@ -45,8 +45,8 @@ PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | _set(
 )
 ADVERBS = _set(
     "very too also just only really quite almost apparently fully partially partly heavily highly brightly "
-    "slightly newly well still now again ever never already perhaps maybe etc even midair mid-air downhill "
-    "uphill"
+    "slightly newly well still now again ever never already perhaps maybe etc even midair mid-air apart "
+    "alone backwards downhill uphill"
 )
 
 COLOURS = _set(
@@ -156,13 +156,8 @@ _NOUNS_TOO = _set(
     "bike cycle fish fight box race land head hand paint dive slide swing bat pitch shop smoke cook drink "
     "face show skate ski surf skateboard snowboard touch march bite shake"
 )
-VERB_FORMS = (
-    (frozenset(_VERBS) - _NOUNS_TOO)
-    | PRESENT_PARTICIPLES
-    | THIRD_PERSON
-    | PAST_PARTICIPLES
-    | _set("taking overlooking")
-)
+VERB_BASES = _VERBS - _NOUNS_TOO
+VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | PAST_PARTICIPLES | _set("taking overlooking")
 """What makes a pair of words a clause ('dog runs') and not a name ('dirt bike')."""
 
 

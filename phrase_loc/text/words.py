@@ -1,8 +1,8 @@
 """Text to tokens, tokens to dictionary forms: the small rules of English that everything else stands on.
 
 No corpus, no model, no import beyond the standard library: this is on the path of every query, and `import
-nltk` alone costs 3 to 5 s there. Words that are only a plural (`glasses`, `shorts`, `woods`) stay as they are,
-unlike in most lemmatizers: a person's glasses are not a glass.
+nltk` alone costs 3 to 5 s there. Words that are only a plural (`glasses`, `shorts`, `woods`) stay as they
+are, unlike in most lemmatizers: a person's glasses are not a glass.
 """
 
 import re
@@ -72,9 +72,11 @@ _IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolv
 
 def normalise(text: str) -> str:
     """Lower case, one kind of quote and hyphen, no diacritics ('Café' -> 'cafe')."""
-    text = unicodedata.normalize("NFKD", text.translate(_QUOTES)).lower()
-    text = "".join(c for c in text if not unicodedata.combining(c))
-    text = unicodedata.normalize("NFC", text)
+    if text.isascii():  # most captions: five times faster
+        text = text.lower().replace("`", "'")
+    else:
+        text = unicodedata.normalize("NFKD", text.translate(_QUOTES)).lower()
+        text = unicodedata.normalize("NFC", "".join(c for c in text if not unicodedata.combining(c)))
     text = text.replace("-and-", " and ")  # 'a black-and-white dog' has two colours
     return _SPACED_SHIRT.sub(r"t-\1", _LOOSE_CLITIC.sub("'", text))
 
