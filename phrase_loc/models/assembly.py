@@ -34,6 +34,7 @@ def create(
     sharpness: float = 4.0,
     learn_sharpness: bool = False,
     cosine: bool = False,
+    free: bool = False,
     tuned: bool = False,
 ) -> TextToRegion:
     """A model whose trunk has `weights` and whose head is untrained.
@@ -83,6 +84,7 @@ def create(
         sharpness=sharpness,
         learn_sharpness=learn_sharpness,
         cosine=cosine,
+        free=free,
         tuned=tuned,
     )
     trunk = backbones.fold_batch_norm(trunk) if fold else trunk
@@ -152,6 +154,7 @@ def head_of(config: ModelConfig) -> TextHead:
         sharpness=config.sharpness,
         learn_sharpness=config.learn_sharpness,
         cosine=config.cosine,
+        free=config.free,
     )
 
 

@@ -30,6 +30,7 @@ class ModelConfig:
         sharpness: of the pool at the beginning of training.
         learn_sharpness: whether training changed it.
         cosine: whether units and features are divided by their lengths.
+        free: whether a word vector is the unit itself, with its bias as last number.
         tuned: whether training changed the word vectors.
         inference: settings of the localizer, kept as they are.
         calibration: of the probability that a phrase is shown, kept as it is.
@@ -53,6 +54,7 @@ class ModelConfig:
     sharpness: float = 4.0
     learn_sharpness: bool = False
     cosine: bool = False
+    free: bool = False
     tuned: bool = False
     inference: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)

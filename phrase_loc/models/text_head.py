@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phrase_loc.errors import choose
+from phrase_loc.errors import ConfigError, choose
 from phrase_loc.models.pooling import POOLS
 
 
@@ -30,6 +30,7 @@ class TextHead(nn.Module):
         sharpness: of the pools that have one.
         learn_sharpness: train it.
         cosine: divide units and features by their lengths; scores then lie in -scale..scale.
+        free: a word vector is the word's unit with its bias as last number, E = D + 1: no projection.
     """
 
     def __init__(
@@ -42,19 +43,16 @@ class TextHead(nn.Module):
         sharpness: float = 4.0,
         learn_sharpness: bool = False,
         cosine: bool = False,
+        free: bool = False,
     ):
         super().__init__()
         dimensions = channels if hidden is None else hidden
         self.lift = nn.Identity() if hidden is None else nn.Conv2d(channels, hidden, 1)
         self.lateral = None if fine_channels is None else nn.Conv2d(fine_channels, dimensions, 1, bias=False)
-        self.project = nn.Linear(embedding, dimensions, bias=False)
-        self.word_bias = nn.Linear(embedding, 1)
+        self.project, self.word_bias = _free(embedding, dimensions) if free else _mapped(embedding, dimensions)
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.pool = choose(POOLS, pool, "pool")(sharpness, learn_sharpness)
         self.cosine = cosine
-        nn.init.normal_(self.project.weight, std=(embedding * dimensions) ** -0.5)
-        nn.init.zeros_(self.word_bias.weight)
-        nn.init.zeros_(self.word_bias.bias)
 
     def features(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
         """(N,C,h,w) of the last stage [, (N,C',h',w') of the finer one] -> (N,D,h',w') >= 0."""
@@ -71,10 +69,14 @@ class TextHead(nn.Module):
 
     def location_scores(self, features: Tensor, vectors: Tensor) -> Tensor:
         """(N,D,h,w), (K,E) -> (N,K,h,w)."""
-        scores = F.conv2d(features, self.units(vectors)[:, :, None, None])
+        return self.unit_scores(features, self.units(vectors), self.word_bias(vectors)[:, 0])
+
+    def unit_scores(self, features: Tensor, units: Tensor, bias: Tensor) -> Tensor:
+        """(N,D,h,w), (K,D) of `units`, (K,) of `word_bias` -> (N,K,h,w)."""
+        scores = F.conv2d(features, units[:, :, None, None])
         if self.cosine:
             scores = scores / features.norm(dim=1, keepdim=True).clamp_min(1e-6)
-        return self.log_scale.exp() * scores + self.word_bias(vectors)[None, :, :, None]
+        return self.log_scale.exp() * scores + bias[:, None, None]
 
     def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
         """(N,D,h,w), (K,E) -> (N,K): the score of each word for each image."""
@@ -83,3 +85,31 @@ class TextHead(nn.Module):
     def posterior(self, features: Tensor, vectors: Tensor) -> Tensor:
         """(N,D,h,w), (K,E) -> (K,N,h,w): where each word won; sums to 1 over h, w."""
         return self.pool.posterior(self.location_scores(features, vectors))
+
+
+class Columns(nn.Module):
+    """Some of the numbers of each vector."""
+
+    def __init__(self, first: int, last: int):
+        super().__init__()
+        self.first, self.last = first, last
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(K,E) -> (K, last - first)."""
+        return vectors[:, self.first : self.last]
+
+
+def _mapped(embedding: int, dimensions: int) -> tuple[nn.Module, nn.Module]:
+    project, bias = nn.Linear(embedding, dimensions, bias=False), nn.Linear(embedding, 1)
+    nn.init.normal_(project.weight, std=(embedding * dimensions) ** -0.5)
+    nn.init.zeros_(bias.weight)
+    nn.init.zeros_(bias.bias)
+    return project, bias
+
+
+def _free(embedding: int, dimensions: int) -> tuple[nn.Module, nn.Module]:
+    if embedding != dimensions + 1:
+        raise ConfigError(
+            f"a free head of {dimensions} channels needs word vectors of {dimensions + 1} numbers, got {embedding}"
+        )
+    return Columns(0, dimensions), Columns(dimensions, dimensions + 1)
