@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--phrases", dest="phrase_file", metavar="FILE", help="one phrase a line, asked of every image"
     )
     many.add_argument(
-        "--output", metavar="OUT", help="answers as .jsonl or .parquet; an interrupted run continues"
+        "--output",
+        metavar="OUT",
+        help="answers as .jsonl or .parquet (default: predictions.jsonl); an interrupted run continues",
     )
     many.add_argument(
         "--batch-size", type=_positive, default=8, metavar="N", help="images at once (default: %(default)s)"
@@ -56,9 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer, print, draw."""
     if Path(args.image).is_dir() or args.phrase_file or args.output:
-        from phrase_loc.streaming import query_many
-
-        return query_many(args)
+        return _query_many(args)
     if not args.phrases:
         raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
     return _query_one(args)
@@ -87,6 +87,33 @@ def _query_one(args: argparse.Namespace) -> int:
     _print(args, image.size, predictions)
     if args.profile:
         print(watch.table(), file=sys.stderr)
+    return 0
+
+
+def _query_many(args: argparse.Namespace) -> int:
+    from phrase_loc.distributed import session
+    from phrase_loc.localizer import PhraseLocalizer
+    from phrase_loc.streaming import answer_many, questions_of, read_phrases
+
+    phrases = tuple(args.phrases) + (read_phrases(Path(args.phrase_file)) if args.phrase_file else ())
+    output = Path(args.output or "predictions.jsonl")
+    questions = questions_of(Path(args.image), phrases)
+    with session(args.device) as world:
+        localizer = PhraseLocalizer.from_pretrained(args.model, device=str(world.device))
+        if args.method:
+            localizer = localizer.with_settings(method=args.method)
+        counts = answer_many(
+            localizer,
+            questions,
+            output,
+            top_k=args.top_k,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            world=world,
+        )
+        if world.is_main:
+            said = ", ".join(f"{number} {what}" for what, number in counts.items())
+            print(f"{len(questions)} images: {said}; written to {output}")
     return 0
 
 

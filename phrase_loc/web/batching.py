@@ -1,0 +1,112 @@
+"""Requests of several people through one model: a bounded queue, one worker thread, small batches.
+
+A job is either a photograph to look at or a question to a scene. The worker takes what is waiting, looks at
+up to `batch` photographs in one pass of the trunk, then answers the questions. Who waits holds a Future; a
+full queue raises `Busy` at once instead of letting people wait for ever.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.structures import Scene
+
+
+class Busy(Exception):
+    """The queue is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    pixels: Tensor  # (3, S, S) uint8
+    size: tuple[int, int]
+    future: Future
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    action: Callable[[], Any]
+    future: Future
+
+
+class Batcher:
+    """One thread that owns the model while the server runs.
+
+    Args:
+        localizer: what looks and answers.
+        capacity: jobs that may wait.
+        batch: photographs looked at in one pass.
+    """
+
+    def __init__(self, localizer: PhraseLocalizer, capacity: int, batch: int):
+        self.localizer, self.batch = localizer, batch
+        self._jobs: queue.Queue[_Look | _Ask | None] = queue.Queue(capacity)
+        self._thread = threading.Thread(target=self._work, name="phrase-loc-model", daemon=True)
+        self._thread.start()
+
+    def look(self, pixels: Tensor, size: tuple[int, int]) -> Future:
+        """A Future of the Scene of a photograph: (3, S, S) uint8, (H, W) of the original."""
+        return self._put(_Look(pixels, size, Future()))
+
+    def ask(self, action: Callable[[], Any]) -> Future:
+        """A Future of what `action` returns, run on the model's thread."""
+        return self._put(_Ask(action, Future()))
+
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return self._jobs.qsize()
+
+    def close(self) -> None:
+        """Answer what waits, then stop."""
+        self._jobs.put(None)
+        self._thread.join(timeout=10)
+
+    def _put(self, job: "_Look | _Ask") -> Future:
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            raise Busy(f"{self._jobs.maxsize} requests are waiting already; try again in a moment") from None
+        return job.future
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            jobs = [job]
+            while len(jobs) < self.batch and not self._jobs.empty():
+                more = self._jobs.get()
+                if more is None:
+                    self._jobs.put(None)
+                    break
+                jobs.append(more)
+            self._look([j for j in jobs if isinstance(j, _Look)])
+            for question in (j for j in jobs if isinstance(j, _Ask)):
+                _settle(question.future, question.action)
+
+    def _look(self, jobs: Sequence[_Look]) -> None:
+        jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+        if not jobs:
+            return
+        try:
+            pixels = torch.stack([job.pixels for job in jobs])
+            scenes: list[Scene] = self.localizer.look_at_pixels(pixels, [job.size for job in jobs])
+        except Exception as error:  # the waiting request reports it; the worker must live on
+            for job in jobs:
+                job.future.set_exception(error)
+            return
+        for job, scene in zip(jobs, scenes, strict=True):
+            job.future.set_result(scene)
+
+
+def _settle(future: Future, action: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(action())
+    except Exception as error:
+        future.set_exception(error)
