@@ -11,7 +11,18 @@ FLOORS = {
     0: {"errors", "boxes", "structures", "config", "distributed", "images", "profiling"},
     1: {"attention", "maps", "ranking", "metrics", "text"},
     2: {"models", "proposals", "datasets"},
-    3: {"localizer", "drawing", "export", "losses", "training", "evaluation", "streaming", "web", "display"},
+    3: {
+        "localizer",
+        "drawing",
+        "export",
+        "exported",
+        "losses",
+        "training",
+        "evaluation",
+        "streaming",
+        "web",
+        "display",
+    },
     4: {"__main__", "commands"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

@@ -21,7 +21,7 @@ from phrase_loc.text.vocabulary import Vocabulary
 
 def create(
     vocabulary: Vocabulary,
-    vectors: Tensor,
+    vectors: Tensor | None = None,
     *,
     backbone: str = "efficientnet_lite0",
     weights: str | Path | None = backbones.IMAGENET,
@@ -41,7 +41,7 @@ def create(
 
     Args:
         vocabulary: V words.
-        vectors: (V,E) their vectors.
+        vectors: (V,E) their vectors; None is a free head with random units, the usual linear classifier.
         backbone: see backbones.build.
         weights: see backbones.build.
         output_stride: see backbones.build.
@@ -54,6 +54,7 @@ def create(
         sharpness: see TextHead.
         learn_sharpness: see TextHead.
         cosine: see TextHead.
+        free: see TextHead.
         tuned: train the word vectors too.
     """
     trunk = backbones.build(backbone, weights, output_stride=output_stride)
@@ -63,6 +64,9 @@ def create(
         raise ConfigError(
             f"fuse must name a stage below the last ({', '.join(list(channels)[:-1])}), got {fuse!r}"
         )
+    dimensions = list(channels.values())[-1] if hidden is None else hidden
+    if vectors is None:
+        vectors, free, tuned = free_vectors(len(vocabulary), dimensions), True, True
     if len(vectors) != len(vocabulary):
         raise ConfigError(
             f"a model needs a vector a word, got {len(vectors)} vectors for {len(vocabulary)} words"
@@ -89,6 +93,12 @@ def create(
     )
     trunk = backbones.fold_batch_norm(trunk) if fold else trunk
     return TextToRegion(config, trunk, head_of(config), WordTable(vectors, tuned), vocabulary)
+
+
+def free_vectors(words: int, dimensions: int, bias: float = 0.0) -> Tensor:
+    """Random vectors (V, D + 1) of words that learn their own units: D small numbers and the bias."""
+    units = torch.randn(words, dimensions) * dimensions**-0.5
+    return torch.cat([units, torch.full((words, 1), bias)], 1)
 
 
 def folded(model: TextToRegion) -> TextToRegion:

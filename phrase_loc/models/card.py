@@ -1,8 +1,8 @@
 """The model card, made from what the model is and what was measured of it.
 
 `config.card` may hold, all optional: `summary`, `data`, `recipe`, `command`, `limits`, `license_note`
-(texts), and `figures`: a list of {"protocol", "method", "metric", "value", "ci95", "count", "baselines"} as reports have
-them, with `figures_of`, the set they were measured on.
+(texts), and `figures`: a list of {"protocol", "method", "metric", "value", "ci95", "count", "baselines"} as
+reports have them, with `figures_of`, the set they were measured on.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def _facts(config: ModelConfig, words: int, extra_words: int, size: int) -> list
     return [
         f"backbone: {config.backbone}, output stride {config.output_stride}, batch norms folded",
         f"head: reads the last stage{reads}, {hidden}, pool {config.pool}",
-        f"words: {words:,} trained, {extra_words:,} further ones by their vectors ({config.embedding} numbers)",
+        f"words: {words:,} trained, {extra_words:,} further ones; {config.embedding} numbers a vector",
         f"images: {config.image_size} pixels; weights: {size / 1e6:.1f} MB",
     ]
 

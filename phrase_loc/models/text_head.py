@@ -49,7 +49,9 @@ class TextHead(nn.Module):
         dimensions = channels if hidden is None else hidden
         self.lift = nn.Identity() if hidden is None else nn.Conv2d(channels, hidden, 1)
         self.lateral = None if fine_channels is None else nn.Conv2d(fine_channels, dimensions, 1, bias=False)
-        self.project, self.word_bias = _free(embedding, dimensions) if free else _mapped(embedding, dimensions)
+        self.project, self.word_bias = (
+            _free(embedding, dimensions) if free else _mapped(embedding, dimensions)
+        )
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.pool = choose(POOLS, pool, "pool")(sharpness, learn_sharpness)
         self.cosine = cosine

@@ -20,18 +20,31 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 from urllib.error import URLError
 
 from torch import nn
 
 from phrase_loc.errors import ConfigError, DataError
 
+#: Name -> letter of its layers in the paper's table, as torchvision keeps them.
+VGG_LAYERS = {
+    f"vgg{depth}{norm}": letter
+    for depth, letter in (("11", "A"), ("13", "B"), ("16", "D"), ("19", "E"))
+    for norm in ("", "_bn")
+}
+
 Stages = OrderedDict[str, nn.Module]
 
 
 def classifier(name: str, pretrained: bool) -> nn.Module:
-    """A torchvision classifier, with random weights or the ImageNet weights that torchvision downloads."""
+    """A torchvision classifier, with random weights or the ImageNet weights that torchvision downloads.
+
+    A VGG with random weights comes without its fully connected layers, 120 million numbers that no trunk has.
+    """
     models = _torchvision_models()
+    if name in VGG_LAYERS and not pretrained:
+        return _VGGFeatures(models.vgg, name)
     options = {"aux_logits": False, "init_weights": True} if name == "googlenet" and not pretrained else {}
     try:
         net = models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None, **options)
@@ -45,13 +58,24 @@ def classifier(name: str, pretrained: bool) -> nn.Module:
     return net
 
 
+class _VGGFeatures(nn.Module):
+    def __init__(self, vgg: Any, name: str):
+        super().__init__()
+        layers = vgg.cfgs[VGG_LAYERS[name]]
+        self.features = vgg.make_layers(layers, batch_norm=name.endswith("_bn"))
+        for module in self.features.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+
 def stages(name: str, net: nn.Module) -> nn.Sequential:
     """The stages of a classifier, in order, without its pool and classifier; they share its weights."""
     family = next(cut for prefix, cut in CUTS.items() if name.startswith(prefix))
     return nn.Sequential(family(net))
 
 
-def _torchvision_models() -> object:
+def _torchvision_models() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

@@ -100,6 +100,19 @@ def test_what_trains(tuned):
     assert "trunk.stem.norm.weight" in trained
 
 
+def test_words_may_learn_units_and_biases_of_their_own():
+    """Without vectors the head is the usual linear classifier over its features."""
+    torch.manual_seed(0)
+    model = create(Vocabulary(WORDS, (9, 7, 5, 3, 2)), backbone="tiny", weights=None, hidden=12)
+    assert model.word_vectors(IDS).shape == (3, 13)
+    with torch.no_grad():
+        model.words.vectors[:, -1] = torch.arange(5.0)
+    assert torch.equal(model.word_bias(IDS), IDS.float())
+    assert torch.equal(model.units(IDS), model.words.vectors[IDS, :12])
+    model(IMAGES, IDS).sum().backward()
+    assert (model.words.vectors.grad[IDS].abs().amax(1) > 0).all()
+
+
 def test_folding_keeps_the_scores_and_leaves_nothing_to_train():
     model = tiny_model(fold=False)
     for module in model.modules():

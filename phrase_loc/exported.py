@@ -1,0 +1,135 @@
+"""Answers words -> maps from an exported model, with numpy and ONNX Runtime alone: torch is never imported.
+
+    model = ExportedModel("exported")
+    maps, scores = model.maps(Image.open("photo.jpg"), ["red hat", "dog"])     # (2,h,w), (2,)
+
+Words are looked up one by one: as written, then in their dictionary form. The full rule from a phrase to
+weighted words (text/phrases.py) stays with the torch path; pass its weights to `answer` where they matter.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.text.words import spellings
+
+Floats = NDArray[np.float32]
+
+
+class ExportedModel:
+    """A folder written by `phrase-loc export --format onnx`.
+
+    Args:
+        folder: holds model.onnx, words.npz, vocabulary.txt, extra_words.txt and export.json.
+        threads: of ONNX Runtime; None leaves the choice to it.
+
+    Raises:
+        ConfigError: onnxruntime is not installed.
+        DataError: a file is missing or broken.
+    """
+
+    def __init__(self, folder: str | os.PathLike, threads: int | None = None):
+        folder = Path(folder)
+        try:
+            self.facts: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+            with np.load(folder / "words.npz") as words:
+                self._table = {name: words[name] for name in words.files}
+            self._rows = _rows(folder)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{folder} holds no exported model ({error}); write one with `phrase-loc export`"
+            ) from None
+        self._session = _session(folder / "model.onnx", threads)
+
+    def __contains__(self, word: str) -> bool:
+        return bool(self.rows(word))
+
+    def rows(self, word: str) -> tuple[int, ...]:
+        """Row numbers of a word: as written, else of its dictionary form; () when it is unknown."""
+        if word in self._rows:
+            return (self._rows[word],)
+        for way in spellings(word.lower()):
+            found = tuple(self._rows[part] for part in way if part in self._rows)
+            if found:
+                return found
+        return ()
+
+    def units(self, rows: Sequence[int]) -> tuple[Floats, Floats]:
+        """Row numbers -> units (K,D) and biases (K,)."""
+        t, ids = self._table, np.asarray(rows, dtype=np.int64)
+        trained = len(t["vectors"])
+        vectors = t["vectors"][np.minimum(ids, trained - 1)].astype(np.float32)
+        if (further := ids >= trained).any():
+            place = ids[further] - trained
+            compact = t["rows"][place].astype(np.float32) * t["scale"][place, None].astype(np.float32)
+            vectors[further] = compact @ t["into"].astype(np.float32) + t["offset"].astype(np.float32)
+        units = vectors @ t["project"].astype(np.float32).T
+        if t["cosine"]:
+            units = units / np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1e-12)
+        bias = vectors @ t["bias_weight"].astype(np.float32) + t["bias"].astype(np.float32)
+        return np.ascontiguousarray(units), np.ascontiguousarray(bias)
+
+    def maps(self, image: Image.Image, phrases: Sequence[str]) -> tuple[Floats, Floats]:
+        """Where each phrase wins, its known words weighted alike.
+
+        Args:
+            image: any Pillow picture; it is resized to the model's square.
+            phrases: P phrases; their words are separated by spaces.
+
+        Returns:
+            (P,h,w) maps >= 0 and (P,) scores; zeros and -inf for a phrase without a known word.
+        """
+        rows = [[row for word in phrase.split() for row in self.rows(word)] for phrase in phrases]
+        distinct = sorted({row for found in rows for row in found}) or [0]
+        weights = np.zeros((len(phrases), len(distinct)), dtype=np.float32)
+        for p, found in enumerate(rows):
+            for row in found:
+                weights[p, distinct.index(row)] += 1 / len(found)
+        maps, scores = self.answer(image, distinct, weights)
+        scores[[not found for found in rows]] = -np.inf
+        return maps, scores
+
+    def answer(self, image: Image.Image, rows: Sequence[int], weights: Floats) -> tuple[Floats, Floats]:
+        """Maps (P,h,w) and scores (P,) of phrases that mix the words `rows` (K,) by weights (P,K)."""
+        units, bias = self.units(rows)
+        inputs = {"image": self.pixels(image), "units": units, "bias": bias, "weights": weights}
+        maps, scores = self._session.run(None, inputs)
+        return maps, scores
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """A picture as the graph takes it, (1,3,S,S)."""
+        side = int(self.facts["image_size"])
+        square = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+        return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)[None])
+
+
+def _rows(folder: Path) -> dict[str, int]:
+    own = [
+        line.split("\t")[0] for line in (folder / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
+    ]
+    further = (folder / "extra_words.txt").read_text(encoding="utf-8").splitlines()
+    rows: dict[str, int] = {}
+    for row, word in enumerate([*own, *further]):
+        rows.setdefault(word, row)
+    return rows
+
+
+def _session(path: Path, threads: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ConfigError("an exported model needs onnxruntime; pip install onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own, without a common root
+        raise DataError(f"{path} cannot be read ({str(error)[:160]}); export the model again") from None

@@ -1,0 +1,155 @@
+"""The exported graphs answer as the torch path does, without torch."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.export import GRAPHS, ManyPhrases, export
+from phrase_loc.images import to_tensor
+from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.models.assembly import with_extra
+from phrase_loc.models.store import save_model
+from phrase_loc.text.embeddings import WordVectors
+from tests.models.test_text_to_region import WORDS, tiny_model
+
+onnx = pytest.mark.skipif(
+    not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="the extra `onnx` is not installed"
+)
+pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters warn of their own code
+PHRASES = ["dog", "red hat", "zebra", "qwertz", "man tree zebra"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A small trained-like model that reads two stages and knows words outside its vocabulary."""
+    folder = tmp_path_factory.mktemp("model")
+    model = tiny_model(fuse="stage1", pool="log_sum_exp", image_size=64)
+    with torch.no_grad():
+        model.head.project.weight.mul_(10)
+        torch.nn.init.normal_(model.head.word_bias.weight)
+    model.config = replace(model.config, inference={"image_size": 64})
+    extended = with_extra(model, WordVectors((*WORDS, "zebra", "kite"), torch.randn(7, 4)))
+    return save_model(extended, folder)
+
+
+@pytest.fixture(scope="module")
+def localizer(saved):
+    return PhraseLocalizer.from_pretrained(saved, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photo():
+    noise = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((200, 120), Image.Resampling.BICUBIC)
+
+
+def torch_inputs(localizer, photo, words, weights):
+    model = localizer.model
+    ids = torch.tensor([model.encoder.row(word) for word in words])
+    square = photo.resize((64, 64), Image.Resampling.BILINEAR)
+    return to_tensor(square)[None], model.units(ids), model.word_bias(ids), torch.tensor(weights)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_graph_is_the_localizers_attention(localizer, photo, mirrored):
+    asked = localizer.with_settings(mirrored=mirrored, method="contrastive_mwp", stage="features")
+    phrases = ["dog", "a red hat"]
+    encoded = asked.encode(phrases)
+    ids = torch.cat([e.ids for e in encoded])
+    weights = torch.zeros(2, len(ids))
+    weights[0, : len(encoded[0].ids)], weights[1, len(encoded[0].ids) :] = (e.weights for e in encoded)
+    square = to_tensor(photo.resize((64, 64), Image.Resampling.BILINEAR))[None]
+    with torch.no_grad():
+        maps, _ = ManyPhrases(asked.model, mirrored)(
+            square, asked.model.units(ids), asked.model.word_bias(ids), weights
+        )
+    expected = asked.attend(asked.look(photo), phrases)
+    assert expected.max() > 0
+    assert torch.allclose(maps, expected, atol=1e-6 + 1e-4 * float(expected.max()))
+
+
+def test_torch_export_has_parity_for_any_number_of_words(saved, localizer, photo, tmp_path):
+    folder = export(saved, tmp_path, "torch")
+    graph = torch.export.load(folder / GRAPHS["torch"]).module()
+    for words, weights in ((["dog"], [[1.0]]), (["dog", "red", "hat", "zebra"], [[0.0, 0.3, 0.7, 0.0]] * 5)):
+        inputs = torch_inputs(localizer, photo, words, weights)
+        with torch.no_grad():
+            expected = ManyPhrases(localizer.model)(*inputs)
+            found = graph(*inputs)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()))
+
+
+@pytest.fixture(scope="module")
+def exported(saved, tmp_path_factory):
+    return export(saved, tmp_path_factory.mktemp("exported"), "onnx")
+
+
+@onnx
+def test_onnx_runtime_has_parity_with_torch(exported, localizer, photo):
+    from phrase_loc.exported import ExportedModel
+
+    model = ExportedModel(exported, threads=1)
+    maps, scores = model.maps(photo, PHRASES)
+    known = ["dog", "red", "hat", "zebra", "man", "tree"]
+    third = 1 / 3
+    weights = [
+        [1.0, 0, 0, 0, 0, 0],
+        [0, 0.5, 0.5, 0, 0, 0],
+        [0, 0, 0, 1.0, 0, 0],
+        [0.0] * 6,
+        [0, 0, 0, third, third, third],
+    ]
+    with torch.no_grad():
+        expected, wanted = ManyPhrases(localizer.model)(*torch_inputs(localizer, photo, known, weights))
+    assert maps.shape == (5, 16, 16)
+    assert expected[0].max() > 0
+    assert np.abs(maps - expected.numpy()).max() <= 1e-4 * float(expected.max())
+    assert np.allclose(scores[[0, 1, 2, 4]], wanted.numpy()[[0, 1, 2, 4]], atol=1e-3)
+    assert scores[3] == -np.inf
+    assert not maps[3].any()
+
+
+@onnx
+def test_words_are_found_in_their_dictionary_form(exported):
+    from phrase_loc.exported import ExportedModel
+
+    model = ExportedModel(exported, threads=1)
+    assert model.rows("Dogs") == model.rows("dog") == (1,)
+    assert "kite" in model
+    assert "qwertz" not in model
+
+
+@onnx
+def test_answers_without_importing_torch(exported):
+    code = (
+        "import sys; from PIL import Image; from phrase_loc.exported import ExportedModel; "
+        "maps, scores = ExportedModel(sys.argv[1]).maps(Image.new('RGB', (90, 60), 'red'), ['red hat', 'dogs']); "
+        "print(maps.shape, 'torch' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(exported)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "(2, 16, 16) False"
+
+
+def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):
+    from phrase_loc import export as module
+    from phrase_loc.exported import ExportedModel
+
+    with pytest.raises(ConfigError, match="choose from onnx, torch"):
+        export(saved, tmp_path / "a", "onxx")
+    with pytest.raises(DataError, match="no model at"):
+        export(tmp_path / "nowhere" / "x" / "y", tmp_path / "a", "torch")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'phrase_loc\[onnx\]'"):
+        export(saved, tmp_path / "a", "onnx")
+    with pytest.raises(DataError, match="holds no exported model"):
+        ExportedModel(tmp_path)
