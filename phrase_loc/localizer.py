@@ -8,7 +8,7 @@ threads may share it.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from math import exp
 from pathlib import Path
@@ -40,6 +40,8 @@ class Inference:
         method: a key of attention.METHODS.
         stage: where maps are read: a stage of the trunk, or "features".
         image_size: side in pixels of the square to which a photograph is resized.
+        sharpness: r of the words' posterior over locations, softmax(r * score), with which the top-down pass enters the
+            features; None takes the pool's own, 0 lets all locations count alike.
         mirrored: look at the mirrored photograph too and average the maps.
         smoothing: Gaussian sigma of the map as a share of its side.
         prior: exponent of a Gaussian bump at the image's centre, 0 for none. It is bias and no grounding.
@@ -49,12 +51,13 @@ class Inference:
         gamma: its constant; of "mass" the exponent of the area.
         temperature: of the vote among neighbouring boxes (ranking.agreement); 0 for none.
         nms: greatest IoU between two boxes of an answer.
-        box_grid: side of the square grid on which a map is when boxes are ranked.
+        grid: side of the square grid on which maps are smoothed and boxes ranked.
     """
 
     method: str = "contrastive_mwp"
     stage: str = "features"
     image_size: int = 224
+    sharpness: float | None = None
     mirrored: bool = False
     smoothing: float = 0.1
     prior: float = 0.0
@@ -64,7 +67,7 @@ class Inference:
     gamma: float = 0.6
     temperature: float = 0.0
     nms: float = 0.5
-    box_grid: int = 64
+    grid: int = 64
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
@@ -161,13 +164,16 @@ class PhraseLocalizer:
         return self._attend(scene, self.encode(phrases), method or self.settings.method)
 
     def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
-        """Maps over the whole image, smoothed, with the prior if one is set: (P, h, w) -> (P, H, W)."""
+        """Maps over the whole image, smoothed, with the prior if one is set: (P, h, w) -> (P, H, W).
+
+        Smoothing and prior work on the settings' square `grid`, so their cost does not grow with the photograph.
+        """
         s = self.settings
-        full = attention_maps.resize(attention, size, mode="bicubic")
-        full = attention_maps.smooth(full, s.smoothing)
+        fine = attention_maps.resize(attention, (s.grid, s.grid), mode="bicubic")
+        fine = attention_maps.smooth(fine, s.smoothing)
         if s.prior > 0:
-            full = full * attention_maps.centre_prior(size, s.prior_sigma, s.prior).to(full)
-        return full
+            fine = fine * attention_maps.centre_prior((s.grid, s.grid), s.prior_sigma, s.prior).to(fine)
+        return fine if size == (s.grid, s.grid) else attention_maps.resize(fine, size, mode="bicubic")
 
     def locate(
         self, scene: Scene, phrases: Sequence[str], top_k: int = 5, method: str | None = None
@@ -198,7 +204,7 @@ class PhraseLocalizer:
     def rank(self, scene: Scene, attention: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """The best boxes of one map: (h, w) -> boxes (k, 4), best first, in the scene's frame, scores (k,)."""
         s = self.settings
-        heat = self.heat(attention[None], (s.box_grid, s.box_grid))[0]
+        heat = self.heat(attention[None], (s.grid, s.grid))[0]
         boxes = proposals_for(PROPOSALS[s.proposals], scene.proposals, heat, scene.size)
         return rank_boxes(
             heat,
@@ -243,11 +249,24 @@ class PhraseLocalizer:
             return x.new_zeros(len(encoded), *x.shape[-2:])
         attention = choose(METHODS, method, "attention method")
         units = self.model.units(ids.to(self.device))
-        posterior = self.model.posterior(self._above(x), ids.to(self.device))  # (K, views, h', w')
-        views = attention(self._above, x, units, prior=lambda _: posterior, weights=weights.to(self.device))
+        prior = self._location_prior(x, ids.to(self.device))
+        views = attention(self._above, x, units, prior=prior, weights=weights.to(self.device))
         views = views.clone()
         views[:, 1:] = views[:, 1:].flip(-1)  # only the second view is mirrored
         return views.mean(1)
+
+    def _location_prior(self, x: Tensor, ids: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """How much each location counts for each word when its winner enters the features; None: all alike."""
+        sharpness = self.settings.sharpness
+        if sharpness == 0:
+            return None
+        features = self._above(x)
+        if sharpness is None:
+            posterior = self.model.posterior(features, ids)  # (K, views, h', w')
+        else:
+            scores = self.model.location_scores(features, ids).transpose(0, 1)
+            posterior = (sharpness * scores).flatten(2).softmax(-1).view_as(scores)
+        return lambda _: posterior
 
     @torch.inference_mode()
     def _scores(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
