@@ -6,15 +6,7 @@ The same command goes on after an interruption, however it came.
 
 import sys
 
-from phrase_loc.__main__ import guarded
-
-
-def main() -> None:
-    """Parse, build, train; the user's errors are one sentence and exit code 2."""
-    from phrase_loc.commands.train import train_from
-
-    sys.exit(guarded(lambda: train_from(sys.argv[1:])))
-
+from phrase_loc.__main__ import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -8,19 +8,21 @@ from phrase_loc.config import load_config
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG.yaml and key=value pairs, read by `load_config`."""
-    parser.add_argument("settings", nargs="+", metavar="CONFIG.yaml | key=value", help="see configs/train_web.yaml")
+    parser.add_argument(
+        "arguments", nargs="*", metavar="CONFIG.yaml | key=value", help="see configs/train_web.yaml"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    return train_from(args.settings)
+    return train_from(args.arguments)
 
 
-def train_from(settings: Sequence[str]) -> int:
+def train_from(arguments: Sequence[str]) -> int:
     """Check the config, then import torch, join the other processes and train; prints the model's folder."""
     from phrase_loc.training.config import TrainConfig
 
-    config = load_config(TrainConfig, settings)
+    config = load_config(TrainConfig, arguments)
     from phrase_loc.distributed import session
     from phrase_loc.training.run import log_to_stderr, train
 

@@ -17,27 +17,10 @@ from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_sampler import FILLER, Item
 from phrase_loc.datasets.web_sources import Source
 from phrase_loc.datasets.web_transforms import Transform, decode_or_none
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The words said of one image.
-
-    Attributes:
-        ids: distinct rows of the vocabulary.
-        strengths: per id in (0, 1]: how surely the word belongs to the image.
-        ignored: further ids that are neither true nor false of it, such as hypernyms.
-        captions: per text the ids of its words.
-    """
-
-    ids: Sequence[int]
-    strengths: Sequence[float]
-    ignored: Sequence[int] = ()
-    captions: Sequence[Sequence[int]] = ()
-
+from phrase_loc.text.labels import WordLabels
 
 #: texts of an image -> its labels; picklable.
-Labeller = Callable[[Sequence[str]], Labels]
+Labeller = Callable[[Sequence[str]], WordLabels]
 
 
 @dataclass(frozen=True)
@@ -45,7 +28,7 @@ class Sample:
     """One image as the model gets it."""
 
     image: tuple[Tensor, ...]  # one (3,H,W) uint8, or a frozen trunk's outputs (C,h,w) float16
-    labels: Labels
+    labels: WordLabels
     weight: float  # 0 where there is nothing to learn from
     caption: Sequence[int] = ()  # words of the text that was drawn this epoch
     fault: Fault | None = None
@@ -143,10 +126,10 @@ class WebImages(Dataset[Sample]):
 
     def _nothing(self, fault: Fault | None) -> Sample:
         black = torch.zeros(3, *self.transform.size, dtype=torch.uint8)
-        return Sample((black,), Labels((), ()), 0.0, (), fault)
+        return Sample((black,), WordLabels((), ()), 0.0, (), fault)
 
 
-def draw_caption(labels: Labels, random: np.random.Generator) -> Sequence[int]:
+def draw_caption(labels: WordLabels, random: np.random.Generator) -> Sequence[int]:
     """The words of one of an image's texts; all its words where the labeller keeps no texts apart."""
     told = [caption for caption in labels.captions if caption]
     return told[int(random.integers(len(told)))] if told else labels.ids

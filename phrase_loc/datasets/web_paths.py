@@ -66,7 +66,9 @@ def _choices(inside: str, pattern: str) -> list[str]:
         return inside.split(",")
     first, last = span[1], span[2]
     if int(last) < int(first):
-        raise DataError(f"the range {{{inside}}} in {pattern!r} runs backwards; write the smaller number first")
+        raise DataError(
+            f"the range {{{inside}}} in {pattern!r} runs backwards; write the smaller number first"
+        )
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 

@@ -123,7 +123,9 @@ def _write_whole(path: Path, rows: np.ndarray, faults: Sequence[Fault]) -> None:
             np.savez(file, rows=rows, faults=np.array(notes))
         os.replace(temporary, path)
     except OSError as error:
-        raise DataError(f"the index folder {path.parent} cannot be written: {error}; set data.index") from None
+        raise DataError(
+            f"the index folder {path.parent} cannot be written: {error}; set data.index"
+        ) from None
 
 
 class ShardReader:

@@ -132,9 +132,7 @@ def _separator(header: str) -> str:
     return max("\t,|;", key=header.count)
 
 
-def _collect(
-    path: Path, folder: Path, frames: Iterator["pd.DataFrame"], text_fields: Sequence[str]
-) -> Table:
+def _collect(path: Path, folder: Path, frames: Iterator["pd.DataFrame"], text_fields: Sequence[str]) -> Table:
     table = Table({}, [])
     number = 1
     for frame in frames:

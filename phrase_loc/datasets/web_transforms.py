@@ -53,7 +53,9 @@ class Transform:
         image = F.resized_crop(image, top, left, height, width, list(self.size), antialias=True)
         if random.random() < self.mirror and not names_a_side(texts):
             image = image.flip(-1)
-        return _jittered(image, self.jitter, random.random(4), names_a_colour(texts)) if self.jitter else image
+        return (
+            _jittered(image, self.jitter, random.random(4), names_a_colour(texts)) if self.jitter else image
+        )
 
 
 def names_a_side(texts: Sequence[str]) -> bool:
@@ -81,7 +83,10 @@ def decode(data: bytes) -> Tensor:
 
             raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             return decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        except (RuntimeError, ImportError):  # CMYK, a size beyond its limits, a torchvision without its library
+        except (
+            RuntimeError,
+            ImportError,
+        ):  # CMYK, a size beyond its limits, a torchvision without its library
             pass
     return to_tensor(load_image(data))
 

@@ -26,7 +26,7 @@ def terms(scores: Tensor, targets: Targets) -> Tensor:
     own = torch.arange(count, device=scores.device)
     truth = (targets.positive > 0).to(scores.dtype) @ shares > 1 - 1e-6  # all words of m are said of n
     out = truth | (shares.sum(0) == 0) | _foreign(targets, count, texts)
-    out[:, :count] |= (targets.weights == 0)
+    out[:, :count] |= targets.weights == 0
     out[own, own] = False
     by_caption = against.masked_fill(out, -torch.inf).log_softmax(1)[own, own]
     out_images = out[:, :count] | (targets.weights == 0)[:, None]

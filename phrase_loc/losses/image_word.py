@@ -21,7 +21,9 @@ def terms(scores: Tensor, targets: Targets) -> Tensor:
     among_words = rivals(scores, targets)
     absent = targets.ignored | (targets.weights == 0)[:, None]
     among_images = scores.masked_fill(absent, -torch.inf)
-    return torch.stack([_against(among_words, scores, said, share, 1), _against(among_images, scores, said, share, 0)], 1)
+    return torch.stack(
+        [_against(among_words, scores, said, share, 1), _against(among_images, scores, said, share, 0)], 1
+    )
 
 
 def close(terms: Tensor) -> Tensor:
@@ -32,7 +34,9 @@ def close(terms: Tensor) -> Tensor:
 def _against(rival: Tensor, scores: Tensor, said: Tensor, share: Tensor, dim: int) -> Tensor:
     """(N,): sum over true words of share * [log(exp(s) + sum of exp over the negatives along `dim`) - s]."""
     negatives = rival.masked_fill(said, -torch.inf)
-    floor = torch.finfo(scores.dtype).min / 4  # a row without negatives costs nothing; -inf would make its gradient NaN
+    floor = (
+        torch.finfo(scores.dtype).min / 4
+    )  # a row without negatives costs nothing; -inf would make its gradient NaN
     total = _logsumexp(negatives, dim, floor)
     return (share * (torch.logaddexp(total, scores) - scores)).sum(1)
 

@@ -16,9 +16,7 @@ COUPLED = False
 def terms(scores: Tensor, targets: Targets) -> Tensor:
     """(N,k) -> (N,3): log-sum-exp over these words, weighted sum of the true scores, sum of their weights."""
     weight = targets.balance * targets.positive
-    return torch.stack(
-        [rivals(scores, targets).logsumexp(1), (weight * scores).sum(1), weight.sum(1)], dim=1
-    )
+    return torch.stack([rivals(scores, targets).logsumexp(1), (weight * scores).sum(1), weight.sum(1)], dim=1)
 
 
 def close(terms: Tensor) -> Tensor:

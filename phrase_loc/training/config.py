@@ -59,16 +59,38 @@ class VectorsConfig:
 
     Attributes:
         source: glove (the PyPI package), file (GloVe's text format), ppmi (co-occurrence of the texts), encoder (a
-            transformers text encoder) or random.
+            transformers text encoder), random, or free: every word learns its own unit and bias, no projection.
         file: of GloVe vectors, or the encoder's folder or package.
         size: numbers a word, for ppmi and random.
+        bias: that free words start with.
         tuned: train them.
     """
 
-    source: Literal["glove", "file", "ppmi", "encoder", "random"] = "glove"
+    source: Literal["glove", "file", "ppmi", "encoder", "random", "free"] = "glove"
     file: str = ""
     size: int = 300
+    bias: float = -4.0
     tuned: bool = True
+
+
+@config_dataclass
+class LabelsConfig:
+    """From texts to weak labels; see text.labels and text.synonyms.
+
+    Attributes:
+        agree: texts that must hold a word for strength 1.
+        last_word: strength that the last word of a pair takes from it.
+        unpunished: words that are no negatives where a related one was said: none, paraphrases (counted in the other
+            texts of the same image), vectors (near word vectors) or hypernyms (WordNet).
+        balance: power by which rare words weigh more; 0 leaves all alike.
+        most: largest ratio to the median's weight.
+    """
+
+    agree: int = 1
+    last_word: float = 0.5
+    unpunished: Literal["none", "paraphrases", "vectors", "hypernyms"] = "none"
+    balance: float = 0.0
+    most: float = 10.0
 
 
 @config_dataclass
@@ -103,7 +125,7 @@ class PhaseConfig:
         batch: images of a step, over all processes and micro-batches.
         accumulate: micro-batches of a step; coupled losses contrast within one.
         train_from: none (frozen trunk), all, or the lowest trained stage.
-        cache: keep the frozen trunk's output on disk; images are then not augmented but mirrored.
+        cache: keep the output of the frozen stages on disk; images are then not augmented, only mirrored.
         size: pixels (H = W) or (H, W); the model's own when None.
         crop: smallest share of the area that a random crop keeps.
         mirror: probability of mirroring, where no text says left or right.
@@ -192,6 +214,7 @@ class TrainConfig:
     data: DataConfig
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     vectors: VectorsConfig = field(default_factory=VectorsConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     phases: tuple[PhaseConfig, ...] = (PhaseConfig(),)
     validation: ValidationConfig = field(default_factory=ValidationConfig)

@@ -13,7 +13,7 @@ from phrase_loc.errors import DataError
 from phrase_loc.models.store import save_model
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.text.embeddings import glove_package
-from phrase_loc.models.word_table import fit_map
+from phrase_loc.text.tables import align
 from phrase_loc.training.config import TrainConfig
 
 
@@ -29,10 +29,13 @@ def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: 
     released = deepcopy(model).cpu().float().eval().requires_grad_(False)
     if config.further_words:
         add_further_words(released, config.further_words)
-    card = {**released.config.card, **config.card, "training": to_dict(config), "figures": figures}
+    card = {**released.config.card, **config.card, "training": to_dict(config), "measured": figures}
     card["training"].pop("out")
     released.config = replace(released.config, card=card)
-    fresh, old = folder.with_name(f"{folder.name}.{os.getpid()}.part"), folder.with_name(f"{folder.name}.old.part")
+    fresh, old = (
+        folder.with_name(f"{folder.name}.{os.getpid()}.part"),
+        folder.with_name(f"{folder.name}.old.part"),
+    )
     try:
         save_model(released, fresh)
         if folder.exists():
@@ -47,10 +50,13 @@ def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: 
 def add_further_words(model: TextToRegion, count: int) -> None:
     """Gives the model the `count` most frequent GloVe words beyond its vocabulary, mapped into its space."""
     glove = glove_package()
-    known = [i for i, word in enumerate(model.vocabulary.words) if glove.get(word) is not None]
-    source = torch.stack([glove.get(model.vocabulary.words[i]) for i in known])  # type: ignore[misc]
+    words = model.vocabulary.words
+    known = [i for i, word in enumerate(words) if word in glove]
+    source = torch.stack([v for i in known if (v := glove.get(words[i])) is not None])
     weights = torch.tensor([model.vocabulary.counts[i] + 1.0 for i in known]).sqrt()
-    into = fit_map(source, model.words.vectors.detach()[known], weights)
-    extra = [word for word in glove.words if word.isalpha() and word not in model.vocabulary][:count]
-    model.words.set_extra(torch.stack([glove.vectors[glove.row(word)] for word in extra]), into)
-    model.extra = tuple(extra)
+    bridge = align(source, model.words.vectors.detach()[known], weights=weights)
+    chosen = [i for i, word in enumerate(glove.words) if word.isalpha() and word not in model.vocabulary][
+        :count
+    ]
+    model.words.set_extra(glove.vectors[chosen], bridge)
+    model.extra = tuple(glove.words[i] for i in chosen)

@@ -1,8 +1,8 @@
-"""The frozen trunk's output kept on disk: a head then trains on it in minutes, many times over.
+"""The output of a trunk's frozen stages kept on disk: a head then trains on it in minutes, many times over.
 
-What the head reads (the last stage and, where it fuses one, a finer stage) is stored in half precision for the
-unmirrored image, in files of CHUNK images that are written whole or not at all: a killed run goes on with the
-next chunk. Mirroring flips the stored maps, which for a convolutional trunk is nearly the mirrored image's own.
+What the rest of the network reads (the last frozen stage, and the stage that the head fuses where that lies below)
+is stored in half precision for the image as it is and mirrored, in files of CHUNK images that are written whole or
+not at all: a killed run goes on with the next chunk.
 """
 
 import hashlib
@@ -13,38 +13,50 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from phrase_loc.datasets.web import Labels, Sample, WebImages, collate, draw_caption
+from phrase_loc.datasets.web import Sample, WebImages, collate, draw_caption
 from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_sampler import FILLER, Item
 from phrase_loc.datasets.web_transforms import names_a_side
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.text.labels import WordLabels
+from phrase_loc.training.stages import run_stages
 
-CHUNK = 256
+CHUNK, BATCH = 256, 32
 
 
-def cache_folder(parent: Path, facts: dict) -> Path:
-    """A folder of its own for each backbone, size and data."""
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return parent / f"features-{name}"
+def cache_folder(parent: Path, frozen: nn.Module, facts: dict) -> Path:
+    """A folder of its own for each set of frozen weights, size and data."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for tensor in frozen.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return parent / f"features-{digest.hexdigest()[:16]}"
 
 
 def fill_cache(
-    folder: Path, model: TextToRegion, images: WebImages, world: World, batch: int, workers: int, half: bool
+    folder: Path,
+    model: TextToRegion,
+    until: str,
+    images: WebImages,
+    world: World,
+    mirrored: bool,
+    workers: int,
+    half: bool,
 ) -> None:
     """Computes the chunks that are missing, each process every size-th of them.
 
     Args:
         folder: of the cache.
         model: its trunk runs in eval mode.
+        until: the last stage whose output is kept.
         images: unaugmented.
         world: the processes that share the work.
-        batch: images at a time.
+        mirrored: keep the output of the mirrored image as well.
         workers: decoding processes.
         half: run the trunk under bfloat16 autocast.
 
@@ -55,7 +67,7 @@ def fill_cache(
     chunks = range(-(-len(images) // CHUNK))
     missing = [c for c in chunks if not (folder / f"{c:06d}.ok.npy").is_file()][world.rank :: world.size]
     items = [[(0, i) for i in range(c * CHUNK, min(len(images), (c + 1) * CHUNK))] for c in missing]
-    parts = [chunk[i : i + batch] for chunk in items for i in range(0, len(chunk), batch)]
+    parts = [chunk[i : i + BATCH] for chunk in items for i in range(0, len(chunk), BATCH)]
     loader = iter(
         DataLoader(images, batch_sampler=parts, collate_fn=collate, num_workers=workers)  # type: ignore[arg-type]
     )
@@ -64,10 +76,12 @@ def fill_cache(
     for number, chunk in zip(tqdm(missing, desc="features", disable=not world.is_main, leave=False), items):
         found: list[tuple[Tensor, ...]] = []
         usable: list[Tensor] = []
-        for _ in range(0, len(chunk), batch):
+        for _ in range(0, len(chunk), BATCH):
             loaded = next(loader).to(world.device)
+            views = [loaded.images[0], loaded.images[0].flip(-1)][: 1 + mirrored]
             with torch.no_grad(), torch.autocast(world.device.type, torch.bfloat16, enabled=half):
-                found.append(tuple(t.half().cpu() for t in model.activations(loaded.images[0])))
+                outputs = [run_stages(model, view, None, until) for view in views]
+            found.append(tuple(torch.stack(t, 1).half().cpu() for t in zip(*outputs, strict=True)))
             usable.append(loaded.weights.cpu() > 0)
         for i, stage in enumerate(zip(*found, strict=True)):
             _write(folder / f"{number:06d}.{i}.npy", torch.cat(stage).numpy())
@@ -98,15 +112,14 @@ class CachedImages(Dataset[Sample]):
         usable, stages = self._chunk(max(number, 0) // CHUNK)
         place = max(number, 0) % CHUNK
         if number == FILLER or not usable[place]:
-            blank = tuple(torch.zeros(stage.shape[1:], dtype=torch.float16) for stage in stages)
+            blank = tuple(torch.zeros(stage.shape[2:], dtype=torch.float16) for stage in stages)
             fault = None if number == FILLER else Fault("image", self.images.source.name(number), "")
-            return Sample(blank, Labels((), ()), 0.0, (), fault)
+            return Sample(blank, WordLabels((), ()), 0.0, (), fault)
         texts = self.images.source.texts(number)
         labels = self.images.labeller(texts)
         random = np.random.default_rng([self.images.seed, epoch, number])
-        flip = random.random() < self.mirror and not names_a_side(texts)
-        maps = [torch.from_numpy(np.array(stage[place])) for stage in stages]
-        features = tuple(m.flip(-1) if flip else m for m in maps)
+        view = int(random.random() < self.mirror and not names_a_side(texts))
+        features = tuple(torch.from_numpy(np.array(stage[place, view])) for stage in stages)
         return Sample(features, labels, 1.0, draw_caption(labels, random))
 
     def _chunk(self, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -130,4 +143,6 @@ def _write(path: Path, array: np.ndarray) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise DataError(f"the feature cache {path.parent} cannot be written ({error}); free space there") from None
+        raise DataError(
+            f"the feature cache {path.parent} cannot be written ({error}); free space there"
+        ) from None

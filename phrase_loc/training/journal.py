@@ -30,7 +30,6 @@ class Journal:
             return
         self.path = folder / "metrics.jsonl"
         _keep_until(self.path, done)
-        self._file = self.path.open("a", encoding="utf-8")
         self._bar = tqdm(total=steps, initial=done, unit="step", disable=not sys.stderr.isatty(), leave=False)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -48,14 +47,18 @@ class Journal:
         if self.folder is None:
             return
         values = {"step": step, **values, "images_per_s": round(self._rate(), 2)}
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-        self._bar.set_postfix({k: v for k, v in values.items() if k in {"loss", "images_per_s"}}, refresh=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+        self._bar.set_postfix(
+            {k: v for k, v in values.items() if k in {"loss", "images_per_s"}}, refresh=False
+        )
         self._to_events(step, values)
         if self._bar.disable:
             took = time.perf_counter() - self.begin
             left = (self.steps - step) * took / max(1, step - self.done)
-            shown = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+            shown = "  ".join(
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
+            )
             log.info("%s  left %s", shown, tqdm.format_interval(left))
 
     def _to_events(self, step: int, values: dict[str, Any]) -> None:
@@ -71,10 +74,9 @@ class Journal:
         return rate
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Ends the bar and the event files."""
         if self.folder is not None:
             self._bar.close()
-            self._file.close()
         if self._events is not None:
             self._events.close()
 

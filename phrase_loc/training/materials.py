@@ -17,11 +17,11 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.assembly import create
 from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.text import embeddings
+from phrase_loc.text import embeddings, synonyms
 from phrase_loc.text.counting import UnitCounter
+from phrase_loc.text.labels import WordLabeller, balance
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import TrainConfig, VectorsConfig, VocabularyConfig
-from phrase_loc.training.labelling import AgreeingWords
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,21 @@ def prepare(config: TrainConfig, world: World) -> Materials:
     model = new_model(config, source, world).to(world.device)
     if config.precision == "float64":
         model = model.double()
-    balance = torch.ones(len(model.vocabulary), dtype=next(model.head.parameters()).dtype)
-    return Materials(source, model, AgreeingWords(model.vocabulary), balance)
+    model = model.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
+    labels = config.labels
+    unpunished = unpunished_words(labels.unpunished, model, source)
+    labeller = WordLabeller(model.vocabulary, labels.agree, labels.last_word, unpunished)
+    weights = balance(model.vocabulary.counts, labels.balance, labels.most)
+    return Materials(source, model, labeller, weights.to(next(model.head.parameters()).dtype))
+
+
+def unpunished_words(kind: str, model: TextToRegion, source: Source) -> synonyms.Unpunished:
+    """Row -> rows that are no negatives beside it."""
+    if kind == "paraphrases":
+        return synonyms.paraphrases((source.texts(i) for i in range(len(source))), model.vocabulary)
+    if kind == "vectors":
+        return synonyms.near_vectors(model.words.vectors.detach())
+    return synonyms.hypernyms(model.vocabulary) if kind == "hypernyms" else {}
 
 
 def open_data(config: TrainConfig, world: World) -> Source:
@@ -91,7 +104,11 @@ def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
     """The texts of .txt or .gz files: a text a line, what stands before a tab left out."""
     for path in expand(paths) if paths else []:
         try:
-            opened = gzip.open(path, "rt", encoding="utf-8") if path.endswith(".gz") else open(path, encoding="utf-8")
+            opened = (
+                gzip.open(path, "rt", encoding="utf-8")
+                if path.endswith(".gz")
+                else open(path, encoding="utf-8")
+            )
             with opened as lines:
                 for line in lines:
                     yield line.rstrip("\n").rpartition("\t")[2]
@@ -104,12 +121,18 @@ def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterator[
     if config.source == "random":
         return torch.randn(len(vocabulary), config.size, generator=torch.Generator().manual_seed(seed))
     if config.source == "ppmi":
-        vectors = embeddings.cooccurrence_vectors(texts, vocabulary, min(config.size, len(vocabulary) - 1), seed)
+        vectors = embeddings.cooccurrence_vectors(
+            texts, vocabulary, min(config.size, len(vocabulary) - 1), seed
+        )
     elif config.source == "encoder":
         vectors = embeddings.encoder_vectors(vocabulary.words, config.file)
     else:
         words = set(vocabulary.words)
-        read = embeddings.glove_package(words) if config.source == "glove" else embeddings.read_glove(config.file, words)
+        read = (
+            embeddings.glove_package(words)
+            if config.source == "glove"
+            else embeddings.read_glove(config.file, words)
+        )
         found = [read.get(word) for word in vocabulary.words]
         empty = torch.zeros(read.vectors.shape[1])
         vectors = torch.stack([empty if vector is None else vector for vector in found])
@@ -126,10 +149,10 @@ def new_model(config: TrainConfig, source: Source, world: World) -> TextToRegion
     if settings.start:
         from phrase_loc.models.store import load_model
 
-        return load_model(settings.start)
+        return trainable(load_model(settings.start), config.vectors.tuned)
     vocabulary = find_vocabulary(config.vocabulary, source, kept, world)
     log.info("vocabulary: %d units, most frequent %s", len(vocabulary), ", ".join(vocabulary.words[:8]))
-    vectors = word_vectors(config.vectors, vocabulary, _texts(source, config), config.seed)
+    vectors = start_vectors(config, vocabulary, source)
     torch.manual_seed(config.seed)
     return create(
         vocabulary,
@@ -145,8 +168,32 @@ def new_model(config: TrainConfig, source: Source, world: World) -> TextToRegion
         sharpness=settings.sharpness,
         learn_sharpness=settings.learn_sharpness,
         cosine=settings.cosine,
+        free=config.vectors.source == "free",
         tuned=config.vectors.tuned,
     )
+
+
+def start_vectors(config: TrainConfig, vocabulary: Vocabulary, source: Source) -> Tensor:
+    """(V,E) the word vectors before training."""
+    if config.vectors.source != "free":
+        return word_vectors(config.vectors, vocabulary, _texts(source, config), config.seed)
+    size = config.model.hidden
+    if size is None or not config.vectors.tuned:
+        raise ConfigError(
+            "vectors.source=free needs model.hidden, the number of channels, and vectors.tuned=true"
+        )
+    draw = torch.Generator().manual_seed(config.seed)
+    units = (2 * torch.rand(len(vocabulary), size, generator=draw) - 1) / size**0.5
+    return torch.cat([units, torch.full((len(vocabulary), 1), config.vectors.bias)], 1)
+
+
+def trainable(model: TextToRegion, tuned: bool) -> TextToRegion:
+    """A loaded model, whose weights are frozen for queries, ready for further training (the trunk: by phase)."""
+    model.head.requires_grad_(True)
+    model.words.vectors.requires_grad_(tuned)
+    for name, parameter in model.head.pool.named_parameters():
+        parameter.requires_grad_(name == "log_sharpness" and model.config.learn_sharpness)
+    return model
 
 
 def _texts(source: Source, config: TrainConfig) -> Iterator[str]:

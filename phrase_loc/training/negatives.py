@@ -23,7 +23,9 @@ def sampled_words(said: list[int], size: int, count: int, seed: int) -> tuple[Te
         (K,) ascending words; (K,) how many words of the vocabulary each stands for: 1 for those said.
     """
     others = np.setdiff1d(np.arange(size), said, assume_unique=True)
-    drawn = np.random.default_rng(seed).choice(others, min(max(0, count - len(said)), len(others)), replace=False)
+    drawn = np.random.default_rng(seed).choice(
+        others, min(max(0, count - len(said)), len(others)), replace=False
+    )
     words = np.concatenate([np.asarray(said, np.int64), drawn.astype(np.int64)])
     stands = np.ones(len(words))
     stands[len(said) :] = len(others) / max(1, len(drawn))
@@ -62,6 +64,4 @@ def hard_captions(targets: Targets, captions: Ragged, words: Tensor, each: int, 
         shares[random.choice(own), column] = 0.0
         shares[random.choice(false), column] = 1.0
     shares = shares / shares.sum(0).clamp_min(1.0)
-    return replace(
-        targets, captions=shares.to(device, targets.positive.dtype), hard_owner=owners.to(device)
-    )
+    return replace(targets, captions=shares.to(device, targets.positive.dtype), hard_owner=owners.to(device))

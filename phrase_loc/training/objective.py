@@ -23,6 +23,7 @@ from phrase_loc.errors import choose
 from phrase_loc.losses import LOSSES, Targets
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.training.negatives import hard_captions, sampled_words
+from phrase_loc.training.stages import run_stages
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,14 @@ class ObjectiveSettings:
     dropout: float = 0.0
     memory_mb: int = 1024
     recompute: bool = False
+    cached: str | None = None
 
 
 class Objective(nn.Module):
     """The module that DistributedDataParallel wraps: forward(batch) -> this process's share of the summed loss.
 
     Args:
-        model: its trunk is only run where the batch holds images.
+        model: its trunk runs from the image, or from the cached stage that the batch holds.
         balance: (V,) weight of each word.
         settings: of the phase.
         world: the processes whose images a coupled loss contrasts.
@@ -72,26 +74,19 @@ class Objective(nn.Module):
             for i, name in enumerate(alone):
                 each = self.losses[name].close(torch.stack([part[i] for part in parts]))
                 total = total + self.settings.losses[name] * (batch.weights.to(each.dtype) * each).sum()
-        return total + self._coupled(features, chunk, words, correction, batch, seed) if self.coupled else total
+        return (
+            total + self._coupled(features, chunk, words, correction, batch, seed) if self.coupled else total
+        )
 
     def _features(self, batch: Batch) -> Tensor:
-        model = self.model
-        if batch.images[0].dtype == torch.uint8:
-            read = self._activations(batch.images[0])
-        else:  # cached output of the frozen trunk, in half precision
-            read = tuple(part.to(model.head.log_scale.dtype) for part in batch.images)
+        model, settings = self.model, self.settings
+        if settings.cached is None:
+            read = run_stages(model, batch.images[0], None, None, settings.recompute)
+        else:
+            held = tuple(part.to(model.head.log_scale.dtype) for part in batch.images)
+            read = run_stages(model, held, settings.cached, None, settings.recompute)
         features = model.head.features(*read)
-        return F.dropout2d(features, self.settings.dropout, self.training) if self.settings.dropout else features
-
-    def _activations(self, images: Tensor) -> tuple[Tensor, ...]:
-        model = self.model
-        if not self.settings.recompute:
-            return model.activations(images)
-        x, fine = model.normalize(images), None
-        for name, stage in model.trunk.named_children():
-            x = checkpoint(stage, x, use_reentrant=False) if torch.is_grad_enabled() else stage(x)
-            fine = x if name == model.config.fuse else fine
-        return (x,) if fine is None else (x, fine)
+        return F.dropout2d(features, settings.dropout, self.training) if settings.dropout else features
 
     def _candidates(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
         """(K,) words to score, ascending, and (K,) how many each stands for as a negative."""
@@ -113,22 +108,26 @@ class Objective(nn.Module):
         self, features: Tensor, words: Tensor, correction: Tensor, batch: Batch, names: list[str], again: bool
     ) -> list[Tensor]:
         def compute(features: Tensor) -> list[Tensor]:
-            scores = _full(self.model.scores(features, words))
+            scores = self._scores(features, words)
             targets = self._targets(batch, words, correction, scores)
             return [self.losses[name].terms(scores, targets) for name in names]
 
         return checkpoint(compute, features, use_reentrant=False) if again else compute(features)
+
+    def _scores(self, features: Tensor, words: Tensor) -> Tensor:
+        """(N,D,h,w), (K,) -> (N,K); half precision ends before the pool, which exponentiates."""
+        return self.model.head.pool(_full(self.model.location_scores(features, words)))
 
     def _coupled(
         self, features: Tensor, chunk: int, words: Tensor, correction: Tensor, batch: Batch, seed: int
     ) -> Tensor:
         if len(words) > chunk:
             parts = words.split(chunk)
-            scored = [checkpoint(self.model.scores, features, part, use_reentrant=False) for part in parts]
+            scored = [checkpoint(self._scores, features, part, use_reentrant=False) for part in parts]
             scores = torch.cat(scored, 1)
         else:
-            scores = self.model.scores(features, words)
-        scores = self.world.gather_rows(_full(scores))
+            scores = self._scores(features, words)
+        scores = self.world.gather_rows(scores)
         everyone = gather_labels(batch, self.world)
         targets = self._targets(everyone, words, correction, scores)
         if "image_caption" in self.losses:

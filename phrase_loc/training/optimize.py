@@ -9,18 +9,6 @@ from torch import Tensor, nn
 from phrase_loc.errors import ConfigError
 
 
-def trainable_stages(trunk: nn.Sequential, train_from: str) -> list[str]:
-    """Names of the stages that a phase trains, lowest first: 'none', 'all', or from the named one upwards."""
-    names = [name for name, _ in trunk.named_children()]
-    if train_from == "none":
-        return []
-    if train_from == "all":
-        return names
-    if train_from not in names:
-        raise ConfigError(f"train_from must be none, all or a stage ({', '.join(names)}), got {train_from!r}")
-    return names[names.index(train_from) :]
-
-
 def parameter_groups(
     trunk: nn.Sequential,
     rest: Iterable[nn.Module],

@@ -25,7 +25,8 @@ from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import CachedImages, cache_folder, fill_cache
 from phrase_loc.training.materials import Materials
 from phrase_loc.training.objective import Objective, ObjectiveSettings
-from phrase_loc.training.optimize import Average, optimizer, parameter_groups, schedule, trainable_stages
+from phrase_loc.training.optimize import Average, optimizer, parameter_groups, schedule
+from phrase_loc.training.stages import last_frozen, trainable_stages
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +53,14 @@ class Phase:
         on_fault: called with each fault of the data.
     """
 
-    def __init__(self, config: TrainConfig, number: int, materials: Materials, world: World, on_fault: Callable):
+    def __init__(
+        self, config: TrainConfig, number: int, materials: Materials, world: World, on_fault: Callable
+    ):
         self.config, self.settings, self.number = config, config.phases[number], number
         self.materials, self.world, self.on_fault = materials, world, on_fault
         model = materials.model
         stages = trainable_stages(model.trunk, self.settings.train_from)
-        if self.settings.cache and stages:
-            raise ConfigError(f"phase {self.settings.name}: cache needs train_from: none, got {stages[0]}")
+        self.cached = last_frozen(model.trunk, self.settings.train_from) if self.settings.cache else None
         groups = parameter_groups(
             model.trunk,
             [model.head, model.words],
@@ -88,6 +90,7 @@ class Phase:
                 settings.dropout,
                 config.memory_mb,
                 config.recompute,
+                self.cached,
             ),
             self.world,
         )
@@ -192,26 +195,24 @@ class Phase:
             transform = Transform(size, settings.crop, settings.mirror, settings.jitter)
             return WebImages(materials.source, materials.labeller, transform, self.config.seed)
         plain = WebImages(materials.source, materials.labeller, Transform(size), self.config.seed)
-        folder = self.cache_folder(size)
-        half = self.config.precision in ("bf16", "fp16")
-        fill_cache(folder, materials.model, plain, self.world, 32, self.config.data.workers, half)
+        mirrored, half = settings.mirror > 0, self.config.precision in ("bf16", "fp16")
+        folder = self._cache_folder(size, mirrored, half)
+        workers = self.config.data.workers
+        fill_cache(folder, materials.model, str(self.cached), plain, self.world, mirrored, workers, half)
         return CachedImages(folder, plain, settings.mirror)
 
-    def cache_folder(self, size: tuple[int, int]) -> Path:
-        """Where this phase keeps features: other phases with the same trunk and size share it."""
+    def _cache_folder(self, size: tuple[int, int], mirrored: bool, half: bool) -> Path:
+        """Where this phase keeps features: other phases with the same frozen weights and size share it."""
+        trunk, source = self.materials.model.trunk, self.materials.source
+        names = [name for name, _ in trunk.named_children()]
         facts = {
             "backbone": self.config.model.backbone,
-            "weights": str(self.config.model.weights),
-            "start": self.config.model.start,
-            "stride": self.config.model.output_stride,
             "fuse": self.config.model.fuse,
-            "size": list(size),
-            "images": len(self.materials.source),
-            "first": self.materials.source.name(0),
-            "after": self.number if any(p.train_from != "none" for p in self.config.phases[: self.number]) else 0,
-            "half": self.config.precision in ("bf16", "fp16"),
+            "until": self.cached,
+            "size": [*size, mirrored, half],
+            "images": [len(source), source.name(0), source.name(len(source) - 1)],
         }
-        return cache_folder(self.config.out, facts)
+        return cache_folder(self.config.out, trunk[: names.index(str(self.cached)) + 1], facts)
 
 
 def phase_steps(settings: PhaseConfig, samples: int) -> int:

@@ -1,8 +1,8 @@
 """train(config): data and model in, a model folder out, able to stop at any instant and go on the same.
 
-    OUT/checkpoint.pt     everything of the run (checkpoint.py)       OUT/metrics.jsonl   figures by step
-    OUT/index/            offset indices of the shards                OUT/vocabulary.tsv  the counted words
-    OUT/features-*/       output of a frozen trunk                    OUT/model/, best/   what `query` reads
+OUT/checkpoint.pt     everything of the run (checkpoint.py)       OUT/metrics.jsonl   figures by step
+OUT/index/            offset indices of the shards                OUT/vocabulary.tsv  the counted words
+OUT/features-*/       output of a frozen trunk                    OUT/model/, best/   what `query` reads
 """
 
 import logging
@@ -31,7 +31,18 @@ log = logging.getLogger(__name__)
 
 #: Settings that may differ when a run goes on: they do not change its result.
 FREE = frozenset(
-    "data.workers data.index data.max_faults save_every log_every tensorboard device threads memory_mb out".split()
+    [
+        "data.workers",
+        "data.index",
+        "data.max_faults",
+        "save_every",
+        "log_every",
+        "tensorboard",
+        "device",
+        "threads",
+        "memory_mb",
+        "out",
+    ]
 )
 #: The model as it is -> figures, higher is better.
 Measure = Callable[[TextToRegion], dict[str, float]]
@@ -59,10 +70,13 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
     world.barrier()
     materials = prepare(config, world)
     run = Run(config, materials, world, measure)
-    run.restore()
-    for number in range(run.state.phase, len(config.phases)):
-        run.phase(number)
-    run.close()
+    try:
+        run.restore()
+        for number in range(run.state.phase, len(config.phases)):
+            run.phase(number)
+        run.release()
+    finally:
+        run.journal.close()
     return config.out / "model"
 
 
@@ -103,7 +117,9 @@ class Run:
         self.state.config = to_dict(self.config)
         self.materials.model.load_state_dict(self.held.model)
         self.faults.seen |= {(kind, name) for kind, name in self.held.faults}
-        log.info("going on after step %d (phase %d, step %d)", self.held.done, self.held.phase, self.held.step)
+        log.info(
+            "going on after step %d (phase %d, step %d)", self.held.done, self.held.phase, self.held.step
+        )
 
     def phase(self, number: int) -> None:
         """Runs a phase from where the state stands to its end."""
@@ -174,13 +190,12 @@ class Run:
             state.save(self.path)
         self.world.barrier()
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Writes the model folder and says what was skipped."""
         if self.world.is_main:
             found = {"faults": len(self.faults.seen), **self.state.best}
             save_whole(self.materials.model, self.config, self.config.out / "model", found)
             log.info("done: %d steps; skipped: %s", self.state.done, self.faults.report())
-        self.journal.close()
         self.world.barrier()
 
 
@@ -199,7 +214,9 @@ def claim_folder(folder: Path) -> None:
         for leftover in folder.glob("*.part"):
             leftover.unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(f"the out folder {folder} cannot be written: {error.strerror}; give another out=") from None
+        raise DataError(
+            f"the out folder {folder} cannot be written: {error.strerror}; give another out="
+        ) from None
 
 
 def check_space(folder: Path, model: TextToRegion) -> None:

@@ -1,0 +1,64 @@
+"""Runs of configs/tiny.yaml for tests, in this process, in a forked one, or from the command line."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from phrase_loc.config import load_config
+from phrase_loc.distributed import World
+from phrase_loc.training.checkpoint import Checkpoint
+from phrase_loc.training.config import TrainConfig
+from phrase_loc.training.run import train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def settings(out: Path, shards: str, *changes: str) -> TrainConfig:
+    """The tiny config with every step logged."""
+    fixed = [f"out={out}", f"data.shards={shards}", "log_every=1", "data.workers=0", "threads=1"]
+    return load_config(TrainConfig, [str(ROOT / "configs" / "tiny.yaml"), *fixed, *changes])
+
+
+def run(out: Path, shards: str, *changes: str) -> Path:
+    """A run in this process."""
+    return train(settings(out, shards, *changes), World())
+
+
+def losses(out: Path) -> list[float]:
+    """The loss of each step, in order."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    """The weights of the last checkpoint."""
+    return Checkpoint.load(out / "checkpoint.pt").model
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    """Bit for bit."""
+    one, two = weights(a), weights(b)
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def forked(action: Callable[[], object]) -> int:
+    """Starts `action` in a child process without importing torch anew; its id. The child leaves with 0 or 1."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        action()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
