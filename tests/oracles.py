@@ -10,24 +10,22 @@ from torch import Tensor
 
 
 def transition(weight: Tensor, x: Tensor) -> Tensor:
-    """P(j | i) = x_j w+_ij / sum_k x_k w+_ik: (I, J), (J,) -> (I, J); a row of zeros where nothing excites i."""
+    """P(j | i) = x_j w+_ij / sum_k x_k w+_ik: (I, J), (J,) -> (I, J); zeros where nothing excites i."""
     rows = []
     for w in weight:
-        excitation = [float(max(x_j, 0.0)) * float(max(w_j, 0.0)) for x_j, w_j in zip(x.tolist(), w.tolist(), strict=True)]
+        excitation = [
+            float(max(x_j, 0.0)) * float(max(w_j, 0.0))
+            for x_j, w_j in zip(x.tolist(), w.tolist(), strict=True)
+        ]
         whole = sum(excitation)
         rows.append([e / whole if whole > 0 else 0.0 for e in excitation])
     return torch.tensor(rows, dtype=torch.float64)
 
 
 def dense_of(op, shape: tuple[int, ...]) -> Tensor:
-    """The matrix of a linear operation on tensors (1, *shape), column by column: (outputs, inputs)."""
-    columns = []
+    """The matrix of a linear operation on tensors (1, *shape), a column for each input: (outputs, inputs)."""
     size = int(torch.tensor(shape).prod())
-    for j in range(size):
-        one = torch.zeros(size, dtype=torch.float64)
-        one[j] = 1
-        columns.append(op(one.view(1, *shape)).flatten())
-    return torch.stack(columns, 1)
+    return op(torch.eye(size, dtype=torch.float64).view(size, *shape)).flatten(1).T
 
 
 def seed_of(h: Tensor, unit: Tensor) -> Tensor:

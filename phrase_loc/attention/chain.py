@@ -72,7 +72,7 @@ class ExcitatoryChain(TorchFunctionMode):
             if rule is not None:
                 return rule(self, func, *self._in_core_dtype(args), **self._in_core_dtype(kwargs))
             out = func(*args, **kwargs)
-        if any(t.is_floating_point() for t in tensors_in((out,), {})):
+        if func is Tensor.__setitem__ or any(t.is_floating_point() for t in tensors_in((out,), {})):
             raise NotImplementedError(
                 f"no excitation rule for {resolve_name(func) or func}: cut the network above it, or pass "
                 f"rules={{function: rule}} with a rule of phrase_loc.attention.rules "

@@ -133,7 +133,7 @@ def lost_where(
     net: Net, x: Tensor, units: Tensor, *, prior: seeds.Prior | None = None,
     residual: str = "positive", rules: Rules | None = None,
 ) -> list[tuple[str, float]]:  # fmt: skip
-    """Each operation from the top down, with the share of all winners that ended there; arguments as `mwp`."""
+    """Operations from the top down, with the share of all winners that end there. Arguments as `mwp`."""
     with core_precision(x) as core:
         chain, h = _forward(net, core, residual, rules)
         units, _ = seeds.checked(h, units, None)

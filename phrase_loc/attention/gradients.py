@@ -94,7 +94,9 @@ def derivative(
             units, weights = seeds.checked(features, units, weights)
             at_location = seeds.location_prior(features, units, prior)
             signal = seeds.mixed(seeds.scores(features, units, at_location), weights).to(h.dtype)
-        if h is leaf:  # nothing between the map and the score
+        if len(signal) == 0:
+            slope = signal.new_zeros(0, *x.shape)
+        elif h is leaf:  # nothing between the map and the score
             slope = signal
         else:
             (slope,) = torch.autograd.grad(h, leaf, signal, is_grads_batched=True)

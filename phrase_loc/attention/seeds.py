@@ -93,4 +93,4 @@ def checked(h: Tensor, units: Tensor, weights: Tensor | None) -> tuple[Tensor, T
 
 def _beside(units: Tensor, h: Tensor) -> Tensor:
     """(K, D) -> (K, 1, D, 1, ...), to stand beside (N, D, ...)."""
-    return units.view(len(units), 1, -1, *(1,) * (h.dim() - 2))
+    return units.view(len(units), 1, units.shape[1], *(1,) * (h.dim() - 2))

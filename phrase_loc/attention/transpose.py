@@ -80,6 +80,8 @@ def _convolution(
 
 
 def _derivative(op: Operation, x: Tensor, q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if len(q) == 0:
+        return q.new_zeros(0, *x.shape)
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         out = op(leaf, *args, **kwargs)

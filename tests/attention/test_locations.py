@@ -1,0 +1,103 @@
+"""Networks that score locations before they pool: the prior, the closed form, every method alike."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phrase_loc.attention import METHODS, contrastive_mwp, mwp
+from phrase_loc.attention.closed_form import contrastive_map, winning_map
+
+
+def net_of(*layers: nn.Module) -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(*layers).double()
+
+
+def located() -> nn.Sequential:
+    return net_of(nn.Conv2d(5, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.ReLU())
+
+
+X = torch.rand(2, 5, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+UNITS = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+WEIGHTS = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.2, 0.3, 0.5]], dtype=torch.float64)
+
+
+def softmax_prior(scores: Tensor) -> Tensor:
+    return (4 * scores).flatten(2).softmax(2).view_as(scores)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_uniform_prior_equals_average_pooling(name):
+    head = located()
+    pooled = METHODS[name](lambda x: F.adaptive_avg_pool2d(head(x), 1).flatten(1), X, UNITS)
+    open_ = METHODS[name](head, X, UNITS)
+    alike = METHODS[name](head, X, UNITS, prior=lambda s: torch.full_like(s, 0.3))
+    assert torch.allclose(open_, pooled, atol=1e-12, rtol=1e-9)
+    # CAM's map carries the prior's scale; every other method normalises it.
+    assert torch.allclose(alike, pooled * (0.3 if name == "cam" else 1), atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_and_prior_go_together(name):
+    maps = METHODS[name](located(), X, UNITS, prior=softmax_prior, weights=WEIGHTS)
+    assert maps.shape == (2, 2, 6, 7)
+    assert (maps >= 0).all()
+    single = METHODS[name](located(), X, UNITS, prior=softmax_prior, weights=torch.eye(4))
+    assert torch.allclose(single, METHODS[name](located(), X, UNITS, prior=softmax_prior), atol=1e-12)
+
+
+def test_the_seed_over_locations_is_the_priors_posterior():
+    # Worked out from the definition: e+ = prior * h * max(u, 0), normalised over features and locations.
+    h = located()(X).detach()
+    prior = softmax_prior(torch.einsum("ndhw,kd->knhw", h, UNITS))
+    e = prior[:, :, None] * h * UNITS.clamp(min=0)[:, None, :, None, None]
+    e = (e / e.sum((2, 3, 4), keepdim=True)).nan_to_num()  # a unit without a feature has no winner
+    d = prior[:, :, None] * h * (-UNITS).clamp(min=0)[:, None, :, None, None]
+    d = (d / d.sum((2, 3, 4), keepdim=True)).nan_to_num()
+    maps = contrastive_mwp(lambda x: x, h, UNITS, prior=softmax_prior)
+    assert torch.allclose(maps, (e - d).sum(2).clamp(min=0), atol=1e-14)
+
+
+@pytest.mark.parametrize("prior", [None, softmax_prior])
+@pytest.mark.parametrize(
+    "layers",
+    [[], [nn.Conv2d(5, 6, 1)], [nn.Conv2d(5, 9, 1), nn.ReLU(), nn.Conv2d(9, 6, 1), nn.ReLU6()]],
+    ids=["identity", "one 1x1 conv", "two 1x1 convs"],
+)
+def test_closed_form_equals_the_general_pass(layers, prior):
+    # A further ReLU stands in the way of the shortcut, and changes no value that is not negative.
+    head = net_of(*layers)
+    units = UNITS if layers else UNITS[:, :5]
+    h = head(X).detach()
+    at_location = None if prior is None else prior(torch.einsum("ndhw,kd->knhw", h.relu(), units))
+    for method, closed in ((mwp, winning_map), (contrastive_mwp, contrastive_map)):
+        general = method(lambda x: F.relu(head(x)), X, units, prior=prior)
+        assert torch.allclose(general, closed(h, units, at_location).clamp(min=0), atol=1e-12), method
+    if not layers:
+        shortcut = contrastive_mwp(head, X, units, prior=prior)
+        assert torch.allclose(shortcut, contrastive_map(h, units, at_location).clamp(min=0), atol=1e-15)
+
+
+def test_closed_form_exports():
+    class Map(nn.Module):
+        def forward(self, h: Tensor, units: Tensor) -> Tensor:
+            return contrastive_map(h, units).clamp(min=0)
+
+    h, units = X.float(), UNITS[:, :5].float()
+    words = torch.export.Dim("words", min=2, max=512)
+    exported = torch.export.export(Map(), (h, units), dynamic_shapes=({}, {0: words})).module()
+    for k in (2, 3, 4):
+        assert torch.allclose(exported(h, units[:k]), contrastive_mwp(lambda x: x, h, units[:k]), atol=1e-7)
+
+
+def test_one_place_is_found_where_the_evidence_is():
+    x = torch.full((1, 2, 5, 5), 0.1)
+    x[0, 0, 1, 3] = 5  # the first feature fires here, the second there
+    x[0, 1, 4, 0] = 5
+    for name, method in METHODS.items():
+        if name in ("gradient", "guided_backprop", "deconvnet"):
+            continue  # of a linear network the derivative is the same everywhere
+        maps = method(lambda x: x.mean((2, 3)), x, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+        assert maps[0, 0].argmax() == 1 * 5 + 3, name
+        assert maps[1, 0].argmax() == 4 * 5 + 0, name

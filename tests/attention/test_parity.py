@@ -1,0 +1,173 @@
+"""Parity with published maps: TorchRay's, stored beside the checkout, and a small case of our own.
+
+TorchRay's maps were made by its own code on torchvision networks (see `parity/README.md` of the shared data).
+ResNet-50 there splits residual sums in proportion, signed: our rule 'proportional'.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from phrase_loc.attention import contrastive_mwp, excitation_backprop, keep_positive, mwp
+from phrase_loc.attention.seeds import contrasts, wins
+
+# network: (MODE of the reference, residual rule, stages from the attended layer to the contrast layer)
+NETS = {
+    "vgg16": ("plain", "positive"),
+    "googlenet": ("plain", "positive"),
+    "resnet50": ("skip", "proportional"),
+}
+PAPER_LAYER = {"vgg16": "features.23", "googlenet": "maxpool2", "resnet50": "layer3"}
+ALL_LAYERS = {"vgg16": ["features.23", "features.16", "features.30", "features.29"],
+              "googlenet": ["maxpool2", "maxpool3", "inception5b"],
+              "resnet50": ["layer3", "layer2", "layer4"]}  # fmt: skip
+F64 = [(net, v) for net in NETS for v in ("init", "perturbed")] + [
+    ("googlenet", "neggamma"),
+    ("resnet50", "neggamma"),
+]
+F32 = [(net, v) for net in NETS for v in ("init", "perturbed", "spiky")]
+
+
+@pytest.fixture(scope="module")
+def parity(shared_dir: Path) -> Path:
+    folder = shared_dir / "parity"
+    if not (folder / "rebuild.py").is_file():
+        pytest.skip(f"no reference maps at {folder}")
+    pytest.importorskip("torchvision")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rebuild(parity: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("parity_rebuild", parity / "rebuild.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def chain_of(model: nn.Module, net: str) -> list[tuple[str, nn.Module]]:
+    """The network as named steps; the last is the classifier, whose rows are the units."""
+    flatten = ("flatten", nn.Flatten())
+    if net == "vgg16":
+        features = [(f"features.{i}", m) for i, m in enumerate(model.features)]
+        hidden = [(f"classifier.{i}", m) for i, m in enumerate(model.classifier[:6])]
+        return [*features, ("avgpool", model.avgpool), flatten, *hidden, ("top", model.classifier[6])]
+    steps = [(n, m) for n, m in model.named_children() if n not in ("fc", "aux1", "aux2")]
+    return [*steps, flatten, ("top", model.fc)]
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """Batch norms folded into the convolution before them, by torch itself."""
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for parent in model.modules():
+        last = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and isinstance(last and last[1], nn.Conv2d):
+                setattr(parent, last[0], fuse_conv_bn_eval(last[1], child))
+                setattr(parent, name, nn.Identity())
+            last = (name, getattr(parent, name))
+    return model
+
+
+def load(parity: Path, rebuild: ModuleType, net: str, variant: str):
+    stored = np.load(parity / f"{net}.npz")
+    bn = {k.split("/", 2)[2]: stored[k] for k in stored.files if k.startswith(f"bn/{variant}/")}
+    model = rebuild.rebuild(net, variant, bn or None)
+    weights = json.loads(str(stored["meta"]))["weights"]
+    if rebuild.digest(model) != weights[variant]:
+        pytest.skip("this torch draws other random weights than the reference was made with")
+    return stored, model
+
+
+def cut(steps: list[tuple[str, nn.Module]], layer: str) -> tuple[nn.Sequential, nn.Sequential, Tensor]:
+    at = [n for n, _ in steps].index(layer) + 1
+    below = nn.Sequential(*(m for _, m in steps[:at]))
+    return below, nn.Sequential(*(m for _, m in steps[at:-1])), steps[-1][1].weight.detach()
+
+
+def deviation(ours: Tensor, theirs: np.ndarray) -> float:
+    theirs = torch.from_numpy(theirs).to(ours)
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net, variant", F64)
+def test_maps_equal_torchray_in_float64(parity, rebuild, net, variant):
+    stored, model = load(parity, rebuild, net, variant)
+    model = model.double() if variant == "neggamma" else folded(model.double())
+    mode, residual = NETS[net]
+    steps, images = chain_of(model, net), rebuild.inputs().double()
+    each = torch.eye(2).view(2, 2, 1)  # unit k is asked of image k
+    layers = ALL_LAYERS[net] if variant == "perturbed" else [PAPER_LAYER[net]]
+    for layer in layers:
+        below, above, top = cut(steps, layer)
+        with torch.no_grad():
+            x = below(images)
+        key = f"{variant}/{mode}/{layer}/f64"
+        units = top[rebuild.UNITS]
+
+        def own(h: Tensor, of=wins, units=units) -> Tensor:
+            return (of(h, units) * each.to(h)).sum(0, keepdim=True)
+
+        plain = excitation_backprop(above, x, own, residual=residual).sum(2)[0]
+        assert deviation(plain[:, None], stored[f"{key}/mwp"]) < 1e-6
+        signed = excitation_backprop(
+            above, x, lambda h, own=own: own(h, of=contrasts), residual=residual
+        ).sum(2)[0]
+        assert deviation(signed[:, None], stored[f"{key}/cmwp_signed"]) < 1e-6
+        dense = rebuild.dense_target().double()
+
+        def all_units(h: Tensor, top=top, dense=dense) -> Tensor:
+            z = h.clamp(min=0) @ top.clamp(min=0).T  # a prior over all units, then as within any linear layer
+            return (h.clamp(min=0) * ((dense / z) @ top.clamp(min=0)))[None]
+
+        p = excitation_backprop(above, x, all_units, residual=residual).sum(2)[0]
+        assert deviation(p[:, None], stored[f"{key}/mwp_dense"]) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net, variant", F32)
+def test_sixteen_units_equal_torchray_in_float32(parity, rebuild, net, variant):
+    stored, model = load(parity, rebuild, net, variant)
+    model = folded(model)
+    mode, residual = NETS[net]
+    below, above, top = cut(chain_of(model, net), PAPER_LAYER[net])
+    with torch.no_grad():
+        x = below(rebuild.inputs()[:1])
+    units, key = top[rebuild.UNITS16], f"{variant}/{mode}/{PAPER_LAYER[net]}/f32"
+    kept = keep_positive(above)
+    assert deviation(mwp(kept, x, units, residual=residual), stored[f"{key}/mwp_u16"]) < 5e-3
+    assert deviation(contrastive_mwp(kept, x, units, residual=residual), stored[f"{key}/cmwp_u16"]) < 3e-2
+    if variant == "spiky":  # units differ clearly: a wrong one would be seen
+        wrong = mwp(kept, x, units.roll(1, 0), residual=residual)
+        assert deviation(wrong, stored[f"{key}/mwp_u16"]) > 1e-2
+
+
+def test_golden_case():
+    """A net small enough to work out by hand: the literals are fractions found with pencil and paper.
+
+    x = (2, 1 | 1, 3) over two places; a 1x1 conv to a = x0 + x1, b = 2 x0 - x1; ReLU; mean; unit (1, 1), and
+    (1, -1) for the contrast. Place 0: a = 3, b = 3; place 1: a = 4, b = -1 -> 0.
+    """
+    x = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64).T.reshape(1, 2, 1, 2)
+    conv = torch.tensor([[1.0, 1.0], [2.0, -1.0]], dtype=torch.float64).view(2, 2, 1, 1)
+
+    def net(x: Tensor) -> Tensor:
+        return torch.conv2d(x, conv).relu().mean((2, 3))
+
+    ask = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+    p = excitation_backprop(net, x, lambda h: wins(h, ask[:1]))[0, 0, :, 0]
+    # feature a holds 7/10 of the evidence, 3/7 of it at place 0; all of b (3/10) is there and comes from x0
+    a0, a1, b0 = 7 / 10 * 3 / 7, 7 / 10 * 4 / 7, 3 / 10
+    assert torch.allclose(p[:, 0], torch.tensor([a0 * 2 / 3 + b0, a0 / 3], dtype=torch.float64), atol=1e-15)
+    assert torch.allclose(p[:, 1], torch.tensor([a1 / 4, a1 * 3 / 4], dtype=torch.float64), atol=1e-15)
+    contrast = contrastive_mwp(net, x, ask[1:])[0, 0, 0]
+    assert torch.allclose(contrast, torch.tensor([0.0, 4 / 7], dtype=torch.float64), atol=1e-15)
