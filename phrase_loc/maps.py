@@ -87,9 +87,11 @@ def centre_prior(size: tuple[int, int], sigma: float = 0.25, power: float = 0.2)
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each map stretched to 0..1: (..., h, w) -> same shape. A flat map becomes 0 everywhere."""
+    """Each map stretched to 0..1: (..., h, w) -> same shape. A map flat up to rounding becomes 0."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+    span, info = high - low, torch.finfo(maps.dtype)
+    stretched = (maps - low) / span.clamp(min=info.tiny)
+    return torch.where(span > 16 * info.eps * high.abs(), stretched, 0.0)
 
 
 def unit_mass(maps: Tensor) -> Tensor:

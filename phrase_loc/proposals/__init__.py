@@ -9,10 +9,14 @@ Every source has two methods, one for each thing that it may look at, and answer
 boxes are wanted. Boxes are float32 xyxy in pixels of that frame. The same picture gives the same boxes in
 every process. `source.supervision` is "boxes" for a source that was made with annotated boxes.
 
-A new source is a frozen dataclass with these two methods and one entry below.
+A new source is a frozen dataclass with these two methods and one entry below. `Cached` keeps the boxes of a
+source on disk; `Precomputed` reads boxes that another program made.
 """
 
+from phrase_loc.proposals.cache import Cached
 from phrase_loc.proposals.levels import LevelSets
+from phrase_loc.proposals.precomputed import Precomputed
+from phrase_loc.proposals.segments import EdgeBoxes, SelectiveSearch
 from phrase_loc.proposals.source import Mixed, Source, proposals_for
 from phrase_loc.proposals.windows import Windows
 
@@ -20,6 +24,8 @@ PROPOSALS: dict[str, Source] = {
     "default": Mixed((Windows(), LevelSets())),
     "windows": Windows(),
     "level_sets": LevelSets(),
+    "selective_search": SelectiveSearch(),
+    "edge_boxes": EdgeBoxes(),
 }
 
-__all__ = ["PROPOSALS", "Source", "proposals_for"]
+__all__ = ["PROPOSALS", "Cached", "Precomputed", "Source", "proposals_for"]

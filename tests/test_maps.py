@@ -1,0 +1,138 @@
+import pytest
+import torch
+
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.maps import (
+    centre_prior,
+    combine,
+    min_max,
+    normalise,
+    peak,
+    resize,
+    smooth,
+    threshold_box,
+    unit_mass,
+    unit_peak,
+)
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_combine_is_the_weighted_mean():
+    maps = noise(3, 4, 5)
+    expected = (1 * maps[0] + 2 * maps[1] + 5 * maps[2]) / 8
+    torch.testing.assert_close(combine(maps, torch.tensor([1.0, 2.0, 5.0])), expected)
+
+
+@pytest.mark.parametrize(
+    "maps, weights",
+    [
+        (torch.zeros(0, 2, 2), torch.zeros(0)),
+        (torch.ones(2, 2, 2), torch.ones(3)),
+        (torch.ones(2, 2, 2), torch.zeros(2)),
+        (torch.ones(2, 2), torch.ones(2)),
+    ],
+)
+def test_combine_refuses(maps: torch.Tensor, weights: torch.Tensor):
+    with pytest.raises(DataError):
+        combine(maps, weights)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest-exact", "area"])
+def test_resize_keeps_leading_dimensions_and_a_constant(mode: str):
+    out = resize(torch.full((2, 3, 4, 5), 0.7), (9, 8), mode)
+    torch.testing.assert_close(out, torch.full((2, 3, 9, 8), 0.7))
+
+
+def test_bicubic_overshoot_is_clamped():
+    spike = torch.zeros(5, 5)
+    spike[2, 2] = 1
+    assert resize(spike, (40, 40), "bicubic").min() == 0
+
+
+def test_resize_refuses_an_empty_size():
+    with pytest.raises(ConfigError):
+        resize(torch.ones(2, 2), (0, 3))
+
+
+def test_smooth_equals_the_sum_over_all_cells():
+    maps, sigma = noise(4, 6), 0.2
+    out = smooth(maps, sigma)
+    for i in range(4):
+        for j in range(6):
+            total = weight = 0.0
+            for a in range(4):
+                for b in range(6):
+                    d = ((i - a) / 4 / sigma) ** 2 + ((j - b) / 6 / sigma) ** 2
+                    w = torch.exp(torch.tensor(-0.5 * d)).item()
+                    total, weight = total + w * maps[a, b].item(), weight + w
+            assert out[i, j].item() == pytest.approx(total / weight, rel=1e-5)
+
+
+def test_smooth_keeps_a_constant_and_means_the_same_on_every_grid():
+    torch.testing.assert_close(smooth(torch.full((2, 7, 9), 3.0), 0.3), torch.full((2, 7, 9), 3.0))
+    coarse = smooth(resize(noise(4, 4), (32, 32)), 0.1)
+    fine = smooth(resize(noise(4, 4), (64, 64)), 0.1)
+    torch.testing.assert_close(resize(coarse, (64, 64)), fine, atol=0.01, rtol=0.02)
+
+
+def test_smooth_by_nothing_and_by_a_negative():
+    maps = noise(3, 3)
+    assert smooth(maps, 0) is maps
+    with pytest.raises(ConfigError):
+        smooth(maps, -0.1)
+
+
+def test_centre_prior():
+    bump = centre_prior((9, 7), 0.25, 1.0)
+    assert bump.shape == (9, 7)
+    assert bump[4, 3] == bump.max() == 1
+    torch.testing.assert_close(bump, bump.flip(0).flip(1))
+    # one sigma off the centre to the left: x = 0.25, exp(-1/2)
+    assert centre_prior((1, 2), 0.25, 1.0)[0, 0].item() == pytest.approx(0.6065, abs=1e-4)
+    assert (centre_prior((5, 5), power=0.0) == 1).all()
+    with pytest.raises(ConfigError):
+        centre_prior((5, 5), sigma=0)
+
+
+@pytest.mark.parametrize("flat", [0.0, 2.0])
+def test_normalisations_of_flat_maps_are_finite(flat: float):
+    maps = torch.full((2, 3, 3), flat)
+    for how in ("none", "min_max", "unit_mass", "unit_peak"):
+        assert torch.isfinite(normalise(maps, how)).all()
+    assert (min_max(maps) == 0).all()
+
+
+def test_normalisations_work_map_by_map():
+    maps = noise(2, 3, 4) * torch.tensor([1.0, 50.0])[:, None, None] + 1
+    assert min_max(maps).amin((1, 2)).tolist() == [0, 0]
+    assert min_max(maps).amax((1, 2)).tolist() == [1, 1]
+    torch.testing.assert_close(unit_mass(maps).sum((1, 2)), torch.ones(2))
+    assert unit_peak(maps).amax((1, 2)).tolist() == [1, 1]
+    with pytest.raises(ConfigError, match="min_max"):
+        normalise(maps, "minmax")
+
+
+def test_peak_is_the_first_maximum_in_row_order():
+    grid = torch.zeros(3, 4)
+    grid[1, 3] = grid[2, 0] = 5
+    assert peak(grid).tolist() == [3, 1]
+    assert peak(torch.zeros(2, 3, 4)).tolist() == [[0, 0], [0, 0]]
+    assert peak(torch.stack([grid, grid.flip(0)])).tolist() == [[3, 1], [0, 0]]
+
+
+def test_peak_against_a_loop():
+    grid = (noise(6, 7) * 4).floor()
+    best = max((grid[y, x].item(), -y, -x) for y in range(6) for x in range(7))
+    assert peak(grid).tolist() == [-best[2], -best[1]]
+
+
+def test_threshold_box():
+    grid = torch.zeros(10, 20)
+    grid[2:5, 7:9] = 1
+    assert threshold_box(grid, 2.0).tolist() == [7, 2, 9, 5]
+    assert threshold_box(grid, 2.0, size=(100, 400)).tolist() == [140, 20, 180, 50]
+    assert threshold_box(grid, 1e6).tolist() == [0, 0, 20, 10]  # nothing survives: the whole image
+    assert threshold_box(torch.zeros(4, 4), 1.0).tolist() == [0, 0, 4, 4]

@@ -1,0 +1,205 @@
+import pytest
+import torch
+from torch import Tensor
+
+from phrase_loc.boxes import iou
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.ranking import (
+    SCORES,
+    agreement,
+    integral,
+    mass_in,
+    nms,
+    rank_boxes,
+    rank_phrases,
+    score_boxes,
+    suppress,
+)
+
+SIZE = (60, 90)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_boxes(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> Tensor:
+    points = torch.rand(count, 2, 2, generator=rng(seed)) * torch.tensor([size[1], size[0]])
+    return torch.cat([points.amin(1), points.amax(1)], 1)
+
+
+def slow_mass(grid: Tensor, box: Tensor, size: tuple[int, int]) -> float:
+    """From the definition: every cell's value times the share of the cell that the box covers."""
+    height, width = grid.shape
+    x1, y1, x2, y2 = box.tolist()
+    total = 0.0
+    for i in range(height):
+        for j in range(width):
+            cell_w, cell_h = size[1] / width, size[0] / height
+            w = min(x2, (j + 1) * cell_w) - max(x1, j * cell_w)
+            h = min(y2, (i + 1) * cell_h) - max(y1, i * cell_h)
+            total += grid[i, j].item() * max(w, 0) * max(h, 0) / (cell_w * cell_h)
+    return total
+
+
+def slow_nms(boxes: Tensor, scores: Tensor, overlap: float, offset: float) -> list[int]:
+    left = sorted(range(len(boxes)), key=lambda i: (-scores[i].item(), i))
+    kept: list[int] = []
+    while left:
+        best = left.pop(0)
+        kept.append(best)
+        left = [i for i in left if iou(boxes[best, None], boxes[i, None], offset).item() <= overlap]
+    return kept
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 7), (5, 11), (60, 90)])
+def test_mass_equals_the_sum_over_cells(shape: tuple[int, int]):
+    grid = torch.rand(*shape, generator=rng())
+    boxes = random_boxes(12)
+    expected = torch.tensor([slow_mass(grid, box, SIZE) for box in boxes])
+    torch.testing.assert_close(mass_in(grid, boxes, SIZE), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mass_of_whole_pixels_is_the_plain_sum():
+    grid = torch.rand(60, 90, generator=rng())
+    box = torch.tensor([[10.0, 20.0, 31.0, 44.0]])
+    torch.testing.assert_close(mass_in(grid, box, SIZE)[0], grid[20:44, 10:31].sum())
+
+
+def test_mass_outside_the_image_is_nothing():
+    grid = torch.ones(4, 4)
+    boxes = torch.tensor([[-50.0, -50.0, 500.0, 500.0], [-9.0, 0.0, -1.0, 60.0], [90.0, 60.0, 95.0, 70.0]])
+    torch.testing.assert_close(mass_in(grid, boxes, SIZE), torch.tensor([16.0, 0.0, 0.0]))
+
+
+def test_integral_has_a_border_of_zeros_and_the_total():
+    grid = torch.rand(3, 4, 5, generator=rng())
+    table = integral(grid)
+    assert table.shape == (3, 5, 6)
+    assert (table[:, 0] == 0).all()
+    assert (table[:, :, 0] == 0).all()
+    torch.testing.assert_close(table[:, -1, -1], grid.sum((1, 2)))
+
+
+def test_integral_of_half_precision_is_float():
+    assert integral(torch.ones(2, 2, dtype=torch.float16)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 1.0])
+def test_nms_equals_the_plain_loop(overlap: float, offset: float):
+    boxes = random_boxes(60)
+    scores = (torch.rand(60, generator=rng(3)) * 8).floor()  # many ties
+    assert nms(boxes, scores, overlap, offset).tolist() == slow_nms(boxes, scores, overlap, offset)
+
+
+def test_nms_of_nothing_of_equal_boxes_and_of_empty_ones():
+    assert nms(torch.zeros(0, 4), torch.zeros(0)).tolist() == []
+    same = torch.tensor([[1.0, 2, 3, 4]]).repeat(3, 1)
+    assert nms(same, torch.tensor([0.1, 0.3, 0.2])).tolist() == [1]
+    points = torch.tensor([[5.0, 5, 5, 5]]).repeat(2, 1)  # IoU 0 with themselves: both stay, each once
+    assert nms(points, torch.tensor([0.1, 0.3])).tolist() == [1, 0]
+
+
+def test_nms_limit_is_a_prefix():
+    boxes, scores = random_boxes(40), torch.rand(40, generator=rng(2))
+    assert nms(boxes, scores, limit=4).tolist() == nms(boxes, scores).tolist()[:4]
+
+
+def test_suppression_of_many_equals_one_by_one():
+    boxes, scores = random_boxes(50), torch.rand(5, 50, generator=rng(4))
+    together = suppress(boxes, scores, 0.3)
+    for row, alone in zip(together, scores, strict=True):
+        assert row[row >= 0].tolist() == nms(boxes, alone, 0.3).tolist()
+
+
+def test_nms_refuses_scores_that_do_not_fit():
+    with pytest.raises(DataError):
+        nms(torch.zeros(3, 4), torch.zeros(2))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_ignore_the_scale_of_map_and_image(name: str):
+    grid, boxes = torch.rand(2, 6, 6, generator=rng()), random_boxes(20)
+    plain = score_boxes(grid, boxes, SIZE, name)
+    torch.testing.assert_close(score_boxes(grid * 1000, boxes, SIZE, name), plain, rtol=1e-4, atol=1e-4)
+    doubled = score_boxes(grid, boxes * 2, (SIZE[0] * 2, SIZE[1] * 2), name)
+    torch.testing.assert_close(doubled, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_gamma_zero_takes_the_whole_image_and_gamma_one_the_brightest_cell():
+    grid = torch.rand(4, 4, generator=rng()) + 0.1
+    grid[1, 2] = 9
+    cell = torch.tensor([2 / 4 * 90, 1 / 4 * 60, 3 / 4 * 90, 2 / 4 * 60])
+    boxes = torch.stack([torch.tensor([0.0, 0, 90, 60]), cell, torch.tensor([30.0, 10, 80, 50])])
+    assert score_boxes(grid, boxes, SIZE, gamma=0.0).argmax() == 0
+    assert score_boxes(grid, boxes, SIZE, gamma=1.0).argmax() == 1
+
+
+def test_expected_iou_of_a_hard_region_is_its_iou():
+    grid = torch.zeros(10, 10)
+    grid[2:6, 3:8] = 1  # 20 of 100 cells
+    boxes = random_boxes(15, (10, 10))
+    truth = torch.tensor([[3.0, 2, 8, 6]])
+    found = score_boxes(grid, boxes, (10, 10), "expected_iou", gamma=0.2).exp()
+    torch.testing.assert_close(found, iou(boxes, truth)[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_agreement_is_the_share_of_hits():
+    boxes, scores = random_boxes(30), torch.randn(2, 30, generator=rng(5))
+    found = agreement(boxes, scores, 0.7)
+    truth = torch.softmax(scores / 0.7, -1)
+    overlap = iou(boxes, boxes)
+    for p in range(2):
+        for i in range(30):
+            expected = sum(truth[p, t].item() for t in range(30) if overlap[i, t] >= 0.5)
+            assert found[p, i].item() == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ConfigError):
+        agreement(boxes, scores, 0.0)
+
+
+def test_agreement_prefers_a_crowd_to_an_outlier():
+    crowd = torch.tensor([[0.0, 0, 40, 40], [1, 0, 40, 40], [0, 2, 40, 40]])
+    outlier = torch.tensor([[60.0, 30, 90, 60]])
+    scores = torch.tensor([[1.0, 1.0, 1.0, 1.1]])
+    assert agreement(torch.cat([crowd, outlier]), scores, 0.1).argmax() < 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.1])
+def test_rank_gives_separate_boxes_best_first(temperature: float):
+    grid, boxes = torch.rand(3, 7, 7, generator=rng()), random_boxes(80)
+    answers = rank_phrases(grid, boxes, SIZE, temperature=temperature, top_k=5)
+    assert len(answers) == 3
+    for attention, (found, scores) in zip(grid, answers, strict=True):
+        assert found.shape == (len(scores), 4)
+        assert 1 <= len(scores) <= 5
+        assert (scores.diff() <= 0).all()
+        assert (iou(found, found) - torch.eye(len(found))).max() <= 0.5
+        alone = rank_boxes(attention, boxes, SIZE, temperature=temperature, top_k=5)
+        torch.testing.assert_close(alone[0], found)
+    assert answers[0][0].tolist() != answers[1][0].tolist()  # the map decides
+
+
+def test_rank_finds_the_bright_square():
+    grid = torch.zeros(12, 18)
+    grid[4:8, 6:12] = 1
+    truth = torch.tensor([[30.0, 20, 60, 40]])
+    boxes = torch.cat([random_boxes(50), truth])
+    assert rank_boxes(grid, boxes, SIZE, top_k=1)[0].tolist() == truth.tolist()
+
+
+def test_rank_without_boxes_and_of_a_zero_map():
+    boxes, scores = rank_boxes(torch.ones(3, 3), torch.zeros(0, 4), SIZE)
+    assert boxes.shape == (0, 4)
+    assert scores.shape == (0,)
+    _, scores = rank_boxes(torch.zeros(3, 3), random_boxes(5), SIZE)
+    assert torch.isfinite(scores).all()
+
+
+def test_rank_refuses():
+    with pytest.raises(ConfigError, match="mass"):
+        rank_boxes(torch.ones(3, 3), random_boxes(3), SIZE, score="sum")
+    with pytest.raises(ConfigError):
+        rank_boxes(torch.ones(3, 3), random_boxes(3), SIZE, top_k=0)
+    with pytest.raises(DataError):
+        rank_phrases(torch.ones(3, 3), random_boxes(3), SIZE)
