@@ -39,8 +39,9 @@ class Inference:
     Attributes:
         method: a key of attention.METHODS.
         stage: where maps are read: a stage of the trunk, or "features".
-        image_size: side in pixels of the square to which a photograph is resized.
-        sharpness: r of the words' posterior over locations, softmax(r * score), with which the top-down pass enters the
+        image_sizes: sides in pixels of the squares a photograph is resized to; of several the maps are brought to
+            the grid, stretched to 0..1 and averaged.
+        sharpness: r of the posterior over locations, softmax(r * score), with which the top-down pass enters the
             features; None takes the pool's own, 0 lets all locations count alike.
         mirrored: look at the mirrored photograph too and average the maps.
         smoothing: Gaussian sigma of the map as a share of its side.
@@ -56,7 +57,7 @@ class Inference:
 
     method: str = "contrastive_mwp"
     stage: str = "features"
-    image_size: int = 224
+    image_sizes: tuple[int, ...] = (224,)
     sharpness: float | None = None
     mirrored: bool = False
     smoothing: float = 0.1
@@ -77,11 +78,41 @@ class Inference:
             if key not in known:
                 hint = nearest(key, known)
                 raise ConfigError(f"unknown {source} setting {key!r}{hint}; known: {', '.join(known)}")
-        settings = cls(**values)
+        settings = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
         choose(METHODS, settings.method, "attention method")
         choose(PROPOSALS, settings.proposals, "proposal source")
         choose(SCORES, settings.score, "box score")
         return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A photograph ready for the network; made without a model, so by any thread or process.
+
+    Attributes:
+        squares: for each input size S a (3, S, S) uint8.
+        size: (H, W) of the frame in which answers are given.
+        proposals: (R, 4) boxes that need the picture, or None.
+    """
+
+    squares: tuple[Tensor, ...]
+    size: tuple[int, int]
+    proposals: Tensor | None
+
+
+def prepare(picture: Image.Image, settings: Inference, size: tuple[int, int] | None = None) -> Prepared:
+    """Squash an RGB picture to the settings' input sizes and propose boxes in it.
+
+    Args:
+        picture: as `load_image` gives it.
+        settings: of the localizer that will look at it.
+        size: (H, W) of the frame of the answers; None is the picture's own.
+    """
+    frame = (picture.height, picture.width) if size is None else (int(size[0]), int(size[1]))
+    squares = tuple(
+        to_tensor(picture.resize((side, side), Image.Resampling.BILINEAR)) for side in settings.image_sizes
+    )
+    return Prepared(squares, frame, PROPOSALS[settings.proposals].of_image(picture, frame))
 
 
 class PhraseLocalizer:
@@ -144,13 +175,20 @@ class PhraseLocalizer:
         Returns:
             The scene, with one view, or two when the settings ask for the mirrored photograph as well.
         """
-        picture = load_image(image)
-        side = self.settings.image_size
-        pixels = to_tensor(picture.resize((side, side), Image.Resampling.BILINEAR))[None].to(self.device)
-        if self.settings.mirrored:
-            pixels = torch.cat([pixels, pixels.flip(-1)])
-        frame = (picture.height, picture.width) if size is None else (int(size[0]), int(size[1]))
-        return Scene(self._below(pixels), frame, PROPOSALS[self.settings.proposals].of_image(picture, frame))
+        return self.look_at([prepare(load_image(image), self.settings, size)])[0]
+
+    @torch.inference_mode()
+    def look_at(self, pictures: Sequence["Prepared"]) -> list[Scene]:
+        """Several prepared photographs in one pass of the network."""
+        if not pictures:
+            return []
+        seen = []  # per input size (N, V, C, h, w)
+        for squares in zip(*(p.squares for p in pictures), strict=True):
+            images = torch.stack(squares).to(self.device)
+            views = [images, images.flip(-1)] if self.settings.mirrored else [images]
+            seen.append(torch.stack([self._below(view) for view in views], 1))
+        activations = zip(*(scale.unbind(0) for scale in seen), strict=True)
+        return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
 
     def encode(self, phrases: Sequence[str]) -> list[EncodedPhrase]:
         """The words of each phrase, which of them are known, and their weights."""
@@ -225,35 +263,26 @@ class PhraseLocalizer:
         """Calibrated probability that the image shows each phrase, as `locate` says it; None where it cannot."""
         return self._probabilities(scene, self.encode(phrases))
 
-    def look_at_pixels(self, pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Scene]:
-        """Several photographs in one pass.
-
-        Args:
-            pixels: (N, 3, S, S) uint8, squashed to the settings' `image_size` S.
-            sizes: the (H, W) of the photographs, the frames of the answers.
-        """
-        views = [pixels, pixels.flip(-1)] if self.settings.mirrored else [pixels]
-        with torch.inference_mode():
-            seen = torch.stack(
-                [self._below(view.to(self.device)) for view in views], 1
-            )  # (N, views, C, h, w)
-        return [Scene(activations, size) for activations, size in zip(seen, sizes, strict=True)]
-
     # inside
 
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
+        """(P, h, w) of one scale on its own grid, of several on the settings' grid."""
         ids, weights = _table(encoded)
-        x = scene.activations
         if len(ids) == 0:
-            return x.new_zeros(len(encoded), *x.shape[-2:])
-        attention = choose(METHODS, method, "attention method")
-        units = self.model.units(ids.to(self.device))
-        prior = self._location_prior(x, ids.to(self.device))
-        views = attention(self._above, x, units, prior=prior, weights=weights.to(self.device))
-        views = views.clone()
-        views[:, 1:] = views[:, 1:].flip(-1)  # only the second view is mirrored
-        return views.mean(1)
+            return scene.activations[0].new_zeros(len(encoded), *scene.activations[0].shape[-2:])
+        attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
+        units, weights = self.model.units(ids), weights.to(self.device)
+        found = []
+        for x in scene.activations:  # (V, C, h, w)
+            views = attention(self._above, x, units, prior=self._location_prior(x, ids), weights=weights)
+            straight = [view.flip(-1) if number else view for number, view in enumerate(views.unbind(1))]
+            found.append(torch.stack(straight).mean(0))  # only the second view is mirrored
+        if len(found) == 1:
+            return found[0]
+        side = (self.settings.grid, self.settings.grid)
+        fine = [attention_maps.resize(maps, side, mode="bicubic") for maps in found]
+        return torch.stack([attention_maps.min_max(maps) for maps in fine]).mean(0)
 
     def _location_prior(self, x: Tensor, ids: Tensor) -> Callable[[Tensor], Tensor] | None:
         """How much each location counts for each word when its winner enters the features; None: all alike."""
@@ -273,8 +302,8 @@ class PhraseLocalizer:
         ids, weights = _table(encoded)
         if len(ids) == 0:
             return [-torch.inf] * len(encoded)
-        scores = self.model.scores(self._above(scene.activations), ids.to(self.device)).mean(0)  # (K,)
-        found = weights @ scores.cpu()
+        scores = [self.model.scores(self._above(x), ids.to(self.device)).mean(0) for x in scene.activations]
+        found = weights @ torch.stack(scores).mean(0).cpu()  # (P,)
         return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
 
     def _probabilities(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:

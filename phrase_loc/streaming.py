@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from phrase_loc.display import to_dict
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.images import load_image, to_tensor
-from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.images import load_image
+from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared, prepare
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
@@ -99,7 +97,7 @@ def answer_many(
     done = _resume(part, [questions[i] for i in mine])
     counts = {"answered": 0, "resumed": done, "refused": 0}
     loader = DataLoader(
-        _Decoded([questions[i] for i in mine[done:]], localizer.settings.image_size),
+        _Decoded([questions[i] for i in mine[done:]], localizer.settings),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_as_list,
@@ -121,18 +119,13 @@ def answer_many(
 
 
 def _answers(localizer: PhraseLocalizer, batch: list["_Item"], top_k: int) -> Iterator[dict]:
-    good = [item for item in batch if item.pixels is not None]
-    scenes = iter(
-        localizer.look_at_pixels(torch.stack([i.pixels for i in good]), [i.size for i in good])
-        if good
-        else []
-    )
+    scenes = iter(localizer.look_at([item.prepared for item in batch if item.prepared is not None]))
     for item in batch:
-        if item.pixels is None:
+        if item.prepared is None:
             yield {"image": item.question.image, "error": item.error}
             continue
         predictions = localizer.locate(next(scenes), item.question.phrases, top_k=top_k)
-        height, width = item.size
+        height, width = item.prepared.size
         found = [to_dict(p) for p in predictions]
         yield {"image": item.question.image, "size": [width, height], "predictions": found}
 
@@ -140,16 +133,15 @@ def _answers(localizer: PhraseLocalizer, batch: list["_Item"], top_k: int) -> It
 @dataclass(slots=True)
 class _Item:
     question: Question
-    size: tuple[int, int]
-    pixels: Tensor | None
+    prepared: Prepared | None
     error: str = ""
 
 
 class _Decoded(Dataset):
-    """Photographs, decoded and squashed to the model's square; a broken one brings its sentence."""
+    """Photographs made ready for the network; a broken one brings its sentence."""
 
-    def __init__(self, questions: list[Question], side: int):
-        self.questions, self.side = questions, side
+    def __init__(self, questions: list[Question], settings: Inference):
+        self.questions, self.settings = questions, settings
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -157,11 +149,9 @@ class _Decoded(Dataset):
     def __getitem__(self, index: int) -> _Item:
         question = self.questions[index]
         try:
-            image = load_image(question.image)
+            return _Item(question, prepare(load_image(question.image), self.settings))
         except DataError as error:
-            return _Item(question, (0, 0), None, str(error))
-        pixels = to_tensor(image.resize((self.side, self.side), Image.Resampling.BILINEAR))
-        return _Item(question, (image.height, image.width), pixels)
+            return _Item(question, None, str(error))
 
 
 def _as_list(items: list[_Item]) -> list[_Item]:

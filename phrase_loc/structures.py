@@ -69,13 +69,13 @@ class Scene:
     """An image looked at once; any number of phrases can be asked of it.
 
     Attributes:
-        activations: (N, C, h, w) non-negative features at the attended stage; N > 1 holds views of the same
-            image (mirrored, other scales), whose maps are averaged.
+        activations: for each input size (V, C, h, w) features at the attended stage, >= 0; of the V views the
+            first is the photograph as it is, a second one is mirrored.
         size: (H, W) of the original image in pixels.
         proposals: (R, 4) boxes that do not depend on the phrase, or None when the map alone proposes.
     """
 
-    activations: Tensor
+    activations: tuple[Tensor, ...]
     size: tuple[int, int]
     proposals: Tensor | None = None
 

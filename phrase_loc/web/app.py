@@ -60,7 +60,9 @@ class WordsAt(BaseModel):
     """A point of a photograph that is still held."""
 
     key: str = Field(description="from the answer to /api/localize", max_length=64)
-    x: float = Field(description="pixels of the original photograph, from the left", ge=0, allow_inf_nan=False)
+    x: float = Field(
+        description="pixels of the original photograph, from the left", ge=0, allow_inf_nan=False
+    )
     y: float = Field(description="pixels of the original photograph, from the top", ge=0, allow_inf_nan=False)
     count: int = Field(default=12, ge=1, le=50, description="how many words")
 
@@ -113,7 +115,9 @@ def _add_api(app: FastAPI, answers: Answers, limits: Limits) -> None:
     async def localize(
         phrases: Annotated[str, Form(description='JSON list of strings, such as ["a red hat"]')],
         image: Annotated[UploadFile | None, File(description="a photograph")] = None,
-        key: Annotated[str | None, Form(description="of a photograph that is still held", max_length=64)] = None,
+        key: Annotated[
+            str | None, Form(description="of a photograph that is still held", max_length=64)
+        ] = None,
         top_k: Annotated[int, Form(ge=1, le=limits.top_k)] = 5,
         method: Annotated[str | None, Form(max_length=64, description="attention method")] = None,
         maps: Annotated[bool, Form(description="also send maps and proposals")] = False,
@@ -235,8 +239,12 @@ async def _patiently(work: "Awaitable[T] | Future[T]", limits: Limits) -> T:
     try:
         return await asyncio.wait_for(waiting, limits.seconds)
     except TimeoutError:
-        raise Refused(503, f"no answer within {limits.seconds:g} seconds; the server is busy, try again") from None
+        raise Refused(
+            503, f"no answer within {limits.seconds:g} seconds; the server is busy, try again"
+        ) from None
 
 
 def _too_large(limits: Limits) -> str:
-    return f"the photograph is larger than the {limits.upload_bytes / 2**20:g} MB that are accepted; shrink it"
+    return (
+        f"the photograph is larger than the {limits.upload_bytes / 2**20:g} MB that are accepted; shrink it"
+    )

@@ -12,10 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.localizer import PhraseLocalizer, Prepared
 from phrase_loc.structures import Scene
 
 
@@ -25,8 +22,7 @@ class Busy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    pixels: Tensor  # (3, S, S) uint8
-    size: tuple[int, int]
+    prepared: Prepared
     future: Future
 
 
@@ -51,9 +47,9 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="phrase-loc-model", daemon=True)
         self._thread.start()
 
-    def look(self, pixels: Tensor, size: tuple[int, int]) -> Future:
-        """A Future of the Scene of a photograph: (3, S, S) uint8, (H, W) of the original."""
-        return self._put(_Look(pixels, size, Future()))
+    def look(self, prepared: Prepared) -> Future:
+        """A Future of the Scene of a photograph."""
+        return self._put(_Look(prepared, Future()))
 
     def ask(self, action: Callable[[], Any]) -> Future:
         """A Future of what `action` returns, run on the model's thread."""
@@ -93,8 +89,7 @@ class Batcher:
         if not jobs:
             return
         try:
-            pixels = torch.stack([job.pixels for job in jobs])
-            scenes: list[Scene] = self.localizer.look_at_pixels(pixels, [job.size for job in jobs])
+            scenes: list[Scene] = self.localizer.look_at([job.prepared for job in jobs])
         except Exception as error:  # the waiting request reports it; the worker must live on
             for job in jobs:
                 job.future.set_exception(error)

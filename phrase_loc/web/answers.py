@@ -1,0 +1,155 @@
+"""What the API answers, made from the model: the JSON of `query --json`, maps for the page, words at a point.
+
+Maps travel as bytes 0..255 of a square grid over the whole photograph, in base64; the page colours them and
+ranks the proposals itself when a slider moves (page/ranking.js does what ranking.py does).
+"""
+
+import asyncio
+import base64
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phrase_loc.attention import METHODS
+from phrase_loc.display import to_dict
+from phrase_loc.errors import DataError, choose
+from phrase_loc.images import load_image
+from phrase_loc.localizer import PhraseLocalizer, Prepared, prepare
+from phrase_loc.proposals import PROPOSALS, proposals_for
+from phrase_loc.structures import Prediction
+from phrase_loc.text.captions import noun_phrases
+from phrase_loc.web.batching import Batcher
+from phrase_loc.web.limits import Limits
+from phrase_loc.web.scenes import Kept, SceneCache, content_key
+
+#: Methods that need nothing beyond the package, quick enough for a page.
+PAGE_METHODS = ("contrastive_mwp", "mwp", "grad_cam", "cam", "gradient")
+COMMON_WORDS = 4000  # of the vocabulary, asked by `words_at`
+
+
+class Answers:
+    """The questions of the API, asked of one model through one queue."""
+
+    def __init__(self, localizer: PhraseLocalizer, batcher: Batcher, limits: Limits):
+        self.localizer, self.batcher, self.limits = localizer, batcher, limits
+        self.scenes = SceneCache(limits.scenes)
+
+    def kept(self, key: str) -> Kept | None:
+        """A photograph that is still held."""
+        return self.scenes.get(key)
+
+    async def look(self, content: bytes, name: str) -> Kept:
+        """Decode an upload beside the event loop, look at it once, keep it by its hash."""
+        key = content_key(content)
+        if (known := self.scenes.get(key)) is not None:
+            return known
+        prepared, kind = await asyncio.to_thread(self._prepare, content)
+        scene = await asyncio.wrap_future(self.batcher.look(prepared))
+        kept = Kept(key, name[:200], content, kind, scene)
+        self.scenes.put(kept)
+        return kept
+
+    def localize(
+        self, kept: Kept, phrases: list[str], top_k: int, method: str | None, maps: bool, words: bool
+    ) -> Future:
+        """A Future of the answer to one question."""
+        if method is not None:
+            choose({name: METHODS[name] for name in PAGE_METHODS}, method, "attention method")
+        return self.batcher.ask(lambda: self._localize(kept, phrases, top_k, method, maps, words))
+
+    def words_at(self, kept: Kept, x: float, y: float, count: int) -> Future:
+        """A Future of the words that look at a point of a photograph."""
+        height, width = kept.scene.size
+        if x > width or y > height:
+            raise DataError(
+                f"the point ({x:g}, {y:g}) lies outside the photograph of {width} x {height} pixels"
+            )
+        return self.batcher.ask(lambda: self._words_at(kept, x / width, y / height, count))
+
+    def chips(self, text: str) -> list[str]:
+        """The noun phrases of a caption, in order, once each."""
+        return list(dict.fromkeys(phrase.text for phrase in noun_phrases(text)))
+
+    def about(self) -> dict[str, Any]:
+        """Facts about the model and the limits, for GET /api/model."""
+        model, settings = self.localizer.model, self.localizer.settings
+        return {
+            "backbone": model.config.backbone,
+            "words": len(model.vocabulary),
+            "further_words": len(model.extra),
+            "calibrated": bool(model.config.calibration),
+            "method": settings.method,
+            "methods": list(PAGE_METHODS),
+            "ranking": {"score": settings.score, "gamma": settings.gamma, "nms": settings.nms}
+            | {"temperature": settings.temperature},
+            "prior": settings.prior,
+            "limits": {"phrases": self.limits.phrases, "upload_bytes": self.limits.upload_bytes},
+        }
+
+    def _prepare(self, content: bytes) -> tuple[Prepared, str]:
+        prepared = prepare(load_image(content, self.limits.pixels), self.localizer.settings)
+        kinds = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg", b"GI": "image/gif", b"RI": "image/webp"}
+        return prepared, kinds.get(content[:2], "application/octet-stream")
+
+    def _localize(
+        self, kept: Kept, phrases: list[str], top_k: int, method: str | None, maps: bool, words: bool
+    ) -> dict[str, Any]:
+        predictions = self.localizer.locate(kept.scene, phrases, top_k=top_k, method=method)
+        height, width = kept.scene.size
+        answer: dict[str, Any] = {"image": kept.name, "size": [width, height]}
+        answer["predictions"] = [to_dict(p) for p in predictions]
+        answer["key"] = kept.key
+        if maps:
+            for shown, prediction in zip(answer["predictions"], predictions, strict=True):
+                shown |= self._map_of(kept, prediction)
+        if words:
+            for shown, prediction in zip(answer["predictions"], predictions, strict=True):
+                shown["word_maps"] = self._word_maps(kept, prediction, method)
+        return answer
+
+    def _map_of(self, kept: Kept, prediction: Prediction) -> dict[str, Any]:
+        if not prediction.known:
+            return {"map": None, "proposals": []}
+        grid = self.localizer.settings.grid
+        heat = self.localizer.heat(prediction.attention[None], (grid, grid))[0]
+        source = PROPOSALS[self.localizer.settings.proposals]
+        proposals = proposals_for(source, kept.scene.proposals, heat, kept.scene.size)
+        return {"map": encoded_map(heat), "proposals": [round(v, 1) for v in proposals.flatten().tolist()]}
+
+    def _word_maps(self, kept: Kept, prediction: Prediction, method: str | None) -> list[dict[str, Any]]:
+        known = [w for w in prediction.words if w.known]
+        if not known:
+            return []
+        grid = self.localizer.settings.grid
+        attention = self.localizer.attend(kept.scene, [w.text for w in known], method).cpu()
+        heats = self.localizer.heat(attention, (grid, grid))
+        return [{"word": w.text, "map": encoded_map(heat)} for w, heat in zip(known, heats, strict=True)]
+
+    @torch.inference_mode()
+    def _words_at(self, kept: Kept, u: float, v: float, count: int) -> dict[str, Any]:
+        """Words by how much their score at the point exceeds their mean score over the photograph."""
+        model = self.localizer.model
+        features = model.above(self.localizer.settings.stage)(kept.scene.activations[-1][:1])
+        ids = torch.arange(min(len(model.vocabulary), COMMON_WORDS), device=features.device)
+        scores = model.location_scores(features, ids)[0]  # (V, h, w)
+        row = min(int(v * scores.shape[1]), scores.shape[1] - 1)
+        column = min(int(u * scores.shape[2]), scores.shape[2] - 1)
+        here = scores[:, row, column]
+        best = (here + (here - scores.mean((1, 2)))).topk(min(count, len(ids)))
+        words = [model.vocabulary.words[i] for i in best.indices.tolist()]
+        return {
+            "words": [
+                {"word": w, "score": round(s, 3)} for w, s in zip(words, best.values.tolist(), strict=True)
+            ]
+        }
+
+
+def encoded_map(heat: Tensor) -> dict[str, Any]:
+    """A square map as bytes 0..255 of its maximum: {"side", "data"} with base64 rows from the top."""
+    level = (heat / heat.max().clamp(min=1e-12)).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return {
+        "side": heat.shape[-1],
+        "data": base64.b64encode(level.cpu().contiguous().numpy().tobytes()).decode(),
+    }
