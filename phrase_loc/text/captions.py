@@ -41,13 +41,14 @@ _NOUN_LY = frozenset(
     {"family", "butterfly", "belly", "jelly", "lily", "assembly", "bully", "dragonfly", "trolley"}
 )
 _PEOPLE_TOO = frozenset({"male", "female", "adult", "teen", "blond", "brunette"})
+_SUBJECTS = _set("he she it they who which that i we you someone")
 _SINGULAR_OPENERS = frozenset({"a", "an", "one", "this", "another", "each"})
 _BEFORE_PARTICIPLE = ("", "D", "M", "A", "K", "S", "R", "O", "P")
 _TAGS = (
     ("D", grammar.DETERMINERS),
     ("M", grammar.NUMBERS),
     ("O", frozenset({"of"})),
-    ("P", grammar.PREPOSITIONS | grammar.AUXILIARIES | grammar.ADVERBS | grammar.PRONOUNS),
+    ("P", grammar.PREPOSITIONS | grammar.AUXILIARIES | grammar.PRONOUNS),
     ("C", grammar.CONJUNCTIONS),
     ("K", grammar.COLOURS),
 )
@@ -124,7 +125,7 @@ def _opened_singular(lower: list[str], tags: str) -> bool:
 def _tag(word: str, context: _Context) -> str:
     if word in _CLITIC:
         return "S" if context.after_noun else "P"
-    if not word[0].isalnum():
+    if not word or not word[0].isalnum():
         return "," if word == "," else "P"
     if word == "that" and context.after_noun:  # 'a shirt that says'
         return "P"
@@ -142,6 +143,9 @@ def _verb(word: str, context: _Context) -> str:
     """V for a verb by its form and place, else nothing."""
     if context.previous == "to" and context.closed and not _plural(word):
         return "V" if context.following not in ("", ".", ",", "and") or word in grammar.VERB_BASES else ""
+    pronoun = context.before.endswith("P") and context.previous in _SUBJECTS
+    if pronoun and (_plural(word) or word in grammar.VERB_FORMS):
+        return "V"
     if context.after_noun and _plural(word) and (context.singular or _is_third_person(word, context)):
         return "V"
     if context.after_noun and word in grammar.VERB_BASES and _several(context):
@@ -180,7 +184,8 @@ def _adjective(word: str, context: _Context) -> str:
     """A, G or R for what may stand before a noun, P for an adverb that cannot, else nothing."""
     if _is_ing(word):
         return "G"
-    if len(word) > 4 and word.endswith("ly") and word not in _NOUN_LY:
+    ly = len(word) > 4 and word.endswith("ly") and word not in _NOUN_LY
+    if ly or word in grammar.ADVERBS:
         return "P" if context.closed else "R"
     if word in _PEOPLE_TOO and (_is_ing(context.following) or context.following in grammar.THIRD_PERSON):
         return ""

@@ -33,11 +33,10 @@ def test_dictionary_forms_are_counted_and_ordered():
 
 
 def test_pairs_become_units_and_win_over_single_words():
-    captions = ["a hot dog with mustard", "dogs run", "a hot dog"] * 5 + [
-        "a brown dog",
-        "a brown cat",
-        "a brown hat",
-    ] * 9
+    filler = [
+        f"a brown {noun} on a {noun}" for noun in ("dog", "cat", "hat", "car", "tree", "bench", "street")
+    ]
+    captions = ["a hot dog with mustard", "a hot dog"] * 5 + ["dogs run"] + filler * 9
     vocabulary = build_vocabulary(captions, min_count=5, pair_share=0.5)
     assert "hot dog" in vocabulary
     assert "brown dog" not in vocabulary
@@ -103,8 +102,8 @@ def test_tables_stay_within_their_limit_and_keep_the_frequent():
 
 def test_a_hundred_thousand_words_in_bounded_memory():
     def captions():
-        for i in range(0, 110_000, 5):
-            yield " ".join(f"word{j}x" for j in range(i, i + 5)) + " dog"
+        for i in range(0, 101_000, 100):
+            yield "dog " + ", ".join(f"word{j}x" for j in range(i, i + 100))
 
     tracemalloc.start()
     vocabulary = build_vocabulary(captions(), size=100_000, min_count=1, pair_share=0.0, table_limit=150_000)

@@ -1,0 +1,108 @@
+"""`phrase-loc vocab SOURCE ... --output vocab.txt`: the words of texts, counted in one streaming pass."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phrase_loc.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from phrase_loc.text.vocabulary import Vocabulary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="captions (.txt, .txt.gz), tables (.csv, .tsv, .jsonl, .parquet) or shards (.tar); "
+        "{000..009} and * are expanded",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="vocab.txt", help="file to write")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=18_000,
+        metavar="V",
+        help="words and pairs kept at most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-count",
+        type=int,
+        default=5,
+        metavar="N",
+        help="a unit must be seen so often (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pair-share",
+        type=float,
+        default=0.25,
+        metavar="X",
+        help="share of the size that two-word units may take, 0 for none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-association",
+        type=float,
+        default=0.35,
+        metavar="X",
+        help="normalised PMI from which two neighbours are a unit (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fields",
+        nargs="+",
+        metavar="NAME",
+        help="columns or JSON fields that hold text (default: the usual names)",
+    )
+    parser.add_argument(
+        "--coverage", metavar="phrases.txt", help="report how much of these phrases is covered"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build, write, report."""
+    from phrase_loc.datasets.web_sources import TEXT_FIELDS
+    from phrase_loc.datasets.web_texts import stream_texts
+    from phrase_loc.text.counting import UnitCounter
+
+    _check(args)
+    counter = UnitCounter()
+    counter.update(_shown(stream_texts(args.sources, args.fields or TEXT_FIELDS), args.quiet))
+    vocabulary = counter.vocabulary(args.size, args.min_count, args.min_association, args.pair_share)
+    vocabulary.save(args.output)
+    pairs = sum(" " in word for word in vocabulary.words)
+    print(
+        f"{args.output}: {len(vocabulary)} units ({pairs} pairs) of {counter.texts} texts, "
+        f"rarest seen {vocabulary.counts[-1]} times"
+    )
+    if args.coverage:
+        print(_coverage(args.coverage, vocabulary))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Everything that can be wrong is told before the long pass."""
+    if args.size < 1 or args.min_count < 1:
+        raise ConfigError(f"--size and --min-count must be 1 or more, got {args.size} and {args.min_count}")
+    if not 0 <= args.pair_share <= 1:
+        raise ConfigError(f"--pair-share must lie in 0..1, got {args.pair_share}")
+    if not args.output.parent.is_dir():
+        raise DataError(f"the folder {args.output.parent} of --output does not exist; make it first")
+    if args.coverage and not Path(args.coverage).is_file():
+        raise DataError(f"the phrases {args.coverage} do not exist; check --coverage")
+
+
+def _shown(texts: Iterable[str], quiet: bool) -> Iterator[str]:
+    from tqdm import tqdm
+
+    yield from tqdm(texts, unit=" texts", disable=True if quiet else None, mininterval=0.5)
+
+
+def _coverage(path: str, vocabulary: "Vocabulary") -> str:
+    from phrase_loc.datasets.web_texts import stream_texts
+    from phrase_loc.text.coverage import cover
+    from phrase_loc.text.phrases import PhraseEncoder
+
+    return cover(PhraseEncoder(vocabulary), stream_texts(path)).report()

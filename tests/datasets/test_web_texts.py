@@ -1,0 +1,74 @@
+import gzip
+import io
+import json
+import tarfile
+
+import pytest
+
+from phrase_loc.datasets.web_texts import stream_texts
+from phrase_loc.errors import DataError
+
+
+def tar(path, members):
+    with tarfile.open(path, "w") as shard:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            shard.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_captions_files(tmp_path):
+    plain = tmp_path / "a.txt"
+    plain.write_text("12\ta dog\n\n  \na cat\n", encoding="utf-8")
+    with gzip.open(tmp_path / "b.txt.gz", "wt", encoding="utf-8") as packed:
+        packed.write("7\ta hat\n")
+    assert list(stream_texts([str(plain), str(tmp_path / "b.txt.gz")])) == ["a dog", "a cat", "a hat"]
+    assert list(stream_texts(str(tmp_path / "*.txt"))) == ["a dog", "a cat"]
+
+
+def test_tables(tmp_path):
+    (tmp_path / "a.csv").write_text('url,caption\nx,"a dog, wet"\ny,\nz,"[""a"", ""b""]"\n', encoding="utf-8")
+    (tmp_path / "a.tsv").write_text("url\ttitle\nx\ta cat\n", encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        '{"captions": ["one", "two"]}\nnot json\n{"url": 1}\n', encoding="utf-8"
+    )
+    assert list(stream_texts(str(tmp_path / "a.csv"))) == ["a dog, wet", "a", "b"]
+    assert list(stream_texts(str(tmp_path / "a.tsv"))) == ["a cat"]
+    assert list(stream_texts(str(tmp_path / "a.jsonl"))) == ["one", "two"]
+    assert list(stream_texts(str(tmp_path / "a.csv"), fields=["url"])) == ["x", "y", "z"]
+
+
+def test_parquet(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"url": ["x", "y"], "captions": [["a dog", "a cat"], ["a hat"]]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    assert list(stream_texts(str(tmp_path / "a.parquet"))) == ["a dog", "a cat", "a hat"]
+
+
+def test_shards(tmp_path):
+    members = {
+        "0.jpg": b"\xff\xd8",
+        "0.txt": b"a dog\na puppy\n",
+        "1.json": json.dumps({"caption": "a cat", "width": 3}).encode(),
+        "2.json": b"{broken",
+    }
+    tar(tmp_path / "0.tar", members)
+    assert list(stream_texts(str(tmp_path / "0.tar"))) == ["a dog", "a puppy", "a cat"]
+
+
+def test_what_cannot_be_read_is_told(tmp_path):
+    (tmp_path / "a.csv").write_text("url\nx\n", encoding="utf-8")
+    (tmp_path / "empty.csv").write_text("", encoding="utf-8")
+    (tmp_path / "bad.tar").write_bytes(b"no tar at all" * 100)
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xfa")
+    (tmp_path / "bad.txt.gz").write_bytes(b"no gzip")
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    (tmp_path / "words.doc").write_text("x", encoding="utf-8")
+    names = ["a.csv", "empty.csv", "bad.tar", "bad.txt", "bad.txt.gz", "bad.parquet", "words.doc", "none.txt"]
+    for name in names:
+        with pytest.raises(DataError, match=name.replace(".", r"\.")):
+            list(stream_texts(str(tmp_path / name)))
+    with pytest.raises(DataError, match="address"):
+        list(stream_texts("https://example.org/a.txt"))
