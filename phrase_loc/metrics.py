@@ -26,10 +26,8 @@ def inside_any(points: Tensor, boxes: Tensor, margin: float = 0.0, strict: bool 
     x1, y1, x2, y2 = boxes.unbind(-1)
     x1, y1, x2, y2 = x1 - margin, y1 - margin, x2 + margin, y2 + margin
     if strict:
-        held = (x > x1) & (x < x2) & (y > y1) & (y < y2)
-    else:
-        held = (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)
-    return held.any(1)
+        return ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(1)
+    return ((x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)).any(1)
 
 
 def overlaps(boxes: Tensor, truth: Tensor, offset: float = 0.0) -> Tensor:

@@ -10,7 +10,7 @@ from phrase_loc.config import load_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG.yaml and key=value pairs, read by `load_config`."""
     parser.add_argument(
-        "settings", nargs="+", metavar="CONFIG.yaml | key=value", help="see configs/flickr30k.yaml"
+        "settings", nargs="*", metavar="CONFIG.yaml | key=value", help="see configs/flickr30k.yaml"
     )
     parser.add_argument(
         "--faithful",

@@ -46,13 +46,13 @@ def run(plan: Plan, world: World, progress: Progress) -> list[Outcome]:
     left = [sample for sample in plan.samples if sample.image_id not in done]
     mine = left[world.rank :: world.size]
     fresh: dict[str, Outcome] = {}
-    with tqdm(total=len(mine), unit=" images", disable=None if world.is_main else True) as bar:
+    silent = None if world.is_main else True  # None: silent where stderr is no terminal
+    with progress, tqdm(total=len(mine), unit=" images", disable=silent) as bar:
         for sample in mine:
             outcome = examine(sample, plan)
             progress.add(outcome)
             fresh[sample.image_id] = outcome
             bar.update()
-    progress.close()
     for part in world.gather(fresh):
         done.update(part)
     return [done[sample.image_id] for sample in plan.samples]

@@ -50,8 +50,10 @@ class Progress:
         self._file.write(json.dumps(outcome) + "\n")
         self._file.flush()
 
-    def close(self) -> None:
-        """Close this process's file."""
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -107,12 +107,12 @@ class Difference:
     """The paired difference a - b in percentage points, its 95 % interval, and how sure its sign is.
 
     Attributes:
-        value: a - b.
+        value: a - b, None where nothing was counted.
         ci95: [low, high].
         p_value: two-sided share of replicates on the other side of zero.
     """
 
-    value: float
+    value: float | None
     ci95: list[float]
     p_value: float
 
@@ -122,8 +122,8 @@ def paired(a: Sums, b: Sums, replicates: int) -> Difference:
     weights = draws(len(a.sums), replicates)
     change = a.value(weights) - b.value(weights)
     change = change[~np.isnan(change)]
-    value = 100 * float((a.value() - b.value())[0])
     if len(change) == 0:
-        return Difference(round(value, 2), [], 1.0)
+        return Difference(None, [], 1.0)
+    value = 100 * float((a.value() - b.value())[0])
     tail = min((change <= 0).mean(), (change >= 0).mean())
     return Difference(round(value, 2), interval(change), round(min(1.0, 2 * float(tail)), 4))

@@ -146,7 +146,9 @@ def test_errors_of_the_tree(tmp_path):
     with pytest.raises(DataError, match="is empty"):
         Flickr30kEntities(tmp_path, "val")
     (tmp_path / "val.txt").write_text("b\nc\n")
-    with pytest.raises(DataError, match="nothing that can be evaluated; the first of 2 problems: b: file b.txt"):
+    with pytest.raises(
+        DataError, match=r"nothing that can be evaluated; the first of 2 problems: b: file b\.txt"
+    ):
         Flickr30kEntities(tmp_path, "val")
 
 

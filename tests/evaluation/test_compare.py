@@ -1,0 +1,88 @@
+"""`phrase-loc compare a.json b.json`: pairs, refusals, and agreement with a run of both methods."""
+
+import json
+
+import pytest
+
+from phrase_loc.__main__ import main
+from phrase_loc.distributed import World
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.evaluation.compare import compare, table
+from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
+from phrase_loc.evaluation.procedure import evaluate
+from phrase_loc.evaluation.report import write
+from tests.datasets.flickr_tree import tree
+from tests.evaluation.fakes import FakeLocalizer, drawn
+from tests.evaluation.test_evaluator import images
+
+
+@pytest.fixture
+def reports(tmp_path):
+    """Reports a, b of one method, both of two; `few` counts other images."""
+    tree(tmp_path, images(9))
+    better = {f"a {name}": drawn(name) for name in ("man", "dog", "hat", "tree")}
+    made = {
+        "a": (["contrastive_mwp"], FakeLocalizer()),
+        "b": (["contrastive_mwp"], FakeLocalizer(better)),
+        "both": (["contrastive_mwp", "centre"], FakeLocalizer()),
+        "centre": (["centre"], FakeLocalizer()),
+        "few": (["contrastive_mwp"], FakeLocalizer()),
+    }
+    for name, (method, localizer) in made.items():
+        config = EvaluateConfig(
+            data=DataConfig(root=tmp_path, split="val"),
+            method=method,
+            protocols=["pointing_any", "recall_union"],
+            output=tmp_path / f"{name}.json",
+            bootstrap=60,
+            limit=5 if name == "few" else 0,
+        )
+        write(evaluate(config, World(), localizer))
+    return tmp_path
+
+
+def test_a_report_does_not_differ_from_itself(reports):
+    found = compare(reports / "a.json", reports / "a.json")
+    assert [row["metric"] for row in found] == ["accuracy", "R@1", "R@5", "R@10"]
+    assert all(row["value"] == 0 and row["ci95"] == [0, 0] for row in found)
+
+
+def test_a_difference_is_that_of_the_values(reports):
+    found = compare(reports / "a.json", reports / "b.json")
+    assert any(row["value"] != 0 for row in found)
+    for row in found:
+        assert row["value"] == pytest.approx(row["a"] - row["b"], abs=0.011)
+        assert row["ci95"][0] <= row["value"] <= row["ci95"][1]
+
+
+def test_two_reports_agree_with_one_run_of_both(reports):
+    inside = json.loads((reports / "both.json").read_text())["differences"]
+    across = compare(reports / "centre.json", reports / "a.json")
+    assert [(r["value"], r["ci95"], r["p_value"]) for r in across] == [
+        (r["value"], r["ci95"], r["p_value"]) for r in inside
+    ]
+
+
+def test_a_pair_can_be_named(reports):
+    found = compare(reports / "both.json", reports / "both.json", "centre", "contrastive_mwp")
+    assert {(row["method_a"], row["method_b"]) for row in found} == {("centre", "contrastive_mwp")}
+    with pytest.raises(ConfigError, match="did you mean 'centre'"):
+        compare(reports / "both.json", reports / "both.json", "center", "contrastive_mwp")
+
+
+def test_other_images_and_other_files_are_refused(reports):
+    with pytest.raises(DataError, match="not on the same images"):
+        compare(reports / "a.json", reports / "few.json")
+    with pytest.raises(DataError, match="does not exist"):
+        compare(reports / "a.json", reports / "none.json")
+    (reports / "odd.json").write_text("[]")
+    with pytest.raises(DataError, match="is no report"):
+        compare(reports / "odd.json", reports / "a.json")
+
+
+def test_the_command(reports, capsys):
+    names = [str(reports / "a.json"), str(reports / "b.json")]
+    assert main(["compare", *names]) == 0
+    assert capsys.readouterr().out.strip() == table(compare(reports / "a.json", reports / "b.json"))
+    assert main(["compare", *names, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == compare(reports / "a.json", reports / "b.json")

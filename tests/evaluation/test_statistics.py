@@ -1,0 +1,90 @@
+"""Intervals and paired differences: determinism, exactness, and agreement with plain loops."""
+
+import numpy as np
+import pytest
+
+from phrase_loc.evaluation.statistics import (
+    Sums,
+    draws,
+    interval,
+    paired,
+    sums_by_image,
+    sums_by_label,
+)
+
+VALUES = np.array([1.0, 0, 1, 1, 0, 1])
+IMAGE = np.array([0, 0, 1, 1, 1, 3])
+LABELS = [("a",), ("b",), ("a", "b"), ("a",), ("b",), ("c",)]
+
+
+def test_a_value_is_a_ratio_of_sums():
+    assert sums_by_image(VALUES, IMAGE, 4).value().tolist() == [4 / 6]
+
+
+def test_a_mean_over_labels_counts_each_label_once():
+    sums = sums_by_label(VALUES, IMAGE, LABELS, 4)
+    assert sums.labels == ("a", "b", "c")
+    assert sums.value()[0] == pytest.approx((1 + 1 / 3 + 1) / 3)
+
+
+def test_weights_repeat_images():
+    weights = draws(4, 50)
+    assert (weights.sum(1) == 4).all()
+    for sums in (sums_by_image(VALUES, IMAGE, 4), sums_by_label(VALUES, IMAGE, LABELS, 4)):
+        for row, found in zip(weights, sums.value(weights), strict=True):
+            rates = []
+            for label in range(len(sums.labels)):
+                count = sum(row[i] * sums.counts[i, label] for i in range(4))
+                if count:
+                    rates.append(sum(row[i] * sums.sums[i, label] for i in range(4)) / count)
+            assert found == pytest.approx(np.mean(rates) if rates else np.nan, nan_ok=True)
+
+
+def test_draws_are_the_same_every_time():
+    first = draws(20, 10).copy()
+    draws.cache_clear()
+    assert (draws(20, 10) == first).all()
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    """200 experiments of 60 images, each image 0 to 4 coins of probability 0.3 that fall together."""
+    generator, covered = np.random.default_rng(1), 0
+    for _ in range(200):
+        image = np.repeat(np.arange(60), generator.integers(0, 5, 60))
+        values = (generator.random(60) < 0.3).astype(float)[image]
+        low, high = interval(sums_by_image(values, image, 60).value(draws(60, 400)))
+        covered += low <= 30 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_an_interval_of_nothing_is_empty():
+    assert interval(np.array([np.nan])) == []
+
+
+def test_cells_survive_json():
+    for sums in (sums_by_image(VALUES, IMAGE, 4), sums_by_label(VALUES, IMAGE, LABELS, 4)):
+        again = Sums.from_dict(sums.to_dict(), 4)
+        assert (again.sums == sums.sums).all()
+        assert (again.counts == sums.counts).all()
+        assert again.labels == sums.labels
+
+
+def test_a_method_does_not_differ_from_itself():
+    sums = sums_by_image(VALUES, IMAGE, 4)
+    same = paired(sums, sums, 100)
+    assert (same.value, same.ci95, same.p_value) == (0.0, [0.0, 0.0], 1.0)
+
+
+def test_pairing_sees_a_small_difference_that_intervals_hide():
+    """b misses one phrase of each tenth image that a hits; both vary between images far more."""
+    generator = np.random.default_rng(0)
+    image = np.repeat(np.arange(300), 4)
+    a = (generator.random(300) < 0.5).astype(float)[image]
+    b = a.copy()
+    b[np.flatnonzero(a)[::20]] = 0
+    one, other = sums_by_image(a, image, 300), sums_by_image(b, image, 300)
+    change = paired(one, other, 500)
+    assert change.value == pytest.approx(100 * (a.mean() - b.mean()), abs=0.006)
+    assert 0 < change.ci95[0] < change.value < change.ci95[1]
+    assert change.p_value == 0
+    assert interval(one.value(draws(300, 500)))[0] < 100 * b.mean()  # the two intervals overlap
