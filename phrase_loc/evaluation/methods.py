@@ -39,7 +39,7 @@ def fingerprint(localizer: Any) -> str:
         return str(own)
     digest = hashlib.sha256(repr(getattr(localizer, "settings", "")).encode())
     for name, value in sorted(localizer.model.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
