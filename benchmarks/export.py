@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = _runs(args.model, localizer, Path(folder), args.threads)
         print(
-            f"\ntorch {torch.__version__}, {args.threads} threads, image {localizer.settings.image_size} pixels\n"
+            f"\ntorch {torch.__version__}, {args.threads} threads, images of {localizer.settings.image_sizes}\n"
         )
         print("| words | " + " | ".join(f"{name} ms" for name in runs) + " | greatest difference |")
         print("|---" * (len(runs) + 2) + "|")
@@ -53,11 +54,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _runs(model: str, localizer: PhraseLocalizer, folder: Path, threads: int) -> dict[str, Run]:
-    """Name -> image to maps. "forward" is the network below the map alone, the unit of docs/performance.md."""
-    eager = ManyPhrases(localizer.model, localizer.settings.mirrored).eval()
+    """Name -> image to maps. "forward" is the network below the map alone, at the first size."""
+    eager = ManyPhrases(localizer.model, localizer.settings).eval()
     below = localizer.model.below()
     runs: dict[str, Run] = {
-        "forward": lambda image, *words: (below(image), image),
+        "forward": lambda images, *words: (below(images[0]), images[0]),
         "torch": eager,
         "torch.export": torch.export.load(
             export(model, folder / "torch", "torch") / GRAPHS["torch"]
@@ -75,25 +76,27 @@ def _onnx(path: Path, threads: int) -> Run:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
 
-    def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-        maps, scores = session.run(None, dict(zip(names, (t.numpy() for t in inputs), strict=True)))
+    def run(images: list[Tensor], *words: Tensor) -> tuple[Tensor, Tensor]:
+        maps, scores = session.run(
+            None, dict(zip(names, (t.numpy() for t in (*images, *words)), strict=True))
+        )
         return torch.from_numpy(maps), torch.from_numpy(scores)
 
     return run
 
 
-def _inputs(localizer: PhraseLocalizer, words: int) -> tuple[Tensor, ...]:
-    side, ids = localizer.settings.image_size, torch.arange(words) % len(localizer.model.words)
-    image = torch.randint(
-        0, 256, (1, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    with torch.inference_mode():
-        units, bias = localizer.model.units(ids), localizer.model.word_bias(ids)
-    return image, units.clone(), bias.clone(), torch.eye(words)
+def _inputs(localizer: PhraseLocalizer, words: int) -> tuple[Any, ...]:
+    ids, generator = torch.arange(words) % len(localizer.model.words), torch.Generator().manual_seed(0)
+    images = [
+        torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8, generator=generator)
+        for side in localizer.settings.image_sizes
+    ]
+    with torch.no_grad():
+        return images, localizer.model.units(ids), localizer.model.word_bias(ids), torch.eye(words)
 
 
 @torch.inference_mode()
-def _measure(runs: dict[str, Run], inputs: tuple[Tensor, ...], rounds: int) -> tuple[dict[str, float], float]:
+def _measure(runs: dict[str, Run], inputs: tuple[Any, ...], rounds: int) -> tuple[dict[str, float], float]:
     expected = runs["torch"](*inputs)[0]
     others = [run(*inputs)[0] for name, run in runs.items() if name != "forward"]  # and warms up
     difference = max(float((found - expected).abs().max()) for found in others) / float(expected.max())

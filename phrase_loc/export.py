@@ -1,6 +1,7 @@
 """The model as a fixed graph, for ONNX Runtime or torch.export.
 
-    image (1,3,S,S) uint8, units (K,D), bias (K,), weights (P,K)  ->  maps (P,h,w), scores (P,)
+    image (1,3,S,S) uint8 at each input size S, units (K,D), bias (K,), weights (P,K)
+        -> maps (P,h,w), scores (P,)
 
 At the features the contrastive map is a matrix product (attention/closed_form.py), so the whole query up to
 the map, image to maps for any number of words and phrases, is one graph without a backward pass. A map read at
@@ -17,7 +18,7 @@ an earlier stage of the trunk does not export; the exported model always reads a
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,35 +29,59 @@ from torch import Tensor, nn
 
 from phrase_loc.attention.closed_form import contrastive_map
 from phrase_loc.errors import ConfigError, DataError, choose
-from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.localizer import Inference, PhraseLocalizer
+from phrase_loc.maps import min_max, resize
 from phrase_loc.models.text_to_region import TextToRegion
 
 GRAPHS = {"onnx": "model.onnx", "torch": "model.pt2"}
-INPUTS, OUTPUTS = ("image", "units", "bias", "weights"), ("maps", "scores")
+INPUTS, OUTPUTS = ("units", "bias", "weights"), ("maps", "scores")
 
 
 class ManyPhrases(nn.Module):
-    """Image to contrastive maps of P phrases over K words, as a graph of plain tensor operations.
+    """Photograph to contrastive maps of P phrases over K words, as a graph of plain tensor operations.
+
+    It is `PhraseLocalizer.attend` with method contrastive_mwp at stage "features", and the raw scores beside it.
 
     Args:
         model: in eval mode.
-        mirrored: look at the mirrored image too and average the maps.
+        settings: input sizes, mirroring and location prior are the localizer's.
     """
 
-    def __init__(self, model: TextToRegion, mirrored: bool = False):
+    def __init__(self, model: TextToRegion, settings: Inference):
         super().__init__()
-        self.below, self.head, self.mirrored = model.below(), model.head, mirrored
+        self.below, self.head, self.settings = model.below(), model.head, settings
 
-    def forward(self, image: Tensor, units: Tensor, bias: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(1,3,S,S) RGB 0..255, (K,D), (K,), (P,K) -> maps (P,h,w) >= 0, scores (P,)."""
-        views = torch.cat([image, image.flip(-1)]) if self.mirrored else image
-        features = self.below(views)
-        scores = self.head.unit_scores(features, units, bias)  # (N,K,h,w)
-        signed = contrastive_map(features, units, self.head.pool.posterior(scores))  # (K,N,h,w)
-        maps = torch.einsum("pk,knhw->pnhw", weights, signed).clamp(min=0)
-        if self.mirrored:
+    def forward(
+        self, images: list[Tensor], units: Tensor, bias: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The photograph at each size (1,3,S,S) RGB 0..255, (K,D), (K,), (P,K) -> (P,h,w) >= 0, (P,)."""
+        maps, scores = zip(*(self._one_size(image, units, bias, weights) for image in images), strict=True)
+        strength = weights @ torch.stack(scores).mean(0)
+        if len(maps) == 1:
+            return maps[0], strength
+        grid = (self.settings.grid, self.settings.grid)
+        fine = [min_max(resize(found, grid, mode="bicubic")) for found in maps]
+        return torch.stack(fine).mean(0), strength
+
+    def _one_size(self, image: Tensor, units: Tensor, bias: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (P,h,w) and word scores (K,) of one input size."""
+        mirrored = self.settings.mirrored
+        features = self.below(torch.cat([image, image.flip(-1)]) if mirrored else image)
+        scores = self.head.unit_scores(features, units, bias)  # (views,K,h,w)
+        signed = contrastive_map(features, units, self._prior(scores))  # (K,views,h,w)
+        maps = torch.einsum("pk,kvhw->pvhw", weights, signed).clamp(min=0)
+        if mirrored:
             maps = (maps[:, :1] + maps[:, 1:].flip(-1)) / 2
-        return maps[:, 0], weights @ self.head.pool(scores).mean(0)
+        return maps[:, 0], self.head.pool(scores).mean(0)
+
+    def _prior(self, scores: Tensor) -> Tensor | None:
+        sharpness = self.settings.sharpness
+        if sharpness == 0:
+            return None
+        if sharpness is None:
+            return self.head.pool.posterior(scores)
+        flat = (sharpness * scores.transpose(0, 1)).flatten(2)
+        return flat.softmax(-1).unflatten(2, scores.shape[2:])
 
 
 def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onnx") -> Path:
@@ -77,19 +102,18 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     write = choose(WRITERS, format, "export format")
     localizer = PhraseLocalizer.from_pretrained(source, device="cpu")
     model, settings, folder = localizer.model, localizer.settings, Path(out)
-    graph = ManyPhrases(model, settings.mirrored).eval()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"part.{os.getpid()}.{GRAPHS[format]}"
-        write(graph, _example(model, settings.image_size), part)
+        write(ManyPhrases(model, settings).eval(), _example(model, settings.image_sizes), part)
         os.replace(part, folder / GRAPHS[format])
         _write_words(model, folder)
         facts = {
             "format": format,
-            "image_size": settings.image_size,
-            "mirrored": settings.mirrored,
+            "image_sizes": settings.image_sizes,
             "method": "contrastive_mwp",
             "stage": "features",
+            "calibration": model.config.calibration,
             "source": str(source),
         }
         (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -100,25 +124,24 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     return folder
 
 
-def _example(model: TextToRegion, side: int) -> tuple[Tensor, ...]:
+def _example(model: TextToRegion, sides: Sequence[int]) -> tuple[Any, ...]:
     ids = torch.arange(3) % len(model.words)
-    image = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-    return image, model.units(ids), model.word_bias(ids), torch.full((2, 3), 1 / 3)
+    images = [torch.zeros(1, 3, side, side, dtype=torch.uint8) for side in sides]
+    return images, model.units(ids), model.word_bias(ids), torch.full((2, 3), 1 / 3)
 
 
-def _dynamic() -> dict[str, Any]:
-    words, phrases = (
-        torch.export.Dim("words", min=1, max=65536),
-        torch.export.Dim("phrases", min=1, max=65536),
-    )
-    return {"image": None, "units": {0: words}, "bias": {0: words}, "weights": {0: phrases, 1: words}}
+def _dynamic(example: tuple[Any, ...]) -> dict[str, Any]:
+    most = 65_536
+    words, phrases = torch.export.Dim("words", min=1, max=most), torch.export.Dim("phrases", min=1, max=most)
+    fixed = [None] * len(example[0])
+    return {"images": fixed, "units": {0: words}, "bias": {0: words}, "weights": {0: phrases, 1: words}}
 
 
-def _write_torch(graph: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
-    torch.export.save(torch.export.export(graph, example, dynamic_shapes=_dynamic()), path)
+def _write_torch(graph: nn.Module, example: tuple[Any, ...], path: Path) -> None:
+    torch.export.save(torch.export.export(graph, example, dynamic_shapes=_dynamic(example)), path)
 
 
-def _write_onnx(graph: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
+def _write_onnx(graph: nn.Module, example: tuple[Any, ...], path: Path) -> None:
     for package in ("onnx", "onnxscript"):
         if not find_spec(package):
             raise ConfigError(f"export to ONNX needs the package {package}; pip install 'phrase_loc[onnx]'")
@@ -128,16 +151,16 @@ def _write_onnx(graph: nn.Module, example: tuple[Tensor, ...], path: Path) -> No
             graph,
             example,
             path,
-            input_names=INPUTS,
+            input_names=[*(f"image_{image.shape[-1]}" for image in example[0]), *INPUTS],
             output_names=OUTPUTS,
-            dynamic_shapes=_dynamic(),
+            dynamic_shapes=_dynamic(example),
             dynamo=True,
             external_data=False,
             verbose=False,
         )
 
 
-WRITERS: dict[str, Callable[[nn.Module, tuple[Tensor, ...], Path], None]] = {
+WRITERS: dict[str, Callable[[nn.Module, tuple[Any, ...], Path], None]] = {
     "onnx": _write_onnx,
     "torch": _write_torch,
 }

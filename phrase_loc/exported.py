@@ -80,7 +80,7 @@ class ExportedModel:
         """Where each phrase wins, its known words weighted alike.
 
         Args:
-            image: any Pillow picture; it is resized to the model's square.
+            image: any Pillow picture; it is resized to the model's squares.
             phrases: P phrases; their words are separated by spaces.
 
         Returns:
@@ -99,15 +99,23 @@ class ExportedModel:
     def answer(self, image: Image.Image, rows: Sequence[int], weights: Floats) -> tuple[Floats, Floats]:
         """Maps (P,h,w) and scores (P,) of phrases that mix the words `rows` (K,) by weights (P,K)."""
         units, bias = self.units(rows)
-        inputs = {"image": self.pixels(image), "units": units, "bias": bias, "weights": weights}
+        pictures = {f"image_{side}": pixels(image, side) for side in self.facts["image_sizes"]}
+        inputs = {**pictures, "units": units, "bias": bias, "weights": weights}
         maps, scores = self._session.run(None, inputs)
         return maps, scores
 
-    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """A picture as the graph takes it, (1,3,S,S)."""
-        side = int(self.facts["image_size"])
-        square = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-        return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)[None])
+    def present(self, scores: Floats) -> Floats | None:
+        """Scores (P,) -> calibrated probabilities (P,) that the image shows the phrases, None if it never was."""
+        fit = self.facts.get("calibration")
+        if not fit:
+            return None
+        return 1 / (1 + np.exp(-np.clip(fit["slope"] * scores + fit["offset"], -60, 60)))
+
+
+def pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    """A picture as the graph takes it, squashed to (1,3,S,S)."""
+    square = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)[None])
 
 
 def _rows(folder: Path) -> dict[str, int]:

@@ -34,7 +34,11 @@ def saved(tmp_path_factory):
     with torch.no_grad():
         model.head.project.weight.mul_(10)
         torch.nn.init.normal_(model.head.word_bias.weight)
-    model.config = replace(model.config, inference={"image_size": 64})
+    model.config = replace(
+        model.config,
+        inference={"image_sizes": [64, 48], "sharpness": 0.5, "grid": 24},
+        calibration={"slope": 2.0, "offset": 0.5},
+    )
     extended = with_extra(model, WordVectors((*WORDS, "zebra", "kite"), torch.randn(7, 4)))
     return save_model(extended, folder)
 
@@ -53,26 +57,40 @@ def photo():
 def torch_inputs(localizer, photo, words, weights):
     model = localizer.model
     ids = torch.tensor([model.encoder.row(word) for word in words])
-    square = photo.resize((64, 64), Image.Resampling.BILINEAR)
-    return to_tensor(square)[None], model.units(ids), model.word_bias(ids), torch.tensor(weights)
+    squares = [
+        to_tensor(photo.resize((side, side), Image.Resampling.BILINEAR))[None]
+        for side in localizer.settings.image_sizes
+    ]
+    return squares, model.units(ids), model.word_bias(ids), torch.tensor(weights)
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_graph_is_the_localizers_attention(localizer, photo, mirrored):
-    asked = localizer.with_settings(mirrored=mirrored, method="contrastive_mwp", stage="features")
-    phrases = ["dog", "a red hat"]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"mirrored": True, "image_sizes": [64]},
+        {"mirrored": True, "sharpness": 0},
+        {"sharpness": None, "image_sizes": [48]},
+    ],
+    ids=str,
+)
+def test_graph_is_the_localizers_attention(localizer, photo, changes):
+    asked = localizer.with_settings(method="contrastive_mwp", stage="features", **changes)
+    phrases = ["dog", "a red hat", "zebra"]
     encoded = asked.encode(phrases)
-    ids = torch.cat([e.ids for e in encoded])
-    weights = torch.zeros(2, len(ids))
-    weights[0, : len(encoded[0].ids)], weights[1, len(encoded[0].ids) :] = (e.weights for e in encoded)
-    square = to_tensor(photo.resize((64, 64), Image.Resampling.BILINEAR))[None]
+    words = ["dog", "red", "hat", "zebra"]
+    weights = [
+        [1.0, 0, 0, 0],
+        [0, *[{w.text: w.weight for w in encoded[1].words}[t] for t in words[1:3]], 0],
+        [0, 0, 0, 1.0],
+    ]
     with torch.no_grad():
-        maps, _ = ManyPhrases(asked.model, mirrored)(
-            square, asked.model.units(ids), asked.model.word_bias(ids), weights
-        )
-    expected = asked.attend(asked.look(photo), phrases)
+        maps, scores = ManyPhrases(asked.model, asked.settings)(*torch_inputs(asked, photo, words, weights))
+    scene = asked.look(photo)
+    expected = asked.attend(scene, phrases)
     assert expected.max() > 0
-    assert torch.allclose(maps, expected, atol=1e-6 + 1e-4 * float(expected.max()))
+    assert torch.allclose(maps, expected, atol=1e-5 * float(expected.max()))
+    assert torch.allclose(scores, torch.tensor(asked.presence(scene, phrases)), atol=1e-5)
 
 
 def test_torch_export_has_parity_for_any_number_of_words(saved, localizer, photo, tmp_path):
@@ -81,7 +99,7 @@ def test_torch_export_has_parity_for_any_number_of_words(saved, localizer, photo
     for words, weights in ((["dog"], [[1.0]]), (["dog", "red", "hat", "zebra"], [[0.0, 0.3, 0.7, 0.0]] * 5)):
         inputs = torch_inputs(localizer, photo, words, weights)
         with torch.no_grad():
-            expected = ManyPhrases(localizer.model)(*inputs)
+            expected = ManyPhrases(localizer.model, localizer.settings)(*inputs)
             found = graph(*inputs)
         for a, b in zip(found, expected, strict=True):
             assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()))
@@ -108,13 +126,16 @@ def test_onnx_runtime_has_parity_with_torch(exported, localizer, photo):
         [0, 0, 0, third, third, third],
     ]
     with torch.no_grad():
-        expected, wanted = ManyPhrases(localizer.model)(*torch_inputs(localizer, photo, known, weights))
-    assert maps.shape == (5, 16, 16)
+        expected, wanted = ManyPhrases(localizer.model, localizer.settings)(
+            *torch_inputs(localizer, photo, known, weights)
+        )
+    assert maps.shape == (5, 24, 24)
     assert expected[0].max() > 0
     assert np.abs(maps - expected.numpy()).max() <= 1e-4 * float(expected.max())
     assert np.allclose(scores[[0, 1, 2, 4]], wanted.numpy()[[0, 1, 2, 4]], atol=1e-3)
     assert scores[3] == -np.inf
     assert not maps[3].any()
+    assert np.allclose(model.present(scores), 1 / (1 + np.exp(-2 * scores - 0.5)), atol=1e-6)
 
 
 @onnx
@@ -137,7 +158,7 @@ def test_answers_without_importing_torch(exported):
     run = subprocess.run(
         [sys.executable, "-c", code, str(exported)], capture_output=True, text=True, check=True
     )
-    assert run.stdout.strip() == "(2, 16, 16) False"
+    assert run.stdout.strip() == "(2, 24, 24) False"
 
 
 def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):

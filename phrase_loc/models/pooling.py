@@ -7,23 +7,20 @@ images, K words, h w grid.
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 
-class Pool(Protocol):
-    """What a pool offers."""
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """(N,K,h,w) -> (N,K)."""
+class Pool(nn.Module):
+    """What a pool offers besides `forward`, (N,K,h,w) -> (N,K)."""
 
     def posterior(self, scores: Tensor) -> Tensor:
         """(N,K,h,w) -> (K,N,h,w) >= 0, each map sums to 1."""
+        raise NotImplementedError
 
 
-class Average(nn.Module):
+class Average(Pool):
     """The mean: locations win in proportion to their positive scores, as in excitation backprop."""
 
     def forward(self, scores: Tensor) -> Tensor:
@@ -40,7 +37,7 @@ class Average(nn.Module):
         )
 
 
-class LogSumExp(nn.Module):
+class LogSumExp(Pool):
     """A soft maximum, (1/r) log mean exp(r s), between mean (r -> 0) and maximum (Pinheiro & Collobert 2015).
 
     Its derivative, softmax(r s) over locations, is its posterior.
@@ -69,7 +66,7 @@ class Attention(LogSumExp):
         return ((self.log_sharpness.exp() * flat).softmax(-1) * flat).sum(-1)
 
 
-class Top(nn.Module):
+class Top(Pool):
     """The mean over the best tenth of the locations, at least one, which share the win evenly."""
 
     share = 0.1
@@ -96,7 +93,7 @@ class Max(Top):
 
 
 #: Name -> pool, given a sharpness and whether it is learned (what has none ignores both).
-POOLS: dict[str, Callable[[float, bool], nn.Module]] = {
+POOLS: dict[str, Callable[[float, bool], Pool]] = {
     "average": lambda sharpness, learned: Average(),
     "log_sum_exp": LogSumExp,
     "attention": Attention,
