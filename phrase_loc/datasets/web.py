@@ -88,45 +88,42 @@ class Batch:
 
 
 class WebImages(Dataset[Sample]):
-    """The samples of a source, indexed by (epoch, number).
+    """The samples of a source, indexed by (epoch, number, which transform).
 
     Args:
         source: pairs of image and text.
         labeller: texts -> words.
-        transform: image -> training tensor.
+        transforms: image -> training tensor, one for each input size.
         seed: of the run; with epoch and number it fixes every random choice.
     """
 
-    def __init__(self, source: Source, labeller: Labeller, transform: Transform, seed: int):
-        self.source, self.labeller, self.transform, self.seed = source, labeller, transform, seed
+    def __init__(self, source: Source, labeller: Labeller, transforms: Sequence[Transform], seed: int):
+        self.source, self.labeller, self.transforms, self.seed = source, labeller, transforms, seed
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, item: Item) -> Sample:
         """The image of that number as it looks in that epoch."""
-        epoch, number = item
+        epoch, number, choice = item
+        transform = self.transforms[choice]
         if number == FILLER:
-            return self._nothing(None)
+            return _nothing(transform, None)
         try:
             texts = self.source.texts(number)
             data = self.source.image(number)
         except (OSError, UnicodeDecodeError) as error:
-            return self._nothing(Fault("image", self.source.name(number), str(error)))
+            return _nothing(transform, Fault("image", self.source.name(number), str(error)))
         labels = self.labeller(texts)
         if not labels.ids:
             told = "holds no word of the vocabulary" if texts else "has no text"
-            return self._nothing(Fault("text", self.source.name(number), told))
+            return _nothing(transform, Fault("text", self.source.name(number), told))
         image, reason = decode_or_none(data)
         if image is None:
-            return self._nothing(Fault("image", self.source.name(number), reason))
+            return _nothing(transform, Fault("image", self.source.name(number), reason))
         random = np.random.default_rng([self.seed, epoch, number])
         caption = draw_caption(labels, random)
-        return Sample((self.transform(image, texts, random),), labels, 1.0, caption)
-
-    def _nothing(self, fault: Fault | None) -> Sample:
-        black = torch.zeros(3, *self.transform.size, dtype=torch.uint8)
-        return Sample((black,), WordLabels((), ()), 0.0, (), fault)
+        return Sample((transform(image, texts, random),), labels, 1.0, caption)
 
 
 def draw_caption(labels: WordLabels, random: np.random.Generator) -> Sequence[int]:
@@ -146,6 +143,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
         captions=_ragged([sample.caption for sample in samples]),
         faults=[sample.fault for sample in samples if sample.fault],
     )
+
+
+def _nothing(transform: Transform, fault: Fault | None) -> Sample:
+    black = torch.zeros(3, *transform.size, dtype=torch.uint8)
+    return Sample((black,), WordLabels((), ()), 0.0, (), fault)
 
 
 def _widest(device: torch.device) -> torch.dtype:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
-#: (epoch, number of the sample); the number FILLER is an empty sample of weight 0.
-Item = tuple[int, int]
+#: (epoch, number of the sample, which of the input sizes); the number FILLER is an empty sample of weight 0.
+Item = tuple[int, int, int]
 FILLER = -1
 
 
@@ -65,7 +65,8 @@ def share(batch: np.ndarray, pieces: int, rank: int, size: int) -> list[list[int
     Args:
         batch: (b,) numbers of samples.
         pieces: micro-batches (gradient accumulation).
-        rank, size: this process among its fellows.
+        rank: this process among its fellows.
+        size: how many there are.
     """
     parts = []
     for piece in np.array_split(batch, pieces):
@@ -83,11 +84,23 @@ class StepSampler(Sampler[list[Item]]):
         batch: images of a global batch, over all ranks and micro-batches.
         pieces: micro-batches of a step.
         first, last: steps, counted from the begin of the phase over all its epochs.
-        rank, size: this process among its fellows.
+        rank: this process among its fellows.
+        size: how many there are.
+        choices: input sizes, one of which is drawn for each step.
     """
 
-    def __init__(self, order: Order, batch: int, pieces: int, first: int, last: int, rank: int, size: int):
-        self.order, self.batch, self.pieces = order, batch, pieces
+    def __init__(
+        self,
+        order: Order,
+        batch: int,
+        pieces: int,
+        first: int,
+        last: int,
+        rank: int,
+        size: int,
+        choices: int = 1,
+    ):
+        self.order, self.batch, self.pieces, self.choices = order, batch, pieces, choices
         self.first, self.last, self.rank, self.size = first, last, rank, size
 
     def __len__(self) -> int:
@@ -101,5 +114,6 @@ class StepSampler(Sampler[list[Item]]):
             if epoch != current:
                 current, numbers = epoch, self.order.epoch(epoch)
             batch = numbers[place * self.batch : (place + 1) * self.batch]
+            choice = int(np.random.default_rng([self.order.seed, step, 1]).integers(self.choices))
             for part in share(batch, self.pieces, self.rank, self.size):
-                yield [(epoch, i) for i in part]
+                yield [(epoch, i, choice) for i in part]

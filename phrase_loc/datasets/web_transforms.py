@@ -100,14 +100,14 @@ def decode_or_none(data: bytes) -> tuple[Tensor | None, str]:
 
 
 def _window(size: Sequence[int], smallest: float, draws: np.ndarray) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a crop that keeps at least `smallest` of the area, its aspect within 3:4 of old."""
+    """(top, left, height, width) of a crop of at least `smallest` of the area, its aspect near the old."""
     height, width = size
     if smallest >= 1:
         return 0, 0, height, width
     area = smallest + (1 - smallest) * draws[0]
     stretch = np.exp((2 * draws[1] - 1) * np.log(4 / 3) / 2)
-    tall = int(round(height * min(1.0, np.sqrt(area) * stretch)))
-    wide = int(round(width * min(1.0, np.sqrt(area) / stretch)))
+    tall = round(height * min(1.0, float(np.sqrt(area) * stretch)))
+    wide = round(width * min(1.0, float(np.sqrt(area) / stretch)))
     tall, wide = max(1, tall), max(1, wide)
     return int(draws[2] * (height - tall + 1)), int(draws[3] * (width - wide + 1)), tall, wide
 

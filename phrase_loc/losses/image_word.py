@@ -36,10 +36,6 @@ def _against(rival: Tensor, scores: Tensor, said: Tensor, share: Tensor, dim: in
     negatives = rival.masked_fill(said, -torch.inf)
     floor = (
         torch.finfo(scores.dtype).min / 4
-    )  # a row without negatives costs nothing; -inf would make its gradient NaN
-    total = _logsumexp(negatives, dim, floor)
+    )  # without negatives nothing is lost; -inf would give NaN gradients
+    total = negatives.clamp_min(floor).logsumexp(dim, keepdim=True)
     return (share * (torch.logaddexp(total, scores) - scores)).sum(1)
-
-
-def _logsumexp(values: Tensor, dim: int, floor: float) -> Tensor:
-    return values.clamp_min(floor).logsumexp(dim, keepdim=True)

@@ -88,7 +88,8 @@ def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, fr
     """Refuses to go on with a run under other settings.
 
     Args:
-        held, asked: configs as plain values, nested.
+        held: config of the checkpoint as plain values, nested.
+        asked: that of now.
         folder: of the run, for the message.
         free: dotted keys that may differ.
 

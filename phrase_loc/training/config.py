@@ -2,7 +2,7 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from phrase_loc.config import config_dataclass
 from phrase_loc.datasets.web_sources import TEXT_FIELDS
@@ -126,7 +126,7 @@ class PhaseConfig:
         accumulate: micro-batches of a step; coupled losses contrast within one.
         train_from: none (frozen trunk), all, or the lowest trained stage.
         cache: keep the output of the frozen stages on disk; images are then not augmented, only mirrored.
-        size: pixels (H = W) or (H, W); the model's own when None.
+        sizes: input sizes (H = W), one of which is drawn for each step; the model's own when empty.
         crop: smallest share of the area that a random crop keeps.
         mirror: probability of mirroring, where no text says left or right.
         jitter: strength of colour changes, hue only where no text names a colour.
@@ -151,7 +151,7 @@ class PhaseConfig:
     accumulate: int = 1
     train_from: str = "none"
     cache: bool = False
-    size: int | tuple[int, int] | None = None
+    sizes: tuple[int, ...] = ()
     crop: float = 1.0
     mirror: float = 0.5
     jitter: float = 0.0
@@ -177,6 +177,7 @@ class ValidationConfig:
     Attributes:
         root: folder of Flickr30k Entities.
         split: of it.
+        protocols: of the evaluation.
         every: epochs between two measurements, and always at the end.
         metric: figure that chooses the best checkpoint; higher is better.
         limit: images; all when 0.
@@ -184,9 +185,25 @@ class ValidationConfig:
 
     root: str = ""
     split: str = "val"
+    protocols: tuple[str, ...] = ("pointing_any", "recall_union")
     every: float = 1.0
-    metric: str = "pointing_any"
+    metric: str = "pointing_any/accuracy"
     limit: int = 0
+
+
+@config_dataclass
+class FurtherConfig:
+    """Words beyond the vocabulary; see further.py.
+
+    Attributes:
+        words: how many.
+        texts: text files (.txt or .gz) from whose words' company they get vectors, before GloVe does.
+        penalty: of the ridge regression that places them.
+    """
+
+    words: int = 0
+    texts: tuple[str, ...] = ()
+    penalty: float = 3.0
 
 
 @config_dataclass
@@ -206,7 +223,8 @@ class TrainConfig:
         log_every: steps between lines of metrics.jsonl.
         tensorboard: write event files too.
         threads: of each process on the CPU; 0 leaves torch's choice.
-        further_words: words of the GloVe package, beyond the vocabulary, that the model can also be asked.
+        further: words that the model can be asked without having been trained on them.
+        inference: settings of the localizer that the model is released with.
         card: facts for the model card.
     """
 
@@ -229,5 +247,6 @@ class TrainConfig:
     log_every: int = 20
     tensorboard: bool = False
     threads: int = 0
-    further_words: int = 0
+    further: FurtherConfig = field(default_factory=FurtherConfig)
+    inference: dict[str, Any] = field(default_factory=dict)
     card: dict[str, str] = field(default_factory=dict)

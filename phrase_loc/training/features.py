@@ -66,7 +66,7 @@ def fill_cache(
     folder.mkdir(parents=True, exist_ok=True)
     chunks = range(-(-len(images) // CHUNK))
     missing = [c for c in chunks if not (folder / f"{c:06d}.ok.npy").is_file()][world.rank :: world.size]
-    items = [[(0, i) for i in range(c * CHUNK, min(len(images), (c + 1) * CHUNK))] for c in missing]
+    items = [[(0, i, 0) for i in range(c * CHUNK, min(len(images), (c + 1) * CHUNK))] for c in missing]
     parts = [chunk[i : i + BATCH] for chunk in items for i in range(0, len(chunk), BATCH)]
     loader = iter(
         DataLoader(images, batch_sampler=parts, collate_fn=collate, num_workers=workers)  # type: ignore[arg-type]
@@ -91,43 +91,48 @@ def fill_cache(
 
 
 class CachedImages(Dataset[Sample]):
-    """The samples of a WebImages with the frozen trunk's output for the image.
+    """The samples of a WebImages with the output of the frozen stages for the image.
 
     Args:
-        folder: filled by `fill_cache`.
+        folders: filled by `fill_cache`, one for each input size.
         images: whose texts and labels are used.
-        mirror: probability of a flip, where no text says left or right.
+        mirror: probability of the mirrored image, where no text says left or right.
     """
 
-    def __init__(self, folder: Path, images: WebImages, mirror: float):
-        self.folder, self.images, self.mirror = folder, images, mirror
-        self._open: dict[int, tuple[np.ndarray, list[np.ndarray]]] = {}
+    def __init__(self, folders: Sequence[Path], images: WebImages, mirror: float):
+        self.folders, self.images, self.mirror = list(folders), images, mirror
+        self._open: dict[tuple[int, int], tuple[np.ndarray, list[np.ndarray]]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, item: Item) -> Sample:
-        """The features of that number, flipped or not as that epoch wants it."""
-        epoch, number = item
-        usable, stages = self._chunk(max(number, 0) // CHUNK)
+        """The features of that number, mirrored or not as that epoch wants it, for that input size."""
+        epoch, number, choice = item
+        usable, stages = self._chunk(choice, max(number, 0) // CHUNK)
         place = max(number, 0) % CHUNK
         if number == FILLER or not usable[place]:
-            blank = tuple(torch.zeros(stage.shape[2:], dtype=torch.float16) for stage in stages)
-            fault = None if number == FILLER else Fault("image", self.images.source.name(number), "")
-            return Sample(blank, WordLabels((), ()), 0.0, (), fault)
-        texts = self.images.source.texts(number)
+            return self._nothing(stages, number)
+        source = self.images.source
+        texts = source.texts(number)
         labels = self.images.labeller(texts)
         random = np.random.default_rng([self.images.seed, epoch, number])
         view = int(random.random() < self.mirror and not names_a_side(texts))
         features = tuple(torch.from_numpy(np.array(stage[place, view])) for stage in stages)
         return Sample(features, labels, 1.0, draw_caption(labels, random))
 
-    def _chunk(self, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        if number not in self._open:
-            usable = np.load(self.folder / f"{number:06d}.ok.npy")
-            paths: Sequence[Path] = sorted(self.folder.glob(f"{number:06d}.[0-9].npy"))
-            self._open[number] = (usable, [np.load(path, mmap_mode="r") for path in paths])
-        return self._open[number]
+    def _nothing(self, stages: Sequence[np.ndarray], number: int) -> Sample:
+        blank = tuple(torch.zeros(stage.shape[2:], dtype=torch.float16) for stage in stages)
+        fault = None if number == FILLER else Fault("image", self.images.source.name(number), "")
+        return Sample(blank, WordLabels((), ()), 0.0, (), fault)
+
+    def _chunk(self, choice: int, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        if (choice, number) not in self._open:
+            folder = self.folders[choice]
+            usable = np.load(folder / f"{number:06d}.ok.npy")
+            paths = sorted(folder.glob(f"{number:06d}.[0-9].npy"))
+            self._open[choice, number] = (usable, [np.load(path, mmap_mode="r") for path in paths])
+        return self._open[choice, number]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_open": {}}

@@ -104,12 +104,8 @@ def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
     """The texts of .txt or .gz files: a text a line, what stands before a tab left out."""
     for path in expand(paths) if paths else []:
         try:
-            opened = (
-                gzip.open(path, "rt", encoding="utf-8")
-                if path.endswith(".gz")
-                else open(path, encoding="utf-8")
-            )
-            with opened as lines:
+            opener = gzip.open if path.endswith(".gz") else open
+            with opener(path, "rt", encoding="utf-8") as lines:
                 for line in lines:
                     yield line.rstrip("\n").rpartition("\t")[2]
         except (OSError, UnicodeDecodeError, EOFError) as error:

@@ -6,7 +6,7 @@ can be entered at any step and goes on as if it had never stopped.
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,7 @@ class Phase:
         self.materials, self.world, self.on_fault = materials, world, on_fault
         model = materials.model
         stages = trainable_stages(model.trunk, self.settings.train_from)
+        self.sizes = self.settings.sizes or (model.image_size,)
         self.cached = last_frozen(model.trunk, self.settings.train_from) if self.settings.cache else None
         groups = parameter_groups(
             model.trunk,
@@ -177,7 +178,14 @@ class Phase:
             )
         order = Order(self.materials.source.groups, self.config.seed, data.window)
         sampler = StepSampler(
-            order, settings.batch, settings.accumulate, done, self.total, world.rank, world.size
+            order,
+            settings.batch,
+            settings.accumulate,
+            done,
+            self.total,
+            world.rank,
+            world.size,
+            len(self.sizes),
         )
         return DataLoader(
             self._dataset(),
@@ -189,41 +197,36 @@ class Phase:
         )
 
     def _dataset(self) -> Dataset[Sample]:
-        settings, materials = self.settings, self.materials
-        size = image_size(settings, materials.model.image_size)
+        settings = self.settings
         if not settings.cache:
-            transform = Transform(size, settings.crop, settings.mirror, settings.jitter)
-            return WebImages(materials.source, materials.labeller, transform, self.config.seed)
-        plain = WebImages(materials.source, materials.labeller, Transform(size), self.config.seed)
-        mirrored, half = settings.mirror > 0, self.config.precision in ("bf16", "fp16")
-        folder = self._cache_folder(size, mirrored, half)
-        workers = self.config.data.workers
-        fill_cache(folder, materials.model, str(self.cached), plain, self.world, mirrored, workers, half)
-        return CachedImages(folder, plain, settings.mirror)
+            return self._images(
+                [Transform((s, s), settings.crop, settings.mirror, settings.jitter) for s in self.sizes]
+            )
+        folders = [self._filled_cache(size) for size in self.sizes]
+        return CachedImages(folders, self._images([Transform((self.sizes[0],) * 2)]), settings.mirror)
 
-    def _cache_folder(self, size: tuple[int, int], mirrored: bool, half: bool) -> Path:
+    def _images(self, transforms: Sequence[Transform]) -> WebImages:
+        return WebImages(self.materials.source, self.materials.labeller, transforms, self.config.seed)
+
+    def _filled_cache(self, size: int) -> Path:
         """Where this phase keeps features: other phases with the same frozen weights and size share it."""
-        trunk, source = self.materials.model.trunk, self.materials.source
-        names = [name for name, _ in trunk.named_children()]
+        model, source, until = self.materials.model, self.materials.source, str(self.cached)
+        mirrored, half = self.settings.mirror > 0, self.config.precision in ("bf16", "fp16")
         facts = {
-            "backbone": self.config.model.backbone,
-            "fuse": self.config.model.fuse,
-            "until": self.cached,
-            "size": [*size, mirrored, half],
+            "model": [self.config.model.backbone, self.config.model.fuse, until],
+            "size": [size, mirrored, half],
             "images": [len(source), source.name(0), source.name(len(source) - 1)],
         }
-        return cache_folder(self.config.out, trunk[: names.index(str(self.cached)) + 1], facts)
+        names = [name for name, _ in model.trunk.named_children()]
+        folder = cache_folder(self.config.out, model.trunk[: names.index(until) + 1], facts)
+        images = self._images([Transform((size, size))])
+        fill_cache(folder, model, until, images, self.world, mirrored, self.config.data.workers, half)
+        return folder
 
 
 def phase_steps(settings: PhaseConfig, samples: int) -> int:
     """Steps of a phase over so many samples."""
     return max(1, math.ceil(settings.epochs * steps_per_epoch(samples, settings.batch)))
-
-
-def image_size(settings: PhaseConfig, usual: int) -> tuple[int, int]:
-    """(H, W) of a phase's images."""
-    size = settings.size or usual
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def step_seed(seed: int, phase: int, step: int) -> int:

@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,12 +25,13 @@ from phrase_loc.training.export import save_whole
 from phrase_loc.training.journal import Journal
 from phrase_loc.training.materials import Materials, prepare
 from phrase_loc.training.phase import Phase, Step, phase_steps
+from phrase_loc.training.validation import Measure, measure_of
 
 log = logging.getLogger(__name__)
 
 #: Settings that may differ when a run goes on: they do not change its result.
 FREE = frozenset(
-    [
+    {
         "data.workers",
         "data.index",
         "data.max_faults",
@@ -40,12 +40,9 @@ FREE = frozenset(
         "tensorboard",
         "device",
         "threads",
-        "memory_mb",
         "out",
-    ]
+    }
 )
-#: The model as it is -> figures, higher is better.
-Measure = Callable[[TextToRegion], dict[str, float]]
 
 
 def train(config: TrainConfig, world: World, measure: Measure | None = None) -> Path:
@@ -69,7 +66,7 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
         claim_folder(config.out)
     world.barrier()
     materials = prepare(config, world)
-    run = Run(config, materials, world, measure)
+    run = Run(config, materials, world, measure or measure_of(config))
     try:
         run.restore()
         for number in range(run.state.phase, len(config.phases)):
@@ -143,7 +140,7 @@ class Run:
             values = {"phase": phase.settings.name, "loss": float(step.loss), "lr": step.lr}
             self.journal.write(done, {**values, "gradient": float(step.norm), "faults": self._all_faults()})
         if self.measure and (last or self._measured_now(phase, step)):
-            self._measure(phase)
+            self._measure(phase, self.measure)
         if done % config.save_every == 0 and not last:
             self._save(phase)
 
@@ -151,20 +148,21 @@ class Run:
         epochs = self.config.validation.every * phase.total / phase.settings.epochs
         return epochs > 0 and int(step.number / epochs) > int((step.number - 1) / epochs)
 
-    def _measure(self, phase: Phase) -> None:
+    def _measure(self, phase: Phase, measure: Measure) -> None:
+        """Figures of the weights that would be released now; the best ones are kept as a model."""
         model = self.materials.model
-        if self.world.is_main and self.measure:
-            if phase.average:
-                phase.average.swap(model)
-            model.eval()
-            figures = self.measure(model)
-            self.journal.write(self.state.done, {"phase": phase.settings.name, **figures})
-            score = figures.get(self.config.validation.metric, float("-inf"))
-            if score > self.state.best.get("score", float("-inf")):
-                self.state.best = {"score": score, "step": self.state.done}
+        if phase.average:
+            phase.average.swap(model)
+        model.eval()
+        figures = measure(model, self.world)
+        score = figures.get(self.config.validation.metric, float("-inf"))
+        if score > self.state.best.get("score", float("-inf")):
+            self.state.best = {"score": score, "step": self.state.done}
+            if self.world.is_main:
                 save_whole(model, self.config, self.config.out / "best", figures)
-            if phase.average:
-                phase.average.swap(model)
+        self.journal.write(self.state.done, {"phase": phase.settings.name, **figures})
+        if phase.average:
+            phase.average.swap(model)
         self.world.barrier()
         phase.set_mode()
 

@@ -26,7 +26,7 @@ def test_every_sample_once_an_epoch(size: int, window: int):
         first = epoch * steps_per_epoch(len(GROUPS), 12)
         seen = [item for step in steps(size, first=first, last=first + 5, window=window) for item in step]
         assert len(seen) == len(set(seen)) == len(GROUPS)
-        assert {e for e, _ in seen} == {epoch}
+        assert {e for e, _, _ in seen} == {epoch}
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -45,6 +45,14 @@ def test_distributed_micro_batches_of_all_ranks_are_equally_long():
 @pytest.mark.parametrize("first", [0, 1, 4, 5, 9])
 def test_resume_at_any_step_gives_the_rest(first: int):
     assert steps(2, first=first) == steps(2)[first:]
+
+
+def test_distributed_ranks_draw_the_same_input_size_for_a_step():
+    samplers = [StepSampler(Order(GROUPS, 5), 12, 2, 0, 30, rank, 3, choices=3) for rank in range(3)]
+    drawn = [[{choice for _, _, choice in part} for part in sampler] for sampler in samplers]
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert all(len(part) == 1 for part in drawn[0])
+    assert set().union(*drawn[0]) == {0, 1, 2}
 
 
 def test_epochs_differ_and_seeds_differ():

@@ -37,14 +37,14 @@ def value_and_gradients(words: int, **settings: object) -> tuple[float, list[tor
         model, torch.ones(words, dtype=torch.float64), ObjectiveSettings(**settings), World()
     )
     loss = objective(batch(words), 7)
-    gradients = torch.autograd.grad(loss, list(model.head.parameters())[:3] + [model.words.vectors])
+    gradients = torch.autograd.grad(loss, [*list(model.head.parameters())[:3], model.words.vectors])
     return loss.item(), list(gradients)
 
 
 @pytest.mark.parametrize("losses", [{"sigmoid": 1.0}, {"softmax": 1.0, "sigmoid": 0.1}, {"image_word": 1.0}])
 def test_chunks_of_words_and_recomputed_stages_change_nothing(losses: dict):
-    whole, exact = value_and_gradients(400_0, losses=losses)
-    chunked, again = value_and_gradients(400_0, losses=losses, memory_mb=1, recompute=True)
+    whole, exact = value_and_gradients(1500, losses=losses)
+    chunked, again = value_and_gradients(1500, losses=losses, memory_mb=1, recompute=True)
     assert chunked == pytest.approx(whole, rel=1e-12)
     for a, b in zip(exact, again, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
@@ -73,8 +73,8 @@ def test_sampled_words_estimate_the_whole_sum():
     objective = Objective(
         model, torch.ones(600, dtype=torch.float64), ObjectiveSettings({"sigmoid": 1.0}, words=100), World()
     )
-    found = [objective(batch(600), seed).item() for seed in range(60)]
-    assert sum(found) / 60 == pytest.approx(whole, rel=0.01)
+    found = [objective(batch(600), seed).item() for seed in range(40)]
+    assert sum(found) / 40 == pytest.approx(whole, rel=0.01)
     assert max(found) != min(found)
 
 

@@ -76,7 +76,7 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path: Path):
 def test_resume_does_not_depend_on_workers_or_when_checkpoints_are_written(tmp_path: Path):
     shards = write_set(tmp_path / "set", (20, 13))
     run(tmp_path / "a", shards)
-    run(tmp_path / "b", shards, "data.workers=2", "save_every=1", "memory_mb=1")
+    run(tmp_path / "b", shards, "data.workers=2", "save_every=1")
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     assert_same_weights(tmp_path / "a", tmp_path / "b")
 
