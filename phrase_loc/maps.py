@@ -150,3 +150,45 @@ def threshold_box(attention: Tensor, alpha: float, size: tuple[int, int] | None 
         box = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).to(attention)
     scale = (1.0, 1.0) if size is None else (size[1] / width, size[0] / height)
     return box.float() * box.new_tensor(scale * 2).float()
+
+
+def affinity(features: Tensor, temperature: float = 0.2, reach: float = 0.15) -> Tensor:
+    """How alike the cells of an image are, as steps of a random walk: (C, h, w) -> (h w, h w), rows sum to 1.
+
+    A walker goes from a cell to another with probability proportional to
+    exp((cosine - 1) / temperature - distance^2 / (2 reach^2)), the cosine taken between features less their
+    mean over the image. Within one object features agree, across its border they do not.
+
+    Args:
+        features: of any sign, at the resolution that the maps shall have.
+        temperature: of the cosine; smaller trusts the features more.
+        reach: standard deviation of a step as a share of the image's side.
+    """
+    if temperature <= 0 or reach <= 0:
+        raise ConfigError(
+            f"affinity() needs a temperature and a reach > 0, got {temperature:g} and {reach:g}; raise them"
+        )
+    cells = features.flatten(1).T.float()  # (h w, C)
+    cells = functional.normalize(cells - cells.mean(0), dim=1)
+    height, width = features.shape[-2:]
+    y = (torch.arange(height, device=cells.device) / height).repeat_interleave(width)
+    x = (torch.arange(width, device=cells.device) / width).repeat(height)
+    distance = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
+    return torch.softmax((cells @ cells.T - 1) / temperature - distance / (2 * reach**2), -1)
+
+
+def propagate(maps: Tensor, walk: Tensor, steps: int = 2) -> Tensor:
+    """Each cell's map averaged over where a walker from it arrives: (..., h, w), (h w, h w) -> (..., h, w).
+
+    A map that shines on a part, as a classifier's does, spreads over the object and stops at its border.
+    """
+    height, width = maps.shape[-2:]
+    if walk.shape != (height * width, height * width):
+        raise DataError(
+            f"a walk over maps of {height} x {width} cells is ({height * width}, {height * width}), got "
+            f"{tuple(walk.shape)}: make it from features of the same grid, or resize the maps"
+        )
+    flat = maps.flatten(-2).to(walk)
+    for _ in range(steps):
+        flat = flat @ walk.T
+    return flat.reshape(maps.shape)
