@@ -20,6 +20,8 @@ from phrase_loc.attention.excitation import (
 )
 from phrase_loc.attention.gradients import deconvnet, grad_cam, gradient, guided_backprop
 from phrase_loc.attention.kept import KeptPositive, keep_positive
+from phrase_loc.attention.occlusion import occlusion, rise
+from phrase_loc.attention.relevance import lrp
 
 __all__ = [
     "METHODS",
@@ -34,7 +36,10 @@ __all__ = [
     "keep_positive",
     "lost_mass",
     "lost_where",
+    "lrp",
     "mwp",
+    "occlusion",
+    "rise",
 ]
 
 METHODS: dict[str, Callable[..., Tensor]] = {
@@ -44,5 +49,8 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "grad_cam": grad_cam,
     "gradient": gradient,
     "guided_backprop": guided_backprop,
+    "lrp": lrp,
     "mwp": mwp,
+    "occlusion": occlusion,
+    "rise": rise,
 }

@@ -57,8 +57,7 @@ def mwp(
         ConfigError: shapes that do not fit.
         NotImplementedError: an operation without a rule, named, with the ways out.
     """
-    with core_precision(x) as core:
-        chain, h = _forward(net, core, residual, rules)
+    with attended_pass(net, x, residual, rules) as (chain, h):
         return _maps(chain, h, units, (seeds.wins, closed_form.winning_map), prior, weights)
 
 
@@ -71,8 +70,7 @@ def contrastive_mwp(
     The two seeds are subtracted before the pass and the map is clamped at 0 after it. It lights up something
     even for a word the image does not show: whether the word is there is the score's business.
     """
-    with core_precision(x) as core:
-        chain, h = _forward(net, core, residual, rules)
+    with attended_pass(net, x, residual, rules) as (chain, h):
         signed = _maps(chain, h, units, (seeds.contrasts, closed_form.contrastive_map), prior, weights)
         return signed.clamp_(min=0)
 
@@ -102,8 +100,7 @@ def excitation_backprop(
         ConfigError: a seed of another shape.
         NotImplementedError: an operation without a rule, named, with the ways out.
     """
-    with core_precision(x) as core:
-        chain, h = _forward(net, core, residual, rules)
+    with attended_pass(net, x, residual, rules) as (chain, h):
         won = seed(h).to(h)
         if won.shape[1:] != h.shape:
             raise ConfigError(
@@ -121,8 +118,7 @@ def lost_mass(
     Mass is lost only at units that fire without excitation: driven by a bias alone, or over a signed
     bottleneck. A unit that no feature supports has no winner and loses none. Arguments as for `mwp`.
     """
-    with core_precision(x) as core:
-        chain, h = _forward(net, core, residual, rules)
+    with attended_pass(net, x, residual, rules) as (chain, h):
         at_top = _maps(ExcitatoryChain(h), h, units, (seeds.wins, closed_form.winning_map), prior, weights)
         maps = _maps(chain, h, units, (seeds.wins, closed_form.winning_map), prior, weights)
         whole = at_top.unsqueeze(-1).flatten(2).sum(2)
@@ -134,8 +130,7 @@ def lost_where(
     residual: str = "positive", rules: Rules | None = None,
 ) -> list[tuple[str, float]]:  # fmt: skip
     """Operations from the top down, with the share of all winners that end there. Arguments as `mwp`."""
-    with core_precision(x) as core:
-        chain, h = _forward(net, core, residual, rules)
+    with attended_pass(net, x, residual, rules) as (chain, h):
         units, _ = seeds.checked(h, units, None)
         won = seeds.wins(h, units, seeds.location_prior(h, units, prior))
         whole = won.sum().clamp(min=1e-30)
@@ -143,23 +138,27 @@ def lost_where(
 
 
 @contextmanager
-def core_precision(x: Tensor) -> Iterator[Tensor]:
-    """A copy of `x` in float32 or float64, in a context without autograd, autocast or inference mode."""
-    device = x.device.type
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-        if not x.is_floating_point() or x.dim() < 2:
-            raise ConfigError(f"activations must be floating (N, C, h, w), got {x.dtype} {tuple(x.shape)}")
-        yield x.detach().to(torch.promote_types(x.dtype, torch.float32), copy=True)
+def attended_pass(
+    net: Net, x: Tensor, residual: str = "positive", rules: Rules | None = None
+) -> Iterator[tuple[ExcitatoryChain, Tensor]]:
+    """The chain recorded over a copy of `x` and net's output h, within the context of the core.
 
+    That context: float32 or float64, no autograd, no autocast, no inference mode.
 
-def _forward(net: Net, x: Tensor, residual: str, rules: Rules | None) -> tuple[ExcitatoryChain, Tensor]:
+    Raises:
+        ConfigError: activations or an output that cannot be attended.
+    """
+    if not x.is_floating_point() or x.dim() < 2:
+        raise ConfigError(f"activations must be floating (N, C, h, w), got {x.dtype} {tuple(x.shape)}")
     positive = net.get if isinstance(net, KeptPositive) else positive_part
-    chain = ExcitatoryChain(x, residual, rules or {}, positive)
-    with chain:
-        h = net(x)
-    if not chain.is_live(h):
-        raise ConfigError("the network's output does not depend on the activations it is asked about")
-    return chain, h
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        core = x.detach().to(torch.promote_types(x.dtype, torch.float32), copy=True)
+        chain = ExcitatoryChain(core, residual, rules or {}, positive)
+        with chain:
+            h = net(core)
+        if not chain.is_live(h):
+            raise ConfigError("the network's output does not depend on the activations it is asked about")
+        yield chain, h
 
 
 def _maps(
