@@ -172,7 +172,8 @@ def _torchvision(name: str, **facts: Any) -> Backbone:
 def _make_torchvision(name: str, pretrained: bool) -> Built:
     net = torchvision_nets.classifier(name, pretrained)
     trunk = torchvision_nets.stages(name, net)
-    return trunk, _renamed(net, trunk)
+    names = _renamed(net, trunk)
+    return trunk, {**names, **{torchvision_nets.published_name(name, key): names[key] for key in names}}
 
 
 def _transformers(source: str, pretrained: bool) -> Built:

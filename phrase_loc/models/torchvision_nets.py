@@ -16,6 +16,7 @@ torchvision takes seconds to import, so it is imported when one of these is buil
     convnext_tiny                     stem, stage1 ... stage4             (signed outputs)
 """
 
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -73,6 +74,11 @@ def stages(name: str, net: nn.Module) -> nn.Sequential:
     """The stages of a classifier, in order, without its pool and classifier; they share its weights."""
     family = next(cut for prefix, cut in CUTS.items() if name.startswith(prefix))
     return nn.Sequential(family(net))
+
+
+def published_name(name: str, key: str) -> str:
+    """The name of a weight in the file that torchvision publishes: DenseNet's is older than its module."""
+    return re.sub(r"\.(norm|conv)([12])\.", r".\1.\2.", key) if name.startswith("densenet") else key
 
 
 def _torchvision_models() -> Any:

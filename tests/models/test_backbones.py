@@ -127,6 +127,20 @@ def test_weights_of_a_file_by_either_names(name, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_the_published_names_of_densenet(tmp_path):
+    torch.manual_seed(0)
+    source = build("densenet121").state_dict()
+    published = {
+        f"features.{key.split('.', 1)[1]}".replace("norm1.", "norm.1.").replace("conv1.", "conv.1."): value
+        for key, value in source.items()
+    }
+    published = {k.replace("norm2.", "norm.2.").replace("conv2.", "conv.2."): v for k, v in published.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in published
+    torch.save(published, tmp_path / "w.pth")
+    read = build("densenet121", weights=tmp_path / "w.pth").state_dict()
+    assert all(torch.equal(read[key], value) for key, value in source.items())
+
+
 @pytest.mark.parametrize("stride,cells", [(32, 4), (16, 8), (8, 16)])
 def test_output_stride_keeps_every_old_value_in_the_middle(stride, cells):
     torch.manual_seed(0)
