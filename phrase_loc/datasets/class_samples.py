@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phrase_loc.datasets.class_names import ClassName
+from phrase_loc.datasets.class_names import ClassName, imagenet_units
 from phrase_loc.structures import GroundingSample, Phrase
 
 #: A class counts as hard when it covers less than this share of the image and another class is present.
@@ -26,7 +26,8 @@ def class_sample(
     objects: Mapping[ClassName, Tensor],
     shares: Sequence[float],
     others: int = 0,
-    facts: dict[str, Any] | None = None,
+    facts: dict[str, tuple[Any, ...]] | None = None,
+    only_units: bool = False,
 ) -> GroundingSample:
     """A sample with one phrase per class.
 
@@ -38,6 +39,8 @@ def class_sample(
         shares: per class the share of the image that the union of its instances covers.
         others: classes of the image that are present and not in `objects` (they still make the rest hard).
         facts: further per-phrase tuples of the dataset.
+        only_units: keep only the classes that an ImageNet classifier has units for (imagenet_units), so that
+            it and a text model can be compared on what both can play; what is hard stays as it was.
 
     Returns:
         The sample; `facts["hard"]` holds per phrase whether the pair belongs to the Difficult subset of the
@@ -46,13 +49,18 @@ def class_sample(
     """
     crowded = len(objects) + others > 1
     hard = tuple(crowded and share < HARD_SHARE for share in shares)
+    kept = [i for i, c in enumerate(objects) if not only_units or c.phrase in imagenet_units()]
+    classes, boxes = list(objects), list(objects.values())
+    columns = {"hard": hard, **(facts or {})}
     return GroundingSample(
         image_id=image_id,
         path=path,
         size=size,
-        phrases=tuple(Phrase(text=c.phrase, labels=(c.name,), entity=c.name) for c in objects),
-        boxes=tuple(objects.values()),
-        facts={"hard": hard, **(facts or {})},
+        phrases=tuple(
+            Phrase(text=classes[i].phrase, labels=(classes[i].name,), entity=classes[i].name) for i in kept
+        ),
+        boxes=tuple(boxes[i] for i in kept),
+        facts={name: tuple(column[i] for i in kept) for name, column in columns.items()},
     )
 
 

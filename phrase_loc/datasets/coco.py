@@ -32,6 +32,7 @@ class COCO:
     Args:
         root: folder with `annotations` and the split's images.
         split: val2014, val2017, ...
+        only_units: keep only classes that an ImageNet classifier has units for (class_samples.py).
 
     Raises:
         DataError: the JSON is missing, broken or of another kind.
@@ -39,12 +40,14 @@ class COCO:
 
     name = "coco"
 
-    def __init__(self, root: Path, split: str = "val2014") -> None:
+    def __init__(self, root: Path, split: str = "val2014", only_units: bool = False) -> None:
+        self.only_units = only_units
         self.images = Path(root) / split
         self.skipped = Skipped()
         self.index = read_instances(Path(root) / "annotations" / f"instances_{split}.json")
         self.classes = known_categories(self.index)
         self.ids: list[int] = []
+        self._last: tuple[int, GroundingSample] | None = None
         for key in sorted(self.index.imgs):
             if self.index.imgToAnns.get(key):
                 self.ids.append(key)
@@ -55,7 +58,12 @@ class COCO:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> GroundingSample:
-        image = self.index.imgs[self.ids[index]]
+        if self._last is None or self._last[0] != index:  # a pass asks for the same image again and again
+            self._last = (index, self._sample(self.ids[index]))
+        return self._last[1]
+
+    def _sample(self, key: int) -> GroundingSample:
+        image = self.index.imgs[key]
         size = (int(image["height"]), int(image["width"]))
         found: dict[ClassName, list[dict[str, Any]]] = defaultdict(list)
         for annotation in self.index.imgToAnns[image["id"]]:
@@ -68,6 +76,7 @@ class COCO:
             {c: stack([_corners(a["bbox"]) for a in group]) for c, group in found.items()},
             [float(rle.area(mask)) / (size[0] * size[1]) for mask in masks],
             facts={"masks": masks},
+            only_units=self.only_units,
         )
 
 

@@ -30,6 +30,7 @@ class VOC:
         root: folder that holds VOCdevkit, VOCdevkit itself, or the year's folder.
         split: name of the list in ImageSets/Main: test, trainval, val, train.
         year: 2007 to 2012.
+        only_units: keep only classes that an ImageNet classifier has units for (class_samples.py).
 
     Attributes:
         skipped: (image, class) pairs and images that are not counted, with the reason.
@@ -41,7 +42,8 @@ class VOC:
 
     name = "voc"
 
-    def __init__(self, root: Path, split: str = "test", year: int = 2007) -> None:
+    def __init__(self, root: Path, split: str = "test", year: int = 2007, only_units: bool = False) -> None:
+        self.only_units = only_units
         self.folder = find_year(Path(root), year)
         self.skipped = Skipped()
         listing = self.folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -81,6 +83,7 @@ class VOC:
             played,
             [union_share(b + to_edges, size) for b in played.values()],
             others=len(objects) - len(played),
+            only_units=self.only_units,
         )
 
 

@@ -31,6 +31,7 @@ class YOLO:
         root: folder with `images` and `labels`.
         split: sub-folder of both, or '' when the files lie in them directly.
         names: class names in the order of the labels' numbers; COCO's 80 when not given.
+        only_units: keep only classes that an ImageNet classifier has units for (class_samples.py).
 
     Raises:
         DataError: a folder is missing, or nothing in them can be used; an image whose label file is broken
@@ -39,37 +40,43 @@ class YOLO:
 
     name = "yolo"
 
-    def __init__(self, root: Path, split: str = "", names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, root: Path, split: str = "", names: Sequence[str] | None = None, only_units: bool = False
+    ) -> None:
+        self.only_units = only_units
         images, self.labels = Path(root) / "images" / split, Path(root) / "labels" / split
         for folder in (images, self.labels):
             if not folder.is_dir():
                 raise DataError(f"no folder {folder}; expected images and labels side by side")
         self.skipped = Skipped()
         self.classes = _classes(names)
-        self.entries: list[tuple[Path, list[Label]]] = []
+        self.samples: list[GroundingSample] = []
         for path in sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES):
             try:
                 labels = read_labels(self.labels / f"{path.stem}.txt", len(self.classes))
+                size = image_size(path) if labels else (0, 0)
             except DataError as error:
                 self.skipped.note("images", str(error))
                 continue
             if labels:
-                self.entries.append((path, labels))
+                self.samples.append(self._sample(path, size, labels))
             else:
                 self.skipped.note("images", f"{path.name}: no label")
-        self.skipped.refuse_if_empty(len(self.entries), f"the pair {images} and {self.labels}")
+        self.skipped.refuse_if_empty(len(self.samples), f"the pair {images} and {self.labels}")
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> GroundingSample:
-        path, labels = self.entries[index]
-        size = image_size(path)
+        return self.samples[index]
+
+    def _sample(self, path: Path, size: tuple[int, int], labels: list[Label]) -> GroundingSample:
         found: dict[ClassName, list[list[float]]] = defaultdict(list)
         for key, shares in labels:
             found[self.classes[key]].append(corners(shares, size))
         boxes = {c: stack(corners) for c, corners in found.items()}
-        return class_sample(path.stem, path, size, boxes, [union_share(b, size) for b in boxes.values()])
+        shares = [union_share(b, size) for b in boxes.values()]
+        return class_sample(path.stem, path, size, boxes, shares, only_units=self.only_units)
 
 
 def read_labels(path: Path, classes: int) -> list[Label]:

@@ -1,23 +1,24 @@
 """An ImageNet classifier that plays with its own 1,000 units: the same queries, no text.
 
-    classifier:efficientnet_lite0            phrases of VOC and COCO classes, each the mean of its kinds
+    classifier:efficientnet_lite0            phrases of VOC and COCO classes, each by its kinds' units
     classifier:efficientnet_lite0@imagenet   phrases of the 1,000 classes, each its own unit
 
 A phrase without an honest unit (datasets/lists/imagenet_units.yaml) is unknown and scores as a miss.
-Everything behind the units, the pass, the smoothing and the ranker, is what a text query uses.
+Everything behind the units, the pass, the smoothing and the ranker, is what a text query uses: the classifier
+stands in for the model of a PhraseLocalizer.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from phrase_loc.attention import METHODS
 from phrase_loc.datasets.class_names import imagenet_phrases, imagenet_units
 from phrase_loc.errors import ConfigError, choose
+from phrase_loc.evaluation.controls import shuffled
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models import backbones
 from phrase_loc.models.text_to_region import FEATURES, Normalize
@@ -27,105 +28,125 @@ from phrase_loc.text.phrases import EncodedPhrase
 PREFIX = "classifier:"
 
 
-class ClassifierLocalizer(PhraseLocalizer):
-    """A localizer whose phrases are classes of an image classifier.
+class Classifier:
+    """A trunk and a linear layer over its average, with what a PhraseLocalizer reads of a model.
 
     Args:
         trunk: chain of named stages that ends in non-negative features (N, D, h, w), batch norms folded.
-        head: (C, D) weights and (C,) biases over the average-pooled features.
-        names: phrase -> numbers of its units; several units share the phrase's weight equally.
+        weight: (C, D) the classes' units.
+        bias: (C,).
+        names: phrase -> numbers of its units.
         preprocessing: what images the trunk expects.
-        settings: stage is a stage of the trunk, or "features" for its last.
     """
 
     def __init__(
         self,
         trunk: nn.Sequential,
-        head: tuple[Tensor, Tensor],
+        weight: Tensor,
+        bias: Tensor,
         names: Mapping[str, tuple[int, ...]],
         preprocessing: backbones.Preprocessing,
-        settings: Inference | None = None,
     ) -> None:
-        self.trunk, self.head, self.names, self.preprocessing = trunk, head, names, preprocessing
-        self.settings = settings or Inference(image_size=preprocessing.size)
-        last = [name for name, _ in trunk.named_children()][-1]
-        stage = last if self.settings.stage == FEATURES else self.settings.stage
-        below, self._above = backbones.split(trunk, stage)
+        self.trunk, self.weight, self.bias, self.names = trunk, weight, bias, names
         mean, std = (tuple(255 * v for v in values) for values in (preprocessing.mean, preprocessing.std))
-        self._below = nn.Sequential(Normalize(mean, std), below).to(head[0].device)
+        self.normalize = Normalize(mean, std).to(weight.device)
+        self.encoder, self.words = self, SimpleNamespace(vectors=weight)
+        # no posterior over locations: the pool is an average, to which all count alike
+        inference = {"image_sizes": (preprocessing.size,), "sharpness": 0.0}
+        self.config = SimpleNamespace(inference=inference, calibration={})
 
-    @classmethod
-    def named(cls, source: str, device: torch.device | str = "cpu", **settings: Any) -> "ClassifierLocalizer":
-        """The classifier that `classifier:BACKBONE[@imagenet]` names, with its ImageNet weights.
+    def encode(self, phrase: str) -> EncodedPhrase:
+        """The units of a phrase with equal shares; K = 0 for a phrase that is no class."""
+        numbers = self.names.get(phrase, ())
+        word = Word(phrase, known=bool(numbers), weight=1.0 if numbers else 0.0)
+        shares = torch.full((len(numbers),), 1 / max(len(numbers), 1))
+        return EncodedPhrase((word,), torch.tensor(numbers, dtype=torch.long), shares)
 
-        Raises:
-            ConfigError: the backbone has no ImageNet classifier, or what follows the @ is not known.
-            DataError: its weights are not installed.
-        """
-        backbone, _, which = source.removeprefix(PREFIX).partition("@")
-        names = choose(VOCABULARIES, which or "objects", "classifier vocabulary")()
-        weight, bias = backbones.imagenet_classifier(backbone)
-        trunk = backbones.fold_batch_norm(backbones.build(backbone, weights=backbones.IMAGENET))
-        facts = backbones.preprocessing(backbone)
-        chosen = Inference.from_dict({"image_size": facts.size, **settings})
-        return cls(trunk.to(device), (weight.to(device), bias.to(device)), names, facts, chosen)
+    def below(self, stage: str = FEATURES) -> nn.Module:
+        """The part up to a stage: (N, 3, H, W) RGB 0..255 -> activations."""
+        return nn.Sequential(self.normalize, backbones.split(self.trunk, self._stage(stage))[0])
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of weights, names and settings: what the results of an image depend on."""
-        digest = hashlib.sha256(repr((self.settings, sorted(self.names.items()))).encode())
-        for value in (*self.head, *self.trunk.state_dict().values()):
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    def above(self, stage: str = FEATURES) -> nn.Module:
+        """The part over a stage: activations -> features (N, D, h, w)."""
+        return backbones.split(self.trunk, self._stage(stage))[1]
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.head[0].device
+    def units(self, words: Tensor) -> Tensor:
+        """Numbers (K,) -> (K, D)."""
+        return self.weight[words]
+
+    def scores(self, features: Tensor, words: Tensor | None = None) -> Tensor:
+        """(N, D, h, w) and numbers (K,), None for all -> (N, K), before any softmax."""
+        rows = slice(None) if words is None else words
+        return features.flatten(2).mean(2) @ self.weight[rows].T + self.bias[rows]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All weights: what the results of an image depend on."""
+        return {"weight": self.weight, "bias": self.bias, **self.trunk.state_dict()}
+
+    def with_random_top(self) -> "Classifier":
+        """The control of controls.py: every unit's weights shuffled, each in its own fixed order."""
+        other = Classifier.__new__(Classifier)
+        other.__dict__ = {**self.__dict__, "encoder": other}
+        other.weight = torch.stack([shuffled(unit, number) for number, unit in enumerate(self.weight)])
+        return other
+
+    def _stage(self, name: str) -> str:
+        return [n for n, _ in self.trunk.named_children()][-1] if name == FEATURES else name
+
+
+class ClassifierLocalizer(PhraseLocalizer):
+    """A localizer whose phrases are classes of an image classifier.
+
+    Several kinds of a thing ('dog' has 118) count by their softmax among each other in the image: the seed of
+    the logarithm of their summed probability.
+    """
+
+    model: Any  # a Classifier
 
     def with_settings(self, **changes: Any) -> "ClassifierLocalizer":
         """The same weights asked otherwise."""
-        settings = Inference.from_dict({**asdict(self.settings), **changes})
-        return ClassifierLocalizer(self.trunk, self.head, self.names, self.preprocessing, settings)
+        return ClassifierLocalizer(self.model, Inference.from_dict({**asdict(self.settings), **changes}))
 
     def save_pretrained(self, folder: Any) -> Any:
         """A classifier is named, not saved."""
         raise ConfigError(f"a classifier is loaded by its name and not saved to {folder}; name it instead")
 
-    def encode(self, phrases: Sequence[str]) -> list[EncodedPhrase]:
-        """The units of each phrase; a phrase that is no class is unknown."""
-        return [self._encode(phrase) for phrase in phrases]
+    @property
+    def names(self) -> Mapping[str, tuple[int, ...]]:
+        """Phrase -> numbers of its units."""
+        return self.model.names
 
     @torch.inference_mode()
     def classify(self, scene: Scene) -> Tensor:
-        """Scores of all classes, mean over the views: (C,), before any softmax."""
-        features = self._above(scene.activations)
-        weight, bias = self.head
-        return (features.flatten(2).mean(2) @ weight.T + bias).mean(0)
-
-    def _encode(self, phrase: str) -> EncodedPhrase:
-        numbers = self.names.get(phrase, ())
-        word = Word(phrase, known=bool(numbers), weight=1.0 if numbers else 0.0)
-        share = torch.full((len(numbers),), 1 / max(len(numbers), 1))
-        return EncodedPhrase((word,), torch.tensor(numbers, dtype=torch.long), share)
+        """Scores of all classes, mean over views and sizes: (C,), before any softmax."""
+        return torch.cat([self.model.scores(self._above(x)) for x in scene.activations]).mean(0)
 
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
-        f = choose(METHODS, method, "attention method")
-        known = [i for i, phrase in enumerate(encoded) if phrase.known]
-        maps = torch.zeros(len(encoded), *scene.activations.shape[-2:], device=self.device)
-        if not known:
-            return maps
-        rows = torch.cat([encoded[i].ids for i in known]).to(self.device)
-        weights = torch.block_diag(*(encoded[i].weights[None] for i in known)).to(self.device)
-        views = f(self._above, scene.activations, self.head[0][rows], weights=weights)
-        if self.settings.mirrored:
-            views = torch.stack([views[:, 0], views[:, 1].flip(-1)], 1)
-        maps[torch.tensor(known, device=self.device)] = views.mean(1).to(maps)
-        return maps
+        scores = self.classify(scene).cpu()
+        return super()._attend(scene, [_by_kind(e, scores) for e in encoded], method)
 
-    def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
-        shares = self.classify(scene).softmax(0)
-        return [float(shares[e.ids.to(self.device)].sum()) if e.known else None for e in encoded]
+    def _probabilities(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
+        """None: a softmax share says which one class a photograph is of, not whether a thing is there."""
+        return [None] * len(encoded)
+
+
+def load_classifier(source: str, device: torch.device | str = "cpu", **settings: Any) -> ClassifierLocalizer:
+    """The classifier that `classifier:BACKBONE[@imagenet]` names, with its ImageNet weights.
+
+    Raises:
+        ConfigError: the backbone has no ImageNet classifier, or what follows the @ is not known.
+        DataError: its weights are not installed.
+    """
+    backbone, _, which = source.removeprefix(PREFIX).partition("@")
+    names = choose(VOCABULARIES, which or "objects", "classifier vocabulary")()
+    weight, bias = (part.to(device) for part in backbones.imagenet_classifier(backbone))
+    trunk = backbones.fold_batch_norm(backbones.build(backbone, weights=backbones.IMAGENET)).to(device)
+    model = Classifier(trunk.requires_grad_(False), weight, bias, names, backbones.preprocessing(backbone))
+    return ClassifierLocalizer(model, Inference.from_dict({**model.config.inference, **settings}))  # type: ignore[arg-type]
+
+
+def _by_kind(encoded: EncodedPhrase, scores: Tensor) -> EncodedPhrase:
+    return replace(encoded, weights=scores[encoded.ids].softmax(0)) if encoded.known else encoded
 
 
 def _each_its_own() -> dict[str, tuple[int, ...]]:

@@ -12,9 +12,9 @@ def load(source: str, inference: dict[str, Any], device: str) -> Any:
         inference: settings to change.
         device: where it runs.
     """
-    from phrase_loc.evaluation.classifier import PREFIX, ClassifierLocalizer
+    from phrase_loc.evaluation.classifier import PREFIX, load_classifier
     from phrase_loc.localizer import PhraseLocalizer
 
     if source.startswith(PREFIX):
-        return ClassifierLocalizer.named(source, device, **inference)
+        return load_classifier(source, device, **inference)
     return PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)

