@@ -151,3 +151,12 @@ def faithful(protocol: Protocol) -> Protocol:
         if protocol.name in surprise.protocols and surprise.kept == "faithful":
             protocol = replace(protocol, **dict(surprise.changes))
     return protocol
+
+
+def table() -> str:
+    """The surprises as a Markdown table, for docs/evaluation.md."""
+    lines = ["| protocols | script | what it does | kept |", "| --- | --- | --- | --- |"]
+    for s in SURPRISES:
+        names = "all" if s.protocols == ALL else ", ".join(f"`{name}`" for name in s.protocols)
+        lines.append(f"| {names} | {s.script} | {s.what.replace('|', chr(92) + '|')} | {s.kept} |")
+    return "\n".join(lines) + "\n"

@@ -283,3 +283,16 @@ def test_figures_of_the_real_val_images(shared_dir, tmp_path):
     assert [rows["fixed_boxes", f"R@{k}"]["value"] for k in (1, 5, 10)] == [30.04, 49.83, 59.4]
     low, high = rows["centre", "accuracy"]["ci95"]
     assert low < 54.77 < high
+
+
+def test_values_by_word_count_every_phrase_that_names_it(tmp_path):
+    tree(tmp_path, images(12))
+    content = run(tmp_path, protocols=["pointing_any"], method="centre")
+    words = {line["word"]: line for line in content["by_word"]}
+    row = content["rows"][0]
+    assert sum(line["count"] for line in words.values()) == row["count"]
+    assert sum(line["count"] * line["value"] for line in words.values()) == pytest.approx(
+        row["count"] * row["value"], abs=0.01 * row["count"]
+    )
+    assert words["man"]["seen"] is True
+    assert words["hat"]["seen"] is False

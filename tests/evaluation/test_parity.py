@@ -7,9 +7,9 @@ from torchvision.ops import nms
 
 from phrase_loc.evaluation.counted import Batch
 from phrase_loc.evaluation.map_boxes import map_box
-from phrase_loc.evaluation.parity import SURPRISES, faithful
+from phrase_loc.evaluation.parity import SURPRISES, faithful, table
 from phrase_loc.evaluation.protocol import MapBox
-from phrase_loc.evaluation.protocols import PROTOCOLS
+from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS
 from phrase_loc.evaluation.results import Table, Things
 from phrase_loc.evaluation.rows import Rows, filtered
 from phrase_loc.metrics import overlaps
@@ -144,3 +144,9 @@ def test_phrases_of_function_words_alone_have_no_label():
 def test_an_empty_batch_scores_nothing():
     batch = Batch(None, (), (), torch.zeros(0, 1, 4), torch.zeros(0, 4))
     assert batch.texts == []
+
+
+def test_the_documentation_lists_every_surprise_and_protocol(root):
+    text = (root / "docs/evaluation.md").read_text(encoding="utf-8")
+    assert table() in text
+    assert all(f"`{name}`" in text for name in FLICKR30K)
