@@ -3,9 +3,10 @@
     python benchmarks/loader.py 'DIR/*.tar' [--workers 0 2] [--batch 32] [--backbone efficientnet_lite0]
     torchrun --standalone --nproc_per_node=2 benchmarks/loader.py 'DIR/*.tar' --step-only
 
-Prints a JSON line per measurement: reading alone, reading and decoding, the whole loader at each number of workers,
-the step (forward, backward, update) with a frozen trunk, with its last stages, and with all of it. With torchrun the
-rate is that of all processes together; divide by (processes * the rate of one) for the efficiency.
+Prints a JSON line per measurement, by the clock and by CPU time (of all threads; on a shared machine the clock says
+little): reading alone, reading and decoding, the whole loader at each number of workers, the step (forward, backward,
+update) with a frozen trunk, with its last stages, and with all of it. With torchrun the rate is that of all processes
+together; divide by (processes * the rate of one) for the efficiency.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.materials import prepare
 from phrase_loc.training.phase import Phase
 
-SECONDS = 15.0
+SECONDS = 5.0
 
 
 def main() -> None:
@@ -52,19 +53,20 @@ def main() -> None:
 
 
 def reading(shards: str, folder: str) -> None:
-    begin = time.perf_counter()
+    clock = Clock()
     source = open_source(shards, Path(folder) / "index")
-    tell("index", len(source) / (time.perf_counter() - begin), images=len(source))
-    tell("read", rate(lambda i: source.image(i % len(source))))
-    tell("read and decode", rate(lambda i: decode(source.image(i % len(source)))))
-    tell("texts", rate(lambda i: source.texts(i % len(source))))
+    clock.tell("index", len(source), size=len(source))
+    decode(source.image(0))  # the import of torchvision
+    repeat("read", lambda i: source.image(i % len(source)))
+    repeat("read and decode", lambda i: decode(source.image(i % len(source))))
+    repeat("texts", lambda i: source.texts(i % len(source)))
 
 
 def loading(args: argparse.Namespace, world: World, folder: str, workers: int) -> None:
     phase = a_phase(args, world, folder, "none", workers)
     batches = iter(phase._loader(0))
     next(batches)
-    tell("loader", args.batch * rate(lambda i: next(batches)), workers=workers)
+    repeat("loader", lambda i: next(batches), args.batch, workers=workers)
 
 
 def stepping(args: argparse.Namespace, world: World, folder: str, name: str, train_from: str) -> None:
@@ -73,13 +75,11 @@ def stepping(args: argparse.Namespace, world: World, folder: str, name: str, tra
     phase.set_mode()
     phase._step(0, 1, parts)
     world.barrier()
-    begin, steps = time.perf_counter(), 0
-    while steps < 3 or (steps < 20 and time.perf_counter() - begin < SECONDS and world.size == 1):
-        float(phase._step(steps, 1, parts).loss)
-        steps += 1
+    clock, steps = Clock(), 6
+    for step in range(steps):
+        float(phase._step(step, 1, parts).loss)
     if world.is_main:
-        speed = steps * args.batch / (time.perf_counter() - begin)
-        tell("step", speed, trunk=name, batch=args.batch, processes=world.size)
+        clock.tell("step", steps * args.batch, trunk=name, batch=args.batch, processes=world.size)
 
 
 def a_phase(args: argparse.Namespace, world: World, folder: str, train_from: str, workers: int) -> Phase:
@@ -98,18 +98,33 @@ def a_phase(args: argparse.Namespace, world: World, folder: str, train_from: str
     return Phase(config, 0, prepare(config, world), world, lambda fault: None)
 
 
-def rate(action: Callable[[int], object]) -> float:
-    """Calls per second, over some seconds."""
-    begin, count = time.perf_counter(), 0
-    while time.perf_counter() - begin < SECONDS / 3:
+def repeat(what: str, action: Callable[[int], object], images: int = 1, **facts: object) -> None:
+    """Calls an action for some seconds and tells its rate."""
+    clock, count = Clock(), 0
+    while clock.seconds() < SECONDS:
         action(count)
         count += 1
-    return count / (time.perf_counter() - begin)
+    clock.tell(what, count * images, **facts)
 
 
-def tell(what: str, speed: float, **facts: object) -> None:
-    facts |= {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
-    print(json.dumps({"what": what, "images_per_s": round(speed, 1), **facts}), flush=True)
+class Clock:
+    """Wall and CPU time from now on."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return time.perf_counter() - self.wall
+
+    def tell(self, what: str, images: int, **facts: object) -> None:
+        """Prints a line."""
+        facts |= {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
+        rates = {
+            "images_per_s": round(images / self.seconds(), 1),
+            "images_per_cpu_s": round(images / (time.process_time() - self.cpu), 1),
+        }
+        print(json.dumps({"what": what, **rates, **facts}), flush=True)
 
 
 if __name__ == "__main__":

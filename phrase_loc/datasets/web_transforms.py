@@ -21,8 +21,8 @@ from phrase_loc.images import load_image, to_tensor
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise)\b", re.IGNORECASE)
 _COLOURS = re.compile(
-    r"\b(red|green|blue|yellow|orange|purple|pink|brown|black|white|gr[ae]y|tan|beige|gold(en)?|silver|teal|violet|"
-    r"maroon|navy|turquoise|khaki|blond[e]?|crimson|scarlet|lavender|colou?r\w*|multicolou?red)"
+    r"\b(red(d(?=ish))?|green|blue|yellow|orange|purple|pink|brown|black|white|gr[ae]y|tan|beige|gold(en)?|silver|"
+    r"teal|violet|maroon|navy|turquoise|khaki|blond[e]?|crimson|scarlet|lavender|colou?r\w*|multicolou?red)"
     r"(ish)?\b",
     re.IGNORECASE,
 )

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from phrase_loc.config import config_dataclass
 from phrase_loc.datasets.web_sources import TEXT_FIELDS
+from phrase_loc.errors import ConfigError
 
 
 @config_dataclass
@@ -130,7 +131,7 @@ class PhaseConfig:
         crop: smallest share of the area that a random crop keeps.
         mirror: probability of mirroring, where no text says left or right.
         jitter: strength of colour changes, hue only where no text names a colour.
-        dropout: of feature channels.
+        dropout: of the head's features.
         lr: of head and word vectors.
         trunk_lr: of the highest trained stage, as a share of lr.
         layer_decay: from a stage to the one below.
@@ -216,6 +217,7 @@ class TrainConfig:
         device: auto, cpu, cuda.
         precision: float32, float64 (tests), bf16 or fp16 (mixed, on a GPU).
         ema: decay of the average of the weights that is released; 0 releases the last weights.
+        average_of: phases whose final weights are averaged for the model; the last phase's alone when empty.
         compile: torch.compile the trunk (minutes at the start, faster steps).
         recompute: do not keep activations of the trunk's stages but compute them again (memory for time).
         memory_mb: most that the scores of words at locations may take at a time, megabytes.
@@ -240,6 +242,7 @@ class TrainConfig:
     device: str = "auto"
     precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"
     ema: float = 0.0
+    average_of: tuple[str, ...] = ()
     compile: bool = False
     recompute: bool = False
     memory_mb: int = 1024
@@ -250,3 +253,11 @@ class TrainConfig:
     further: FurtherConfig = field(default_factory=FurtherConfig)
     inference: dict[str, Any] = field(default_factory=dict)
     card: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [phase.name for phase in self.phases]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"phases need different names, at least one, got {', '.join(names) or 'none'}")
+        for name in self.average_of:
+            if name not in names:
+                raise ConfigError(f"average_of names phases ({', '.join(names)}), got {name!r}")

@@ -2,9 +2,13 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from phrase_loc.config import to_dict
 from phrase_loc.errors import DataError
@@ -45,3 +49,12 @@ def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: 
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise DataError(f"the model folder {folder} cannot be written ({error}); free space there") from None
+
+
+def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several state dictionaries of one model; whole numbers are those of the last."""
+    last = states[-1]
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in last.items()
+    }

@@ -86,7 +86,7 @@ class Objective(nn.Module):
             held = tuple(part.to(model.head.log_scale.dtype) for part in batch.images)
             read = run_stages(model, held, settings.cached, None, settings.recompute)
         features = model.head.features(*read)
-        return F.dropout2d(features, settings.dropout, self.training) if settings.dropout else features
+        return F.dropout(features, settings.dropout, self.training) if settings.dropout else features
 
     def _candidates(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
         """(K,) words to score, ascending, and (K,) how many each stands for as a negative."""
@@ -127,7 +127,7 @@ class Objective(nn.Module):
             scores = torch.cat(scored, 1)
         else:
             scores = self._scores(features, words)
-        scores = self.world.gather_rows(scores)
+        scores = _in_order(self.world.gather_rows(scores), self.world.size)
         everyone = gather_labels(batch, self.world)
         targets = self._targets(everyone, words, correction, scores)
         if "image_caption" in self.losses:
@@ -162,20 +162,25 @@ def table(labels: Ragged, words: Tensor, count: int, dtype: torch.dtype) -> Tens
 
 
 def gather_labels(batch: Batch, world: World) -> Batch:
-    """The labels and weights of all processes' images, in order of rank, without the images."""
+    """The labels and weights of all processes' images, in the order of the global batch, without the images."""
     if world.size == 1:
         return batch
-    count, device = len(batch.weights), batch.weights.device
+    device = batch.weights.device
     parts = (batch.words, batch.ignored, batch.captions)
     mine = [[t.cpu() for t in (part.owner, part.ids, part.values)] for part in parts]
     ranks = world.gather((batch.weights.cpu(), mine))
-    weights = torch.cat([weights for weights, _ in ranks])
+    weights = _in_order(torch.cat([weights for weights, _ in ranks]), world.size)
     joined = []
     for i in range(len(parts)):
-        owner = torch.cat([fields[i][0] + rank * count for rank, (_, fields) in enumerate(ranks)])
+        owner = torch.cat([fields[i][0] * world.size + rank for rank, (_, fields) in enumerate(ranks)])
         rest = [torch.cat([fields[i][j] for _, fields in ranks]) for j in (1, 2)]
         joined.append(Ragged(owner, *rest).to(device))
     return Batch((), weights.to(device), *joined)
+
+
+def _in_order(rows: Tensor, size: int) -> Tensor:
+    """Rows by rank -> rows as one process would have them: the j-th of rank r is number j * size + r."""
+    return rows.unflatten(0, (size, -1)).transpose(0, 1).flatten(0, 1)
 
 
 def _full(scores: Tensor) -> Tensor:

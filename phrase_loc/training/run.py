@@ -21,7 +21,7 @@ from phrase_loc.errors import DataError
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.training.checkpoint import Checkpoint, check_same_run
 from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.export import save_whole
+from phrase_loc.training.export import mean_weights, save_whole
 from phrase_loc.training.journal import Journal
 from phrase_loc.training.materials import Materials, prepare
 from phrase_loc.training.phase import Phase, Step, phase_steps
@@ -131,8 +131,14 @@ class Run:
             self._after(phase, step)
         if phase.average:
             phase.average.swap(self.materials.model)
+        if settings.name in self.config.average_of and self.world.is_main:
+            weights = self.materials.model.state_dict()
+            Checkpoint(self.state.config, model=weights).save(self._kept(settings.name))
         self.state.phase, self.state.step = number + 1, 0
         self._save(None)
+
+    def _kept(self, name: str) -> Path:
+        return self.config.out / f"after-{name}.pt"
 
     def _after(self, phase: Phase, step: Step) -> None:
         config, done, last = self.config, self.state.done, step.number == phase.total
@@ -192,6 +198,9 @@ class Run:
         """Writes the model folder and says what was skipped."""
         if self.world.is_main:
             found = {"faults": len(self.faults.seen), **self.state.best}
+            kept = [Checkpoint.load(self._kept(name)).model for name in self.config.average_of]
+            if kept:
+                self.materials.model.load_state_dict(mean_weights(kept))
             save_whole(self.materials.model, self.config, self.config.out / "model", found)
             log.info("done: %d steps; skipped: %s", self.state.done, self.faults.report())
         self.world.barrier()

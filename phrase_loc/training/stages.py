@@ -57,9 +57,9 @@ def run_stages(
     names = [name for name, _ in model.trunk.named_children()]
     if isinstance(inputs, Tensor):
         x, fine = model.normalize(inputs), None
-        x = x.contiguous(memory_format=torch.channels_last) if x.is_floating_point() else x
     else:
         x, fine = inputs[0], inputs[1] if len(inputs) > 1 else None
+    x = x.contiguous(memory_format=torch.channels_last)
     first = 0 if after is None else names.index(after) + 1
     last = len(names) if until is None else names.index(until) + 1
     if after is not None and after == model.config.fuse:

@@ -1,0 +1,224 @@
+"""Groups, schedule and average; the cache of features; the figures on disk; the door."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from phrase_loc.__main__ import main
+from phrase_loc.distributed import World
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.training.config import PhaseConfig, TrainConfig
+from phrase_loc.training.features import fill_cache
+from phrase_loc.training.journal import Journal
+from phrase_loc.training.optimize import Average, optimizer, parameter_groups, schedule
+from phrase_loc.training.stages import last_frozen, run_stages, trainable_stages
+from tests.training.pairs import add, draw, write_set
+from tests.training.runs import losses, run, settings
+from tests.training.test_objective import small_model
+
+
+def test_groups_have_layer_wise_rates_and_decay_matrices_only():
+    model = small_model(5)
+    stages = trainable_stages(model.trunk, "stage2")
+    assert stages == ["stage2", "stage3"]
+    groups = parameter_groups(model.trunk, [model.head, model.words], stages, 1.0, 0.1, 0.5, 0.01)
+    rate = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert rate[id(model.head.lift.weight)] == (1.0, 0.01)
+    assert rate[id(model.head.log_scale)] == (1.0, 0.0)
+    for stage, expected in (("stage3", 0.1), ("stage2", 0.05)):
+        for p in model.trunk.get_submodule(stage).parameters():
+            assert rate[id(p)] == (expected, 0.01 if p.ndim > 1 else 0.0)
+    for stage in ("stem", "stage1"):
+        assert not any(
+            id(p) in rate or p.requires_grad for p in model.trunk.get_submodule(stage).parameters()
+        )
+    with pytest.raises(ConfigError, match="stage7"):
+        trainable_stages(model.trunk, "stage7")
+    with pytest.raises(ConfigError, match="frozen"):
+        last_frozen(model.trunk, "all")
+
+
+def test_the_schedule_warms_up_and_falls_to_zero():
+    values = [schedule("cosine", step, 100, 10) for step in range(101)]
+    assert values[:10] == sorted(values[:10])
+    assert values[10] == 1
+    assert values[55] == pytest.approx(0.5)
+    assert values[100] == pytest.approx(0)
+    assert {schedule("constant", step, 100, 10) for step in range(10, 100)} == {1.0}
+    with pytest.raises(ConfigError):
+        optimizer("lion", [], 0.9)
+
+
+def test_the_average_follows_its_definition_and_can_be_swapped():
+    model = torch.nn.Linear(1, 1, bias=False).double()
+    model.weight.data.fill_(1.0)
+    average, expected = Average(model, 0.9), 1.0
+    for t, value in enumerate((2.0, 5.0, -1.0), 1):
+        model.weight.data.fill_(value)
+        average.update(model)
+        decay = min(0.9, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * value
+    average.swap(model)
+    assert model.weight.item() == pytest.approx(expected, rel=1e-12)
+    other = Average(model, 0.9)
+    other.load(average.state())
+    average.swap(model)
+    assert model.weight.item() == -1.0
+    other.swap(model)
+    assert model.weight.item() == -1.0
+
+
+@pytest.mark.parametrize("fuse", [None, "stage1", "stage2"])
+@pytest.mark.parametrize("until", ["stem", "stage1", "stage2", "stage3"])
+def test_stages_in_two_parts_are_the_whole(fuse: str | None, until: str):
+    from phrase_loc.models.assembly import create
+    from phrase_loc.text.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary(("a", "b"), (1, 1))
+    model = create(vocabulary, torch.randn(2, 4), backbone="tiny", weights=None, fuse=fuse, hidden=8)
+    image = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    whole = model.activations(image)
+    halves = run_stages(model, run_stages(model, image, None, until), until, None)
+    assert len(whole) == len(halves)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, halves, strict=True))
+
+
+def test_a_cached_phase_learns_what_an_uncached_one_learns(tmp_path: Path):
+    shards = write_set(tmp_path / "set", (24,))
+    phase = "name: a, epochs: 2, batch: 8, train_from: stage2, mirror: 0.5, sizes: [32, 40]"
+    for name, cache in (("plain", "false"), ("cached", "true")):
+        run(tmp_path / name, shards, f"phases=[{{{phase}, cache: {cache}}}]", "ema=0")
+    assert len(list((tmp_path / "cached").glob("features-*"))) == 2
+    # fp16 features, and other draws for mirroring than the uncached transform's: near, not equal
+    first = losses(tmp_path / "plain")[0], losses(tmp_path / "cached")[0]
+    assert first[1] == pytest.approx(first[0], rel=0.02)
+
+
+def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from phrase_loc.training import features
+    from phrase_loc.training.materials import prepare
+    from phrase_loc.training.phase import Phase
+
+    config = settings(tmp_path / "out", write_set(tmp_path / "set", (5,)))
+    (tmp_path / "out").mkdir()
+    phase = Phase(config, 0, prepare(config, World()), World(), print)
+
+    def full(file: object, array: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(features.np, "save", full)
+    images = phase._images([features_transform()])
+    with pytest.raises(DataError, match="No space left"):
+        fill_cache(tmp_path / "cache", phase.materials.model, "stage3", images, World(), True, 0, False)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def features_transform() -> object:
+    from phrase_loc.datasets.web_transforms import Transform
+
+    return Transform((32, 32))
+
+
+def test_the_journal_drops_what_will_be_done_again(tmp_path: Path):
+    journal = Journal(tmp_path, 10)
+    for step in (1, 2, 3):
+        journal.write(step, {"loss": 1.0 / step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    journal.close()
+    Journal(tmp_path, 10, done=2).close()
+    kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in kept] == [1, 2]
+
+
+def test_tensorboard_files_are_written_when_asked(tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    journal = Journal(tmp_path, 3, tensorboard=True)
+    journal.write(1, {"loss": 0.5, "phase": "a"})
+    journal.close()
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_the_mean_of_two_phases_is_released(tmp_path: Path):
+    from phrase_loc.models.store import load_model
+    from phrase_loc.training.checkpoint import Checkpoint
+
+    out = tmp_path / "out"
+    run(out, write_set(tmp_path / "set", (24,)), "average_of=[head, all]")
+    one, two = (Checkpoint.load(out / f"after-{name}.pt").model for name in ("head", "all"))
+    name = "head.lift.weight"
+    assert not torch.equal(one[name], two[name])
+    released = load_model(out / "model").state_dict()[name]
+    assert torch.allclose(released, (one[name] + two[name]) / 2, atol=1e-3)  # stored in half precision
+    with pytest.raises(ConfigError, match="average_of"):
+        settings(out, "x", "average_of=[tail]")
+
+
+def test_too_many_faults_stop_the_run(tmp_path: Path):
+    import tarfile
+
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set" / "0.tar", "w") as tar:
+        for i in range(20):
+            image, texts = draw(i)
+            add(tar, f"{i}.jpg", image if i % 2 else image[:200])
+            add(tar, f"{i}.txt", texts[0].encode())
+    shards = str(tmp_path / "set" / "0.tar")
+    with pytest.raises(DataError, match=r"more than 2 samples are unusable .* broken image"):
+        run(tmp_path / "strict", shards, "data.max_faults=0.1", "vocabulary.min_count=1")
+    run(tmp_path / "patient", shards, "data.max_faults=0.6", "vocabulary.min_count=1")
+    assert all(math.isfinite(loss) for loss in losses(tmp_path / "patient"))
+
+
+def test_validation_keeps_the_best_model(tmp_path: Path):
+    from phrase_loc.training.run import train
+
+    scores = iter([0.3, 0.7, 0.5, 0.4])
+    asked: list[int] = []
+
+    def measure(model: torch.nn.Module, world: World) -> dict[str, float]:
+        asked.append(int(model.training))
+        return {"pointing_any/accuracy": next(scores)}
+
+    config = settings(tmp_path / "out", write_set(tmp_path / "set", (32,)))
+    train(config, World(), measure)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["pointing_any/accuracy"] for line in lines if "pointing_any/accuracy" in line] == [
+        0.3,
+        0.7,
+        0.5,
+        0.4,
+    ]
+    assert asked == [0, 0, 0, 0]
+    card = json.loads((tmp_path / "out" / "best" / "config.json").read_text())["card"]
+    assert card["measured"] == {"pointing_any/accuracy": 0.7}
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["data.shards=nowhere.tar"], "out is required"),
+        (["out={tmp}/o", "data.shards={tmp}/nowhere.tar"], "does not exist"),
+        (["out={tmp}/o", "data.shard=x"], "did you mean 'shards'"),
+        (["out={tmp}/o", "data.shards=x", "phases=[{lr: fast}]"], "phases.0.lr"),
+        (["{tmp}/missing.yaml"], "does not exist"),
+    ],
+)
+def test_the_door_tells_in_one_sentence(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["train", *(a.replace("{tmp}", str(tmp_path)) for a in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_every_shipped_config_is_valid(root: Path):
+    from phrase_loc.config import load_config
+
+    for name in ("tiny", "train_web", "default"):
+        config = load_config(TrainConfig, [str(root / "configs" / f"{name}.yaml")])
+        assert all(isinstance(phase, PhaseConfig) for phase in config.phases)
