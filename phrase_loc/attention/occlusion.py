@@ -18,6 +18,7 @@ from torch import Tensor
 
 from phrase_loc.attention import seeds
 from phrase_loc.attention.rules import reciprocal
+from phrase_loc.errors import ConfigError
 
 Net = Callable[[Tensor], Tensor]
 BATCH = 32  # masked copies of all images that run at once
@@ -43,11 +44,11 @@ def occlusion(
         window: side of the covered square in cells, odd.
 
     Raises:
-        ConfigError: shapes that do not fit.
+        ConfigError: shapes that do not fit, an even window.
     """
-    h, w = x.shape[2:]
-    spots = torch.eye(h * w, device=x.device, dtype=_core(x)).view(h * w, 1, h, w)
-    covered = F.max_pool2d(spots, window, 1, window // 2)[:, 0]  # (M, h, w), one window a cell
+    if window % 2 == 0 or window < 1:
+        raise ConfigError(f"the side of an occluding window must be odd and positive, got {window}")
+    covered = _windows(tuple(x.shape[2:]), window // 2).to(x.device, _core(x))
     with torch.inference_mode(False), torch.no_grad():
         whole, score = _asked(net, x, units, prior, weights)
         fall = whole - score(1 - covered)  # (M, K, N)
@@ -100,6 +101,14 @@ def _asked(
 def _spread(gain: Tensor, masks: Tensor) -> Tensor:
     """Mean gain (M, K, N) of the masks (M, h, w) at each location -> (K, N, h, w)."""
     return torch.einsum("mkn,mhw->knhw", gain.to(masks), masks) * reciprocal(masks.sum(0))
+
+
+def _windows(size: tuple[int, int], reach: int) -> Tensor:
+    """Every square of side 2 reach + 1 that meets the plane, (M, h, w): each cell lies in equally many."""
+    rows, columns = (
+        (torch.arange(-reach, s + reach)[:, None] - torch.arange(s)).abs() <= reach for s in size
+    )
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).float()
 
 
 def _coin_masks(count: int, cells: int, size: tuple[int, int], seed: int) -> Tensor:
