@@ -16,12 +16,14 @@ source on disk; `Precomputed` reads boxes that another program made.
 from phrase_loc.proposals.cache import Cached
 from phrase_loc.proposals.levels import LevelSets
 from phrase_loc.proposals.precomputed import Precomputed
+from phrase_loc.proposals.regions import Regions
 from phrase_loc.proposals.segments import EdgeBoxes, SelectiveSearch
-from phrase_loc.proposals.source import Mixed, Source, proposals_for
+from phrase_loc.proposals.source import Preferred, Source, proposals_for
 from phrase_loc.proposals.windows import Windows
 
 PROPOSALS: dict[str, Source] = {
-    "default": Mixed((Windows(), LevelSets())),
+    "default": Preferred(Regions(), Windows()),
+    "regions": Regions(),
     "windows": Windows(),
     "level_sets": LevelSets(),
     "selective_search": SelectiveSearch(),

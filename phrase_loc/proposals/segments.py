@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from phrase_loc.errors import ConfigError
-from phrase_loc.proposals.source import in_frame
+from phrase_loc.proposals.source import MissingLibrary, in_frame
 
 _RAND = threading.Lock()  # rand() is one state for the whole process
 
@@ -47,10 +46,7 @@ class SelectiveSearch:
             search.switchToSelectiveSearchQuality()
         else:
             search.switchToSelectiveSearchFast()
-        with _RAND:
-            _c_library().srand(0)
-            found = search.process()
-        return in_frame(large(_fractions(found, pixels), self.smallest), size)
+        return in_frame(large(fractions_of(run_search(search), pixels), self.smallest), size)
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> None:
         """None: the boxes are those of `of_image`."""
@@ -78,24 +74,31 @@ class EdgeBoxes:
         engine = ximgproc().createEdgeBoxes()
         engine.setMaxBoxes(self.boxes)
         found = engine.getBoundingBoxes(edges, angles)[0]
-        return in_frame(large(_fractions(found, pixels), self.smallest), size)
+        return in_frame(large(fractions_of(found, pixels), self.smallest), size)
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> None:
         """None: the boxes are those of `of_image`."""
 
 
 def ximgproc() -> ModuleType:
-    """OpenCV's `ximgproc`, or a ConfigError naming the package that has it."""
+    """OpenCV's `ximgproc`, or a MissingLibrary error naming the package that has it."""
     try:
         import cv2
     except ImportError:
         cv2 = None
     if cv2 is None or not hasattr(cv2, "ximgproc"):
-        raise ConfigError(
+        raise MissingLibrary(
             "this proposal source needs cv2.ximgproc, which this OpenCV lacks; install "
             "opencv-contrib-python-headless (and no other opencv package beside it)"
         )
     return cv2.ximgproc
+
+
+def run_search(search: Any) -> Any:
+    """The boxes x, y, width, height of a prepared search, the same each time."""
+    with _RAND:
+        _c_library().srand(0)
+        return search.process()
 
 
 def lab_edges(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +132,7 @@ def large(fractions: Tensor, smallest: float) -> Tensor:
     return fractions[(fractions[:, 2:] - fractions[:, :2]).amin(1) >= smallest]
 
 
-def _fractions(found: Any, pixels: np.ndarray) -> Tensor:
+def fractions_of(found: Any, pixels: np.ndarray) -> Tensor:
     """OpenCV's x, y, width, height in pixels -> xyxy in shares of the side: (R, 4) float64."""
     boxes = torch.as_tensor(np.asarray(found), dtype=torch.float64).reshape(-1, 4)
     height, width = pixels.shape[:2]

@@ -1,11 +1,18 @@
 """What a proposal source is, and how its boxes come into the frame of an image."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from phrase_loc.errors import ConfigError
+
+
+class MissingLibrary(ConfigError):
+    """A source needs a library that is not installed."""
 
 
 class Source(Protocol):
@@ -48,6 +55,31 @@ class Mixed:
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
         """The boxes of those that look at the map."""
         return join([source.of_map(attention, size) for source in self.sources])
+
+
+@dataclass(frozen=True)
+class Preferred:
+    """The first source, or the second on a machine that lacks the first one's library."""
+
+    first: Source
+    second: Source
+
+    @property
+    def supervision(self) -> str:
+        """That of both."""
+        return Mixed((self.first, self.second)).supervision
+
+    def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
+        """The boxes of the first that can work; a warning says so when it is the second."""
+        try:
+            return self.first.of_image(picture, size)
+        except MissingLibrary as error:
+            warnings.warn(f"{error}; until then boxes are coarser", RuntimeWarning, stacklevel=2)
+            return self.second.of_image(picture, size)
+
+    def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
+        """The boxes that the first has of maps, which need no library."""
+        return self.first.of_map(attention, size)
 
 
 def join(parts: list[Tensor | None]) -> Tensor | None:

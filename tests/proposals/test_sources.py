@@ -14,6 +14,7 @@ from phrase_loc.boxes import iou
 from phrase_loc.errors import ConfigError
 from phrase_loc.proposals import PROPOSALS, proposals_for
 from phrase_loc.proposals.levels import LevelSets
+from phrase_loc.proposals.regions import Regions
 from phrase_loc.proposals.segments import lab_edges, ximgproc
 from phrase_loc.proposals.source import Mixed
 from phrase_loc.proposals.windows import Windows
@@ -140,6 +141,22 @@ def test_an_opencv_without_contributed_modules_is_named(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "cv2", types.ModuleType("cv2"))
     with pytest.raises(ConfigError, match="opencv-contrib-python-headless"):
         ximgproc()
+    with pytest.raises(ConfigError, match="opencv-contrib-python-headless"):
+        PROPOSALS["selective_search"].of_image(drawn_image, SIZE)
+
+
+def test_the_default_does_without_contributed_modules(monkeypatch: pytest.MonkeyPatch, drawn_image):
+    monkeypatch.delattr("cv2.ximgproc", raising=False)
+    with pytest.warns(RuntimeWarning, match="opencv-contrib-python-headless"):
+        found = PROPOSALS["default"].of_image(drawn_image, SIZE)
+    assert found.tolist() == Windows().of_image(None, SIZE).tolist()
+
+
+def test_mixed_joins_what_its_sources_have(drawn_image: Image.Image):
+    both = Mixed((Windows(2), LevelSets()))
+    assert len(both.of_image(drawn_image, SIZE)) == len(Windows(2).of_image(None, SIZE))
+    assert len(both.of_map(attention_at_square(), SIZE)) > 1
+    assert Mixed((Windows(2),)).of_map(attention_at_square(), SIZE) is None
 
 
 def test_lab_edges_stand_at_the_border_of_the_square(drawn_image: Image.Image):
@@ -153,7 +170,13 @@ def test_lab_edges_stand_at_the_border_of_the_square(drawn_image: Image.Image):
 
 
 def test_impossible_sources_are_refused():
-    for make in (lambda: Windows(cells=0), lambda: Windows(aspect=0.5), lambda: LevelSets(steps=0)):
+    for make in (
+        lambda: Windows(cells=0),
+        lambda: Windows(aspect=0.5),
+        lambda: LevelSets(steps=0),
+        lambda: Regions(side=4),
+        lambda: Regions(scales=()),
+    ):
         with pytest.raises(ConfigError):
             make()
 
