@@ -14,8 +14,10 @@ from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import Plan, run
 from phrase_loc.evaluation.parity import faithful
 from phrase_loc.evaluation.progress import Progress, key_of
+from phrase_loc.evaluation.protocol import Protocol
 from phrase_loc.evaluation.results import Table, tables
 from phrase_loc.evaluation.rows import Rows
+from phrase_loc.evaluation.same_peak import same_peak_rows
 from phrase_loc.evaluation.statistics import paired
 
 POLICY = (
@@ -96,6 +98,8 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
     """What goes into report.json."""
     config, plan = evaluation.config, evaluation.plan
     rows = _rows(evaluation)
+    # Where thresholds were chosen, what was tried on the held-out images is no result: only the rows are.
+    reported = () if config.held_out else plan.protocols
     return {
         "config": to_dict(config),
         "version": __version__,
@@ -107,12 +111,14 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             "phrases_with_boxes": sum(len(boxes) > 0 for s in plan.samples for boxes in s.boxes),
         },
         "rows": rows,
-        "protocols": {protocol.name: to_dict(protocol) for protocol in plan.protocols},
+        "protocols": {
+            p.name: to_dict(p) for p in plan.protocols if p.name in {row["protocol"] for row in rows}
+        },
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
-        "differences": _differences(evaluation),
-        "by_word": words.by_word(evaluation.rows, plan.protocols, evaluation.asked, evaluation.localizer),
-        "by_image": _by_image(evaluation),
+        "differences": _differences(evaluation, reported),
+        "by_word": words.by_word(evaluation.rows, reported, evaluation.asked, evaluation.localizer),
+        "by_image": _by_image(evaluation, reported),
     }
 
 
@@ -121,19 +127,20 @@ def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
         from phrase_loc.evaluation.localization import chosen_rows
 
         return chosen_rows(evaluation, evaluation.config.held_out)
-    return [
+    own = [
         row | words.by_seen(evaluation.rows, protocol, row, evaluation.localizer)
         for protocol in evaluation.plan.protocols
         for method in evaluation.asked
         for row in (evaluation.rows.row(protocol, method, metric) for metric in protocol.metrics)
     ]
+    return own + same_peak_rows(evaluation.rows, evaluation.plan.protocols, evaluation.asked)
 
 
-def _differences(evaluation: Evaluation) -> list[dict[str, Any]]:
+def _differences(evaluation: Evaluation, protocols: tuple[Protocol, ...]) -> list[dict[str, Any]]:
     """Every method against the first, paired by image."""
     first, *others = evaluation.asked
     found = []
-    for protocol in evaluation.plan.protocols:
+    for protocol in protocols:
         for metric in protocol.metrics:
             base = evaluation.rows.sums(protocol, first, metric)
             for method in others:
@@ -145,10 +152,10 @@ def _differences(evaluation: Evaluation) -> list[dict[str, Any]]:
     return found
 
 
-def _by_image(evaluation: Evaluation) -> dict[str, Any]:
+def _by_image(evaluation: Evaluation, protocols: tuple[Protocol, ...]) -> dict[str, Any]:
     """Sums by image behind each row, from which two reports are compared."""
     cells: dict[str, dict[str, dict[str, Any]]] = {}
-    for protocol in evaluation.plan.protocols:
+    for protocol in protocols:
         for method in evaluation.asked:
             for metric in protocol.metrics:
                 sums = evaluation.rows.sums(protocol, method, metric)

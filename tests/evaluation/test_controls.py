@@ -1,12 +1,17 @@
 """Controls ask other words, or shuffled units, with everything else as it was."""
 
+import numpy as np
 import pytest
 import torch
 
 from phrase_loc.attention import METHODS
 from phrase_loc.evaluation.answers import Request
+from phrase_loc.evaluation.class_protocols import CLASS_PROTOCOLS
 from phrase_loc.evaluation.controls import CONTROLS, random_word, randomised, shuffled_words
 from phrase_loc.evaluation.map_method import Looker
+from phrase_loc.evaluation.results import Table, Things
+from phrase_loc.evaluation.rows import Rows
+from phrase_loc.evaluation.same_peak import same_peak, same_peak_rows
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.evaluation.small_models import WORDS, classifier, text_localizer
 
@@ -71,3 +76,26 @@ def test_shuffled_units_keep_their_values():
 
 def test_every_method_has_every_control():
     assert len(CONTROLS) == 3 * len(METHODS)
+
+
+def test_same_peak_by_hand():
+    sizes = [GroundingSample(str(i), "x", (100, 200), (), ()) for i in range(4)]
+    own = _pointing_table(sizes, [[10, 10], [10, 10], [10, 10], [np.nan, np.nan]])
+    other = _pointing_table(sizes, [[10, 20], [10, 21], [10, 10], [10, 10]])  # 5 % of 200 is 10 pixels
+    assert same_peak(own, other).tolist() == [1, 0, 1, 0]
+    protocol = CLASS_PROTOCOLS["voc_pointing"]
+    tables = {(protocol.name, "cam"): own, (protocol.name, "cam@random_top"): other}
+    (row,) = same_peak_rows(Rows(tables, 4, 50), (protocol,), ("cam", "cam@random_top", "mwp@random_top"))
+    assert row["metric"] == "same_peak"
+    assert row["count"] == 3  # a phrase without an answer cannot stay where it was
+    assert row["value"] == pytest.approx(66.67)
+
+
+def _pointing_table(samples, peaks):
+    n = len(samples)
+    things = Things(samples, np.arange(n), ["x"] * n, [("x",)] * n, [(0,)] * n, [np.zeros((1, 4))] * n)
+    nothing, peak = np.full(n, np.nan), np.array(peaks, dtype=np.float64)
+    known = ~np.isnan(peak[:, 0])
+    return Table(
+        things, known, {"accuracy": nothing}, nothing, nothing, peak, np.full((n, 4), np.nan), nothing
+    )
