@@ -4,6 +4,7 @@ TorchRay's maps were made by its own code on torchvision networks (see `parity/R
 ResNet-50 there splits residual sums in proportion, signed: our rule 'proportional'.
 """
 
+import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -17,21 +18,23 @@ from torch import Tensor, nn
 from phrase_loc.attention import contrastive_mwp, excitation_backprop, keep_positive, mwp
 from phrase_loc.attention.seeds import contrasts, wins
 
-# network: (MODE of the reference, residual rule, stages from the attended layer to the contrast layer)
+# network: (MODE of the reference, residual rule)
 NETS = {
     "vgg16": ("plain", "positive"),
     "googlenet": ("plain", "positive"),
     "resnet50": ("skip", "proportional"),
 }
-PAPER_LAYER = {"vgg16": "features.23", "googlenet": "maxpool2", "resnet50": "layer3"}
-ALL_LAYERS = {"vgg16": ["features.23", "features.16", "features.30", "features.29"],
-              "googlenet": ["maxpool2", "maxpool3", "inception5b"],
-              "resnet50": ["layer3", "layer2", "layer4"]}  # fmt: skip
-F64 = [(net, v) for net in NETS for v in ("init", "perturbed")] + [
-    ("googlenet", "neggamma"),
-    ("resnet50", "neggamma"),
+ALL_LAYERS = {
+    "vgg16": ["features.23", "features.16", "features.30", "features.29"],
+    "googlenet": ["maxpool2", "maxpool3", "inception5b"],
+    "resnet50": ["layer3", "layer2", "layer4"],
+}  # the paper's first
+CASES = [
+    (net, v)
+    for net in NETS
+    for v in ("init", "perturbed", "neggamma", "spiky")
+    if v != "neggamma" or net != "vgg16"
 ]
-F32 = [(net, v) for net in NETS for v in ("init", "perturbed", "spiky")]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,11 @@ def load(parity: Path, rebuild: ModuleType, net: str, variant: str):
     model = rebuild.rebuild(net, variant, bn or None)
     weights = json.loads(str(stored["meta"]))["weights"]
     if rebuild.digest(model) != weights[variant]:
-        pytest.skip("this torch draws other random weights than the reference was made with")
+        # torch.exp, which makes the heavy tails, differs in the last bit between processors: let the logits tell.
+        with torch.no_grad():
+            logits = model(rebuild.inputs())
+        if deviation(logits, stored[f"{variant}/logits"]) > 1e-4:
+            pytest.skip("this torch draws other random weights than the reference was made with")
     return stored, model
 
 
@@ -99,50 +106,52 @@ def deviation(ours: Tensor, theirs: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net, variant", F64)
-def test_maps_equal_torchray_in_float64(parity, rebuild, net, variant):
+@pytest.mark.parametrize("net, variant", CASES)
+def test_maps_equal_torchrays(parity, rebuild, net, variant):
     stored, model = load(parity, rebuild, net, variant)
-    model = model.double() if variant == "neggamma" else folded(model.double())
     mode, residual = NETS[net]
-    steps, images = chain_of(model, net), rebuild.inputs().double()
     each = torch.eye(2).view(2, 2, 1)  # unit k is asked of image k
-    layers = ALL_LAYERS[net] if variant == "perturbed" else [PAPER_LAYER[net]]
-    for layer in layers:
-        below, above, top = cut(steps, layer)
+    dense = rebuild.dense_target().double()
+    if variant != "neggamma":
+        sixteen_in_float32(stored, folded(copy.deepcopy(model)), net, variant, rebuild)
+    model, images = model.double(), rebuild.inputs().double()
+    model = model if variant == "neggamma" else folded(model)
+    for layer in ALL_LAYERS[net] if variant == "perturbed" else ALL_LAYERS[net][:1]:
+        below, above, top = cut(chain_of(model, net), layer)
         with torch.no_grad():
             x = below(images)
-        key = f"{variant}/{mode}/{layer}/f64"
-        units = top[rebuild.UNITS]
+        # The heavy-tailed variant is stored in float32 only: TorchRay's own distance from float64.
+        dtype, (near, far) = ("f32", (5e-3, 3e-2)) if variant == "spiky" else ("f64", (1e-6, 1e-6))
+        key = f"{variant}/{mode}/{layer}/{dtype}"
 
-        def own(h: Tensor, of=wins, units=units) -> Tensor:
-            return (of(h, units) * each.to(h)).sum(0, keepdim=True)
+        def own(h: Tensor, of=wins, top=top) -> Tensor:
+            return (of(h, top[rebuild.UNITS]) * each.to(h)).sum(0, keepdim=True)
 
-        plain = excitation_backprop(above, x, own, residual=residual).sum(2)[0]
-        assert deviation(plain[:, None], stored[f"{key}/mwp"]) < 1e-6
-        signed = excitation_backprop(
-            above, x, lambda h, own=own: own(h, of=contrasts), residual=residual
-        ).sum(2)[0]
-        assert deviation(signed[:, None], stored[f"{key}/cmwp_signed"]) < 1e-6
-        dense = rebuild.dense_target().double()
+        def against_dual(h: Tensor, own=own) -> Tensor:
+            return own(h, of=contrasts)
 
-        def all_units(h: Tensor, top=top, dense=dense) -> Tensor:
-            z = h.clamp(min=0) @ top.clamp(min=0).T  # a prior over all units, then as within any linear layer
-            return (h.clamp(min=0) * ((dense / z) @ top.clamp(min=0)))[None]
+        def all_units(
+            h: Tensor, top=top
+        ) -> Tensor:  # a prior over all units goes down as within a linear layer
+            through, seen = top.clamp(min=0), h.clamp(min=0)
+            return (seen * ((dense / (seen @ through.T)) @ through))[None]
 
-        p = excitation_backprop(above, x, all_units, residual=residual).sum(2)[0]
-        assert deviation(p[:, None], stored[f"{key}/mwp_dense"]) < 1e-6
+        for seed, name, bound in (
+            (own, "mwp", near),
+            (against_dual, "cmwp_signed", far),
+            (all_units, "mwp_dense", near),
+        ):
+            if f"{key}/{name}" in stored:
+                p = excitation_backprop(above, x, seed, residual=residual).sum(2)[0]
+                assert deviation(p[:, None], stored[f"{key}/{name}"]) < bound, (layer, name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("net, variant", F32)
-def test_sixteen_units_equal_torchray_in_float32(parity, rebuild, net, variant):
-    stored, model = load(parity, rebuild, net, variant)
-    model = folded(model)
+def sixteen_in_float32(stored, model: nn.Module, net: str, variant: str, rebuild: ModuleType) -> None:
     mode, residual = NETS[net]
-    below, above, top = cut(chain_of(model, net), PAPER_LAYER[net])
+    below, above, top = cut(chain_of(model, net), ALL_LAYERS[net][0])
     with torch.no_grad():
         x = below(rebuild.inputs()[:1])
-    units, key = top[rebuild.UNITS16], f"{variant}/{mode}/{PAPER_LAYER[net]}/f32"
+    units, key = top[rebuild.UNITS16], f"{variant}/{mode}/{ALL_LAYERS[net][0]}/f32"
     kept = keep_positive(above)
     assert deviation(mwp(kept, x, units, residual=residual), stored[f"{key}/mwp_u16"]) < 5e-3
     assert deviation(contrastive_mwp(kept, x, units, residual=residual), stored[f"{key}/cmwp_u16"]) < 3e-2
