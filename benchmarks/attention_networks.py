@@ -1,0 +1,95 @@
+"""The networks of `attention.py`: whole, cut at the stage where the paper reads its map, and with their units."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from phrase_loc.models.folding import fold_batch_norm
+
+
+@dataclass(frozen=True)
+class Network:
+    """A folded network in eval mode.
+
+    Attributes:
+        name: key of NETWORKS.
+        stage: name of the module whose output is attended, as peers are told it.
+        whole: images (N,3,224,224) -> scores.
+        below: images -> activations at the stage.
+        above: activations -> features under the units; None when the map is read at the features.
+        units: (K, D) rows of the layer over those features.
+        contrast: name of the module whose output the units weigh, for TorchRay.
+    """
+
+    name: str
+    stage: str
+    whole: nn.Module
+    below: Callable[[Tensor], Tensor]
+    above: nn.Module | None
+    units: Tensor
+    contrast: str = ""
+
+    def copy(self) -> nn.Module:
+        """The whole network for a peer that may change it."""
+        return copy.deepcopy(self.whole)
+
+
+def _classifier(name: str, stage: str, contrast: str) -> Callable[[str, str], Network]:
+    def make(device: str, _model: str) -> Network:
+        from torchvision import models
+
+        more = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+        torch.manual_seed(0)
+        whole = fold_batch_norm(getattr(models, name)(weights=None, **more)).to(device)
+        whole.requires_grad_(False)
+        steps = _steps(whole, name)
+        at = [n for n, _ in steps].index(stage) + 1
+        below = nn.Sequential(*(m for _, m in steps[:at]))
+        above = nn.Sequential(*(m for _, m in steps[at:-1]))
+        return Network(name, stage, whole, below, above, steps[-1][1].weight, contrast)
+
+    return make
+
+
+def _steps(net: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
+    """The network as a chain of named modules; the last is the layer whose rows are the units."""
+    flatten = ("flatten", nn.Flatten())
+    if name == "vgg16":
+        features = [(f"features.{i}", m) for i, m in enumerate(net.features)]
+        hidden = [(f"classifier.{i}", m) for i, m in enumerate(net.classifier)]
+        return [*features, ("avgpool", net.avgpool), flatten, *hidden]
+    steps = [(n, m) for n, m in net.named_children() if n not in ("fc", "aux1", "aux2", "dropout")]
+    return [*steps, flatten, ("fc", net.fc)]
+
+
+def _shipped(device: str, model: str) -> Network:
+    """The model of the package, or of a folder, at the stage where a query reads its maps."""
+    from phrase_loc.localizer import PhraseLocalizer
+
+    localizer = PhraseLocalizer.from_pretrained(model, device=device)
+    stage = localizer.settings.stage
+    shipped = localizer.model.requires_grad_(False).eval()
+    units = shipped.units(torch.arange(64, device=localizer.device)).detach()
+
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = shipped
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.model.features(255 * images)
+
+    below = shipped.below(stage)
+    above = None if stage == "features" else shipped.above(stage)
+    return Network("default", stage, Scores(), lambda x: below(255 * x), above, units)
+
+
+NETWORKS: dict[str, Callable[[str, str], Network]] = {
+    "default": _shipped,
+    "googlenet": _classifier("googlenet", "maxpool2", "avgpool"),
+    "resnet50": _classifier("resnet50", "layer3", "avgpool"),
+    "vgg16": _classifier("vgg16", "features.23", "classifier.4"),
+}
