@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.text.grammar import VERB_FORMS, is_function_word, is_modifier
+from phrase_loc.text.grammar import VERB_FORMS, is_function_word, is_modifier, may_be_shown
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.text.words import canonical, runs
 
@@ -43,8 +43,8 @@ class UnitCounter:
         for text in texts:
             self.texts += 1
             for run in runs(text):
+                self.words.update(canonical(token) for token in run if may_be_shown(token))
                 content = [None if is_function_word(token) else canonical(token) for token in run]
-                self.words.update(w for w in content if w is not None)
                 self.pairs.update((a, b) for a, b in pairwise(content) if a and b and a != b)
             self._bound()
 

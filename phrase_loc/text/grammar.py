@@ -20,6 +20,9 @@ NUMBERS = _set(
     "seventeen eighteen nineteen twenty thirty forty fifty hundred thousand million dozen dozens hundreds "
     "thousands first second third single double multiple numerous half"
 )
+COUNTS = _set("one two three four five six seven eight nine ten")
+"""Numbers that captions use of things in view: a model that has learnt 'two' finds pairs with it."""
+
 PREPOSITIONS = _set(
     "of in on at by with without near nearby beside besides behind under underneath over above below "
     "beneath from to into onto through throughout across along alongside around for against between among "
@@ -174,6 +177,11 @@ def is_function_word(token: str) -> bool:
         or token.isdigit()
         or (len(token) < 2 and token.isascii())
     )
+
+
+def may_be_shown(token: str) -> bool:
+    """Whether a token can be a word of the vocabulary: no function word, or a number of things."""
+    return token in COUNTS or not is_function_word(token)
 
 
 def is_modifier(token: str) -> bool:

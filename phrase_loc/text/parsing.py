@@ -2,7 +2,7 @@
 
     "a man's red hat on the table"  ->  hat HEAD, man MODIFIER, red MODIFIER, table CONTEXT
     "a group of young people"       ->  people HEAD, young MODIFIER
-    "two dogs and a child"          ->  dog HEAD, child HEAD
+    "two dogs and a child"          ->  dogs HEAD, child HEAD, two MODIFIER
 
 The rule: the first clause ends at a preposition, a conjunction that opens a new noun phrase, an auxiliary
 or a verb form; its last noun is the head. A simpler form of this rule gave spaCy's head for 98.2 % of 4,000
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from phrase_loc.text import grammar
-from phrase_loc.text.words import tokens
+from phrase_loc.text.words import canonical, tokens
 
 
 class Role(IntEnum):
@@ -69,12 +69,16 @@ def _clauses(found: list[str]) -> list[_Clause]:
     for place, token in enumerate(found):
         following = found[place + 1] if place + 1 < len(found) else ""
         if _cuts(token, following, clauses[-1].words):
-            if token == "of" and clauses[-1].words and clauses[-1].words[-1] in grammar.EMPTY_BEFORE_OF:
+            if token == "of" and _last(clauses[-1]) in grammar.EMPTY_BEFORE_OF:
                 clauses[-1].words.clear()
             clauses.append(_Clause([], token))
-        elif not grammar.is_function_word(token):
+        elif grammar.may_be_shown(token):
             clauses[-1].words.append(token)
     return [clause for clause in clauses if clause.words]
+
+
+def _last(clause: _Clause) -> str:
+    return canonical(clause.words[-1]) if clause.words else ""
 
 
 def _cuts(token: str, following: str, before: list[str]) -> bool:
@@ -93,16 +97,20 @@ def _cuts(token: str, following: str, before: list[str]) -> bool:
 
 
 def _ends_in_noun(words: list[str]) -> bool:
-    return bool(words) and not grammar.is_modifier(words[-1])
+    return bool(words) and _is_noun(words[-1])
+
+
+def _is_noun(word: str) -> bool:
+    return not grammar.is_modifier(word) and word not in grammar.COUNTS
 
 
 def _headed(clauses: list[_Clause]) -> set[int]:
     """Numbers of the clauses that hold a head: the first, those joined to it by 'and', and shared 'of's."""
     headed = {0}
     for number in range(1, len(clauses)):
-        opener, before = clauses[number].opener, clauses[number - 1].words
+        opener = clauses[number].opener
         joined = opener in grammar.CONJUNCTIONS
-        shared = opener == "of" and before[-1] in grammar.SHARED_BEFORE_OF
+        shared = opener == "of" and _last(clauses[number - 1]) in grammar.SHARED_BEFORE_OF
         if number - 1 not in headed or not (joined or shared):
             break
         headed.add(number)
@@ -111,9 +119,10 @@ def _headed(clauses: list[_Clause]) -> set[int]:
 
 def _heads(words: list[str]) -> set[int]:
     """Places of the head in a clause: its last noun, or its colours when colours are all it has."""
-    nouns = [i for i, word in enumerate(words) if not grammar.is_modifier(word)]
+    nouns = [i for i, word in enumerate(words) if _is_noun(word)]
     if nouns:
         return {nouns[-1]}
-    if all(word in grammar.COLOURS for word in words):
-        return set(range(len(words)))
-    return {len(words) - 1}
+    named = [i for i, word in enumerate(words) if word not in grammar.COUNTS] or [len(words) - 1]
+    if all(words[i] in grammar.COLOURS for i in named):
+        return set(named)
+    return {named[-1]}

@@ -7,6 +7,7 @@
    dictionary form ('dogs' -> dog, 'grey' -> gray), as written, without its hyphen, its hyphenated parts,
    two frequent words written as one ('videocamera' -> video, camera), and last, for words of five letters
    or more that no table holds, a frequent vocabulary word one edit away ('dooorway' -> doorway).
+   A number is a modifier where it is known ('two' has learnt to point at pairs), else passed over.
 4. A word that is still unknown is reported with weight 0. The known ones share the weight 1 in proportion
 to
    their roles. A phrase without a known word has K = 0: the caller says so and invents nothing.
@@ -24,12 +25,18 @@ import torch
 from torch import Tensor
 
 from phrase_loc.structures import Word
+from phrase_loc.text.grammar import COUNTS
 from phrase_loc.text.parsing import Role, Token, parse
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.text.words import canonical, normalise, spellings
 
-ROLE_WEIGHTS = {Role.HEAD: 1.0, Role.MODIFIER: 0.35, Role.CONTEXT: 0.1}
-"""Shares before normalising; chosen on the Flickr30k Entities val phrases (docs/experiments.md)."""
+ROLE_WEIGHTS = {Role.HEAD: 1.0, Role.MODIFIER: 0.7, Role.CONTEXT: 0.3}
+"""Shares before normalising, chosen on the Flickr30k Entities val phrases.
+
+With one trained model (1,606 words, two input sizes), head / modifier / context gave pointing A and R@1 U of
+1/.35/.1 71.9 35.3, 1/.5/.3 72.4 35.4, 1/.7/.3 72.4 35.9, 1/.8/.5 72.4 36.1, 1/1/1 72.3 36.1: a plateau above .5.
+Passing over the numbers cost 0.9 points of A at 1/.7/.3.
+"""
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _SHORTEST_CORRECTED = 5  # 'dgo' has too many neighbours to guess which is meant
@@ -104,7 +111,7 @@ class PhraseEncoder:
         >>> from phrase_loc.text.vocabulary import Vocabulary
         >>> encoder = PhraseEncoder(Vocabulary(("man", "red", "hat"), (9, 5, 3)))
         >>> [(w.text, w.known, round(w.weight, 2)) for w in encoder.encode("the zorgs' red hats").words]
-        [('zorgs', False, 0.0), ('red', True, 0.26), ('hat', True, 0.74)]
+        [('zorgs', False, 0.0), ('red', True, 0.41), ('hat', True, 0.59)]
         """
         shares: dict[str, float] = {}
         for text, role in self._units(parse(phrase)):
@@ -137,7 +144,8 @@ class PhraseEncoder:
                 place += 2
                 continue
             for unit in self._read(here.text):
-                yield unit, here.role
+                if unit not in COUNTS or self.row(unit) is not None:  # an unknown number is passed over
+                    yield unit, here.role
             place += 1
 
     def _pair(self, first: str, second: str) -> str | None:

@@ -39,7 +39,11 @@ HEADS = [
     ("a black-and-tan dog", "dog"),
     ("the wheel of a vehicle", "wheel"),
     ("it", ""),
-    ("the other one", ""),
+    ("the other one", "one"),
+    ("the black one", "black"),
+    ("two groups of people", "people"),
+    ("rows of seats", "rows seats"),
+    ("one in red", "one"),
     ("25", ""),
     ("", ""),
 ]

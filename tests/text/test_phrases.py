@@ -145,6 +145,15 @@ def test_an_encoder_can_be_sent_to_another_process():
     assert copy.encode("a red hat").words == ENCODER.encode("a red hat").words
 
 
+def test_a_number_counts_where_it_is_known():
+    encoder = PhraseEncoder(Vocabulary(("man", "two"), (100, 100)))
+    two, three = encoder.encode("two men").words, encoder.encode("three men").words
+    assert [(w.text, w.weight) for w in three] == [("man", 1.0)]
+    assert [w.text for w in two] == ["two", "man"]
+    assert 0 < two[0].weight < two[1].weight
+    assert [w.known for w in encoder.encode("three").words] == [False]
+
+
 def test_a_query_imports_neither_nltk_nor_sklearn():
     import subprocess
     import sys
