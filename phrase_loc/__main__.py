@@ -23,6 +23,10 @@ COMMANDS = {
     "compare": ("phrase_loc.commands.compare", "paired difference of two evaluation reports"),
     "vocab": ("phrase_loc.commands.vocab", "build a vocabulary from texts"),
     "leaks": ("phrase_loc.commands.leaks", "look for evaluation images in training shards"),
+    "calibrate": (
+        "phrase_loc.commands.calibrate",
+        "fit the probability that a phrase is shown, save it with a model",
+    ),
     "export": ("phrase_loc.commands.export", "write the model as ONNX or torch.export"),
 }
 

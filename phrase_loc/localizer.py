@@ -269,8 +269,10 @@ class PhraseLocalizer:
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         """(P, h, w) of one scale on its own grid, of several on the settings' grid."""
         ids, weights = _table(encoded)
+        side = (self.settings.grid, self.settings.grid)
         if len(ids) == 0:
-            return scene.activations[0].new_zeros(len(encoded), *scene.activations[0].shape[-2:])
+            grid = scene.activations[0].shape[-2:] if len(scene.activations) == 1 else side
+            return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
         found = []
@@ -280,7 +282,6 @@ class PhraseLocalizer:
             found.append(torch.stack(straight).mean(0))  # only the second view is mirrored
         if len(found) == 1:
             return found[0]
-        side = (self.settings.grid, self.settings.grid)
         fine = [attention_maps.resize(maps, side, mode="bicubic") for maps in found]
         return torch.stack([attention_maps.min_max(maps) for maps in fine]).mean(0)
 

@@ -1,6 +1,7 @@
 """What the tests share: where real photographs may lie, and a picture drawn on the spot."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parent.parent
 
-torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,27 @@ def drawn_image() -> Image.Image:
     draw.rectangle((10, 20, 49, 59), fill="red")
     draw.ellipse((70, 10, 109, 49), fill="blue")
     return image
+
+
+@pytest.fixture(scope="session")
+def tiny_localizer():
+    """A localizer with a few random convolutions, four trained words and two further ones; works on 32 pixels."""
+    from phrase_loc.localizer import Inference, PhraseLocalizer
+    from phrase_loc.models.assembly import create, folded
+    from phrase_loc.text.vocabulary import Vocabulary
+
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(("man", "red", "hat", "dog"), (90, 50, 30, 20))
+    model = folded(create(vocabulary, torch.randn(4, 16), backbone="tiny", weights=None, hidden=32))
+    model.config = replace(model.config, calibration={"slope": 1.0, "offset": 0.0})
+    return PhraseLocalizer(
+        model, Inference(image_sizes=(32, 48), mirrored=True, grid=16, proposals="level_sets")
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_localizer, tmp_path_factory) -> Path:
+    """The folder of that model."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_localizer.save_pretrained(folder)
+    return folder

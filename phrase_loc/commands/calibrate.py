@@ -1,0 +1,48 @@
+"""`phrase-loc calibrate MODEL --root DIR`: fit the probability that a phrase is shown, and save it with the model.
+
+`--set KEY=VALUE` stores inference settings that were chosen on val in the same step.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from phrase_loc.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a model folder, changed in place")
+    parser.add_argument("--root", type=Path, required=True, help="tree of Flickr30k Entities")
+    parser.add_argument("--split", default="val", help="split to fit on, never test (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the negative pairs (default: %(default)s)")
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="inference setting to store",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, save, print the figures."""
+    import yaml
+
+    from phrase_loc.datasets.flickr30k import Flickr30kEntities
+    from phrase_loc.evaluation.calibration import calibrate
+    from phrase_loc.localizer import PhraseLocalizer
+
+    if not args.model.is_dir():
+        raise ConfigError(f"calibrate changes a model folder in place, and {args.model} is none")
+    if wrong := [pair for pair in args.changes if "=" not in pair]:
+        raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
+    changes = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in args.changes)}
+    localizer = PhraseLocalizer.from_pretrained(args.model, device="cpu").with_settings(**changes)
+    fit = calibrate(localizer, Flickr30kEntities(args.root, args.split), args.seed)
+    localizer.model.config = replace(localizer.model.config, calibration=fit)
+    localizer.save_pretrained(args.model)
+    print(json.dumps(fit, indent=1))
+    return 0

@@ -1,0 +1,52 @@
+"""Pictures: the box and the glow are where they belong, and a file is whole or absent."""
+
+import pytest
+import torch
+from PIL import Image
+
+from phrase_loc.drawing import COLOURS, glow, overlay, save_picture
+from phrase_loc.errors import DataError
+from phrase_loc.structures import Prediction, Word
+
+
+def prediction(phrase: str = "a dog", box: tuple[float, ...] = (10, 20, 50, 60)) -> Prediction:
+    attention = torch.zeros(8, 12)
+    attention[2:6, 1:5] = 1.0
+    words = (Word("dog", True, 1.0),)
+    return Prediction(
+        phrase, words, 0.9, torch.tensor([30.0, 40.0]), torch.tensor([box]), torch.tensor([1.0]), attention
+    )
+
+
+def test_the_box_is_drawn_where_it_is(drawn_image):
+    picture = overlay(drawn_image, [prediction()])
+    edge = tuple(int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
+    assert picture.getpixel((11, 40)) == edge
+    assert picture.getpixel((49, 40)) == edge
+    assert picture.size == (120, 80 + 26)
+
+
+def test_the_glow_is_bright_where_the_map_is_high():
+    heat = torch.zeros(10, 10)
+    heat[:, :5] = 1.0
+    picture = glow(Image.new("RGB", (100, 100), "gray"), heat)
+    assert sum(picture.getpixel((20, 50))) > sum(picture.getpixel((80, 50))) + 150
+
+
+def test_phrases_stand_three_in_a_row(drawn_image):
+    assert overlay(drawn_image, [prediction(str(i)) for i in range(4)]).size == (360, 2 * 106)
+    assert overlay(drawn_image, []).size == drawn_image.size
+
+
+def test_an_unknown_phrase_and_a_box_over_the_border_are_drawn(drawn_image):
+    nothing = Prediction("zorg" * 40, (), None, None, torch.zeros(0, 4), torch.zeros(0), torch.zeros(3, 3))
+    assert overlay(drawn_image, [nothing, prediction(box=(-5, -5, 500, 500))]).size == (240, 106)
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, drawn_image):
+    save_picture(drawn_image, tmp_path / "a.png")
+    with pytest.raises(DataError, match="must end like an image"):
+        save_picture(drawn_image, tmp_path / "a.doc")
+    with pytest.raises(DataError, match="cannot write"):
+        save_picture(drawn_image, tmp_path / "none" / "a.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
