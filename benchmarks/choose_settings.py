@@ -1,6 +1,6 @@
 """Choose a model's inference settings on Flickr30k Entities val, never on test.
 
-    python benchmarks/choose_settings.py --model MODEL --root DIR [--split val] KEY=VALUE,VALUE ... [--set KEY=VALUE ...]
+    python benchmarks/choose_settings.py --model MODEL --root DIR [--split val] [--set KEY=VALUE] "KEY=V1;V2" ...
 
 Every photograph is looked at once for each list of input sizes; then each KEY is swept by itself around the settings
 (`--set` changes them) and a line tells A (pointing_any) and U (recall_union at 1, 5, 10) in percent.
