@@ -71,8 +71,8 @@ def sums_by_label(
     """Sums of (N,) values over images and labels; a thing with two labels counts in both."""
     names = tuple(sorted({name for group in labels for name in group}))
     column = {name: i for i, name in enumerate(names)}
-    thing = [i for i, group in enumerate(labels) for _ in group]
-    place = [column[name] for group in labels for name in group]
+    thing = np.array([i for i, group in enumerate(labels) for _ in group], dtype=np.intp)
+    place = np.array([column[name] for group in labels for name in group], dtype=np.intp)
     sums, counts = np.zeros((images, max(1, len(names)))), np.zeros((images, max(1, len(names))))
     np.add.at(sums, (image[thing], place), values[thing])
     np.add.at(counts, (image[thing], place), 1)
