@@ -26,8 +26,8 @@ def test_vocab_writes_and_reports(tmp_path, capsys):
     )
     printed = capsys.readouterr().out
     assert code == 0
-    assert Vocabulary.load(output).words == ("man", "dog", "hat", "red")
-    assert "4 units (0 pairs) of 10 texts, rarest seen 5 times" in printed
+    assert Vocabulary.load(output).words == ("man", "dog", "hat", "red", "two")
+    assert "5 units (0 pairs) of 10 texts, rarest seen 5 times" in printed
     assert "with a known word 2 (50.0 %)" in printed
     assert "with a known head 1 (25.0 %)" in printed
     assert "without a content word 1 (25.0 %)" in printed
