@@ -67,6 +67,8 @@ def reliability(localizer: Any, samples: Sequence[GroundingSample]) -> Reliabili
             continue
         looked += 1
         answers = localizer.present(scene, [*own, *others])
+        if looked == 1 and all(p is None for p in answers) and any(e.known for e in localizer.encode(own)):
+            return None  # the model was never calibrated
         truth = [True] * len(own) + [False] * len(others)
         said += [p for p in answers if p is not None]
         positive += [t for p, t in zip(answers, truth, strict=True) if p is not None]
