@@ -27,13 +27,13 @@ def expand(patterns: str | Sequence[str]) -> list[str]:
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
     paths = [path for pattern in wanted for path in _expand_one(pattern.strip())]
     if not paths:
-        raise DataError("no input files were named; give data.source a path, a glob or a list")
+        raise DataError("no input files were named; give data.shards a path, a glob or a list")
     return list(dict.fromkeys(paths))
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is an address (`https://`, `s3://`, `pipe:`) and no file."""
-    return "://" in path or path.startswith("pipe:")
+    """Whether a path is an address (`https://`, `s3://`) and no file."""
+    return "://" in path
 
 
 def _expand_one(pattern: str) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 A sample is the run of files in a tar that share a name up to the first dot: `000001.jpg`, `000001.txt`,
 `000001.json`. One pass over the headers of a shard gives an index of byte offsets, kept on disk; from then
-on `os.pread` fetches any sample in any order, which is what makes an exact resume in the middle of an epoch
-possible (a stream can only resume by shard, see web_stream.py). A row of the index takes 44 bytes: 12 million
-samples, 0.5 GB, which forked workers share.
+on `os.pread`, or a ranged request to an object store (web_remote.py), fetches any sample in any order, which is
+what makes an exact resume in the middle of an epoch possible (a stream can only resume by shard). A row of the index
+takes 44 bytes: 12 million samples, 0.5 GB, which forked workers share.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from phrase_loc.datasets.web_faults import Fault
+from phrase_loc.datasets.web_paths import is_remote
+from phrase_loc.datasets.web_remote import remote_file, remote_read, remote_size, remote_version
 from phrase_loc.errors import DataError
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -46,18 +48,26 @@ def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]
     Returns:
         (n,) rows of dtype ROW in the order of the file; what is wrong with the shard.
     """
-    if cache is None or not os.path.isfile(shard):
+    if cache is None or not (is_remote(shard) or os.path.isfile(shard)):
         return build_index(shard)
-    status = os.stat(shard)
-    stamp = f"{os.path.abspath(shard)}|{status.st_size}|{status.st_mtime_ns}|{ROW.itemsize}"
+    stamp = f"{_version(shard)}|{ROW.itemsize}"
     path = cache / f"{Path(shard).stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.npz"
     if path.is_file():
         with np.load(path) as held:
             faults = [Fault(*fields) for fields in json.loads(str(held["faults"]))]
             return held["rows"], faults
     rows, faults = build_index(shard)
-    _write_whole(path, rows, faults)
+    if not any(fault.kind == "shard" for fault in faults):  # the next start may find it whole
+        _write_whole(path, rows, faults)
     return rows, faults
+
+
+def _version(shard: str) -> str:
+    """What changes when a shard's content does."""
+    if is_remote(shard):
+        return remote_version(shard)
+    status = os.stat(shard)
+    return f"{os.path.abspath(shard)}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def build_index(shard: str) -> tuple[np.ndarray, list[Fault]]:
@@ -86,8 +96,9 @@ def build_index(shard: str) -> tuple[np.ndarray, list[Fault]]:
 
 def _members(shard: str) -> Iterator[tuple[str, str, int, int]]:
     """(key, 'image' | 'text' | 'json', offset, size) of each file of use that lies whole in the tar."""
-    length = os.path.getsize(shard)
-    with tarfile.open(shard, "r:") as tar:
+    length = remote_size(shard) if is_remote(shard) else os.path.getsize(shard)
+    file = remote_file(shard) if is_remote(shard) else open(shard, "rb")  # noqa: SIM115
+    with file, tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps all it has seen
             if not member.isfile():
@@ -143,7 +154,10 @@ class ShardReader:
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` of a shard."""
-        data = os.pread(self._descriptor(shard), size, offset)
+        if is_remote(self.shards[shard]):
+            data = remote_read(self.shards[shard], offset, size)
+        else:
+            data = os.pread(self._descriptor(shard), size, offset)
         if len(data) != size:
             raise OSError(f"{self.shards[shard]} ends before byte {offset + size}")
         return data
@@ -175,7 +189,7 @@ class ShardReader:
 def side_table(shard: str, columns: Sequence[str]) -> dict[str, str]:
     """Key -> text from the Parquet file that img2dataset writes beside a shard; empty when there is none."""
     path = Path(shard).with_suffix(".parquet")
-    if not path.is_file():
+    if is_remote(shard) or not path.is_file():
         return {}
     import pandas as pd
 

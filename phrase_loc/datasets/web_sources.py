@@ -18,6 +18,7 @@ import numpy as np
 
 from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_paths import expand, is_remote
+from phrase_loc.datasets.web_remote import exists
 from phrase_loc.datasets.web_shards import ShardReader, load_index, side_table
 from phrase_loc.datasets.web_tables import TableSource, read_folder, read_table
 from phrase_loc.errors import DataError
@@ -61,12 +62,9 @@ def open_source(
         DataError: nothing there, kinds mixed, or no usable sample at all.
     """
     files = expand(paths)
-    remote = next((path for path in files if is_remote(path)), None)
-    if remote:
-        raise DataError(f"{remote} is an address; set data.stream=true, or copy the shards to a disk")
-    missing = next((path for path in files if not Path(path).exists()), None)
+    missing = next((path for path in files if not _there(path)), None)
     if missing:
-        raise DataError(f"{missing} does not exist; check data.source")
+        raise DataError(f"{missing} does not exist; check data.shards")
     if all(path.endswith(".tar") for path in files):
         source: Source = ShardSource(files, index, text_fields)
     elif len(files) == 1 and Path(files[0]).is_dir():
@@ -82,6 +80,10 @@ def open_source(
         reason = f": {source.faults[0].name} {source.faults[0].detail}" if source.faults else ""
         raise DataError(f"no image with a text was found in {files[0]}{reason}")
     return source
+
+
+def _there(path: str) -> bool:
+    return exists(path) if is_remote(path) else Path(path).exists()
 
 
 class ShardSource:

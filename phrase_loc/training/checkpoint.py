@@ -91,18 +91,24 @@ def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, fr
         held: config of the checkpoint as plain values, nested.
         asked: that of now.
         folder: of the run, for the message.
-        free: dotted keys that may differ.
+        free: dotted keys that may differ, with all below them. So may settings that only one version of
+            the program knows.
 
     Raises:
         ConfigError: a setting differs.
     """
     before, now = _flat(held), _flat(asked)
-    changed = sorted(k for k in before.keys() | now.keys() if k not in free and before.get(k) != now.get(k))
+    both = before.keys() & now.keys() | {k for k in before.keys() ^ now.keys() if k.startswith("phases.")}
+    changed = sorted(k for k in both if not _within(k, free) and before.get(k) != now.get(k))
     if changed:
         told = ", ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed[:3])
         raise ConfigError(
             f"{folder} holds a run with other settings ({told}); give another out folder, or delete that one"
         )
+
+
+def _within(key: str, free: frozenset[str]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in free)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,6 @@ class DataConfig:
     Attributes:
         shards: tars: a path, a glob, a brace range, a list of those, or `@file` of paths; the pairs may as well be
             a .csv/.tsv/.parquet/.jsonl table or a folder with a captions file.
-        stream: read the shards front to back through webdataset, for addresses; resume is then by shard.
         index: folder for the shards' offset indices; the run's own when empty.
         text_fields: JSON fields or columns that hold text.
         max_faults: share of the samples that may be unusable before the run stops.
@@ -25,7 +24,6 @@ class DataConfig:
     """
 
     shards: str | tuple[str, ...]
-    stream: bool = False
     index: str = ""
     text_fields: tuple[str, ...] = TEXT_FIELDS
     max_faults: float = 0.05

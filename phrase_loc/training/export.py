@@ -16,7 +16,6 @@ from phrase_loc.models.store import save_model
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.further import add_further_words
-from phrase_loc.training.materials import read_texts
 
 
 def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: dict[str, float]) -> None:
@@ -29,9 +28,9 @@ def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: 
         figures: kept in the card.
     """
     released = deepcopy(model).cpu().float().eval().requires_grad_(False)
-    if config.further.words:
-        texts = [*read_texts(config.further.texts)]
-        add_further_words(released, config.further.words, texts, config.further.penalty, config.seed)
+    further = config.further
+    if further.words:
+        add_further_words(released, further.words, further.texts, further.penalty, config.seed)
     card = {**released.config.card, **config.card, "training": to_dict(config), "measured": figures}
     card["training"].pop("out")
     inference = {**released.config.inference, **config.inference}

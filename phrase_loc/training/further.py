@@ -7,7 +7,7 @@ The weights 3 and 1/6 and the penalty were chosen on val (docs/experiments.md). 
 bits a number, since the two kinds of words have different maps.
 """
 
-from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,24 +16,27 @@ from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.text import embeddings
 from phrase_loc.text.counting import build_vocabulary
 from phrase_loc.text.tables import Alignment, align
+from phrase_loc.training.materials import read_texts
 
 TEXT_SCALE, GLOVE_SCALE = 3.0, 1 / 6
 TEXT_SIZE = 300
 
 
-def add_further_words(model: TextToRegion, count: int, texts: list[str], penalty: float, seed: int) -> None:
+def add_further_words(
+    model: TextToRegion, count: int, paths: tuple[str, ...], penalty: float, seed: int
+) -> None:
     """Gives a model `count` words beyond its vocabulary: those of the texts first, then GloVe's, by frequency.
 
     Args:
         model: with a trained vocabulary; changed in place.
         count: of words that are added, fewer if there are not so many.
-        texts: captions, for the co-occurrence vectors; GloVe alone where there are none.
+        paths: files of captions, for the co-occurrence vectors; GloVe alone where there are none.
         penalty: of the ridge regression, lambda of min |XW - Y|^2 + lambda |W|^2.
         seed: of the co-occurrence vectors.
     """
     glove = embeddings.glove_package()
     by_glove = {word: glove.vectors[i] * GLOVE_SCALE for i, word in enumerate(glove.words)}
-    by_text = _text_vectors(texts, seed)
+    by_text = _text_vectors(paths, seed)
     by_both = {w: torch.cat([v, by_glove[w]]) for w, v in by_text.items() if w in by_glove}
     found = {**_mapped(model, by_both, penalty)}
     wanted = [w for w in by_glove if w.isalpha() and w not in found and w not in model.vocabulary]
@@ -41,6 +44,8 @@ def add_further_words(model: TextToRegion, count: int, texts: list[str], penalty
     trained = {w: by_glove[w] for w in model.vocabulary.words if w in by_glove}
     found |= _mapped(model, {**trained, **rest}, penalty)
     chosen = list(found)[:count]
+    if not chosen:
+        return
     size = model.words.vectors.shape[1]
     model.words.set_extra(
         torch.stack([found[w] for w in chosen]), Alignment(torch.eye(size), torch.zeros(size))
@@ -48,8 +53,10 @@ def add_further_words(model: TextToRegion, count: int, texts: list[str], penalty
     model.extra = tuple(chosen)
 
 
-def _text_vectors(texts: Iterable[str], seed: int) -> dict[str, Tensor]:
-    texts = list(texts)
+@lru_cache(maxsize=1)
+def _text_vectors(paths: tuple[str, ...], seed: int) -> dict[str, Tensor]:
+    """Word -> its co-occurrence vector; kept, since each best model of a run is written with it."""
+    texts = list(read_texts(paths))
     if not texts:
         return {}
     vocabulary = build_vocabulary(texts, size=30_000, min_count=5, pair_share=0.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phrase_loc.datasets.web import Labeller
-from phrase_loc.datasets.web_paths import expand, is_remote
+from phrase_loc.datasets.web_paths import expand
 from phrase_loc.datasets.web_shards import load_index
 from phrase_loc.datasets.web_sources import Source, open_source
 from phrase_loc.distributed import World
@@ -63,10 +63,9 @@ def open_data(config: TrainConfig, world: World) -> Source:
     """The source; shards are indexed by all processes together and the indices kept."""
     folder = Path(config.data.index or config.out / "index")
     if world.size > 1:
-        shards = [p for p in expand(config.data.shards) if p.endswith(".tar") and not is_remote(p)]
+        shards = [path for path in expand(config.data.shards) if path.endswith(".tar")]
         for shard in shards[world.rank :: world.size]:
-            if Path(shard).is_file():
-                load_index(shard, folder)
+            load_index(shard, folder)
         world.barrier()
     return open_source(config.data.shards, folder, config.data.text_fields)
 

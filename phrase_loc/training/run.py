@@ -6,6 +6,7 @@ OUT/features-*/       output of a frozen trunk                    OUT/model/, be
 """
 
 import logging
+import math
 import os
 import shutil
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 from phrase_loc.config import to_dict
-from phrase_loc.datasets.web_faults import Fault, Faults
+from phrase_loc.datasets.web_faults import Faults
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.models.text_to_region import TextToRegion
@@ -41,6 +42,9 @@ FREE = frozenset(
         "device",
         "threads",
         "out",
+        "card",
+        "inference",
+        "further",
     }
 )
 
@@ -85,7 +89,7 @@ class Run:
         self.measure = measure
         self.path = config.out / "checkpoint.pt"
         self.state = Checkpoint(config=to_dict(config))
-        limit = int(config.data.max_faults * len(materials.source))
+        limit = math.ceil(config.data.max_faults * len(materials.source))
         self.faults = Faults(limit)
         for fault in materials.source.faults:
             self.faults.add(fault)
@@ -121,7 +125,7 @@ class Run:
     def phase(self, number: int) -> None:
         """Runs a phase from where the state stands to its end."""
         settings = self.config.phases[number]
-        phase = Phase(self.config, number, self.materials, self.world, self._fault)
+        phase = Phase(self.config, number, self.materials, self.world, self.faults.add)
         if self.state.step:
             phase.load(self.state.optimizer, self.state.scaler, self.state.average)
         log.info("phase %s: %d steps from %d", settings.name, phase.total, self.state.step)
@@ -172,32 +176,28 @@ class Run:
         self.world.barrier()
         phase.set_mode()
 
-    def _fault(self, fault: Fault) -> None:
-        self.faults.add(fault)
-
     def _all_faults(self) -> int:
-        count = torch.tensor(len(self.faults.seen), device=self.world.device)
-        opened = len(self.materials.source.faults) * (self.world.size - 1)  # every process has counted those
-        total = int(self.world.sum(count).item()) - opened
-        self.faults.check(total)
-        return total
+        """Faults of all processes, as far as this one knows; `_save` makes it exact."""
+        return max(len(self.faults.seen), len(self.state.faults))
 
     def _save(self, phase: Phase | None) -> None:
+        """Writes the checkpoint, and stops all processes where their faults together are too many."""
         seen = self.world.gather(sorted(self.faults.seen))
+        state = self.state
+        state.faults = [list(fault) for fault in sorted({fault for rank in seen for fault in rank})]
         if self.world.is_main:
-            state = self.state
             state.model = self.materials.model.state_dict()
             state.optimizer = phase.optimizer.state_dict() if phase else {}
             state.scaler = phase.scaler.state_dict() if phase else {}
             state.average = phase.average.state() if phase and phase.average else {}
-            state.faults = [list(fault) for fault in sorted({f for rank in seen for f in rank})]
             state.save(self.path)
         self.world.barrier()
+        self.faults.check(len(state.faults))
 
     def release(self) -> None:
         """Writes the model folder and says what was skipped."""
         if self.world.is_main:
-            found = {"faults": len(self.faults.seen), **self.state.best}
+            found = {"faults": self._all_faults(), **self.state.best}
             kept = [Checkpoint.load(self._kept(name)).model for name in self.config.average_of]
             if kept:
                 self.materials.model.load_state_dict(mean_weights(kept))

@@ -122,6 +122,23 @@ def test_a_sample_without_image_is_named(tmp_path: Path):
     assert [(fault.kind, fault.name[-1]) for fault in source.faults] == [("lone", "a")]
 
 
+def test_shards_at_an_address_are_read_by_ranges(tmp_path: Path):
+    fsspec = pytest.importorskip("fsspec")
+    shard = write_shard(tmp_path / "0.tar", range(6))
+    store = fsspec.filesystem("memory")
+    store.pipe("/bucket/0.tar", shard.read_bytes())
+    store.pipe("/bucket/1.tar", write_shard(tmp_path / "1.tar", range(6, 9)).read_bytes())
+    source = open_source("memory://bucket/{0..1}.tar", tmp_path / "index")
+    assert [source.image(i) for i in range(9)] == [draw(i)[0] for i in range(9)]
+    assert source.texts(8) == draw(8)[1]
+    assert len(list((tmp_path / "index").iterdir())) == 2
+    with pytest.raises(DataError, match="does not exist"):
+        open_source("memory://bucket/7.tar")
+    with pytest.raises(DataError, match="cannot be opened"):
+        open_source("nostore://bucket/7.tar")
+    store.rm("/bucket", recursive=True)
+
+
 def test_the_reader_holds_few_files_and_survives_pickling(tmp_path: Path):
     import pickle
 

@@ -222,3 +222,26 @@ def test_every_shipped_config_is_valid(root: Path):
     for name in ("tiny", "train_web", "default"):
         config = load_config(TrainConfig, [str(root / "configs" / f"{name}.yaml")])
         assert all(isinstance(phase, PhaseConfig) for phase in config.phases)
+
+
+def test_further_words_land_where_their_neighbours_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from phrase_loc.models.assembly import create
+    from phrase_loc.text.embeddings import WordVectors
+    from phrase_loc.text.vocabulary import Vocabulary
+    from phrase_loc.training import further
+
+    draw = torch.Generator().manual_seed(0)
+    words = tuple(f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(120))
+    glove = torch.randn(120, 6, generator=draw)
+    space = glove @ torch.randn(6, 9, generator=draw) + torch.randn(9, generator=draw)
+    monkeypatch.setattr(further.embeddings, "glove_package", lambda: WordVectors(words, glove))
+    vocabulary = Vocabulary(words[:100], (5,) * 100)
+    model = create(vocabulary, space[:100], backbone="tiny", weights=None, hidden=8, free=True)
+    further.add_further_words(model, 15, (), 1e-6, 0)
+    assert model.extra == words[100:115]
+    found = model.words(torch.arange(100, 115))
+    assert (found - space[100:115]).abs().max() < 0.02 * space.abs().max()  # eight bits a number
+    (tmp_path / "texts.txt").write_text("".join(f"1\t{a} near {b}\n" for a in words for b in words[:9]) * 2)
+    further.add_further_words(model, 15, (str(tmp_path / "texts.txt"),), 1e-6, 0)
+    assert set(model.extra) <= set(words[100:])
+    assert model.words(torch.arange(100, 115)).isfinite().all()
