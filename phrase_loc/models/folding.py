@@ -6,8 +6,9 @@ the method asked their users to "flip the filter".
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 from torch.fx import Node, Tracer
@@ -29,7 +30,9 @@ def fold_batch_norm(trunk: nn.Module) -> nn.Module:
     folded = copy.deepcopy(trunk).eval()
     for linear_name, norm_name in list(_pairs(folded)):
         linear, norm = folded.get_submodule(linear_name), folded.get_submodule(norm_name)
-        fuse = fuse_linear_bn_eval if isinstance(linear, nn.Linear) else fuse_conv_bn_eval
+        fuse: Callable[[Any, Any], nn.Module] = (
+            fuse_linear_bn_eval if isinstance(linear, nn.Linear) else fuse_conv_bn_eval
+        )
         folded.set_submodule(linear_name, fuse(linear, norm))
         folded.set_submodule(norm_name, nn.Identity())
     return folded

@@ -181,6 +181,9 @@ class Above(nn.Module):
 class Normalize(nn.Module):
     """RGB 0..255, uint8 or float -> (x - mean) / std in float32 (float64 stays)."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)

@@ -21,10 +21,10 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 from urllib.error import URLError
 
-from torch import nn
+from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError
 
@@ -67,7 +67,7 @@ class _VGGFeatures(nn.Module):
         for module in self.features.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                nn.init.constant_(cast(Tensor, module.bias), 0.0)
 
 
 def stages(name: str, net: nn.Module) -> nn.Sequential:
@@ -94,15 +94,15 @@ def _torchvision_models() -> Any:
     return models
 
 
-def _resnet(net: nn.Module) -> Stages:
+def _resnet(net: Any) -> Stages:
     stem = nn.Sequential(OrderedDict(conv1=net.conv1, bn1=net.bn1, relu=net.relu, maxpool=net.maxpool))
     return OrderedDict(stem=stem, layer1=net.layer1, layer2=net.layer2, layer3=net.layer3, layer4=net.layer4)
 
 
-def _ending_in_pools(last: str) -> Callable[[nn.Module], Stages]:
+def _ending_in_pools(last: str) -> Callable[[Any], Stages]:
     """A plain chain of layers: a stage ends after each max pool; a closing pool is a stage of its own."""
 
-    def cut(net: nn.Module) -> Stages:
+    def cut(net: Any) -> Stages:
         layers = list(net.features)
         ends = [i + 1 for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
         closing = ends[-1] == len(layers)  # the chain ends in a pool: its input is a stage as well
@@ -114,7 +114,7 @@ def _ending_in_pools(last: str) -> Callable[[nn.Module], Stages]:
     return cut
 
 
-def _googlenet(net: nn.Module) -> Stages:
+def _googlenet(net: Any) -> Stages:
     parts = {
         "pool1": ("conv1", "maxpool1"),
         "pool2": ("conv2", "conv3", "maxpool2"),
@@ -128,7 +128,7 @@ def _googlenet(net: nn.Module) -> Stages:
     )
 
 
-def _densenet(net: nn.Module) -> Stages:
+def _densenet(net: Any) -> Stages:
     f = net.features
     cut = {
         "stem": ("conv0", "norm0", "relu0", "pool0"),
@@ -137,7 +137,7 @@ def _densenet(net: nn.Module) -> Stages:
         "block3": ("denseblock3", "transition3"),
         "block4": ("denseblock4", "norm5"),
     }
-    found = OrderedDict(
+    found: Stages = OrderedDict(
         (stage, nn.Sequential(OrderedDict((part, getattr(f, part)) for part in names)))
         for stage, names in cut.items()
     )
@@ -145,16 +145,16 @@ def _densenet(net: nn.Module) -> Stages:
     return found
 
 
-def _shufflenet(net: nn.Module) -> Stages:
+def _shufflenet(net: Any) -> Stages:
     stem = nn.Sequential(OrderedDict(conv1=net.conv1, maxpool=net.maxpool))
     return OrderedDict(stem=stem, stage2=net.stage2, stage3=net.stage3, stage4=net.stage4, top=net.conv5)
 
 
-def _regnet(net: nn.Module) -> Stages:
+def _regnet(net: Any) -> Stages:
     return OrderedDict(stem=net.stem, **dict(net.trunk_output.named_children()))
 
 
-def _table(attribute: str, **bounds: tuple[int, int]) -> Callable[[nn.Module], Stages]:
+def _table(attribute: str, **bounds: tuple[int, int]) -> Callable[[Any], Stages]:
     """Stages as slices of the chain `net.<attribute>`."""
     return lambda net: _slices(getattr(net, attribute), bounds)
 
@@ -164,7 +164,7 @@ def _slices(chain: nn.Sequential, bounds: dict[str, tuple[int, int]]) -> Stages:
 
 
 #: Beginning of a torchvision name -> how it is cut.
-CUTS: dict[str, Callable[[nn.Module], Stages]] = {
+CUTS: dict[str, Callable[[Any], Stages]] = {
     "alexnet": _ending_in_pools("conv5"),
     "vgg": _ending_in_pools("conv5"),
     "squeezenet": _ending_in_pools("fire9"),

@@ -20,6 +20,11 @@ class WordTable(nn.Module):
         tuned: whether training may change them.
     """
 
+    rows: Tensor
+    scale: Tensor
+    into: Tensor
+    offset: Tensor
+
     def __init__(self, vectors: Tensor, tuned: bool = False):
         super().__init__()
         self.vectors = nn.Parameter(vectors.detach().clone().float(), requires_grad=tuned)
