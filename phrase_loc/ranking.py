@@ -17,8 +17,10 @@ from torch import Tensor
 
 from phrase_loc.boxes import area, clip, iou
 from phrase_loc.errors import ConfigError, DataError, choose
+from phrase_loc.maps import min_max
 
 TINY = 1e-6  # share of the map's mass below which boxes are alike; keeps logarithms finite
+LIFT = 1e-3  # of an elected box above the best score
 
 
 def integral(maps: Tensor) -> Tensor:
@@ -89,11 +91,13 @@ def score_boxes(
 ) -> Tensor:
     """How well each box fits each map: (P, h, w), (R, 4) -> (P, R).
 
-    Masses are shares of the map's sum and areas are shares of the image, so that neither the map's scale
-    nor the image's size changes a score.
+    Masses are shares of the sum of the map less its minimum, and areas are shares of the image, so that
+    neither the map's scale and ground level nor the image's size changes a score. A flat map weighs all
+    places alike.
     """
-    total = attention.to(torch.promote_types(attention.dtype, torch.float32)).sum((-2, -1))
-    mass = mass_in(attention, boxes, size) / total[..., None].clamp(min=torch.finfo(total.dtype).tiny)
+    raised = min_max(attention)
+    raised = torch.where(raised.amax((-2, -1), keepdim=True) > 0, raised, 1.0)
+    mass = mass_in(raised, boxes, size) / raised.sum((-2, -1))[..., None]
     share = (area(clip(boxes, size)) / (size[0] * size[1])).clamp(min=TINY)
     return choose(SCORES, score, "box score")(mass, share.to(mass), gamma)
 
@@ -109,6 +113,17 @@ def agreement(boxes: Tensor, scores: Tensor, temperature: float, overlap: float 
         raise ConfigError(f"the temperature of agreement() must be positive, got {temperature:g}")
     truth = torch.softmax(scores / temperature, -1)
     return truth @ (iou(boxes, boxes) >= overlap).to(truth)
+
+
+def elect(boxes: Tensor, scores: Tensor, temperature: float, weight: float = 0.5) -> Tensor:
+    """Scores in which the box that the others vote for stands first: (R, 4), (P, R) -> (P, R).
+
+    The winner of score + weight * log(agreement) is lifted a hair above the best; the rest keep their
+    scores, since agreement makes for a good first box but crowds the places after it.
+    """
+    votes = agreement(boxes, scores, temperature).clamp(min=torch.finfo(scores.dtype).tiny).log()
+    winner = (scores + weight * votes).argmax(-1, keepdim=True)
+    return scores.scatter(-1, winner, scores.amax(-1, keepdim=True) + LIFT)
 
 
 def nms(
@@ -186,7 +201,7 @@ def rank_phrases(
         size: (H, W) of the image.
         score: a key of SCORES.
         gamma: its constant.
-        temperature: of `agreement`; 0 ranks by the score itself.
+        temperature: of the vote that may `elect` another first box; 0 for none.
         overlap: greatest IoU between two boxes of an answer.
         top_k: how many boxes at most.
         offset: added to widths in the suppression.
@@ -203,7 +218,7 @@ def rank_phrases(
         return [(boxes.reshape(0, 4), attention.new_zeros(0)) for _ in attention]
     scores = score_boxes(attention, boxes, size, score, gamma)
     if temperature > 0:
-        scores = agreement(boxes, scores, temperature)
+        scores = elect(boxes, scores, temperature)
     picked = suppress(boxes, scores, overlap, offset, top_k)
     kept = [row[row >= 0] for row in picked]
     return [(boxes[row], values[row]) for row, values in zip(kept, scores, strict=True)]

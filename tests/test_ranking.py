@@ -2,11 +2,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from phrase_loc.boxes import iou
+from phrase_loc.boxes import area, iou
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.ranking import (
     SCORES,
     agreement,
+    elect,
     integral,
     mass_in,
     nms,
@@ -123,6 +124,7 @@ def test_scores_ignore_the_scale_of_map_and_image(name: str):
     grid, boxes = torch.rand(2, 6, 6, generator=rng()), random_boxes(20)
     plain = score_boxes(grid, boxes, SIZE, name)
     torch.testing.assert_close(score_boxes(grid * 1000, boxes, SIZE, name), plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score_boxes(grid + 7, boxes, SIZE, name), plain, rtol=1e-3, atol=1e-3)
     doubled = score_boxes(grid, boxes * 2, (SIZE[0] * 2, SIZE[1] * 2), name)
     torch.testing.assert_close(doubled, plain, rtol=1e-4, atol=1e-4)
 
@@ -165,6 +167,17 @@ def test_agreement_prefers_a_crowd_to_an_outlier():
     assert agreement(torch.cat([crowd, outlier]), scores, 0.1).argmax() < 3
 
 
+def test_an_elected_box_goes_first_and_the_others_keep_their_order():
+    crowd = torch.tensor([[0.0, 0, 40, 40], [1, 0, 40, 40], [0, 2, 40, 40]])
+    outlier = torch.tensor([[60.0, 30, 90, 60]])
+    boxes, scores = torch.cat([crowd, outlier]), torch.tensor([[1.0, 1.02, 0.5, 1.05]])
+    found = elect(boxes, scores, temperature=0.1)
+    assert found.argsort(descending=True).tolist() == [[1, 3, 0, 2]]
+    assert found[0, 1] > scores.max()
+    kept = torch.tensor([0, 2, 3])
+    torch.testing.assert_close(found[:, kept], scores[:, kept], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 def test_rank_gives_separate_boxes_best_first(temperature: float):
     grid, boxes = torch.rand(3, 7, 7, generator=rng()), random_boxes(80)
@@ -192,8 +205,10 @@ def test_rank_without_boxes_and_of_a_zero_map():
     boxes, scores = rank_boxes(torch.ones(3, 3), torch.zeros(0, 4), SIZE)
     assert boxes.shape == (0, 4)
     assert scores.shape == (0,)
-    _, scores = rank_boxes(torch.zeros(3, 3), random_boxes(5), SIZE)
+    boxes = random_boxes(5)
+    found, scores = rank_boxes(torch.zeros(3, 3), boxes, SIZE)
     assert torch.isfinite(scores).all()
+    assert found[0].tolist() == boxes[area(boxes).argmax()].tolist()  # nothing speaks against the largest
 
 
 def test_rank_refuses():
