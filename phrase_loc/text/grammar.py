@@ -59,7 +59,7 @@ COLOURS = _set(
 ADJECTIVES = COLOURS | _set(
     "big small large little tiny huge tall short long wide narrow thick thin high low deep shallow old "
     "young new elderly older younger middle-aged adult teenage open closed empty full busy crowded quiet "
-    "dark light bright pale colorful multicolored striped plaid checkered floral patterned plain wet dry "
+    "dark light bright pale colorful multicolor multicolored striped plaid checkered floral patterned plain wet dry "
     "dirty clean muddy dusty snowy icy grassy sandy rocky wooden metal stone concrete plastic rusty shiny "
     "happy sad angry pretty beautiful cute handsome ugly fat skinny heavy strong bald blond brunette "
     "bearded shirtless barefoot naked nude smiling laughing male female asian african american "
@@ -75,6 +75,11 @@ ADJECTIVES = COLOURS | _set(
     "smaller larger taller reddish"
 )
 """Words that are modifiers even where they stand last ('his mouth open', 'all black')."""
+
+NOUNS_WHEN_LAST = _set(
+    "toy metal stone concrete plastic top back front square adult male female blond brunette military"
+)
+"""Modifiers that name the thing where they end the noun phrase: 'a dog toy', but 'a toy dog'."""
 
 _ADJECTIVE_ENDINGS = (
     "ish",

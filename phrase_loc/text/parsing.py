@@ -119,6 +119,8 @@ def _headed(clauses: list[_Clause]) -> set[int]:
 
 def _heads(words: list[str]) -> set[int]:
     """Places of the head in a clause: its last noun, or its colours when colours are all it has."""
+    if words[-1] in grammar.NOUNS_WHEN_LAST:
+        return {len(words) - 1}
     nouns = [i for i, word in enumerate(words) if _is_noun(word)]
     if nouns:
         return {nouns[-1]}

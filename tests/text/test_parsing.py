@@ -44,6 +44,9 @@ HEADS = [
     ("two groups of people", "people"),
     ("rows of seats", "rows seats"),
     ("one in red", "one"),
+    ("a dog toy", "toy"),
+    ("a toy dog", "dog"),
+    ("a multicolor toy", "toy"),
     ("25", ""),
     ("", ""),
 ]
