@@ -1,6 +1,6 @@
 """What the API answers, made from the model: the JSON of `query --json`, maps for the page, words at a point.
 
-Maps travel as bytes 0..255 of a square grid over the whole photograph, in base64; the page colours them and
+Maps travel as 16-bit levels of a square grid over the whole photograph, in base64; the page colours them and
 ranks the proposals itself when a slider moves (page/ranking.js does what ranking.py does).
 """
 
@@ -17,10 +17,11 @@ from phrase_loc.display import to_dict
 from phrase_loc.errors import DataError, choose
 from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer, Prepared, prepare
-from phrase_loc.proposals import PROPOSALS, proposals_for
+from phrase_loc.maps import min_max
+from phrase_loc.proposals import PROPOSALS
 from phrase_loc.structures import Prediction
 from phrase_loc.text.captions import noun_phrases
-from phrase_loc.web.batching import Batcher
+from phrase_loc.web.batching import Batcher, Busy
 from phrase_loc.web.limits import Limits
 from phrase_loc.web.scenes import Kept, SceneCache, content_key
 
@@ -35,21 +36,39 @@ class Answers:
     def __init__(self, localizer: PhraseLocalizer, batcher: Batcher, limits: Limits):
         self.localizer, self.batcher, self.limits = localizer, batcher, limits
         self.scenes = SceneCache(limits.scenes)
+        self._looking: dict[str, asyncio.Task[Kept]] = {}  # touched by the event loop alone
 
     def kept(self, key: str) -> Kept | None:
         """A photograph that is still held."""
         return self.scenes.get(key)
 
     async def look(self, content: bytes, name: str) -> Kept:
-        """Decode an upload beside the event loop, look at it once, keep it by its hash."""
+        """Decode an upload beside the event loop, look at it once, keep it by its hash.
+
+        Who sends a photograph that is being looked at waits for that look; one that nobody waits for any more
+        is finished all the same.
+        """
         key = content_key(content)
         if (known := self.scenes.get(key)) is not None:
             return known
+        if key not in self._looking:
+            if len(self._looking) >= self.limits.queue:
+                raise Busy(f"{len(self._looking)} photographs are waiting already; try again in a moment")
+            task = self._looking[key] = asyncio.create_task(self._look(key, content, name))
+            task.add_done_callback(lambda done: self._looked(key, done))
+        return await asyncio.shield(self._looking[key])
+
+    async def _look(self, key: str, content: bytes, name: str) -> Kept:
         prepared, kind = await asyncio.to_thread(self._prepare, content)
         scene = await asyncio.wrap_future(self.batcher.look(prepared))
         kept = Kept(key, name[:200], content, kind, scene)
         self.scenes.put(kept)
         return kept
+
+    def _looked(self, key: str, task: "asyncio.Task[Kept]") -> None:
+        del self._looking[key]
+        if not task.cancelled():
+            task.exception()  # read, so that asyncio does not complain when the asker has left
 
     def localize(
         self, kept: Kept, phrases: list[str], top_k: int, method: str | None, maps: bool, words: bool
@@ -102,6 +121,7 @@ class Answers:
         answer["predictions"] = [to_dict(p) for p in predictions]
         answer["key"] = kept.key
         if maps:
+            answer["proposals"] = _flat(kept.scene.proposals)
             for shown, prediction in zip(answer["predictions"], predictions, strict=True):
                 shown |= self._map_of(kept, prediction)
         if words:
@@ -114,9 +134,8 @@ class Answers:
             return {"map": None, "proposals": []}
         grid = self.localizer.settings.grid
         heat = self.localizer.heat(prediction.attention[None], (grid, grid))[0]
-        source = PROPOSALS[self.localizer.settings.proposals]
-        proposals = proposals_for(source, kept.scene.proposals, heat, kept.scene.size)
-        return {"map": encoded_map(heat), "proposals": [round(v, 1) for v in proposals.flatten().tolist()]}
+        own = PROPOSALS[self.localizer.settings.proposals].of_map(heat, kept.scene.size)
+        return {"map": encoded_map(heat), "proposals": _flat(own)}
 
     def _word_maps(self, kept: Kept, prediction: Prediction, method: str | None) -> list[dict[str, Any]]:
         known = [w for w in prediction.words if w.known]
@@ -147,9 +166,13 @@ class Answers:
 
 
 def encoded_map(heat: Tensor) -> dict[str, Any]:
-    """A square map as bytes 0..255 of its maximum: {"side", "data"} with base64 rows from the top."""
-    level = (heat / heat.max().clamp(min=1e-12)).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return {
-        "side": heat.shape[-1],
-        "data": base64.b64encode(level.cpu().contiguous().numpy().tobytes()).decode(),
-    }
+    """A square map as {"side", "data"}: 0..65535 from its minimum to its maximum, 16 bits each, little-endian,
+    rows from the top, in base64. The ranking takes the minimum off anyway.
+    """
+    level = min_max(heat.float()).cpu().mul(65535).round().numpy().astype("<u2")
+    return {"side": heat.shape[-1], "data": base64.b64encode(level.tobytes()).decode()}
+
+
+def _flat(boxes: Tensor | None) -> list[float]:
+    """Corners one after the other, in hundredths of pixels."""
+    return [] if boxes is None else [round(v, 2) for v in boxes.flatten().tolist()]

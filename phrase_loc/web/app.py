@@ -1,6 +1,7 @@
 """The HTTP API and the page behind it, as one FastAPI application.
 
-    POST /api/localize   multipart: image (file) or key (of a photograph that is still held), phrases (JSON list)
+    POST /api/look       multipart: image -> its key, under which it is held for further questions
+    POST /api/localize   multipart: image, or the key of one that is still held; phrases (JSON list)
     POST /api/words-at   JSON: key, x, y -> the words of the vocabulary that look there
     POST /api/chips      JSON: text -> its noun phrases
     GET  /api/image/KEY  a photograph that is still held
@@ -8,13 +9,16 @@
     GET  /healthz        alive, and how busy
     GET  /openapi.json   this, for programs
 
-The answer to /api/localize is the object of `phrase-loc query --json` with, for the page, `key` and on demand
-`maps` and `proposals`. Refused input gets a 4xx with {"error": one sentence}; a full queue or a slow answer 503.
-Nothing is written to disk, and no path of the server can be asked for: files are served from a fixed list.
+The answer to /api/localize is the object of `phrase-loc query --json` with `key` and, on demand, what the page
+needs to draw and rank by itself: `proposals` and the `map` and `word_maps` of each phrase. Refused input gets a
+4xx with {"error": one sentence}; a full queue or a slow answer 503. Nothing is written to disk, and no path of
+the server can be asked for: files are served from a fixed list.
+
+FastAPI with a page of ours and no Gradio: the page is made for one job, works offline, sends a map once and
+colours and ranks it in the browser, and the same few routes are the API.
 """
 
 import asyncio
-import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
@@ -22,17 +26,17 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, File, Form, Request, UploadFile
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, FastAPI, File, Form, UploadFile
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from phrase_loc import __version__
-from phrase_loc.errors import PhraseLocError
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.web.answers import Answers
-from phrase_loc.web.batching import Batcher, Busy
+from phrase_loc.web.batching import Batcher
+from phrase_loc.web.guards import Refused, add_guards, in_memory_route, too_large
 from phrase_loc.web.limits import Limits
+from phrase_loc.web.scenes import Kept
 
 T = TypeVar("T")
 
@@ -41,29 +45,24 @@ PAGE_FILES = {
     "/": ("page/index.html", "text/html; charset=utf-8"),
     "/page.css": ("page/page.css", "text/css; charset=utf-8"),
     "/page.js": ("page/page.js", "text/javascript; charset=utf-8"),
+    "/results.js": ("page/results.js", "text/javascript; charset=utf-8"),
+    "/painting.js": ("page/painting.js", "text/javascript; charset=utf-8"),
     "/ranking.js": ("page/ranking.js", "text/javascript; charset=utf-8"),
+    "/server.js": ("page/server.js", "text/javascript; charset=utf-8"),
     "/docs": ("page/api.html", "text/html; charset=utf-8"),
 }
 EXAMPLES = ("astronaut.png", "coffee.png", "chelsea.png")
-POLICY = "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'"
-
-
-class Refused(Exception):
-    """A request that cannot be served, with its status and one sentence."""
-
-    def __init__(self, status: int, sentence: str):
-        super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+POLICY = "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; frame-ancestors 'none'"
+GONE = "that photograph has left the server's memory; send it again"
+KEY = Field(description="of a photograph that is still held", max_length=64)
 
 
 class WordsAt(BaseModel):
-    """A point of a photograph that is still held."""
+    """A point of a photograph that is still held, in pixels of the original from its upper left corner."""
 
-    key: str = Field(description="from the answer to /api/localize", max_length=64)
-    x: float = Field(
-        description="pixels of the original photograph, from the left", ge=0, allow_inf_nan=False
-    )
-    y: float = Field(description="pixels of the original photograph, from the top", ge=0, allow_inf_nan=False)
+    key: str = KEY
+    x: float = Field(description="from the left", ge=0, allow_inf_nan=False)
+    y: float = Field(description="from the top", ge=0, allow_inf_nan=False)
     count: int = Field(default=12, ge=1, le=50, description="how many words")
 
 
@@ -104,14 +103,22 @@ def create_app(localizer: PhraseLocalizer, limits: Limits = Limits(), token: str
         lifespan=lifespan,
         responses={code: {"model": ErrorBody} for code in (400, 401, 404, 413, 422, 503)},
     )
-    _add_guards(app, limits, token)
-    _add_api(app, answers, limits)
+    add_guards(app, limits, token)
+    app.include_router(_photographs(answers, limits))
+    app.include_router(_questions(answers, limits))
     _add_files(app)
     return app
 
 
-def _add_api(app: FastAPI, answers: Answers, limits: Limits) -> None:
-    @app.post("/api/localize", summary="Find phrases in a photograph")
+def _photographs(answers: Answers, limits: Limits) -> APIRouter:
+    router = APIRouter(route_class=in_memory_route(limits))
+
+    @router.post("/api/look", summary="Send a photograph, to ask about it by its key")
+    async def look(image: Annotated[UploadFile, File(description="a photograph")]) -> dict[str, Any]:
+        kept = await _upload(answers, image, limits)
+        return {"image": kept.name, "key": kept.key, "size": [kept.scene.size[1], kept.scene.size[0]]}
+
+    @router.post("/api/localize", summary="Find phrases in a photograph")
     async def localize(
         phrases: Annotated[str, Form(description='JSON list of strings, such as ["a red hat"]')],
         image: Annotated[UploadFile | None, File(description="a photograph")] = None,
@@ -124,34 +131,40 @@ def _add_api(app: FastAPI, answers: Answers, limits: Limits) -> None:
         words: Annotated[bool, Form(description="also send the map of every word")] = False,
     ) -> dict[str, Any]:
         asked = _phrases(phrases, limits)
-        kept = await _upload(answers, image, key, limits)
+        if image is None and key is None:
+            raise Refused(422, "expected a photograph in the field image, or the key of one sent before")
+        kept = _held(answers, key) if image is None else await _upload(answers, image, limits)
         return await _patiently(answers.localize(kept, asked, top_k, method, maps, words), limits)
 
-    @app.post("/api/words-at", summary="Which words look at this point?")
-    async def words_at(point: WordsAt) -> dict[str, Any]:
-        kept = answers.kept(point.key)
-        if kept is None:
-            raise Refused(404, "that photograph has left the server's memory; send it again")
-        return await _patiently(answers.words_at(kept, point.x, point.y, point.count), limits)
-
-    @app.post("/api/chips", summary="The noun phrases of a caption")
-    async def chips(text: Text) -> dict[str, list[str]]:
-        return {"phrases": answers.chips(text.text)[: limits.phrases]}
-
-    @app.get("/api/image/{key}", summary="A photograph that is still held", response_class=Response)
+    @router.get("/api/image/{key}", summary="A photograph that is still held", response_class=Response)
     async def image_of(key: str) -> Response:
-        kept = answers.kept(key)
-        if kept is None:
-            raise Refused(404, "that photograph has left the server's memory; send it again")
+        kept = _held(answers, key)
         return Response(kept.content, media_type=kept.kind, headers={"Cache-Control": "private, max-age=600"})
 
-    @app.get("/api/model", summary="What the model is")
+    return router
+
+
+def _questions(answers: Answers, limits: Limits) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/api/words-at", summary="Which words look at this point?")
+    async def words_at(point: WordsAt) -> dict[str, Any]:
+        kept = _held(answers, point.key)
+        return await _patiently(answers.words_at(kept, point.x, point.y, point.count), limits)
+
+    @router.post("/api/chips", summary="The noun phrases of a caption")
+    async def chips(text: Text) -> dict[str, list[str]]:
+        return {"phrases": (await asyncio.to_thread(answers.chips, text.text))[: limits.phrases]}
+
+    @router.get("/api/model", summary="What the model is")
     async def model() -> dict[str, Any]:
         return answers.about() | {"examples": list(EXAMPLES)}
 
-    @app.get("/healthz", summary="Alive?")
+    @router.get("/healthz", summary="Alive?")
     async def health() -> dict[str, Any]:
         return {"status": "ok", "waiting": answers.batcher.waiting(), "scenes": len(answers.scenes)}
+
+    return router
 
 
 def _add_files(app: FastAPI) -> None:
@@ -164,55 +177,24 @@ def _add_files(app: FastAPI) -> None:
 
 
 def _sender(content: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
+    headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
+
     async def send() -> Response:
-        return Response(content, media_type=kind, headers={"Content-Security-Policy": POLICY})
+        return Response(content, media_type=kind, headers=headers)
 
     return send
-
-
-def _add_guards(app: FastAPI, limits: Limits, token: str | None) -> None:
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> JSONResponse:
-        return JSONResponse({"error": error.sentence}, error.status)
-
-    @app.exception_handler(PhraseLocError)
-    async def mended_by_user(_: Request, error: PhraseLocError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 400)
-
-    @app.exception_handler(Busy)
-    async def busy(_: Request, error: Busy) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 503, headers={"Retry-After": "1"})
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
-        return JSONResponse({"error": f"{where}: {first['msg'].lower()}"}, 422)
-
-    @app.middleware("http")
-    async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-        if token is not None and request.url.path.startswith("/api/"):
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
-                sentence = "this server wants a token: send `Authorization: Bearer TOKEN`"
-                return JSONResponse({"error": sentence}, 401)
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > limits.upload_bytes + 65536:
-            return JSONResponse({"error": _too_large(limits)}, 413)
-        response = await proceed(request)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
 
 
 def _phrases(text: str, limits: Limits) -> list[str]:
     try:
         phrases = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also a number of too many digits
         phrases = None
     if not isinstance(phrases, list) or not all(isinstance(p, str) for p in phrases):
         raise Refused(422, 'phrases must be a JSON list of strings, such as ["a red hat"]')
-    phrases = [p.strip() for p in phrases if p.strip()]
+    # a lone surrogate, which JSON allows, could not be sent back
+    phrases = [p.encode("utf-8", "replace").decode().strip() for p in phrases]
+    phrases = [p for p in phrases if p]
     if not 1 <= len(phrases) <= limits.phrases:
         raise Refused(422, f"expected 1 to {limits.phrases} phrases, got {len(phrases)}")
     if long := [p for p in phrases if len(p) > limits.phrase_length]:
@@ -220,18 +202,18 @@ def _phrases(text: str, limits: Limits) -> list[str]:
     return phrases
 
 
-async def _upload(answers: Answers, image: UploadFile | None, key: str | None, limits: Limits) -> Any:
-    if image is not None:
-        content = await image.read(limits.upload_bytes + 1)
-        if len(content) > limits.upload_bytes:
-            raise Refused(413, _too_large(limits))
-        return await _patiently(answers.look(content, image.filename or "image"), limits)
-    if key is None:
-        raise Refused(422, "expected a photograph in the field image, or the key of one sent before")
-    kept = answers.kept(key)
+def _held(answers: Answers, key: str | None) -> Kept:
+    kept = None if key is None else answers.kept(key)
     if kept is None:
-        raise Refused(404, "that photograph has left the server's memory; send it again")
+        raise Refused(404, GONE)
     return kept
+
+
+async def _upload(answers: Answers, image: UploadFile, limits: Limits) -> Kept:
+    content = await image.read(limits.upload_bytes + 1)
+    if len(content) > limits.upload_bytes:
+        raise Refused(413, too_large(limits))
+    return await _patiently(answers.look(content, image.filename or "image"), limits)
 
 
 async def _patiently(work: "Awaitable[T] | Future[T]", limits: Limits) -> T:
@@ -242,9 +224,3 @@ async def _patiently(work: "Awaitable[T] | Future[T]", limits: Limits) -> T:
         raise Refused(
             503, f"no answer within {limits.seconds:g} seconds; the server is busy, try again"
         ) from None
-
-
-def _too_large(limits: Limits) -> str:
-    return (
-        f"the photograph is larger than the {limits.upload_bytes / 2**20:g} MB that are accepted; shrink it"
-    )

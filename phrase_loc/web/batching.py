@@ -72,14 +72,12 @@ class Batcher:
         return job.future
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            jobs = [job]
+        open_ = True
+        while open_:
+            jobs = [self._jobs.get()]
             while len(jobs) < self.batch and not self._jobs.empty():
-                more = self._jobs.get()
-                if more is None:
-                    self._jobs.put(None)
-                    break
-                jobs.append(more)
+                jobs.append(self._jobs.get())
+            open_ = None not in jobs
             self._look([j for j in jobs if isinstance(j, _Look)])
             for question in (j for j in jobs if isinstance(j, _Ask)):
                 _settle(question.future, question.action)

@@ -1,0 +1,422 @@
+// The page: one photograph, some phrases, their answers. `state` is all there is; `show` draws it. The server is
+// asked for new phrases, methods and words only; sliders re-rank and recolour what was sent.
+
+import * as server from "./server.js";
+import { decodeMap, rank } from "./ranking.js";
+import { COLOURS, fit, paint } from "./painting.js";
+import { card, missing } from "./results.js";
+
+const $ = (id) => document.getElementById(id);
+const COMPARED = ["contrastive_mwp", "mwp", "grad_cam"];
+const NAMES = { contrastive_mwp: "contrastive MWP", mwp: "MWP", grad_cam: "Grad-CAM", cam: "CAM", gradient: "gradient" };
+const TRY = {
+  "astronaut.png": ["a smiling woman", "the flag", "a space shuttle"],
+  "coffee.png": ["a cup of coffee", "a spoon"], "chelsea.png": ["the cat", "its nose"],
+};
+const state = {
+  model: null, photo: null, phrases: [], answers: new Map(), proposals: [], open: new Set(), colours: new Map(),
+  settings: {}, pinned: null, hovered: null, word: null, cross: null, comparing: false, working: 0,
+};
+
+// asking the server
+
+const id = (method, phrase) => `${method}\n${phrase}`;
+const answerOf = (phrase, method = state.settings.method) => state.answers.get(id(method, phrase));
+
+async function work(text, action) {
+  state.working += 1;
+  $("busy").textContent = text;
+  try {
+    const result = await action();
+    if (state.working === 1) say("");
+    return result;
+  } catch (error) {
+    if (error.status === 401) askToken();
+    else say(error.message);
+    return undefined;
+  } finally {
+    state.working -= 1;
+    if (!state.working) $("busy").textContent = "";
+  }
+}
+
+/** Ask about the photograph; if it has left the server's memory, send it once more. */
+async function asking(question) {
+  const photo = state.photo;
+  try {
+    return await question(photo.key);
+  } catch (error) {
+    if (error.status !== 404 || !photo.blob) throw error;
+    await server.look(photo.blob, photo.name);
+    return question(photo.key);
+  }
+}
+
+/** Fetch what is not answered yet, then show. */
+async function answer(method = state.settings.method) {
+  const photo = state.photo;
+  const open = state.phrases.filter((phrase) => !answerOf(phrase, method));
+  if (photo && open.length) await work("Looking …", async () => {
+    const found = await asking((key) => server.localize(key, open, method));
+    if (photo !== state.photo) return; // another photograph has come meanwhile
+    state.proposals = found.proposals;
+    found.predictions.forEach((p, i) => keep(p, method, open[i]));
+  });
+  show();
+}
+
+function keep(prediction, method, phrase) {
+  const map = prediction.map && decodeMap(prediction.map);
+  state.answers.set(id(method, phrase), { ...prediction, map, side: prediction.map?.side });
+}
+
+async function wordMaps(phrase) {
+  const answered = answerOf(phrase);
+  if (!answered || answered.wordMaps) return;
+  await work("Looking at each word …", async () => {
+    const found = await asking((key) => server.localize(key, [phrase], state.settings.method, true));
+    answered.wordMaps = Object.fromEntries(
+      found.predictions[0].word_maps.map((w) => [w.word, { map: decodeMap(w.map), side: w.map.side }]));
+  });
+}
+
+// the photograph
+
+async function take(blob, name, example = null) {
+  const limit = state.model?.limits.upload_bytes;
+  if (limit && blob.size > limit)
+    return say(`This file has ${(blob.size / 2 ** 20).toFixed(1)} MB, more than the ${limit / 2 ** 20} MB that are accepted.`);
+  await work("Sending the photograph …", async () => {
+    const { key, size } = await server.look(blob, name);
+    const bitmap = await createImageBitmap(blob).catch(() => null);
+    if (!bitmap) setTimeout(() => say("Your browser cannot show this kind of file; boxes are drawn on grey."));
+    Object.assign(state, { photo: { key, size, bitmap, blob, name, example }, cross: null, pinned: null, word: null });
+    state.answers.clear();
+    $("here").hidden = true;
+    if (example && !state.phrases.length) state.phrases = [...(TRY[example] ?? [])];
+    show();
+    if (matchMedia("(min-width: 801px)").matches) $("phrase").focus();
+  });
+  if (state.photo) await answer();
+  if (state.comparing) await compare();
+}
+
+const takeExample = (name) => work("Fetching the example …", async () => take(await server.example(name), name, name));
+
+async function takeHeld(key, name) {
+  try {
+    await take(await server.image(key), name || "photograph");
+  } catch (error) {
+    if (error.status === 401) return askToken();
+    say(error.status === 404
+      ? "The server no longer holds the photograph of this link; choose it again, the phrases are kept."
+      : error.message);
+  }
+}
+
+// phrases
+
+async function add(text) {
+  const pieces = text.split(/[,;\n]+/).map((t) => t.trim()).filter(Boolean);
+  const caption = pieces.some((t) => t.split(/\s+/).length > 6) || /[.!?]\s*$/.test(text.trim());
+  const found = caption ? (await work("Reading …", () => server.chips(text))) ?? [] : pieces;
+  if (caption && !found.length) say("No noun phrase was found in this sentence; type the phrase alone.");
+  const most = state.model?.limits.phrases ?? 64;
+  state.phrases = [...new Set([...state.phrases, ...found])].slice(0, most);
+  if (!state.photo && found.length) say("Now choose a photograph to look at.");
+  show();
+  await answer();
+  if (state.comparing) await compare();
+}
+
+function remove(phrase) {
+  state.phrases = state.phrases.filter((p) => p !== phrase);
+  for (const slot of ["pinned", "hovered"]) if (state[slot] === phrase) state[slot] = null;
+  state.colours.delete(phrase);
+  show();
+  $("phrase").focus();
+}
+
+/** A colour that stays with its phrase while others come and go. */
+function colourOf(phrase) {
+  if (!state.colours.has(phrase)) {
+    const used = [...state.colours.values()];
+    const count = (colour) => used.filter((u) => u === colour).length;
+    state.colours.set(phrase, [...COLOURS].sort((a, b) => count(a) - count(b))[0]);
+  }
+  return state.colours.get(phrase);
+}
+
+// showing
+
+function boxesOf(answered, top_k = state.settings.top_k) {
+  if (!answered?.map) return [];
+  const boxes = [...state.proposals, ...answered.proposals];
+  const options = { ...state.model.ranking, gamma: state.settings.gamma, top_k };
+  return rank(answered.map, answered.side, boxes, state.photo.size, options);
+}
+
+function layerOf(phrase, method) {
+  const answered = answerOf(phrase, method);
+  if (!answered?.map) return null;
+  const { map, side, peak } = answered;
+  return { map, side, peak, colour: colourOf(phrase), boxes: boxesOf(answered), label: phrase };
+}
+
+/** What lies over the photograph: one word's map, one phrase alone, or all phrases that were found. */
+function layers() {
+  if (state.word) {
+    const of = answerOf(state.word.phrase)?.wordMaps?.[state.word.word];
+    if (of) return [[{ ...of, colour: colourOf(state.word.phrase) }], true];
+  }
+  const alone = state.hovered ?? state.pinned;
+  if (alone) return [[layerOf(alone)].filter(Boolean), true];
+  const found = state.phrases.filter((p) => answerOf(p) && !missing(answerOf(p)));
+  return [found.map((p) => layerOf(p)).filter(Boolean), false];
+}
+
+function draw() {
+  if (!state.photo) return;
+  const canvas = $("canvas");
+  const [over, alone] = layers();
+  paint(canvas, state.photo, over, { strength: state.settings.strength, alone, cross: state.cross });
+  canvas.setAttribute("aria-label", `Photograph ${state.photo.name}. ${over.map(spoken).join(" ")} Arrow keys move a `
+    + "cross over it, Enter asks which words are there.");
+  if (state.comparing) paintCompared();
+}
+
+const spoken = (layer) => layer.boxes?.length
+  ? `${layer.label}: box from ${layer.boxes[0].xyxy.slice(0, 2).map(Math.round)} to ${layer.boxes[0].xyxy.slice(2).map(Math.round)}.` : "";
+
+function show() {
+  const { photo, settings } = state;
+  $("start").hidden = Boolean(photo);
+  $("photo").hidden = !photo;
+  if (photo) {
+    fit($("canvas"), photo.size);
+    $("caption").textContent = `${photo.name}, ${photo.size.join(" × ")} pixels. Click it to ask which words are there.`;
+  }
+  $("top-k").value = settings.top_k;
+  $("gamma").value = settings.gamma;
+  $("strength").value = 100 * settings.strength;
+  $("method").value = settings.method;
+  $("top-k-value").value = settings.top_k;
+  $("gamma-value").value = settings.gamma.toFixed(2);
+  $("strength-value").value = `${Math.round(100 * settings.strength)} %`;
+  for (const name of ["save-png", "save-json", "copy-link", "compare-button"]) $(name).disabled = !photo;
+  $("keep").hidden = !photo;
+  $("compare").hidden = !state.comparing;
+  $("compare-button").setAttribute("aria-pressed", String(state.comparing));
+  cards();
+  draw();
+  remember();
+}
+
+function cards() {
+  const at = document.activeElement?.closest?.(".card");
+  const place = at && [at.dataset.phrase, [...at.querySelectorAll("button")].indexOf(document.activeElement)];
+  $("cards").replaceChildren(...state.phrases.map((phrase) => card(
+    { phrase, colour: colourOf(phrase), answer: answerOf(phrase), pinned: state.pinned === phrase, open: state.open.has(phrase) },
+    on)));
+  if (place) [...$("cards").children].find((c) => c.dataset.phrase === place[0])?.querySelectorAll("button")[place[1]]?.focus();
+}
+
+const on = {
+  hover: (phrase) => { state.hovered = phrase; draw(); },
+  pin: (phrase) => { state.pinned = state.pinned === phrase ? null : phrase; show(); },
+  open: async (phrase) => {
+    if (!state.open.delete(phrase)) { state.open.add(phrase); await wordMaps(phrase); }
+    show();
+  },
+  word: async (phrase, word) => {
+    state.word = word && { phrase, word };
+    if (word) await wordMaps(phrase);
+    draw();
+  },
+  remove,
+};
+
+function say(text) {
+  $("message").textContent = text;
+  $("message").hidden = !text;
+}
+
+// comparing methods
+
+async function compare() {
+  $("compare").replaceChildren(...COMPARED.map((method) => {
+    const figure = document.createElement("figure");
+    const canvas = figure.appendChild(document.createElement("canvas"));
+    canvas.dataset.method = method;
+    fit(canvas, state.photo.size, 500);
+    figure.appendChild(document.createElement("figcaption")).textContent = NAMES[method];
+    return figure;
+  }));
+  for (const method of COMPARED) await answer(method);
+}
+
+function paintCompared() {
+  const phrase = state.hovered ?? state.pinned ?? state.phrases[0];
+  for (const canvas of $("compare").querySelectorAll("canvas")) {
+    const layer = phrase && layerOf(phrase, canvas.dataset.method);
+    paint(canvas, state.photo, layer ? [{ ...layer, label: "" }] : [], { strength: state.settings.strength, alone: true });
+    canvas.parentElement.lastChild.textContent = `${NAMES[canvas.dataset.method]}: ${phrase ?? "no phrase"}`;
+  }
+}
+
+// which words are here?
+
+async function askHere(x, y) {
+  state.cross = { x, y };
+  draw();
+  const words = await work("Reading the words of this point …", () => asking((key) => server.wordsAt(key, x, y)));
+  if (!words) return;
+  $("here").hidden = false;
+  $("here-title").textContent = "Words that look at this point (choose one to search for it):";
+  $("here-words").replaceChildren(...words.map(({ word }) => {
+    const chip = Object.assign(document.createElement("button"), { type: "button", textContent: word });
+    chip.onclick = () => add(word);
+    return chip;
+  }));
+}
+
+function canvasKeys(event) {
+  const [width, height] = state.photo.size;
+  const step = Math.max(width, height) / (event.shiftKey ? 100 : 25);
+  const move = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
+  if (event.key === "Enter" && state.cross) askHere(state.cross.x, state.cross.y);
+  if (event.key === "Escape") state.cross = null;
+  if (move) {
+    const from = state.cross ?? { x: width / 2, y: height / 2 };
+    const clip = (v, most) => Math.min(Math.max(v, 0), most - 1);
+    state.cross = { x: clip(from.x + move[0], width), y: clip(from.y + move[1], height) };
+    event.preventDefault();
+  }
+  draw();
+}
+
+// keeping
+
+function save(blob, name) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+const stem = () => state.photo.name.replace(/\.[^.]*$/, "");
+
+function asJson() {
+  const predictions = state.phrases.map((phrase) => answerOf(phrase)).filter(Boolean).map((answered) => ({
+    phrase: answered.phrase, words: answered.words, present: answered.present, peak: answered.peak,
+    boxes: boxesOf(answered),
+  }));
+  const { method, gamma, top_k } = state.settings;
+  return { image: state.photo.name, size: state.photo.size, predictions, settings: { method, gamma, top_k } };
+}
+
+/** Write photograph, phrases and settings into the address. */
+function remember() {
+  if (!state.model) return;
+  const given = new URLSearchParams();
+  if (state.photo?.example) given.set("example", state.photo.example);
+  else if (state.photo) { given.set("photo", state.photo.key); given.set("name", state.photo.name); }
+  for (const phrase of state.phrases) given.append("p", phrase);
+  for (const [name, value] of Object.entries(state.settings))
+    if (value !== defaults()[name]) given.set(name, value);
+  history.replaceState(null, "", `#${given}`);
+}
+
+async function restore() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  if (given.get("token")) server.setToken(given.get("token"));
+  state.model = await work("Starting …", server.model);
+  if (!state.model) return;
+  menus();
+  state.settings = defaults();
+  const number = (name, low, high) => {
+    const value = Number(given.get(name));
+    if (given.has(name) && value >= low && value <= high) state.settings[name] = value;
+  };
+  number("top_k", 1, 10);
+  number("gamma", 0, 1);
+  number("strength", 0, 1);
+  if (state.model.methods.includes(given.get("method"))) state.settings.method = given.get("method");
+  state.phrases = [...new Set(given.getAll("p"))].slice(0, state.model.limits.phrases);
+  const [example, key] = [given.get("example"), given.get("photo")];
+  if (state.model.examples.includes(example)) await takeExample(example);
+  else if (key) await takeHeld(key, given.get("name"));
+  show();
+}
+
+const defaults = () => ({
+  top_k: 1, gamma: Math.round(20 * state.model.ranking.gamma) / 20, strength: 0.7, method: state.model.method,
+});
+
+function askToken() {
+  $("token-dialog").showModal();
+  $("token-dialog").onclose = () => { server.setToken($("token").value); restore(); };
+}
+
+// wiring
+
+function menus() {
+  $("method").replaceChildren(...state.model.methods.map((m) => new Option(NAMES[m] ?? m, m)));
+  $("examples").replaceChildren(...state.model.examples.map((name) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", title: name });
+    button.append(Object.assign(new Image(), { src: `examples/${name}`, alt: name.replace(".png", "") }));
+    button.onclick = () => takeExample(name);
+    return button;
+  }));
+}
+
+function slider(name, setting, scale = 1) {
+  $(name).oninput = () => { state.settings[setting] = Number($(name).value) / scale; show(); };
+}
+
+function wire() {
+  for (const button of document.querySelectorAll("[data-choose]")) button.onclick = () => $("file").click();
+  $("file").onchange = () => { const file = $("file").files[0]; if (file) take(file, file.name); $("file").value = ""; };
+  addEventListener("paste", (event) => {
+    const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
+    if (file) { event.preventDefault(); take(file, file.name || "pasted.png"); }
+  });
+  const over = (event, is) => { event.preventDefault(); $("stage").classList.toggle("over", is); };
+  addEventListener("dragover", (event) => over(event, true));
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) over(event, false); });
+  addEventListener("drop", (event) => {
+    over(event, false);
+    const file = event.dataTransfer.files[0];
+    if (file) take(file, file.name);
+  });
+  $("ask").onsubmit = (event) => { event.preventDefault(); const text = $("phrase").value; $("phrase").value = ""; add(text); };
+  slider("top-k", "top_k");
+  slider("gamma", "gamma");
+  slider("strength", "strength", 100);
+  $("method").onchange = () => { state.settings.method = $("method").value; state.word = null; show(); answer(); };
+  $("reset").onclick = () => { state.settings = defaults(); show(); answer(); };
+  $("compare-button").onclick = async () => {
+    state.comparing = !state.comparing;
+    show();
+    if (state.comparing) await compare();
+  };
+  const canvas = $("canvas");
+  canvas.onclick = (event) => {
+    const frame = canvas.getBoundingClientRect();
+    const [x, y] = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
+    askHere(Math.min(Math.max(x, 0), 1) * state.photo.size[0], Math.min(Math.max(y, 0), 1) * state.photo.size[1]);
+  };
+  canvas.onkeydown = canvasKeys;
+  $("save-png").onclick = () => { draw(); canvas.toBlob((blob) => save(blob, `${stem()}_phrases.png`)); };
+  $("save-json").onclick = () => save(new Blob([JSON.stringify(asJson(), null, 1)], { type: "application/json" }), `${stem()}_phrases.json`);
+  $("copy-link").onclick = async () => {
+    await navigator.clipboard?.writeText(location.href).catch(() => {});
+    $("busy").textContent = "The address of this page is the link; it is in your clipboard.";
+  };
+  addEventListener("keydown", (event) => { if (event.key === "Escape" && state.pinned) { state.pinned = null; show(); } });
+  addEventListener("hashchange", () => { state.photo = null; state.answers.clear(); restore(); });
+  addEventListener("resize", draw);
+  if (matchMedia("(max-width: 800px)").matches) $("settings").open = false;
+}
+
+wire();
+restore();

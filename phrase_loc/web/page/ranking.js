@@ -1,0 +1,105 @@
+// What phrase_loc/ranking.py does, for the sliders: sums in boxes from an integral image, a score for each box,
+// the vote of neighbours, greedy suppression. Boxes are flat arrays x1, y1, x2, y2, ... in pixels of the original
+// photograph, `size` is [width, height]. tests/web/test_browser.py holds both rankings equal.
+
+const TINY = 1e-6;
+const LIFT = 1e-3;
+
+/** Levels 0..1 of a map as the server sends it: {side, data} -> Float64Array(side * side), rows from the top. */
+export function decodeMap({ side, data }) {
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  const view = new DataView(bytes.buffer);
+  return Float64Array.from({ length: side * side }, (_, i) => view.getUint16(2 * i, true) / 65535);
+}
+
+/** Sums above and left of each corner: side * side -> (side + 1)^2. */
+export function integral(map, side) {
+  const wide = side + 1;
+  const table = new Float64Array(wide * wide);
+  for (let y = 1; y <= side; y++) {
+    let row = 0;
+    for (let x = 1; x <= side; x++) {
+      row += map[(y - 1) * side + x - 1];
+      table[y * wide + x] = table[(y - 1) * wide + x] + row;
+    }
+  }
+  return table;
+}
+
+function at(table, side, y, x) {
+  const top = Math.min(Math.max(Math.floor(y), 0), side - 1);
+  const left = Math.min(Math.max(Math.floor(x), 0), side - 1);
+  const v = y - top, u = x - left, wide = side + 1, i = top * wide + left;
+  const upper = table[i] * (1 - u) + table[i + 1] * u;
+  const lower = table[i + wide] * (1 - u) + table[i + wide + 1] * u;
+  return upper * (1 - v) + lower * v;
+}
+
+const SCORES = {
+  mass: (mass, share, gamma) => Math.log(Math.max(mass, TINY)) - gamma * Math.log(share),
+  expected_iou: (mass, share, gamma) => {
+    const inside = gamma * Math.max(mass, TINY);
+    return Math.log(inside / Math.max(share + gamma - inside, TINY));
+  },
+  surplus: (mass, share, gamma) => mass - gamma * share,
+};
+
+function scoreBoxes(map, side, boxes, [width, height], score, gamma) {
+  let low = Infinity, high = -Infinity;
+  for (const v of map) { low = Math.min(low, v); high = Math.max(high, v); }
+  const raised = high > low ? map.map((v) => v - low) : map.map(() => 1); // a flat map weighs all places alike
+  const table = integral(raised, side);
+  const total = table[table.length - 1];
+  const clip = (v, most) => Math.min(Math.max(v, 0), most);
+  return Float64Array.from({ length: boxes.length / 4 }, (_, i) => {
+    const x1 = clip(boxes[4 * i], width), y1 = clip(boxes[4 * i + 1], height);
+    const x2 = clip(boxes[4 * i + 2], width), y2 = clip(boxes[4 * i + 3], height);
+    const sx = side / width, sy = side / height;
+    const sum = at(table, side, y2 * sy, x2 * sx) - at(table, side, y1 * sy, x2 * sx)
+      - at(table, side, y2 * sy, x1 * sx) + at(table, side, y1 * sy, x1 * sx);
+    const share = Math.max(((x2 - x1) * (y2 - y1)) / (width * height), TINY);
+    return SCORES[score](sum / total, share, gamma);
+  });
+}
+
+/** Intersection over union of boxes i and j. */
+export function iou(boxes, i, j) {
+  const [a, b] = [4 * i, 4 * j];
+  const w = Math.min(boxes[a + 2], boxes[b + 2]) - Math.max(boxes[a], boxes[b]);
+  const h = Math.min(boxes[a + 3], boxes[b + 3]) - Math.max(boxes[a + 1], boxes[b + 1]);
+  const shared = Math.max(w, 0) * Math.max(h, 0);
+  const area = (k) => Math.max(boxes[k + 2] - boxes[k], 0) * Math.max(boxes[k + 3] - boxes[k + 1], 0);
+  const union = area(a) + area(b) - shared;
+  return union > 0 ? shared / union : 0;
+}
+
+/** Lift the box that its neighbours vote for above the best score (ranking.elect). */
+function elect(boxes, scores, temperature, weight = 0.5) {
+  const best = Math.max(...scores);
+  const truth = scores.map((s) => Math.exp((s - best) / temperature));
+  const total = truth.reduce((sum, t) => sum + t, 0);
+  let winner = 0, most = -Infinity;
+  scores.forEach((score, i) => {
+    let vote = 0;
+    truth.forEach((t, j) => { if (iou(boxes, i, j) >= 0.5) vote += t; });
+    const value = score + weight * Math.log(Math.max(vote / total, 1e-38));
+    if (value > most) { most = value; winner = i; }
+  });
+  const lifted = scores.slice();
+  lifted[winner] = best + LIFT;
+  return lifted;
+}
+
+/** The best boxes of one map: [{xyxy, score}], best first. */
+export function rank(map, side, boxes, size, { score = "mass", gamma, temperature = 0, nms = 0.5, top_k = 5 }) {
+  if (!boxes.length) return [];
+  let scores = scoreBoxes(map, side, boxes, size, score, gamma);
+  if (temperature > 0) scores = elect(boxes, scores, temperature);
+  const order = Array.from(scores.keys()).sort((a, b) => scores[b] - scores[a]);
+  const kept = [];
+  for (const i of order) {
+    if (kept.length >= top_k) break;
+    if (kept.every((k) => iou(boxes, k, i) <= nms)) kept.push(i);
+  }
+  return kept.map((i) => ({ xyxy: Array.from(boxes.slice(4 * i, 4 * i + 4)), score: scores[i] }));
+}
