@@ -82,7 +82,7 @@ def _csv(path: Path, fields: Sequence[str]) -> Iterator[str]:
 
     try:
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        columns = _present(path, pandas.read_csv(path, sep=separator, nrows=0).columns, fields)
+        columns = _present(path, list(pandas.read_csv(path, sep=separator, nrows=0).columns), fields)
         for frame in pandas.read_csv(path, sep=separator, usecols=columns, dtype=str, chunksize=_ROWS):
             yield from _cells(frame[columns])
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:

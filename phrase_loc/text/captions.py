@@ -119,7 +119,7 @@ class _Context:
 
 def _opened_singular(lower: list[str], tags: str) -> bool:
     opened = re.search(r"[DM][AKGNR]*$", tags)
-    return bool(opened) and lower[opened.start()] in _SINGULAR_OPENERS
+    return opened is not None and lower[opened.start()] in _SINGULAR_OPENERS
 
 
 def _tag(word: str, context: _Context) -> str:
