@@ -43,13 +43,15 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--step-only", action="store_true")
     args = parser.parse_args()
-    with session() as world, tempfile.TemporaryDirectory() as folder:
+    with session() as world, tempfile.TemporaryDirectory() as own:
+        folder = world.gather(own)[0]
         if not args.step_only:
             reading(args.shards, folder)
             for workers in args.workers:
                 loading(args, world, folder, workers)
         for name, train_from in (("frozen", "none"), ("last stages", args.last), ("all", "all")):
             stepping(args, world, folder, name, train_from)
+        world.barrier()
 
 
 def reading(shards: str, folder: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from phrase_loc.errors import DataError
 from phrase_loc.images import load_image, to_tensor
@@ -47,10 +48,10 @@ class Transform:
 
     def __call__(self, image: Tensor, texts: Sequence[str], random: np.random.Generator) -> Tensor:
         """(3, H, W) uint8 -> (3, *size) uint8."""
-        from torchvision.transforms.v2 import functional as F
-
         top, left, height, width = _window(image.shape[-2:], self.crop, random.random(4))
-        image = F.resized_crop(image, top, left, height, width, list(self.size), antialias=True)
+        image = image[:, top : top + height, left : left + width]
+        if image.shape[-2:] != self.size:
+            image = interpolate(image[None], self.size, mode="bilinear", antialias=True)[0]
         if random.random() < self.mirror and not names_a_side(texts):
             image = image.flip(-1)
         return (

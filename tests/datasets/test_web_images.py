@@ -143,6 +143,15 @@ def test_words_of_sides_and_colours():
     assert not names_a_colour(["bored , tired"])
 
 
+@pytest.mark.parametrize("size", [(24, 40), (60, 30), (30, 40)])
+def test_resizing_is_torchvisions(size: tuple[int, int]):
+    from torchvision.transforms.v2 import functional as F
+
+    image = to_tensor(picture())
+    expected = F.resize(image, list(size), antialias=True)
+    assert torch.equal(Transform(size)(image, [], np.random.default_rng(0)), expected)
+
+
 def test_mirroring_spares_texts_with_sides():
     image = torch.arange(3 * 4 * 6, dtype=torch.uint8).reshape(3, 4, 6)
     transform = Transform((4, 6), mirror=1.0)

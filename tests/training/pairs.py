@@ -14,7 +14,7 @@ GROUNDS = {"snow": (240, 240, 250), "night": (20, 20, 40), "sand": (210, 180, 14
 
 
 def draw(number: int, side: int = 32) -> tuple[bytes, list[str]]:
-    """The bytes of a JPEG and its texts, a function of its number."""
+    """The bytes of a PNG and its texts, a function of its number."""
     random = np.random.default_rng(number)
     colour, shape, ground = (str(random.choice(list(kind))) for kind in (COLOURS, SHAPES, GROUNDS))
     image = Image.new("RGB", (side, side), GROUNDS[ground])
@@ -23,16 +23,16 @@ def draw(number: int, side: int = 32) -> tuple[bytes, list[str]]:
     pen = ImageDraw.Draw(image)
     (pen.rectangle if shape == "square" else pen.ellipse)(box, fill=COLOURS[colour])
     data = io.BytesIO()
-    image.save(data, "JPEG", quality=90)
+    image.save(data, "PNG")
     return data.getvalue(), [f"A {colour} {shape} on the {ground} .", f"One {shape} , {colour} ."]
 
 
 def write_shard(path: Path, numbers: range, side: int = 32) -> Path:
-    """A tar in WebDataset's form: key.jpg and key.json."""
+    """A tar in WebDataset's form: key.png and key.json."""
     with tarfile.open(path, "w") as tar:
         for number in numbers:
             image, texts = draw(number, side)
-            add(tar, f"{number:06d}.jpg", image)
+            add(tar, f"{number:06d}.png", image)
             add(tar, f"{number:06d}.json", json.dumps({"captions": texts}).encode())
     return path
 
