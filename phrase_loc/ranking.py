@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from phrase_loc.boxes import area, clip, iou
 from phrase_loc.errors import ConfigError, DataError, choose
@@ -87,7 +88,7 @@ SCORES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 
 def score_boxes(
-    attention: Tensor, boxes: Tensor, size: tuple[int, int], score: str = "mass", gamma: float = 0.6
+    attention: Tensor, boxes: Tensor, size: tuple[int, int], score: str = "mass", gamma: float = 0.45
 ) -> Tensor:
     """How well each box fits each map: (P, h, w), (R, 4) -> (P, R).
 
@@ -109,21 +110,36 @@ def agreement(boxes: Tensor, scores: Tensor, temperature: float, overlap: float 
     hit when its IoU with the true one reaches `overlap`. So a box is judged by all that agree with it, and
     a lucky outlier loses to a crowd of nearly as good neighbours.
     """
-    if temperature <= 0:
-        raise ConfigError(f"the temperature of agreement() must be positive, got {temperature:g}")
-    truth = torch.softmax(scores / temperature, -1)
-    return truth @ (iou(boxes, boxes) >= overlap).to(truth)
+    return _truth(scores, temperature) @ (iou(boxes, boxes) >= overlap).to(scores)
 
 
-def elect(boxes: Tensor, scores: Tensor, temperature: float, weight: float = 0.5) -> Tensor:
-    """Scores in which the box that the others vote for stands first: (R, 4), (P, R) -> (P, R).
+def elect(
+    boxes: Tensor, scores: Tensor, temperature: float, weight: float = 0.5, overlap: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Let the boxes vote for a first one: (R, 4), (P, R) -> boxes (R + P, 4), scores (P, R + P).
 
-    The winner of score + weight * log(agreement) is lifted a hair above the best; the rest keep their
-    scores, since agreement makes for a good first box but crowds the places after it.
+    The vote goes to the box of greatest score + weight * log(agreement). What is appended for a phrase is
+    the mean of the boxes that agree with it, weighted with their probabilities, a hair above its best score
+    (and -inf for the other phrases). The rest keep their scores: agreement makes for a good first box but
+    crowds the places after it.
     """
-    votes = agreement(boxes, scores, temperature).clamp(min=torch.finfo(scores.dtype).tiny).log()
-    winner = (scores + weight * votes).argmax(-1, keepdim=True)
-    return scores.scatter(-1, winner, scores.amax(-1, keepdim=True) + LIFT)
+    near = (iou(boxes, boxes) >= overlap).to(scores)  # (R, R)
+    truth = _truth(scores, temperature)
+    votes = (truth @ near).clamp(min=torch.finfo(scores.dtype).tiny).log()
+    winner = (scores + weight * votes).argmax(-1)  # (P,)
+    # a box without area agrees with none, not even itself: the one-hot part keeps it
+    share = truth * near[winner] + torch.finfo(scores.dtype).tiny * one_hot(winner, len(boxes))
+    merged = (share / share.sum(-1, keepdim=True)) @ boxes.to(share)  # (P, 4)
+    lifted = torch.full_like(scores[:, :1], -torch.inf).repeat(1, len(scores))
+    lifted.fill_diagonal_(0).add_(scores.amax(-1, keepdim=True) + LIFT)
+    return torch.cat([boxes, merged.to(boxes)]), torch.cat([scores, lifted], -1)
+
+
+def _truth(scores: Tensor, temperature: float) -> Tensor:
+    """The probability that each box is the true one: (P, R) -> (P, R), rows sum to 1."""
+    if temperature <= 0:
+        raise ConfigError(f"the temperature of a vote among boxes must be positive, got {temperature:g}")
+    return torch.softmax(scores / temperature, -1)
 
 
 def nms(
@@ -133,7 +149,7 @@ def nms(
 
     Args:
         boxes: xyxy.
-        scores: the first of equal scores goes first.
+        scores: the first of equal scores goes first; -inf is no candidate.
         overlap: a box is dropped when its IoU with a kept one is greater.
         offset: added to widths and heights (1 where a protocol counts pixels inclusively).
         limit: stop after so many.
@@ -152,7 +168,9 @@ def suppress(
             f"{tuple(scores.shape)}"
         )
     corners = boxes.detach().cpu().numpy()
-    order = scores.detach().argsort(dim=-1, descending=True, stable=True).cpu().numpy()
+    values = scores.detach().cpu()
+    order = values.argsort(dim=-1, descending=True, stable=True).numpy()
+    order = [row[line[row] > -np.inf] for row, line in zip(order, values.numpy(), strict=True)]
     kept = [_greedy(corners[row], overlap, offset, limit) for row in order]
     picked = np.full((len(kept), max(map(len, kept), default=0)), -1, dtype=np.int64)
     for line, row, places in zip(picked, order, kept, strict=True):
@@ -187,7 +205,7 @@ def rank_phrases(
     size: tuple[int, int],
     *,
     score: str = "mass",
-    gamma: float = 0.6,
+    gamma: float = 0.45,
     temperature: float = 0.0,
     overlap: float = 0.5,
     top_k: int = 10,
@@ -201,7 +219,7 @@ def rank_phrases(
         size: (H, W) of the image.
         score: a key of SCORES.
         gamma: its constant.
-        temperature: of the vote that may `elect` another first box; 0 for none.
+        temperature: of the vote that may `elect` another first box, a mean of proposals; 0 for none.
         overlap: greatest IoU between two boxes of an answer.
         top_k: how many boxes at most.
         offset: added to widths in the suppression.
@@ -218,7 +236,7 @@ def rank_phrases(
         return [(boxes.reshape(0, 4), attention.new_zeros(0)) for _ in attention]
     scores = score_boxes(attention, boxes, size, score, gamma)
     if temperature > 0:
-        scores = elect(boxes, scores, temperature)
+        boxes, scores = elect(boxes, scores, temperature)
     picked = suppress(boxes, scores, overlap, offset, top_k)
     kept = [row[row >= 0] for row in picked]
     return [(boxes[row], values[row]) for row, values in zip(kept, scores, strict=True)]

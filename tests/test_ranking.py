@@ -167,15 +167,34 @@ def test_agreement_prefers_a_crowd_to_an_outlier():
     assert agreement(torch.cat([crowd, outlier]), scores, 0.1).argmax() < 3
 
 
-def test_an_elected_box_goes_first_and_the_others_keep_their_order():
+def test_the_elected_box_is_the_mean_of_those_that_agree():
     crowd = torch.tensor([[0.0, 0, 40, 40], [1, 0, 40, 40], [0, 2, 40, 40]])
     outlier = torch.tensor([[60.0, 30, 90, 60]])
     boxes, scores = torch.cat([crowd, outlier]), torch.tensor([[1.0, 1.02, 0.5, 1.05]])
-    found = elect(boxes, scores, temperature=0.1)
-    assert found.argsort(descending=True).tolist() == [[1, 3, 0, 2]]
-    assert found[0, 1] > scores.max()
-    kept = torch.tensor([0, 2, 3])
-    torch.testing.assert_close(found[:, kept], scores[:, kept], rtol=0, atol=0)
+    found, lifted = elect(boxes, scores, temperature=0.1)
+    weights = torch.softmax(scores[0] / 0.1, 0)[:3]
+    torch.testing.assert_close(found[4], (weights[:, None] * crowd).sum(0) / weights.sum())
+    assert lifted.argsort(descending=True).tolist() == [[4, 3, 1, 0, 2]]
+    torch.testing.assert_close(lifted[:, :4], scores, rtol=0, atol=0)
+
+
+def test_phrases_do_not_see_the_boxes_elected_by_others():
+    boxes, scores = random_boxes(30), torch.randn(3, 30, generator=rng(6))
+    found, lifted = elect(boxes, scores, temperature=0.3)
+    assert found.shape == (33, 4)
+    assert torch.isinf(lifted).sum() == 6
+    picked = suppress(found, lifted, 0.9)
+    for p, row in enumerate(picked):
+        assert row[0] == 30 + p
+        assert not set(row.tolist()) & ({30, 31, 32} - {30 + p})
+        alone = elect(boxes, scores[p, None], temperature=0.3)[0][-1]
+        torch.testing.assert_close(found[30 + p], alone)
+
+
+def test_boxes_without_area_can_be_elected():
+    boxes = torch.tensor([[5.0, 5, 5, 5], [7, 7, 7, 7]])
+    found, _ = elect(boxes, torch.tensor([[3.0, 1.0]]), temperature=0.1)
+    torch.testing.assert_close(found[2], boxes[0])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
