@@ -164,7 +164,7 @@ def test_too_many_faults_stop_the_run(tmp_path: Path):
     with tarfile.open(tmp_path / "set" / "0.tar", "w") as tar:
         for i in range(20):
             image, texts = draw(i)
-            add(tar, f"{i}.jpg", image if i % 2 else image[:200])
+            add(tar, f"{i}.jpg", image if i % 2 else image[: len(image) // 2])
             add(tar, f"{i}.txt", texts[0].encode())
     shards = str(tmp_path / "set" / "0.tar")
     with pytest.raises(DataError, match=r"more than 2 samples are unusable .* broken image"):
