@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from phrase_loc.attention import closed_form, seeds
-from phrase_loc.attention.chain import ExcitatoryChain, positive_part
+from phrase_loc.attention.chain import ExcitatoryChain, layout, positive_part
 from phrase_loc.attention.kept import KeptPositive
 from phrase_loc.attention.rules import Rule
 from phrase_loc.errors import ConfigError
@@ -152,7 +152,8 @@ def attended_pass(
         raise ConfigError(f"activations must be floating (N, C, h, w), got {x.dtype} {tuple(x.shape)}")
     positive = net.get if isinstance(net, KeptPositive) else positive_part
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        core = x.detach().to(torch.promote_types(x.dtype, torch.float32), copy=True)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        core = x.detach().to(dtype, copy=True, memory_format=layout(x))
         chain = ExcitatoryChain(core, residual, rules or {}, positive)
         with chain:
             h = net(core)

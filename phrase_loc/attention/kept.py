@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phrase_loc.attention.chain import positive_part
+
 
 class KeptPositive:
     """A network with the positive parts of its weights beside it; call it like the network.
@@ -35,7 +37,7 @@ class KeptPositive:
         stamp = (weight.data_ptr(), weight.dtype, None if weight.is_inference() else weight._version)
         held = self._parts.get(id(weight))
         if held is None or held[1] != stamp:
-            held = (weight, stamp, weight.detach().clamp(min=0))
+            held = (weight, stamp, positive_part(weight))
             if isinstance(weight, nn.Parameter):  # not a tensor computed on the way
                 self._parts[id(weight)] = held
         return held[2]

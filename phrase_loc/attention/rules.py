@@ -15,7 +15,7 @@ Where z is 0 nothing excites the unit, and what it has won is lost.
 | added | residual sum | the branches, by one of two rules |
 | passed | activations, normalisation, dropout, casts | the one input of each output |
 | gated | a product with a factor: squeeze-excitation, layer scale | the signal; the gate never |
-| routed | max pooling, padding, permuting, slicing | whoever the value was taken from |
+| pooled, routed | max pooling; padding, permuting, slicing | whoever the value was taken from |
 | constant | statistics that only modulate (a norm, a variance) | nobody |
 
 A rule is `rule(chain, func, *args, **kwargs) -> value`. It runs `func` and records moves; p and whatever
@@ -71,7 +71,7 @@ def weighted(
         return transpose(func, seen, excitatory, None, *args, **kwargs)(p * per_unit).mul_(seen)
 
     summed = summed_transpose(func, seen, excitatory, *args, **kwargs)
-    return chain.record(func, value, [Move(input, down, summed and (lambda p: summed(p * per_unit, z)))])
+    return chain.record(func, value, [Move(input, down, summed and (lambda p: summed(p, per_unit)))])
 
 
 def multiplied(chain: "ExcitatoryChain", func: Rule, a: Any, b: Any) -> Tensor:
@@ -173,6 +173,8 @@ def shifted_gate(chain: "ExcitatoryChain", func: Rule, input: Any, a: Any, b: An
 def reshaped(chain: "ExcitatoryChain", func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The same values in the same order."""
     shape = input.shape
+    if func is Tensor.view:  # a view of (N, C, h, w) that was made for another memory format
+        func = Tensor.reshape
     return chain.record(
         func, func(input, *args, **kwargs), [Move(input, lambda p: p.reshape(len(p), *shape))]
     )
@@ -202,6 +204,23 @@ def routed(chain: "ExcitatoryChain", func: Rule, *args: Any, **kwargs: Any) -> A
             moves = [Move(t, _routed_back(func, args, kwargs, t, i)) for t in sources]
             chain.record(func, out, moves)
     return value
+
+
+def pooled(chain: "ExcitatoryChain", func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Max pooling: the first maximum takes all. As `routed`, with the places noted instead of asked again."""
+    kwargs.pop("return_indices", None)  # false here: with it another function is called, and routed
+    value, place = _WITH_PLACES[func](input, *args, **kwargs)
+    channels, plane = input.shape[1], input.shape[2:]
+    # Places count through (plane, channels): in memory's own order when channels are last.
+    of_channel = torch.arange(channels, device=place.device)
+    place = (place.movedim(1, -1) * channels + of_channel).flatten(1)
+
+    def down(p: Tensor) -> Tensor:
+        won = p.new_zeros(*p.shape[:2], plane.numel() * channels)
+        won.scatter_add_(2, place.expand(len(p), -1, -1), p.movedim(2, -1).flatten(2))
+        return won.unflatten(2, (*plane, channels)).movedim(-1, 2)
+
+    return chain.record(func, value, [Move(input, down)])
 
 
 def constant(chain: "ExcitatoryChain", func: Rule, *args: Any, **kwargs: Any) -> Any:
@@ -270,10 +289,20 @@ _RESHAPES = (
     torch.reshape, Tensor.reshape, Tensor.reshape_as, torch.squeeze, Tensor.squeeze, torch.unsqueeze,
     Tensor.unsqueeze,
 )  # fmt: skip
+_WITH_PLACES = {
+    F.max_pool1d: F.max_pool1d_with_indices,
+    F.max_pool2d: F.max_pool2d_with_indices,
+    F.max_pool3d: F.max_pool3d_with_indices,
+    F.adaptive_max_pool1d: F.adaptive_max_pool1d_with_indices,
+    F.adaptive_max_pool2d: F.adaptive_max_pool2d_with_indices,
+    F.adaptive_max_pool3d: F.adaptive_max_pool3d_with_indices,
+    torch.max_pool1d: F.max_pool1d_with_indices,
+    torch.max_pool2d: F.max_pool2d_with_indices,
+    torch.max_pool3d: F.max_pool3d_with_indices,
+}
 _ROUTES = (
-    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.max_pool2d_with_indices, torch.max_pool2d,
-    F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d, F.pad, F.pixel_shuffle,
-    F.pixel_unshuffle, F.channel_shuffle, torch.transpose, Tensor.transpose, torch.permute, Tensor.permute,
+    *_WITH_PLACES.values(), F.pad, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle, torch.transpose,
+    Tensor.transpose, torch.permute, Tensor.permute,
     torch.movedim, Tensor.movedim, torch.swapaxes, Tensor.t, Tensor.__getitem__, torch.narrow, Tensor.narrow,
     torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.unbind, torch.unbind, torch.stack,
     Tensor.expand, Tensor.expand_as, torch.amax, Tensor.amax, torch.max, Tensor.max, torch.maximum,
@@ -301,6 +330,7 @@ RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys((torch.addcmul, Tensor.addcmul), shifted_gate),
     **dict.fromkeys(_RESHAPES, reshaped),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), joined),
+    **dict.fromkeys(_WITH_PLACES, pooled),
     **dict.fromkeys(_ROUTES, routed),
     **dict.fromkeys(_STATISTICS, constant),
 }  # fmt: skip
