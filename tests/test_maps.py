@@ -3,13 +3,11 @@ import torch
 
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.maps import (
-    affinity,
     centre_prior,
     combine,
     min_max,
     normalise,
     peak,
-    propagate,
     resize,
     smooth,
     threshold_box,
@@ -138,55 +136,3 @@ def test_threshold_box():
     assert threshold_box(grid, 2.0, size=(100, 400)).tolist() == [140, 20, 180, 50]
     assert threshold_box(grid, 1e6).tolist() == [0, 0, 20, 10]  # nothing survives: the whole image
     assert threshold_box(torch.zeros(4, 4), 1.0).tolist() == [0, 0, 4, 4]
-
-
-def two_halves() -> torch.Tensor:
-    """Features of a 6 x 6 image whose left and right halves differ."""
-    features = torch.zeros(2, 6, 6)
-    features[0, :, :3] = features[1, :, 3:] = 1
-    return features
-
-
-def test_affinity_equals_its_definition():
-    features = noise(5, 2, 3)
-    walk = affinity(features, temperature=0.3, reach=0.4)
-    cells = features.flatten(1).T - features.flatten(1).mean(1)
-    places = [(y / 2, x / 3) for y in range(2) for x in range(3)]
-    for a in range(6):
-        weights = []
-        for b in range(6):
-            cosine = torch.cosine_similarity(cells[a], cells[b], dim=0)
-            distance = (places[a][0] - places[b][0]) ** 2 + (places[a][1] - places[b][1]) ** 2
-            weights.append(torch.exp((cosine - 1) / 0.3 - distance / (2 * 0.4**2)))
-        expected = torch.stack(weights)
-        torch.testing.assert_close(walk[a], expected / expected.sum(), rtol=1e-4, atol=1e-6)
-
-
-def test_propagation_fills_the_object_and_stops_at_its_border():
-    seed = torch.zeros(6, 6)
-    seed[3, 1] = 1
-    out = propagate(seed, affinity(two_halves(), temperature=0.1, reach=10.0))
-    assert out[:, :3].min() > 0.04  # 1 / 18 each, if the walk never left
-    assert out[:, 3:].max() < 1e-6
-
-
-def test_propagation_keeps_a_constant_and_does_maps_together():
-    walk = affinity(noise(4, 5, 6))
-    torch.testing.assert_close(walk.sum(1), torch.ones(30))
-    torch.testing.assert_close(propagate(torch.full((5, 6), 2.0), walk), torch.full((5, 6), 2.0))
-    maps = noise(2, 3, 5, 6)
-    torch.testing.assert_close(propagate(maps, walk)[1, 2], propagate(maps[1, 2], walk))
-    torch.testing.assert_close(propagate(maps, walk, steps=0), maps)
-
-
-def test_affinity_of_a_uniform_image_is_finite():
-    assert torch.isfinite(affinity(torch.ones(3, 4, 4))).all()
-
-
-def test_affinity_and_propagation_refuse():
-    with pytest.raises(ConfigError):
-        affinity(noise(2, 3, 3), temperature=0)
-    with pytest.raises(ConfigError):
-        affinity(noise(2, 3, 3), reach=-1)
-    with pytest.raises(DataError, match="resize"):
-        propagate(noise(4, 4), affinity(noise(2, 3, 3)))
