@@ -9,7 +9,7 @@ from phrase_loc.errors import ConfigError
 from phrase_loc.evaluation import models
 from phrase_loc.evaluation.classifier import ClassifierLocalizer
 from phrase_loc.evaluation.methods import fingerprint
-from phrase_loc.images import to_tensor
+from phrase_loc.localizer import prepare
 from tests.evaluation.small_models import classifier
 
 NAMES = {"dog": (2,), "bird": (3, 7)}
@@ -59,8 +59,8 @@ def test_the_mirrored_view_is_turned_back(drawn_image):
 def test_classify_is_the_network_itself(drawn_image):
     localizer = classifier(NAMES, stage="stage1")
     scene = localizer.look(drawn_image)
-    pixels = to_tensor(drawn_image.resize((32, 32), Image.Resampling.BILINEAR))[None]
-    pooled = localizer.model.trunk(localizer.model.normalize(pixels)).mean((2, 3))
+    (pixels,) = prepare(drawn_image, localizer.settings).squares
+    pooled = localizer.model.trunk(localizer.model.normalize(pixels[None])).mean((2, 3))
     torch.testing.assert_close(
         localizer.classify(scene), (pooled @ localizer.model.weight.T + localizer.model.bias)[0]
     )
