@@ -110,6 +110,9 @@ def _members(shard: str) -> Iterator[tuple[str, str, int, int]]:
             kind = _kind(suffix.lower())
             if kind and stem:
                 yield f"{folder}/{stem}".lstrip("./"), kind, member.offset_data, member.size
+        file.seek(max(0, length - tarfile.BLOCKSIZE))
+        if file.read().strip(b"\0"):  # cut between two files: tarfile itself is content with that
+            raise EOFError("the mark at the end of the archive is missing")
 
 
 def _kind(suffix: str) -> str | None:
