@@ -25,8 +25,9 @@ from phrase_loc.errors import ConfigError, choose, nearest
 from phrase_loc.images import load_image, to_tensor
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.proposals import PROPOSALS, proposals_for
-from phrase_loc.ranking import SCORES, rank_boxes
+from phrase_loc.proposals import PROPOSALS
+from phrase_loc.proposals.source import join
+from phrase_loc.ranking import SCORES, rank_boxes, rank_phrases
 from phrase_loc.structures import Prediction, Scene
 from phrase_loc.text.phrases import EncodedPhrase
 from phrase_loc.text.vocabulary import Vocabulary
@@ -50,7 +51,7 @@ class Inference:
         proposals: a key of proposals.PROPOSALS.
         score: a key of ranking.SCORES.
         gamma: its constant; of "mass" the exponent of the area.
-        temperature: of the vote among neighbouring boxes (ranking.agreement); 0 for none.
+        temperature: of the vote of neighbouring boxes that elects the first (ranking.elect); 0 for none.
         nms: greatest IoU between two boxes of an answer.
         grid: side of the square grid on which maps are smoothed and boxes ranked.
     """
@@ -110,7 +111,7 @@ def prepare(picture: Image.Image, settings: Inference, size: tuple[int, int] | N
     """
     frame = (picture.height, picture.width) if size is None else (int(size[0]), int(size[1]))
     squares = tuple(
-        to_tensor(picture.resize((side, side), Image.Resampling.BILINEAR)) for side in settings.image_sizes
+        to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
     )
     return Prepared(squares, frame, PROPOSALS[settings.proposals].of_image(picture, frame))
 
@@ -237,23 +238,26 @@ class PhraseLocalizer:
 
     def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""
-        return [self.rank(scene, a, top_k) for a in attention]
+        s = self.settings
+        source = PROPOSALS[s.proposals]
+        heats = self.heat(attention, (s.grid, s.grid))
+        rule = {
+            "score": s.score,
+            "gamma": s.gamma,
+            "temperature": s.temperature,
+            "overlap": s.nms,
+            "top_k": top_k,
+        }
+        own = [source.of_map(heat, scene.size) for heat in heats]
+        if scene.proposals is not None and all(boxes is None for boxes in own):
+            return rank_phrases(heats, scene.proposals, scene.size, **rule)
+        nothing = heats.new_zeros(0, 4)
+        every = [join([nothing, scene.proposals, boxes]) for boxes in own]
+        return [rank_boxes(h, boxes, scene.size, **rule) for h, boxes in zip(heats, every, strict=True)]
 
     def rank(self, scene: Scene, attention: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """The best boxes of one map: (h, w) -> boxes (k, 4), best first, in the scene's frame, scores (k,)."""
-        s = self.settings
-        heat = self.heat(attention[None], (s.grid, s.grid))[0]
-        boxes = proposals_for(PROPOSALS[s.proposals], scene.proposals, heat, scene.size)
-        return rank_boxes(
-            heat,
-            boxes,
-            scene.size,
-            score=s.score,
-            gamma=s.gamma,
-            temperature=s.temperature,
-            overlap=s.nms,
-            top_k=top_k,
-        )
+        return self.rank_all(scene, attention[None], top_k)[0]
 
     def presence(self, scene: Scene, phrases: Sequence[str]) -> list[float]:
         """The model's raw score that the image shows each phrase; -inf without a known word. Not a probability."""
