@@ -114,7 +114,7 @@ class ExportedModel:
 
 def pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
     """A picture as the graph takes it, squashed to (1,3,S,S)."""
-    square = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    square = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)[None])
 
 

@@ -58,7 +58,7 @@ def torch_inputs(localizer, photo, words, weights):
     model = localizer.model
     ids = torch.tensor([model.encoder.row(word) for word in words])
     squares = [
-        to_tensor(photo.resize((side, side), Image.Resampling.BILINEAR))[None]
+        to_tensor(photo.resize((side, side), Image.Resampling.BICUBIC))[None]
         for side in localizer.settings.image_sizes
     ]
     return squares, model.units(ids), model.word_bias(ids), torch.tensor(weights)
