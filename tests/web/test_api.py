@@ -1,0 +1,409 @@
+"""The API as a program uses it: answers, refusals, and what it must never do."""
+
+import asyncio
+import base64
+import io
+import json
+import tempfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from phrase_loc.display import to_dict
+from phrase_loc.images import load_image
+from phrase_loc.maps import min_max
+from phrase_loc.web.app import EXAMPLES, PAGE_FILES, create_app
+from phrase_loc.web.batching import Batcher, Busy
+from phrase_loc.web.scenes import content_key
+from tests.web.conftest import LIMITS, encoded
+
+
+def localize(client, photo=None, phrases=("a red hat",), **fields):
+    files = {} if photo is None else {"image": ("photo.png", photo)}
+    text = phrases if isinstance(phrases, str) else json.dumps(list(phrases))
+    # a field that is no file, so that the form is multipart even without a photograph
+    return client.post("/api/localize", files={**files, "phrases": (None, text)}, data=fields)
+
+
+def refusal(answer) -> str:
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert "\n" not in body["error"]
+    assert "Traceback" not in body["error"]
+    return body["error"]
+
+
+# answers
+
+
+def test_the_answer_is_that_of_the_command_line(client, photo, tiny_localizer):
+    answer = localize(client, photo, ["a red hat", "zorglub"], top_k=3).json()
+    scene = tiny_localizer.look(load_image(photo))
+    expected = [to_dict(p) for p in tiny_localizer.locate(scene, ["a red hat", "zorglub"], top_k=3)]
+    assert answer["predictions"] == json.loads(json.dumps(expected))
+    assert answer["size"] == [120, 80]
+    assert answer["image"] == "photo.png"
+    assert answer["key"] == content_key(photo)
+
+
+def test_maps_and_word_maps_are_the_localizers(client, photo, tiny_localizer):
+    answer = localize(client, photo, ["a red hat", "zorglub"], maps=True, words=True).json()
+    known, unknown = answer["predictions"]
+    assert unknown["map"] is None
+    assert unknown["word_maps"] == []
+    assert [w["word"] for w in known["word_maps"]] == ["red", "hat"]
+    scene = tiny_localizer.look(load_image(photo))
+    for sent, phrase in [(known["map"], "a red hat"), (known["word_maps"][1]["map"], "hat")]:
+        levels = np.frombuffer(base64.b64decode(sent["data"]), "<u2").reshape(sent["side"], -1) / 65535
+        heat = tiny_localizer.heat(tiny_localizer.attend(scene, [phrase]), (16, 16))[0]
+        np.testing.assert_allclose(levels, min_max(heat).numpy(), atol=1e-3)
+    assert len(known["proposals"]) % 4 == 0
+    assert known["proposals"]
+
+
+def test_a_photograph_is_asked_again_by_its_key(client, photo):
+    first = client.post("/api/look", files={"image": ("photo.png", photo)}).json()
+    assert first == {"image": "photo.png", "key": content_key(photo), "size": [120, 80]}
+    again = localize(client, None, ["dog"], key=first["key"])
+    assert again.status_code == 200
+    assert again.json()["predictions"] == localize(client, photo, ["dog"]).json()["predictions"]
+    held = client.get(f"/api/image/{first['key']}")
+    assert held.content == photo
+    assert held.headers["content-type"] == "image/png"
+
+
+def test_the_oldest_photograph_leaves(client):
+    keys = [
+        client.post("/api/look", files={"image": encoded(Image.new("RGB", (40, 30), (c, 0, 0)))}).json()[
+            "key"
+        ]
+        for c in range(LIMITS.scenes + 1)
+    ]
+    assert client.get("/healthz").json()["scenes"] == LIMITS.scenes
+    assert localize(client, None, key=keys[-1]).status_code == 200
+    gone = localize(client, None, key=keys[0])
+    assert gone.status_code == 404
+    assert "send it again" in refusal(gone)
+
+
+def test_words_at_a_point(client, photo, tiny_localizer):
+    key = client.post("/api/look", files={"image": photo}).json()["key"]
+    answer = client.post("/api/words-at", json={"key": key, "x": 30, "y": 40, "count": 3}).json()
+    assert len(answer["words"]) == 3
+    assert {w["word"] for w in answer["words"]} <= set(tiny_localizer.vocabulary.words)
+    scores = [w["score"] for w in answer["words"]]
+    assert scores == sorted(scores, reverse=True)
+    outside = client.post("/api/words-at", json={"key": key, "x": 121, "y": 40})
+    assert outside.status_code == 400
+    assert "120 x 80" in refusal(outside)
+
+
+def test_chips_of_a_caption(client):
+    answer = client.post("/api/chips", json={"text": "A man in a red hat walks a dog."})
+    assert answer.json()["phrases"] == ["A man", "a red hat", "a dog"]
+
+
+def test_methods_differ_and_unknown_ones_are_named(client, photo):
+    maps = {
+        m: localize(client, photo, ["dog"], method=m, maps=True).json()["predictions"][0]["map"]["data"]
+        for m in client.get("/api/model").json()["methods"]
+    }
+    assert len(set(maps.values())) > 1
+    wrong = localize(client, photo, method="mvp")
+    assert wrong.status_code == 400
+    assert "mwp" in refusal(wrong)
+
+
+def test_about_the_model(client, tiny_localizer):
+    about = client.get("/api/model").json()
+    assert about["words"] == len(tiny_localizer.vocabulary)
+    assert about["calibrated"] is True
+    assert about["ranking"]["gamma"] == tiny_localizer.settings.gamma
+    assert about["limits"]["upload_bytes"] == LIMITS.upload_bytes
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("phrases", "sentence"),
+    [
+        ("a red hat", "JSON list of strings"),
+        ("[1]", "JSON list of strings"),
+        ('{"a": "b"}', "JSON list of strings"),
+        ("[" * 10000, "JSON list of strings"),
+        ("9" * 5000, "JSON list of strings"),
+        ("[]", "expected 1 to 8 phrases, got 0"),
+        ('["", "  "]', "expected 1 to 8 phrases, got 0"),
+        (json.dumps(["dog"] * 9), "expected 1 to 8 phrases, got 9"),
+        (json.dumps(["d" * 61]), "60 characters, one has 61"),
+    ],
+)
+def test_wrong_phrases(client, photo, phrases, sentence):
+    answer = localize(client, photo, phrases)
+    assert answer.status_code == 422
+    assert sentence in refusal(answer)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"", "not an image"), (b"hello", "not an image"), (b"\x89PNG\r\n\x1a\n" + b"0" * 40, "image")],
+    ids=["empty", "text", "broken"],
+)
+def test_broken_photographs(client, content, sentence):
+    answer = localize(client, content)
+    assert answer.status_code in {400, 422}
+    assert sentence in refusal(answer)
+
+
+def test_truncated_photograph(client):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    answer = localize(client, encoded(noise, "JPEG")[:900])
+    assert answer.status_code == 400
+    assert "broken image" in refusal(answer)
+
+
+def test_too_many_pixels_are_refused_before_decoding(client):
+    answer = localize(client, encoded(Image.new("1", (2001, 1000))))
+    assert answer.status_code == 400
+    assert "2001 x 1000 pixels" in refusal(answer)
+
+
+def test_too_many_bytes(client, photo):
+    slightly = localize(client, photo + b"0" * LIMITS.upload_bytes)
+    assert slightly.status_code == 413
+    declared = localize(client, photo + b"0" * (LIMITS.upload_bytes + 2**20))
+    assert declared.status_code == 413
+    assert "3 MB" in refusal(declared)
+
+
+def test_an_endless_upload_is_cut_off(client):
+    sent = 0
+
+    def endless():
+        nonlocal sent
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="i"\r\n\r\n'
+        while sent < 100 * 2**20:
+            sent += 2**18
+            yield b"0" * 2**18
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = client.post("/api/look", content=endless(), headers=headers)
+    assert answer.status_code == 413
+    assert "3 MB" in refusal(answer)
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=x", "text/plain"])
+def test_forms_that_are_none(client, kind):
+    answer = client.post("/api/localize", content=b"nonsense", headers={"Content-Type": kind})
+    assert answer.status_code in {400, 422}
+    refusal(answer)
+
+
+def test_neither_photograph_nor_key(client):
+    answer = localize(client)
+    assert answer.status_code == 422
+    assert "photograph in the field image" in refusal(answer)
+
+
+# what it must never do
+
+
+def test_nothing_is_written_to_disk(client, monkeypatch, tmp_path):
+    """Starlette moves a file above a megabyte to the temporary folder; here there is no such folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    noise = np.random.default_rng(0).integers(0, 255, (800, 800, 3), dtype=np.uint8)
+    photo = encoded(Image.fromarray(noise))
+    assert len(photo) > 1.5 * 2**20
+    assert localize(client, photo).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/examples/../../pyproject.toml",
+        "/examples/%2e%2e/%2e%2e/errors.py",
+        "/page/index.html",
+        "/..%2f..%2f..%2fetc/passwd",
+        "/api/image/..%2f..%2fetc%2fpasswd",
+        "//etc/passwd",
+    ],
+)
+def test_no_path_of_the_server_can_be_reached(client, path):
+    answer = client.get(path)
+    assert answer.status_code == 404
+    refusal(answer)
+
+
+def test_a_files_name_is_only_repeated(client, photo):
+    answer = client.post("/api/look", files={"image": ("../../etc/passwd", photo)})
+    assert answer.json()["image"] == "../../etc/passwd"
+
+
+def test_token(tiny_localizer, photo):
+    with TestClient(create_app(tiny_localizer, LIMITS, token="secret")) as client:
+        assert client.get("/").status_code == 200
+        assert client.get("/api/model").status_code == 401
+        assert "token" in refusal(localize(client, photo))
+        client.headers["Authorization"] = "Bearer secret"
+        assert localize(client, photo).status_code == 200
+        client.headers["Authorization"] = "Bearer secre"
+        assert client.get("/api/model").status_code == 401
+
+
+# many at once
+
+
+def test_a_full_queue_answers_503(tiny_localizer, photo):
+    import threading
+
+    gate = threading.Event()
+    limits = replace(LIMITS, queue=1, batch=1)
+    app = create_app(tiny_localizer, limits)
+    with TestClient(app) as client:
+        key = client.post("/api/look", files={"image": photo}).json()["key"]
+    batcher = Batcher(tiny_localizer, 1, 1)
+    running = batcher.ask(gate.wait)
+    while batcher.waiting():
+        pass
+    waiting = batcher.ask(lambda: 3)
+    with pytest.raises(Busy, match="1 requests are waiting already"):
+        batcher.ask(lambda: 4)
+    gate.set()
+    assert waiting.result(10) == 3
+    assert running.result(10)
+    batcher.close()
+    assert key
+
+
+def test_a_slow_answer_gives_503(tiny_localizer, photo, monkeypatch):
+    import time
+
+    with TestClient(create_app(tiny_localizer, replace(LIMITS, seconds=0.2))) as client:
+        monkeypatch.setattr(type(tiny_localizer), "look_at", lambda *_: time.sleep(1) or [])
+        answer = client.post("/api/look", files={"image": photo})
+    assert answer.status_code == 503
+    assert "0.2 seconds" in refusal(answer)
+
+
+def test_a_failure_in_one_answer_leaves_the_server_alive(client, photo, monkeypatch, tiny_localizer):
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tiny_localizer), "locate", lambda *_, **__: 1 / 0)
+        broken = localize(client, photo)
+    assert broken.status_code == 500
+    assert "ZeroDivisionError" in refusal(broken)
+    assert localize(client, photo).status_code == 200
+
+
+def test_load(tiny_localizer):
+    """32 clients, 500 requests, five photographs: none lost, every photograph looked at once."""
+    from httpx2 import ASGITransport, AsyncClient
+
+    looked = []
+    app = create_app(counting(tiny_localizer, looked), replace(LIMITS, scenes=16, seconds=120))
+    photos = [encoded(Image.new("RGB", (40 + i, 30), (40 * i, 90, 0))) for i in range(5)]
+
+    async def one_client(client, number):
+        statuses = []
+        for i in range(number, 500, 32):
+            files = {"image": (f"{i}.png", photos[i % 5]), "phrases": (None, '["a red hat", "dog"]')}
+            answer = await client.post("/api/localize", files=files)
+            statuses.append((answer.status_code, answer.json().get("image") == f"{i % 5}.png"))
+        return statuses
+
+    async def everybody():
+        async with AsyncClient(transport=ASGITransport(app), base_url="http://test", timeout=120) as client:
+            found = await asyncio.gather(*(one_client(client, n) for n in range(32)))
+        return [status for statuses in found for status, _ in statuses]
+
+    statuses = asyncio.run(everybody())
+    assert statuses == [200] * 500
+    assert sum(looked) == 5
+
+
+def counting(localizer, looked):
+    """The same localizer that notes how many photographs it looks at."""
+
+    class Counting(type(localizer)):
+        def look_at(self, pictures):
+            looked.append(len(pictures))
+            return super().look_at(pictures)
+
+    return Counting(localizer.model, localizer.settings)
+
+
+# any input
+
+TEXT = st.text(max_size=30)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    phrases=st.one_of(TEXT, st.lists(st.text(max_size=12), max_size=10).map(json.dumps)),
+    fields=st.dictionaries(st.sampled_from(["key", "top_k", "method", "maps", "words", "other"]), TEXT),
+    content=st.one_of(st.none(), st.binary(max_size=50), st.just("photo")),
+)
+def test_any_form_gets_an_answer_or_a_sentence(client, photo, phrases, fields, content):
+    files = {"phrases": (None, phrases.encode("utf-8", "replace"))}
+    files |= {name: (None, text.encode("utf-8", "replace")) for name, text in fields.items()}
+    if content is not None:
+        files["image"] = ("photo", photo if content == "photo" else content)
+    answer = client.post("/api/localize", files=files)
+    assert answer.status_code in {200, 400, 404, 413, 422}
+    if answer.status_code != 200:
+        refusal(answer)
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=9), st.lists, max_leaves=5)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(["/api/words-at", "/api/chips"]),
+    body=st.one_of(JSON, st.dictionaries(st.sampled_from(["key", "x", "y", "count", "text"]), JSON)),
+)
+def test_any_json_gets_an_answer_or_a_sentence(client, path, body):
+    headers = {"Content-Type": "application/json"}
+    answer = client.post(path, content=json.dumps(body).encode(), headers=headers)
+    assert answer.status_code in {200, 400, 404, 422}
+    if answer.status_code != 200:
+        refusal(answer)
+
+
+# the page's files
+
+
+def test_the_page_is_served_and_loads_nothing_from_elsewhere(client):
+    for route, (_, kind) in PAGE_FILES.items():
+        answer = client.get(route)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == kind
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        outside = [w for w in answer.text.split('"') if w.startswith(("http://", "https://", "//"))]
+        assert not outside, f"{route} refers to {outside}"
+    for name in EXAMPLES:
+        with Image.open(io.BytesIO(client.get(f"/examples/{name}").content)) as picture:
+            assert picture.width > 100
+
+
+def test_openapi_names_every_route(client):
+    described = client.get("/openapi.json").json()
+    assert set(described["paths"]) == {
+        "/api/look", "/api/localize", "/api/words-at", "/api/chips", "/api/image/{key}", "/api/model", "/healthz"
+    }  # fmt: skip
+    fields = described["components"]["schemas"]["Body_localize_api_localize_post"]["properties"]
+    assert {"image", "phrases", "key", "top_k", "method", "maps", "words"} == set(fields)
+
+
+def test_scenes_are_shared_between_threads_as_values(tiny_localizer, photo):
+    """What the cache holds is never changed by an answer."""
+    scene = tiny_localizer.look(load_image(photo))
+    before = [a.clone() for a in scene.activations]
+    tiny_localizer.locate(scene, ["dog", "a red hat"])
+    assert all(torch.equal(a, b) for a, b in zip(before, scene.activations))
