@@ -88,6 +88,8 @@ class Batcher:
             return
         try:
             scenes: list[Scene] = self.localizer.look_at([job.prepared for job in jobs])
+            if len(scenes) != len(jobs):
+                raise RuntimeError(f"{len(jobs)} photographs gave {len(scenes)} scenes")
         except Exception as error:  # the waiting request reports it; the worker must live on
             for job in jobs:
                 job.future.set_exception(error)

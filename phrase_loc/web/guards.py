@@ -20,12 +20,14 @@ from phrase_loc.web.limits import Limits
 OVERHEAD = 1 << 20  # bytes of a request beside the photograph: phrases, names, boundaries
 
 
-class Refused(Exception):
-    """A request that cannot be served, with its status and one sentence."""
+class Refused(HTTPException):
+    """A request that cannot be served, with its status and one sentence.
+
+    It is an HTTPException since FastAPI turns whatever else a form's parser raises into a 400 of its own.
+    """
 
     def __init__(self, status: int, sentence: str):
-        super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+        super().__init__(status, sentence)
 
 
 def too_large(limits: Limits) -> str:
@@ -107,7 +109,7 @@ def _refusal(request: Request, limits: Limits, token: str | None) -> Response | 
 def _add_sentences(app: FastAPI) -> None:
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:
-        return _sentence(error.status, error.sentence)
+        return _sentence(error.status_code, error.detail)
 
     @app.exception_handler(PhraseLocError)
     async def mended_by_user(_: Request, error: PhraseLocError) -> JSONResponse:

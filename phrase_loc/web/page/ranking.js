@@ -1,6 +1,6 @@
 // What phrase_loc/ranking.py does, for the sliders: sums in boxes from an integral image, a score for each box,
 // the vote of neighbours, greedy suppression. Boxes are flat arrays x1, y1, x2, y2, ... in pixels of the original
-// photograph, `size` is [width, height]. tests/web/test_browser.py holds both rankings equal.
+// photograph, `size` is [width, height].
 
 const TINY = 1e-6;
 const LIFT = 1e-3;
