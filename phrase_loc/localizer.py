@@ -25,7 +25,7 @@ from phrase_loc.errors import ConfigError, choose, nearest
 from phrase_loc.images import load_image, to_tensor
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.proposals import PROPOSALS
+from phrase_loc.proposals import PROPOSALS, Cached, Source
 from phrase_loc.proposals.source import join
 from phrase_loc.ranking import SCORES, rank_boxes, rank_phrases
 from phrase_loc.structures import Prediction, Scene
@@ -101,19 +101,26 @@ class Prepared:
     proposals: Tensor | None
 
 
-def prepare(picture: Image.Image, settings: Inference, size: tuple[int, int] | None = None) -> Prepared:
+def prepare(
+    picture: Image.Image,
+    settings: Inference,
+    size: tuple[int, int] | None = None,
+    source: Source | None = None,
+) -> Prepared:
     """Squash an RGB picture to the settings' input sizes and propose boxes in it.
 
     Args:
         picture: as `load_image` gives it.
         settings: of the localizer that will look at it.
         size: (H, W) of the frame of the answers; None is the picture's own.
+        source: of the boxes; None is the settings' own.
     """
+    source = PROPOSALS[settings.proposals] if source is None else source
     frame = (picture.height, picture.width) if size is None else (int(size[0]), int(size[1]))
     squares = tuple(
         to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
     )
-    return Prepared(squares, frame, PROPOSALS[settings.proposals].of_image(picture, frame))
+    return Prepared(squares, frame, source.of_image(picture, frame))
 
 
 class PhraseLocalizer:
@@ -122,11 +129,14 @@ class PhraseLocalizer:
     Args:
         model: in eval mode, on the device where it shall run.
         settings: how it is asked; None takes what the model was saved with.
+        cache: folder that keeps proposals between runs, None for none.
     """
 
-    def __init__(self, model: TextToRegion, settings: Inference | None = None):
-        self.model = model
+    def __init__(self, model: TextToRegion, settings: Inference | None = None, cache: Path | None = None):
+        self.model, self.cache = model, cache
         self.settings = settings or Inference.from_dict(dict(model.config.inference))
+        source = PROPOSALS[self.settings.proposals]
+        self.source = source if cache is None else Cached(source, cache)
         self._below = model.below(self.settings.stage)
         self._above = model.above(self.settings.stage)
 
@@ -149,7 +159,13 @@ class PhraseLocalizer:
 
     def with_settings(self, **changes: Any) -> "PhraseLocalizer":
         """The same weights asked otherwise, such as `with_settings(method="cam", prior=0.0)`."""
-        return PhraseLocalizer(self.model, Inference.from_dict({**asdict(self.settings), **changes}))
+        return PhraseLocalizer(
+            self.model, Inference.from_dict({**asdict(self.settings), **changes}), self.cache
+        )
+
+    def with_cache(self, folder: str | os.PathLike) -> "PhraseLocalizer":
+        """The same, keeping the proposals of each picture in `folder` by a hash of its pixels."""
+        return PhraseLocalizer(self.model, self.settings, Path(folder))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -176,7 +192,7 @@ class PhraseLocalizer:
         Returns:
             The scene, with one view, or two when the settings ask for the mirrored photograph as well.
         """
-        return self.look_at([prepare(load_image(image), self.settings, size)])[0]
+        return self.look_at([prepare(load_image(image), self.settings, size, self.source)])[0]
 
     @torch.inference_mode()
     def look_at(self, pictures: Sequence["Prepared"]) -> list[Scene]:
@@ -239,7 +255,7 @@ class PhraseLocalizer:
     def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""
         s = self.settings
-        source = PROPOSALS[s.proposals]
+        source = self.source
         heats = self.heat(attention, (s.grid, s.grid))
         rule = {
             "score": s.score,

@@ -151,3 +151,12 @@ def test_wrong_settings_are_named(changes, sentence, tiny_localizer):
 def test_settings_survive_json():
     settings = Inference(image_sizes=(320, 448), prior=0.2)
     assert Inference.from_dict({"image_sizes": [320, 448], "prior": 0.2}) == settings
+
+
+def test_cached_proposals_are_the_same(tiny_localizer, drawn_image, tmp_path, monkeypatch):
+    plain = tiny_localizer.with_settings(proposals="regions")
+    cached = plain.with_cache(tmp_path / "boxes")
+    first = cached.look(drawn_image).proposals
+    assert torch.equal(first, plain.look(drawn_image).proposals)
+    monkeypatch.setattr(type(cached.source.source), "of_image", None)  # a second search would fail
+    assert torch.equal(cached.with_settings(gamma=0.3).look(drawn_image).proposals, first)

@@ -40,6 +40,7 @@ class EvaluateConfig:
         inference: settings of the localizer to change, such as {gamma: 0.5}.
         output: the report; CSV, Markdown and HTML are written beside it under the same stem.
         device: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.
+        proposal_cache: folder that keeps proposals by the hash of each picture; none if empty.
         faithful: reproduce the known bugs of the published scripts (parity.py).
         bootstrap: draws of images behind each 95 % interval.
         held_out: share of images on which thresholds are chosen, for protocols that choose one.
@@ -56,6 +57,7 @@ class EvaluateConfig:
     inference: dict[str, Any] = field(default_factory=dict)
     output: Path = Path("report.json")
     device: str = "auto"
+    proposal_cache: str = ""
     faithful: bool = False
     bootstrap: int = 2000
     held_out: float = 0.0

@@ -27,7 +27,7 @@ def load_localizer(config: EvaluateConfig, device: str) -> Any:
     """The localizer of a config, with its changed settings."""
     from phrase_loc.evaluation.models import load
 
-    return load(config.model, config.inference, device)
+    return load(config.model, config.inference, device, config.proposal_cache)
 
 
 def fingerprint(localizer: Any) -> str:
