@@ -9,7 +9,7 @@ threads may share it.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -21,106 +21,19 @@ from torch import Tensor
 from phrase_loc import maps as attention_maps
 from phrase_loc.attention import METHODS
 from phrase_loc.distributed import pick_device
-from phrase_loc.errors import ConfigError, choose, nearest
-from phrase_loc.images import load_image, to_tensor
+from phrase_loc.errors import choose
+from phrase_loc.images import load_image
+from phrase_loc.inference import Inference, Prepared, prepare
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.proposals import PROPOSALS, Cached, Source
+from phrase_loc.proposals import PROPOSALS, Cached
 from phrase_loc.proposals.source import join
-from phrase_loc.ranking import SCORES, rank_boxes, rank_phrases
+from phrase_loc.ranking import rank_boxes, rank_phrases
 from phrase_loc.structures import Prediction, Scene
 from phrase_loc.text.phrases import EncodedPhrase
 from phrase_loc.text.vocabulary import Vocabulary
 
-
-@dataclass(frozen=True, kw_only=True)
-class Inference:
-    """How a model is asked; chosen on val, saved in the model's config.json.
-
-    Attributes:
-        method: a key of attention.METHODS.
-        stage: where maps are read: a stage of the trunk, or "features".
-        image_sizes: sides in pixels of the squares a photograph is resized to; of several the maps are brought to
-            the grid, stretched to 0..1 and averaged.
-        sharpness: r of the posterior over locations, softmax(r * score), with which the top-down pass enters the
-            features; None takes the pool's own, 0 lets all locations count alike.
-        mirrored: look at the mirrored photograph too and average the maps.
-        smoothing: Gaussian sigma of the map as a share of its side.
-        prior: exponent of a Gaussian bump at the image's centre, 0 for none. It is bias and no grounding.
-        prior_sigma: width of that bump as a share of the side.
-        proposals: a key of proposals.PROPOSALS.
-        score: a key of ranking.SCORES.
-        gamma: its constant; of "mass" the exponent of the area.
-        temperature: of the vote of neighbouring boxes that elects the first (ranking.elect); 0 for none.
-        nms: greatest IoU between two boxes of an answer.
-        grid: side of the square grid on which maps are smoothed and boxes ranked.
-    """
-
-    method: str = "contrastive_mwp"
-    stage: str = "features"
-    image_sizes: tuple[int, ...] = (224,)
-    sharpness: float | None = None
-    mirrored: bool = False
-    smoothing: float = 0.1
-    prior: float = 0.0
-    prior_sigma: float = 0.25
-    proposals: str = "default"
-    score: str = "mass"
-    gamma: float = 0.6
-    temperature: float = 0.0
-    nms: float = 0.5
-    grid: int = 64
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
-        """Checked settings from plain values; an unknown name raises a ConfigError."""
-        known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                hint = nearest(key, known)
-                raise ConfigError(f"unknown {source} setting {key!r}{hint}; known: {', '.join(known)}")
-        settings = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
-        choose(METHODS, settings.method, "attention method")
-        choose(PROPOSALS, settings.proposals, "proposal source")
-        choose(SCORES, settings.score, "box score")
-        return settings
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A photograph ready for the network; made without a model, so by any thread or process.
-
-    Attributes:
-        squares: for each input size S a (3, S, S) uint8.
-        size: (H, W) of the frame in which answers are given.
-        proposals: (R, 4) boxes that need the picture, or None.
-    """
-
-    squares: tuple[Tensor, ...]
-    size: tuple[int, int]
-    proposals: Tensor | None
-
-
-def prepare(
-    picture: Image.Image,
-    settings: Inference,
-    size: tuple[int, int] | None = None,
-    source: Source | None = None,
-) -> Prepared:
-    """Squash an RGB picture to the settings' input sizes and propose boxes in it.
-
-    Args:
-        picture: as `load_image` gives it.
-        settings: of the localizer that will look at it.
-        size: (H, W) of the frame of the answers; None is the picture's own.
-        source: of the boxes; None is the settings' own.
-    """
-    source = PROPOSALS[settings.proposals] if source is None else source
-    frame = (picture.height, picture.width) if size is None else (int(size[0]), int(size[1]))
-    squares = tuple(
-        to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
-    )
-    return Prepared(squares, frame, source.of_image(picture, frame))
+__all__ = ["Inference", "PhraseLocalizer", "Prepared", "prepare"]
 
 
 class PhraseLocalizer:
@@ -195,7 +108,7 @@ class PhraseLocalizer:
         return self.look_at([prepare(load_image(image), self.settings, size, self.source)])[0]
 
     @torch.inference_mode()
-    def look_at(self, pictures: Sequence["Prepared"]) -> list[Scene]:
+    def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]:
         """Several prepared photographs in one pass of the network."""
         if not pictures:
             return []

@@ -12,6 +12,7 @@ FLOORS = {
     1: {"attention", "maps", "ranking", "metrics", "text"},
     2: {"models", "proposals", "datasets"},
     3: {
+        "inference",
         "localizer",
         "drawing",
         "export",
