@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -100,7 +101,11 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @contextmanager
 def session(device: str = "auto") -> Iterator[World]:
-    """The world that torchrun describes, or a world of one; left in order also after an exception."""
+    """The world that torchrun describes, or a world of one; left in order also after an exception.
+
+    PHRASE_LOC_TIMEOUT is how many seconds a process waits for the others (1800). After a rank was lost, gloo can wait
+    for an address that is gone; the wait then ends and torchrun restarts once more.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(device=pick_device(device))
@@ -110,7 +115,8 @@ def session(device: str = "auto") -> Iterator[World]:
     place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    patience = timedelta(seconds=int(os.environ.get("PHRASE_LOC_TIMEOUT", "1800")))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience)
     try:
         yield World(rank, size, place)
     finally:

@@ -41,11 +41,16 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "torch.distributed.run",
             "--standalone",
             "--nproc_per_node=2",
-            "--max-restarts=3",
+            "--max-restarts=8",
         ),
         *(str(ROOT / "tests/training/two_processes.py"), str(folder / "out"), shards, *cases, LOST),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PHRASE_LOC_TIMEOUT": "25",
+    }
     told = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment)
     assert told.returncode == 0, told.stderr[-3000:]
     return folder
