@@ -60,8 +60,3 @@ def test_floor_two_does_not_know_its_neighbours():
     for path in FILES:
         if FLOOR[own(path)] == 2:
             assert not (imported(path) - {own(path)}) & FLOORS[2], path
-
-
-def test_no_absolute_machine_paths():
-    for path in FILES:
-        assert "/root/" not in path.read_text(encoding="utf-8")
