@@ -128,7 +128,7 @@ def elect(
     votes = (truth @ near).clamp(min=torch.finfo(scores.dtype).tiny).log()
     winner = (scores + weight * votes).argmax(-1)  # (P,)
     # a box without area agrees with none, not even itself: the one-hot part keeps it
-    share = truth * near[winner] + torch.finfo(scores.dtype).tiny * one_hot(winner, len(boxes))
+    share = truth * near[winner] + torch.finfo(scores.dtype).tiny * one_hot(winner, len(boxes)).to(scores)
     merged = (share / share.sum(-1, keepdim=True)) @ boxes.to(share)  # (P, 4)
     lifted = torch.full_like(scores[:, :1], -torch.inf).repeat(1, len(scores))
     lifted.fill_diagonal_(0).add_(scores.amax(-1, keepdim=True) + LIFT)

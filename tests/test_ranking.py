@@ -191,9 +191,10 @@ def test_phrases_do_not_see_the_boxes_elected_by_others():
         torch.testing.assert_close(found[30 + p], alone)
 
 
-def test_boxes_without_area_can_be_elected():
-    boxes = torch.tensor([[5.0, 5, 5, 5], [7, 7, 7, 7]])
-    found, _ = elect(boxes, torch.tensor([[3.0, 1.0]]), temperature=0.1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_boxes_without_area_can_be_elected(dtype: torch.dtype):
+    boxes = torch.tensor([[5.0, 5, 5, 5], [7, 7, 7, 7]], dtype=dtype)
+    found, _ = elect(boxes, torch.tensor([[3.0, 1.0]], dtype=dtype), temperature=0.1)
     torch.testing.assert_close(found[2], boxes[0])
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from phrase_loc.web.app import create_app
 from phrase_loc.web.limits import Limits
+from tests.web.browser import chromium, serving
 
 LIMITS = Limits(
     upload_bytes=3 * 2**20, pixels=2_000_000, phrases=8, phrase_length=60, top_k=20, seconds=60, scenes=3
@@ -29,3 +30,31 @@ def photo(drawn_image) -> bytes:
 def client(tiny_localizer):
     with TestClient(create_app(tiny_localizer, LIMITS), raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def address():
+    """Where a server with the shipped model listens."""
+    from phrase_loc.localizer import PhraseLocalizer
+
+    with serving(create_app(PhraseLocalizer.from_pretrained("default"))) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def downloads(tmp_path_factory):
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="session")
+def browser(downloads):
+    with chromium(downloads) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page_browser(browser, address):
+    """The browser with the page open, empty."""
+    browser.get("about:blank")
+    browser.get(address)
+    return browser

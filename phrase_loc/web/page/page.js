@@ -14,7 +14,7 @@ const TRY = {
   "coffee.png": ["a cup of coffee", "a spoon"], "chelsea.png": ["the cat", "its nose"],
 };
 const state = {
-  model: null, photo: null, phrases: [], answers: new Map(), proposals: [], open: new Set(), colours: new Map(),
+  model: null, photo: null, phrases: [], answers: new Map(), open: new Set(), colours: new Map(),
   settings: {}, pinned: null, hovered: null, word: null, cross: null, comparing: false, working: 0,
 };
 
@@ -59,15 +59,15 @@ async function answer(method = state.settings.method) {
   if (photo && open.length) await work("Looking …", async () => {
     const found = await asking((key) => server.localize(key, open, method));
     if (photo !== state.photo) return; // another photograph has come meanwhile
-    state.proposals = found.proposals;
-    found.predictions.forEach((p, i) => keep(p, method, open[i]));
+    found.predictions.forEach((p, i) => keep(p, method, open[i], found.proposals));
   });
   show();
 }
 
-function keep(prediction, method, phrase) {
+function keep(prediction, method, phrase, proposals) {
   const map = prediction.map && decodeMap(prediction.map);
-  state.answers.set(id(method, phrase), { ...prediction, map, side: prediction.map?.side });
+  const candidates = Float64Array.of(...proposals, ...prediction.proposals);
+  state.answers.set(id(method, phrase), { ...prediction, map, side: prediction.map?.side, candidates });
 }
 
 async function wordMaps(phrase) {
@@ -151,9 +151,8 @@ function colourOf(phrase) {
 
 function boxesOf(answered, top_k = state.settings.top_k) {
   if (!answered?.map) return [];
-  const boxes = [...state.proposals, ...answered.proposals];
   const options = { ...state.model.ranking, gamma: state.settings.gamma, top_k };
-  return rank(answered.map, answered.side, boxes, state.photo.size, options);
+  return rank(answered.map, answered.side, answered.candidates, state.photo.size, options);
 }
 
 function layerOf(phrase, method) {

@@ -1,9 +1,10 @@
 // What phrase_loc/ranking.py does, for the sliders: sums in boxes from an integral image, a score for each box,
-// the vote of neighbours, greedy suppression. Boxes are flat arrays x1, y1, x2, y2, ... in pixels of the original
+// the box that neighbours elect, greedy suppression. Boxes are flat arrays x1, y1, x2, y2, ... in pixels of the original
 // photograph, `size` is [width, height].
 
 const TINY = 1e-6;
 const LIFT = 1e-3;
+const SMALLEST = 2 ** -126; // of the 32-bit floats in which Python ranks
 
 /** Levels 0..1 of a map as the server sends it: {side, data} -> Float64Array(side * side), rows from the top. */
 export function decodeMap({ side, data }) {
@@ -73,29 +74,43 @@ export function iou(boxes, i, j) {
   return union > 0 ? shared / union : 0;
 }
 
-/** Lift the box that its neighbours vote for above the best score (ranking.elect). */
+/** For each box its overlaps of at least a half, as a Uint8Array: row i, column j. Kept while the boxes live, since
+ * a slider asks again and again. */
+function neighbours(boxes) {
+  if (!NEAR.has(boxes)) {
+    const count = boxes.length / 4, near = new Uint8Array(count * count);
+    for (let i = 0; i < count; i++) for (let j = 0; j < count; j++) near[i * count + j] = iou(boxes, i, j) >= 0.5;
+    NEAR.set(boxes, near);
+  }
+  return NEAR.get(boxes);
+}
+const NEAR = new WeakMap();
+
+/** The first box that all vote for: the mean of those that agree with the winner, a hair above the best score. */
 function elect(boxes, scores, temperature, weight = 0.5) {
-  const best = Math.max(...scores);
+  const count = scores.length, near = neighbours(boxes);
+  const best = scores.reduce((most, s) => Math.max(most, s), -Infinity);
   const truth = scores.map((s) => Math.exp((s - best) / temperature));
   const total = truth.reduce((sum, t) => sum + t, 0);
   let winner = 0, most = -Infinity;
-  scores.forEach((score, i) => {
+  for (let i = 0; i < count; i++) {
     let vote = 0;
-    truth.forEach((t, j) => { if (iou(boxes, i, j) >= 0.5) vote += t; });
-    const value = score + weight * Math.log(Math.max(vote / total, 1e-38));
+    for (let j = 0; j < count; j++) if (near[i * count + j]) vote += truth[j];
+    const value = scores[i] + weight * Math.log(Math.max(vote / total, SMALLEST));
     if (value > most) { most = value; winner = i; }
-  });
-  const lifted = scores.slice();
-  lifted[winner] = best + LIFT;
-  return lifted;
+  }
+  const share = truth.map((t, j) => t / total * near[winner * count + j] + (j === winner ? SMALLEST : 0));
+  const whole = share.reduce((sum, s) => sum + s, 0);
+  const merged = [0, 1, 2, 3].map((k) => share.reduce((sum, s, j) => sum + s / whole * boxes[4 * j + k], 0));
+  return [Float64Array.of(...boxes, ...merged), Float64Array.of(...scores, best + LIFT)];
 }
 
-/** The best boxes of one map: [{xyxy, score}], best first. */
+/** The best boxes of one map: [{xyxy, score}], best first; `boxes` is a Float64Array. */
 export function rank(map, side, boxes, size, { score = "mass", gamma, temperature = 0, nms = 0.5, top_k = 5 }) {
   if (!boxes.length) return [];
   let scores = scoreBoxes(map, side, boxes, size, score, gamma);
-  if (temperature > 0) scores = elect(boxes, scores, temperature);
-  const order = Array.from(scores.keys()).sort((a, b) => scores[b] - scores[a]);
+  if (temperature > 0) [boxes, scores] = elect(boxes, scores, temperature);
+  const order = Array.from(scores.keys()).filter((i) => scores[i] > -Infinity).sort((a, b) => scores[b] - scores[a]);
   const kept = [];
   for (const i of order) {
     if (kept.length >= top_k) break;
