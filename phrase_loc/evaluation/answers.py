@@ -21,11 +21,13 @@ class Request:
         borders: widths of the zeroed frame at which a peak is wanted; empty where nobody points.
         top_k: ranked boxes wanted; 0 for none.
         map_boxes: rules by which a map becomes one box.
+        ranks: whether the ranks of the classes are wanted, where a method classifies.
     """
 
     borders: frozenset[int] = frozenset()
     top_k: int = 0
     map_boxes: frozenset[MapBox] = frozenset()
+    ranks: bool = False
 
     @classmethod
     def of(cls, tests: Sequence[Test]) -> "Request":
@@ -33,7 +35,8 @@ class Request:
         return cls(
             frozenset(t.border for t in tests if "pointing" in t.kind),
             max((t.top_k for t in tests), default=0),
-            frozenset(t.map_box for t in tests if t.map_box is not None),
+            frozenset(rule for t in tests for rule in (*t.sweep, t.map_box) if rule is not None),
+            any(t.sweep for t in tests),
         )
 
 
@@ -47,6 +50,7 @@ class Answers:
         boxes: (P, k, 4) best first.
         scores: (P, k) of the boxes, descending, comparable between images as far as the method makes them so.
         map_boxes: rule -> (P, 4).
+        ranks: (P,) how many classes score above the query's own; none of a method that classifies nothing.
     """
 
     known: Tensor
@@ -54,6 +58,7 @@ class Answers:
     boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 4))
     scores: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     map_boxes: dict[MapBox, Tensor] = field(default_factory=dict)
+    ranks: Tensor | None = None
 
     def take(self, rows: Sequence[int]) -> "Answers":
         """The answers to some of the queries, in a new order; a row may come more than once."""
@@ -64,6 +69,7 @@ class Answers:
             self.boxes[index] if self.boxes.shape[1] else self.boxes.new_zeros(len(index), 0, 4),
             self.scores[index] if self.scores.shape[1] else self.scores.new_zeros(len(index), 0),
             {rule: boxes[index] for rule, boxes in self.map_boxes.items()},
+            None if self.ranks is None else self.ranks[index],
         )
 
 

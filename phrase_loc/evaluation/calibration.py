@@ -29,7 +29,9 @@ class Pairs:
     image: np.ndarray
 
 
-def calibrate(localizer: PhraseLocalizer, samples: Sequence[GroundingSample], seed: int = 0) -> dict[str, Any]:
+def calibrate(
+    localizer: PhraseLocalizer, samples: Sequence[GroundingSample], seed: int = 0
+) -> dict[str, Any]:
     """Platt's two numbers and how good they are.
 
     Returns:

@@ -5,8 +5,9 @@ The pointing game is that of Zhang et al. (ECCV 2016) as its public re-run plays
 distance strictly below 15, in pixels of the original image; accuracy per class, then the mean over the
 classes that occur. Masks where the set has masks (COCO), boxes where it has boxes (VOC, YOLO labels).
 
-ImageNet localization is one protocol for each threshold tried. The evaluator scores all of them in one pass;
-`localization.py` keeps, per rule, the one that was best on the held-out part.
+ImageNet localization is one protocol for each rule, which tries a grid of thresholds in one pass;
+`localization.py` keeps the one that was best on the held-out part. A threshold that is given, as one from a paper,
+is a protocol of its own.
 """
 
 from phrase_loc.evaluation.protocol import MapBox, Protocol
@@ -58,8 +59,22 @@ def imagenet_protocol(rule: str, value: float, component: str = "all") -> Protoc
 
 
 def imagenet_grid(component: str = "all") -> tuple[Protocol, ...]:
-    """Every threshold tried."""
+    """Every threshold tried, as a protocol of its own."""
     return tuple(imagenet_protocol(rule, v, component) for rule, grid in GRIDS.items() for v in grid)
+
+
+def imagenet_sweep(rule: str, component: str = "all") -> Protocol:
+    """ImageNet localization with the threshold of a rule chosen on held-out images."""
+    boxes = tuple(MapBox(rule, value, component) for value in GRIDS[rule])  # type: ignore[arg-type]
+    suffix = "" if component == "all" else f"_{component}"
+    return Protocol(
+        name=f"imagenet_sweep_{rule}{suffix}",
+        kind="map_box_sweep",
+        metrics=("error", "top1_error", "top5_error"),
+        sweep=boxes,
+        about=f"tight box of the map{suffix.replace('_', ', ')}, threshold by {rule} chosen on held-out images; "
+        "error where IoU < 0.5 with every box of the class",
+    )
 
 
 CLASS_PROTOCOLS: dict[str, Protocol] = {
@@ -70,5 +85,6 @@ CLASS_PROTOCOLS: dict[str, Protocol] = {
         *_pointing("yolo", "disc_pointing", "boxes that stand for masks"),
         *imagenet_grid(),
         *imagenet_grid("largest"),
+        *(imagenet_sweep(rule, component) for component in ("all", "largest") for rule in GRIDS),
     )
 }

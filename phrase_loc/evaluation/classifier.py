@@ -121,6 +121,13 @@ class ClassifierLocalizer(PhraseLocalizer):
         """Scores of all classes, mean over views and sizes: (C,), before any softmax."""
         return torch.cat([self.model.scores(self._above(x)) for x in scene.activations]).mean(0)
 
+    def class_ranks(self, scene: Scene, phrases: Sequence[str]) -> Tensor:
+        """How many classes score above the best of each phrase's own: (P,), NaN for one that has none."""
+        scores = self.classify(scene).cpu()
+        own = [scores[list(units)].max() if (units := self.names.get(p)) else torch.nan for p in phrases]
+        best = torch.tensor([float(score) for score in own])
+        return torch.where(best.isnan(), torch.nan, (scores > best[:, None]).sum(1).float())
+
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         scores = self.classify(scene).cpu()
         return super()._attend(scene, [_by_kind(e, scores) for e in encoded], method)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -82,12 +81,12 @@ def _examine_unit(
     place = {query: row for row, query in enumerate(queries)}
     request = Request.of([test for test in tests if len(batches[test])])
     scored: dict[str, dict[str, Any]] = {}
+    asked = {test: tuple(place[query] for query in batch.queries) for test, batch in batches.items()}
     for method in methods:
         answers = method.answer(sample, queries, request)
+        taken = {rows: answers.take(rows) for rows in set(asked.values()) if rows}
         scored[method.name] = {
-            test.name: _columns(test, batch, answers.take([place[query] for query in batch.queries]))
-            for test, batch in batches.items()
-            if len(batch)
+            test.name: _columns(test, batches[test], taken[rows]) for test, rows in asked.items() if rows
         }
     return scored
 
@@ -96,7 +95,7 @@ def _columns(test: Protocol, batch: Batch, answers: Answers) -> dict[str, Any]:
     """Plain columns of the P things counted: what scorers gave, and where the method pointed."""
     values = SCORERS[test.kind](test, batch, answers)
     boxes = answers.map_boxes[test.map_box] if test.map_box else answers.boxes[:, :1].flatten(1)
-    columns: dict[str, Any] = {name: _plain(value, 6) for name, value in values.items()}
+    columns: dict[str, Any] = {n: _plain(v, 6) if v.ndim == 1 else _packed(v) for n, v in values.items()}
     columns["known"] = answers.known.int().tolist()
     if "pointing" in test.kind:
         columns["peak"] = _plain(answers.peaks[test.border], 3)
@@ -105,7 +104,7 @@ def _columns(test: Protocol, batch: Batch, answers: Answers) -> dict[str, Any]:
     if test.top_k and answers.scores.shape[1]:
         columns["score"] = _plain(answers.scores[:, 0], 12)
     if any(metric.startswith("mAP") for metric in test.metrics):
-        columns["scores"] = _packed(answers.scores[:, : test.top_k])
+        columns["scores"] = _packed(answers.scores[:, : test.top_k].float())
     return columns
 
 
@@ -117,7 +116,9 @@ def _plain(values: Tensor, digits: int) -> list[Any]:
     return [None if x != x else round(x, digits) for x in rows.tolist()]
 
 
-def _packed(scores: Tensor) -> dict[str, Any]:
-    """All scores of a ranking as base64 of little-endian float32: too many for decimal digits."""
-    raw = scores.detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4").tobytes()
-    return {"shape": list(scores.shape), "float32": base64.b64encode(raw).decode("ascii")}
+def _packed(values: Tensor) -> dict[str, Any]:
+    """Many numbers as base64 of little-endian floats of their own width: too many for decimal digits."""
+    numbers = values.detach().cpu().contiguous().numpy()
+    numbers = numbers.astype(numbers.dtype.newbyteorder("<"))
+    coded = base64.b64encode(numbers.tobytes()).decode("ascii")
+    return {"shape": list(numbers.shape), "dtype": numbers.dtype.str, "base64": coded}

@@ -1,10 +1,10 @@
 """ImageNet localization: one box from the map, its threshold chosen on images that are not reported.
 
-The evaluator has scored every threshold of every rule (`class_protocols.GRIDS`) in one pass. Here the images
-are parted by a hash of their name; per method and per rule the threshold with the highest accuracy on the
-held-out part is taken (the lowest of equal ones), and the row is made from the other part alone.
+The evaluator has scored every threshold of a rule (`class_protocols.GRIDS`) in one pass. Here the images are
+parted by a hash of their name; for each method the threshold with the highest accuracy on the held-out part is
+taken (the first of equal ones), and the tables of the other part alone go into the report.
 
-Rows are errors in percent, as the literature has them:
+Values are errors in percent, as the literature has them:
 
     error          the class is given; IoU < 0.5 with every box of it
     top1_error     the classifier's first class is wrong, or its box is
@@ -13,61 +13,78 @@ Rows are errors in percent, as the literature has them:
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.protocol import Protocol
-from phrase_loc.evaluation.results import Table
-from phrase_loc.evaluation.rows import Rows
+from phrase_loc.evaluation.results import Floats, Table
+from phrase_loc.structures import GroundingSample
 
 if TYPE_CHECKING:
     from phrase_loc.evaluation.procedure import Evaluation
 
 BUCKETS = 10_000
 NOTE_TINY = "64-pixel photographs, upsampled: never beside a figure of ImageNet"
+Part = NDArray[np.bool_]
 
 
-def chosen_rows(evaluation: "Evaluation", held_out: float) -> list[dict[str, Any]]:
-    """The rows of the images that were not held out, one choice per method, rule and component.
+def check(protocols: Sequence[Protocol], held_out: float) -> None:
+    """Refuse a sweep without held-out images, and held-out images for a test that chooses nothing.
+
+    Raises:
+        ConfigError: the two settings do not fit.
+    """
+    for protocol in protocols:
+        if protocol.sweep and not held_out:
+            raise ConfigError(
+                f"{protocol.name} chooses its threshold on held-out images; set held_out=0.25, or ask for one "
+                "threshold such as imagenet_box_mean_1.5"
+            )
+        if held_out and not protocol.sweep:
+            raise ConfigError(
+                f"held_out chooses thresholds and {protocol.name} has none to choose; ask for imagenet_sweep_*"
+            )
+
+
+def settle(evaluation: "Evaluation", held_out: float) -> "Evaluation":
+    """The evaluation of the images that were not held out, each method with the threshold it chose.
 
     Args:
-        evaluation: finished; its protocols of kind 'map_box' are the thresholds tried.
+        evaluation: finished; its protocols have sweeps.
         held_out: share of images on which thresholds are chosen, above 0 and below 1.
 
     Raises:
         DataError: one of the two parts is empty.
     """
-    families = threshold_families(evaluation.plan.protocols)
-    ids = [sample.image_id for sample in evaluation.plan.samples]
-    held = np.array([is_held_out(i, held_out) for i in ids])
+    held = held_out_part(evaluation.plan.samples, held_out)
+    tiny = getattr(evaluation.plan.samples, "name", "") == "tiny_imagenet"
+    tables, notes = dict(evaluation.tables), {}
+    for protocol in evaluation.plan.protocols:
+        for method in evaluation.plan.methods:
+            table = evaluation.tables[protocol.name, method.name]
+            number = best_threshold(protocol, table, held)
+            tables[protocol.name, method.name] = reported(protocol, table, number, ~held)
+            rule = protocol.sweep[number]
+            chosen = {"rule": rule.rule, "value": rule.value, "component": rule.component}
+            notes[protocol.name, method.name] = {
+                "threshold": chosen | {"held_out_images": int(held.sum())},
+                "by_type": {},  # a thousand classes with a few images each say nothing
+                **({"note": NOTE_TINY} if tiny else {}),
+            }
+    return replace(evaluation, rows=replace(evaluation.rows, tables=tables), notes=notes)
+
+
+def held_out_part(samples: Sequence[GroundingSample], share: float) -> Part:
+    """Which images are held out: (I,), some but not all."""
+    held = np.array([is_held_out(sample.image_id, share) for sample in samples])
     if not held.any() or held.all():
-        raise DataError(f"{len(ids)} images are too few to hold out {held_out:g} of them; change held_out")
-    ranks = class_ranks(evaluation)
-    note = NOTE_TINY if getattr(evaluation.plan.samples, "name", "") == "tiny_imagenet" else ""
-    rows = []
-    for family in families.values():
-        for method in evaluation.asked:
-            protocol = choose_threshold(evaluation.rows, family, method, held)
-            for row in reported_rows(evaluation.rows, protocol, method, held, ranks):
-                row["threshold"]["held_out_images"] = int(held.sum())
-                rows.append(row | ({"note": note} if note else {}))
-    return rows
-
-
-def threshold_families(protocols: tuple[Protocol, ...]) -> dict[tuple[str, str], list[Protocol]]:
-    """Protocols of kind 'map_box' by rule and component, each in the order given."""
-    families: dict[tuple[str, str], list[Protocol]] = {}
-    for protocol in protocols:
-        if protocol.map_box is not None:
-            families.setdefault((protocol.map_box.rule, protocol.map_box.component), []).append(protocol)
-    if not families:
-        raise DataError("held_out chooses thresholds, but no protocol has one; ask for imagenet_box_*")
-    return families
+        raise DataError(f"{len(held)} images are too few to hold out {share:g} of them; change held_out")
+    return held
 
 
 def is_held_out(image_id: str, share: float) -> bool:
@@ -76,77 +93,25 @@ def is_held_out(image_id: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") % BUCKETS < share * BUCKETS
 
 
-def choose_threshold(rows: Rows, family: list[Protocol], method: str, held: NDArray[np.bool_]) -> Protocol:
-    """The protocol of a family with the highest accuracy on the held-out images, the first of equal ones."""
-
-    def accuracy(protocol: Protocol) -> float:
-        table = rows.tables[protocol.name, method]
-        return float(table.values["accuracy"][held[table.things.image]].mean())
-
-    return max(family, key=accuracy)
+def best_threshold(protocol: Protocol, table: Table, held: Part) -> int:
+    """Place in the sweep of the highest accuracy on the held-out images (I,), the first of equal ones."""
+    hits = _hits(protocol, table)[held[table.things.image]]
+    return int(hits.mean(0).argmax()) if len(hits) else 0
 
 
-def reported_rows(
-    rows: Rows, protocol: Protocol, method: str, held: NDArray[np.bool_], ranks: NDArray[np.intp] | None
-) -> list[dict[str, Any]]:
-    """Errors of one method with its threshold on the reported images; ranks (I,) of the true classes."""
-    table = rows.tables[protocol.name, method]
-    keep = ~held[table.things.image]
-    box = protocol.map_box
-    assert box is not None  # threshold_families kept no other
-    threshold = {"rule": box.rule, "value": box.value, "component": box.component}
-    found = []
-    for metric, needed in (("error", None), ("top1_error", 1), ("top5_error", 5)):
-        if needed is None:
-            right = None
-        elif ranks is None:
-            continue
-        else:
-            right = ranks[table.things.image] < needed
-        row = _error_row(rows, protocol, method, keep, right)
-        found.append(row | {"metric": metric, "threshold": dict(threshold)})
-    return found
+def reported(protocol: Protocol, table: Table, number: int, part: Part) -> Table:
+    """A method's table with one threshold of the sweep, on the images (I,) of one part."""
+    hit = _hits(protocol, table)[:, number]
+    values = {"accuracy": hit, "error": 1 - hit}
+    if not np.isnan(table.rank).any():
+        values |= {f"top{k}_error": 1 - hit * (table.rank < k) for k in (1, 5)}
+    overlap, box = (tried[:, number] for tried in table.tried)
+    return replace(table, values=values, iou=overlap, box=box).take(part[table.things.image])
 
 
-def class_ranks(evaluation: "Evaluation") -> NDArray[np.intp] | None:
-    """How many classes score above the true one, per image (I,); None when the localizer classifies nothing.
-
-    An image that was left out keeps rank 0: none of its things is counted.
-    """
-    localizer = evaluation.localizer
-    if not hasattr(localizer, "classify"):
-        return None
-    ranks = np.zeros(len(evaluation.plan.samples), dtype=np.intp)
-    for i, sample in enumerate(tqdm(evaluation.plan.samples, desc="classify", unit=" images", disable=None)):
-        try:
-            scores = localizer.classify(localizer.look(sample.path, size=sample.size))
-        except DataError:
-            continue
-        own = localizer.names[sample.phrases[0].text]
-        ranks[i] = int((scores > scores[list(own)].max()).sum())
-    return ranks
-
-
-def _error_row(
-    rows: Rows, protocol: Protocol, method: str, keep: NDArray[np.bool_], right: NDArray[np.bool_] | None
-) -> dict[str, Any]:
-    """A row of 100 - accuracy, where a thing also needs `right` (N,), when given, to count as found."""
-    key = (protocol.name, method)
-    tables = rows.tables if right is None else {**rows.tables, key: _also(rows.tables[key], right)}
-    row = Rows(tables, rows.images, rows.bootstrap).row(protocol, method, "accuracy", keep)
-    beside = row["baselines"] if right is None else {}  # a blind box knows no class
-    return {
-        **row,
-        "value": _turned(row["value"]),
-        "ci95": [_turned(x) for x in reversed(row["ci95"])],
-        "baselines": {name: _turned(x) for name, x in beside.items()},
-        "by_type": {},  # a thousand classes with a few images each say nothing
-    }
-
-
-def _also(table: Table, right: NDArray[np.bool_]) -> Table:
-    return replace(table, values={"accuracy": table.values["accuracy"] * right})
-
-
-def _turned(accuracy: float | None) -> float | None:
-    return None if accuracy is None else round(100 - accuracy, 2)
+def _hits(protocol: Protocol, table: Table) -> Floats:
+    """(N, T) 1 where the box of a rule is right."""
+    ious = table.tried[0]
+    if not len(ious):
+        return np.zeros((0, len(protocol.sweep)))
+    return (ious >= protocol.iou if protocol.iou_closed else ious > protocol.iou).astype(np.float64)

@@ -1,5 +1,7 @@
 """From a full-size map to one tight box: thresholds by maximum, mean, range or energy."""
 
+from collections.abc import Callable, Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -8,49 +10,91 @@ from torch import Tensor
 from phrase_loc.evaluation.protocol import MapBox
 
 
-def map_box(heat: Tensor, rule: MapBox) -> Tensor:
-    """The tight box around what survives a threshold: (H, W) map -> (4,) xyxy in its pixels.
+def map_boxes(heat: Tensor, rules: Sequence[MapBox]) -> Tensor:
+    """The tight boxes around what survives each rule's threshold: (H, W) map -> (R, 4) xyxy in its pixels.
 
     Cells at or above the threshold survive. The whole map is the answer where nothing stands out: a map of
-    zeros, or one that the threshold does not divide.
+    zeros, or one that the threshold does not divide. Many rules cost little more than one: a row survives
+    where its maximum does, so the box around all survivors needs no mask.
+
+    Args:
+        heat: >= 0.
+        rules: how each box is made.
     """
     heat = heat.detach().cpu()
-    if rule.rule == "wwbl_script":
-        return _wwbl_script(heat, rule.value)
-    if rule.component == "largest":
-        return _largest(heat >= threshold(heat, rule))
-    return _tight(heat >= threshold(heat, rule))
+    levels = thresholds(heat, rules)
+    found = _tight(heat.amax(1) >= levels[:, None], heat.amax(0) >= levels[:, None])
+    for place, rule in enumerate(rules):
+        if rule.rule == "wwbl_script":
+            found[place] = _wwbl_script(heat, rule.value)
+        elif rule.component == "largest":
+            found[place] = _largest(heat, levels[place], found[place])
+    return found
 
 
-def threshold(heat: Tensor, rule: MapBox) -> Tensor:
-    """The value at or above which a cell of the map survives: (H, W) -> ()."""
-    if rule.rule == "max":
-        return rule.value * heat.amax()
-    if rule.rule == "mean":
-        return rule.value * heat.mean()
-    if rule.rule == "range":
-        low, high = heat.amin(), heat.amax()
-        return low + rule.value * (high - low)
+def map_box(heat: Tensor, rule: MapBox) -> Tensor:
+    """The box of one rule: (H, W) -> (4,)."""
+    return map_boxes(heat, [rule])[0]
+
+
+def thresholds(heat: Tensor, rules: Sequence[MapBox]) -> Tensor:
+    """The value at or above which a cell of the map survives, for each rule: (H, W) -> (R,)."""
+    low, high, mean = heat.amin(), heat.amax(), heat.mean()
+    of_rule = {
+        "max": lambda value: value * high,
+        "mean": lambda value: value * mean,
+        "range": lambda value: low + value * (high - low),
+        "energy": _holding(heat) if any(rule.rule == "energy" for rule in rules) else None,
+        "wwbl_script": lambda value: high,  # thresholds for itself
+    }
+    return torch.stack([of_rule[rule.rule](rule.value) for rule in rules])
+
+
+def _holding(heat: Tensor) -> Callable[[float], Tensor]:
+    """Share of the sum -> the lowest value of the smallest set of cells that holds it."""
     values = heat.flatten().sort(descending=True).values
-    reached = values.double().cumsum(0) >= rule.value * values.double().sum()
-    return values[int(reached.nonzero()[0])] if bool(reached.any()) else values[-1]
+    reached = values.double().cumsum(0)
+    total = values.double().sum()
+
+    def lowest(share: float) -> Tensor:
+        place = int(torch.searchsorted(reached, share * total))  # the first sum that is not below
+        return values[min(place, len(values) - 1)]
+
+    return lowest
 
 
-def _tight(mask: Tensor) -> Tensor:
-    rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
-    if len(rows) == 0:
-        return torch.tensor([0.0, 0.0, mask.shape[1], mask.shape[0]])
-    return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
+def _tight(rows: Tensor, columns: Tensor) -> Tensor:
+    """Which rows (R, H) and columns (R, W) survive -> the boxes around them (R, 4), of nothing the whole."""
+    sides = []
+    for alive in (columns, rows):
+        length = alive.shape[1]
+        first = alive.to(torch.uint8).argmax(1)  # the first of equal ones
+        last = length - alive.flip(1).to(torch.uint8).argmax(1)
+        sides.append((first, last))
+    (x1, x2), (y1, y2) = sides
+    return torch.stack([x1, y1, x2, y2], 1).float()
 
 
-def _largest(mask: Tensor) -> Tensor:
-    """Box of the component with most cells, neighbours also by corners; the first of equal ones."""
-    image = mask.to(torch.uint8).cpu().numpy()
-    number, _, stats, _ = cv2.connectedComponentsWithStats(image, connectivity=8)
-    if number < 2:
-        return _tight(mask)
-    x, y, width, height, _ = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())].tolist()
-    return torch.tensor([x, y, x + width, y + height], dtype=torch.float32)
+def _largest(heat: Tensor, level: Tensor, around: Tensor) -> Tensor:
+    """Box of the component with most cells, neighbours also by corners; of equal ones the first in row order.
+
+    Args:
+        heat: (H, W).
+        level: at or above which a cell survives.
+        around: (4,) box around all survivors, in which the components lie.
+    """
+    x1, y1, x2, y2 = around.int().tolist()
+    mask = (heat[y1:y2, x1:x2] >= level).to(torch.uint8).numpy()
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    stats[0, cv2.CC_STAT_AREA] = 0  # what did not survive
+    largest = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] == max(stats[:, cv2.CC_STAT_AREA].max(), 1))
+    if len(largest) == 0:
+        return around
+    if len(largest) > 1:  # OpenCV numbers them by blocks of cells
+        cells = labels.ravel()
+        largest = cells[[np.isin(cells, largest).argmax()]]
+    x, y, width, height, _ = stats[largest[0]].tolist()
+    return torch.tensor([x1 + x, y1 + y, x1 + x + width, y1 + y + height], dtype=torch.float32)
 
 
 def _wwbl_script(heat: Tensor, share: float) -> Tensor:

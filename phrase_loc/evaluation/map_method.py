@@ -12,7 +12,7 @@ from torch import Tensor
 from phrase_loc.boxes import rescale
 from phrase_loc.evaluation.answers import Answers, Request
 from phrase_loc.evaluation.counted import Query, padded
-from phrase_loc.evaluation.map_boxes import map_box
+from phrase_loc.evaluation.map_boxes import map_boxes
 from phrase_loc.evaluation.protocol import MapBox
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
@@ -64,12 +64,12 @@ class MapMethod:
         scene = self.looker(sample)
         maps = self._maps(scene, sample, queries)
         known = self._known(queries)
-        peaks, map_boxes = self._from_heat(maps, sample.size, request)
+        peaks, found = self._from_heat(maps, sample.size, request)
         ranked = [self._rank(scene, m, k, request.top_k) for m, k in zip(maps, known.tolist())]
         boxes, scores = _side_by_side(ranked)
-        for values in [*peaks.values(), *map_boxes.values()]:
+        for values in [*peaks.values(), *found.values()]:
             values[~known] = float("nan")
-        return Answers(known, peaks, boxes, scores, map_boxes)
+        return Answers(known, peaks, boxes, scores, found, self._class_ranks(scene, queries, request))
 
     def _maps(self, scene: Scene, sample: GroundingSample, queries: Sequence[Query]) -> Tensor:
         """(P, h, w): the mean over each query's phrases; a phrase's map is computed once an image."""
@@ -86,6 +86,11 @@ class MapMethod:
         knows = dict(zip(phrases, self.knows(phrases)))
         return torch.tensor([any(knows[p] for p in query) for query in queries])
 
+    def _class_ranks(self, scene: Scene, queries: Sequence[Query], request: Request) -> Tensor | None:
+        """(P,) ranks of the queries among a classifier's classes, where they are wanted and it is one."""
+        ranks = getattr(self.localizer, "class_ranks", None)
+        return ranks(scene, [query[0] for query in queries]) if request.ranks and ranks else None
+
     def _from_heat(
         self, maps: Tensor, size: tuple[int, int], request: Request
     ) -> tuple[dict[int, Tensor], dict[Any, Tensor]]:
@@ -98,17 +103,22 @@ class MapMethod:
             heat = self.localizer.heat(chunk, size)
             for border, parts in peaks.items():
                 parts.append(peak(_framed(heat, border)).cpu())
-            for rule, parts in found.items():
-                parts.append(self._map_boxes(chunk, heat, size, rule))
+            for rule, boxes in self._map_boxes(chunk, heat, size, list(found)).items():
+                found[rule].append(boxes)
         return {b: torch.cat(p) for b, p in peaks.items()}, {r: torch.cat(p) for r, p in found.items()}
 
-    def _map_boxes(self, maps: Tensor, heat: Tensor, size: tuple[int, int], rule: MapBox) -> Tensor:
-        """(P, 4) boxes of maps by one rule, from `heat`, or from the rule's own grid and then rescaled."""
-        if not rule.grid:
-            return torch.stack([map_box(one, rule) for one in heat])
-        square = (rule.grid, rule.grid)
-        found = torch.stack([map_box(one, rule) for one in self.localizer.heat(maps, square)])
-        return rescale(found, square, size)
+    def _map_boxes(
+        self, maps: Tensor, heat: Tensor, size: tuple[int, int], rules: Sequence[MapBox]
+    ) -> dict[MapBox, Tensor]:
+        """Per rule the (P, 4) boxes of maps, from `heat`, or from the rule's own grid and then rescaled."""
+        found = {}
+        for grid in {rule.grid for rule in rules}:
+            frame = (grid, grid) if grid else size
+            own = [rule for rule in rules if rule.grid == grid]
+            full = self.localizer.heat(maps, frame) if grid else heat
+            boxes = torch.stack([map_boxes(one, own) for one in full])  # (P, R, 4)
+            found |= dict(zip(own, rescale(boxes, frame, size).unbind(1), strict=True))
+        return found
 
     def _rank(self, scene: Scene, attention: Tensor, known: bool, top_k: int) -> tuple[Tensor, Tensor]:
         if not known or top_k == 0:

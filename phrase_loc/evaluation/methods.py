@@ -10,6 +10,7 @@ from phrase_loc.evaluation.answers import Method
 from phrase_loc.evaluation.baselines import BASELINES, Baseline
 from phrase_loc.evaluation.config import EvaluateConfig
 
+BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
 WITHOUT_PRIOR = "_no_prior"  # suffix of the row whose maps are not multiplied by a location prior
 
 
@@ -24,10 +25,12 @@ def needs_model(names: list[str]) -> bool:
 
 
 def load_localizer(config: EvaluateConfig, device: str) -> Any:
-    """The localizer of a config, with its changed settings."""
+    """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
     from phrase_loc.evaluation.models import load
 
-    return load(config.model, config.inference, device, config.proposal_cache)
+    ranked = any(protocol.top_k for protocol in config.chosen_protocols())
+    inference = config.inference if ranked else {"proposals": BOXES_OF_MAPS, **config.inference}
+    return load(config.model, inference, device, config.proposal_cache)
 
 
 def fingerprint(localizer: Any) -> str:

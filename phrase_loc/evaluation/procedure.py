@@ -1,6 +1,6 @@
 """The whole evaluation: read the annotations, ask the methods, make the report."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from phrase_loc import __version__
@@ -9,12 +9,11 @@ from phrase_loc.datasets import DATASETS
 from phrase_loc.datasets.skipped import Skipped
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
-from phrase_loc.evaluation import methods, words
+from phrase_loc.evaluation import localization, methods, words
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import Plan, run
 from phrase_loc.evaluation.parity import faithful
 from phrase_loc.evaluation.progress import Progress, key_of
-from phrase_loc.evaluation.protocol import Protocol
 from phrase_loc.evaluation.results import Table, tables
 from phrase_loc.evaluation.rows import Rows
 from phrase_loc.evaluation.same_peak import same_peak_rows
@@ -42,6 +41,7 @@ class Evaluation:
         skipped: what was left out.
         localizer: None when no method looked at images.
         progress: finished images on disk, to be cleared when the report is written.
+        notes: (protocol, method) -> what its rows say beside, such as the threshold that was chosen.
     """
 
     config: EvaluateConfig
@@ -51,6 +51,7 @@ class Evaluation:
     skipped: Skipped
     localizer: Any
     progress: Progress
+    notes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     @property
     def tables(self) -> dict[tuple[str, str], Table]:
@@ -74,6 +75,7 @@ def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Eva
     samples = kind(root=config.data.root, split=config.data.split, **config.data.options)
     chosen = samples[: config.limit] if config.limit else samples
     protocols = [faithful(p) if config.faithful else p for p in config.chosen_protocols()]
+    localization.check(protocols, config.held_out)
     if localizer is None and methods.needs_model(config.methods):
         localizer = methods.load_localizer(config, str(world.device))
     asked = methods.build(config.methods, localizer)
@@ -91,15 +93,15 @@ def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Eva
     rows = Rows(tables(plan, outcomes), len(chosen), config.bootstrap)
     counted = max(len(table.known) for table in rows.tables.values())
     skipped.refuse_if_empty(counted, f"split {config.data.split!r} of {config.data.root}")
-    return Evaluation(config, plan, tuple(m.name for m in asked), rows, skipped, localizer, progress)
+    names = tuple(method.name for method in asked)
+    evaluation = Evaluation(config, plan, names, rows, skipped, localizer, progress)
+    return localization.settle(evaluation, config.held_out) if config.held_out else evaluation
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """What goes into report.json."""
     config, plan = evaluation.config, evaluation.plan
     rows = _rows(evaluation)
-    # Where thresholds were chosen, what was tried on the held-out images is no result: only the rows are.
-    reported = () if config.held_out else plan.protocols
     return {
         "config": to_dict(config),
         "version": __version__,
@@ -111,36 +113,33 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             "phrases_with_boxes": sum(len(boxes) > 0 for s in plan.samples for boxes in s.boxes),
         },
         "rows": rows,
-        "protocols": {
-            p.name: to_dict(p) for p in plan.protocols if p.name in {row["protocol"] for row in rows}
-        },
+        "protocols": {protocol.name: to_dict(protocol) for protocol in plan.protocols},
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
-        "differences": _differences(evaluation, reported),
-        "by_word": words.by_word(evaluation.rows, reported, evaluation.asked, evaluation.localizer),
-        "by_image": _by_image(evaluation, reported),
+        "differences": _differences(evaluation),
+        "by_word": words.by_word(evaluation.rows, plan.protocols, evaluation.asked, evaluation.localizer),
+        "by_image": _by_image(evaluation),
     }
 
 
 def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    if evaluation.config.held_out:
-        from phrase_loc.evaluation.localization import chosen_rows
-
-        return chosen_rows(evaluation, evaluation.config.held_out)
+    rows = evaluation.rows
     own = [
-        row | words.by_seen(evaluation.rows, protocol, row, evaluation.localizer)
+        row
+        | words.by_seen(rows, protocol, row, evaluation.localizer)
+        | evaluation.notes.get((protocol.name, method), {})
         for protocol in evaluation.plan.protocols
         for method in evaluation.asked
-        for row in (evaluation.rows.row(protocol, method, metric) for metric in protocol.metrics)
+        for row in (rows.row(protocol, method, m) for m in protocol.metrics if rows.has(protocol, method, m))
     ]
     return own + same_peak_rows(evaluation.rows, evaluation.plan.protocols, evaluation.asked)
 
 
-def _differences(evaluation: Evaluation, protocols: tuple[Protocol, ...]) -> list[dict[str, Any]]:
+def _differences(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Every method against the first, paired by image."""
     first, *others = evaluation.asked
     found = []
-    for protocol in protocols:
+    for protocol in evaluation.plan.protocols:
         for metric in protocol.metrics:
             base = evaluation.rows.sums(protocol, first, metric)
             for method in others:
@@ -152,10 +151,10 @@ def _differences(evaluation: Evaluation, protocols: tuple[Protocol, ...]) -> lis
     return found
 
 
-def _by_image(evaluation: Evaluation, protocols: tuple[Protocol, ...]) -> dict[str, Any]:
+def _by_image(evaluation: Evaluation) -> dict[str, Any]:
     """Sums by image behind each row, from which two reports are compared."""
     cells: dict[str, dict[str, dict[str, Any]]] = {}
-    for protocol in protocols:
+    for protocol in evaluation.plan.protocols:
         for method in evaluation.asked:
             for metric in protocol.metrics:
                 sums = evaluation.rows.sums(protocol, method, metric)
@@ -167,7 +166,7 @@ def _by_image(evaluation: Evaluation, protocols: tuple[Protocol, ...]) -> dict[s
 def _key(config: EvaluateConfig, plan: Plan, localizer: Any) -> str:
     """Hash of all that the results of an image depend on."""
     settings = to_dict(
-        replace(config, bootstrap=1, csv=True, html=False, resume=True, limit=0, device="auto")
+        replace(config, bootstrap=1, csv=True, html=False, resume=True, limit=0, device="auto", held_out=0.0)
     )
     settings.pop("output")
     truth = [

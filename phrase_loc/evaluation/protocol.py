@@ -46,6 +46,7 @@ class Protocol:
         area_strict: whether a truth of exactly min_area is left out.
         border: width of the frame of map pixels that is set to zero before the peak is taken.
         map_box: how a map becomes the one box that is scored (kind 'map_box').
+        sweep: rules tried in one pass, of which localization.py chooses one (kind 'map_box_sweep').
         average: mean over 'item's, or over 'label's (classes) of their means.
         subset: key of GroundingSample.facts with one bool per phrase: only these count.
         shift: added to the true boxes; 1 for scripts that leave the XML's 1-based corners as they are.
@@ -72,6 +73,7 @@ class Protocol:
     area_strict: bool = False
     border: int = 0
     map_box: MapBox | None = None
+    sweep: tuple[MapBox, ...] = ()
     average: Literal["item", "label"] = "item"
     subset: str | None = None
     shift: float = 0.0

@@ -45,13 +45,16 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
 def markdown(content: dict[str, Any]) -> str:
     """A report as a table for a paper: one line for each row, baselines beside the score."""
     names = list(dict.fromkeys(name for row in content["rows"] for name in row["baselines"]))
-    head = ["protocol", "method", "metric", "value", "95 %", "count", "images", *names]
-    lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
+    chosen = ["threshold"] if any("threshold" in row for row in content["rows"]) else []
+    head = ["protocol", "method", *chosen, "metric", "value", "95 %", "count", "images", *names]
+    words = 3 + len(chosen)
+    lines = [head, ["---"] * words + ["---:"] * (len(head) - words)]
     for row in content["rows"]:
         low_high = " - ".join(f"{x:.2f}" for x in row["ci95"])
         counts = [f"{row['count']:,}", f"{row['images']:,}"]
         beside = [_number(row["baselines"].get(name)) for name in names]
-        known = [row["protocol"], row["method"], row["metric"], _number(row["value"]), low_high]
+        known = [row["protocol"], row["method"], *[_threshold(row) for _ in chosen], row["metric"]]
+        known += [_number(row["value"]), low_high]
         lines.append([*known, *counts, *beside])
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     data = content["config"]["data"]
@@ -68,6 +71,12 @@ def markdown(content: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def _threshold(row: dict[str, Any]) -> str:
+    """The rule and value that a row's method chose."""
+    found = row.get("threshold")
+    return f"{found['rule']} {found['value']:g}" if found else ""
 
 
 def _records(evaluation: Evaluation, protocol: Any, method: str) -> list[dict[str, Any]]:

@@ -38,6 +38,11 @@ class Things:
     members: list[tuple[int, ...]]
     truth: list[Floats]
 
+    def take(self, rows: NDArray[np.intp]) -> "Things":
+        """Some of the things, in the order of `rows`."""
+        columns = (self.texts, self.labels, self.members, self.truth)
+        return Things(self.samples, self.image[rows], *([c[i] for i in rows.tolist()] for c in columns))
+
 
 @dataclass(frozen=True)
 class Table:
@@ -53,6 +58,8 @@ class Table:
         box: (N, 4) first box.
         first: (N,) rank of the first correct box, -1 where there is none or no ranking.
         scores: per image (n, k) scores of all ranked boxes, for mean average precision.
+        rank: (N,) how many classes score above the thing's own, NaN of a method that classifies nothing.
+        tried: (N, T) overlap, and (N, T, 4) box, of each rule of a sweep; T = 0 where there is none.
     """
 
     things: Things
@@ -64,6 +71,17 @@ class Table:
     box: Floats
     first: Floats
     scores: list[Floats] = field(default_factory=list)
+    rank: Floats = field(default_factory=lambda: np.zeros(0))
+    tried: tuple[Floats, Floats] = field(default_factory=lambda: (np.zeros((0, 0)), np.zeros((0, 0, 4))))
+
+    def take(self, keep: NDArray[np.bool_]) -> "Table":
+        """The things that are kept (N,); without rankings and sweeps, which nothing reads any more."""
+        rows = np.flatnonzero(keep)
+        columns = {
+            name: getattr(self, name)[rows] for name in ("known", "iou", "score", "peak", "box", "first")
+        }
+        values = {name: column[rows] for name, column in self.values.items()}
+        return Table(self.things.take(rows), values=values, **columns)
 
     @cached_property
     def detections(self) -> tuple[Floats, NDArray[np.intp], NDArray[np.bool_]]:
@@ -118,7 +136,7 @@ def _things(plan: Plan, batches: list[tuple[int, Batch]]) -> Things:
 
 def _table(things: Things, parts: list[dict[str, Any]]) -> Table:
     sizes = [len(part["known"]) for part in parts]
-    special = {"known", "iou", "score", "peak", "box", "first", "scores"}
+    special = {"known", "iou", "score", "peak", "box", "first", "scores", "rank", "ious", "boxes"}
     metrics = [name for name in (parts[0] if parts else {}) if name not in special]
     first = _column(parts, sizes, "first", 1)[:, 0]
     return Table(
@@ -131,6 +149,8 @@ def _table(things: Things, parts: list[dict[str, Any]]) -> Table:
         _column(parts, sizes, "box", 4),
         np.where(np.isnan(first), -1, first),
         [_unpacked(part["scores"]) for part in parts if "scores" in part],
+        _column(parts, sizes, "rank", 1)[:, 0],
+        (_together(parts, "ious", (0, 0)), _together(parts, "boxes", (0, 0, 4))),
     )
 
 
@@ -145,14 +165,21 @@ def _column(parts: list[dict[str, Any]], sizes: list[int], name: str, width: int
 
 
 def _unpacked(packed: dict[str, Any]) -> Floats:
-    raw = np.frombuffer(base64.b64decode(packed["float32"]), dtype="<f4")
+    raw = np.frombuffer(base64.b64decode(packed["base64"]), dtype=packed["dtype"])
     return raw.reshape(packed["shape"]).astype(np.float64)
+
+
+def _together(parts: list[dict[str, Any]], name: str, empty: tuple[int, ...]) -> Floats:
+    """A packed column of all images one after the other, (N, ...)."""
+    packed = [_unpacked(part[name]) for part in parts if name in part]
+    return np.concatenate(packed) if packed else np.zeros(empty)
 
 
 def records(found: dict[tuple[str, str], Table], protocol: Protocol, method: str) -> list[dict[str, Any]]:
     """One plain record for each thing counted under a protocol: what the CSV and the page show."""
     table = found[protocol.name, method]
-    things, hit = table.things, protocol.metrics[0]
+    things = table.things
+    hit = "accuracy" if "accuracy" in table.values else protocol.metrics[0]
     rows = []
     for i, index in enumerate(things.image.tolist()):
         sample, phrase = things.samples[index], things.samples[index].phrases[things.members[i][0]]

@@ -56,7 +56,8 @@ class Rows:
         table = self.tables[protocol.name, method]
         image = table.things.image if keep is None else table.things.image[keep]
         value, ci95 = self._value(protocol, method, metric, keep, with_interval=True)
-        beside = [*BESIDE, BLIND_BOXES] if protocol.top_k or protocol.map_box else list(BESIDE)
+        boxes = protocol.top_k or protocol.map_box or protocol.sweep
+        beside = [*BESIDE, BLIND_BOXES] if boxes else list(BESIDE)
         return {
             "protocol": protocol.name,
             "method": method,
@@ -68,10 +69,15 @@ class Rows:
             "baselines": {
                 name: self._value(protocol, name, metric, keep)[0]
                 for name in beside
-                if (protocol.name, name) in self.tables
+                if (protocol.name, name) in self.tables and self.has(protocol, name, metric)
             },
             "by_type": self.by_label(protocol, method, metric, keep),
         }
+
+    def has(self, protocol: Protocol, method: str, metric: str) -> bool:
+        """Whether a method was scored by a metric: a blind box has no rank among classes."""
+        table = self.tables[protocol.name, method]
+        return metric.startswith("mAP") or metric in table.values or len(table.known) == 0
 
     def by_label(
         self, protocol: Protocol, method: str, metric: str, keep: Mask = None
@@ -90,7 +96,7 @@ class Rows:
 
     def sums(self, protocol: Protocol, method: str, metric: str) -> Sums | None:
         """Sums by image behind a value, None for mAP, which is no ratio of sums."""
-        if metric.startswith("mAP"):
+        if metric.startswith("mAP") or not self.has(protocol, method, metric):
             return None
         return self._sums(self.tables[protocol.name, method], metric, None, protocol.average == "label")
 

@@ -41,6 +41,13 @@ def map_box(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Ten
     return {"accuracy": hit.float(), "iou": best}
 
 
+def map_box_sweep(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
+    """What a threshold is chosen from: every rule's box (P, T, 4) and its overlap with the best truth (P, T)."""
+    tried = torch.stack([answers.map_boxes[rule] for rule in protocol.sweep], 1)
+    found = {"ious": _best_of_each(tried, batch, protocol), "boxes": tried.float()}
+    return found if answers.ranks is None else found | {"rank": answers.ranks.double()}
+
+
 def recall(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """R@k, and the rank of the first correct box."""
     boxes = answers.boxes[:, : protocol.top_k]
@@ -57,14 +64,20 @@ def _first(boxes: Tensor) -> Tensor:
 
 def _best(box: Tensor, batch: Batch, protocol: Protocol) -> Tensor:
     """Overlap of one box a thing with the best of its truth: (P, 4) -> (P,)."""
-    ious = overlaps(box[:, None].double(), batch.truth.double(), protocol.offset)
-    return ious.flatten(1).amax(1) if ious.numel() else torch.zeros(len(box))
+    return _best_of_each(box[:, None], batch, protocol)[:, 0]
+
+
+def _best_of_each(boxes: Tensor, batch: Batch, protocol: Protocol) -> Tensor:
+    """(P, k, 4) -> (P, k)."""
+    ious = overlaps(boxes.double(), batch.truth.double(), protocol.offset)
+    return ious.amax(2) if ious.numel() else ious.new_zeros(boxes.shape[:2])
 
 
 SCORERS: dict[str, Scorer] = {
     "pointing": pointing,
     "box_centre": box_centre,
     "map_box": map_box,
+    "map_box_sweep": map_box_sweep,
     "recall": recall,
     **CLASS_SCORERS,
 }

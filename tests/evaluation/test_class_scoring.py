@@ -79,7 +79,7 @@ def test_mask_pointing_reads_the_mask_of_each_item():
 
 def test_every_class_protocol_has_a_difficult_twin_and_a_scorer():
     kinds = {protocol.kind for protocol in CLASS_PROTOCOLS.values()}
-    assert kinds <= {*CLASS_SCORERS, "map_box"}
+    assert kinds <= {*CLASS_SCORERS, "map_box", "map_box_sweep"}
     for name in ("voc", "coco", "yolo"):
         twin = CLASS_PROTOCOLS[f"{name}_pointing_difficult"]
         assert twin.subset == "hard"

@@ -1,66 +1,70 @@
 """ImageNet localization: thresholds chosen on one part, errors reported on the other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from phrase_loc.distributed import World
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation import localization
-from phrase_loc.evaluation.class_protocols import CLASS_PROTOCOLS, GRIDS, imagenet_protocol
+from phrase_loc.evaluation.class_protocols import CLASS_PROTOCOLS, GRIDS, imagenet_sweep
+from phrase_loc.evaluation.compare import compare
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.procedure import evaluate, report
+from phrase_loc.evaluation.report import write
 from phrase_loc.evaluation.results import Table, Things
-from phrase_loc.evaluation.rows import Rows
 from tests.datasets.trees import photograph, xml
 from tests.evaluation.small_models import classifier
 
 IMAGES = 40
 CLASSES = ("n01443537", "n02123045")  # goldfish, tabby
+NAMES = {"goldfish": (1,), "tabby": (2,)}
 
 
-def table(accuracy: list[float]) -> Table:
-    n = len(accuracy)
+SWEEP = replace(imagenet_sweep("mean"), sweep=imagenet_sweep("mean").sweep[2:4])  # thresholds 1 and 1.5
+
+
+def table(*hits: list[int], rank: list[float] | None = None) -> Table:
+    """One thing an image; hits of each threshold in turn."""
+    n = len(hits[0])
     things = Things([], np.arange(n), ["x"] * n, [("x",)] * n, [(0,)] * n, [np.zeros((1, 4))] * n)
-    empty = np.full(n, np.nan)
-    four = np.full((n, 4), np.nan)
+    empty, four = np.full(n, np.nan), np.full((n, 4), np.nan)
+    overlap = np.stack([np.where(h, 0.5, 0.4999) for h in hits], 1)
+    boxes = np.arange(n * len(hits) * 4, dtype=float).reshape(n, len(hits), 4)
+    ranks = empty if rank is None else np.array(rank)
+    known = np.ones(n, bool)
     return Table(
-        things, np.ones(n, bool), {"accuracy": np.array(accuracy)}, empty, empty, four[:, :2], four, empty
+        things, known, {}, empty, empty, four[:, :2], four, empty, rank=ranks, tried=(overlap, boxes)
     )
 
 
 def test_the_choice_reads_only_the_held_out_part():
-    low, high = imagenet_protocol("mean", 1.0), imagenet_protocol("mean", 2.0)
-    tables = {
-        (low.name, "cam"): table([1, 1, 0, 0, 0, 0]),
-        (high.name, "cam"): table(
-            [1, 0, 1, 1, 1, 1]
-        ),  # better on the reported part, worse on the held-out one
-    }
+    """The second threshold is better on the reported part, worse on the held-out one."""
+    found = table([1, 1, 0, 0, 0, 0], [1, 0, 1, 1, 1, 1])
     held = np.array([True, True, False, False, False, False])
-    assert localization.choose_threshold(Rows(tables, 6, 50), [low, high], "cam", held) is low
-    assert localization.choose_threshold(Rows(tables, 6, 50), [low, high], "cam", ~held) is high
-    (row,) = localization.reported_rows(Rows(tables, 6, 50), low, "cam", held, None)
-    assert row["value"] == 100.0
-    assert row["count"] == 4
-    assert row["threshold"] == {"rule": "mean", "value": 1.0, "component": "all"}
+    assert localization.best_threshold(SWEEP, found, held) == 0
+    assert localization.best_threshold(SWEEP, found, ~held) == 1
+    rest = localization.reported(SWEEP, found, 0, ~held)
+    assert rest.values["error"].tolist() == [1, 1, 1, 1]
+    assert rest.things.image.tolist() == [2, 3, 4, 5]
+    assert rest.iou.tolist() == [0.4999] * 4
+    assert rest.box[0].tolist() == [16, 17, 18, 19]  # third image, first threshold
+    assert set(rest.values) == {"accuracy", "error"}  # nothing was classified
 
 
 def test_of_equal_thresholds_the_first():
-    low, high = imagenet_protocol("mean", 1.0), imagenet_protocol("mean", 2.0)
-    tables = {(p.name, "cam"): table([1, 0]) for p in (low, high)}
-    assert (
-        localization.choose_threshold(Rows(tables, 2, 9), [low, high], "cam", np.array([True, True])) is low
-    )
+    both = np.array([True, True])
+    assert localization.best_threshold(SWEEP, table([1, 0], [0, 1]), both) == 0
+    assert localization.best_threshold(SWEEP, table([1, 0], [1, 1]), both) == 1
 
 
 def test_top_k_needs_the_class_and_the_box():
-    protocol = imagenet_protocol("mean", 1.0)
-    rows = Rows({(protocol.name, "cam"): table([1, 1, 1, 0])}, 4, 200)
-    ranks = np.array([0, 3, 7, 0])
-    found = localization.reported_rows(rows, protocol, "cam", np.zeros(4, bool), ranks)
-    assert {r["metric"]: r["value"] for r in found} == {"error": 25.0, "top1_error": 75.0, "top5_error": 50.0}
-    for row in found:
-        assert row["ci95"][0] <= row["value"] <= row["ci95"][1]
+    found = table([1, 1, 1, 0], [0, 0, 0, 0], rank=[0, 3, 7, 0])
+    values = localization.reported(SWEEP, found, 0, np.ones(4, bool)).values
+    assert values["error"].tolist() == [0, 0, 0, 1]
+    assert values["top1_error"].tolist() == [0, 1, 1, 1]
+    assert values["top5_error"].tolist() == [0, 0, 1, 1]
 
 
 def test_the_parts_are_fixed_by_the_name_of_the_image():
@@ -88,38 +92,96 @@ def tree(tmp_path):
     return tmp_path
 
 
+def config_of(tree, tmp_path, **settings):
+    asked = {
+        "method": ["cam", "mwp", "whole_image"],
+        "protocols": ["imagenet_sweep_mean", "imagenet_sweep_energy_largest"],
+        "held_out": 0.3,
+        "bootstrap": 50,
+        "output": tmp_path / "out" / "report.json",
+    }
+    return EvaluateConfig(data=DataConfig(name="imagenet", root=tree, split="val"), **(asked | settings))
+
+
 def test_from_tree_to_rows(tree, tmp_path):
-    config = EvaluateConfig(
-        data=DataConfig(name="imagenet", root=tree, split="val"),
-        method=["cam", "whole_image"],
-        protocols=["imagenet_box_mean_1", "imagenet_box_mean_2", "imagenet_box_energy_0.6_largest"],
-        held_out=0.3,
-        output=tmp_path / "out" / "report.json",
-        bootstrap=50,
-    )
-    localizer = classifier({"goldfish": (1,), "tabby": (2,)})
-    content = report(evaluate(config, World(), localizer))
-    rows = [r for r in content["rows"] if r["method"] == "cam"]
-    assert {r["metric"] for r in rows} == {"error", "top1_error", "top5_error"}
-    assert {r["threshold"]["rule"] for r in rows} == {"mean", "energy"}
-    held = rows[0]["threshold"]["held_out_images"]
+    content = write(evaluate(config_of(tree, tmp_path), World(), classifier(NAMES)))[0]
+    rows = {(r["protocol"], r["method"], r["metric"]): r for r in content["rows"]}
+    errors = ("error", "top1_error", "top5_error")
+    assert {k[2] for k in rows if k[1] == "cam"} == set(errors)
+    assert {k[2] for k in rows if k[1] == "whole_image"} == {"error"}  # a blind box knows no class
+    first = rows["imagenet_sweep_mean", "cam", "error"]
+    held = first["threshold"]["held_out_images"]
     assert 0 < held < IMAGES
-    assert all(r["count"] == IMAGES - held for r in rows)
-    by_metric = {r["metric"]: r["value"] for r in rows if r["threshold"]["rule"] == "mean"}
-    assert by_metric["top1_error"] >= by_metric["top5_error"] >= by_metric["error"]
+    assert all(r["count"] == IMAGES - held for r in content["rows"])
+    assert first["threshold"]["rule"] == "mean"
+    assert set(first["baselines"]) == {"centre", "random", "whole_image", "fixed_boxes"}
+    assert rows["imagenet_sweep_mean", "cam", "top1_error"]["baselines"] == {}
+    given, top1, top5 = (rows["imagenet_sweep_mean", "cam", m]["value"] for m in errors)
+    assert top1 >= top5 >= given
     # the grey photographs show one thing alone, and its box covers more than half of the image
-    whole = next(r for r in content["rows"] if r["method"] == "whole_image" and r["metric"] == "error")
-    assert whole["value"] == 0.0
+    assert rows["imagenet_sweep_mean", "whole_image", "error"]["value"] == 0.0
+    lines = (tmp_path / "out/report.csv").read_text().splitlines()
+    assert len(lines) == 1 + 6 * (IMAGES - held)
+    assert "| threshold |" in (tmp_path / "out/report.md").read_text().replace("method | ", "| ")
+
+
+def test_a_sweep_agrees_with_its_thresholds_asked_one_by_one(tree, tmp_path):
+    """The report of the chosen threshold, from its own protocol and the images that were not held out."""
+    swept = report(evaluate(config_of(tree, tmp_path), World(), classifier(NAMES)))
+    row = next(r for r in swept["rows"] if r["method"] == "mwp" and r["metric"] == "error")
+    name = f"imagenet_box_mean_{row['threshold']['value']:g}"
+    single = evaluate(
+        config_of(tree, tmp_path, protocols=[name], method="mwp", held_out=0.0), World(), classifier(NAMES)
+    )
+    found = single.tables[name, "mwp"]
+    keep = [not localization.is_held_out(single.plan.samples[i].image_id, 0.3) for i in found.things.image]
+    assert row["value"] == round(100 * (1 - found.values["accuracy"][keep].mean()), 2)
+
+
+def test_reports_of_held_out_runs_are_compared(tree, tmp_path):
+    both = write(evaluate(config_of(tree, tmp_path), World(), classifier(NAMES)))[0]
+    inside = [d for d in both["differences"] if d["method"] == "mwp"]
+    assert {d["metric"] for d in inside} == {"error", "top1_error", "top5_error"}
+    for name in ("cam", "mwp"):
+        config = config_of(tree, tmp_path, method=name, output=tmp_path / f"{name}.json")
+        write(evaluate(config, World(), classifier(NAMES)))
+    across = compare(tmp_path / "mwp.json", tmp_path / "cam.json")
+    assert [(d["metric"], d["value"], d["ci95"]) for d in across] == [
+        (d["metric"], d["value"], d["ci95"]) for d in inside
+    ]
+    other = config_of(tree, tmp_path, method="cam", held_out=0.6, output=tmp_path / "other.json")
+    write(evaluate(other, World(), classifier(NAMES)))
+    with pytest.raises(DataError, match="count imagenet_sweep_mean differently"):
+        compare(tmp_path / "cam.json", tmp_path / "other.json")
+
+
+def test_the_rank_of_the_class_is_read_once_for_all_methods_alike(tree, tmp_path):
+    """The units are drawn at random, so goldfish and tabby lie anywhere among the ten classes."""
+    localizer = classifier(NAMES)
+    found = evaluate(config_of(tree, tmp_path, held_out=0.3), World(), localizer)
+    sample = found.plan.samples[0]
+    scene = localizer.look(sample.path, size=sample.size)
+    scores = localizer.classify(scene).tolist()
+    own = scores[NAMES[sample.phrases[0].text][0]]
+    (rank,) = localizer.class_ranks(scene, [sample.phrases[0].text]).tolist()
+    assert rank == sum(score > own for score in scores)
+    assert np.isnan(localizer.class_ranks(scene, ["a unicorn"]).numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"held_out": 0.0}, "set held_out=0.25"),
+        ({"protocols": ["pointing_any"]}, "has none to choose"),
+        ({"protocols": ["imagenet_sweep_mean", "imagenet_box_mean_1"]}, "imagenet_box_mean_1 has none"),
+    ],
+)
+def test_held_out_images_and_sweeps_go_together(tree, tmp_path, settings, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        evaluate(config_of(tree, tmp_path, method="whole_image", **settings), World())
 
 
 def test_too_few_images(tree, tmp_path):
-    config = EvaluateConfig(
-        data=DataConfig(name="imagenet", root=tree, split="val", options={"limit": 1}),
-        method="whole_image",
-        protocols=["imagenet_box_mean_1"],
-        held_out=0.01,
-        output=tmp_path / "report.json",
-        bootstrap=50,
-    )
+    config = config_of(tree, tmp_path, method="whole_image", held_out=0.01, limit=1)
     with pytest.raises(DataError, match="too few"):
-        report(evaluate(config, World()))
+        evaluate(config, World())
