@@ -3,8 +3,7 @@
     from phrase_loc import PhraseLocalizer
 
     localizer = PhraseLocalizer.from_pretrained("default")
-    scene = localizer.look("photo.jpg")
-    for prediction in localizer.locate(scene, ["a red hat", "the dog"]):
+    for prediction in localizer("photo.jpg", ["a red hat", "the dog"]):
         print(prediction.phrase, prediction.boxes[:1], prediction.present)
 
 Names load on first use: importing the package imports neither torch nor anything else that is slow.
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from phrase_loc.attention import contrastive_mwp, excitation_backprop, mwp
+    from phrase_loc.display import plot, to_coco, to_detections, to_dict, to_frame
     from phrase_loc.errors import ConfigError, DataError, PhraseLocError
     from phrase_loc.localizer import PhraseLocalizer
-    from phrase_loc.structures import Phrase, Prediction, Scene, Word
+    from phrase_loc.structures import Phrase, Prediction, Predictions, Scene, Word
 
 __version__ = "0.1.0"
 
@@ -28,11 +28,17 @@ _HOME = {
     "PhraseLocError": "phrase_loc.errors",
     "PhraseLocalizer": "phrase_loc.localizer",
     "Prediction": "phrase_loc.structures",
+    "Predictions": "phrase_loc.structures",
     "Scene": "phrase_loc.structures",
     "Word": "phrase_loc.structures",
     "contrastive_mwp": "phrase_loc.attention",
     "excitation_backprop": "phrase_loc.attention",
     "mwp": "phrase_loc.attention",
+    "plot": "phrase_loc.display",
+    "to_coco": "phrase_loc.display",
+    "to_detections": "phrase_loc.display",
+    "to_dict": "phrase_loc.display",
+    "to_frame": "phrase_loc.display",
 }
 
 __all__ = [
@@ -42,11 +48,17 @@ __all__ = [
     "PhraseLocError",
     "PhraseLocalizer",
     "Prediction",
+    "Predictions",
     "Scene",
     "Word",
     "contrastive_mwp",
     "excitation_backprop",
     "mwp",
+    "plot",
+    "to_coco",
+    "to_detections",
+    "to_dict",
+    "to_frame",
 ]
 
 

@@ -1,14 +1,24 @@
-"""Answers as plain values: a JSON-ready dictionary, a pandas table, COCO results.
+"""Answers for other tools: a JSON-ready dictionary, a pandas table, COCO results, detections, a plot.
 
-Nothing here is needed to find a box; pandas is imported when a table is asked for.
+Nothing here is needed to find a box; pandas and matplotlib are imported when they are asked for.
 """
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from phrase_loc.drawing import COLOURS
+from phrase_loc.errors import ConfigError
+from phrase_loc.images import load_image
 from phrase_loc.structures import Prediction
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from pandas import DataFrame
 
 
@@ -62,3 +72,96 @@ def to_coco(predictions: Sequence[Prediction], image_id: int) -> list[dict[str, 
         for number, p in enumerate(predictions, start=1)
         for (x1, y1, x2, y2), score in zip(p.boxes.tolist(), p.scores.tolist(), strict=True)
     ]
+
+
+def to_detections(predictions: Sequence[Prediction], top_k: int | None = None) -> dict[str, Any]:
+    """Boxes with the field names of supervision: `supervision.Detections(**to_detections(predictions))`.
+
+    Args:
+        predictions: P answers for one photograph.
+        top_k: boxes of each phrase that are taken, None for all.
+
+    Returns:
+        NumPy arrays: `xyxy` (n, 4) and `confidence` (n,) float32, `class_id` (n,) the phrase's place from 0, and
+        `data` with `class_name` (n,), the phrases. The confidence is the probability that the phrase is in
+        the photograph, the same for all its boxes (NaN from a model without calibration): scores rank the
+        boxes of one phrase and cannot be compared between phrases.
+    """
+    counts = [len(p.boxes[:top_k]) for p in predictions]
+    boxes = torch.cat([torch.zeros(0, 4), *(p.boxes[:top_k].cpu() for p in predictions)])
+    present = [np.nan if p.present is None else p.present for p in predictions]
+    return {
+        "xyxy": boxes.numpy().astype(np.float32),
+        "confidence": np.repeat(np.array(present, np.float32), counts),
+        "class_id": np.repeat(np.arange(len(counts)), counts),
+        "data": {"class_name": np.repeat(np.array([p.phrase for p in predictions], np.str_), counts)},
+    }
+
+
+def plot(
+    image: str | os.PathLike | bytes | Image.Image,
+    predictions: Sequence[Prediction],
+    heats: Tensor | None = None,
+    axes: "Axes | Sequence[Axes] | None" = None,
+) -> "np.ndarray":
+    """Photograph, map, best box and peak of each phrase with matplotlib.
+
+    Args:
+        image: the photograph, as `look` takes it.
+        predictions: P answers for it.
+        heats: (P, H', W') maps over the whole photograph, such as `localizer.heat`; None takes the maps' grids.
+        axes: at least P axes to draw on; None makes a figure of pyplot, at most three in a row.
+
+    Returns:
+        (P,) the axes; the figure is `plot(...)[0].figure`.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or there are fewer axes than phrases.
+    """
+    picture, count = load_image(image), len(predictions)
+    places = _new_axes(count, picture.height / picture.width) if axes is None else np.ravel(axes)  # type: ignore[arg-type]
+    if len(places) < count:
+        raise ConfigError(f"expected axes for {count} phrases, got {len(places)}")
+    for number, (p, place) in enumerate(zip(predictions, places[:count], strict=True)):
+        _plot_one(
+            place, picture, p, p.attention if heats is None else heats[number], COLOURS[number % len(COLOURS)]
+        )
+    return places[:count]
+
+
+def _new_axes(count: int, shape: float) -> np.ndarray:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ConfigError("plot needs matplotlib; install it with: pip install matplotlib") from None
+    if count == 0:
+        return np.empty(0, dtype=object)
+    columns = min(3, count)
+    rows = -(-count // columns)
+    size = (4.5 * columns, rows * (4.5 * min(shape, 3.0) + 0.4))
+    figure, grid = plt.subplots(rows, columns, squeeze=False, figsize=size, layout="constrained")
+    for spare in grid.flat[count:]:
+        figure.delaxes(spare)
+    return grid.ravel()[:count]
+
+
+def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: Tensor, colour: str) -> None:
+    height, width = prediction.size or (picture.height, picture.width)
+    frame = (0, width, height, 0)  # pixels are 1 wide from 0, as boxes count them
+    axes.imshow(picture, extent=frame)
+    level = (heat / heat.max().clamp(min=1e-12)).clamp(0, 1).cpu().numpy()
+    if level.any():
+        axes.imshow(
+            level, cmap="inferno", alpha=0.6 * level, extent=frame, interpolation="bilinear", vmin=0, vmax=1
+        )
+    if len(prediction.boxes):
+        x1, y1, x2, y2 = prediction.boxes[0].tolist()
+        axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=2.5)
+    if prediction.peak is not None:
+        axes.plot(*prediction.peak[:, None].tolist(), "o", color=colour, markeredgecolor="black")
+    note = "no known word" if not prediction.known else ""
+    note = note if prediction.present is None else f"present {prediction.present:.0%}"
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    axes.set_title(
+        f"{prediction.phrase}\n{note}" if note else prediction.phrase, fontsize="medium", parse_math=False
+    )

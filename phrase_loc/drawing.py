@@ -7,13 +7,16 @@ and the words under it. Colours are `COLOURS`, told apart also by people who do 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from phrase_loc.errors import DataError
-from phrase_loc.structures import Prediction
+
+if TYPE_CHECKING:  # structures shows itself by this module
+    from phrase_loc.structures import Prediction
 
 #: Okabe and Ito's colours for colour-blind readers, without black.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -22,13 +25,13 @@ PANEL = 512  # longest side of one panel, in pixels
 
 
 def overlay(
-    image: Image.Image, predictions: Sequence[Prediction], heats: Tensor | None = None
+    image: Image.Image, predictions: "Sequence[Prediction]", heats: Tensor | None = None
 ) -> Image.Image:
     """All phrases beside each other, at most three in a row.
 
     Args:
-        image: the RGB photograph.
-        predictions: P answers for it, boxes in the photograph's pixels.
+        image: the RGB photograph, at any resolution.
+        predictions: P answers for it, boxes in pixels of their `size`, or of `image` if they have none.
         heats: (P, H', W') maps over the whole photograph at any resolution; None takes the maps' grids.
 
     Returns:
@@ -49,22 +52,33 @@ def overlay(
     return sheet
 
 
-def panel(image: Image.Image, prediction: Prediction, colour: str, heat: Tensor | None = None) -> Image.Image:
+def panel(
+    image: Image.Image, prediction: "Prediction", colour: str, heat: Tensor | None = None
+) -> Image.Image:
     """One phrase: glow, best box, peak and caption, at most `PANEL` pixels a side plus the caption."""
-    scale = min(1.0, PANEL / max(image.size))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return _with_caption(marked(image, prediction, colour, heat), prediction)
+
+
+def marked(
+    image: Image.Image, prediction: "Prediction", colour: str, heat: Tensor | None = None
+) -> Image.Image:
+    """The photograph with glow, best box and peak, at most `PANEL` pixels a side."""
+    shrink = min(1.0, PANEL / max(image.size))
+    size = (max(1, round(image.width * shrink)), max(1, round(image.height * shrink)))
+    height, width = prediction.size or (image.height, image.width)
+    scale = (size[0] / width, size[1] / height)
     picture = glow(
         image.resize(size, Image.Resampling.LANCZOS), prediction.attention if heat is None else heat
     )
     draw = ImageDraw.Draw(picture)
     if len(prediction.boxes):
-        box = [float(v) * scale for v in prediction.boxes[0]]
+        box = [float(v) * scale[i % 2] for i, v in enumerate(prediction.boxes[0])]
         draw.rectangle(_ordered(box, size), outline="black", width=5)
         draw.rectangle(_ordered(box, size), outline=colour, width=3)
     if prediction.peak is not None:
-        x, y = (float(v) * scale for v in prediction.peak)
+        x, y = (float(v) * s for v, s in zip(prediction.peak, scale, strict=True))
         draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline="black")
-    return _with_caption(picture, prediction)
+    return picture
 
 
 def glow(image: Image.Image, heat: Tensor, strength: float = 0.65) -> Image.Image:
@@ -122,7 +136,7 @@ def _ordered(box: list[float], size: tuple[int, int]) -> tuple[float, float, flo
     return max(0, x1), max(0, y1), max(x1, min(x2, size[0] - 1)), max(y1, min(y2, size[1] - 1))
 
 
-def _with_caption(picture: Image.Image, prediction: Prediction) -> Image.Image:
+def _with_caption(picture: Image.Image, prediction: "Prediction") -> Image.Image:
     note = "no known word" if not prediction.known else ""
     if prediction.present is not None:
         note = f"present {prediction.present:.0%}"

@@ -59,7 +59,8 @@ class Inference:
             if key not in known:
                 hint = nearest(key, known)
                 raise ConfigError(f"unknown {source} setting {key!r}{hint}; known: {', '.join(known)}")
-        settings = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        settings = cls(**plain)
         choose(METHODS, settings.method, "attention method")
         choose(PROPOSALS, settings.proposals, "proposal source")
         choose(SCORES, settings.score, "box score")

@@ -9,6 +9,7 @@ threads may share it.
 
 import os
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import asdict, replace
 from math import exp
 from pathlib import Path
@@ -21,15 +22,15 @@ from torch import Tensor
 from phrase_loc import maps as attention_maps
 from phrase_loc.attention import METHODS
 from phrase_loc.distributed import pick_device
-from phrase_loc.errors import choose
+from phrase_loc.errors import ConfigError, choose
 from phrase_loc.images import load_image
 from phrase_loc.inference import Inference, Prepared, prepare
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.notebook import small_jpeg
 from phrase_loc.proposals import PROPOSALS, Cached
-from phrase_loc.proposals.source import join
 from phrase_loc.ranking import rank_boxes, rank_phrases
-from phrase_loc.structures import Prediction, Scene
+from phrase_loc.structures import Prediction, Predictions, Scene
 from phrase_loc.text.phrases import EncodedPhrase
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -67,8 +68,9 @@ class PhraseLocalizer:
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
         """Write model and settings to a folder that `from_pretrained` reads."""
-        self.model.config = replace(self.model.config, inference=asdict(self.settings))
-        return save_model(self.model, folder)
+        model = copy(self.model)  # the tensors are shared; other localizers of this model keep their settings
+        model.config = replace(model.config, inference=asdict(self.settings))
+        return save_model(model, folder)
 
     def with_settings(self, **changes: Any) -> "PhraseLocalizer":
         """The same weights asked otherwise, such as `with_settings(method="cam", prior=0.0)`."""
@@ -92,6 +94,16 @@ class PhraseLocalizer:
 
     # asking
 
+    def __call__(
+        self,
+        image: str | os.PathLike | bytes | Image.Image,
+        phrases: Sequence[str],
+        top_k: int = 5,
+        method: str | None = None,
+    ) -> Predictions:
+        """Look at a photograph and locate phrases in it; keep the scene of `look` to ask it again."""
+        return self.locate(self.look(image), phrases, top_k, method)
+
     @torch.inference_mode()
     def look(
         self, image: str | os.PathLike | bytes | Image.Image, size: tuple[int, int] | None = None
@@ -105,7 +117,9 @@ class PhraseLocalizer:
         Returns:
             The scene, with one view, or two when the settings ask for the mirrored photograph as well.
         """
-        return self.look_at([prepare(load_image(image), self.settings, size, self.source)])[0]
+        picture = load_image(image)
+        scene = self.look_at([prepare(picture, self.settings, size, self.source)])[0]
+        return replace(scene, picture=small_jpeg(picture))
 
     @torch.inference_mode()
     def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]:
@@ -121,7 +135,13 @@ class PhraseLocalizer:
         return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
 
     def encode(self, phrases: Sequence[str]) -> list[EncodedPhrase]:
-        """The words of each phrase, which of them are known, and their weights."""
+        """The words of each phrase, which of them are known, and their weights.
+
+        Raises:
+            ConfigError: a bare string was given; it would be taken letter by letter.
+        """
+        if isinstance(phrases, str):
+            raise ConfigError(f"expected a list of phrases, got a string; write [{phrases!r}]")
         return [self.model.encoder.encode(phrase) for phrase in phrases]
 
     def attend(self, scene: Scene, phrases: Sequence[str], method: str | None = None) -> Tensor:
@@ -145,7 +165,7 @@ class PhraseLocalizer:
 
     def locate(
         self, scene: Scene, phrases: Sequence[str], top_k: int = 5, method: str | None = None
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """An answer for each phrase, in order."""
         encoded = self.encode(phrases)
         attention = self._attend(scene, encoded, method or self.settings.method).cpu()
@@ -154,10 +174,10 @@ class PhraseLocalizer:
         ranked = self.rank_all(scene, attention[known], top_k)
         present = self._probabilities(scene, encoded)
         answers = dict(zip(known, zip(peaks, ranked, strict=True), strict=True))
-        return [
-            _answer(phrase, e, attention[i], present[i], answers.get(i))
+        return Predictions(
+            _answer(scene, phrase, e, attention[i], present[i], answers.get(i))
             for i, (phrase, e) in enumerate(zip(phrases, encoded, strict=True))
-        ]
+        )
 
     def peaks(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """First maximum, row by row, of each full-size map: (P, h, w) -> (P, 2) x, y in pixels."""
@@ -170,7 +190,7 @@ class PhraseLocalizer:
         s = self.settings
         source = self.source
         heats = self.heat(attention, (s.grid, s.grid))
-        rule = {
+        rule: dict[str, Any] = {
             "score": s.score,
             "gamma": s.gamma,
             "temperature": s.temperature,
@@ -180,8 +200,8 @@ class PhraseLocalizer:
         own = [source.of_map(heat, scene.size) for heat in heats]
         if scene.proposals is not None and all(boxes is None for boxes in own):
             return rank_phrases(heats, scene.proposals, scene.size, **rule)
-        nothing = heats.new_zeros(0, 4)
-        every = [join([nothing, scene.proposals, boxes]) for boxes in own]
+        parts = [[heats.new_zeros(0, 4), scene.proposals, boxes] for boxes in own]
+        every = [torch.cat([boxes for boxes in part if boxes is not None]) for part in parts]
         return [rank_boxes(h, boxes, scene.size, **rule) for h, boxes in zip(heats, every, strict=True)]
 
     def rank(self, scene: Scene, attention: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -252,17 +272,18 @@ class PhraseLocalizer:
 
 
 def _answer(
+    scene: Scene,
     phrase: str,
     encoded: EncodedPhrase,
     attention: Tensor,
     present: float | None,
     found: tuple[Tensor, tuple[Tensor, Tensor]] | None,
 ) -> Prediction:
-    if found is None:
-        nothing = attention.new_zeros(0, 4)
-        return Prediction(phrase, encoded.words, None, None, nothing, nothing[:, 0], attention)
-    peak, (boxes, scores) = found
-    return Prediction(phrase, encoded.words, present, peak, boxes, scores, attention)
+    nothing = attention.new_zeros(0, 4)
+    peak, (boxes, scores) = found or (None, (nothing, nothing[:, 0]))
+    return Prediction(
+        phrase, encoded.words, present, peak, boxes, scores, attention, scene.size, scene.picture
+    )
 
 
 def _table(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+# What a notebook asks of a value (`_repr_html_`, `_repr_png_`) is drawn by `notebook`, imported when asked.
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -64,7 +66,7 @@ class GroundingSample:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scene:
     """An image looked at once; any number of phrases can be asked of it.
 
@@ -73,14 +75,30 @@ class Scene:
             first is the photograph as it is, a second one is mirrored.
         size: (H, W) of the original image in pixels.
         proposals: (R, 4) boxes that do not depend on the phrase, or None when the map alone proposes.
+        picture: a small JPEG of the photograph for showing, or None; no answer depends on it.
     """
 
     activations: tuple[Tensor, ...]
     size: tuple[int, int]
     proposals: Tensor | None = None
+    picture: bytes | None = None
+
+    def __repr__(self) -> str:
+        boxes = "" if self.proposals is None else f", {len(self.proposals)} proposals"
+        return f"Scene({self.size[1]} x {self.size[0]} pixels{boxes})"
+
+    def _repr_html_(self) -> str:
+        from phrase_loc.notebook import scene_html
+
+        return scene_html(self)
+
+    def _repr_png_(self) -> bytes | None:
+        from phrase_loc.notebook import scene_png
+
+        return scene_png(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """Where a phrase is.
 
@@ -92,6 +110,8 @@ class Prediction:
         boxes: (k, 4) best first, xyxy in pixels of the original image; k = 0 when no word is known.
         scores: (k,) the ranker's scores, descending.
         attention: (h, w) the map on its grid, >= 0.
+        size: (H, W) of the original image in pixels, None when it is not known.
+        picture: the scene's, for showing.
     """
 
     phrase: str
@@ -101,8 +121,41 @@ class Prediction:
     boxes: Tensor
     scores: Tensor
     attention: Tensor
+    size: tuple[int, int] | None = None
+    picture: bytes | None = None
 
     @property
     def known(self) -> bool:
         """Whether at least one word of the phrase has a vector."""
         return any(word.known for word in self.words)
+
+    def __repr__(self) -> str:
+        if not len(self.boxes):
+            return f"Prediction({self.phrase!r}, no box)"
+        box = ", ".join(f"{v:.0f}" for v in self.boxes[0].tolist())
+        sure = "" if self.present is None else f", present {self.present:.2f}"
+        return f"Prediction({self.phrase!r}, box [{box}]{sure})"
+
+    def _repr_html_(self) -> str:
+        from phrase_loc.notebook import predictions_html
+
+        return predictions_html([self])
+
+    def _repr_png_(self) -> bytes | None:
+        from phrase_loc.notebook import predictions_png
+
+        return predictions_png([self])
+
+
+class Predictions(list[Prediction]):
+    """The answers for one photograph, in the order of the phrases: a list that a notebook shows as pictures."""
+
+    def _repr_html_(self) -> str:
+        from phrase_loc.notebook import predictions_html
+
+        return predictions_html(self)
+
+    def _repr_png_(self) -> bytes | None:
+        from phrase_loc.notebook import predictions_png
+
+        return predictions_png(self)

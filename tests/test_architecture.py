@@ -8,13 +8,22 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "phrase_loc"
 
 FLOORS = {
-    0: {"errors", "boxes", "structures", "config", "distributed", "images", "profiling"},
+    0: {
+        "errors",
+        "boxes",
+        "structures",
+        "config",
+        "distributed",
+        "images",
+        "profiling",
+        "drawing",
+        "notebook",
+    },
     1: {"attention", "maps", "ranking", "metrics", "text"},
     2: {"models", "proposals", "datasets"},
     3: {
         "inference",
         "localizer",
-        "drawing",
         "export",
         "exported",
         "losses",
