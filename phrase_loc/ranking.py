@@ -169,12 +169,12 @@ def suppress(
         )
     corners = boxes.detach().cpu().numpy()
     values = scores.detach().cpu()
-    order = values.argsort(dim=-1, descending=True, stable=True).numpy()
-    order = [row[line[row] > -np.inf] for row, line in zip(order, values.numpy(), strict=True)]
+    places = values.argsort(dim=-1, descending=True, stable=True).numpy()
+    order = [row[line[row] > -np.inf] for row, line in zip(places, values.numpy(), strict=True)]
     kept = [_greedy(corners[row], overlap, offset, limit) for row in order]
     picked = np.full((len(kept), max(map(len, kept), default=0)), -1, dtype=np.int64)
-    for line, row, places in zip(picked, order, kept, strict=True):
-        line[: len(places)] = row[places]
+    for line, row, chosen in zip(picked, order, kept, strict=True):
+        line[: len(chosen)] = row[chosen]
     return torch.from_numpy(picked).to(boxes.device)
 
 
@@ -185,7 +185,8 @@ def _greedy(boxes: np.ndarray, overlap: float, offset: float, limit: int | None)
     overhead of its dozen small calls. The arithmetic is that of `boxes.iou`, bit for bit.
     """
     sides = (boxes[:, 2:] - boxes[:, :2] + offset).clip(min=0)
-    areas, alive, kept = sides[:, 0] * sides[:, 1], np.arange(len(boxes)), []
+    areas, alive = sides[:, 0] * sides[:, 1], np.arange(len(boxes))
+    kept: list[int] = []
     while len(alive) and (limit is None or len(kept) < limit):
         best, alive = alive[0], alive[1:]
         kept.append(int(best))

@@ -78,8 +78,8 @@ class Batch:
         """The same on a device."""
         images = tuple(t.to(device, non_blocking=True) for t in self.images)
         weights = self.weights.to(device, _widest(device), non_blocking=True)
-        rest = (part.to(device) for part in (self.words, self.ignored, self.captions))
-        return Batch(images, weights, *rest, faults=self.faults)
+        words, ignored, captions = (part.to(device) for part in (self.words, self.ignored, self.captions))
+        return Batch(images, weights, words, ignored, captions, self.faults)
 
     def pin_memory(self) -> "Batch":
         """For the loader: copies to the GPU then overlap with its work."""

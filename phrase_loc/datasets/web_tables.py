@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IMAGE_COLUMNS = ("image", "path", "file_name", "filename", "file", "filepath", "image_path", "image_name")
-CAPTION_FILES = ("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", "metadata.jsonl")
-CAPTION_FILES += ("metadata.csv", "metadata.parquet", "captions.parquet", "results.csv")
+CAPTION_FILES = (
+    *("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", "metadata.jsonl"),
+    *("metadata.csv", "metadata.parquet", "captions.parquet", "results.csv"),
+)
 ROWS_AT_ONCE = 100_000
 
 

@@ -75,8 +75,8 @@ class YOLO:
         for key, shares in labels:
             found[self.classes[key]].append(corners(shares, size))
         boxes = {c: stack(corners) for c, corners in found.items()}
-        shares = [union_share(b, size) for b in boxes.values()]
-        return class_sample(path.stem, path, size, boxes, shares, only_units=self.only_units)
+        covered = [union_share(b, size) for b in boxes.values()]
+        return class_sample(path.stem, path, size, boxes, covered, only_units=self.only_units)
 
 
 def read_labels(path: Path, classes: int) -> list[Label]:

@@ -107,14 +107,14 @@ class Fixed:
 def _boxes(values: Any, columns: list[int], origin: int, path: Path, name: str) -> Tensor:
     """Checked (R, 4) float32 xyxy with origin 0; a fifth column, a score, is dropped."""
     try:
-        boxes = np.asarray(values, dtype=np.float32)
+        rows = np.asarray(values, dtype=np.float32)
     except (ValueError, TypeError):
-        boxes = np.empty(1)  # no numbers, or rows of different lengths
-    if boxes.size == 0:
+        rows = np.empty(1, np.float32)  # no numbers, or rows of different lengths
+    if rows.size == 0:
         return torch.zeros(0, 4)
-    if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
+    if rows.ndim != 2 or rows.shape[1] not in (4, 5):
         raise DataError(f"{path}: boxes of image {name!r} are rows of 4 numbers (and a score)")
-    boxes = torch.from_numpy(boxes[:, columns].copy()) - origin
+    boxes = torch.from_numpy(rows[:, columns].copy()) - origin
     if not bool(torch.isfinite(boxes).all() and (boxes[:, 2:] >= boxes[:, :2]).all()):
         raise DataError(
             f"{path}: image {name!r} has a box that is not finite or ends before it begins; "

@@ -85,7 +85,7 @@ def ximgproc() -> ModuleType:
     try:
         import cv2
     except ImportError:
-        cv2 = None
+        cv2 = None  # type: ignore[assignment]
     if cv2 is None or not hasattr(cv2, "ximgproc"):
         raise MissingLibrary(
             "this proposal source needs cv2.ximgproc, which this OpenCV lacks; install "
