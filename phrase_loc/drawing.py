@@ -100,13 +100,11 @@ def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
         DataError: the folder is missing or not writable, or the ending is no image format.
     """
     target = Path(path)
+    known = Image.registered_extensions().get(target.suffix.lower())
+    if known is None:
+        raise DataError(f"cannot write {target}: the file name must end like an image, such as .png or .jpg")
     part = target.with_name(f".{target.name}.part{os.getpid()}")
     try:
-        known = Image.registered_extensions().get(target.suffix.lower())
-        if known is None:
-            raise DataError(
-                f"cannot write {target}: the file name must end like an image, such as .png or .jpg"
-            )
         picture.save(part, format=known)
         part.replace(target)
     except OSError as error:

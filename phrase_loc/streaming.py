@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -47,6 +47,8 @@ def questions_of(source: Path, phrases: Sequence[str]) -> list[Question]:
         DataError: nothing to ask about, a column is missing.
     """
     if source.suffix.lower() in {".csv", ".parquet"}:
+        if phrases:
+            raise ConfigError(f"the table {source} brings its own phrases; leave out {phrases[0]!r}")
         return _table(source)
     if not phrases:
         raise ConfigError(
@@ -63,9 +65,11 @@ def questions_of(source: Path, phrases: Sequence[str]) -> list[Question]:
 def read_phrases(path: Path) -> tuple[str, ...]:
     """One phrase a line; empty lines are passed over."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the file of phrases {path} cannot be read: {error}") from None
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors put a mark in front
+    except UnicodeDecodeError:
+        raise DataError(f"the file of phrases {path} is no UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"the file of phrases {path} cannot be read: {error.strerror}") from None
     phrases = tuple(line.strip() for line in lines if line.strip())
     if not phrases:
         raise DataError(f"the file of phrases {path} is empty; write one phrase a line")
@@ -163,7 +167,7 @@ def _opened(part: Path) -> TextIO:
         return part.open("a", encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"cannot write beside {part.parent}: {error.strerror}; choose a folder that exists"
+            f"cannot write in {part.parent}: {error.strerror}; choose a folder that exists"
         ) from None
 
 
@@ -240,16 +244,24 @@ def _table(path: Path) -> list[Question]:
     if path.suffix.lower() == ".parquet":
         _require_pyarrow()
     try:
-        table = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+        as_written: dict[str, Any] = {"dtype": str, "keep_default_na": False}  # "null" may be asked for, too
+        table = (
+            pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path, **as_written)
+        )
     except (OSError, ValueError) as error:
-        raise DataError(f"the table {path} cannot be read: {' '.join(str(error).split())}") from None
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"the table {path} cannot be read: {reason}") from None
     missing = {"image", "phrase"} - set(table.columns)
     if missing:
         raise DataError(
             f"the table {path} needs the columns image and phrase, it lacks {' and '.join(sorted(missing))}"
         )
+    table = table[["image", "phrase"]].fillna("").astype(str)
+    for row, (image, phrase) in enumerate(table.itertuples(index=False), start=1):
+        if not image.strip() or not phrase.strip():
+            raise DataError(f"row {row} of the table {path} lacks its image or its phrase; fill it in")
     groups = table.groupby("image", sort=False)["phrase"]
-    return [Question(str(path.parent / image), tuple(map(str, phrases))) for image, phrases in groups]
+    return [Question(str(path.parent / str(image)), tuple(phrases)) for image, phrases in groups]
 
 
 def _require_pyarrow() -> None:

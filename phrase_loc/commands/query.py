@@ -1,10 +1,11 @@
 """`phrase-loc query IMAGE PHRASE [PHRASE ...]`: boxes on the terminal, as JSON, or drawn on the picture.
 
-A folder or a table of (image, phrase) pairs streams through `phrase_loc.streaming` instead; see --phrases.
+A folder or a table of (image, phrase) pairs streams through `phrase_loc.streaming` into a file instead.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
     from phrase_loc.structures import Prediction, Scene
 
 
+TABLES = (".csv", ".parquet")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
-        "image", metavar="IMAGE", help="a photograph; with --phrases or --output also a folder or a table"
+        "image",
+        metavar="IMAGE",
+        help="a photograph, a folder of them, or a .csv or .parquet table with the columns image and phrase",
     )
     parser.add_argument("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
     parser.add_argument(
@@ -51,20 +57,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=_positive, default=8, metavar="N", help="images at once (default: %(default)s)"
     )
     many.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="decoding processes (default: %(default)s)"
+        "--workers", type=_count, default=1, metavar="N", help="decoding processes (default: %(default)s)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Answer, print, draw."""
-    if Path(args.image).is_dir() or args.phrase_file or args.output:
-        return _query_many(args)
-    if not args.phrases:
+    _check(args)
+    phrases = list(args.phrases)
+    if args.phrase_file:
+        from phrase_loc.streaming import read_phrases
+
+        phrases += read_phrases(Path(args.phrase_file))
+    if not all(phrase.strip() for phrase in phrases):
+        raise ConfigError("expected phrases such as 'a red hat', got an empty one; leave it out")
+    if Path(args.image).is_dir() or Path(args.image).suffix.lower() in TABLES or args.output:
+        return _query_many(args, phrases)
+    if not phrases:
         raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
-    return _query_one(args)
+    return _query_one(args, phrases)
 
 
-def _query_one(args: argparse.Namespace) -> int:
+def _check(args: argparse.Namespace) -> None:
+    """What can be said before anything slow is imported."""
+    if not args.image:
+        raise ConfigError("expected an image file or a folder, got an empty name")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", args.image):
+        raise ConfigError(f"{args.image} is an address; download the photograph and name its file")
+
+
+def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
     from phrase_loc.images import load_image
     from phrase_loc.profiling import Stopwatch
 
@@ -80,7 +102,7 @@ def _query_one(args: argparse.Namespace) -> int:
     with watch("look"):
         scene = localizer.look(image)
     with watch("locate"):
-        predictions = localizer.locate(scene, args.phrases, top_k=args.top_k)
+        predictions = localizer.locate(scene, phrases, top_k=args.top_k)
     if args.overlay:
         with watch("draw"):
             _draw(localizer, image, scene, predictions, args.overlay)
@@ -90,12 +112,16 @@ def _query_one(args: argparse.Namespace) -> int:
     return 0
 
 
-def _query_many(args: argparse.Namespace) -> int:
+def _query_many(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
+    for option, given in (("--overlay", args.overlay), ("--json", args.json), ("--profile", args.profile)):
+        if given:
+            raise ConfigError(
+                f"{option} is for one photograph without --output; the answers go to a file here"
+            )
     from phrase_loc.distributed import session
     from phrase_loc.localizer import PhraseLocalizer
-    from phrase_loc.streaming import answer_many, questions_of, read_phrases
+    from phrase_loc.streaming import answer_many, questions_of
 
-    phrases = tuple(args.phrases) + (read_phrases(Path(args.phrase_file)) if args.phrase_file else ())
     output = Path(args.output or "predictions.jsonl")
     questions = questions_of(Path(args.image), phrases)
     with session(args.device) as world:
@@ -112,7 +138,7 @@ def _query_many(args: argparse.Namespace) -> int:
             world=world,
         )
         if world.is_main:
-            said = ", ".join(f"{number} {what}" for what, number in counts.items())
+            said = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
             print(f"{len(questions)} images: {said}; written to {output}")
     return 0
 
@@ -168,7 +194,11 @@ def _line(prediction: "Prediction") -> str:
 
 
 def _positive(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return _count(text, least=1)
+
+
+def _count(text: str, least: int = 0) -> int:
+    value = int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
     return value

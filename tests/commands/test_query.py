@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -59,13 +60,25 @@ def test_text_overlay_and_profile(photo, tiny_model, tmp_path, capsys):
         (["{photo}", "dog", "--overlay", "no/such/folder/o.png"], "cannot write no/such/folder/o.png"),
         (["{photo}", "dog", "--overlay", "{photo}.xyz"], "must end like an image"),
         (["{photo}", "dog", "--device", "gpu"], "device must be"),
-        (["{photo}", "--phrases", "none.txt"], "file of phrases none.txt"),
+        (["{photo}", "dog", "--overlay", "."], "must end like an image"),
+        (["{photo}", "--phrases", "none.txt"], "file of phrases none.txt cannot be read: No such file"),
+        (["{photo}", "--phrases", "latin.txt"], "no UTF-8 text"),
+        (["{photo}", "dog", ""], "got an empty one"),
+        (["", "dog"], "got an empty name"),
+        (["https://example.org/a.jpg", "dog"], "is an address; download"),
+        (["{photo}", "dog", "--json", "--output", "a.jsonl"], "--json is for one photograph"),
+        (["{photo}", "dog", "--output", "no/a.jsonl"], "cannot write in no: No such file"),
+        (["pairs.csv"], "row 2 of the table pairs.csv lacks its image or its phrase"),
+        (["pairs.csv", "dog"], "brings its own phrases"),
+        (["photo.csv"], "the table photo.csv cannot be read: No such file"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(
     arguments, sentence, photo, tiny_model, capsys, monkeypatch
 ):
     monkeypatch.chdir(photo.parent)
+    (photo.parent / "latin.txt").write_bytes("café".encode("latin-1"))
+    (photo.parent / "pairs.csv").write_text("image,phrase\nphoto.png,dog\nphoto.png,\n", encoding="utf-8")
     words = [a.format(photo=photo) for a in arguments]
     assert main(["query", *words, "--model", str(tiny_model)]) == 2
     out, err = capsys.readouterr()
@@ -73,6 +86,45 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert out == ""
+
+
+def test_phrases_of_a_file_are_asked_of_one_photograph(photo, tiny_model, tmp_path, capsys):
+    """As Notepad saves it: with a byte-order mark and carriage returns."""
+    phrases = tmp_path / "phrases.txt"
+    phrases.write_bytes("\ufeffdog\r\n\r\n red hat \r\n".encode())
+    assert query(photo, "man", "--phrases", phrases, "--json", model=tiny_model) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [p["phrase"] for p in answer["predictions"]] == ["man", "dog", "red hat"]
+
+
+@pytest.mark.parametrize("kind", ["cmyk.jpg", "grey16.png", "grey_alpha.png", "animated.gif", "turned.jpg"])
+def test_any_kind_of_picture_is_answered_in_its_upright_frame(
+    kind, drawn_image, tiny_model, tmp_path, capsys
+):
+    path = tmp_path / kind
+    if kind == "cmyk.jpg":
+        drawn_image.convert("CMYK").save(path)
+    elif kind == "grey16.png":
+        Image.fromarray(np.asarray(drawn_image.convert("L")).astype(np.uint16) * 257).save(path)
+    elif kind == "grey_alpha.png":
+        drawn_image.convert("LA").save(path)
+    elif kind == "animated.gif":
+        drawn_image.save(path, save_all=True, append_images=[drawn_image.rotate(9)])
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        drawn_image.rotate(90, expand=True).save(path, exif=exif)
+    assert query(path, "dog", "der Hund 🐕", "女人", "--json", model=tiny_model) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["size"] == [120, 80]
+    assert [len(p["boxes"]) > 0 for p in answer["predictions"]] == [True, False, False]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--top-k", "0"), ("--workers", "-1"), ("--batch-size", "x")])
+def test_numbers_that_cannot_be_are_refused(option, value, photo, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["query", str(photo), "dog", option, value])
+    assert f"argument {option}: expected a whole number of at least" in capsys.readouterr().err
 
 
 def test_a_missing_model_is_named(photo, capsys):
@@ -110,11 +162,11 @@ def test_a_table_to_parquet(photo, tiny_model, tmp_path):
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     table = tmp_path / "pairs.csv"
-    pd.DataFrame({"image": ["photo.png"] * 2, "phrase": ["dog", "zorglub"]}).to_csv(table, index=False)
+    pd.DataFrame({"image": ["photo.png"] * 2, "phrase": ["dog", "null"]}).to_csv(table, index=False)
     output = tmp_path / "answers.parquet"
     assert query(table, "--output", output, "--workers", "0", model=tiny_model) == 0
     rows = pd.read_parquet(output)
-    assert rows["phrase"].tolist() == ["dog", "zorglub"]
+    assert rows["phrase"].tolist() == ["dog", "null"]  # no missing value of pandas
     assert len(rows["boxes"][0]) == len(rows["scores"][0]) > 0
     assert len(rows["boxes"][1]) == 0
 
