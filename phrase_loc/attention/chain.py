@@ -11,6 +11,7 @@ it cannot see: operations inside TorchScript or a compiled module, and writing t
 (`x[:, 0] += y` raises, since `Tensor.__setitem__` has no rule).
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from phrase_loc.attention.rules import RULES, Move, Rule, tensors_in
+from phrase_loc.attention.rules import RULES, Down, Move, Rule, tensors_in
 from phrase_loc.errors import ConfigError
 
 
@@ -35,13 +36,31 @@ def layout(tensor: Tensor) -> torch.memory_format:
     return torch.channels_last if planes else torch.contiguous_format
 
 
+@dataclass(slots=True)
+class Node:
+    """The number of a tensor made from the attended one, and its positive part once a rule asked for it."""
+
+    number: int
+    tensor: weakref.ref[Tensor]
+    positive: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """To one source of an operation: its node, and what it inherits (see `rules.Move`)."""
+
+    source: int
+    down: Down
+    down_summed: Down | None
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One operation: the node it made, by what name, and how its sources inherit from it."""
 
     node: int
     name: str
-    moves: tuple[tuple[int, Move], ...]
+    ways: tuple[Way, ...]
 
 
 @dataclass
@@ -64,9 +83,9 @@ class ExcitatoryChain(TorchFunctionMode):
         super().__init__()
         if self.residual not in ("positive", "proportional"):
             raise ConfigError(f"unknown residual rule {self.residual!r}; choose from positive, proportional")
-        # The tensors are held beside their numbers, so that no id is given away twice.
-        self._nodes: dict[int, tuple[Tensor, int]] = {id(self.attended): (self.attended, 0)}
+        self._nodes: dict[int, Node] = {}
         self._steps: list[Step] = []
+        self._enter(self.attended, 0)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -97,11 +116,24 @@ class ExcitatoryChain(TorchFunctionMode):
 
         The sources are looked up before `out` gets its number, so an in-place function may return its input.
         """
-        known = tuple((self._nodes[id(m.source)][1], m) for m in moves if self.is_live(m.source))
-        node = len(self._steps) + 1
-        self._steps.append(Step(node, getattr(func, "__name__", str(func)), known))
-        self._nodes[id(out)] = (out, node)
+        ways = tuple(
+            Way(self._nodes[id(m.source)].number, m.down, m.down_summed)
+            for m in moves
+            if self.is_live(m.source)
+        )
+        number = len(self._steps) + 1
+        self._steps.append(Step(number, getattr(func, "__name__", str(func)), ways))
+        self._enter(out, number)
         return out
+
+    def excitatory(self, tensor: Tensor) -> Tensor:
+        """max(tensor, 0), a copy that later in-place operations leave alone; branches of a network share it."""
+        node = self._nodes.get(id(tensor))
+        if node is None:
+            return tensor.clamp(min=0)
+        if node.positive is None:
+            node.positive = tensor.clamp(min=0)
+        return node.positive
 
     def hand_down(self, top: Tensor, won: Tensor, *, channels: bool = True) -> Tensor:
         """Winner probability at the attended tensor.
@@ -114,16 +146,16 @@ class ExcitatoryChain(TorchFunctionMode):
         Returns:
             (K, N, C, ...), or (K, N, ...) without channels.
         """
-        mass = {self._nodes[id(top)][1]: won}
-        summed = None if 0 not in mass or channels else mass.pop(0).sum(2)
-        for _step, source, move, p in self._walk(mass):
-            if source == 0 and not channels:
-                q = move.down_summed(p) if move.down_summed else move.down(p).sum(2)
-                summed = q if summed is None else summed + q
+        mass = _Mass(self._nodes[id(top)].number, won)
+        summed = _Mass()
+        if not channels and (whole := mass.pop(0)) is not None:
+            summed.add(0, whole.sum(2), whole)
+        for _, way, p in self._walk(mass):
+            if way.source or channels:
+                mass.add(way.source, way.down(p), p)
             else:
-                q = move.down(p)
-                mass[source] = mass[source] + q if source in mass else q
-        out = summed if not channels else mass.get(0)
+                summed.add(0, way.down_summed(p) if way.down_summed else way.down(p).sum(2), p)
+        out = (mass if channels else summed).pop(0)
         if out is None:  # no path leads down: everything was lost on the way
             shape = self.attended.shape if channels else (self.attended.shape[0], *self.attended.shape[2:])
             out = won.new_zeros(len(won), *shape)
@@ -131,23 +163,27 @@ class ExcitatoryChain(TorchFunctionMode):
 
     def losses(self, top: Tensor, won: Tensor) -> list[tuple[str, Tensor]]:
         """Each operation, from the top, with the mass (K,) that ended there instead of going on down."""
-        mass = {self._nodes[id(top)][1]: won}
+        mass = _Mass(self._nodes[id(top)].number, won)
         lost: dict[int, list[Any]] = {}
-        for step, source, move, p in self._walk(mass):
-            q = move.down(p)
-            mass[source] = mass[source] + q if source in mass else q
+        for step, way, p in self._walk(mass):
+            q = way.down(p)
+            mass.add(way.source, q, p)
             entry = lost.setdefault(step.node, [step.name, p.flatten(1).sum(1)])
             entry[1] = entry[1] - q.flatten(1).sum(1)
         return [(name, share) for name, share in lost.values()]
 
-    def _walk(self, mass: dict[int, Tensor]) -> Iterator[tuple[Step, int, Move, Tensor]]:
-        """Every move that has something to hand down, highest first; takes it out of `mass`."""
+    def _walk(self, mass: "_Mass") -> Iterator[tuple[Step, Way, Tensor]]:
+        """Every way down that has something to hand on, highest first; takes it out of `mass`."""
         for step in reversed(self._steps):
-            p = mass.pop(step.node, None)
-            if p is None:
-                continue
-            for source, move in step.moves:
-                yield step, source, move, p
+            p = mass.pop(step.node)
+            if p is not None:
+                for way in step.ways:
+                    yield step, way, p
+
+    def _enter(self, tensor: Tensor, number: int) -> None:
+        """Know a tensor by its number while it lives; the network may let it go, its id may come again."""
+        key, nodes = id(tensor), self._nodes
+        nodes[key] = Node(number, weakref.ref(tensor, lambda _: nodes.pop(key, None)))
 
     def _in_core_dtype(self, value: Any) -> Any:
         """Arguments with every floating tensor in the attended dtype: a bf16 network is read in float32."""
@@ -159,3 +195,35 @@ class ExcitatoryChain(TorchFunctionMode):
         if type(value) in (tuple, list):
             return type(value)(self._in_core_dtype(v) for v in value)
         return value
+
+
+class _Mass:
+    """What has been won at each node, {number: (K, *shape)}; sums are made in place where that harms nobody."""
+
+    def __init__(self, number: int | None = None, won: Tensor | None = None) -> None:
+        self._won: dict[int, Tensor] = {} if number is None or won is None else {number: won}
+        self._own: set[int] = set()
+
+    def add(self, number: int, won: Tensor, above: Tensor) -> None:
+        """A branch's share, made from `above`, of which it may be a view: such a one is not written to."""
+        held = self._won.get(number)
+        ours = not _shared(won, above)
+        if held is None:
+            self._won[number] = won
+        elif number in self._own:
+            held.add_(won)
+        else:
+            self._won[number] = won.add_(held) if ours else held + won
+        if ours or held is not None:
+            self._own.add(number)
+
+    def pop(self, number: int) -> Tensor | None:
+        """All that was won there; None if nothing arrived."""
+        self._own.discard(number)
+        return self._won.pop(number, None)
+
+
+def _shared(won: Tensor, above: Tensor) -> bool:
+    """Whether two places of `won` are one, or it lies in the memory of `above`."""
+    overlaps = any(step == 0 and size > 1 for step, size in zip(won.stride(), won.shape, strict=True))
+    return overlaps or won.untyped_storage().data_ptr() == above.untyped_storage().data_ptr()

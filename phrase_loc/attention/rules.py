@@ -58,14 +58,13 @@ def weighted(
     *args: Any, **kwargs: Any,
 ) -> Tensor:  # fmt: skip
     """Inputs compete through their positive weights; the bias does not."""
-    value = func(input, weight, bias, *args, **kwargs)
     if chain.is_live(weight) or not chain.is_live(input):
         raise NotImplementedError(
             f"no excitation rule for a weight that depends on the image ({func.__name__})"
         )
-    seen, excitatory = input.clamp(min=0), chain.positive(weight)
-    z = func(seen, excitatory, None, *args, **kwargs)
-    per_unit = reciprocal(z)
+    seen, excitatory = chain.excitatory(input), chain.positive(weight)
+    per_unit = reciprocal(func(seen, excitatory, None, *args, **kwargs))
+    value = func(input, weight, bias, *args, **kwargs)
 
     def down(p: Tensor) -> Tensor:
         return transpose(func, seen, excitatory, None, *args, **kwargs)(p * per_unit).mul_(seen)
@@ -79,7 +78,7 @@ def multiplied(chain: "ExcitatoryChain", func: Rule, a: Any, b: Any) -> Tensor:
     if chain.is_live(a) and chain.is_live(b):
         raise NotImplementedError(f"no excitation rule for {func.__name__} of two activations: cut above it")
     source, weight = (a, b) if chain.is_live(a) else (b, a)
-    seen, excitatory = source.clamp(min=0), chain.positive(weight)
+    seen, excitatory = chain.excitatory(source), chain.positive(weight)
     pair = (lambda t: func(t, excitatory)) if source is a else (lambda t: func(excitatory, t))
     per_unit = reciprocal(pair(seen))
     return chain.record(
@@ -89,7 +88,7 @@ def multiplied(chain: "ExcitatoryChain", func: Rule, a: Any, b: Any) -> Tensor:
 
 def averaged(chain: "ExcitatoryChain", func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Average pooling, mean, sum, resize: the weights are positive already."""
-    seen = input.clamp(min=0)
+    seen = chain.excitatory(input)
     per_unit = reciprocal(func(seen, *args, **kwargs))
     return chain.record(
         func,
@@ -214,10 +213,13 @@ def pooled(chain: "ExcitatoryChain", func: Rule, input: Tensor, *args: Any, **kw
     # Places count through (plane, channels): in memory's own order when channels are last.
     of_channel = torch.arange(channels, device=place.device)
     place = (place.movedim(1, -1) * channels + of_channel).flatten(1)
+    place = place.to(
+        torch.int32 if plane.numel() * channels < 2**31 else torch.int64
+    )  # kept: half the memory
 
     def down(p: Tensor) -> Tensor:
         won = p.new_zeros(*p.shape[:2], plane.numel() * channels)
-        won.scatter_add_(2, place.expand(len(p), -1, -1), p.movedim(2, -1).flatten(2))
+        won.scatter_add_(2, place.long().expand(len(p), -1, -1), p.movedim(2, -1).flatten(2))
         return won.unflatten(2, (*plane, channels)).movedim(-1, 2)
 
     return chain.record(func, value, [Move(input, down)])

@@ -1,0 +1,50 @@
+"""What a pass holds and what it writes to: nothing that somebody else still needs."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phrase_loc.attention.excitation import attended_pass, mwp
+
+
+class Branches(nn.Module):
+    """Branches that meet by sum and by concatenation; one of them hands its winners on as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.one(x))
+        y = F.max_pool2d(x + F.relu(self.two(x)) + x, 3, 1, 1)
+        return torch.cat([x, y, self.one(y), y], 1).mean((2, 3))
+
+
+def pass_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The seed, before and after, and the maps of two passes down the same chain."""
+    with attended_pass(Branches(), x) as (chain, h):
+        won = torch.rand(3, *h.shape)
+        before = won.clone()
+        return before, won, chain.hand_down(h, won), chain.hand_down(h, won)
+
+
+def test_a_pass_down_writes_to_nothing_that_is_used_again():
+    before, won, first, second = pass_of(torch.rand(2, 4, 5, 5))
+    assert torch.equal(before, won)
+    assert torch.equal(first, second)
+
+
+def test_winners_of_a_batch_are_those_of_each_alone():
+    x, units = torch.rand(1, 4, 5, 5), torch.rand(3, 16)
+    together = mwp(Branches(), x, units)
+    alone = torch.cat([mwp(Branches(), x, unit[None]) for unit in units])
+    torch.testing.assert_close(together, alone)
+
+
+def test_values_that_the_network_let_go_are_not_held():
+    net = nn.Sequential(*(nn.Conv2d(4, 4, 1) for _ in range(6)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with attended_pass(net, torch.rand(1, 4, 5, 5)) as (chain, h):
+        known = len(chain._nodes)
+        assert known <= 3, "the attended tensor, the output and at most what it is a view of"
+        assert len(chain.hand_down(h, torch.rand(1, *h.shape))) == 1
