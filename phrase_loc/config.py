@@ -13,7 +13,7 @@ no field has is an error that names the nearest one.
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, dataclass_transform, get_args
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -23,8 +23,12 @@ from phrase_loc.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
-#: Decorator of every config class: frozen, keyword-only, unknown keys refused, types coerced and checked.
-config_dataclass = checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config_dataclass(kind: type[T]) -> type[T]:
+    """A frozen dataclass by keyword alone whose values are checked when they come; unknown keys are refused."""
+    checked: Any = checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(kind)
+    return checked
 
 
 def load_config(kind: type[T], arguments: Sequence[str]) -> T:

@@ -105,8 +105,10 @@ def folded(model: TextToRegion) -> TextToRegion:
     """The model to be queried: in eval mode, batch norms folded, nothing to train; `model` is untouched."""
     trunk = model.trunk if model.config.folded else backbones.fold_batch_norm(model.trunk)
     config = replace(model.config, folded=True)
-    parts = (copy.deepcopy(part) for part in (trunk, model.head, model.words))
-    return TextToRegion(config, *parts, model.vocabulary, model.extra).eval().requires_grad_(False)
+    trunk, head, words = copy.deepcopy(trunk), copy.deepcopy(model.head), copy.deepcopy(model.words)
+    return (
+        TextToRegion(config, trunk, head, words, model.vocabulary, model.extra).eval().requires_grad_(False)
+    )
 
 
 def with_extra(model: TextToRegion, source: WordVectors, limit: int = 100_000) -> TextToRegion:

@@ -8,7 +8,7 @@ the method asked their users to "flip the filter".
 import copy
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.fx import Node, Tracer
@@ -16,9 +16,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+Trunk = TypeVar("Trunk", bound=nn.Module)
 
 
-def fold_batch_norm(trunk: nn.Module) -> nn.Module:
+def fold_batch_norm(trunk: Trunk) -> Trunk:
     """A copy of `trunk`, in eval mode, whose batch norms are folded where one linear layer alone feeds them.
 
     Elsewhere (DenseNet's norms before a convolution) they stay and excitation passes through. Module names

@@ -75,9 +75,10 @@ def pretrained(source: str) -> nn.Module:
 
 def stages(net: nn.Module) -> nn.Sequential:
     """Stem and stages of such a network; they share its weights. The last stage comes without its pooler."""
-    stem, chain = _family(net.config.to_dict())
+    config: Any = net.config
+    stem, chain = _family(config.to_dict())
     parts = [("stem", Plain(net.get_submodule(stem)))]
-    parts += [(f"stage{i}", Plain(stage)) for i, stage in enumerate(net.get_submodule(chain), 1)]
+    parts += [(f"stage{i}", Plain(stage)) for i, stage in enumerate(net.get_submodule(chain).children(), 1)]
     return nn.Sequential(OrderedDict(parts))
 
 

@@ -49,6 +49,8 @@ class Objective(nn.Module):
         world: the processes whose images a coupled loss contrasts.
     """
 
+    balance: Tensor
+
     def __init__(self, model: TextToRegion, balance: Tensor, settings: ObjectiveSettings, world: World):
         super().__init__()
         self.model, self.settings, self.world = model, settings, world
@@ -175,7 +177,8 @@ def gather_labels(batch: Batch, world: World) -> Batch:
         owner = torch.cat([fields[i][0] * world.size + rank for rank, (_, fields) in enumerate(ranks)])
         rest = [torch.cat([fields[i][j] for _, fields in ranks]) for j in (1, 2)]
         joined.append(Ragged(owner, *rest).to(device))
-    return Batch((), weights.to(device), *joined)
+    words, ignored, captions = joined
+    return Batch((), weights.to(device), words, ignored, captions)
 
 
 def _in_order(rows: Tensor, size: int) -> Tensor:
