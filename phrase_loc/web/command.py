@@ -50,8 +50,12 @@ def listen(host: str, port: int) -> socket.socket:
     """A bound socket.
 
     Raises:
-        ConfigError: the port is taken or forbidden, or the address is none of this machine's.
+        ConfigError: the port is taken or forbidden, or the address is empty or none of this machine's.
     """
+    if (
+        not host
+    ):  # the system would read it as "every address", an unset variable of a shell would open the door
+        raise ConfigError("expected an address in --host, got an empty one; 0.0.0.0 listens on all")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -94,7 +98,10 @@ def _announcing(config: "uvicorn.Config", announce: Callable[[int], None]) -> "S
 
 
 def _announce(host: str, port: int, token: str | None) -> None:
-    shown = f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(
+        host, host
+    )  # all addresses: name one that can be opened
+    shown = f"[{shown}]" if ":" in shown else shown
     ending = "" if token is None else f"#token={quote(token, safe='')}"
     print(f"phrase_loc is ready: http://{shown}:{port}/{ending}  (stop with Ctrl-C)", flush=True)
     if host not in LOOPBACK and token is None:

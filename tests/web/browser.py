@@ -3,6 +3,9 @@
 Debian's packages `chromium` and `chromium-driver` bring both; nothing is downloaded.
 """
 
+import base64
+import io
+import re
 import shutil
 import threading
 import time
@@ -11,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
+from PIL import Image
 
 from phrase_loc.web.command import listen
 
@@ -67,3 +72,119 @@ def until(ready: Any, what: str, seconds: float = 30.0) -> Any:
         assert time.monotonic() < end, f"waited {seconds:g} seconds and it never happened: {what}"
         time.sleep(0.02)
     return found
+
+
+class Page:
+    """The query page in a browser, asked and read as a person does."""
+
+    def __init__(self, driver: Any, address: str):
+        self.driver, self.address = driver, address
+
+    def open(self, fragment: str = "") -> "Page":
+        """Load the page anew; `fragment` is what follows # in a link."""
+        self.driver.get("about:blank")
+        self.driver.get(self.address + fragment)
+        until(lambda: self.all("#examples button"), "the page starts")
+        return self.idle()
+
+    def run(self, script: str, *values: Any) -> Any:
+        """What a piece of JavaScript returns."""
+        return self.driver.execute_script(script, *values)
+
+    def all(self, css: str) -> list[Any]:
+        """The elements of a selector."""
+        return self.driver.find_elements("css selector", css)
+
+    def one(self, css: str) -> Any:
+        """The first element of a selector."""
+        return self.driver.find_element("css selector", css)
+
+    def idle(self) -> "Page":
+        """Wait until no request is under way."""
+        until(lambda: not self.text("#busy"), "the page has its answers")
+        return self
+
+    def text(self, css: str) -> str:
+        """The text of an element, seen or not."""
+        return self.run("return document.querySelector(arguments[0]).textContent", css)
+
+    def choose(self, path: Path) -> "Page":
+        """Choose a photograph by the file dialog."""
+        self.one("#file").send_keys(str(path))
+        return self.idle()
+
+    def hand(self, path: Path, event: str) -> "Page":
+        """Paste or drop a file: the event that a browser makes of it."""
+        data = base64.b64encode(path.read_bytes()).decode()
+        self.run(HAND, data, path.name, event)
+        return self.idle()
+
+    def ask(self, text: str) -> "Page":
+        """Type into the field and press the button."""
+        self.one("#phrase").send_keys(text)
+        self.one("#ask button").click()
+        return self.idle()
+
+    def slide(self, name: str, value: float) -> None:
+        """Move a slider."""
+        self.run(SLIDE, name, value)
+
+    def phrases(self) -> list[str]:
+        """What the cards ask."""
+        return self.run("return [...document.querySelectorAll('.card')].map((c) => c.dataset.phrase)")
+
+    def card(self, phrase: str) -> Any:
+        """The card of a phrase."""
+        return next(c for c in self.all(".card") if c.get_attribute("data-phrase") == phrase)
+
+    def requests(self) -> int:
+        """How many questions the page has asked the server."""
+        return self.run(
+            "return performance.getEntriesByType('resource').filter((e) => /\\/api\\//.test(e.name)).length"
+        )
+
+    def spoken_box(self, phrase: str) -> list[float] | None:
+        """The best box of a phrase as the canvas tells it to those who do not see it."""
+        spoken = self.one("#canvas").get_attribute("aria-label")
+        found = re.search(re.escape(phrase) + r"\??: box from ([\d.]+),([\d.]+) to ([\d.]+),([\d.]+)", spoken)
+        return [float(v) for v in found.groups()] if found else None
+
+    def pixels(self) -> Any:
+        """What is painted: (H, W, 3) of the canvas."""
+        data = self.run("return document.getElementById('canvas').toDataURL('image/png')")
+        with Image.open(io.BytesIO(base64.b64decode(data.split(",")[1]))) as picture:
+            return np.asarray(picture.convert("RGB")).astype(int)
+
+    def framed(self, box: list[float], phrase: str, size: tuple[int, int]) -> int:
+        """How many of the left, right and lower edges of a box are drawn in the colour of its phrase."""
+        colour = self.card(phrase).value_of_css_property("--colour")
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+        painted = np.abs(self.pixels() - rgb).max(-1) < 24
+        scale = painted.shape[1] / size[0]
+        x1, y1, x2, y2 = (round(v * scale) for v in box)
+        near = round(10 * scale * size[0] / 900)  # the line lies within the box by half its width
+        rows, columns = slice(y1 + (y2 - y1) // 3, y2 - near), slice(x1 + near, x2 - near)
+        edges = [
+            painted[rows, max(x1 - near, 0) : x1 + near].any(1),
+            painted[rows, x2 - near : x2 + near].any(1),
+        ]
+        edges.append(painted[y2 - near : y2 + near, columns].any(0))
+        return sum(edge.mean() > 0.7 for edge in edges)
+
+
+HAND = """
+const [data, name, event] = arguments;
+const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+const given = new DataTransfer();
+given.items.add(new File([bytes], name, { type: "image/png" }));
+const target = document.getElementById("stage");
+const options = { bubbles: true, cancelable: true };
+if (event === "drop") target.dispatchEvent(new DragEvent("dragover", { ...options, dataTransfer: given }));
+target.dispatchEvent(event === "drop" ? new DragEvent("drop", { ...options, dataTransfer: given })
+  : new ClipboardEvent("paste", { ...options, clipboardData: given }));
+"""
+SLIDE = """
+const slider = document.getElementById(arguments[0]);
+slider.value = arguments[1];
+slider.dispatchEvent(new Event("input", { bubbles: true }));
+"""

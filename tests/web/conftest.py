@@ -33,11 +33,17 @@ def client(tiny_localizer):
 
 
 @pytest.fixture(scope="session")
-def address():
-    """Where a server with the shipped model listens."""
+def shipped():
+    """The shipped model."""
     from phrase_loc.localizer import PhraseLocalizer
 
-    with serving(create_app(PhraseLocalizer.from_pretrained("default"))) as address:
+    return PhraseLocalizer.from_pretrained("default", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def address(shipped):
+    """Where a server with the shipped model listens."""
+    with serving(create_app(shipped)) as address:
         yield address
 
 

@@ -2,41 +2,36 @@
 // asked for new phrases, methods and words only; sliders re-rank and recolour what was sent.
 
 import * as server from "./server.js";
-import { decodeMap, rank } from "./ranking.js";
-import { COLOURS, fit, paint } from "./painting.js";
-import { card, missing } from "./results.js";
+import { decodeMap } from "./ranking.js";
+import { fit, paint } from "./painting.js";
+import { card } from "./results.js";
+import { address, readAddress, saveJson, savePicture } from "./keeping.js";
+import { NAMES, answerOf, colourOf, defaults, keep, layerOf, layers, state } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
 const COMPARED = ["contrastive_mwp", "mwp", "grad_cam"];
-const NAMES = { contrastive_mwp: "contrastive MWP", mwp: "MWP", grad_cam: "Grad-CAM", cam: "CAM", gradient: "gradient" };
 const TRY = {
   "astronaut.png": ["a smiling woman", "the flag", "a space shuttle"],
   "coffee.png": ["a cup of coffee", "a spoon"], "chelsea.png": ["the cat", "its nose"],
 };
-const state = {
-  model: null, photo: null, phrases: [], answers: new Map(), open: new Set(), colours: new Map(),
-  settings: {}, pinned: null, hovered: null, word: null, cross: null, comparing: false, working: 0,
-};
+let working = 0; // requests under way
 
 // asking the server
 
-const id = (method, phrase) => `${method}\n${phrase}`;
-const answerOf = (phrase, method = state.settings.method) => state.answers.get(id(method, phrase));
-
 async function work(text, action) {
-  state.working += 1;
+  working += 1;
   $("busy").textContent = text;
   try {
     const result = await action();
-    if (state.working === 1) say("");
+    if (working === 1) say("");
     return result;
   } catch (error) {
     if (error.status === 401) askToken();
     else say(error.message);
     return undefined;
   } finally {
-    state.working -= 1;
-    if (!state.working) $("busy").textContent = "";
+    working -= 1;
+    if (!working) $("busy").textContent = "";
   }
 }
 
@@ -62,12 +57,6 @@ async function answer(method = state.settings.method) {
     found.predictions.forEach((p, i) => keep(p, method, open[i], found.proposals));
   });
   show();
-}
-
-function keep(prediction, method, phrase, proposals) {
-  const map = prediction.map && decodeMap(prediction.map);
-  const candidates = Float64Array.of(...proposals, ...prediction.proposals);
-  state.answers.set(id(method, phrase), { ...prediction, map, side: prediction.map?.side, candidates });
 }
 
 async function wordMaps(phrase) {
@@ -131,48 +120,18 @@ async function add(text) {
 
 function remove(phrase) {
   state.phrases = state.phrases.filter((p) => p !== phrase);
-  for (const slot of ["pinned", "hovered"]) if (state[slot] === phrase) state[slot] = null;
-  state.colours.delete(phrase);
+  forget(phrase);
   show();
   $("phrase").focus();
 }
 
-/** A colour that stays with its phrase while others come and go. */
-function colourOf(phrase) {
-  if (!state.colours.has(phrase)) {
-    const used = [...state.colours.values()];
-    const count = (colour) => used.filter((u) => u === colour).length;
-    state.colours.set(phrase, [...COLOURS].sort((a, b) => count(a) - count(b))[0]);
-  }
-  return state.colours.get(phrase);
+function forget(phrase) {
+  for (const slot of ["pinned", "hovered"]) if (state[slot] === phrase) state[slot] = null;
+  state.colours.delete(phrase);
+  state.open.delete(phrase);
 }
 
 // showing
-
-function boxesOf(answered, top_k = state.settings.top_k) {
-  if (!answered?.map) return [];
-  const options = { ...state.model.ranking, gamma: state.settings.gamma, top_k };
-  return rank(answered.map, answered.side, answered.candidates, state.photo.size, options);
-}
-
-function layerOf(phrase, method) {
-  const answered = answerOf(phrase, method);
-  if (!answered?.map) return null;
-  const { map, side, peak } = answered;
-  return { map, side, peak, colour: colourOf(phrase), boxes: boxesOf(answered), label: phrase };
-}
-
-/** What lies over the photograph: one word's map, one phrase alone, or all phrases that were found. */
-function layers() {
-  if (state.word) {
-    const of = answerOf(state.word.phrase)?.wordMaps?.[state.word.word];
-    if (of) return [[{ ...of, colour: colourOf(state.word.phrase) }], true];
-  }
-  const alone = state.hovered ?? state.pinned;
-  if (alone) return [[layerOf(alone)].filter(Boolean), true];
-  const found = state.phrases.filter((p) => answerOf(p) && !missing(answerOf(p)));
-  return [found.map((p) => layerOf(p)).filter(Boolean), false];
-}
 
 function draw() {
   if (!state.photo) return;
@@ -193,7 +152,7 @@ function show() {
   $("photo").hidden = !photo;
   if (photo) {
     fit($("canvas"), photo.size);
-    $("caption").textContent = `${photo.name}, ${photo.size.join(" × ")} pixels. Click it to ask which words are there.`;
+    $("caption").textContent = `${photo.name}, ${photo.size.join(" × ")} pixels. Click a place to ask which words are there.`;
   }
   $("top-k").value = settings.top_k;
   $("gamma").value = settings.gamma;
@@ -202,8 +161,8 @@ function show() {
   $("top-k-value").value = settings.top_k;
   $("gamma-value").value = settings.gamma.toFixed(2);
   $("strength-value").value = `${Math.round(100 * settings.strength)} %`;
-  for (const name of ["save-png", "save-json", "copy-link", "compare-button"]) $(name).disabled = !photo;
-  $("keep").hidden = !photo;
+  $("compare-button").disabled = !photo;
+  $("list-head").hidden = !state.phrases.length;
   $("compare").hidden = !state.comparing;
   $("compare-button").setAttribute("aria-pressed", String(state.comparing));
   cards();
@@ -247,7 +206,7 @@ async function compare() {
     const figure = document.createElement("figure");
     const canvas = figure.appendChild(document.createElement("canvas"));
     canvas.dataset.method = method;
-    fit(canvas, state.photo.size, 500);
+    fit(canvas, state.photo.size, [500, 500]);
     figure.appendChild(document.createElement("figcaption")).textContent = NAMES[method];
     return figure;
   }));
@@ -296,33 +255,15 @@ function canvasKeys(event) {
 
 // keeping
 
-function save(blob, name) {
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-const stem = () => state.photo.name.replace(/\.[^.]*$/, "");
-
-function asJson() {
-  const predictions = state.phrases.map((phrase) => answerOf(phrase)).filter(Boolean).map((answered) => ({
-    phrase: answered.phrase, words: answered.words, present: answered.present, peak: answered.peak,
-    boxes: boxesOf(answered),
-  }));
-  const { method, gamma, top_k } = state.settings;
-  return { image: state.photo.name, size: state.photo.size, predictions, settings: { method, gamma, top_k } };
-}
-
 /** Write photograph, phrases and settings into the address. */
 function remember() {
-  if (!state.model) return;
-  const given = new URLSearchParams();
-  if (state.photo?.example) given.set("example", state.photo.example);
-  else if (state.photo) { given.set("photo", state.photo.key); given.set("name", state.photo.name); }
-  for (const phrase of state.phrases) given.append("p", phrase);
-  for (const [name, value] of Object.entries(state.settings))
-    if (value !== defaults()[name]) given.set(name, value);
-  history.replaceState(null, "", `#${given}`);
+  if (state.model) history.replaceState(null, "", address());
+}
+
+async function copyLink() {
+  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  $("busy").textContent = copied ? "Copied. The link holds phrases and settings; the photograph while the server keeps it."
+    : "The address of this page is the link: copy it from the address bar.";
 }
 
 async function restore() {
@@ -331,25 +272,11 @@ async function restore() {
   state.model = await work("Starting …", server.model);
   if (!state.model) return;
   menus();
-  state.settings = defaults();
-  const number = (name, low, high) => {
-    const value = Number(given.get(name));
-    if (given.has(name) && value >= low && value <= high) state.settings[name] = value;
-  };
-  number("top_k", 1, 10);
-  number("gamma", 0, 1);
-  number("strength", 0, 1);
-  if (state.model.methods.includes(given.get("method"))) state.settings.method = given.get("method");
-  state.phrases = [...new Set(given.getAll("p"))].slice(0, state.model.limits.phrases);
-  const [example, key] = [given.get("example"), given.get("photo")];
-  if (state.model.examples.includes(example)) await takeExample(example);
-  else if (key) await takeHeld(key, given.get("name"));
+  const { example, key, name } = readAddress(given);
+  if (example) await takeExample(example);
+  else if (key) await takeHeld(key, name);
   show();
 }
-
-const defaults = () => ({
-  top_k: 1, gamma: Math.round(20 * state.model.ranking.gamma) / 20, strength: 0.7, method: state.model.method,
-});
 
 function askToken() {
   $("token-dialog").showModal();
@@ -405,12 +332,10 @@ function wire() {
     askHere(Math.min(Math.max(x, 0), 1) * state.photo.size[0], Math.min(Math.max(y, 0), 1) * state.photo.size[1]);
   };
   canvas.onkeydown = canvasKeys;
-  $("save-png").onclick = () => { draw(); canvas.toBlob((blob) => save(blob, `${stem()}_phrases.png`)); };
-  $("save-json").onclick = () => save(new Blob([JSON.stringify(asJson(), null, 1)], { type: "application/json" }), `${stem()}_phrases.json`);
-  $("copy-link").onclick = async () => {
-    await navigator.clipboard?.writeText(location.href).catch(() => {});
-    $("busy").textContent = "The address of this page is the link; it is in your clipboard.";
-  };
+  $("save-png").onclick = () => { draw(); savePicture(canvas); };
+  $("save-json").onclick = saveJson;
+  $("copy-link").onclick = copyLink;
+  $("clear").onclick = () => { state.phrases.forEach(forget); state.phrases = []; show(); $("phrase").focus(); };
   addEventListener("keydown", (event) => { if (event.key === "Escape" && state.pinned) { state.pinned = null; show(); } });
   addEventListener("hashchange", () => { state.photo = null; state.answers.clear(); restore(); });
   addEventListener("resize", draw);

@@ -1,14 +1,17 @@
 // Photograph, maps and boxes on a canvas. Maps come as levels 0..1 of a small square grid; the browser's own
 // smoothing brings them to the photograph's size.
 
+import { drawLabels } from "./labels.js";
+
 /** Okabe and Ito's colours for colour-blind readers, as in phrase_loc/drawing.py. */
 export const COLOURS = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"];
 const RAMP = [[0, 0, 0], [120, 10, 30], [230, 90, 10], [255, 200, 40], [255, 250, 200]];
-const LONGEST = 1600; // pixels of a canvas
+const SIDES = [1200, 1600]; // least and most pixels of a canvas' longer side
 
-/** Give a canvas the photograph's shape. */
-export function fit(canvas, [width, height], longest = LONGEST) {
-  const scale = Math.min(1, longest / Math.max(width, height));
+/** Give a canvas the photograph's shape; small photographs are enlarged, so that frames and names stay sharp. */
+export function fit(canvas, [width, height], [least, most] = SIDES) {
+  const longest = Math.max(width, height);
+  const scale = Math.min(Math.max(longest, least), most) / longest;
   canvas.width = Math.max(1, Math.round(width * scale));
   canvas.height = Math.max(1, Math.round(height * scale));
 }
@@ -21,13 +24,16 @@ export function fit(canvas, [width, height], longest = LONGEST) {
 export function paint(canvas, photo, layers, { strength, alone = false, cross = null }) {
   const c = canvas.getContext("2d");
   c.clearRect(0, 0, canvas.width, canvas.height);
+  c.imageSmoothingEnabled = true;
+  c.imageSmoothingQuality = "high";
   if (photo.bitmap) c.drawImage(photo.bitmap, 0, 0, canvas.width, canvas.height);
   else { c.fillStyle = "#777"; c.fillRect(0, 0, canvas.width, canvas.height); }
   for (const layer of layers) if (layer.map && strength > 0) glow(c, layer, strength, alone);
   const scale = canvas.width / photo.size[0];
   const thick = Math.max(2, canvas.width / (canvas.clientWidth || canvas.width) * 2.5);
   for (const layer of layers) frame(c, layer, scale, thick);
-  for (const layer of layers) name(c, layer, scale, thick);
+  if (alone) for (const { peak, colour } of layers) if (peak) dot(c, peak[0] * scale, peak[1] * scale, colour, thick);
+  drawLabels(c, layers, scale, thick);
   if (cross) aim(c, cross.x * scale, cross.y * scale, thick);
 }
 
@@ -37,12 +43,10 @@ function glow(c, { map, side, colour }, strength, alone) {
   const picture = s.createImageData(side, side);
   const tint = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
   map.forEach((level, i) => {
-    const [rgb, alpha] = alone ? [warm(level), 0.85 - 0.4 * level] : [tint, 0.8 * level ** 1.5];
+    const [rgb, alpha] = alone ? [warm(level), 0.85 - 0.4 * level] : [tint, 0.75 * level ** 2.5];
     picture.data.set([...rgb, 255 * alpha * strength], 4 * i);
   });
   s.putImageData(picture, 0, 0);
-  c.imageSmoothingEnabled = true;
-  c.imageSmoothingQuality = "high";
   c.drawImage(small, 0, 0, c.canvas.width, c.canvas.height);
 }
 
@@ -51,7 +55,7 @@ function warm(level) {
   return RAMP[left].map((v, i) => v * (1 - share) + RAMP[left + 1][i] * share);
 }
 
-function frame(c, { boxes = [], colour, peak }, scale, thick) {
+function frame(c, { boxes = [], colour }, scale, thick) {
   [...boxes.entries()].reverse().forEach(([rank, { xyxy }]) => {
     const [x1, y1, x2, y2] = inside(c, xyxy.map((v) => v * scale), thick);
     const width = rank === 0 ? thick : thick * 0.6;
@@ -63,7 +67,6 @@ function frame(c, { boxes = [], colour, peak }, scale, thick) {
     }
   });
   c.setLineDash([]);
-  if (peak) dot(c, peak[0] * scale, peak[1] * scale, colour, thick);
 }
 
 /** A box moved in by half a line, so that its frame lies on the canvas. */
@@ -81,26 +84,6 @@ function dot(c, x, y, colour, thick) {
   c.lineWidth = thick * 0.5;
   c.fill();
   c.stroke();
-}
-
-function name(c, { boxes = [], colour, label }, scale, thick) {
-  if (!label || !boxes.length) return;
-  const [x1, y1] = boxes[0].xyxy.map((v) => v * scale);
-  const size = thick * 5.2;
-  c.font = `600 ${size}px system-ui, sans-serif`;
-  const width = c.measureText(label).width + size * 0.8;
-  const x = Math.min(Math.max(x1, 0), Math.max(0, c.canvas.width - width));
-  const y = y1 - size * 1.4 >= 0 ? y1 - size * 1.4 : Math.max(y1, 0);
-  c.fillStyle = colour;
-  c.fillRect(x, y, width, size * 1.4);
-  c.fillStyle = dark(colour) ? "white" : "black";
-  c.textBaseline = "middle";
-  c.fillText(label, x + size * 0.4, y + size * 0.74);
-}
-
-export function dark(colour) {
-  const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
-  return 0.3 * r + 0.59 * g + 0.11 * b < 110;
 }
 
 function aim(c, x, y, thick) {

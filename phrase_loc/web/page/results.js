@@ -1,17 +1,18 @@
 // The cards beside the photograph: a phrase, whether it is there, its words.
 
-export const SEEN = 0.3; // probability below which a phrase is called not found
+const SEEN = 0.3; // probability below which a phrase is called not found
+const SURE = 0.5; // below which it carries a question mark
 
 /** Why a phrase is "not found", or null when it is found (or the model cannot say). */
 export function missing(answer) {
-  if (!answer.words.length) return "Not found: these words name nothing to look for.";
-  if (!answer.words.some((w) => w.known)) return "Not found: the model knows no word of this.";
-  if (answer.present !== null && answer.present < SEEN)
-    return `Not found: probably not in this photograph (${percent(answer.present)}).`;
+  if (!answer.words.length) return "names nothing to look for";
+  if (!answer.words.some((w) => w.known)) return answer.words.length > 1 ? "unknown words" : "unknown word";
+  if (answer.present !== null && answer.present < SEEN) return percent(answer.present);
   return null;
 }
 
-export const percent = (share) => `${share > 0 && share < 0.01 ? "under 1" : Math.round(100 * share)} %`;
+export const unsure = (answer) => answer.present !== null && answer.present < SURE;
+const percent = (share) => `${share > 0 && share < 0.01 ? "under 1" : Math.round(100 * share)}\u00a0%`;
 
 function element(tag, properties = {}, children = []) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -25,17 +26,19 @@ function element(tag, properties = {}, children = []) {
  */
 export function card({ phrase, colour, answer, pinned, open }, on) {
   const gone = answer && missing(answer);
-  const name = element("button", { type: "button", className: "name", textContent: phrase, title: "Show its map alone" });
+  const name = element("button", { type: "button", className: "name", textContent: phrase });
+  name.title = answer && !answer.map ? "" : "Keep showing this one alone";
   name.setAttribute("aria-pressed", String(pinned));
   name.onclick = () => on.pin(phrase);
   const more = element("button", { type: "button", className: "small", textContent: "words", disabled: !answer });
+  more.title = "What each word of it looks at";
   more.setAttribute("aria-expanded", String(open));
   more.onclick = () => on.open(phrase);
   const away = element("button", { type: "button", className: "small", textContent: "✕", title: "Remove" });
   away.setAttribute("aria-label", `Remove ${phrase}`);
   away.onclick = () => on.remove(phrase);
   const made = element("li", { className: gone ? "card missing" : "card" }, [
-    element("div", { className: "row" }, [name, more, away]), presence(answer, gone),
+    element("div", { className: "row" }, [name, presence(answer, gone), more, away]),
   ]);
   made.dataset.phrase = phrase;
   made.style.setProperty("--colour", colour);
@@ -49,24 +52,31 @@ export function card({ phrase, colour, answer, pinned, open }, on) {
 }
 
 function presence(answer, gone) {
-  if (!answer) return element("div", { className: "presence", textContent: "…" });
-  if (gone) return element("div", { className: "presence", textContent: gone });
-  if (answer.present === null) return element("div", { className: "presence", textContent: "" });
-  const bar = element("progress", { value: answer.present, max: 1 });
-  bar.setAttribute("aria-label", "probability that it is there");
-  return element("div", { className: "presence" }, [bar, `is there: ${percent(answer.present)}`]);
+  const made = element("span", { className: "presence" });
+  if (!answer) made.textContent = "…";
+  else if (gone) {
+    made.append(...(answer.map ? ["not found", element("small", { textContent: gone })] : [`not found: ${gone}`]));
+    made.title = answer.map ? "The chance that it is in the photograph is small; its map shows where it would look."
+      : "The model was not trained on these words: try a plainer one.";
+  } else if (answer.present !== null) {
+    const bar = element("progress", { value: answer.present, max: 1 });
+    bar.setAttribute("aria-label", "chance that it is there");
+    made.append(bar, element("small", { textContent: percent(answer.present) }));
+    made.title = unsure(answer) ? "Perhaps: the chance that it is in the photograph" : "The chance that it is in the photograph";
+  }
+  return made;
 }
 
 function words(phrase, answer, on) {
   const made = answer.words.map((w) => {
-    if (!w.known) return element("span", { className: "unknown", textContent: w.word, title: "unknown to the model" });
+    if (!w.known) return element("span", { className: "unknown", textContent: w.word, title: "The model does not know this word" });
     const chip = element("button", { type: "button", textContent: `${w.word} ${percent(w.weight)}` });
-    chip.title = "Show the map of this word alone";
+    chip.title = "Its share of the phrase; point at it to see its map alone";
     chip.onmouseenter = chip.onfocus = () => on.word(phrase, w.word);
     chip.onmouseleave = chip.onblur = () => on.word(phrase, null);
     chip.onclick = () => on.word(phrase, w.word);
     return chip;
   });
-  if (!made.length) made.push(element("span", { textContent: "no content words" }));
+  if (!made.length) made.push(element("span", { textContent: "no word names a thing" }));
   return element("div", { className: "chips" }, made);
 }

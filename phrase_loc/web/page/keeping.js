@@ -1,0 +1,47 @@
+// What can be taken away: the picture, the answers as JSON, and a link that restores them.
+
+import { answerOf, boxesOf, defaults, state } from "./state.js";
+
+function save(blob, ending) {
+  const name = `${state.photo.name.replace(/\.[^.]*$/, "")}_phrases.${ending}`;
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+export const savePicture = (canvas) => canvas.toBlob((blob) => save(blob, "png"));
+
+/** The object of `phrase-loc query --json`, with the settings of the page. */
+export function saveJson() {
+  const predictions = state.phrases.map((phrase) => answerOf(phrase)).filter(Boolean).map((answered) => ({
+    phrase: answered.phrase, words: answered.words, present: answered.present, peak: answered.peak,
+    boxes: boxesOf(answered),
+  }));
+  const { method, gamma, top_k } = state.settings;
+  const all = { image: state.photo.name, size: state.photo.size, predictions, settings: { method, gamma, top_k } };
+  save(new Blob([JSON.stringify(all, null, 1)], { type: "application/json" }), "json");
+}
+
+/** Photograph, phrases and settings as the part of the address after #. */
+export function address() {
+  const given = new URLSearchParams();
+  if (state.photo?.example) given.set("example", state.photo.example);
+  else if (state.photo) { given.set("photo", state.photo.key); given.set("name", state.photo.name); }
+  for (const phrase of state.phrases) given.append("p", phrase);
+  for (const [name, value] of Object.entries(state.settings))
+    if (value !== defaults()[name]) given.set(name, value);
+  return `#${given}`;
+}
+
+/** Put phrases and settings of an address into the state: {example, key, name} of its photograph. */
+export function readAddress(given) {
+  state.settings = defaults();
+  for (const [name, low, high] of [["top_k", 1, 10], ["gamma", 0, 1], ["strength", 0, 1]]) {
+    const value = Number(given.get(name));
+    if (given.has(name) && value >= low && value <= high) state.settings[name] = name === "top_k" ? Math.round(value) : value;
+  }
+  if (state.model.methods.includes(given.get("method"))) state.settings.method = given.get("method");
+  state.phrases = [...new Set(given.getAll("p"))].slice(0, state.model.limits.phrases);
+  const example = given.get("example");
+  return { example: state.model.examples.includes(example) ? example : null, key: given.get("photo"), name: given.get("name") };
+}
