@@ -8,10 +8,10 @@ Everything behind the units, the pass, the smoothing and the ranker, is what a t
 stands in for the model of a PhraseLocalizer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,13 @@ def load_classifier(source: str, device: torch.device | str = "cpu", **settings:
     names = choose(VOCABULARIES, which or "objects", "classifier vocabulary")()
     weight, bias = (part.to(device) for part in backbones.imagenet_classifier(backbone))
     trunk = backbones.fold_batch_norm(backbones.build(backbone, weights=backbones.IMAGENET)).to(device)
-    model = Classifier(trunk.requires_grad_(False), weight, bias, names, backbones.preprocessing(backbone))
+    model = Classifier(
+        cast(nn.Sequential, trunk.requires_grad_(False)),
+        weight,
+        bias,
+        names,
+        backbones.preprocessing(backbone),
+    )
     return ClassifierLocalizer(model, Inference.from_dict({**model.config.inference, **settings}))  # type: ignore[arg-type]
 
 
@@ -160,4 +166,7 @@ def _each_its_own() -> dict[str, tuple[int, ...]]:
     return {phrase: (number,) for number, phrase in enumerate(imagenet_phrases().values())}
 
 
-VOCABULARIES = {"objects": imagenet_units, "imagenet": _each_its_own}
+VOCABULARIES: dict[str, Callable[[], Mapping[str, tuple[int, ...]]]] = {
+    "objects": imagenet_units,
+    "imagenet": _each_its_own,
+}

@@ -40,11 +40,13 @@ class EvaluateConfig:
         inference: settings of the localizer to change, such as {gamma: 0.5}.
         output: the report; CSV, Markdown and HTML are written beside it under the same stem.
         device: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.
-        proposal_cache: folder that keeps proposals by the hash of each picture; none if empty.
+        proposal_cache: folder that keeps proposals by the hash of each picture: 'auto' in the user's cache
+            folder ($PHRASE_LOC_CACHE, or where the system keeps caches), 'none', or a path.
         faithful: reproduce the known bugs of the published scripts (parity.py).
         bootstrap: draws of images behind each 95 % interval.
         held_out: share of images on which thresholds are chosen, for protocols that choose one.
         limit: only the first so many images; 0 is all. A look, not a result.
+        sample: only so many images, drawn by a hash of their names (the same everywhere); 0 is all.
         resume: go on from an interrupted run with the same settings.
         csv: write one line for each thing counted.
         html: write the page.
@@ -57,11 +59,12 @@ class EvaluateConfig:
     inference: dict[str, Any] = field(default_factory=dict)
     output: Path = Path("report.json")
     device: str = "auto"
-    proposal_cache: str = ""
+    proposal_cache: str = "auto"
     faithful: bool = False
     bootstrap: int = 2000
     held_out: float = 0.0
     limit: int = 0
+    sample: int = 0
     resume: bool = True
     csv: bool = True
     html: bool = False
@@ -71,8 +74,9 @@ class EvaluateConfig:
             raise ConfigError(f"bootstrap is a number of draws, at least 1, got {self.bootstrap}")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out is a share of the images, 0 to below 1, got {self.held_out}")
-        if self.limit < 0:
-            raise ConfigError(f"limit is a number of images, 0 for all, got {self.limit}")
+        for name, number in (("limit", self.limit), ("sample", self.sample)):
+            if number < 0:
+                raise ConfigError(f"{name} is a number of images, 0 for all, got {number}")
         if self.output.is_dir():
             raise ConfigError(f"output {self.output} is a folder; name a file such as report.json")
 

@@ -25,11 +25,12 @@ from phrase_loc.structures import GroundingSample
 
 @dataclass(frozen=True)
 class Plan:
-    """What is evaluated on what."""
+    """What is evaluated on what; `dataset` is its own name for itself, such as 'tiny_imagenet'."""
 
     samples: Sequence[GroundingSample]
     protocols: tuple[Protocol, ...]
     methods: tuple[Method, ...]
+    dataset: str = ""
 
 
 def run(plan: Plan, world: World, progress: Progress) -> list[Outcome]:

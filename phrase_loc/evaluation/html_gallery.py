@@ -162,7 +162,7 @@ def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
 
 
 def _one_an_image(records: Sequence[Record], count: int) -> list[Record]:
-    first = {}
+    first: dict[str, Record] = {}
     for record in records:
         first.setdefault(record["image_id"], record)
         if len(first) == count:

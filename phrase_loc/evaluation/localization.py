@@ -62,7 +62,7 @@ def settle(evaluation: "Evaluation", held_out: float) -> "Evaluation":
         DataError: one of the two parts is empty.
     """
     held = held_out_part(evaluation.plan.samples, held_out)
-    tiny = getattr(evaluation.plan.samples, "name", "") == "tiny_imagenet"
+    tiny = evaluation.plan.dataset == "tiny_imagenet"
     tables, notes = dict(evaluation.tables), {}
     for protocol in evaluation.plan.protocols:
         for method in evaluation.plan.methods:

@@ -40,13 +40,14 @@ def map_box(heat: Tensor, rule: MapBox) -> Tensor:
 def thresholds(heat: Tensor, rules: Sequence[MapBox]) -> Tensor:
     """The value at or above which a cell of the map survives, for each rule: (H, W) -> (R,)."""
     low, high, mean = heat.amin(), heat.amax(), heat.mean()
-    of_rule = {
+    of_rule: dict[str, Callable[[float], Tensor]] = {
         "max": lambda value: value * high,
         "mean": lambda value: value * mean,
         "range": lambda value: low + value * (high - low),
-        "energy": _holding(heat) if any(rule.rule == "energy" for rule in rules) else None,
         "wwbl_script": lambda value: high,  # thresholds for itself
     }
+    if any(rule.rule == "energy" for rule in rules):
+        of_rule["energy"] = _holding(heat)
     return torch.stack([of_rule[rule.rule](rule.value) for rule in rules])
 
 
@@ -92,8 +93,10 @@ def _largest(heat: Tensor, level: Tensor, around: Tensor) -> Tensor:
         return around
     if len(largest) > 1:  # OpenCV numbers them by blocks of cells
         cells = labels.ravel()
-        largest = cells[[np.isin(cells, largest).argmax()]]
-    x, y, width, height, _ = stats[largest[0]].tolist()
+        chosen = cells[np.isin(cells, largest).argmax()]
+    else:
+        chosen = largest[0]
+    x, y, width, height, _ = stats[chosen].tolist()
     return torch.tensor([x1 + x, y1 + y, x1 + x + width, y1 + y + height], dtype=torch.float32)
 
 

@@ -111,7 +111,7 @@ class MapMethod:
         self, maps: Tensor, heat: Tensor, size: tuple[int, int], rules: Sequence[MapBox]
     ) -> dict[MapBox, Tensor]:
         """Per rule the (P, 4) boxes of maps, from `heat`, or from the rule's own grid and then rescaled."""
-        found = {}
+        found: dict[MapBox, Tensor] = {}
         for grid in {rule.grid for rule in rules}:
             frame = (grid, grid) if grid else size
             own = [rule for rule in rules if rule.grid == grid]

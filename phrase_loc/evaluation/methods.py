@@ -26,11 +26,11 @@ def needs_model(names: list[str]) -> bool:
 
 def load_localizer(config: EvaluateConfig, device: str) -> Any:
     """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
-    from phrase_loc.evaluation.models import load
+    from phrase_loc.evaluation.models import cache_folder, load
 
-    ranked = any(protocol.top_k for protocol in config.chosen_protocols())
-    inference = config.inference if ranked else {"proposals": BOXES_OF_MAPS, **config.inference}
-    return load(config.model, inference, device, config.proposal_cache)
+    if any(protocol.top_k for protocol in config.chosen_protocols()):
+        return load(config.model, config.inference, device, cache_folder(config.proposal_cache))
+    return load(config.model, {"proposals": BOXES_OF_MAPS, **config.inference}, device)
 
 
 def fingerprint(localizer: Any) -> str:
@@ -63,7 +63,7 @@ def build(names: list[str], localizer: Any) -> list[Method]:
     from phrase_loc.evaluation.map_method import Looker, MapMethod
 
     prior = getattr(getattr(localizer, "settings", None), "prior", 0.0) > 0
-    looker, built = Looker(localizer), []
+    looker, built = Looker(localizer), list[Method]()
     for name in _with_bare_rows(names, prior, set(BASELINES) | set(CONTROLS)):
         base = name.removesuffix(WITHOUT_PRIOR)
         if name in BASELINES:

@@ -1,6 +1,8 @@
 """The whole evaluation: read the annotations, ask the methods, make the report."""
 
-from dataclasses import dataclass, field, replace
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from phrase_loc import __version__
@@ -18,6 +20,7 @@ from phrase_loc.evaluation.results import Table, tables
 from phrase_loc.evaluation.rows import Rows
 from phrase_loc.evaluation.same_peak import same_peak_rows
 from phrase_loc.evaluation.statistics import paired
+from phrase_loc.structures import GroundingSample
 
 POLICY = (
     "An image, caption or chain that cannot be read is neither a hit nor a miss: it leaves the count of "
@@ -27,6 +30,9 @@ TIES = (
     "Of equal maxima of a map the first in row order; of equal scores the box ranked first, and across "
     "images the order of the dataset."
 )
+#: Settings that change nothing in the results of an image.
+WITHOUT_EFFECT = {"output", "bootstrap", "csv", "html", "resume", "limit", "sample", "device"}
+WITHOUT_EFFECT |= {"held_out", "proposal_cache"}
 
 
 @dataclass(frozen=True)
@@ -73,14 +79,14 @@ def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Eva
     """
     kind = choose(DATASETS, config.data.name, "dataset")
     samples = kind(root=config.data.root, split=config.data.split, **config.data.options)
-    chosen = samples[: config.limit] if config.limit else samples
+    chosen = sampled(samples[: config.limit] if config.limit else samples, config.sample)
     protocols = [faithful(p) if config.faithful else p for p in config.chosen_protocols()]
     localization.check(protocols, config.held_out)
     if localizer is None and methods.needs_model(config.methods):
         localizer = methods.load_localizer(config, str(world.device))
     asked = methods.build(config.methods, localizer)
     blind = [b for b in methods.baselines() if b.name not in {m.name for m in asked}]
-    plan = Plan(chosen, tuple(protocols), (*asked, *blind))
+    plan = Plan(chosen, tuple(protocols), (*asked, *blind), samples.name)
     progress = Progress(config.output, _key(config, plan, localizer), world.rank)
     if not config.resume and world.is_main:
         progress.clear()
@@ -96,6 +102,16 @@ def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Eva
     names = tuple(method.name for method in asked)
     evaluation = Evaluation(config, plan, names, rows, skipped, localizer, progress)
     return localization.settle(evaluation, config.held_out) if config.held_out else evaluation
+
+
+def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[GroundingSample]:
+    """So many images, those whose names hash lowest, in the order of the dataset; all of them for 0."""
+    if not 0 < number < len(samples):
+        return samples
+    images = [samples[i] for i in range(len(samples))]
+    lowest = sorted(images, key=lambda s: hashlib.sha256(s.image_id.encode()).digest())[:number]
+    kept = {sample.image_id for sample in lowest}
+    return [sample for sample in images if sample.image_id in kept]
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
@@ -165,10 +181,7 @@ def _by_image(evaluation: Evaluation) -> dict[str, Any]:
 
 def _key(config: EvaluateConfig, plan: Plan, localizer: Any) -> str:
     """Hash of all that the results of an image depend on."""
-    settings = to_dict(
-        replace(config, bootstrap=1, csv=True, html=False, resume=True, limit=0, device="auto", held_out=0.0)
-    )
-    settings.pop("output")
+    settings = {name: value for name, value in to_dict(config).items() if name not in WITHOUT_EFFECT}
     truth = [
         [s.image_id, s.size, [[p.text, p.labels, p.entity] for p in s.phrases], [b.tolist() for b in s.boxes]]
         for s in plan.samples

@@ -58,12 +58,13 @@ def markdown(content: dict[str, Any]) -> str:
         lines.append([*known, *counts, *beside])
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     data = content["config"]["data"]
+    drawn = " drawn by a hash of their names" if content["config"]["sample"] else ""
     left_out = ", ".join(f"{v['count']} {k}" for k, v in content["skipped"].items() if isinstance(v, dict))
     notes = "".join(
         f"Note: {note}.\n\n" for note in dict.fromkeys(r["note"] for r in content["rows"] if "note" in r)
     )
     return (
-        f"{data['name']} {data['split']}, {content['dataset']['images']:,} images. Values in percent; "
+        f"{data['name']} {data['split']}, {content['dataset']['images']:,} images{drawn}. Values in percent; "
         f"intervals by bootstrap over images, {content['config']['bootstrap']:,} draws.\n\n{table}\n\n"
         f"{notes}Left out or named: {left_out or 'nothing'}.\n"
     )

@@ -12,10 +12,12 @@ from phrase_loc.distributed import World, session
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation import evaluator
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
+from phrase_loc.evaluation.models import CACHE_VARIABLE, cache_folder
 from phrase_loc.evaluation.procedure import evaluate, report
 from phrase_loc.evaluation.report import write
 from tests.datasets.flickr_tree import annotation, thing, tree
 from tests.evaluation.fakes import FakeLocalizer, Settings
+from tests.evaluation.small_models import text_localizer
 
 WORDS = ("man", "dog", "hat", "zzz", "tree")
 
@@ -296,3 +298,51 @@ def test_values_by_word_count_every_phrase_that_names_it(tmp_path):
     )
     assert words["man"]["seen"] is True
     assert words["hat"]["seen"] is False
+
+
+def test_a_sample_is_drawn_by_the_names_alone(tmp_path):
+    tree(tmp_path, images(12))
+    content = run(tmp_path, protocols=["pointing_any"], method="centre", sample=5)
+    drawn = content["by_image"]["images"]
+    assert len(drawn) == 5
+    assert drawn == sorted(drawn, key=lambda name: int(name[2:]))  # in the order of the dataset
+    again = run(tmp_path, protocols=["pointing_any"], method="centre", sample=5)
+    assert again["by_image"]["images"] == drawn
+    larger = run(tmp_path, protocols=["pointing_any"], method="centre", sample=8)
+    assert set(drawn) < set(larger["by_image"]["images"])
+    assert "drawn by a hash" in (tmp_path / "out/report.md").read_text()
+    assert len(run(tmp_path, method="centre", sample=99)["by_image"]["images"]) == 12
+
+
+def test_proposals_are_kept_in_the_users_cache_folder_or_where_one_says(tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "own"))
+    assert cache_folder("auto") == tmp_path / "own/proposals"
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    if sys.platform == "linux":
+        assert cache_folder("auto") == tmp_path / "xdg/phrase_loc/proposals"
+    assert cache_folder(str(tmp_path / "here")) == tmp_path / "here"
+    assert cache_folder("none") is None
+
+
+def test_a_second_evaluation_finds_the_proposals_and_gives_the_identical_report(tmp_path, monkeypatch):
+    """Cold, cached and without a cache; a test without ranked boxes proposes none."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    text_localizer().save_pretrained(tmp_path / "model")
+    tree(tmp_path, images(3), photographs=True)
+    kept = tmp_path / "cache/proposals"
+    asked = {"model": str(tmp_path / "model"), "method": "mwp"}
+    run_model(tmp_path, protocols=["pointing_any"], **asked)
+    assert not kept.exists()
+    plain = run_model(tmp_path, protocols=["recall_union"], proposal_cache="none", **asked)
+    assert not kept.exists()
+    cold = run_model(tmp_path, protocols=["recall_union"], **asked)
+    assert len(list(kept.iterdir())) == 1  # the photographs of this tree are the same picture
+    monkeypatch.setattr("phrase_loc.proposals.regions.Regions.of_image", lambda *_: 1 / 0)
+    cached = run_model(tmp_path, protocols=["recall_union"], **asked)
+    assert plain["rows"] == cold["rows"] == cached["rows"]
+
+
+def run_model(root, **settings):
+    config = config_of(root, **settings)
+    return write(evaluate(config, World()))[0]
