@@ -68,9 +68,21 @@ class PhraseLocalizer:
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
         """Write model and settings to a folder that `from_pretrained` reads."""
-        model = copy(self.model)  # the tensors are shared; other localizers of this model keep their settings
-        model.config = replace(model.config, inference=asdict(self.settings))
-        return save_model(model, folder)
+        return save_model(self._with_own_settings(), folder)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload model, settings and model card to `owner/name`; the address of the commit.
+
+        Args:
+            repo_id: made if it is not there yet.
+            options: of huggingface_hub's ModelHubMixin.push_to_hub, such as `private=True` or `token`.
+
+        Raises:
+            DataError: the hub cannot be reached or refuses.
+        """
+        from phrase_loc.models.hub import push_model
+
+        return push_model(self._with_own_settings(), repo_id, **options)
 
     def with_settings(self, **changes: Any) -> "PhraseLocalizer":
         """The same weights asked otherwise, such as `with_settings(method="cam", prior=0.0)`."""
@@ -217,6 +229,12 @@ class PhraseLocalizer:
         return self._probabilities(scene, self.encode(phrases))
 
     # inside
+
+    def _with_own_settings(self) -> TextToRegion:
+        """The model with these settings to be saved; tensors are shared, other localizers keep their settings."""
+        model = copy(self.model)
+        model.config = replace(model.config, inference=asdict(self.settings))
+        return model
 
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:

@@ -5,12 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
 from phrase_loc.errors import DataError
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.models.text_to_region import TextToRegion
 
+#: what the HTTP library of the installed huggingface_hub raises (httpx2, httpx or requests)
+_HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 FILES = ("model.safetensors", "config.json", "*.txt", "README.md")
 
 
@@ -44,16 +50,30 @@ def download(model_id: str, **options: Any) -> Path:
     try:
         return Path(snapshot_download(model_id, allow_patterns=list(FILES), **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
         raise DataError(
-            f"model {model_id!r} is no folder here and could not be fetched from the hub ({reason}); "
+            f"model {model_id!r} is no folder here and could not be fetched from the hub ({_reason(error)}); "
             "check the name and the network, or name a folder"
         ) from None
 
 
 def push_model(model: TextToRegion, model_id: str, **options: Any) -> str:
-    """Uploads a model with its card to `owner/name`; options are those of ModelHubMixin.push_to_hub."""
-    return str(HubModel(model).push_to_hub(model_id, **options))
+    """Uploads a model with its card to `owner/name`; options are those of ModelHubMixin.push_to_hub.
+
+    Raises:
+        DataError: the hub cannot be reached or refuses.
+    """
+    try:
+        return str(HubModel(model).push_to_hub(model_id, **options))
+    except (_HTTP_ERROR, HFValidationError, OSError) as error:
+        raise DataError(
+            f"the model could not be uploaded to {model_id!r} ({_reason(error)}); check the name, the network "
+            "and the login (hf auth login)"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of an error of huggingface_hub."""
+    return " ".join(str(error).split()).split(". ")[0][:160].rstrip(".")
 
 
 def _only(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
