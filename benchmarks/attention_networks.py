@@ -36,6 +36,10 @@ class Network:
         """The whole network for a peer that may change it."""
         return copy.deepcopy(self.whole)
 
+    def copy_below(self) -> nn.Module:
+        """The trunk below the stage, for another memory format."""
+        return copy.deepcopy(self.below)
+
 
 def _classifier(name: str, stage: str, contrast: str) -> Callable[[str, str], Network]:
     def make(device: str, _model: str) -> Network:

@@ -13,6 +13,7 @@ from attention_networks import Network
 from torch import Tensor, nn
 
 Tasks = dict[str, Callable[[], object]]
+UNIT = 5
 UNITS = [i * 61 % 1000 for i in range(16)]
 
 
@@ -39,11 +40,11 @@ def torchray(network: Network, images: Tensor) -> Tasks:
         )
 
     return {
-        "u1": lambda: plain(5),
-        "c1": lambda: contrast(5),
+        "u1": lambda: plain(UNIT),
+        "c1": lambda: contrast(UNIT),
         "u16": lambda: [plain(u) for u in UNITS],
         "c16": lambda: [contrast(u) for u in UNITS],
-        "b8": lambda: plain([5] * len(images), images),
+        "b8": lambda: plain([UNIT] * len(images), images),
     }
 
 
@@ -73,9 +74,9 @@ def zennit(network: Network, images: Tensor) -> Tasks:
         return found
 
     return {
-        "u1": lambda: maps([5], images[:1]),
+        "u1": lambda: maps([UNIT], images[:1]),
         "u16": lambda: maps(UNITS, images[:1]),
-        "b8": lambda: maps([5], images),
+        "b8": lambda: maps([UNIT], images),
     }
 
 
@@ -89,7 +90,7 @@ def captum(network: Network, images: Tensor) -> Tasks:
     cam = LayerGradCam(net, net.get_submodule(network.stage))
     one = images[:1]
     return {
-        "g1": lambda: cam.attribute(one, target=5).detach(),
+        "g1": lambda: cam.attribute(one, target=UNIT).detach(),
         "g16": lambda: [cam.attribute(one, target=u).detach() for u in UNITS],
     }
 
@@ -108,7 +109,7 @@ def grad_cam(network: Network, images: Tensor) -> Tasks:
     def maps(unit: int) -> object:
         return cam(input_tensor=one, targets=[ClassifierOutputTarget(unit)])
 
-    return {"g1": lambda: maps(5), "g16": lambda: [maps(u) for u in UNITS]}
+    return {"g1": lambda: maps(UNIT), "g16": lambda: [maps(u) for u in UNITS]}
 
 
 PEERS: dict[str, Callable[[Network, Tensor], Tasks]] = {

@@ -1,17 +1,13 @@
 """The tables and the plot of `attention.py`, written between two marks of a Markdown file."""
 
-import argparse
-import os
-import platform
-import shlex
+import statistics
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 BEGIN, END = "<!-- attention: begin (benchmarks/attention.py) -->", "<!-- attention: end -->"
 #: network -> task -> ratio to a forward pass on a CPU that we set out to reach (issue 5, item 2)
-GOALS = {
+GOALS: dict[str, dict[str, float]] = {
     "resnet50": {"c1": 1.6, "u16": 3.0, "c16": 3.0},
     "googlenet": {"u16": 6.0, "c16": 6.0},
     "vgg16": {"u16": 2.4, "c16": 2.4},
@@ -19,63 +15,117 @@ GOALS = {
 }
 #: share of the multiply-adds above the stage; U units cost at least F (1 + k + U k) at the speed of a batch of one
 SHARE = {"resnet50": 0.198, "googlenet": 0.681, "vgg16": 0.098}
+MEMORY_GOAL = 1.5  # of ours for 16 units, in TorchRay's for one
 
 
-def write(results: dict[str, Any], args: argparse.Namespace, argv: list[str]) -> None:
+@dataclass
+class Sample:
+    """Measurements of one method at one task, a value a round."""
+
+    cpu: list[float] = field(default_factory=list)  # ratios to a forward pass
+    wall: list[float] = field(default_factory=list)
+    forward_ms: list[float] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Median CPU-time ratio, None before the first round."""
+        return statistics.median(self.cpu) if self.cpu else None
+
+    def kept(self) -> dict[str, Any]:
+        """Plain values, rounded."""
+        return {k: [round(x, 3) for x in v] if isinstance(v, list) else v for k, v in asdict(self).items()}
+
+
+def write(results: dict[str, Any], output: Path | None) -> None:
     """Print the tables; with an output file put them and a plot there, and leave the rest of it as it is."""
-    text = "\n".join([facts(args, argv), *(table(name, *found) for name, found in results.items())])
+    parts = [table(name, found) for name, found in results.items()]
+    parts += [memory(name, found) for name, found in results.items() if found.get("memory")]
+    text = "\n".join(parts)
     print(text)
-    if args.output is None:
+    if output is None:
         return
-    picture = args.output.with_name("performance_attention.png")
+    picture = output.with_name("performance_attention.png")
     plot(results, picture)
     block = f"{BEGIN}\n{text}\n![16 units of one image]({picture.name})\n\n{END}"
-    old = (
-        args.output.read_text(encoding="utf-8")
-        if args.output.exists()
-        else f"# Performance\n\n{BEGIN}{END}\n"
-    )
+    old = output.read_text(encoding="utf-8") if output.exists() else f"# Performance\n\n{BEGIN}{END}\n"
     head, _, rest = old.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    args.output.write_text(head + block + tail, encoding="utf-8")
+    output.write_text(head + block + tail, encoding="utf-8")
 
 
-def facts(args: argparse.Namespace, argv: list[str]) -> str:
-    """Command, machine, versions, load."""
-    name = (
-        torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
-    )
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return (
-        f"`python benchmarks/attention.py {shlex.join(argv[1:])}`: {name}, {args.threads} threads{load}, "
-        f"torch {torch.__version__}, {args.rounds} rounds. Ratios to one forward pass, CPU time (wall time); MiB.\n"
-    )
-
-
-def table(name: str, stage: str, found: dict[str, dict[str, Any]]) -> str:
+def table(name: str, found: dict[str, Any]) -> str:
     """One network: a row for each method, a column for each task."""
-    tasks = list(dict.fromkeys(task for samples in found.values() for task in samples))
+    times = {m: {t: Sample(**s) for t, s in samples.items()} for m, samples in found.get("time", {}).items()}
+    if not times:
+        return f"### {name} at {found['stage']}: times were not measured\n"
+    tasks = list(dict.fromkeys(task for samples in times.values() for task in samples))
     goals, k = GOALS.get(name, {}), SHARE.get(name)
-    rows = [f"### {name} at {stage}\n", f"| | {' | '.join(tasks)} |", f"|---|{'---|' * len(tasks)}"]
-    for method, samples in found.items():
+    rows = [f"### {name} at {found['stage']}\n", facts(found, times), ""]
+    rows += [f"| | {' | '.join(tasks)} |", f"|---|{'---|' * len(tasks)}"]
+    for method, samples in times.items():
         rows.append(f"| {method} | {' | '.join(cell(samples.get(t)) for t in tasks)} |")
-    if goals:
-        rows.append(f"| goal | {' | '.join(f'<= {goals[t]}' if t in goals else '' for t in tasks)} |")
+    rows.append(f"| goal | {' | '.join(f'<= {goals[t]}' if t in goals else '' for t in tasks)} |")
     if k:
         floor = {t: f"{1 + k + int(t[1:]) * k:.2f}" for t in tasks if t[0] in "uc"}
         rows.append(f"| multiply-adds | {' | '.join(floor.get(t, '') for t in tasks)} |")
     return "\n".join(rows) + "\n"
 
 
-def cell(sample: Any) -> str:
-    """'1.52 (1.50), 64 MiB'."""
+def facts(found: dict[str, Any], times: dict[str, dict[str, Sample]]) -> str:
+    """Command, machine, versions, load, and what a forward pass took."""
+    f = found["facts"]
+    every = [ms for of in times.values() for t, s in of.items() if t != "b8" for ms in s.forward_ms]
+    return (
+        f"`{f['command']}`, {f['date']}: {f['device']}, {f['threads']} threads, load {f['load']} at the start, "
+        f"torch {f['torch']}, {f['rounds']} rounds. Forward pass {statistics.median(every):.0f} ms. "
+        "CPU time (wall time), in forward passes."
+    )
+
+
+def cell(sample: Sample | None) -> str:
+    """'1.52 (1.50)'."""
     if sample is None:
         return ""
     if sample.ratio is None:
         return sample.error or "?"
-    wall = sorted(sample.wall)[len(sample.wall) // 2]
-    memory = "" if sample.mebibytes is None else f", {sample.mebibytes:.0f} MiB"
-    return f"{sample.ratio:.2f} ({wall:.2f}){memory}"
+    return f"{sample.ratio:.2f} ({statistics.median(sample.wall):.2f})"
+
+
+def memory(name: str, found: dict[str, Any]) -> str:
+    """Peak MiB of each method and task, the goal beside it, and how far the maps are from ours."""
+    tasks = list(dict.fromkeys(t for of in found["memory"].values() for t in of))
+    rows = [
+        f"### Peak memory of one call, {name}\n",
+        "Resident MiB above the loaded process (tensors alone).\n",
+    ]
+    rows += [f"| | {' | '.join(tasks)} | maps differ by |", f"|---|{'---|' * (len(tasks) + 1)}"]
+    for method, of in found["memory"].items():
+        apart = {t: s["difference"] for t, s in of.items() if s.get("difference") is not None}
+        said = "" if method == "phrase_loc" else ", ".join(f"{t} {d:.0e}" for t, d in apart.items())
+        rows.append(f"| {method} | {' | '.join(mebibytes(of.get(t)) for t in tasks)} | {said} |")
+    return "\n".join(rows) + "\n" + against_torchray(found["memory"])
+
+
+def mebibytes(peak: dict[str, float | None] | None) -> str:
+    """'78 (33)'."""
+    if peak is None:
+        return ""
+    resident, tensors = (
+        ("?" if peak[key] is None else f"{peak[key]:.0f}") for key in ("resident", "tensors")
+    )
+    return f"{resident} ({tensors})"
+
+
+def against_torchray(found: dict[str, Any]) -> str:
+    """Ours for 16 units in TorchRay's for one."""
+    try:
+        ours, theirs = found["phrase_loc"]["u16"], found["torchray"]["u1"]
+    except KeyError:
+        return ""
+    ratios = {key: ours[key] / theirs[key] for key in ("resident", "tensors") if ours[key] and theirs[key]}
+    said = ", ".join(f"{key} {ratio:.2f}" for key, ratio in ratios.items())
+    return f"\n16 units of ours in one unit of TorchRay's (goal {MEMORY_GOAL}): {said}.\n"
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -85,24 +135,26 @@ def plot(results: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    shown = [t for t in ("u16", "c16", "g16") if any(t in s for _, f in results.values() for s in f.values())]
+    shown = {name: found for name, found in results.items() if found.get("time")}
     if not shown:
         return
-    figure, axes = plt.subplots(1, len(results), figsize=(3.4 * len(results), 3.2), squeeze=False)
-    for ax, (name, (stage, found)) in zip(axes[0], results.items(), strict=True):
-        labels, values, colours = [], [], []
-        for method, samples in found.items():
-            for task in shown:
-                if task in samples and samples[task].ratio:
-                    labels.append(f"{method} {task}")
-                    values.append(samples[task].ratio)
-                    colours.append("tab:blue" if method.startswith("phrase_loc") else "tab:grey")
-        ax.barh(labels[::-1], values[::-1], color=colours[::-1])
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 3.4), squeeze=False)
+    for ax, (name, found) in zip(axes[0], shown.items(), strict=True):
+        bars = [
+            (f"{method} {task}", Sample(**samples[task]).ratio)
+            for method, samples in found["time"].items()
+            for task in ("u16", "c16", "g16")
+            if task in samples and samples[task]["cpu"] and "trunk" not in method
+        ][::-1]
+        colours = ["tab:blue" if label.startswith("phrase_loc") else "tab:grey" for label, _ in bars]
+        drawn = ax.barh([label for label, _ in bars], [value for _, value in bars], color=colours)
+        ax.bar_label(drawn, fmt="%.1f", fontsize=6, padding=2)
         ax.set_xscale("log")
+        ax.set_xlim(0.8, 120)
         ax.axvline(1, color="black", linewidth=0.8)
-        ax.set_title(f"{name} at {stage}", fontsize=9)
+        ax.set_title(f"{name} at {found['stage']}", fontsize=9)
         ax.tick_params(labelsize=7)
-        ax.set_xlabel("forward passes for 16 units", fontsize=8)
+        ax.set_xlabel("forward passes for 16 units of one image", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

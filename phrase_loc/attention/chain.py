@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from phrase_loc.attention.rules import RULES, Down, Move, Rule, tensors_in
+from phrase_loc.attention.rule_table import RULES
+from phrase_loc.attention.rules import Down, Move, Rule, tensors_in
 from phrase_loc.errors import ConfigError
 
 

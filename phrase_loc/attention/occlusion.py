@@ -48,7 +48,7 @@ def occlusion(
     """
     if window % 2 == 0 or window < 1:
         raise ConfigError(f"the side of an occluding window must be odd and positive, got {window}")
-    covered = _windows(tuple(x.shape[2:]), window // 2).to(x.device, _core(x))
+    covered = _windows((x.shape[2], x.shape[3]), window // 2).to(x.device, _core(x))
     with torch.inference_mode(False), torch.no_grad():
         whole, score = _asked(net, x, units, prior, weights)
         fall = whole - score(1 - covered)  # (M, K, N)
@@ -72,7 +72,7 @@ def rise(
     is resized smoothly to the plane at a random offset; seed of the coins.
     """
     with torch.inference_mode(False), torch.no_grad():
-        kept = _coin_masks(masks, cells, tuple(x.shape[2:]), seed).to(x.device, _core(x))
+        kept = _coin_masks(masks, cells, (x.shape[2], x.shape[3]), seed).to(x.device, _core(x))
         _, score = _asked(net, x, units, prior, weights)
         left = score(kept)
         return _spread(left - left.mean(0), kept).clamp(min=0)

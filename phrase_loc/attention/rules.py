@@ -15,7 +15,7 @@ Where z is 0 nothing excites the unit, and what it has won is lost.
 | added | residual sum | the branches, by one of two rules |
 | passed | activations, normalisation, dropout, casts | the one input of each output |
 | gated | a product with a factor: squeeze-excitation, layer scale | the signal; the gate never |
-| pooled, routed | max pooling; padding, permuting, slicing | whoever the value was taken from |
+| pooled, routed (`routes`) | max pooling; padding, permuting, slicing | whoever the value was taken from |
 | constant | statistics that only modulate (a norm, a variance) | nobody |
 
 A rule is `rule(chain, func, *args, **kwargs) -> value`. It runs `func` and records moves; p and whatever
@@ -25,10 +25,10 @@ positive part competes.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from phrase_loc.attention.transpose import summed_transpose, transpose
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 Down = Callable[[Tensor], Tensor]
 Rule = Callable[..., Any]
 _NOTHING = {torch.float32: 1e-30, torch.float64: 1e-290}  # smaller counts as 0: no inf * 0 further down
+
+
+DIVISIONS = (torch.div, torch.true_divide, Tensor.div, Tensor.div_, Tensor.true_divide, Tensor.__truediv__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,7 @@ def added(
     live = [t for t in (input, other) if chain.is_live(t)]
     if len(live) == 1:
         source = live[0]
-        shape = source.shape
-        moves = [Move(source, lambda p: reduced_to(p, shape))]
+        moves = [Move(source, partial(reduced_to, shape=source.shape))]
     else:
         scaled = other if alpha == 1 else other * alpha
         a, b = (
@@ -120,7 +122,7 @@ def added(
         # Shares are made now: an in-place sum is about to overwrite its input.
         shares = (a * per_unit, b * per_unit)
         moves = [
-            Move(t, lambda p, s=share, to=t.shape: reduced_to(p * s, to))
+            Move(t, partial(_share_of, share=share, shape=t.shape))
             for t, share in zip((input, other), shares, strict=True)
         ]
     return chain.record(func, func(input, other, alpha=alpha), moves)
@@ -154,7 +156,7 @@ def gated(chain: "ExcitatoryChain", func: Rule, input: Any, other: Any, **kwargs
     """
     live = [t for t in (input, other) if chain.is_live(t)]
     signal = live[0]
-    if len(live) == 2 and func not in _DIVISIONS and other.numel() > input.numel():
+    if len(live) == 2 and func not in DIVISIONS and other.numel() > input.numel():
         signal = other
     shape = signal.shape
     return chain.record(func, func(input, other, **kwargs), [Move(signal, lambda p: reduced_to(p, shape))])
@@ -167,62 +169,6 @@ def shifted_gate(chain: "ExcitatoryChain", func: Rule, input: Any, a: Any, b: An
         raise NotImplementedError(f"no excitation rule for {func.__name__} of several activations")
     shape = live[0].shape
     return chain.record(func, func(input, a, b, **kwargs), [Move(live[0], lambda p: reduced_to(p, shape))])
-
-
-def reshaped(chain: "ExcitatoryChain", func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The same values in the same order."""
-    shape = input.shape
-    if func is Tensor.view:  # a view of (N, C, h, w) that was made for another memory format
-        func = Tensor.reshape
-    return chain.record(
-        func, func(input, *args, **kwargs), [Move(input, lambda p: p.reshape(len(p), *shape))]
-    )
-
-
-def joined(
-    chain: "ExcitatoryChain", func: Rule, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any
-) -> Tensor:
-    """Concatenation: each part gets back its own."""
-    value = func(tensors, dim, **kwargs)
-    axis = dim % value.dim()
-    moves, start = [], 0
-    for part in tensors:
-        size = part.shape[axis]
-        moves.append(Move(part, lambda p, at=start, size=size: p.narrow(axis + 1, at, size)))
-        start += size
-    return chain.record(func, value, moves)
-
-
-def routed(chain: "ExcitatoryChain", func: Rule, *args: Any, **kwargs: Any) -> Any:
-    """Outputs that are copies of inputs: whoever was copied inherits, as the derivative says."""
-    value = func(*args, **kwargs)
-    sources = [t for t in tensors_in(args, kwargs) if chain.is_live(t)]
-    outs = value if isinstance(value, (tuple, list)) else (value,)
-    for i, out in enumerate(outs):
-        if isinstance(out, Tensor) and out.is_floating_point():
-            moves = [Move(t, _routed_back(func, args, kwargs, t, i)) for t in sources]
-            chain.record(func, out, moves)
-    return value
-
-
-def pooled(chain: "ExcitatoryChain", func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Max pooling: the first maximum takes all. As `routed`, with the places noted instead of asked again."""
-    kwargs.pop("return_indices", None)  # false here: with it another function is called, and routed
-    value, place = _WITH_PLACES[func](input, *args, **kwargs)
-    channels, plane = input.shape[1], input.shape[2:]
-    # Places count through (plane, channels): in memory's own order when channels are last.
-    of_channel = torch.arange(channels, device=place.device)
-    place = (place.movedim(1, -1) * channels + of_channel).flatten(1)
-    place = place.to(
-        torch.int32 if plane.numel() * channels < 2**31 else torch.int64
-    )  # kept: half the memory
-
-    def down(p: Tensor) -> Tensor:
-        won = p.new_zeros(*p.shape[:2], plane.numel() * channels)
-        won.scatter_add_(2, place.long().expand(len(p), -1, -1), p.movedim(2, -1).flatten(2))
-        return won.unflatten(2, (*plane, channels)).movedim(-1, 2)
-
-    return chain.record(func, value, [Move(input, down)])
 
 
 def constant(chain: "ExcitatoryChain", func: Rule, *args: Any, **kwargs: Any) -> Any:
@@ -243,6 +189,10 @@ def reduced_to(p: Tensor, shape: torch.Size) -> Tensor:
     return p.sum_to_size(len(p), *(1,) * (p.dim() - 1 - len(shape)), *shape).reshape(len(p), *shape)
 
 
+def _share_of(p: Tensor, share: Tensor, shape: torch.Size) -> Tensor:
+    return reduced_to(p * share, shape)
+
+
 def tensors_in(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
     """The tensors among arguments, also those in lists and tuples."""
     for value in (*args, *kwargs.values()):
@@ -250,89 +200,3 @@ def tensors_in(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, (tuple, list)):
             yield from tensors_in(value, {})
-
-
-def _routed_back(func: Rule, args: Sequence[Any], kwargs: dict[str, Any], source: Tensor, index: int) -> Down:
-    kept = source.clone()  # it may be overwritten in place before we come back
-
-    def again(leaf: Tensor) -> Tensor:
-        def swap(value: Any) -> Any:
-            if isinstance(value, (tuple, list)) and any(t is source for t in tensors_in(value, {})):
-                return type(value)(swap(v) for v in value)
-            return leaf if value is source else value
-
-        out = func(*(swap(a) for a in args), **{k: swap(v) for k, v in kwargs.items()})
-        return out[index] if isinstance(out, (tuple, list)) else out
-
-    return lambda p: transpose(again, kept)(p)
-
-
-_DIVISIONS = (torch.div, torch.true_divide, Tensor.div, Tensor.div_, Tensor.true_divide, Tensor.__truediv__)
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_AVERAGES = (
-    F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
-    F.adaptive_avg_pool3d, F.interpolate, F.upsample, torch.mean, Tensor.mean, torch.sum, Tensor.sum,
-)  # fmt: skip
-_ACTIVATIONS = (
-    F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.hardtanh_,
-    F.leaky_relu, F.leaky_relu_, F.prelu, F.rrelu, F.elu, F.elu_, F.selu, F.celu, F.silu, F.gelu, F.mish,
-    F.hardswish, F.hardsigmoid, F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_,
-    F.softplus, F.tanh, torch.tanh, Tensor.tanh, torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_,
-)  # fmt: skip
-_NORMALISATIONS = (
-    F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.local_response_norm, F.rms_norm, F.normalize,
-)  # fmt: skip
-_COPIES = (
-    F.dropout, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
-    torch.clone, Tensor.clone, Tensor.contiguous, Tensor.requires_grad_, torch.nan_to_num,
-)  # fmt: skip
-_RESHAPES = (
-    torch.flatten, Tensor.flatten, Tensor.unflatten, torch.unflatten, Tensor.view, Tensor.view_as,
-    torch.reshape, Tensor.reshape, Tensor.reshape_as, torch.squeeze, Tensor.squeeze, torch.unsqueeze,
-    Tensor.unsqueeze,
-)  # fmt: skip
-_WITH_PLACES = {
-    F.max_pool1d: F.max_pool1d_with_indices,
-    F.max_pool2d: F.max_pool2d_with_indices,
-    F.max_pool3d: F.max_pool3d_with_indices,
-    F.adaptive_max_pool1d: F.adaptive_max_pool1d_with_indices,
-    F.adaptive_max_pool2d: F.adaptive_max_pool2d_with_indices,
-    F.adaptive_max_pool3d: F.adaptive_max_pool3d_with_indices,
-    torch.max_pool1d: F.max_pool1d_with_indices,
-    torch.max_pool2d: F.max_pool2d_with_indices,
-    torch.max_pool3d: F.max_pool3d_with_indices,
-}
-_ROUTES = (
-    *_WITH_PLACES.values(), F.pad, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle, torch.transpose,
-    Tensor.transpose, torch.permute, Tensor.permute,
-    torch.movedim, Tensor.movedim, torch.swapaxes, Tensor.t, Tensor.__getitem__, torch.narrow, Tensor.narrow,
-    torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.unbind, torch.unbind, torch.stack,
-    Tensor.expand, Tensor.expand_as, torch.amax, Tensor.amax, torch.max, Tensor.max, torch.maximum,
-    torch.flip, Tensor.flip, torch.roll, torch.index_select, Tensor.index_select, Tensor.T.__get__,
-    Tensor.mT.__get__, torch.select, Tensor.select,
-)  # fmt: skip
-_STATISTICS = (
-    torch.norm, Tensor.norm, torch.linalg.vector_norm, torch.var, Tensor.var, torch.std, Tensor.std,
-    torch.var_mean, torch.std_mean, Tensor.detach, torch.detach, Tensor.data.__get__, torch.zeros_like,
-    torch.ones_like, torch.empty_like, torch.full_like, Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty,
-    Tensor.new_full, Tensor.new_tensor, Tensor.item, Tensor.tolist,
-)  # fmt: skip
-
-RULES: dict[Callable[..., Any], Rule] = {
-    **dict.fromkeys((*_CONVOLUTIONS, F.linear), weighted),
-    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__rmatmul__, torch.mm, Tensor.mm), multiplied),
-    **dict.fromkeys(_AVERAGES, averaged),
-    **dict.fromkeys((torch.add, Tensor.add, Tensor.add_, Tensor.__radd__), added),
-    **dict.fromkeys((torch.sub, Tensor.sub, Tensor.sub_), subtracted),
-    **dict.fromkeys((*_ACTIVATIONS, *_NORMALISATIONS, *_COPIES), passed),
-    **dict.fromkeys(
-        (Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type, Tensor.type_as,
-         Tensor.cpu, Tensor.cuda), cast),
-    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.mul_, Tensor.__rmul__, *_DIVISIONS), gated),
-    **dict.fromkeys((torch.addcmul, Tensor.addcmul), shifted_gate),
-    **dict.fromkeys(_RESHAPES, reshaped),
-    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), joined),
-    **dict.fromkeys(_WITH_PLACES, pooled),
-    **dict.fromkeys(_ROUTES, routed),
-    **dict.fromkeys(_STATISTICS, constant),
-}  # fmt: skip
