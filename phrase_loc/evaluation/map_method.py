@@ -65,8 +65,7 @@ class MapMethod:
         maps = self._maps(scene, sample, queries)
         known = self._known(queries)
         peaks, found = self._from_heat(maps, sample.size, request)
-        ranked = [self._rank(scene, m, k, request.top_k) for m, k in zip(maps, known.tolist())]
-        boxes, scores = _side_by_side(ranked)
+        boxes, scores = _side_by_side(self._ranked(scene, maps, known, request.top_k))
         for values in [*peaks.values(), *found.values()]:
             values[~known] = float("nan")
         return Answers(known, peaks, boxes, scores, found, self._class_ranks(scene, queries, request))
@@ -120,11 +119,14 @@ class MapMethod:
             found |= dict(zip(own, rescale(boxes, frame, size).unbind(1), strict=True))
         return found
 
-    def _rank(self, scene: Scene, attention: Tensor, known: bool, top_k: int) -> tuple[Tensor, Tensor]:
-        if not known or top_k == 0:
-            return torch.zeros(0, 4), torch.zeros(0)
-        boxes, scores = self.localizer.rank(scene, attention, top_k)
-        return boxes.detach().cpu().float(), scores.detach().cpu().float()
+    def _ranked(self, scene: Scene, maps: Tensor, known: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
+        """Per map its boxes (k, 4), best first, and scores (k,); none where no word is known."""
+        nothing = (torch.zeros(0, 4), torch.zeros(0))
+        if top_k == 0 or not known.any():
+            return [nothing] * len(maps)
+        found = iter(self.localizer.rank_all(scene, maps[known.to(maps.device)], top_k))
+        ranked = [next(found) if k else nothing for k in known.tolist()]
+        return [(boxes.detach().cpu().float(), scores.detach().cpu().float()) for boxes, scores in ranked]
 
 
 def _framed(heat: Tensor, border: int) -> Tensor:

@@ -82,6 +82,9 @@ class FakeLocalizer:
             full = full * torch.linspace(1, 0.5, full.shape[-1])
         return full
 
+    def rank_all(self, scene, maps, top_k):
+        return [self.rank(scene, attention, top_k) for attention in maps]
+
     def rank(self, scene, attention, top_k):
         for phrase, (boxes, scores) in self.ranked.items():
             if phrase in self.maps and torch.equal(torch.as_tensor(self.maps[phrase]).float(), attention):
