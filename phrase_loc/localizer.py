@@ -193,9 +193,8 @@ class PhraseLocalizer:
 
     def peaks(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """First maximum, row by row, of each full-size map: (P, h, w) -> (P, 2) x, y in pixels."""
-        return (
-            attention_maps.peak(self.heat(attention, size)) if len(attention) else attention.new_zeros(0, 2)
-        )
+        grid = (self.settings.grid, self.settings.grid)
+        return attention_maps.resized_peak(self.heat(attention, grid), size)
 
     def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""

@@ -9,6 +9,7 @@ from phrase_loc.maps import (
     normalise,
     peak,
     resize,
+    resized_peak,
     smooth,
     threshold_box,
     unit_mass,
@@ -136,3 +137,22 @@ def test_threshold_box():
     assert threshold_box(grid, 2.0, size=(100, 400)).tolist() == [140, 20, 180, 50]
     assert threshold_box(grid, 1e6).tolist() == [0, 0, 20, 10]  # nothing survives: the whole image
     assert threshold_box(torch.zeros(4, 4), 1.0).tolist() == [0, 0, 4, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(37, 50), (64, 64), (375, 500), (20, 7)])
+def test_the_peak_of_a_resized_map_is_that_of_the_map_made_whole(size, dtype):
+    generator = torch.Generator().manual_seed(3)
+    rough = torch.rand(9, 64, 64, generator=generator, dtype=dtype)
+    soft = smooth(rough**4, 0.04)
+    zeros, flat, mirrored = torch.zeros_like(rough[:1]), torch.ones_like(rough[:1]), soft + soft.flip(-1)
+    two = zeros.clone()
+    two[0, 10, 20] = two[0, 40, 50] = 1.0
+    negative = -rough[:1]
+    every = torch.cat([rough, soft, zeros, flat, mirrored, two, negative, 1e-30 * soft, 1e6 * soft])
+    whole = peak(resize(every, size, "bicubic"))
+    assert torch.equal(resized_peak(every, size), whole)
+
+
+def test_the_peaks_of_no_maps_are_none():
+    assert resized_peak(torch.zeros(0, 8, 8), (20, 30)).shape == (0, 2)
