@@ -1,22 +1,28 @@
-"""The pictures of docs/method.md, made by the shipped model from a shipped photograph.
+"""The pictures of the documentation, made by the shipped model from a shipped photograph.
 
-python benchmarks/pictures.py                    writes docs/images/methods.png and docs/images/words.png
+python benchmarks/pictures.py                    writes docs/images/: astronaut.png (README), methods.png, words.png
+                                                 and, where a Chromium is found, notebook.png
 python benchmarks/pictures.py --out FOLDER       the same elsewhere
 """
 
 import argparse
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from phrase_loc.__main__ import main as phrase_loc
 from phrase_loc.drawing import glow, save_picture
 from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("mwp", "contrastive_mwp", "cam", "grad_cam")
+README_PHRASES = ("a smiling woman", "an orange suit", "short brown hair")
 SIDE = 300  # longest side of a panel, in pixels
 CAPTION = 24  # height of the line under it, in pixels
 
@@ -39,6 +45,21 @@ def words(localizer: PhraseLocalizer, photograph: Path, phrase: str) -> Image.Im
     return row(image, list(localizer.heat(maps, scene.size)), captions)
 
 
+def notebook(localizer: PhraseLocalizer, photograph: Path, phrases: Sequence[str], target: Path) -> None:
+    """What a notebook shows of the answers, photographed by a headless Chromium; nothing without one."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        print("no Chromium: notebook.png is left as it is")
+        return
+    shown = localizer(photograph, phrases)._repr_html_()
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        page.write_text(f'<meta charset="utf-8"><body style="margin:8px">{shown}', encoding="utf-8")
+        told = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1260,500"]
+        told += [f"--screenshot={target.resolve()}", page.as_uri()]
+        subprocess.run(told, check=True, capture_output=True, timeout=120)
+
+
 def row(image: Image.Image, heats: Sequence[Tensor], captions: Sequence[str]) -> Image.Image:
     """The photograph under each map, side by side, with a line of text under each."""
     scale = SIDE / max(image.size)
@@ -52,7 +73,7 @@ def row(image: Image.Image, heats: Sequence[Tensor], captions: Sequence[str]) ->
 
 
 def main() -> None:
-    """Draw both pictures; the centre prior is off, so that the maps are the methods' own."""
+    """Draw them; in the pictures of docs/method.md the centre prior is off: the maps are the methods' own."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,7 +83,11 @@ def main() -> None:
     parser.add_argument("--caption", default="a smiling woman in an orange suit", help="of words.png")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    localizer = PhraseLocalizer.from_pretrained("default", device="cpu").with_settings(prior=0.0)
+    picture = str(args.out / "astronaut.png")
+    phrase_loc(["query", str(args.photograph), *README_PHRASES, "--overlay", picture, "--device", "cpu"])
+    localizer = PhraseLocalizer.from_pretrained("default", device="cpu")
+    notebook(localizer, args.photograph, README_PHRASES, args.out / "notebook.png")
+    localizer = localizer.with_settings(prior=0.0)
     save_picture(methods(localizer, args.photograph, args.phrase), args.out / "methods.png")
     save_picture(words(localizer, args.photograph, args.caption), args.out / "words.png")
 

@@ -168,7 +168,7 @@ def texts_of_the_code() -> list[str]:
 
 def test_the_sentences_of_the_faq_are_those_of_the_code():
     page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
-    sentences = re.findall(r"^\| `(.+?)` \|", page, re.M)
+    sentences = re.findall(r"^- `(.+?)`<br>$", page, re.M)
     code = texts_of_the_code()
     for sentence in sentences:
         pattern = re.compile(".*".join(re.escape(part) for part in sentence.split("...")), re.S)
