@@ -40,20 +40,25 @@ from phrase_loc.web.scenes import Kept
 
 T = TypeVar("T")
 
+SCRIPTS = [
+    "page",
+    "state",
+    "server",
+    "messages",
+    "ranking",
+    "painting",
+    "labels",
+    "results",
+    "compare",
+    "pointing",
+    "keeping",
+]
 #: What the page is made of; nothing else can be asked for.
 PAGE_FILES = {
     "/": ("page/index.html", "text/html; charset=utf-8"),
-    "/page.css": ("page/page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page/page.js", "text/javascript; charset=utf-8"),
-    "/results.js": ("page/results.js", "text/javascript; charset=utf-8"),
-    "/state.js": ("page/state.js", "text/javascript; charset=utf-8"),
-    "/keeping.js": ("page/keeping.js", "text/javascript; charset=utf-8"),
-    "/labels.js": ("page/labels.js", "text/javascript; charset=utf-8"),
-    "/painting.js": ("page/painting.js", "text/javascript; charset=utf-8"),
-    "/ranking.js": ("page/ranking.js", "text/javascript; charset=utf-8"),
-    "/server.js": ("page/server.js", "text/javascript; charset=utf-8"),
     "/docs": ("page/api.html", "text/html; charset=utf-8"),
-}
+    "/page.css": ("page/page.css", "text/css; charset=utf-8"),
+} | {f"/{name}.js": (f"page/{name}.js", "text/javascript; charset=utf-8") for name in SCRIPTS}
 EXAMPLES = ("astronaut.png", "coffee.png", "chelsea.png")
 POLICY = "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; frame-ancestors 'none'"
 GONE = "that photograph has left the server's memory; send it again"

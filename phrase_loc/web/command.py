@@ -13,7 +13,7 @@ from urllib.parse import quote
 from phrase_loc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from uvicorn import Server
+    from uvicorn import Config, Server
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -85,7 +85,7 @@ def server_of(args: argparse.Namespace) -> "Server":
     return _announcing(config, lambda port: _announce(args.host, port, args.token))
 
 
-def _announcing(config: "uvicorn.Config", announce: Callable[[int], None]) -> "Server":  # noqa: F821
+def _announcing(config: "Config", announce: Callable[[int], None]) -> "Server":
     import uvicorn
 
     class Announcing(uvicorn.Server):

@@ -157,7 +157,7 @@ class Page:
 
     def framed(self, box: list[float], phrase: str, size: tuple[int, int]) -> int:
         """How many of the left, right and lower edges of a box are drawn in the colour of its phrase."""
-        colour = self.card(phrase).value_of_css_property("--colour")
+        colour = self.run("return arguments[0].style.getPropertyValue('--colour')", self.card(phrase)).strip()
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
         painted = np.abs(self.pixels() - rgb).max(-1) < 24
         scale = painted.shape[1] / size[0]

@@ -2,38 +2,22 @@
 // asked for new phrases, methods and words only; sliders re-rank and recolour what was sent.
 
 import * as server from "./server.js";
+import { COMPARED, layOut, paintCompared } from "./compare.js";
+import { fail, say, tell, work } from "./messages.js";
+import { watch } from "./pointing.js";
 import { decodeMap } from "./ranking.js";
 import { fit, paint } from "./painting.js";
 import { card } from "./results.js";
 import { address, readAddress, saveJson, savePicture } from "./keeping.js";
-import { NAMES, answerOf, colourOf, defaults, keep, layerOf, layers, state } from "./state.js";
+import { NAMES, answerOf, colourOf, defaults, keep, layers, state } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
-const COMPARED = ["contrastive_mwp", "mwp", "grad_cam"];
 const TRY = {
   "astronaut.png": ["a smiling woman", "the flag", "a space shuttle"],
   "coffee.png": ["a cup of coffee", "a spoon"], "chelsea.png": ["the cat", "its nose"],
 };
-let working = 0; // requests under way
 
 // asking the server
-
-async function work(text, action) {
-  working += 1;
-  $("busy").textContent = text;
-  try {
-    const result = await action();
-    if (working === 1) say("");
-    return result;
-  } catch (error) {
-    if (error.status === 401) askToken();
-    else say(error.message);
-    return undefined;
-  } finally {
-    working -= 1;
-    if (!working) $("busy").textContent = "";
-  }
-}
 
 /** Ask about the photograph; if it has left the server's memory, send it once more. */
 async function asking(question) {
@@ -96,10 +80,8 @@ async function takeHeld(key, name) {
   try {
     await take(await server.image(key), name || "photograph");
   } catch (error) {
-    if (error.status === 401) return askToken();
-    say(error.status === 404
-      ? "The server no longer holds the photograph of this link; choose it again, the phrases are kept."
-      : error.message);
+    if (error.status === 404) say("The server no longer holds the photograph of this link; choose it again, the phrases are kept.");
+    else fail(error);
   }
 }
 
@@ -140,13 +122,14 @@ function draw() {
   paint(canvas, state.photo, over, { strength: state.settings.strength, alone, cross: state.cross });
   canvas.setAttribute("aria-label", `Photograph ${state.photo.name}. ${over.map(spoken).join(" ")} Arrow keys move a `
     + "cross over it, Enter asks which words are there.");
-  if (state.comparing) paintCompared();
+  if (state.comparing) paintCompared($("compare"));
 }
 
 const spoken = (layer) => layer.boxes?.length
   ? `${layer.label}: box from ${layer.boxes[0].xyxy.slice(0, 2).map(Math.round)} to ${layer.boxes[0].xyxy.slice(2).map(Math.round)}.` : "";
 
 function show() {
+  if (!state.model) return; // nothing can be shown yet
   const { photo, settings } = state;
   $("start").hidden = Boolean(photo);
   $("photo").hidden = !photo;
@@ -181,7 +164,7 @@ function cards() {
 
 const on = {
   hover: (phrase) => { state.hovered = phrase; draw(); },
-  pin: (phrase) => { state.pinned = state.pinned === phrase ? null : phrase; show(); },
+  pin: (phrase) => { state.word = null; state.pinned = state.pinned === phrase ? null : phrase; show(); },
   open: async (phrase) => {
     if (!state.open.delete(phrase)) { state.open.add(phrase); await wordMaps(phrase); }
     show();
@@ -194,63 +177,10 @@ const on = {
   remove,
 };
 
-function say(text) {
-  $("message").textContent = text;
-  $("message").hidden = !text;
-}
-
-// comparing methods
-
+/** Answer every phrase by each of the methods shown side by side. */
 async function compare() {
-  $("compare").replaceChildren(...COMPARED.map((method) => {
-    const figure = document.createElement("figure");
-    const canvas = figure.appendChild(document.createElement("canvas"));
-    canvas.dataset.method = method;
-    fit(canvas, state.photo.size, [500, 500]);
-    figure.appendChild(document.createElement("figcaption")).textContent = NAMES[method];
-    return figure;
-  }));
+  layOut($("compare"));
   for (const method of COMPARED) await answer(method);
-}
-
-function paintCompared() {
-  const phrase = state.hovered ?? state.pinned ?? state.phrases[0];
-  for (const canvas of $("compare").querySelectorAll("canvas")) {
-    const layer = phrase && layerOf(phrase, canvas.dataset.method);
-    paint(canvas, state.photo, layer ? [{ ...layer, label: "" }] : [], { strength: state.settings.strength, alone: true });
-    canvas.parentElement.lastChild.textContent = `${NAMES[canvas.dataset.method]}: ${phrase ?? "no phrase"}`;
-  }
-}
-
-// which words are here?
-
-async function askHere(x, y) {
-  state.cross = { x, y };
-  draw();
-  const words = await work("Reading the words of this point …", () => asking((key) => server.wordsAt(key, x, y)));
-  if (!words) return;
-  $("here").hidden = false;
-  $("here-title").textContent = "Words that look at this point (choose one to search for it):";
-  $("here-words").replaceChildren(...words.map(({ word }) => {
-    const chip = Object.assign(document.createElement("button"), { type: "button", textContent: word });
-    chip.onclick = () => add(word);
-    return chip;
-  }));
-}
-
-function canvasKeys(event) {
-  const [width, height] = state.photo.size;
-  const step = Math.max(width, height) / (event.shiftKey ? 100 : 25);
-  const move = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
-  if (event.key === "Enter" && state.cross) askHere(state.cross.x, state.cross.y);
-  if (event.key === "Escape") state.cross = null;
-  if (move) {
-    const from = state.cross ?? { x: width / 2, y: height / 2 };
-    const clip = (v, most) => Math.min(Math.max(v, 0), most - 1);
-    state.cross = { x: clip(from.x + move[0], width), y: clip(from.y + move[1], height) };
-    event.preventDefault();
-  }
-  draw();
 }
 
 // keeping
@@ -262,25 +192,19 @@ function remember() {
 
 async function copyLink() {
   const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-  $("busy").textContent = copied ? "Copied. The link holds phrases and settings; the photograph while the server keeps it."
-    : "The address of this page is the link: copy it from the address bar.";
+  tell(copied ? "Link copied" : "Copy the address bar: it is the link");
 }
 
 async function restore() {
   const given = new URLSearchParams(location.hash.slice(1));
   if (given.get("token")) server.setToken(given.get("token"));
-  state.model = await work("Starting …", server.model);
+  state.model = await work("Starting …", server.model, restore);
   if (!state.model) return;
   menus();
   const { example, key, name } = readAddress(given);
   if (example) await takeExample(example);
   else if (key) await takeHeld(key, name);
   show();
-}
-
-function askToken() {
-  $("token-dialog").showModal();
-  $("token-dialog").onclose = () => { server.setToken($("token").value); restore(); };
 }
 
 // wiring
@@ -306,10 +230,12 @@ function wire() {
     const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
     if (file) { event.preventDefault(); take(file, file.name || "pasted.png"); }
   });
+  const files = (event) => event.dataTransfer.types.includes("Files"); // text may be dragged into the field as ever
   const over = (event, is) => { event.preventDefault(); $("stage").classList.toggle("over", is); };
-  addEventListener("dragover", (event) => over(event, true));
+  addEventListener("dragover", (event) => { if (files(event)) over(event, true); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) over(event, false); });
   addEventListener("drop", (event) => {
+    if (!files(event)) return;
     over(event, false);
     const file = event.dataTransfer.files[0];
     if (file) take(file, file.name);
@@ -326,12 +252,7 @@ function wire() {
     if (state.comparing) await compare();
   };
   const canvas = $("canvas");
-  canvas.onclick = (event) => {
-    const frame = canvas.getBoundingClientRect();
-    const [x, y] = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
-    askHere(Math.min(Math.max(x, 0), 1) * state.photo.size[0], Math.min(Math.max(y, 0), 1) * state.photo.size[1]);
-  };
-  canvas.onkeydown = canvasKeys;
+  watch(canvas, { draw, asking, add });
   $("save-png").onclick = () => { draw(); savePicture(canvas); };
   $("save-json").onclick = saveJson;
   $("copy-link").onclick = copyLink;

@@ -42,8 +42,8 @@ export function card({ phrase, colour, answer, pinned, open }, on) {
   ]);
   made.dataset.phrase = phrase;
   made.style.setProperty("--colour", colour);
-  made.onmouseenter = () => on.hover(phrase);
-  made.onmouseleave = () => on.hover(null);
+  made.onpointerenter = (event) => { if (event.pointerType === "mouse") on.hover(phrase); }; // a finger pins instead
+  made.onpointerleave = () => on.hover(null);
   name.onfocus = () => { if (name.matches(":focus-visible")) on.hover(phrase); };
   name.onblur = () => on.hover(null);
   made.onkeydown = (event) => { if (event.key === "Delete") on.remove(phrase); };
