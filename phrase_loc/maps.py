@@ -132,39 +132,67 @@ def peak(maps: Tensor) -> Tensor:
 
 
 def resized_peak(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """`peak(resize(maps, size, "bicubic"))`, found without bringing every map to full size: (P, h, w) -> (P, 2).
+    """`peak(resize(maps, size, "bicubic"))`, found without making the maps at full size: (P, h, w) -> (P, 2).
 
-    Bicubic interpolation is a matrix product on each axis. That gives the same values up to rounding, a few maps at
-    a time; where one cell alone lies within rounding of the maximum it is the peak. A map with several such
-    cells (a tie, a plateau, all zeros) is resized and looked at as a whole, so the first maximum still wins.
+    Columns are interpolated first. A value of row y is then a sum over four of these lines whose weights add up
+    to 1, the negative ones to at most 0.1875; that bounds it, and only rows that may reach the maximum are made.
+    Where one cell alone lies within rounding of the maximum it is the peak. A map with several such cells (a
+    tie, a plateau) is resized and looked at as a whole, so the first maximum still wins; one that is nowhere
+    positive has its peak at the first cell, since `resize` clamps at 0.
     """
     rows, columns = (_bicubic(n, side, maps) for n, side in zip(maps.shape[-2:], size, strict=True))
+    found = [_peak_of_few(part, rows, columns) for part in maps.split(_AT_ONCE)] if len(maps) else []
+    return torch.cat([maps.new_zeros(0, 2, dtype=torch.float32), *found])
+
+
+_AT_ONCE = 8  # maps whose lines stay in a processor's cache
+_ROUNDING = 64  # a product of two axes and torch's own kernel differ by at most 40 roundings
+
+
+def _peak_of_few(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(P, h, w) with the weights of both axes, (H, h) and (W, w) -> (P, 2)."""
+    size = (len(rows), len(columns))
+    lines = maps @ columns.T  # (P, h, W)
+    slack = _ROUNDING * torch.finfo(maps.dtype).eps * maps.abs().amax((-2, -1))  # (P,)
+    hopeful = _row_bounds(lines, size[0]) >= (_attained(lines, rows) - slack)[:, None]  # (P, H)
     found = maps.new_zeros(len(maps), 2, dtype=torch.float32)
-    for start in range(0, len(maps), _AT_ONCE):
-        part = maps[start : start + _AT_ONCE]
-        fine = rows @ (part @ columns.T)
-        of_row = fine.amax(-1)  # (p, H)
-        least = of_row.amax(-1) - _ROUNDING * torch.finfo(maps.dtype).eps * part.abs().amax((-2, -1))
-        number, row = (of_row >= least[:, None]).nonzero(as_tuple=True)
-        which, column = (fine[number, row] >= least[number, None]).nonzero(as_tuple=True)
-        number, row = number[which], row[which]
-        alone = (number.bincount(minlength=len(part)) == 1) & (least > 0)  # below 0 the resized map is clamped
-        kept = alone[number]
-        at = torch.stack([column, row], -1)[kept].float()
-        found[start : start + len(part)][number[kept]] = at
-        if not alone.all():
-            found[start : start + len(part)][~alone] = peak(resize(part[~alone], size, "bicubic"))
+    for i, margin in enumerate(slack.tolist()):
+        chosen = hopeful[i].nonzero().flatten()
+        fine = (rows[chosen] @ lines[i]).flatten()  # (rows * W,)
+        top = float(fine.max()) if len(chosen) else 0.0
+        at = (fine >= top - margin).nonzero()
+        if len(at) == 1 and top > margin:
+            row, column = divmod(int(at), size[1])
+            found[i] = torch.stack([chosen.new_tensor(column), chosen[row]])
+        elif maps[i].any():
+            found[i] = peak(resize(maps[i], size, "bicubic"))
     return found
-
-
-_AT_ONCE = 8  # maps of half a megapixel in a cache
-_ROUNDING = 256  # roundings that a product of two axes and torch's own kernel may differ by, several times over
 
 
 def _bicubic(side: int, wide: int, like: Tensor) -> Tensor:
     """(wide, side) weights with which torch's bicubic kernel resizes an axis of maps `like` these."""
     identity = torch.eye(side, dtype=like.dtype, device=like.device)[None, None]
     return functional.interpolate(identity, size=(wide, side), mode="bicubic", align_corners=False)[0, 0]
+
+
+def _row_bounds(lines: Tensor, wide: int) -> Tensor:
+    """What no value in each of `wide` rows between `lines` (P, h, W) can exceed: (P, wide)."""
+    side = lines.shape[1]
+    padded = torch.cat([lines[:, :1]] * 2 + [lines] + [lines[:, -1:]] * 2, 1)
+    most, least = padded, padded
+    for step in (1, 2):  # over the four lines about each gap, (P, h + 1, W)
+        most = torch.maximum(most[:, :-step], most[:, step:])
+        least = torch.minimum(least[:, :-step], least[:, step:])
+    bounds = torch.lerp(least, most, 1.1875).amax(-1)
+    gap = ((torch.arange(wide, device=lines.device) + 0.5) * (side / wide) - 0.5).floor().long() + 1
+    return bounds[:, gap]
+
+
+def _attained(lines: Tensor, rows: Tensor) -> Tensor:
+    """A value that each resized map reaches, (P,): the largest in the row that lies nearest to its top line."""
+    (wide, side), top = rows.shape, lines.amax(-1).argmax(-1)  # (P,)
+    nearest = ((top + 0.5) * (wide / side)).long().clamp(max=wide - 1)
+    return (rows[nearest][:, None] @ lines).amax((1, 2))
 
 
 def threshold_box(attention: Tensor, alpha: float, size: tuple[int, int] | None = None) -> Tensor:
