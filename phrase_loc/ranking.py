@@ -21,6 +21,7 @@ from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.maps import min_max
 
 TINY = 1e-6  # share of the map's mass below which boxes are alike; keeps logarithms finite
+SHARED = 1024  # boxes up to which the overlaps of all pairs are cheaper than those each phrase asks for
 LIFT = 1e-3  # of an elected box above the best score
 
 
@@ -171,7 +172,11 @@ def suppress(
     values = scores.detach().cpu()
     places = values.argsort(dim=-1, descending=True, stable=True).numpy()
     order = [row[line[row] > -np.inf] for row, line in zip(places, values.numpy(), strict=True)]
-    kept = [_greedy(corners[row], overlap, offset, limit) for row in order]
+    if len(order) > 1 and len(corners) <= SHARED:
+        apart = ~(iou(boxes.detach(), boxes.detach(), offset) > overlap).cpu().numpy()
+        kept = [_greedy_of(apart, row, limit) for row in order]
+    else:
+        kept = [_greedy(corners[row], overlap, offset, limit) for row in order]
     picked = np.full((len(kept), max(map(len, kept), default=0)), -1, dtype=np.int64)
     for line, row, chosen in zip(picked, order, kept, strict=True):
         line[: len(chosen)] = row[chosen]
@@ -197,6 +202,17 @@ def _greedy(boxes: np.ndarray, overlap: float, offset: float, limit: int | None)
         union = areas[best] + areas[alive] - shared
         ratio = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
         alive = alive[ratio <= overlap]
+    return kept
+
+
+def _greedy_of(apart: np.ndarray, row: np.ndarray, limit: int | None) -> list[int]:
+    """As `_greedy`, for many phrases over the same few boxes: (R, R) which of them may stand together."""
+    among, alive, kept = apart[np.ix_(row, row)], np.ones(len(row), dtype=bool), list[int]()
+    while alive.any() and (limit is None or len(kept) < limit):
+        best = int(alive.argmax())  # the first that is left
+        kept.append(best)
+        alive &= among[best]
+        alive[best] = False
     return kept
 
 

@@ -107,11 +107,18 @@ def test_nms_limit_is_a_prefix():
     assert nms(boxes, scores, limit=4).tolist() == nms(boxes, scores).tolist()[:4]
 
 
-def test_suppression_of_many_equals_one_by_one():
-    boxes, scores = random_boxes(50), torch.rand(5, 50, generator=rng(4))
-    together = suppress(boxes, scores, 0.3)
+@pytest.mark.parametrize(
+    "overlap, offset, limit", [(0.3, 0.0, None), (0.5, 1.0, 4), (0.0, 0.0, 9), (1.0, 1.0, None)]
+)
+def test_suppression_of_many_equals_one_by_one(overlap: float, offset: float, limit: int | None):
+    boxes, scores = random_boxes(50), torch.rand(6, 50, generator=rng(4))
+    boxes[:4] = boxes[4]  # equal boxes, points, equal scores, boxes that are no candidates
+    boxes[7:9, 2:] = boxes[7:9, :2]
+    scores[3:] = (8 * scores[3:]).floor()
+    scores[5, ::2] = -torch.inf
+    together = suppress(boxes, scores, overlap, offset, limit)
     for row, alone in zip(together, scores, strict=True):
-        assert row[row >= 0].tolist() == nms(boxes, alone, 0.3).tolist()
+        assert row[row >= 0].tolist() == nms(boxes, alone, overlap, offset, limit).tolist()
 
 
 def test_nms_refuses_scores_that_do_not_fit():
