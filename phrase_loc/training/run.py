@@ -20,6 +20,7 @@ from phrase_loc.datasets.web_faults import Faults
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.text.embeddings import glove_package
 from phrase_loc.training.checkpoint import Checkpoint, check_same_run
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.export import mean_weights, save_whole
@@ -66,6 +67,8 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.further.words:
+        glove_package(limit=1)  # what the last step needs is missed now, not after the training
     if world.is_main:
         claim_folder(config.out)
     world.barrier()
