@@ -39,19 +39,14 @@ from torch import Tensor
 from phrase_loc.errors import choose
 
 TASKS = ("u1", "c1", "u16", "c16", "u64", "c64", "b8", "g1", "g16")
+TRUNKS = [name.removeprefix("phrase_loc, trunk ") for name in OURS if "trunk" in name]
 SLOW = 8.0  # a task that costs more forward passes than this runs in at most two rounds
 
 
-def methods(cuda: bool, against: list[str]) -> list[str]:
-    """Ours, its other trunks where they may matter, and the peers."""
-    others = [name for name in OURS if name != "phrase_loc"] if cuda else ["phrase_loc, trunk channels last"]
-    return ["phrase_loc", *others, *against]
-
-
-def contestants(network: Network, images: Tensor, against: list[str]) -> dict[str, Tasks]:
+def contestants(network: Network, images: Tensor, methods: list[str]) -> dict[str, Tasks]:
     """Every method at every task it can do; a library that is absent is left out with a line."""
     found = {}
-    for name in methods(images.is_cuda, against):
+    for name in methods:
         try:
             if tasks := contestant(network, images, name):
                 found[name] = tasks
@@ -74,10 +69,10 @@ def timed(run: Callable[[], object], cuda: bool) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def measure_time(network: Network, tasks: list[str], against: list[str], rounds: int) -> dict[str, Any]:
+def measure_time(network: Network, tasks: list[str], methods: list[str], rounds: int) -> dict[str, Any]:
     """Interleaved rounds of every method and task: {method: {task: sample}}."""
     images = torch.rand(8, 3, 224, 224, device=network.units.device)
-    found = contestants(network, images, against)
+    found = contestants(network, images, methods)
     table = {name: {t: Sample() for t in tasks if t in of} for name, of in found.items()}
     with torch.inference_mode():  # warm up
         network.whole(images[:1])
@@ -166,6 +161,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--measure", nargs="+", default=["time", "memory"], choices=["time", "memory", "none"]
     )
+    parser.add_argument("--trunks", nargs="*", choices=TRUNKS, help="default: all on a GPU, two on a CPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -173,6 +169,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="Markdown file whose table and plot are to be replaced")
     parser.add_argument("--results", type=Path, help="default: performance_attention.json beside the output")
     args = parser.parse_args()
+    if args.trunks is None:
+        args.trunks = TRUNKS if args.device.startswith("cuda") else ["channels last", "in bf16"]
     args.against = [name for name in args.against if name != "none"]
     if args.results is None and args.output is not None:
         args.results = args.output.with_name("performance_attention.json")
@@ -184,12 +182,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     kept = args.results is not None and args.results.exists()
     results: dict[str, Any] = json.loads(args.results.read_text(encoding="utf-8")) if kept else {}
+    methods = ["phrase_loc", *(f"phrase_loc, trunk {t}" for t in args.trunks), *args.against]
     for name in args.nets if args.measure != ["none"] else []:
         network = choose(NETWORKS, name, "network")(args.device, args.model)
         entry = results.setdefault(name, {}) | {"stage": network.stage}
         if "time" in args.measure:
             entry |= {"facts": facts(args)}
-            entry |= {"time": measure_time(network, args.tasks, args.against, args.rounds)}
+            entry |= {"time": measure_time(network, args.tasks, methods, args.rounds)}
         del network
         gc.collect()
         if "memory" in args.measure:

@@ -92,8 +92,8 @@ def _shipped(device: str, model: str) -> Network:
 
 
 NETWORKS: dict[str, Callable[[str, str], Network]] = {
-    "default": _shipped,
-    "googlenet": _classifier("googlenet", "maxpool2", "avgpool"),
     "resnet50": _classifier("resnet50", "layer3", "avgpool"),
+    "googlenet": _classifier("googlenet", "maxpool2", "avgpool"),
     "vgg16": _classifier("vgg16", "features.23", "classifier.4"),
+    "default": _shipped,
 }

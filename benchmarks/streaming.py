@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--images", type=int, help="photographs a measurement (default: 24; memory 10000)")
     parser.add_argument("--side", type=int, default=160, help="input size of `memory` (default: %(default)s)")
+    parser.add_argument("--proposals", default="default", help="of `memory` (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="of `memory` (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="auto")
@@ -48,7 +49,7 @@ def main() -> None:
         if args.what == "grow":
             grow(localizer, Path(folder), args.images or 24, args.batch_size)
         else:
-            small = localizer.with_settings(image_sizes=[args.side])
+            small = localizer.with_settings(image_sizes=[args.side], proposals=args.proposals)
             memory(small, Path(folder), args.images or 10_000, args.workers, args.batch_size)
 
 
