@@ -207,6 +207,8 @@ def _phrases(text: str, limits: Limits) -> list[str]:
         raise Refused(422, f"expected 1 to {limits.phrases} phrases, got {len(phrases)}")
     if long := [p for p in phrases if len(p) > limits.phrase_length]:
         raise Refused(422, f"a phrase may have {limits.phrase_length} characters, one has {len(long[0])}")
+    if (words := sum(len(p.split()) for p in phrases)) > limits.words:
+        raise Refused(422, f"the phrases may have {limits.words} words together, they have {words}")
     return phrases
 
 

@@ -12,6 +12,7 @@ class Limits:
         pixels: largest width times height, refused before decoding.
         phrases: most phrases of one request.
         phrase_length: most characters of one phrase.
+        words: most words of all phrases of one request together; each is a seed of its own.
         top_k: most boxes of one phrase.
         seconds: longest wait for an answer; then 503.
         queue: requests waiting at once; one more is refused with 503.
@@ -23,6 +24,7 @@ class Limits:
     pixels: int = 40_000_000
     phrases: int = 64
     phrase_length: int = 200
+    words: int = 400
     top_k: int = 50
     seconds: float = 30.0
     queue: int = 64

@@ -11,7 +11,14 @@ from phrase_loc.web.limits import Limits
 from tests.web.browser import chromium, serving
 
 LIMITS = Limits(
-    upload_bytes=3 * 2**20, pixels=2_000_000, phrases=8, phrase_length=60, top_k=20, seconds=60, scenes=3
+    upload_bytes=3 * 2**20,
+    pixels=2_000_000,
+    phrases=8,
+    phrase_length=60,
+    words=40,
+    top_k=20,
+    seconds=60,
+    scenes=3,
 )
 
 

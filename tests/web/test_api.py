@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import re
 import tempfile
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -20,10 +22,11 @@ from PIL import Image
 
 from phrase_loc.display import to_dict
 from phrase_loc.images import load_image
+from phrase_loc.localizer import prepare
 from phrase_loc.maps import min_max
 from phrase_loc.web.app import EXAMPLES, PAGE_FILES, create_app
 from phrase_loc.web.batching import Batcher, Busy
-from phrase_loc.web.scenes import content_key
+from phrase_loc.web.scenes import Kept, SceneCache, content_key
 from tests.web.conftest import LIMITS, encoded
 
 
@@ -146,6 +149,7 @@ def test_about_the_model(client, tiny_localizer):
         ('["", "  "]', "expected 1 to 8 phrases, got 0"),
         (json.dumps(["dog"] * 9), "expected 1 to 8 phrases, got 9"),
         (json.dumps(["d" * 61]), "60 characters, one has 61"),
+        (json.dumps(["a b c d e f g h i j k"] * 4), "40 words together, they have 44"),
     ],
 )
 def test_wrong_phrases(client, photo, phrases, sentence):
@@ -303,6 +307,37 @@ def test_a_failure_in_one_answer_leaves_the_server_alive(client, photo, monkeypa
     assert localize(client, photo).status_code == 200
 
 
+def test_photographs_that_wait_are_looked_at_in_one_pass(tiny_localizer, drawn_image):
+    looked = []
+    batcher = Batcher(counting(tiny_localizer, looked), 8, 4)
+    gate = threading.Event()
+    running = batcher.ask(gate.wait)
+    while batcher.waiting():
+        time.sleep(0.001)
+    pictures = [prepare(drawn_image.rotate(angle), tiny_localizer.settings) for angle in range(6)]
+    futures = [batcher.look(picture) for picture in pictures]
+    gate.set()
+    scenes = [future.result(30) for future in futures]
+    assert looked == [4, 2]
+    for picture, scene in zip(pictures, scenes):
+        alone = tiny_localizer.look_at([picture])[0]
+        torch.testing.assert_close(scene.activations[0], alone.activations[0])
+    assert running.result(10)
+    batcher.close()
+
+
+def test_nothing_of_a_photograph_that_left_stays_in_memory(tiny_localizer):
+    cache = SceneCache(2)
+    features = []
+    for i in range(5):
+        scene = tiny_localizer.look(Image.new("RGB", (40, 30), (i, 0, 0)))
+        features.append(weakref.ref(scene.activations[0]))
+        cache.put(Kept(str(i), "", b"", "", scene))
+    del scene
+    gc.collect()
+    assert [f() is None for f in features] == [True, True, True, False, False]
+
+
 def test_load(tiny_localizer):
     """32 clients, 500 requests, five photographs: none lost, every photograph looked at once."""
     from httpx2 import ASGITransport, AsyncClient
@@ -327,6 +362,8 @@ def test_load(tiny_localizer):
     statuses = asyncio.run(everybody())
     assert statuses == [200] * 500
     assert sum(looked) == 5
+    with TestClient(app) as client:
+        assert client.get("/healthz").json() == {"status": "ok", "waiting": 0, "scenes": 5}
 
 
 def counting(localizer, looked):

@@ -7,14 +7,14 @@ import { fail, say, tell, work } from "./messages.js";
 import { watch } from "./pointing.js";
 import { decodeMap } from "./ranking.js";
 import { fit, paint } from "./painting.js";
-import { card } from "./results.js";
+import { card, missing } from "./results.js";
 import { address, readAddress, saveJson, savePicture } from "./keeping.js";
 import { NAMES, answerOf, colourOf, defaults, keep, layers, state } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
 const TRY = {
-  "astronaut.png": ["a smiling woman", "the flag", "a space shuttle"],
-  "coffee.png": ["a cup of coffee", "a spoon"], "chelsea.png": ["the cat", "its nose"],
+  "astronaut.png": ["a smiling woman", "an orange suit", "a helmet"],
+  "coffee.png": ["a red cup", "a wooden table"], "chelsea.png": ["the cat", "green eyes"],
 };
 
 // asking the server
@@ -135,7 +135,7 @@ function show() {
   $("photo").hidden = !photo;
   if (photo) {
     fit($("canvas"), photo.size);
-    $("caption").textContent = `${photo.name}, ${photo.size.join(" × ")} pixels. Click a place to ask which words are there.`;
+    $("caption").textContent = `${photo.name}, ${photo.size.join(" × ")} pixels. ${hint()}`;
   }
   $("top-k").value = settings.top_k;
   $("gamma").value = settings.gamma;
@@ -151,6 +151,13 @@ function show() {
   cards();
   draw();
   remember();
+}
+
+function hint() {
+  const answered = state.phrases.map((p) => answerOf(p)).filter(Boolean);
+  if (answered.length && answered.every(missing))
+    return answered.some((a) => a.map) ? "Nothing was found; choose a phrase to see where it would look." : "Nothing was found.";
+  return "Click a place to ask which words are there.";
 }
 
 function cards() {

@@ -1,6 +1,6 @@
 // The cards beside the photograph: a phrase, whether it is there, its words.
 
-const SEEN = 0.3; // probability below which a phrase is called not found
+const SEEN = 0.2; // probability below which a phrase is called not found
 const SURE = 0.5; // below which it carries a question mark
 
 /** Why a phrase is "not found", or null when it is found (or the model cannot say). */
