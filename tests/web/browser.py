@@ -65,7 +65,7 @@ def chromium(downloads: Path) -> Iterator[Any]:
         browser.quit()
 
 
-def until(ready: Any, what: str, seconds: float = 30.0) -> Any:
+def until(ready: Any, what: str, seconds: float = 90.0) -> Any:
     """What `ready` returns once it is true; fails after a while, naming what was waited for."""
     end = time.monotonic() + seconds
     while not (found := ready()):
