@@ -115,6 +115,9 @@ def _explain(kind: type, error: Any) -> str:
         return f"unknown config key {name}{hint}; known here: {', '.join(known)}"
     if error["type"].startswith("missing"):
         return f"config key {name} is required; give it in the file or as {name}=VALUE"
+    own = error.get("ctx", {}).get("error")
+    if isinstance(own, ConfigError):  # a sentence of the dataclass itself, which names its key
+        return str(own)
     return f"config key {name}: {error['msg'].lower()}, got {error['input']!r}"
 
 

@@ -10,6 +10,9 @@ from phrase_loc.errors import ConfigError, choose
 from phrase_loc.evaluation.protocol import Protocol
 from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS
 
+# In messages; the thresholds of imagenet_box_<rule>_<value> would be a hundred more.
+_LISTED = {name: p for name, p in PROTOCOLS.items() if not name.startswith("imagenet_box_")}
+
 
 @config_dataclass
 class DataConfig:
@@ -94,7 +97,7 @@ class EvaluateConfig:
         names: list[str] = []
         for asked in self.protocols:
             matching = [name for name in PROTOCOLS if fnmatchcase(name, asked)]
-            names += matching or [choose(PROTOCOLS, asked, "protocol").name]
+            names += matching or [choose(_LISTED, asked, "protocol").name]
         if not names:
             raise ConfigError(f"protocols is empty; choose from {', '.join(PROTOCOLS)}")
         return [PROTOCOLS[name] for name in dict.fromkeys(names)]

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
+from phrase_loc.errors import ConfigError
+
 Outcome = dict[str, Any]
 
 
@@ -41,14 +43,27 @@ class Progress:
         return done
 
     def add(self, outcome: Outcome) -> None:
-        """Keep one image's results; they are in the file when this returns."""
-        if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            torn = self._path.is_file() and not self._path.read_bytes().endswith(b"\n")
-            self._file = self._path.open("a", encoding="utf-8")
-            self._file.write("\n" if torn else "")
-        self._file.write(json.dumps(outcome) + "\n")
-        self._file.flush()
+        """Keep one image's results; they are in the file when this returns.
+
+        Raises:
+            ConfigError: the folder beside the report cannot be written to.
+        """
+        try:
+            if self._file is None:
+                self._file = self._open()
+            self._file.write(json.dumps(outcome) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise ConfigError(
+                f"results cannot be kept in {self.folder} ({error.strerror}); choose another output"
+            ) from None
+
+    def _open(self) -> TextIO:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torn = self._path.is_file() and not self._path.read_bytes().endswith(b"\n")
+        file = self._path.open("a", encoding="utf-8")
+        file.write("\n" if torn else "")
+        return file
 
     def __enter__(self) -> "Progress":
         return self

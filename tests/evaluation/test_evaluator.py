@@ -237,11 +237,15 @@ def test_the_command_on_baselines(tmp_path, capsys):
         (["protocols=[pointing_anny]"], "did you mean 'pointing_any'?"),
         (["metod=centre"], "did you mean 'method'?"),
         (["method=[]"], "method is empty"),
-        (["bootstrap=0"], "at least 1"),
+        (["bootstrap=0"], "error: bootstrap is a number of draws, at least 1, got 0"),
+        (["sample=-1"], "error: sample is a number of images"),
+        (["output=a_file/report.json"], "choose another output"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence_and_exit_code_2(tmp_path, capsys, more, sentence):
+def test_a_wrong_setting_is_one_sentence_and_exit_code_2(tmp_path, capsys, monkeypatch, more, sentence):
     tree(tmp_path, images(2))
+    (tmp_path / "a_file").write_text("")
+    monkeypatch.chdir(tmp_path)
     assert door(tmp_path, "method=centre", *more) == 2
     error = capsys.readouterr().err
     assert sentence in error
