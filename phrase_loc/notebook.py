@@ -55,8 +55,9 @@ def scene_html(scene: "Scene") -> str:
 
 def _figure(prediction: "Prediction", colour: str) -> str:
     ground = _ground(prediction)
-    shown = "" if ground is None else _encoded(marked(ground, prediction, colour), "JPEG")
-    picture = _image(shown, prediction.phrase) if shown else ""
+    picture = ""
+    if ground is not None:
+        picture = _image(_encoded(marked(ground, prediction, colour), "JPEG"), prediction.phrase)
     sure = "" if prediction.present is None else f" · present {prediction.present:.0%}"
     lines = [
         f'<b style="border-left:8px solid {colour};padding-left:6px">{escape(prediction.phrase)}</b>{sure}',

@@ -16,7 +16,9 @@ from phrase_loc.models.store import load_model, save_model
 from phrase_loc.models.text_to_region import TextToRegion
 
 #: what the HTTP library of the installed huggingface_hub raises (httpx2, httpx or requests)
-_HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+_HTTP_ERROR: type[Exception] = next(
+    base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError" and issubclass(base, Exception)
+)
 FILES = ("model.safetensors", "config.json", "*.txt", "README.md")
 
 
