@@ -21,13 +21,18 @@ from PIL import Image
 
 from phrase_loc.web.command import listen
 
-FLAGS = (
+FLAGS = [
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--window-size=1280,900",
-)
+    "--no-first-run",
+    "--disable-extensions",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 
 
 @contextmanager
@@ -59,6 +64,7 @@ def chromium(downloads: Path) -> Iterator[Any]:
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.set_script_timeout(120)  # a busy machine is slow, not wrong
     try:
         yield browser
     finally:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from phrase_loc.images import load_image
+from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.web.app import create_app
 from tests.web.browser import Page, serving, until
 from tests.web.conftest import LIMITS
@@ -150,12 +151,18 @@ def test_unknown_words_are_not_found(page, photo):
     assert "unknown word" in card.text
     assert page.spoken_box("zorglub") is None
     assert "Nothing was found." in page.text("#caption")
-    page.ask("a snowboarder")  # known, and plainly not there
-    assert "not found" in page.card("a snowboarder").text
-    assert page.spoken_box("a snowboarder") is None
-    assert "where it would look" in page.text("#caption")
-    page.card("a snowboarder").find_element("css selector", ".name").click()
-    assert page.spoken_box("a snowboarder")
+
+
+def test_what_is_hardly_there_is_not_found(browser, photo):
+    blind = PhraseLocalizer.from_pretrained("default", device="cpu")
+    blind.model.config = replace(blind.model.config, calibration={"slope": 1.0, "offset": -100.0})
+    with serving(create_app(blind)) as address:
+        page = Page(browser, address).open().choose(photo).ask(WOMAN)
+        assert "not found" in page.card(WOMAN).text
+        assert page.spoken_box(WOMAN) is None
+        assert "where it would look" in page.text("#caption")
+        page.card(WOMAN).find_element("css selector", ".name").click()
+        assert page.spoken_box(WOMAN)
 
 
 @pytest.mark.parametrize("event", ["paste", "drop"])
