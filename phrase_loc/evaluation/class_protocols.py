@@ -54,8 +54,12 @@ def imagenet_protocol(rule: str, value: float, component: str = "all") -> Protoc
         kind="map_box",
         metrics=("accuracy",),
         map_box=box,
-        about=f"tight box of the map, threshold by {rule} {value:g}{suffix.replace('_', ', ')}; IoU >= 0.5",
+        about=f"tight box of {_of(component)}, threshold by {rule} {value:g}; IoU >= 0.5",
     )
+
+
+def _of(component: str) -> str:
+    return "the map" if component == "all" else "the map's largest component"
 
 
 def imagenet_grid(component: str = "all") -> tuple[Protocol, ...]:
@@ -72,7 +76,7 @@ def imagenet_sweep(rule: str, component: str = "all") -> Protocol:
         kind="map_box_sweep",
         metrics=("error", "top1_error", "top5_error"),
         sweep=boxes,
-        about=f"tight box of the map{suffix.replace('_', ', ')}, threshold by {rule} chosen on held-out images; "
+        about=f"tight box of {_of(component)}, threshold by {rule} chosen on held-out images; "
         "error where IoU < 0.5 with every box of the class",
     )
 

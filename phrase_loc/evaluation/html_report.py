@@ -115,13 +115,14 @@ def words(report: dict[str, Any], shown: tuple[str, str] | None) -> list[dict[st
 def gallery(
     records: list[Record], samples: Sequence[GroundingSample], localizer: Any
 ) -> tuple[tuple[str, str] | None, list[Case]]:
-    """The (protocol, method) shown, the first asked and if possible one with boxes, and its cases."""
+    """The (protocol, method) shown, the first asked with ranked boxes, with boxes, or at all, and its cases."""
     if not records:
         return None, []
     method = records[0]["method"]
     own = [r for r in records if r["method"] == method]
+    ranked = [r["protocol"] for r in own if "R@1" in r["values"]]
     boxed = [r["protocol"] for r in own if r["iou"] == r["iou"]]
-    protocol = boxed[0] if boxed else own[0]["protocol"]
+    protocol = (ranked or boxed or [own[0]["protocol"]])[0]
     peaks = {key_of(r): r["peak"] for r in own if r["peak"] and r["peak"][0] == r["peak"][0]}
     chosen = choose_cases([r for r in own if r["protocol"] == protocol])
     asked = None if method in BASELINES or "@" in method else localizer
