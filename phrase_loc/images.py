@@ -16,10 +16,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from phrase_loc.errors import DataError
+from phrase_loc.profiling import lap
 
 MAX_PIXELS = 80_000_000
 
 
+@lap("decode")
 def load_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode and normalise a photograph.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from phrase_loc.attention import METHODS
 from phrase_loc.errors import ConfigError, choose, nearest
 from phrase_loc.images import to_tensor
+from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Source
 from phrase_loc.ranking import SCORES
 
@@ -98,7 +99,10 @@ def prepare(
     """
     source = PROPOSALS[settings.proposals] if source is None else source
     frame = (picture.height, picture.width) if size is None else (int(size[0]), int(size[1]))
-    squares = tuple(
-        to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
-    )
-    return Prepared(squares, frame, source.of_image(picture, frame))
+    with lap("resize"):
+        squares = tuple(
+            to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
+        )
+    with lap("propose"):
+        proposals = source.of_image(picture, frame)
+    return Prepared(squares, frame, proposals)

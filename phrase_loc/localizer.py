@@ -28,6 +28,7 @@ from phrase_loc.inference import Inference, Prepared, prepare
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.notebook import small_jpeg
+from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached
 from phrase_loc.ranking import rank_boxes, rank_phrases
 from phrase_loc.structures import Prediction, Predictions, Scene
@@ -133,6 +134,7 @@ class PhraseLocalizer:
         scene = self.look_at([prepare(picture, self.settings, size, self.source)])[0]
         return replace(scene, picture=small_jpeg(picture))
 
+    @lap("trunk")
     @torch.inference_mode()
     def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]:
         """Several prepared photographs in one pass of the network."""
@@ -163,6 +165,7 @@ class PhraseLocalizer:
         """
         return self._attend(scene, self.encode(phrases), method or self.settings.method)
 
+    @lap("full-size maps")
     def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps over the whole image, smoothed, with the prior if one is set: (P, h, w) -> (P, H, W).
 
@@ -191,11 +194,13 @@ class PhraseLocalizer:
             for i, (phrase, e) in enumerate(zip(phrases, encoded, strict=True))
         )
 
+    @lap("peaks")
     def peaks(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """First maximum, row by row, of each full-size map: (P, h, w) -> (P, 2) x, y in pixels."""
         grid = (self.settings.grid, self.settings.grid)
         return attention_maps.resized_peak(self.heat(attention, grid), size)
 
+    @lap("ranking")
     def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""
         s = self.settings
@@ -235,6 +240,7 @@ class PhraseLocalizer:
         model.config = replace(model.config, inference=asdict(self.settings))
         return model
 
+    @lap("maps")
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         """(P, h, w) of one scale on its own grid, of several on the settings' grid."""
@@ -268,6 +274,7 @@ class PhraseLocalizer:
             posterior = (sharpness * scores).flatten(2).softmax(-1).view_as(scores)
         return lambda _: posterior
 
+    @lap("presence")
     @torch.inference_mode()
     def _scores(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
         ids, weights = _table(encoded)

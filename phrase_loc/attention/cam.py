@@ -46,8 +46,7 @@ def cam(
     with torch.inference_mode(False), torch.no_grad():
         h = _last_features(net, x.detach().clone())
         h = h.to(torch.promote_types(h.dtype, torch.float32))
-        units, weights = seeds.checked(h, units, weights)
-        at_location = seeds.location_prior(h, units, prior)
+        units, weights, at_location = seeds.asked(h, units, prior, weights)
         maps = torch.einsum("nd...,kd->kn...", h, units)
         maps = seeds.mixed(maps if at_location is None else maps * at_location, weights).clamp(min=0)
         if maps.shape[2:] != x.shape[2:]:

@@ -131,8 +131,8 @@ def lost_where(
 ) -> list[tuple[str, float]]:  # fmt: skip
     """Operations from the top down, with the share of all winners that end there. Arguments as `mwp`."""
     with attended_pass(net, x, residual, rules) as (chain, h):
-        units, _ = seeds.checked(h, units, None)
-        won = seeds.wins(h, units, seeds.location_prior(h, units, prior))
+        units, _, at_location = seeds.asked(h, units, prior, None)
+        won = seeds.wins(h, units, at_location)
         whole = won.sum().clamp(min=1e-30)
         return [(name, float(share.sum() / whole)) for name, share in chain.losses(h, won)]
 
@@ -171,8 +171,7 @@ def _maps(
     weights: Tensor | None,
 ) -> Tensor:
     """Signed maps (P, N, h, w): by the matrix product if h itself is attended, else by the top-down pass."""
-    units, weights = seeds.checked(h, units, weights)
-    at_location = seeds.location_prior(h, units, prior)
+    units, weights, at_location = seeds.asked(h, units, prior, weights)
     seed, closed = ways
     if h is chain.attended:
         return seeds.mixed(closed(h, units, at_location), weights)

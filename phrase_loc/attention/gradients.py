@@ -91,8 +91,7 @@ def derivative(
             h = net(leaf)
         features = h.detach().to(torch.promote_types(h.dtype, torch.float32))
         with torch.no_grad():
-            units, weights = seeds.checked(features, units, weights)
-            at_location = seeds.location_prior(features, units, prior)
+            units, weights, at_location = seeds.asked(features, units, prior, weights)
             signal = seeds.mixed(seeds.scores(features, units, at_location), weights).to(h.dtype)
         if len(signal) == 0:
             slope = signal.new_zeros(0, *x.shape)

@@ -85,8 +85,8 @@ def _asked(
     x = x.detach().clone()
     h = net(x)
     h = h.to(_core(h))
-    units, weights = seeds.checked(h, units, weights)
-    signal = seeds.mixed(seeds.scores(h, units, seeds.location_prior(h, units, prior)), weights)
+    units, weights, at_location = seeds.asked(h, units, prior, weights)
+    signal = seeds.mixed(seeds.scores(h, units, at_location), weights)
 
     def score_of(h: Tensor) -> Tensor:  # (M * N, D, ...) -> (M, K, N)
         return torch.einsum("kn...,mn...->mkn", signal, h.to(signal).unflatten(0, (-1, len(x))))

@@ -47,8 +47,7 @@ def lrp(
         NotImplementedError: an operation without a rule, named, with the ways out.
     """
     with attended_pass(net, x, rules={F.linear: epsilon}) as (chain, h):
-        units, weights = seeds.checked(h, units, weights)
-        at_location = seeds.location_prior(h, units, prior)
+        units, weights, at_location = seeds.asked(h, units, prior, weights)
         relevance = seeds.mixed(seeds.scores(h, units, at_location) * h, weights)
         return chain.hand_down(h, relevance, channels=False).clamp_(min=0)
 

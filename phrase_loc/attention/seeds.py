@@ -16,6 +16,18 @@ from phrase_loc.errors import ConfigError
 Prior = Callable[[Tensor], Tensor]  # scores (K, N, *locations) -> (K, N, *locations), >= 0
 
 
+def asked(
+    h: Tensor, units: Tensor, prior: Prior | None, weights: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What every method is asked of features h: units, word weights and location weights, checked.
+
+    Raises:
+        ConfigError: shapes that do not belong together, a prior without locations.
+    """
+    units, weights = _checked(h, units, weights)
+    return units, weights, location_prior(h, units, prior)
+
+
 def location_prior(h: Tensor, units: Tensor, prior: Prior | None) -> Tensor | None:
     """Weight of each location for each unit, (K, N, *locations), or None for all alike.
 
@@ -74,7 +86,7 @@ def mixed(signals: Tensor, weights: Tensor | None) -> Tensor:
     return signals if weights is None else torch.tensordot(weights.to(signals), signals, dims=1)
 
 
-def checked(h: Tensor, units: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _checked(h: Tensor, units: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Units and weights beside the features they are asked of, on their device and in their dtype.
 
     Raises:

@@ -17,11 +17,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="reproduce the known bugs of the published scripts (phrase_loc/evaluation/parity.py)",
     )
+    parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
 
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    return evaluate_from([*args.settings, *(["faithful=true"] if args.faithful else [])])
+    from phrase_loc.profiling import watching
+
+    with watching() as watch:
+        code = evaluate_from([*args.settings, *(["faithful=true"] if args.faithful else [])])
+        if args.profile:
+            print(watch.table(), file=sys.stderr)
+    return code
 
 
 def evaluate_from(settings: Sequence[str]) -> int:

@@ -88,27 +88,24 @@ def _check(args: argparse.Namespace) -> None:
 
 def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
     from phrase_loc.images import load_image
-    from phrase_loc.profiling import Stopwatch
+    from phrase_loc.profiling import watching
 
-    watch = Stopwatch()
-    with watch("decode"):
+    with watching() as watch:
         image = load_image(args.image)
-    with watch("import and load"):
-        from phrase_loc.localizer import PhraseLocalizer
+        with watch("import and load"):
+            from phrase_loc.localizer import PhraseLocalizer
 
-        localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
-        if args.method:
-            localizer = localizer.with_settings(method=args.method)
-    with watch("look"):
+            localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
+            if args.method:
+                localizer = localizer.with_settings(method=args.method)
         scene = localizer.look(image)
-    with watch("locate"):
         predictions = localizer.locate(scene, phrases, top_k=args.top_k)
-    if args.overlay:
-        with watch("draw"):
-            _draw(localizer, image, scene, predictions, args.overlay)
-    _print(args, image.size, predictions)
-    if args.profile:
-        print(watch.table(), file=sys.stderr)
+        if args.overlay:
+            with watch("draw"):
+                _draw(localizer, image, scene, predictions, args.overlay)
+        _print(args, image.size, predictions)
+        if args.profile:
+            print(watch.table(), file=sys.stderr)
     return 0
 
 
