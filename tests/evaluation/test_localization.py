@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from phrase_loc.config import load_config
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation import localization
@@ -185,3 +186,13 @@ def test_too_few_images(tree, tmp_path):
     config = config_of(tree, tmp_path, method="whole_image", held_out=0.01, limit=1)
     with pytest.raises(DataError, match="too few"):
         evaluate(config, World())
+
+
+def test_the_shipped_config_on_a_tree_in_the_real_format(tree, tmp_path, root):
+    """Every map box of a blind baseline is the same, so all six rules agree with it."""
+    arguments = [f"data.root={tree}", "method=whole_image", "bootstrap=20", f"output={tmp_path / 'r.json'}"]
+    config = load_config(EvaluateConfig, [str(root / "configs/imagenet.yaml"), *arguments])
+    content = write(evaluate(config, World()))[0]
+    names = [f"imagenet_sweep_{rule}{part}" for part in ("", "_largest") for rule in GRIDS]
+    assert [row["protocol"] for row in content["rows"]] == names
+    assert {(row["metric"], row["value"]) for row in content["rows"]} == {("error", 0.0)}
