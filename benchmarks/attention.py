@@ -127,7 +127,8 @@ def measure_memory(name: str, tasks: list[str], args: argparse.Namespace) -> dic
             reason = (done.stderr.strip().splitlines() or ["no word"])[-1]
             print(f"memory of {method} on {name} is left out: {reason}", file=sys.stderr)
             continue
-        found[method] = json.loads(done.stdout.splitlines()[-1])
+        if peaks := json.loads(done.stdout.splitlines()[-1]):
+            found[method] = peaks
         print(f"{name}: memory of {method}, {time.strftime('%H:%M:%S')}", file=sys.stderr)
     return found
 
