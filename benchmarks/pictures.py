@@ -22,7 +22,7 @@ from phrase_loc.localizer import PhraseLocalizer
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("mwp", "contrastive_mwp", "cam", "grad_cam")
-README_PHRASES = ("a smiling woman", "an orange suit", "short brown hair")
+README_PHRASES = ("a smiling woman", "an orange suit")
 SIDE = 300  # longest side of a panel, in pixels
 CAPTION = 24  # height of the line under it, in pixels
 

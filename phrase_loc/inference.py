@@ -40,15 +40,15 @@ class Inference:
     method: str = "contrastive_mwp"
     stage: str = "features"
     image_sizes: tuple[int, ...] = (224,)
-    sharpness: float | None = None
+    sharpness: float | None = 0.0
     mirrored: bool = False
-    smoothing: float = 0.1
+    smoothing: float = 0.05
     prior: float = 0.0
     prior_sigma: float = 0.25
     proposals: str = "default"
     score: str = "mass"
-    gamma: float = 0.6
-    temperature: float = 0.0
+    gamma: float = 0.4
+    temperature: float = 0.1
     nms: float = 0.5
     grid: int = 64
 

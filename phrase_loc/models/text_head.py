@@ -52,7 +52,8 @@ class TextHead(nn.Module):
         self.project, self.word_bias = (
             _free(embedding, dimensions) if free else _mapped(embedding, dimensions)
         )
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        # free units find their own length; a common scale beside it only hastens over-fitting
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not free)
         self.pool = choose(POOLS, pool, "pool")(sharpness, learn_sharpness)
         self.cosine = cosine
 

@@ -185,6 +185,7 @@ def start_vectors(config: TrainConfig, vocabulary: Vocabulary, source: Source) -
 def trainable(model: TextToRegion, tuned: bool) -> TextToRegion:
     """A loaded model, whose weights are frozen for queries, ready for further training (the trunk: by phase)."""
     model.head.requires_grad_(True)
+    model.head.log_scale.requires_grad_(not model.config.free)
     model.words.vectors.requires_grad_(tuned)
     for name, parameter in model.head.pool.named_parameters():
         parameter.requires_grad_(name == "log_sharpness" and model.config.learn_sharpness)
