@@ -55,7 +55,7 @@ def notebook(localizer: PhraseLocalizer, photograph: Path, phrases: Sequence[str
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
         page.write_text(f'<meta charset="utf-8"><body style="margin:8px">{shown}', encoding="utf-8")
-        told = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1260,500"]
+        told = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=840,480"]
         told += [f"--screenshot={target.resolve()}", page.as_uri()]
         subprocess.run(told, check=True, capture_output=True, timeout=120)
 
@@ -79,7 +79,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="folder for the pictures")
     parser.add_argument("--photograph", type=Path, default=ROOT / "phrase_loc" / "examples" / "astronaut.png")
-    parser.add_argument("--phrase", default="the american flag", help="of methods.png")
+    parser.add_argument("--phrase", default="an orange suit", help="of methods.png")
     parser.add_argument("--caption", default="a smiling woman in an orange suit", help="of words.png")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
