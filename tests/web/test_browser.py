@@ -47,7 +47,8 @@ def test_a_box_at_the_right_place(page, photo, shipped):
     expected = shipped.locate(shipped.look(load_image(photo)), [WOMAN, FLAG], top_k=1)
     for answer in expected:
         box = page.spoken_box(answer.phrase)
-        assert box == pytest.approx(answer.boxes[0].tolist(), abs=1.5)
+        # the page ranks by maps of 8 bits, so a mean of boxes may move by a few of the sheet's pixels
+        assert box == pytest.approx(answer.boxes[0].tolist(), abs=4)
         assert (box[0] + box[2]) / 2 > ASTRONAUT[0]
         assert page.framed(box, answer.phrase, SIZE) >= 2
     assert page.framed([60, 100, 300, 400], WOMAN, SIZE) == 0  # and nowhere else
@@ -103,7 +104,7 @@ def test_the_link_restores_photograph_phrases_and_settings(page, photo):
 
 def test_the_link_asks_for_a_photograph_that_is_no_longer_held(page, photo):
     page.open(f"#photo={32 * '0'}&name=sheet.png&p=a+smiling+woman&top_k=3")
-    assert "choose it again" in page.text("#message")
+    until(lambda: "choose it again" in page.text("#message"), "the page asks for the photograph")
     assert page.one("#start").is_displayed()
     page.choose(photo)
     assert page.spoken_box(WOMAN)
