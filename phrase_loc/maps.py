@@ -1,4 +1,4 @@
-"""Attention maps: combine words, bring to a grid, smooth, take the peak or one tight box.
+"""Attention maps: bring to a grid, smooth, stretch, take the peak.
 
 A map is a plain non-negative float tensor (..., h, w) that covers the whole image: cell (i, j) stands for
 the rectangle [j W/w, (j+1) W/w) x [i H/h, (i+1) H/h) of an image of H x W pixels. Only its shape matters
@@ -11,23 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phrase_loc.errors import ConfigError, DataError, choose
+from phrase_loc.errors import ConfigError, choose
 
 ALIGNED = {"bilinear", "bicubic"}  # modes of torch that ask how corners are placed
-
-
-def combine(maps: Tensor, weights: Tensor) -> Tensor:
-    """The map of a phrase, the weighted mean of the maps of its words: (K, h, w), (K,) -> (h, w)."""
-    if maps.ndim != 3 or maps.shape[0] == 0 or weights.shape != maps.shape[:1]:
-        raise DataError(
-            f"combine() expects maps (K, h, w) and weights (K,) with K >= 1, got {tuple(maps.shape)} and "
-            f"{tuple(weights.shape)}: pass one weight for each word's map"
-        )
-    weights = weights.to(maps)
-    total = weights.sum()
-    if not total > 0:
-        raise DataError(f"the weights of a phrase's words must have a positive sum, got {total.item():g}")
-    return torch.einsum("k,khw->hw", weights / total, maps)
 
 
 def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
@@ -193,24 +179,3 @@ def _attained(lines: Tensor, rows: Tensor) -> Tensor:
     (wide, side), top = rows.shape, lines.amax(-1).argmax(-1)  # (P,)
     nearest = ((top + 0.5) * (wide / side)).long().clamp(max=wide - 1)
     return (rows[nearest][:, None] @ lines).amax((1, 2))
-
-
-def threshold_box(attention: Tensor, alpha: float, size: tuple[int, int] | None = None) -> Tensor:
-    """The tight box around all cells above alpha times the mean: (h, w) -> (4,) xyxy.
-
-    The localization rule of the excitation-backprop paper: one box, the whole image if nothing survives.
-
-    Args:
-        attention: (h, w), >= 0.
-        alpha: threshold in units of the map's mean.
-        size: (H, W) of the image in whose pixels the box is given; the map's own grid if None.
-    """
-    height, width = attention.shape
-    kept = attention > alpha * attention.mean()
-    rows, columns = kept.any(1).nonzero().flatten(), kept.any(0).nonzero().flatten()
-    if len(rows) == 0:
-        box = attention.new_tensor([0, 0, width, height])
-    else:
-        box = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).to(attention)
-    scale = (1.0, 1.0) if size is None else (size[1] / width, size[0] / height)
-    return box.float() * box.new_tensor(scale * 2).float()

@@ -1,17 +1,15 @@
 import pytest
 import torch
 
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import ConfigError
 from phrase_loc.maps import (
     centre_prior,
-    combine,
     min_max,
     normalise,
     peak,
     resize,
     resized_peak,
     smooth,
-    threshold_box,
     unit_mass,
     unit_peak,
 )
@@ -19,26 +17,6 @@ from phrase_loc.maps import (
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
-
-
-def test_combine_is_the_weighted_mean():
-    maps = noise(3, 4, 5)
-    expected = (1 * maps[0] + 2 * maps[1] + 5 * maps[2]) / 8
-    torch.testing.assert_close(combine(maps, torch.tensor([1.0, 2.0, 5.0])), expected)
-
-
-@pytest.mark.parametrize(
-    "maps, weights",
-    [
-        (torch.zeros(0, 2, 2), torch.zeros(0)),
-        (torch.ones(2, 2, 2), torch.ones(3)),
-        (torch.ones(2, 2, 2), torch.zeros(2)),
-        (torch.ones(2, 2), torch.ones(2)),
-    ],
-)
-def test_combine_refuses(maps: torch.Tensor, weights: torch.Tensor):
-    with pytest.raises(DataError):
-        combine(maps, weights)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest-exact", "area"])
@@ -128,15 +106,6 @@ def test_peak_against_a_loop():
     grid = (noise(6, 7) * 4).floor()
     best = max((grid[y, x].item(), -y, -x) for y in range(6) for x in range(7))
     assert peak(grid).tolist() == [-best[2], -best[1]]
-
-
-def test_threshold_box():
-    grid = torch.zeros(10, 20)
-    grid[2:5, 7:9] = 1
-    assert threshold_box(grid, 2.0).tolist() == [7, 2, 9, 5]
-    assert threshold_box(grid, 2.0, size=(100, 400)).tolist() == [140, 20, 180, 50]
-    assert threshold_box(grid, 1e6).tolist() == [0, 0, 20, 10]  # nothing survives: the whole image
-    assert threshold_box(torch.zeros(4, 4), 1.0).tolist() == [0, 0, 4, 4]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
