@@ -2,9 +2,11 @@
 
 A config is made once, printed with the result and saved beside it; the maths never sees it. Each procedure
 declares its own frozen dataclass tree (`phrase_loc.evaluation.config`, `phrase_loc.training.config`); this
-file only reads. The YAML mirrors the tree, and `a.b=c` on the command line replaces one leaf:
+file only reads. The YAML mirrors the tree, and `a.b=c` on the command line replaces one leaf, in a list the element
+of that number or `name`:
 
     python evaluate.py configs/flickr30k.yaml data.root=DIR data.split=val method=[contrastive_mwp,cam]
+    python train.py configs/default.yaml phases.late.epochs=3
 
 Types come from the dataclass, so `lr: 1e-4`, which YAML reads as a string, becomes a number, and a key that
 no field has is an error that names the nearest one.
@@ -99,11 +101,33 @@ def _value(key: str, text: str) -> Any:
 
 
 def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
+    for number, key in enumerate(keys[:-1]):
         below = tree.get(key)
+        if isinstance(below, list):
+            _put_in_list(below, keys[: number + 1], keys[number + 1 :], value)
+            return
         tree[key] = below if isinstance(below, dict) else {}
         tree = tree[key]
     tree[keys[-1]] = value
+
+
+def _put_in_list(parts: list[Any], above: list[str], keys: list[str], value: Any) -> None:
+    """Changes the element that is called, or has the number, keys[0]."""
+    names = [str(part.get("name", i)) if isinstance(part, dict) else str(i) for i, part in enumerate(parts)]
+    if keys[0] in names:
+        place = names.index(keys[0])
+    elif keys[0].isdecimal() and int(keys[0]) < len(parts):
+        place = int(keys[0])
+    else:
+        raise ConfigError(
+            f"{'.'.join(above)} has no element {keys[0]!r}; it holds {', '.join(names) or 'nothing'}"
+        )
+    if len(keys) == 1:
+        parts[place] = value
+    elif isinstance(parts[place], dict):
+        _put(parts[place], keys[1:], value)
+    else:
+        raise ConfigError(f"{'.'.join([*above, keys[0]])} is {parts[place]!r} and has no {keys[1]!r}")
 
 
 def _explain(kind: type, error: Any) -> str:

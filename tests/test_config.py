@@ -17,11 +17,20 @@ class Optimizer:
 
 
 @config_dataclass
+class Part:
+    """One of several."""
+
+    name: str = ""
+    lr: float = 0.1
+
+
+@config_dataclass
 class Config:
     """A whole."""
 
     name: str
     optimizer: Optimizer = Optimizer()
+    parts: tuple[Part, ...] = ()
     methods: tuple[str, ...] = ("a",)
     root: Path | None = None
 
@@ -43,6 +52,20 @@ def test_file_then_overrides(tmp_path):
 
 def test_no_file_is_fine():
     assert load_config(Config, ["name=x"]) == Config(name="x")
+
+
+def test_an_element_of_a_list_is_named_or_numbered(tmp_path):
+    path = written(tmp_path, "name: run\nparts: [{name: first}, {name: second}]\nmethods: [x, y]\n")
+    config = load_config(Config, [path, "parts.second.lr=2", "parts.0.lr=3", "methods.1=z"])
+    assert [part.lr for part in config.parts] == [3, 2]
+    assert config.methods == ("x", "z")
+    for pair, sentence in [
+        ("parts.third.lr=1", "parts has no element 'third'; it holds first, second"),
+        ("parts.2.lr=1", "parts has no element '2'"),
+        ("methods.0.lr=1", "methods.0 is 'x' and has no 'lr'"),
+    ]:
+        with pytest.raises(ConfigError, match=sentence):
+            load_config(Config, [path, pair])
 
 
 @pytest.mark.parametrize(

@@ -5,91 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phrase_loc.config import config_dataclass
-from phrase_loc.datasets.web_sources import TEXT_FIELDS
 from phrase_loc.errors import ConfigError
-
-
-@config_dataclass
-class DataConfig:
-    """Image-text pairs.
-
-    Attributes:
-        shards: tars: a path, a glob, a brace range, a list of those, or `@file` of paths; the pairs may as well be
-            a .csv/.tsv/.parquet/.jsonl table or a folder with a captions file.
-        index: folder for the shards' offset indices; the run's own when empty.
-        text_fields: JSON fields or columns that hold text.
-        max_faults: share of the samples that may be unusable before the run stops.
-        window: shards whose samples are shuffled together; 0 shuffles all, which asks for a fast disk.
-        workers: processes that decode, for each training process.
-    """
-
-    shards: str | tuple[str, ...]
-    index: str = ""
-    text_fields: tuple[str, ...] = TEXT_FIELDS
-    max_faults: float = 0.05
-    window: int = 0
-    workers: int = 2
-
-
-@config_dataclass
-class VocabularyConfig:
-    """The words that are learned.
-
-    Attributes:
-        file: a finished vocabulary; else it is counted from the texts.
-        extra_texts: text files (.txt or .gz, a text a line, after a tab if there is one) that are counted as well.
-        size: most words.
-        min_count: a word must be seen so often.
-        min_association: normalised PMI from which two words are one unit.
-        pair_share: most of `size` that may be pairs.
-    """
-
-    file: str = ""
-    extra_texts: tuple[str, ...] = ()
-    size: int = 18_000
-    min_count: int = 20
-    min_association: float = 0.35
-    pair_share: float = 0.25
-
-
-@config_dataclass
-class VectorsConfig:
-    """The word vectors of the text head.
-
-    Attributes:
-        source: glove (the PyPI package), file (GloVe's text format), ppmi (co-occurrence of the texts), encoder (a
-            transformers text encoder), random, or free: every word learns its own unit and bias, no projection.
-        file: of GloVe vectors, or the encoder's folder or package.
-        size: numbers a word, for ppmi and random.
-        bias: that free words start with.
-        tuned: train them.
-    """
-
-    source: Literal["glove", "file", "ppmi", "encoder", "random", "free"] = "glove"
-    file: str = ""
-    size: int = 300
-    bias: float = -4.0
-    tuned: bool = True
-
-
-@config_dataclass
-class LabelsConfig:
-    """From texts to weak labels; see text.labels and text.synonyms.
-
-    Attributes:
-        agree: texts that must hold a word for strength 1.
-        last_word: strength that the last word of a pair takes from it.
-        unpunished: words that are no negatives where a related one was said: none, paraphrases (counted in the other
-            texts of the same image), vectors (near word vectors) or hypernyms (WordNet).
-        balance: power by which rare words weigh more; 0 leaves all alike.
-        most: largest ratio to the median's weight.
-    """
-
-    agree: int = 1
-    last_word: float = 0.5
-    unpunished: Literal["none", "paraphrases", "vectors", "hypernyms"] = "none"
-    balance: float = 0.0
-    most: float = 10.0
+from phrase_loc.training.data_config import DataConfig, LabelsConfig, VectorsConfig, VocabularyConfig
 
 
 @config_dataclass
@@ -215,6 +132,7 @@ class TrainConfig:
         device: auto, cpu, cuda.
         precision: float32, float64 (tests), bf16 or fp16 (mixed, on a GPU).
         ema: decay of the average of the weights that is released; 0 releases the last weights.
+        only: names of the phases that are run; all when empty.
         average_of: phases whose final weights are averaged for the model; the last phase's alone when empty.
         compile: torch.compile the trunk (minutes at the start, faster steps).
         recompute: do not keep activations of the trunk's stages but compute them again (memory for time).
@@ -240,6 +158,7 @@ class TrainConfig:
     device: str = "auto"
     precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"
     ema: float = 0.0
+    only: tuple[str, ...] = ()
     average_of: tuple[str, ...] = ()
     compile: bool = False
     recompute: bool = False
@@ -256,6 +175,14 @@ class TrainConfig:
         names = [phase.name for phase in self.phases]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"phases need different names, at least one, got {', '.join(names) or 'none'}")
-        for name in self.average_of:
-            if name not in names:
-                raise ConfigError(f"average_of names phases ({', '.join(names)}), got {name!r}")
+        for key, chosen in (("only", self.only), ("average_of", self.average_of)):
+            for name in chosen:
+                if name not in names:
+                    raise ConfigError(f"{key} names phases ({', '.join(names)}), got {name!r}")
+        if missing := sorted(set(self.average_of) - {phase.name for phase in self.run_phases}):
+            raise ConfigError(f"average_of names {missing[0]!r}, which is not in only; change one of them")
+
+    @property
+    def run_phases(self) -> tuple[PhaseConfig, ...]:
+        """The phases that are run, in their order."""
+        return tuple(phase for phase in self.phases if not self.only or phase.name in self.only)

@@ -56,7 +56,7 @@ class Phase:
     def __init__(
         self, config: TrainConfig, number: int, materials: Materials, world: World, on_fault: Callable
     ):
-        self.config, self.settings, self.number = config, config.phases[number], number
+        self.config, self.settings, self.number = config, config.run_phases[number], number
         self.materials, self.world, self.on_fault = materials, world, on_fault
         model = materials.model
         stages = trainable_stages(model.trunk, self.settings.train_from)
@@ -218,7 +218,8 @@ class Phase:
             "images": [len(source), source.name(0), source.name(len(source) - 1)],
         }
         names = [name for name, _ in model.trunk.named_children()]
-        folder = cache_folder(self.config.out, model.trunk[: names.index(until) + 1], facts)
+        parent = Path(self.config.data.features or self.config.out)
+        folder = cache_folder(parent, model.trunk[: names.index(until) + 1], facts)
         images = self._images([Transform((size, size))])
         fill_cache(folder, model, until, images, self.world, mirrored, self.config.data.workers, half)
         return folder

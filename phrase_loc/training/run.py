@@ -36,6 +36,7 @@ FREE = frozenset(
     {
         "data.workers",
         "data.index",
+        "data.features",
         "data.max_faults",
         "save_every",
         "log_every",
@@ -76,7 +77,7 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
     run = Run(config, materials, world, measure or measure_of(config))
     try:
         run.restore()
-        for number in range(run.state.phase, len(config.phases)):
+        for number in range(run.state.phase, len(config.run_phases)):
             run.phase(number)
         run.release()
     finally:
@@ -97,7 +98,7 @@ class Run:
         for fault in materials.source.faults:
             self.faults.add(fault)
         samples = len(materials.source)
-        self.lengths = [phase_steps(phase, samples) for phase in config.phases]
+        self.lengths = [phase_steps(phase, samples) for phase in config.run_phases]
         self.held = self._read()
         done = self.held.done if self.held else 0
         folder = config.out if world.is_main else None
@@ -127,7 +128,7 @@ class Run:
 
     def phase(self, number: int) -> None:
         """Runs a phase from where the state stands to its end."""
-        settings = self.config.phases[number]
+        settings = self.config.run_phases[number]
         phase = Phase(self.config, number, self.materials, self.world, self.faults.add)
         if self.state.step:
             phase.load(self.state.optimizer, self.state.scaler, self.state.average)

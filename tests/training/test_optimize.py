@@ -97,6 +97,26 @@ def test_a_cached_phase_learns_what_an_uncached_one_learns(tmp_path: Path):
     assert first[1] == pytest.approx(first[0], rel=0.02)
 
 
+def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(tmp_path: Path):
+    shards = write_set(tmp_path / "set", (24,))
+    phase = "epochs: 1, batch: 8, cache: true, sizes: [32], mirror: 0"
+    told = [f"phases=[{{name: a, {phase}}}, {{name: b, {phase}, train_from: stage3}}]", "ema=0"]
+    told += [f"data.features={tmp_path / 'kept'}"]
+    first = run(tmp_path / "first", shards, *told, "only=[a]")
+    run(tmp_path / "second", shards, *told, "only=[b]", f"model.start={first}")
+    run(tmp_path / "both", shards, *told)
+    counts = [len(losses(tmp_path / name)) for name in ("first", "second", "both")]
+    assert counts == [3, 3, 6]
+    assert losses(tmp_path / "both")[:3] == losses(tmp_path / "first")
+    # a's and b's of one run, and b's from the saved model, whose weights are in half precision
+    assert len(list((tmp_path / "kept").glob("features-*"))) == 3
+    assert not list((tmp_path / "both").glob("features-*"))
+    with pytest.raises(ConfigError, match="average_of names 'b', which is not in only"):
+        settings(tmp_path / "x", shards, *told, "only=[a]", "average_of=[b]")
+    with pytest.raises(ConfigError, match="only names phases"):
+        settings(tmp_path / "x", shards, *told, "only=[c]")
+
+
 def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from phrase_loc.training import features
     from phrase_loc.training.materials import prepare

@@ -1,0 +1,91 @@
+"""The settings of what is learned from: image-text pairs, words, their vectors and weak labels."""
+
+from typing import Literal
+
+from phrase_loc.config import config_dataclass
+from phrase_loc.datasets.web_sources import TEXT_FIELDS
+
+
+@config_dataclass
+class DataConfig:
+    """Image-text pairs.
+
+    Attributes:
+        shards: tars: a path, a glob, a brace range, a list of those, or `@file` of paths; the pairs may as well be
+            a .csv/.tsv/.parquet/.jsonl table or a folder with a captions file.
+        index: folder for the shards' offset indices; the run's own when empty.
+        features: folder for what phases with `cache` keep, so that several runs share it; the run's own when empty.
+        text_fields: JSON fields or columns that hold text.
+        max_faults: share of the samples that may be unusable before the run stops.
+        window: shards whose samples are shuffled together; 0 shuffles all, which asks for a fast disk.
+        workers: processes that decode, for each training process.
+    """
+
+    shards: str | tuple[str, ...]
+    index: str = ""
+    features: str = ""
+    text_fields: tuple[str, ...] = TEXT_FIELDS
+    max_faults: float = 0.05
+    window: int = 0
+    workers: int = 2
+
+
+@config_dataclass
+class VocabularyConfig:
+    """The words that are learned.
+
+    Attributes:
+        file: a finished vocabulary; else it is counted from the texts.
+        extra_texts: text files (.txt or .gz, a text a line, after a tab if there is one) that are counted as well.
+        size: most words.
+        min_count: a word must be seen so often.
+        min_association: normalised PMI from which two words are one unit.
+        pair_share: most of `size` that may be pairs.
+    """
+
+    file: str = ""
+    extra_texts: tuple[str, ...] = ()
+    size: int = 18_000
+    min_count: int = 20
+    min_association: float = 0.35
+    pair_share: float = 0.25
+
+
+@config_dataclass
+class VectorsConfig:
+    """The word vectors of the text head.
+
+    Attributes:
+        source: glove (the PyPI package), file (GloVe's text format), ppmi (co-occurrence of the texts), encoder (a
+            transformers text encoder), random, or free: every word learns its own unit and bias, no projection.
+        file: of GloVe vectors, or the encoder's folder or package.
+        size: numbers a word, for ppmi and random.
+        bias: that free words start with.
+        tuned: train them.
+    """
+
+    source: Literal["glove", "file", "ppmi", "encoder", "random", "free"] = "glove"
+    file: str = ""
+    size: int = 300
+    bias: float = -4.0
+    tuned: bool = True
+
+
+@config_dataclass
+class LabelsConfig:
+    """From texts to weak labels; see text.labels and text.synonyms.
+
+    Attributes:
+        agree: texts that must hold a word for strength 1.
+        last_word: strength that the last word of a pair takes from it.
+        unpunished: words that are no negatives where a related one was said: none, paraphrases (counted in the other
+            texts of the same image), vectors (near word vectors) or hypernyms (WordNet).
+        balance: power by which rare words weigh more; 0 leaves all alike.
+        most: largest ratio to the median's weight.
+    """
+
+    agree: int = 1
+    last_word: float = 0.5
+    unpunished: Literal["none", "paraphrases", "vectors", "hypernyms"] = "none"
+    balance: float = 0.0
+    most: float = 10.0
