@@ -127,7 +127,10 @@ def figures(report: Path) -> dict[str, list[float]]:
 
 def table(rows: list[Row], out: Path) -> list[str]:
     """A line a row: mean over the seeds that are there, and the range of A."""
-    lines = ["| row | changes | runs | A | U | CAM: A, U@1 | Grad-CAM: A, U@1 |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| row | changes | runs | A | U | CAM: A, U@1 | Grad-CAM: A, U@1 |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name in dict.fromkeys(row.name for row in rows):
         same = [row for row in rows if row.name == name and row.report(out).is_file()]
         if not same:
@@ -161,7 +164,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shards", required=True)
-    parser.add_argument("--val", type=Path, required=True, help="Flickr30k Entities, the folder of its val split")
+    parser.add_argument(
+        "--val", type=Path, required=True, help="Flickr30k Entities, the folder of its val split"
+    )
     parser.add_argument("--texts", default="", help="caption texts, for the rows with co-occurrence vectors")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
     parser.add_argument("--only", nargs="*", help="studies")
@@ -180,7 +185,9 @@ def main() -> None:
             print(*(shlex.join(["python", *command]) for command in commands(row, args)), sep="\n")
         return
     run_all(list(every.values()), args)
-    lines = [line for title, rows in studies.items() for line in (f"## {title}", "", *table(rows, args.out), "")]
+    lines = [
+        line for title, rows in studies.items() for line in (f"## {title}", "", *table(rows, args.out), "")
+    ]
     (args.out / "experiments.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
 

@@ -32,6 +32,7 @@ class Sample:
     weight: float  # 0 where there is nothing to learn from
     caption: Sequence[int] = ()  # words of the text that was drawn this epoch
     fault: Fault | None = None
+    maps: Tensor | None = None  # (T,g,g) uint8 where each of the T words is, as far as somebody says it
 
 
 @dataclass
@@ -65,6 +66,7 @@ class Batch:
         ignored: words that count neither way.
         captions: words of one text of each image.
         faults: what was skipped.
+        maps: (T,g,g) uint8 in the order of `words`; None where none of the samples has any.
     """
 
     images: tuple[Tensor, ...]
@@ -73,13 +75,15 @@ class Batch:
     ignored: Ragged
     captions: Ragged
     faults: list[Fault] = field(default_factory=list)
+    maps: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
         images = tuple(t.to(device, non_blocking=True) for t in self.images)
         weights = self.weights.to(device, _widest(device), non_blocking=True)
         words, ignored, captions = (part.to(device) for part in (self.words, self.ignored, self.captions))
-        return Batch(images, weights, words, ignored, captions, self.faults)
+        maps = None if self.maps is None else self.maps.to(device, non_blocking=True)
+        return Batch(images, weights, words, ignored, captions, self.faults, maps)
 
     def pin_memory(self) -> "Batch":
         """For the loader: copies to the GPU then overlap with its work."""
@@ -135,6 +139,7 @@ def draw_caption(labels: WordLabels, random: np.random.Generator) -> Sequence[in
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples of equal image size -> Batch."""
     labels = [sample.labels for sample in samples]
+    maps = [sample.maps for sample in samples if sample.maps is not None]
     return Batch(
         images=tuple(map(torch.stack, zip(*(sample.image for sample in samples), strict=True))),
         weights=torch.tensor([sample.weight for sample in samples], dtype=torch.float64),
@@ -142,6 +147,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         ignored=_ragged([one.ignored for one in labels]),
         captions=_ragged([sample.caption for sample in samples]),
         faults=[sample.fault for sample in samples if sample.fault],
+        maps=torch.cat(maps) if maps else None,
     )
 
 

@@ -8,7 +8,7 @@ not at all: a killed run goes on with the next chunk.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,12 @@ from phrase_loc.training.stages import run_stages
 CHUNK, BATCH = 256, 32
 
 
-def cache_folder(parent: Path, frozen: nn.Module, facts: dict) -> Path:
+def cache_folder(parent: Path, frozen: nn.Module, facts: dict, kind: str = "features") -> Path:
     """A folder of its own for each set of frozen weights, size and data."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for tensor in frozen.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return parent / f"features-{digest.hexdigest()[:16]}"
+    return parent / f"{kind}-{digest.hexdigest()[:16]}"
 
 
 def fill_cache(
@@ -84,8 +84,8 @@ def fill_cache(
             found.append(tuple(torch.stack(t, 1).half().cpu() for t in zip(*outputs, strict=True)))
             usable.append(loaded.weights.cpu() > 0)
         for i, stage in enumerate(zip(*found, strict=True)):
-            _write(folder / f"{number:06d}.{i}.npy", torch.cat(stage).numpy())
-        _write(folder / f"{number:06d}.ok.npy", torch.cat(usable).numpy())
+            write_array(folder / f"{number:06d}.{i}.npy", torch.cat(stage).numpy())
+        write_array(folder / f"{number:06d}.ok.npy", torch.cat(usable).numpy())
     model.train(was_training)
     world.barrier()
 
@@ -97,10 +97,17 @@ class CachedImages(Dataset[Sample]):
         folders: filled by `fill_cache`, one for each input size.
         images: whose texts and labels are used.
         mirror: probability of the mirrored image, where no text says left or right.
+        maps: (number, mirrored) -> (T,g,g) uint8 for the T words of a sample, see own_maps.py.
     """
 
-    def __init__(self, folders: Sequence[Path], images: WebImages, mirror: float):
-        self.folders, self.images, self.mirror = list(folders), images, mirror
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        images: WebImages,
+        mirror: float,
+        maps: Callable[[int, bool], Tensor] | None = None,
+    ):
+        self.folders, self.images, self.mirror, self.maps = list(folders), images, mirror, maps
         self._open: dict[tuple[int, int], tuple[np.ndarray, list[np.ndarray]]] = {}
 
     def __len__(self) -> int:
@@ -119,7 +126,8 @@ class CachedImages(Dataset[Sample]):
         random = np.random.default_rng([self.images.seed, epoch, number])
         view = int(random.random() < self.mirror and not names_a_side(texts))
         features = tuple(torch.from_numpy(np.array(stage[place, view])) for stage in stages)
-        return Sample(features, labels, 1.0, draw_caption(labels, random))
+        maps = self.maps(number, bool(view)) if self.maps else None
+        return Sample(features, labels, 1.0, draw_caption(labels, random), maps=maps)
 
     def _nothing(self, stages: Sequence[np.ndarray], number: int) -> Sample:
         blank = tuple(torch.zeros(stage.shape[2:], dtype=torch.float16) for stage in stages)
@@ -138,7 +146,8 @@ class CachedImages(Dataset[Sample]):
         return {**self.__dict__, "_open": {}}
 
 
-def _write(path: Path, array: np.ndarray) -> None:
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes a file whole or not at all; raises DataError when the disk is full."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:

@@ -6,26 +6,24 @@ can be entered at any step and goes on as if it had never stopped.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from phrase_loc.datasets.web import Batch, Sample, WebImages, collate
+from phrase_loc.datasets.web import Batch, collate
 from phrase_loc.datasets.web_sampler import Order, StepSampler, steps_per_epoch
-from phrase_loc.datasets.web_transforms import Transform
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.training.config import PhaseConfig, TrainConfig
-from phrase_loc.training.features import CachedImages, cache_folder, fill_cache
 from phrase_loc.training.materials import Materials
 from phrase_loc.training.objective import Objective, ObjectiveSettings
 from phrase_loc.training.optimize import Average, optimizer, parameter_groups, schedule
+from phrase_loc.training.phase_data import PhaseData
 from phrase_loc.training.stages import last_frozen, trainable_stages
 
 log = logging.getLogger(__name__)
@@ -92,6 +90,7 @@ class Phase:
                 config.memory_mb,
                 config.recompute,
                 self.cached,
+                settings.own_maps,
             ),
             self.world,
         )
@@ -188,41 +187,13 @@ class Phase:
             len(self.sizes),
         )
         return DataLoader(
-            self._dataset(),
+            PhaseData(self.config, settings, self.materials, world).dataset(),
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=data.workers,
             pin_memory=world.device.type == "cuda",
             worker_init_fn=_one_thread,
         )
-
-    def _dataset(self) -> Dataset[Sample]:
-        settings = self.settings
-        if not settings.cache:
-            return self._images(
-                [Transform((s, s), settings.crop, settings.mirror, settings.jitter) for s in self.sizes]
-            )
-        folders = [self._filled_cache(size) for size in self.sizes]
-        return CachedImages(folders, self._images([Transform((self.sizes[0],) * 2)]), settings.mirror)
-
-    def _images(self, transforms: Sequence[Transform]) -> WebImages:
-        return WebImages(self.materials.source, self.materials.labeller, transforms, self.config.seed)
-
-    def _filled_cache(self, size: int) -> Path:
-        """Where this phase keeps features: other phases with the same frozen weights and size share it."""
-        model, source, until = self.materials.model, self.materials.source, str(self.cached)
-        mirrored, half = self.settings.mirror > 0, self.config.precision in ("bf16", "fp16")
-        facts = {
-            "model": [self.config.model.backbone, self.config.model.fuse, until],
-            "size": [size, mirrored, half],
-            "images": [len(source), source.name(0), source.name(len(source) - 1)],
-        }
-        names = [name for name, _ in model.trunk.named_children()]
-        parent = Path(self.config.data.features or self.config.out)
-        folder = cache_folder(parent, model.trunk[: names.index(until) + 1], facts)
-        images = self._images([Transform((size, size))])
-        fill_cache(folder, model, until, images, self.world, mirrored, self.config.data.workers, half)
-        return folder
 
 
 def phase_steps(settings: PhaseConfig, samples: int) -> int:

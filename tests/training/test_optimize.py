@@ -121,6 +121,7 @@ def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch
     from phrase_loc.training import features
     from phrase_loc.training.materials import prepare
     from phrase_loc.training.phase import Phase
+    from phrase_loc.training.phase_data import PhaseData
 
     config = settings(tmp_path / "out", write_set(tmp_path / "set", (5,)))
     (tmp_path / "out").mkdir()
@@ -130,7 +131,7 @@ def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(features.np, "save", full)
-    images = phase._images([features_transform()])
+    images = PhaseData(config, phase.settings, phase.materials, World()).images([features_transform()])
     with pytest.raises(DataError, match="No space left"):
         fill_cache(tmp_path / "cache", phase.materials.model, "stage3", images, World(), True, 0, False)
     assert list((tmp_path / "cache").iterdir()) == []

@@ -1,0 +1,84 @@
+"""What a phase reads: photographs, or what its frozen stages say of them, kept on disk for every input size."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from phrase_loc.config import to_dict
+from phrase_loc.datasets.web import Sample, WebImages
+from phrase_loc.datasets.web_transforms import Transform
+from phrase_loc.distributed import World
+from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.training.config import FurtherConfig, PhaseConfig, TrainConfig
+from phrase_loc.training.export import save_whole
+from phrase_loc.training.features import CachedImages, cache_folder, fill_cache
+from phrase_loc.training.materials import Materials
+from phrase_loc.training.own_maps import OwnMaps, fill_maps, maps_folder
+from phrase_loc.training.stages import last_frozen
+
+
+class PhaseData:
+    """Makes the samples of a phase, and what is kept on disk for them.
+
+    Args:
+        config: of the run.
+        settings: of the phase.
+        materials: of the run, the model as the phase begins or goes on.
+        world: the processes, which share the work.
+    """
+
+    def __init__(self, config: TrainConfig, settings: PhaseConfig, materials: Materials, world: World):
+        self.config, self.settings, self.materials, self.world = config, settings, materials, world
+        self.sizes = settings.sizes or (materials.model.image_size,)
+        self.kept = Path(config.data.features or config.out)
+
+    def dataset(self) -> Dataset[Sample]:
+        """The samples; features and maps that are missing on disk are computed first.
+
+        Raises:
+            DataError: the disk is full.
+        """
+        settings = self.settings
+        if not settings.cache:
+            return self.images(
+                [Transform((s, s), settings.crop, settings.mirror, settings.jitter) for s in self.sizes]
+            )
+        folders = [self._features(size) for size in self.sizes]
+        images = self.images([Transform((self.sizes[0],) * 2)])
+        return CachedImages(folders, images, settings.mirror, self._own_maps(images))
+
+    def images(self, transforms: Sequence[Transform]) -> WebImages:
+        """The photographs and their labels, one transform for each input size."""
+        return WebImages(self.materials.source, self.materials.labeller, transforms, self.config.seed)
+
+    def _features(self, size: int) -> Path:
+        """Where this phase keeps features: other phases with the same frozen weights and size share it."""
+        model, source = self.materials.model, self.materials.source
+        until = last_frozen(model.trunk, self.settings.train_from)
+        mirrored, half = self.settings.mirror > 0, self.config.precision in ("bf16", "fp16")
+        facts = {
+            "model": [self.config.model.backbone, self.config.model.fuse, until],
+            "size": [size, mirrored, half],
+            "images": [len(source), source.name(0), source.name(len(source) - 1)],
+        }
+        names = [name for name, _ in model.trunk.named_children()]
+        folder = cache_folder(self.kept, model.trunk[: names.index(until) + 1], facts)
+        images = self.images([Transform((size, size))])
+        fill_cache(folder, model, until, images, self.world, mirrored, self.config.data.workers, half)
+        return folder
+
+    def _own_maps(self, images: WebImages) -> OwnMaps | None:
+        """Maps of the model as this phase began, which is kept so that a killed run asks the same one."""
+        settings, config = self.settings, self.config
+        if not settings.own_maps:
+            return None
+        kept = config.out / f"teacher-{settings.name}"
+        if self.world.is_main and not (kept / "config.json").is_file():
+            save_whole(self.materials.model, replace(config, further=FurtherConfig()), kept, {})
+        self.world.barrier()
+        teacher = PhraseLocalizer.from_pretrained(kept, str(self.world.device)).with_settings(prior=0.0)
+        folder = maps_folder(self.kept, teacher, settings.own_map, images, to_dict(config.labels))
+        fill_maps(folder, teacher, settings.own_map, images, self.world)
+        return OwnMaps(folder)
