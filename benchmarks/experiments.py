@@ -103,7 +103,10 @@ def make(row: Row, args: argparse.Namespace) -> str:
     """Runs the row's commands unless it is finished; what went wrong, or ''."""
     folder = row.folder(args.out)
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(args.threads or max(1, (os.cpu_count() or 1) // args.jobs)),
+    }
     with (folder / "log").open("a") as log:
         for command in commands(row, args):
             done = folder / "model" / "config.json" if command[0] == "train.py" else row.report(args.out)
@@ -120,7 +123,7 @@ def make(row: Row, args: argparse.Namespace) -> str:
 def figures(report: Path) -> dict[str, list[float]]:
     """Method -> A, U@1, U@5, U@10 in percent."""
     rows = json.loads(report.read_text(encoding="utf-8"))["rows"]
-    wanted = ("accuracy", "recall@1", "recall@5", "recall@10")
+    wanted = ("accuracy", "R@1", "R@5", "R@10")
     by = {(r["method"], r["metric"]): r["value"] for r in rows}
     return {method: [by[method, metric] for metric in wanted] for method in METHODS}
 
@@ -173,6 +176,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time; the cores are shared out")
+    parser.add_argument("--threads", type=int, default=0, help="of each row; 0 shares the cores out")
     parser.add_argument("--workers", type=int, default=0, help="decoding processes of each training")
     parser.add_argument("--dry", action="store_true", help="print the commands")
     args = parser.parse_args()

@@ -32,6 +32,7 @@ class Sample:
     weight: float  # 0 where there is nothing to learn from
     caption: Sequence[int] = ()  # words of the text that was drawn this epoch
     fault: Fault | None = None
+    paraphrase: Sequence[int] = ()  # words of another of its texts
     maps: Tensor | None = None  # (T,g,g) uint8 where each of the T words is, as far as somebody says it
 
 
@@ -65,6 +66,7 @@ class Batch:
         words: true words with strengths.
         ignored: words that count neither way.
         captions: words of one text of each image.
+        paraphrases: words of another text of each image, none where it has but one.
         faults: what was skipped.
         maps: (T,g,g) uint8 in the order of `words`; None where none of the samples has any.
     """
@@ -74,6 +76,7 @@ class Batch:
     words: Ragged
     ignored: Ragged
     captions: Ragged
+    paraphrases: Ragged
     faults: list[Fault] = field(default_factory=list)
     maps: Tensor | None = None
 
@@ -81,9 +84,10 @@ class Batch:
         """The same on a device."""
         images = tuple(t.to(device, non_blocking=True) for t in self.images)
         weights = self.weights.to(device, _widest(device), non_blocking=True)
-        words, ignored, captions = (part.to(device) for part in (self.words, self.ignored, self.captions))
+        lists = (self.words, self.ignored, self.captions, self.paraphrases)
+        words, ignored, captions, paraphrases = (part.to(device) for part in lists)
         maps = None if self.maps is None else self.maps.to(device, non_blocking=True)
-        return Batch(images, weights, words, ignored, captions, self.faults, maps)
+        return Batch(images, weights, words, ignored, captions, paraphrases, self.faults, maps)
 
     def pin_memory(self) -> "Batch":
         """For the loader: copies to the GPU then overlap with its work."""
@@ -126,14 +130,20 @@ class WebImages(Dataset[Sample]):
         if image is None:
             return _nothing(transform, Fault("image", self.source.name(number), reason))
         random = np.random.default_rng([self.seed, epoch, number])
-        caption = draw_caption(labels, random)
-        return Sample((transform(image, texts, random),), labels, 1.0, caption)
+        caption, other = draw_captions(labels, random)
+        return Sample((transform(image, texts, random),), labels, 1.0, caption, paraphrase=other)
 
 
-def draw_caption(labels: WordLabels, random: np.random.Generator) -> Sequence[int]:
-    """The words of one of an image's texts; all its words where the labeller keeps no texts apart."""
+def draw_captions(labels: WordLabels, random: np.random.Generator) -> tuple[Sequence[int], Sequence[int]]:
+    """The words of one of an image's texts, and of the next that holds any (none where it is alone).
+
+    All its words are one text where the labeller keeps no texts apart.
+    """
     told = [caption for caption in labels.captions if caption]
-    return told[int(random.integers(len(told)))] if told else labels.ids
+    if not told:
+        return labels.ids, ()
+    place = int(random.integers(len(told)))
+    return told[place], told[(place + 1) % len(told)] if len(told) > 1 else ()
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -146,6 +156,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         words=_ragged([one.ids for one in labels], [one.strengths for one in labels]),
         ignored=_ragged([one.ignored for one in labels]),
         captions=_ragged([sample.caption for sample in samples]),
+        paraphrases=_ragged([sample.paraphrase for sample in samples]),
         faults=[sample.fault for sample in samples if sample.fault],
         maps=torch.cat(maps) if maps else None,
     )

@@ -59,6 +59,7 @@ class PhaseConfig:
         losses: name -> weight, summed.
         words: words that a step scores: 0 all, else those said in the batch and sampled others.
         hard_negatives: for image_caption, texts with one word replaced, per image.
+        paraphrases: weight of the disagreement of two of an image's texts about where things are.
         own_maps: weight of self-training on maps of the model as the phase begins, see own_maps.py; needs `cache`.
         own_map: what it says: inside (the probability that a cell lies in the word's box) or heat (the map).
     """
@@ -86,6 +87,7 @@ class PhaseConfig:
     losses: dict[str, float] = field(default_factory=lambda: {"sigmoid": 1.0})
     words: int = 0
     hard_negatives: int = 0
+    paraphrases: float = 0.0
     own_maps: float = 0.0
     own_map: Literal["inside", "heat"] = "inside"
 

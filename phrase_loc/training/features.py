@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from phrase_loc.datasets.web import Sample, WebImages, collate, draw_caption
+from phrase_loc.datasets.web import Sample, WebImages, collate, draw_captions
 from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_sampler import FILLER, Item
 from phrase_loc.datasets.web_transforms import names_a_side
@@ -127,7 +127,8 @@ class CachedImages(Dataset[Sample]):
         view = int(random.random() < self.mirror and not names_a_side(texts))
         features = tuple(torch.from_numpy(np.array(stage[place, view])) for stage in stages)
         maps = self.maps(number, bool(view)) if self.maps else None
-        return Sample(features, labels, 1.0, draw_caption(labels, random), maps=maps)
+        caption, other = draw_captions(labels, random)
+        return Sample(features, labels, 1.0, caption, paraphrase=other, maps=maps)
 
     def _nothing(self, stages: Sequence[np.ndarray], number: int) -> Sample:
         blank = tuple(torch.zeros(stage.shape[2:], dtype=torch.float16) for stage in stages)

@@ -21,7 +21,7 @@ from phrase_loc.datasets.web import Batch, Ragged
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
 from phrase_loc.losses import LOSSES, Targets
-from phrase_loc.losses.at_locations import at_locations
+from phrase_loc.losses.at_locations import at_locations, captions_apart
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.training.negatives import hard_captions, sampled_words
 from phrase_loc.training.stages import run_stages
@@ -39,6 +39,7 @@ class ObjectiveSettings:
     recompute: bool = False
     cached: str | None = None
     own_maps: float = 0.0
+    paraphrases: float = 0.0
 
 
 class Objective(nn.Module):
@@ -80,6 +81,8 @@ class Objective(nn.Module):
                 total = total + self.settings.losses[name] * (batch.weights.to(each.dtype) * each).sum()
         if self.settings.own_maps and batch.maps is not None:
             total = total + self.settings.own_maps * self._own_maps(features, batch, batch.maps)
+        if self.settings.paraphrases:
+            total = total + self.settings.paraphrases * self._paraphrases(features, batch)
         return (
             total + self._coupled(features, chunk, words, correction, batch, seed) if self.coupled else total
         )
@@ -126,10 +129,25 @@ class Objective(nn.Module):
 
     def _own_maps(self, features: Tensor, batch: Batch, maps: Tensor) -> Tensor:
         """The sum over images and their words of how far the scores at locations are from the maps."""
-        said, place = batch.words.ids.unique(return_inverse=True)
-        scores = _full(self.model.location_scores(features, said))[batch.words.owner, place]  # (T,h,w)
+        scores = self._scores_of(features, batch.words)
         each = at_locations(scores, maps.to(scores.dtype))
         return (batch.weights[batch.words.owner].to(each.dtype) * each).sum()
+
+    def _paraphrases(self, features: Tensor, batch: Batch) -> Tensor:
+        """The sum over images of how far two of their texts disagree about where things are."""
+        maps = []
+        for texts in (batch.captions, batch.paraphrases):
+            shares = self._scores_of(features, texts).flatten(1).softmax(1)
+            count = torch.bincount(texts.owner, minlength=len(features)).clamp(min=1).to(shares.dtype)
+            summed = shares.new_zeros(len(features), shares.shape[1]).index_add(0, texts.owner, shares)
+            maps.append((summed / count[:, None]).unflatten(1, features.shape[2:]))
+        each = captions_apart(*maps)
+        return (batch.weights.to(each.dtype) * each).sum()
+
+    def _scores_of(self, features: Tensor, words: Ragged) -> Tensor:
+        """(T,h,w) of each word in its image."""
+        said, place = words.ids.unique(return_inverse=True)
+        return _full(self.model.location_scores(features, said))[words.owner, place]
 
     def _coupled(
         self, features: Tensor, chunk: int, words: Tensor, correction: Tensor, batch: Batch, seed: int
@@ -179,7 +197,7 @@ def gather_labels(batch: Batch, world: World) -> Batch:
     if world.size == 1:
         return batch
     device = batch.weights.device
-    parts = (batch.words, batch.ignored, batch.captions)
+    parts = (batch.words, batch.ignored, batch.captions, batch.paraphrases)
     mine = [[t.cpu() for t in (part.owner, part.ids, part.values)] for part in parts]
     ranks = world.gather((batch.weights.cpu(), mine))
     weights = _in_order(torch.cat([weights for weights, _ in ranks]), world.size)
@@ -188,8 +206,8 @@ def gather_labels(batch: Batch, world: World) -> Batch:
         owner = torch.cat([fields[i][0] * world.size + rank for rank, (_, fields) in enumerate(ranks)])
         rest = [torch.cat([fields[i][j] for _, fields in ranks]) for j in (1, 2)]
         joined.append(Ragged(owner, *rest).to(device))
-    words, ignored, captions = joined
-    return Batch((), weights.to(device), words, ignored, captions)
+    words, ignored, captions, paraphrases = joined
+    return Batch((), weights.to(device), words, ignored, captions, paraphrases)
 
 
 def _in_order(rows: Tensor, size: int) -> Tensor:

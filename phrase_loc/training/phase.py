@@ -91,6 +91,7 @@ class Phase:
                 config.recompute,
                 self.cached,
                 settings.own_maps,
+                settings.paraphrases,
             ),
             self.world,
         )
