@@ -64,7 +64,9 @@ def load_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int 
             f"{name} has more than the {max_pixels:,} pixels that are accepted; shrink it"
         ) from None
     except UnidentifiedImageError:
-        raise DataError(f"{name} is not an image that Pillow can read (JPEG, PNG, WebP, ...)") from None
+        raise DataError(
+            f"{name} is not an image, or in a format that cannot be read; give a JPEG, PNG or WebP"
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError, TypeError) as error:
         raise DataError(f"{name} is a broken image: {' '.join(str(error).split())}") from None
 

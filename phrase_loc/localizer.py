@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import asdict, replace
-from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,12 @@ from phrase_loc.inference import Inference, Prepared, prepare
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.notebook import small_jpeg
+from phrase_loc.presence import probabilities, raw_presence
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached
 from phrase_loc.ranking import rank_boxes, rank_phrases
 from phrase_loc.structures import Prediction, Predictions, Scene
-from phrase_loc.text.phrases import EncodedPhrase
+from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 from phrase_loc.text.vocabulary import Vocabulary
 
 __all__ = ["Inference", "PhraseLocalizer", "Prepared", "prepare"]
@@ -185,54 +185,34 @@ class PhraseLocalizer:
         encoded = self.encode(phrases)
         attention = self._attend(scene, encoded, method or self.settings.method).cpu()
         known = [i for i, e in enumerate(encoded) if e.known]
-        peaks = self.peaks(attention[known], scene.size)
-        ranked = self.rank_all(scene, attention[known], top_k)
-        present = self._probabilities(scene, encoded)
+        heats = self.heat(attention[known], self._grid)
+        with lap("peaks"):
+            peaks = attention_maps.resized_peak(heats, scene.size)
+        ranked = self._ranked(scene, heats, top_k)
+        present = self._present(scene, encoded)
         answers = dict(zip(known, zip(peaks, ranked, strict=True), strict=True))
         return Predictions(
             _answer(scene, phrase, e, attention[i], present[i], answers.get(i))
             for i, (phrase, e) in enumerate(zip(phrases, encoded, strict=True))
         )
 
-    @lap("peaks")
-    def peaks(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
-        """First maximum, row by row, of each full-size map: (P, h, w) -> (P, 2) x, y in pixels."""
-        grid = (self.settings.grid, self.settings.grid)
-        return attention_maps.resized_peak(self.heat(attention, grid), size)
-
-    @lap("ranking")
     def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""
-        s = self.settings
-        source = self.source
-        heats = self.heat(attention, (s.grid, s.grid))
-        rule: dict[str, Any] = {
-            "score": s.score,
-            "gamma": s.gamma,
-            "temperature": s.temperature,
-            "overlap": s.nms,
-            "top_k": top_k,
-        }
-        own = [source.of_map(heat, scene.size) for heat in heats]
-        if scene.proposals is not None and all(boxes is None for boxes in own):
-            return rank_phrases(heats, scene.proposals, scene.size, **rule)
-        parts = [[heats.new_zeros(0, 4), scene.proposals, boxes] for boxes in own]
-        every = [torch.cat([boxes for boxes in part if boxes is not None]) for part in parts]
-        return [rank_boxes(h, boxes, scene.size, **rule) for h, boxes in zip(heats, every, strict=True)]
-
-    def rank(self, scene: Scene, attention: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        """The best boxes of one map: (h, w) -> boxes (k, 4), best first, in the scene's frame, scores (k,)."""
-        return self.rank_all(scene, attention[None], top_k)[0]
+        return self._ranked(scene, self.heat(attention, self._grid), top_k)
 
     def presence(self, scene: Scene, phrases: Sequence[str]) -> list[float]:
         """The model's raw score that the image shows each phrase; -inf without a known word. Not a probability."""
-        return self._scores(scene, self.encode(phrases))
+        return raw_presence(self.model, self._above, scene, self.encode(phrases))
 
     def present(self, scene: Scene, phrases: Sequence[str]) -> list[float | None]:
         """Calibrated probability that the image shows each phrase, as `locate` says it; None where it cannot."""
-        return self._probabilities(scene, self.encode(phrases))
+        return self._present(scene, self.encode(phrases))
 
     # inside
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        return (self.settings.grid, self.settings.grid)
 
     def _with_own_settings(self) -> TextToRegion:
         """The model with these settings to be saved; tensors are shared, other localizers keep their settings."""
@@ -244,8 +224,8 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         """(P, h, w) of one scale on its own grid, of several on the settings' grid."""
-        ids, weights = _table(encoded)
-        side = (self.settings.grid, self.settings.grid)
+        ids, weights = distinct_words(encoded)
+        side = self._grid
         if len(ids) == 0:
             grid = scene.activations[0].shape[-2:] if len(scene.activations) == 1 else side
             return scene.activations[0].new_zeros(len(encoded), *grid)
@@ -274,25 +254,29 @@ class PhraseLocalizer:
             posterior = (sharpness * scores).flatten(2).softmax(-1).view_as(scores)
         return lambda _: posterior
 
-    @lap("presence")
-    @torch.inference_mode()
-    def _scores(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
-        ids, weights = _table(encoded)
-        if len(ids) == 0:
-            return [-torch.inf] * len(encoded)
-        scores = [self.model.scores(self._above(x), ids.to(self.device)).mean(0) for x in scene.activations]
-        found = weights @ torch.stack(scores).mean(0).cpu()  # (P,)
-        return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
-
-    def _probabilities(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
-        """Platt-scaled scores; None without a known word, or when the model was never calibrated."""
+    def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
         fit = self.model.config.calibration
         if not fit:
             return [None] * len(encoded)
-        return [
-            1 / (1 + exp(-min(max(fit["slope"] * score + fit["offset"], -700.0), 700.0))) if e.known else None
-            for score, e in zip(self._scores(scene, encoded), encoded, strict=True)
-        ]
+        return probabilities(fit, raw_presence(self.model, self._above, scene, encoded))
+
+    @lap("ranking")
+    def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
+        """The best boxes of maps on the settings' grid."""
+        s, source = self.settings, self.source
+        rule: dict[str, Any] = {
+            "score": s.score,
+            "gamma": s.gamma,
+            "temperature": s.temperature,
+            "overlap": s.nms,
+            "top_k": top_k,
+        }
+        own = [source.of_map(heat, scene.size) for heat in heats]
+        if scene.proposals is not None and all(boxes is None for boxes in own):
+            return rank_phrases(heats, scene.proposals, scene.size, **rule)
+        parts = [[heats.new_zeros(0, 4), scene.proposals, boxes] for boxes in own]
+        every = [torch.cat([boxes for boxes in part if boxes is not None]) for part in parts]
+        return [rank_boxes(h, boxes, scene.size, **rule) for h, boxes in zip(heats, every, strict=True)]
 
 
 def _answer(
@@ -308,15 +292,3 @@ def _answer(
     return Prediction(
         phrase, encoded.words, present, peak, boxes, scores, attention, scene.size, scene.picture
     )
-
-
-def _table(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:
-    """The distinct word rows of all phrases (K,), and the weight of each in each phrase (P, K)."""
-    every = torch.cat([e.ids for e in encoded]) if encoded else torch.zeros(0, dtype=torch.long)
-    ids, place = every.unique(return_inverse=True)
-    weights = torch.zeros(len(encoded), len(ids))
-    start = 0
-    for row, e in enumerate(encoded):
-        weights[row].index_add_(0, place[start : start + len(e.ids)], e.weights)
-        start += len(e.ids)
-    return ids, weights

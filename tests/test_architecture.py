@@ -24,6 +24,7 @@ FLOORS = {
     3: {
         "inference",
         "localizer",
+        "presence",
         "export",
         "exported",
         "losses",

@@ -38,11 +38,9 @@ class WordLabeller:
 
     Args:
         vocabulary: the known words.
-        agree: texts that must hold a word for strength 1; fewer give their share. An image with fewer texts
-        than
+        agree: texts that must hold a word for strength 1; fewer give their share. An image with fewer texts than
             that asks for all of them.
-        last_word: strength that the last word of a pair takes from it ('player' from 'football player'), 0
-        for
+        last_word: strength that the last word of a pair takes from it ('player' from 'football player'), 0 for
             none. The first word of a pair is ignored: a hot dog is neither hot nor not.
         unpunished: row -> rows that are not negatives where it is positive (see `synonyms`).
     """

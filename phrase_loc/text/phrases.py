@@ -200,3 +200,15 @@ def _unknown(phrase: str) -> EncodedPhrase:
     text = normalise(phrase).strip()[:40]
     words = (Word(text, False, 0.0),) if text else ()
     return EncodedPhrase(words, torch.zeros(0, dtype=torch.long), torch.zeros(0))
+
+
+def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:
+    """The distinct word rows of all phrases (K,), and the weight of each in each phrase (P, K)."""
+    every = torch.cat([e.ids for e in encoded]) if encoded else torch.zeros(0, dtype=torch.long)
+    ids, place = every.unique(return_inverse=True)
+    weights = torch.zeros(len(encoded), len(ids))
+    start = 0
+    for row, e in enumerate(encoded):
+        weights[row].index_add_(0, place[start : start + len(e.ids)], e.weights)
+        start += len(e.ids)
+    return ids, weights
