@@ -58,8 +58,9 @@ class PhaseData:
         model, source = self.materials.model, self.materials.source
         until = last_frozen(model.trunk, self.settings.train_from)
         mirrored, half = self.settings.mirror > 0, self.config.precision in ("bf16", "fp16")
+        kind = model.config
         facts = {
-            "model": [self.config.model.backbone, self.config.model.fuse, until],
+            "model": [kind.backbone, kind.output_stride, kind.fuse, kind.mean, kind.std, until],
             "size": [size, mirrored, half],
             "images": [len(source), source.name(0), source.name(len(source) - 1)],
         }
