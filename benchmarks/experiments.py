@@ -14,6 +14,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Row:
     Attributes:
         name: of the row.
         seed: of the training.
-        recipe: name of the recipe in experiments.yaml.
+        changes: what it changes in its recipe, as experiments.yaml has it.
         arguments: of train.py; none where the shipped model is asked.
         asked: further arguments of evaluate.py.
         after: names of the rows whose models it starts from.
@@ -41,7 +42,7 @@ class Row:
 
     name: str
     seed: int
-    recipe: str
+    changes: tuple[str, ...]
     arguments: tuple[str, ...]
     asked: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
@@ -82,7 +83,7 @@ def make_row(
     for key, value in filled.items():
         told = [part.replace(f"{{{key}}}", value) for part in told]
     asked = tuple(c.removeprefix("ask:") for c in changes if c.startswith("ask:"))
-    return Row(name, seed, recipe, tuple(told), asked, after)
+    return Row(name, seed, tuple(changes), tuple(told), asked, after)
 
 
 def commands(row: Row, args: argparse.Namespace) -> list[list[str]]:
@@ -143,21 +144,15 @@ def table(rows: list[Row], out: Path) -> list[str]:
         span = f" ({min(v[0] for v in own):.1f}-{max(v[0] for v in own):.1f})" if len(own) > 1 else ""
         recall = "/".join(f"{mean(v[i] for v in own):.1f}" for i in (1, 2, 3))
         others = [f"{mean(v[0] for v in part):.1f}, {mean(v[1] for v in part):.1f}" for part in (cam, grad)]
-        told = " ".join(f"`{c}`" for c in changes_of(same[0], out))
+        told = " ".join(f"`{change.removeprefix('ask:')}`" for change in same[0].changes)
         cells = [name, told, len(own), f"{mean(v[0] for v in own):.1f}{span}", recall, *others]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
 
 
-def changes_of(row: Row, out: Path) -> list[str]:
-    """What the row changes in its recipe, as it was given."""
-    plan = yaml.safe_load((HERE / "experiments.yaml").read_text(encoding="utf-8"))
-    study = next(s for s in plan["studies"].values() if row.name in s["rows"])
-    return [change.removeprefix("ask:") for change in study["rows"][row.name]]
-
-
-def mean(values) -> float:
-    values = list(values)
+def mean(numbers: Iterable[float]) -> float:
+    """Of any numbers that are there."""
+    values = list(numbers)
     return sum(values) / len(values)
 
 

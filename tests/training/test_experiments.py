@@ -17,7 +17,8 @@ from phrase_loc.training.config import TrainConfig
 @pytest.fixture
 def experiments(root: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("experiments", root / "benchmarks" / "experiments.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -60,7 +61,9 @@ def test_the_table_gives_the_mean_and_the_range(experiments, told):
     for row, a in zip(rows[:2], (70.0, 72.0), strict=True):
         row.folder(told.out).mkdir(parents=True, exist_ok=True)
         values = {"accuracy": a, "R@1": 40.0, "R@5": 60.0, "R@10": 70.0}
-        found = [{"method": m, "metric": k, "value": v} for m in experiments.METHODS for k, v in values.items()]
+        found = [
+            {"method": m, "metric": k, "value": v} for m in experiments.METHODS for k, v in values.items()
+        ]
         row.report(told.out).write_text(json.dumps({"rows": found}))
     line = experiments.table(rows[:2], told.out)[-1]
     assert line.startswith("| base |")
