@@ -3,6 +3,7 @@
 OUT/checkpoint.pt     everything of the run (checkpoint.py)       OUT/metrics.jsonl   figures by step
 OUT/index/            offset indices of the shards                OUT/vocabulary.tsv  the counted words
 OUT/features-*/       output of a frozen trunk                    OUT/model/, best/   what `query` reads
+OUT/maps-*/, teacher-PHASE/     of a phase with own_maps          OUT/after-PHASE.pt  weights for average_of
 """
 
 import logging
