@@ -74,18 +74,16 @@ def fill_maps(folder: Path, teacher: PhraseLocalizer, kind: str, images: WebImag
 
 
 def _maps_of(teacher: PhraseLocalizer, kind: str, images: WebImages, number: int) -> Tensor:
-    """(T, GRID, GRID) uint8 of the words of an image in the order of its labels; none for an unusable image."""
-    source = images.source
-    labels = images.labeller(source.texts(number))
-    nothing = torch.zeros(0, GRID, GRID, dtype=torch.uint8)
-    if not labels.ids:
-        return nothing
+    """(T, GRID, GRID) uint8 of the words of an image in the order of its labels; 0 for an unusable image."""
+    source, words = images.source, []
     try:
+        words = [teacher.vocabulary.words[i] for i in images.labeller(source.texts(number)).ids]
         picture = load_image(source.image(number))
-    except (OSError, DataError):
-        return nothing  # the loader counts and names it
+    except (OSError, UnicodeDecodeError, DataError):  # the loader counts and names it
+        return torch.zeros(len(words), GRID, GRID, dtype=torch.uint8)
+    if not words:
+        return torch.zeros(0, GRID, GRID, dtype=torch.uint8)
     scene = teacher.look_at([prepare(picture, teacher.settings, None, teacher.source)])[0]
-    words = [teacher.vocabulary.words[i] for i in labels.ids]
     maps = map_targets(teacher, scene, words, kind)
     return (255 * maps).round().clamp(0, 255).byte().cpu()
 

@@ -1,5 +1,8 @@
 """Self-training: what the teacher says, how it is kept, and that the student is drawn to it."""
 
+import json
+import math
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from phrase_loc.structures import Scene
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.own_maps import GRID, OwnMaps, map_targets
 from phrase_loc.training.run import Run, train
-from tests.training.pairs import write_set
+from tests.training.pairs import add, draw, write_set
 from tests.training.runs import assert_same_weights, losses, run, settings
 
 PHASES = (
@@ -107,6 +110,22 @@ def test_a_stopped_self_training_goes_on_to_the_same_weights(tmp_path: Path):
     assert Checkpoint.load(tmp_path / "halved" / "checkpoint.pt").done == 7
     run(tmp_path / "halved", shards, *told)
     assert_same_weights(tmp_path / "whole", tmp_path / "halved")
+
+
+def test_a_broken_photograph_has_no_maps_and_stops_nothing(tmp_path: Path):
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set" / "0.tar", "w") as tar:
+        for number in range(20):
+            image, texts = draw(number)
+            add(tar, f"{number:06d}.png", b"no image" if number == 3 else image)
+            add(tar, f"{number:06d}.json", json.dumps({"captions": texts}).encode())
+    told = [PHASES % "inside", "ema=0", "data.max_faults=0.2"]
+    run(tmp_path / "out", str(tmp_path / "set" / "*.tar"), *told)
+    maps = OwnMaps(next((tmp_path / "out").glob("maps-*")))
+    assert maps(3, False).sum() == 0
+    assert len(maps(3, False)) > 0
+    assert maps(2, False).sum() > 0
+    assert math.isfinite(losses(tmp_path / "out")[-1])
 
 
 def test_maps_without_kept_features_are_refused(tmp_path: Path):
