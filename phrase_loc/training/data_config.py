@@ -4,6 +4,7 @@ from typing import Literal
 
 from phrase_loc.config import config_dataclass
 from phrase_loc.datasets.web_sources import TEXT_FIELDS
+from phrase_loc.errors import ConfigError
 
 
 @config_dataclass
@@ -69,6 +70,11 @@ class VectorsConfig:
     size: int = 300
     bias: float = -4.0
     tuned: bool = True
+
+    def __post_init__(self) -> None:
+        if self.source in ("file", "encoder") and not self.file:
+            what = "GloVe's text format" if self.source == "file" else "a text encoder, or its package"
+            raise ConfigError(f"vectors.source={self.source} needs vectors.file, the path of {what}")
 
 
 @config_dataclass
