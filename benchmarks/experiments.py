@@ -35,8 +35,7 @@ class Row:
         name: of the row.
         seed: of the training.
         changes: what it changes in its recipe, as experiments.yaml has it.
-        arguments: of train.py; none where the shipped model is asked.
-        asked: further arguments of evaluate.py.
+        arguments: of train.py.
         after: names of the rows whose models it starts from.
     """
 
@@ -44,7 +43,6 @@ class Row:
     seed: int
     changes: tuple[str, ...]
     arguments: tuple[str, ...]
-    asked: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 
     def folder(self, out: Path) -> Path:
@@ -75,29 +73,43 @@ def read_rows(plan: dict, args: argparse.Namespace) -> dict[str, list[Row]]:
 def make_row(
     name: str, changes: list, recipe: str, plan: dict, names: set[str], args: argparse.Namespace, seed: int
 ) -> Row:
-    """Fills {shards}, {texts} and the models of other rows in."""
-    told = [*plan["recipes"][recipe], *(c for c in changes if not c.startswith("ask:"))]
+    """Fills {texts} and the models of other rows in."""
+    told = [*plan["recipes"][recipe], *changes]
     after = tuple(other for other in names if any(f"{{{other}}}" in part for part in told))
     filled = {other: str(args.out / other / f"seed{seed}" / "model") for other in after}
     filled |= {"texts": str(args.texts)}
     for key, value in filled.items():
         told = [part.replace(f"{{{key}}}", value) for part in told]
-    asked = tuple(c.removeprefix("ask:") for c in changes if c.startswith("ask:"))
-    return Row(name, seed, tuple(changes), tuple(told), asked, after)
+    return Row(name, seed, tuple(changes), tuple(told), after)
+
+
+def with_starts(rows: list[Row], plan: dict, args: argparse.Namespace) -> list[Row]:
+    """Each row once, and before it those whose models it starts from, asked for or not."""
+    told = argparse.Namespace(**{**vars(args), "only": None, "rows": None})
+    known = {(row.name, row.seed): row for every in read_rows(plan, told).values() for row in every}
+    found: dict[tuple[str, int], Row] = {}
+
+    def add(row: Row) -> None:
+        for name in row.after:
+            add(known[name, row.seed])
+        found.setdefault((row.name, row.seed), row)
+
+    for row in rows:
+        add(row)
+    return list(found.values())
 
 
 def commands(row: Row, args: argparse.Namespace) -> list[list[str]]:
     """What makes the row: train.py and evaluate.py with their arguments."""
-    folder, model, result = row.folder(args.out), "default", []
-    if row.arguments:
-        model = str(folder / "model")
-        kept = [f"data.shards={args.shards}", f"data.features={args.out / 'features'}"]
-        kept += [f"data.index={args.out / 'index'}", f"data.workers={args.workers}"]
-        result.append(["train.py", *row.arguments, *kept, f"seed={row.seed}", f"out={folder}"])
-    asked = [f"data.root={args.val}", "data.split=val", f"model={model}", f"output={row.report(args.out)}"]
-    methods = f"method=[{','.join(METHODS)}]"
-    result.append(["evaluate.py", "configs/flickr30k.yaml", *asked, methods, *ASKED, *row.asked])
-    return result
+    folder = row.folder(args.out)
+    kept = [f"data.shards={args.shards}", f"data.features={args.out / 'features'}"]
+    kept += [f"data.index={args.out / 'index'}", f"data.workers={args.workers}"]
+    asked = [f"data.root={args.val}", "data.split=val", f"model={folder / 'model'}"]
+    asked += [f"output={row.report(args.out)}", f"method=[{','.join(METHODS)}]"]
+    return [
+        ["train.py", *row.arguments, *kept, f"seed={row.seed}", f"out={folder}"],
+        ["evaluate.py", "configs/flickr30k.yaml", *asked, *ASKED],
+    ]
 
 
 def make(row: Row, args: argparse.Namespace) -> str:
@@ -144,7 +156,7 @@ def table(rows: list[Row], out: Path) -> list[str]:
         span = f" ({min(v[0] for v in own):.1f}-{max(v[0] for v in own):.1f})" if len(own) > 1 else ""
         recall = "/".join(f"{mean(v[i] for v in own):.1f}" for i in (1, 2, 3))
         others = [f"{mean(v[0] for v in part):.1f}, {mean(v[1] for v in part):.1f}" for part in (cam, grad)]
-        told = " ".join(f"`{change.removeprefix('ask:')}`" for change in same[0].changes)
+        told = " ".join(f"`{change}`" for change in same[0].changes)
         cells = [name, told, len(own), f"{mean(v[0] for v in own):.1f}{span}", recall, *others]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
@@ -178,12 +190,12 @@ def main() -> None:
     args.out = args.out.resolve()
     plan = yaml.safe_load((HERE / "experiments.yaml").read_text(encoding="utf-8"))
     studies = read_rows(plan, args)
-    every = {(row.name, row.seed): row for rows in studies.values() for row in rows}
+    every = with_starts([row for rows in studies.values() for row in rows], plan, args)
     if args.dry:
-        for row in every.values():
+        for row in every:
             print(*(shlex.join(["python", *command]) for command in commands(row, args)), sep="\n")
         return
-    run_all(list(every.values()), args)
+    run_all(every, args)
     lines = [
         line for title, rows in studies.items() for line in (f"## {title}", "", *table(rows, args.out), "")
     ]

@@ -38,6 +38,21 @@ def cache_folder(parent: Path, frozen: nn.Module, facts: dict, kind: str = "feat
     return parent / f"{kind}-{digest.hexdigest()[:16]}"
 
 
+def missing_chunks(folder: Path, last: str, count: int, world: World) -> list[tuple[int, range]]:
+    """The chunks that this process shall compute, every size-th of those missing, with their samples' numbers.
+
+    Args:
+        folder: of the cache; made if it is not there.
+        last: ending of the file that is written last of a chunk.
+        count: of samples.
+        world: the processes that share the work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = range(-(-count // CHUNK))
+    missing = [c for c in chunks if not (folder / f"{c:06d}.{last}.npy").is_file()]
+    return [(c, range(c * CHUNK, min(count, (c + 1) * CHUNK))) for c in missing[world.rank :: world.size]]
+
+
 def fill_cache(
     folder: Path,
     model: TextToRegion,
@@ -63,17 +78,16 @@ def fill_cache(
     Raises:
         DataError: the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    chunks = range(-(-len(images) // CHUNK))
-    missing = [c for c in chunks if not (folder / f"{c:06d}.ok.npy").is_file()][world.rank :: world.size]
-    items = [[(0, i, 0) for i in range(c * CHUNK, min(len(images), (c + 1) * CHUNK))] for c in missing]
+    missing = missing_chunks(folder, "ok", len(images), world)
+    items = [[(0, i, 0) for i in numbers] for _, numbers in missing]
     parts = [chunk[i : i + BATCH] for chunk in items for i in range(0, len(chunk), BATCH)]
     loader = iter(
         DataLoader(images, batch_sampler=parts, collate_fn=collate, num_workers=workers)  # type: ignore[arg-type]
     )
     was_training = model.training
     model.eval()
-    for number, chunk in zip(tqdm(missing, desc="features", disable=not world.is_main, leave=False), items):
+    bar = tqdm(missing, desc="features", disable=not world.is_main, leave=False)
+    for (number, _), chunk in zip(bar, items, strict=True):
         found: list[tuple[Tensor, ...]] = []
         usable: list[Tensor] = []
         for _ in range(0, len(chunk), BATCH):

@@ -29,7 +29,7 @@ from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer, prepare
 from phrase_loc.ranking import score_boxes
 from phrase_loc.structures import Scene
-from phrase_loc.training.features import CHUNK, cache_folder, write_array
+from phrase_loc.training.features import CHUNK, cache_folder, missing_chunks, write_array
 
 GRID = 20
 TEMPERATURE = 0.1  # of a teacher that is asked without a vote of boxes
@@ -61,11 +61,8 @@ def fill_maps(folder: Path, teacher: PhraseLocalizer, kind: str, images: WebImag
     Raises:
         DataError: the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    chunks = range(-(-len(images) // CHUNK))
-    missing = [c for c in chunks if not (folder / f"{c:06d}.starts.npy").is_file()][world.rank :: world.size]
-    for chunk in tqdm(missing, desc="own maps", disable=not world.is_main, leave=False):
-        numbers = range(chunk * CHUNK, min(len(images), (chunk + 1) * CHUNK))
+    missing = missing_chunks(folder, "starts", len(images), world)
+    for chunk, numbers in tqdm(missing, desc="own maps", disable=not world.is_main, leave=False):
         found = [_maps_of(teacher, kind, images, number) for number in numbers]
         starts = np.cumsum([0] + [len(maps) for maps in found])
         write_array(folder / f"{chunk:06d}.maps.npy", torch.cat(found).numpy())

@@ -58,7 +58,7 @@ class Phase:
         self.materials, self.world, self.on_fault = materials, world, on_fault
         model = materials.model
         stages = trainable_stages(model.trunk, self.settings.train_from)
-        self.sizes = self.settings.sizes or (model.image_size,)
+        self.data = PhaseData(config, self.settings, materials, world)
         self.cached = last_frozen(model.trunk, self.settings.train_from) if self.settings.cache else None
         groups = parameter_groups(
             model.trunk,
@@ -84,14 +84,14 @@ class Phase:
             self.materials.balance.to(self.world.device),
             ObjectiveSettings(
                 settings.losses,
-                settings.words,
-                settings.hard_negatives,
-                settings.dropout,
-                config.memory_mb,
-                config.recompute,
-                self.cached,
-                settings.own_maps,
-                settings.paraphrases,
+                words=settings.words,
+                hard_negatives=settings.hard_negatives,
+                dropout=settings.dropout,
+                memory_mb=config.memory_mb,
+                recompute=config.recompute,
+                cached=self.cached,
+                own_maps=settings.own_maps,
+                paraphrases=settings.paraphrases,
             ),
             self.world,
         )
@@ -185,10 +185,10 @@ class Phase:
             self.total,
             world.rank,
             world.size,
-            len(self.sizes),
+            len(self.data.sizes),
         )
         return DataLoader(
-            PhaseData(self.config, settings, self.materials, world).dataset(),
+            self.data.dataset(),
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=data.workers,

@@ -40,12 +40,11 @@ def test_every_row_is_a_valid_command(experiments, told, root, monkeypatch):
     rows = rows_of(experiments, told)
     assert {row.seed for row in rows} == {0, 1}
     for row in rows:
-        *train, evaluate = experiments.commands(row, told)
-        for command in train:
-            config = load_config(TrainConfig, command[1:])
-            assert config.seed == row.seed
-            assert len(config.run_phases) == 1
-            assert "{" not in config.model.start
+        train, evaluate = experiments.commands(row, told)
+        config = load_config(TrainConfig, train[1:])
+        assert config.seed == row.seed
+        assert len(config.run_phases) == 1
+        assert "{" not in config.model.start
         assert load_config(EvaluateConfig, evaluate[1:]).output == row.report(told.out)
 
 
@@ -54,6 +53,9 @@ def test_a_row_waits_for_the_model_that_it_starts_from(experiments, told):
     assert rows["late", 1].after == ("base",)
     assert f"model.start={told.out / 'base' / 'seed1' / 'model'}" in rows["late", 1].arguments
     assert rows["base", 0].after == ()
+    plan = yaml.safe_load((Path(experiments.__file__).parent / "experiments.yaml").read_text())
+    started = experiments.with_starts([rows["late", 1], rows["late", 1]], plan, told)
+    assert [(row.name, row.seed) for row in started] == [("base", 1), ("late", 1)]
 
 
 def test_the_table_gives_the_mean_and_the_range(experiments, told):
