@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,8 @@ class Journal:
         if self.folder is None:
             return
         values = {"step": step, **values, "images_per_s": round(self._rate(), 2)}
+        # the gradient of a step that fp16's scaler leaves out is not finite, and JSON has no word for that
+        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
         self._bar.set_postfix(
