@@ -61,7 +61,7 @@ class VectorsConfig:
             transformers text encoder), random, or free: every word learns its own unit and bias, no projection.
         file: of GloVe vectors, or the encoder's folder or package.
         size: numbers a word, for ppmi and random.
-        bias: that free words start with.
+        bias: that words start with, about the log-odds of being said of an image.
         tuned: train them.
     """
 

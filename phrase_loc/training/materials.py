@@ -113,10 +113,14 @@ def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
 
 
 def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterator[str], seed: int) -> Tensor:
-    """(V,E) start of the word vectors, scaled to a mean squared length of E; words without one are zero."""
+    """(V,E) start of the word vectors, of mean 0 and mean squared length 1; words without one are zero.
+
+    What all words share would be one strong direction of every unit, and contrast between units would be left with
+    the rest.
+    """
     if config.source == "random":
-        return torch.randn(len(vocabulary), config.size, generator=torch.Generator().manual_seed(seed))
-    if config.source == "ppmi":
+        vectors = torch.randn(len(vocabulary), config.size, generator=torch.Generator().manual_seed(seed))
+    elif config.source == "ppmi":
         vectors = embeddings.cooccurrence_vectors(
             texts, vocabulary, min(config.size, len(vocabulary) - 1), seed
         )
@@ -132,9 +136,15 @@ def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterator[
         found = [read.get(word) for word in vocabulary.words]
         empty = torch.zeros(read.vectors.shape[1])
         vectors = torch.stack([empty if vector is None else vector for vector in found])
-    length = vectors.square().mean().sqrt()
-    if not length > 0:
-        raise ConfigError(f"vectors.source={config.source} has no vector for any word of the vocabulary")
+    known = vectors.abs().sum(1, keepdim=True) > 0
+    largest = vectors.abs().max()
+    vectors = torch.where(known, vectors - vectors.sum(0) / known.sum(), 0.0)
+    length = vectors.square().sum(1).mean().sqrt()
+    if not length > 1e-5 * largest:
+        raise ConfigError(
+            f"vectors.source={config.source} has no two different vectors for the words of the vocabulary; "
+            "give vectors of these words, or vectors.source=free"
+        )
     return vectors / length
 
 
@@ -150,7 +160,7 @@ def new_model(config: TrainConfig, source: Source, world: World) -> TextToRegion
     log.info("vocabulary: %d units, most frequent %s", len(vocabulary), ", ".join(vocabulary.words[:8]))
     vectors = start_vectors(config, vocabulary, source)
     torch.manual_seed(config.seed)
-    return create(
+    model = create(
         vocabulary,
         vectors,
         backbone=settings.backbone,
@@ -167,6 +177,11 @@ def new_model(config: TrainConfig, source: Source, world: World) -> TextToRegion
         free=config.vectors.source == "free",
         tuned=config.vectors.tuned,
     )
+    if (
+        not model.config.free
+    ):  # a word is said of few images: from 0 the bias would take a thousand steps to learn that
+        torch.nn.init.constant_(model.head.word_bias.bias, config.vectors.bias)
+    return model
 
 
 def start_vectors(config: TrainConfig, vocabulary: Vocabulary, source: Source) -> Tensor:
