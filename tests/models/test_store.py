@@ -84,7 +84,7 @@ def test_transformers_models_need_their_folder_no_more(tmp_path, monkeypatch):
         file.unlink()
     again = load_model(tmp_path / "model")
     with torch.no_grad():
-        assert torch.allclose(again(IMAGES, IDS), model(IMAGES, IDS), atol=2e-3)
+        assert torch.allclose(again(IMAGES, IDS), model(IMAGES, IDS), rtol=2e-3, atol=2e-3)
 
 
 def test_the_card_states_the_figures_with_their_baselines(model, tmp_path):
