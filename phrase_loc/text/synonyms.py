@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phrase_loc.errors import ConfigError
 from phrase_loc.text.vocabulary import Vocabulary
 
 _Counts = tuple[Any, Any, np.ndarray, int]
@@ -118,21 +119,26 @@ def near_vectors(vectors: Tensor, least: float = 0.75, most: int = 10, chunk: in
 
 
 def hypernyms(vocabulary: Vocabulary, levels: int = 3) -> Unpunished:
-    """For each word the vocabulary's words above and below it in WordNet; {} where NLTK's data lacks
-    WordNet.
+    """For each word the vocabulary's words above and below it in WordNet.
 
     Only the first noun sense of a word is read, since rarer senses relate everything to everything.
 
     Args:
         vocabulary: V words.
         levels: steps up, at most.
+
+    Raises:
+        ConfigError: NLTK's data lacks WordNet.
     """
     from nltk.corpus import wordnet
 
     try:
         wordnet.ensure_loaded()
     except LookupError:
-        return {}
+        raise ConfigError(
+            "hypernyms need WordNet in NLTK's data, and it is not there; fetch it with `python -m nltk.downloader "
+            "wordnet`, or set labels.unpunished=vectors"
+        ) from None
     found: dict[int, set[int]] = {}
     for row, word in enumerate(vocabulary.words):
         senses = wordnet.synsets(word.replace(" ", "_"), pos="n")[:1]

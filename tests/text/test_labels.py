@@ -97,13 +97,47 @@ def test_union_merges():
     assert union({0: (1,)}, {0: (2, 1), 3: (0,)}) == {0: (1, 2), 3: (0,)}
 
 
-def test_hypernyms_need_wordnet_and_say_nothing_without():
-    from nltk.corpus import wordnet
+class Sense:
+    """A WordNet sense: its words, and the sense above it."""
 
-    found = hypernyms(VOCABULARY)
-    try:
-        wordnet.ensure_loaded()
-    except LookupError:
-        assert found == {}
-    else:
-        assert WORDS.index("terrier") in found[WORDS.index("dog")]
+    def __init__(self, words: str, above: "Sense | None" = None):
+        self.words, self.above = words.split(), above
+
+    def lemma_names(self) -> list[str]:
+        return self.words
+
+    def hypernyms(self) -> list["Sense"]:
+        return [self.above] if self.above else []
+
+
+class WordNet:
+    """Stands for NLTK's reader: terrier < hunting_dog < dog < animal, hot_dog < food."""
+
+    def __init__(self) -> None:
+        dog = Sense("dog domestic_dog", Sense("animal cat"))
+        terrier = Sense("terrier", Sense("hunting_dog", dog))
+        self.senses = {"dog": dog, "terrier": terrier, "hot_dog": Sense("Hot_Dog")}
+
+    def ensure_loaded(self) -> None:
+        """It is there."""
+
+    def synsets(self, word: str, pos: str) -> list[Sense]:
+        assert pos == "n"
+        return [self.senses[word]] if word in self.senses else []
+
+
+def test_hypernyms_are_words_above_and_below(monkeypatch):
+    monkeypatch.setattr("nltk.corpus.wordnet", WordNet())
+    dog, terrier, cat = (WORDS.index(word) for word in ("dog", "terrier", "cat"))
+    assert hypernyms(VOCABULARY) == {dog: (terrier, cat), terrier: (dog, cat), cat: (dog, terrier)}
+    assert hypernyms(VOCABULARY, levels=1) == {dog: (cat,), cat: (dog,)}
+
+
+def test_hypernyms_without_wordnet_are_refused(monkeypatch):
+    def missing(self) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(WordNet, "ensure_loaded", missing)
+    monkeypatch.setattr("nltk.corpus.wordnet", WordNet())
+    with pytest.raises(ConfigError, match=r"nltk\.downloader wordnet`"):
+        hypernyms(VOCABULARY)
