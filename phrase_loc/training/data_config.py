@@ -85,7 +85,7 @@ class LabelsConfig:
         agree: texts that must hold a word for strength 1.
         last_word: strength that the last word of a pair takes from it.
         unpunished: words that are no negatives where a related one was said: none, paraphrases (counted in the other
-            texts of the same image), vectors (near word vectors) or hypernyms (WordNet).
+            texts of the same image), vectors (near word vectors) or hypernyms (WordNet, from NLTK's data).
         balance: power by which rare words weigh more; 0 leaves all alike.
         most: largest ratio to the median's weight.
     """
