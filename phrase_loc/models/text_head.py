@@ -104,9 +104,7 @@ class Columns(nn.Module):
 
 def _mapped(embedding: int, dimensions: int) -> tuple[nn.Module, nn.Module]:
     project, bias = nn.Linear(embedding, dimensions, bias=False), nn.Linear(embedding, 1)
-    nn.init.normal_(
-        project.weight, std=dimensions**-0.5
-    )  # vectors of length 1, so that both learn at one rate
+    nn.init.normal_(project.weight, std=dimensions**-0.5)  # for vectors of length 1: both learn at one rate
     nn.init.zeros_(bias.weight)
     nn.init.zeros_(bias.bias)
     return project, bias

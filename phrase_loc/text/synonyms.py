@@ -137,7 +137,7 @@ def hypernyms(vocabulary: Vocabulary, levels: int = 3) -> Unpunished:
     except LookupError:
         raise ConfigError(
             "hypernyms need WordNet in NLTK's data, and it is not there; fetch it with `python -m nltk.downloader "
-            "wordnet`, or set labels.unpunished=vectors"
+            "wordnet`, or set labels.unpunished=paraphrases"
         ) from None
     found: dict[int, set[int]] = {}
     for row, word in enumerate(vocabulary.words):

@@ -189,6 +189,12 @@ class TrainConfig:
             for name in chosen:
                 if name not in names:
                     raise ConfigError(f"{key} names phases ({', '.join(names)}), got {name!r}")
+        unread = self.vectors.source in ("free", "random") and not self.model.start
+        if self.labels.unpunished == "vectors" and unread:
+            raise ConfigError(
+                f"labels.unpunished=vectors needs vectors from text, got vectors.source={self.vectors.source}; "
+                "set vectors.source to glove, ppmi, encoder or file, or labels.unpunished=paraphrases"
+            )
         if missing := sorted(set(self.average_of) - {phase.name for phase in self.run_phases}):
             raise ConfigError(f"average_of names {missing[0]!r}, which is not in only; change one of them")
 

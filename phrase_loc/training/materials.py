@@ -177,9 +177,8 @@ def new_model(config: TrainConfig, source: Source, world: World) -> TextToRegion
         free=config.vectors.source == "free",
         tuned=config.vectors.tuned,
     )
-    if (
-        not model.config.free
-    ):  # a word is said of few images: from 0 the bias would take a thousand steps to learn that
+    if not model.config.free:
+        # a word is said of few images: from 0 the bias would take a thousand steps to learn that
         torch.nn.init.constant_(model.head.word_bias.bias, config.vectors.bias)
     return model
 
