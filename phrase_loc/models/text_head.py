@@ -57,6 +57,11 @@ class TextHead(nn.Module):
         self.pool = choose(POOLS, pool, "pool")(sharpness, learn_sharpness)
         self.cosine = cosine
 
+    def start_bias(self, value: float) -> None:
+        """Lets every word begin with this bias; a free head's words bring their own and stay as they are."""
+        if isinstance(self.word_bias, nn.Linear):
+            nn.init.constant_(self.word_bias.bias, value)
+
     def features(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
         """(N,C,h,w) of the last stage [, (N,C',h',w') of the finer one] -> (N,D,h',w') >= 0."""
         lifted = self.lift(coarse)

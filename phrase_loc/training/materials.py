@@ -56,6 +56,11 @@ def unpunished_words(kind: str, model: TextToRegion, source: Source) -> synonyms
     if kind == "paraphrases":
         return synonyms.paraphrases((source.texts(i) for i in range(len(source))), model.vocabulary)
     if kind == "vectors":
+        if model.config.free:  # where training goes on from a model; TrainConfig refuses it for a new one
+            raise ConfigError(
+                "labels.unpunished=vectors needs vectors from text, and the words of model.start have units of their "
+                "own; set labels.unpunished=paraphrases"
+            )
         return synonyms.near_vectors(model.words.vectors.detach())
     return synonyms.hypernyms(model.vocabulary) if kind == "hypernyms" else {}
 
@@ -177,9 +182,8 @@ def new_model(config: TrainConfig, source: Source, world: World) -> TextToRegion
         free=config.vectors.source == "free",
         tuned=config.vectors.tuned,
     )
-    if not model.config.free:
-        # a word is said of few images: from 0 the bias would take a thousand steps to learn that
-        torch.nn.init.constant_(model.head.word_bias.bias, config.vectors.bias)
+    # a word is said of few images: from 0 the bias would take a thousand steps to learn that
+    model.head.start_bias(config.vectors.bias)
     return model
 
 

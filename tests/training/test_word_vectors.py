@@ -9,7 +9,7 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.data_config import VectorsConfig
-from phrase_loc.training.materials import prepare, word_vectors
+from phrase_loc.training.materials import prepare, unpunished_words, word_vectors
 from tests.training.pairs import write_set
 from tests.training.runs import settings
 
@@ -48,3 +48,10 @@ def test_a_word_starts_as_seldom_said(source: str, tmp_path: Path):
     assert torch.allclose(
         model.word_bias(torch.arange(len(model.vocabulary))).mean(), torch.tensor(-3.0), atol=0.1
     )
+
+
+def test_units_of_ones_own_have_no_near_words(tmp_path: Path):
+    shards = write_set(tmp_path / "set", (30,))
+    made = prepare(settings(tmp_path, shards, "vectors={source: free, size: 16}"), World())
+    with pytest.raises(ConfigError, match=r"words of model\.start have units of their own"):
+        unpunished_words("vectors", made.model, made.source)
