@@ -11,6 +11,7 @@ FLOORS = {
     0: {
         "errors",
         "boxes",
+        "files",
         "structures",
         "config",
         "distributed",

@@ -1,0 +1,91 @@
+"""Atomic writing, locks, digests and readers: a file is whole or not there, and every refusal is one sentence."""
+
+import subprocess
+import sys
+
+import pytest
+
+from phrase_loc import files
+from phrase_loc.errors import DataError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    files.write_text(tmp_path / "a.txt", "old")
+
+    def write():
+        with files.writing(tmp_path / "a.txt") as part:
+            part.write_text("new")
+            raise ZeroDivisionError
+
+    pytest.raises(ZeroDivisionError, write)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert files.read_text(tmp_path / "a.txt") == "old"
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(DataError, match=r"cannot be written \(No such file"):
+        files.write_bytes(tmp_path / "absent" / "a", b"")
+
+
+@pytest.mark.parametrize("moment", ["before", "written", "renamed", "after"])
+@pytest.mark.parametrize("kind", ["writing", "writing_folder"])
+def test_killed_at_any_moment_the_old_or_the_new_is_there(tmp_path, kind, moment):
+    code = f"""
+import os, pathlib
+from phrase_loc import files
+place = pathlib.Path({str(tmp_path)!r})
+def write(text):
+    with files.{kind}(place / "x") as part:
+        (part / "y" if {kind!r} == "writing_folder" else part).write_text(text)
+write("old")
+files.observer = lambda at, path: os._exit(9) if at == {moment!r} else None
+write("new")
+"""
+    killed = subprocess.run([sys.executable, "-c", code]).returncode
+    files.remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    held = tmp_path / "x" / "y" if kind == "writing_folder" else tmp_path / "x"
+    done = moment == "after" or (kind, moment) == ("writing", "renamed")
+    assert (killed, held.read_text()) == (
+        0 if (kind, moment) == ("writing", "renamed") else 9,
+        "new" if done else "old",
+    )
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    def take():
+        with files.lock(tmp_path / ".lock", "held by another process"):
+            return True
+
+    with files.lock(tmp_path / ".lock", ""), pytest.raises(DataError, match="another process"):
+        take()
+    assert take()
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_changed_bit_breaks_the_seal():
+    whole = files.sealed(b"boxes")
+    assert files.unsealed(whole) == b"boxes"
+    for bit in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert files.unsealed(bytes(changed)) is None
+    assert files.unsealed(b"") is None
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [(b"\xff", "not UTF-8"), (b"{", "not JSON"), (b"[" * 100_000, "not JSON"), (b"1" * 10_000, "not JSON")],
+)
+def test_what_is_no_json_is_one_sentence(tmp_path, content, said):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        files.read_json(tmp_path / "a", "the report")
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbf{}")
+    assert files.read_json(tmp_path / "a") == {}
+
+
+def test_paths_that_are_no_files(tmp_path):
+    for path in (tmp_path, tmp_path / "absent", "a\0b"):
+        with pytest.raises(DataError, match="check the path"):
+            files.read_bytes(path)
