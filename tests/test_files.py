@@ -17,7 +17,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
             part.write_text("new")
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, write)
+    with pytest.raises(ZeroDivisionError):
+        write()
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert files.read_text(tmp_path / "a.txt") == "old"
 
