@@ -20,14 +20,27 @@ from phrase_loc.profiling import lap
 
 MAX_PIXELS = 80_000_000
 
+#: Endings (lower case) of the files that a folder's reader takes for pictures; `load_image` reads all of them.
+IMAGE_ENDINGS = frozenset(
+    ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs .jp2 .j2k .j2c .jpc "
+    ".jpf .jpx .jpg2000 .ppm .pgm .pbm .pnm .pfm .ico .tga".split()
+)
+#: Endings of pictures in formats that are not read; whoever lists a folder names them as left out.
+UNREAD_ENDINGS = frozenset(
+    ".heic .heif .hif .jxl .svg .psd .eps .raw .dng .cr2 .cr3 .nef .arw .orf .raf .rw2 .xcf".split()
+)
+
 
 @lap("decode")
-def load_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(
+    source: str | os.PathLike | bytes | Image.Image, max_pixels: int = MAX_PIXELS, upright: bool = True
+) -> Image.Image:
     """Decode and normalise a photograph.
 
     Args:
         source: a path, the bytes of a file, or a picture that is already open.
         max_pixels: largest width times height that is decoded.
+        upright: turn it as its EXIF orientation says; False leaves the stored frame.
 
     Returns:
         An upright 8-bit RGB picture; its `size` is (W, H), as Pillow has it.
@@ -47,10 +60,10 @@ def load_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int 
                 )
             if isinstance(source, Image.Image):
                 image.load()
-                return to_rgb(image)
+                return to_rgb(image, upright)
             with image:
                 image.load()
-                return to_rgb(image)
+                return to_rgb(image, upright)
     except DataError:
         raise
     except FileNotFoundError:
@@ -71,9 +84,24 @@ def load_image(source: str | os.PathLike | bytes | Image.Image, max_pixels: int 
         raise DataError(f"{name} is a broken image: {' '.join(str(error).split())}") from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow picture as upright 8-bit RGB on a white ground."""
-    image = ImageOps.exif_transpose(image)
+def picture_size(source: str | os.PathLike | bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(H, W) of a picture file upright, as `load_image` gives it, and (H, W) as it is stored; pixels are not decoded.
+
+    Raises:
+        DataError: no file, or not an image.
+    """
+    try:
+        with _open(source) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
+    except OSError:
+        raise DataError(f"{source!r} is not an image, or in a format that cannot be read") from None
+    return ((width, height) if turned else (height, width)), (height, width)
+
+
+def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
+    """Any Pillow picture as 8-bit RGB on a white ground, turned as its EXIF orientation says if `upright`."""
+    image = ImageOps.exif_transpose(image) if upright else image
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_to_bytes(np.asarray(image)))
     if "transparency" in image.info or image.mode in {"LA", "PA", "RGBA", "La", "RGBa"}:
