@@ -25,7 +25,15 @@ class SomeTensor(Protocol):
 #: A path, the bytes of a file, a file open for reading bytes, a Pillow picture, an array (H,W,3), (H,W,4) or (H,W) of
 #: uint8, or a tensor (3,H,W), (4,H,W), (1,H,W) or (H,W) of uint8.
 Picture: TypeAlias = (
-    "str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray | Tensor"
+    str
+    | os.PathLike
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | Image.Image
+    | NDArray[np.uint8]
+    | SomeTensor
 )
 
 MAX_BYTES = 1 << 30  # of a file; 80 million pixels of three 32-bit floats are 0.9 GiB
