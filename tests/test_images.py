@@ -179,7 +179,8 @@ def test_an_avif_with_a_broken_exif_block_is_read(drawn_image):
     [
         (b"", 1), (b"II*", 1), (b"II*\0", 1), (b"II*\0\xff\xff\xff\xff", 1), (b"II*\0\x08\0\0\0\xff\xff", 1),
         (b"XX*\0" + exif_of(turn(6))[4:], 1), (exif_of(turn(9)), 1), (exif_of(turn(0)), 1),
-        (exif_of(turn(8))[:22], 8), (exif_of((0x0112, 2, 1, b"6\0\0\0")), 1), (exif_of((0x0112, 4, 1, b"\x06\0\0\0")), 6),
+        (exif_of(turn(8))[:22], 8), (exif_of((0x0112, 2, 1, b"6\0\0\0")), 1),
+        (exif_of((0x0112, 4, 1, b"\x06\0\0\0")), 6),
         (exif_of((0x0112, 3, 7, b"\x06\0\0\0")), 1), (b"Exif\0\0Exif\0\0" + exif_of(turn(5)), 5),
     ],
 )  # fmt: skip
