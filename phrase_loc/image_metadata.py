@@ -28,7 +28,8 @@ _FOREIGN = {
     "a PostScript file": re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"),
     "a PDF": re.compile(rb"%PDF"),
     "a Photoshop file": re.compile(rb"8BPS"),
-    "an SVG drawing": re.compile(rb".{0,1000}?<svg", re.DOTALL),
+    "an HTML page": re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE),  # saved in place of a picture
+    "an SVG drawing": re.compile(rb"\s*(?:<svg|<.{0,1000}?<svg)", re.DOTALL),
 }
 
 

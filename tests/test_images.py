@@ -211,6 +211,8 @@ def test_metadata_beside_the_pixels_may_be_large(drawn_image):
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
         (b"\xff\x0a" + bytes(20), "a JPEG XL picture"),
         (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        (b"<svg width='9'/>", "an SVG drawing"),
+        (b"\n<!DOCTYPE html><html><svg/></html>", "an HTML page"),
         (b"8BPS\0\1" + bytes(30), "a Photoshop file"),
     ],
 )
