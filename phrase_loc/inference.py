@@ -9,7 +9,7 @@ from torch import Tensor
 
 from phrase_loc.attention import METHODS
 from phrase_loc.errors import ConfigError, choose, nearest
-from phrase_loc.images import to_tensor
+from phrase_loc.images import MAX_PIXELS, to_tensor
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Source
 from phrase_loc.ranking import SCORES
@@ -99,7 +99,7 @@ def prepare(
         source: of the boxes; None is the settings' own.
 
     Raises:
-        ConfigError: `size` is no pair of at least one pixel each.
+        ConfigError: `size` is no pair of at least one pixel each, or has more than MAX_PIXELS.
     """
     source = PROPOSALS[settings.proposals] if source is None else source
     frame = (picture.height, picture.width) if size is None else _checked_frame(size)
@@ -128,6 +128,9 @@ def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
         height, width = (int(side) for side in size)
     except (TypeError, ValueError, OverflowError):
         height = width = 0
-    if min(height, width) < 1:
-        raise ConfigError(f"size is (H, W) of the frame of the answers in pixels, got {str(size)[:60]}")
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ConfigError(
+            f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; "
+            f"got {str(size)[:60]}"
+        )
     return height, width
