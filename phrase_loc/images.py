@@ -82,7 +82,7 @@ def load_image(source: Picture, max_pixels: int = MAX_PIXELS, upright: bool = Tr
         if (array := pixels_given(source)) is not None:
             image = Image.fromarray(array)
             _check_size(image, name, max_pixels)
-            return _rgb(image)
+            return _upright(_rgb(image), 1)
         image, turn, _ = _opened(file_given(source, name), name)
         with image:
             _check_size(image, name, max_pixels)
@@ -178,6 +178,8 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _upright(image: Image.Image, turn: int) -> Image.Image:
+    """Turned, and without the tag that said so: nobody turns it twice."""
+    image.info = {}
     return image.transpose(_TURNS[turn]) if turn in _TURNS else image
 
 

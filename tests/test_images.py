@@ -166,6 +166,11 @@ def test_a_picture_that_is_open_is_turned_alike(kind, drawn_image):
     with Image.open(io.BytesIO(data)) as opened:
         assert np.array_equal(np.asarray(load_image(opened)), np.asarray(load_image(data)))
     assert picture_size(data) == ((120, 80), (80, 120))
+    for upright in (True, False):
+        once = load_image(data, upright=upright)
+        assert load_image(once).size == once.size, "nothing is turned twice"
+        with Image.open(io.BytesIO(data)) as opened:
+            assert load_image(load_image(opened)).size == (80, 120)
 
 
 def test_an_avif_with_a_broken_exif_block_is_read(drawn_image):
