@@ -1,4 +1,4 @@
-"""Which words are English, and which of those are adjectives: a list of 115,000 (SCOWL and WordNet) beside this.
+"""Which words are English, and which of those are adjectives: a list of 100,000 (SCOWL and WordNet) beside this.
 
 It is opened when a word must be told from a misspelling or a comma has to be understood, never for a phrase
 of known words: 25 ms once, half a millisecond a question. `benchmarks/word_list.py` makes it.
@@ -19,7 +19,7 @@ def is_word(token: str) -> bool:
     >>> [is_word(w) for w in ("toaster", "toasters", "sloth", "umbrela")]
     [True, True, True, False]
     """
-    return any(_listed(w, "") or _listed(w, "+") for w in {token, canonical(token)})
+    return any(_listed(w, mark) for w in {token, canonical(token)} for mark in ("", "+", "="))
 
 
 def is_adjective(token: str) -> bool:
@@ -31,6 +31,15 @@ def is_adjective(token: str) -> bool:
     return _listed(token, "+")
 
 
+def is_compound(token: str) -> bool:
+    """Whether a lower-case word of English is a kind of what its second half names.
+
+    >>> [is_compound(w) for w in ("goldfish", "ladybird", "carpet")]
+    [True, False, False]
+    """
+    return _listed(canonical(token), "=")
+
+
 @lru_cache(maxsize=1 << 12)
 def _listed(token: str, mark: str) -> bool:
     return f"\n{token}{mark}\n".encode() in _list()
@@ -38,5 +47,5 @@ def _listed(token: str, mark: str) -> bool:
 
 @cache
 def _list() -> bytes:
-    """One word a line, adjectives with a '+'; searched as it is, a set would take 10 MB."""
+    """One word a line, adjectives with a '+', compounds with a '='; searched as it is, a set would take 10 MB."""
     return lzma.decompress((files("phrase_loc.text") / "lists" / "words.txt.xz").read_bytes())
