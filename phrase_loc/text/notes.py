@@ -19,6 +19,8 @@ def note(found: Sequence[str], words: Sequence[Word]) -> str | None:
     >>> note(["a", "red", "lorry"], (Word("red", True, 1.0), Word("lorry", False, 0.0)))
     "'lorry' is not known; only 'red' was looked for"
     """
+    if all(word.known and not word.misspelt for word in words) and len(found) < MAX_TOKENS:
+        return ". ".join(_denied(found)) or None
     said = [*_misspelt(words), *_unknown(words), *_denied(found)]
     if len(found) >= MAX_TOKENS:
         said.append(f"no more than the first {MAX_TOKENS} words were read")

@@ -48,7 +48,12 @@ def parse(phrase: str) -> tuple[Token, ...]:
     >>> [(t.text, t.role.name) for t in parse("a cup of coffee on the wooden table")]
     [('cup', 'HEAD'), ('coffee', 'HEAD'), ('wooden', 'CONTEXT'), ('table', 'CONTEXT')]
     """
-    found = _without_no_one(tokens(phrase))
+    return parsed(tokens(phrase))
+
+
+def parsed(found: list[str]) -> tuple[Token, ...]:
+    """`parse` of a phrase's tokens."""
+    found = _without_no_one(found) if "one" in found or "no-one" in found else found
     clauses = _clauses(found)
     if not clauses:
         nouns = [grammar.PERSONS[t] for t in found if t in grammar.PERSONS]

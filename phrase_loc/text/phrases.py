@@ -1,6 +1,6 @@
 """The one rule from a phrase to weighted words: what is known, what stands for it, how much it counts.
 
-1. `parsing.parse` gives the content words with their roles (head, modifier, context).
+1. `parsing.parsed` gives the content words with their roles (head, modifier, context).
 2. Two neighbours that are a unit together become one word: 'hot dog' by the pair, 'fire fighter' by
 'firefighter'.
 3. Every other word is looked up, first hit wins:
@@ -17,7 +17,7 @@ edit distance and collocation score in the tests).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from phrase_loc.structures import Word
 from phrase_loc.text.grammar import CONJUNCTIONS, COUNTS, DETERMINERS, PREPOSITIONS
 from phrase_loc.text.notes import note
-from phrase_loc.text.parsing import Role, Token, parse
+from phrase_loc.text.parsing import Role, Token, parsed
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.text.word_list import is_compound, is_word
 from phrase_loc.text.words import MAX_LETTERS, canonical, normalise, spellings, tokens
@@ -120,22 +120,23 @@ class PhraseEncoder:
         >>> [(w.text, w.known, round(w.weight, 2)) for w in encoder.encode("the zorgs' red hats").words]
         [('zorgs', False, 0.0), ('red', True, 0.41), ('hat', True, 0.59)]
         """
-        read: dict[str, Word] = {}  # by text; weights are shares, not yet of sum 1
+        found = tokens(phrase)
+        shares: dict[str, float] = {}
+        misspelt: dict[str, str | None] = {}
         head_known = False
-        for word, role in self._units(parse(phrase)):
+        for word, role in self._units(parsed(found)):
             share = self.role_weights[role] if word.known else 0.0
-            before = read.setdefault(word.text, word)
-            read[word.text] = replace(before, weight=max(before.weight, share))
+            shares[word.text] = max(shares.get(word.text, 0.0), share)
+            misspelt.setdefault(word.text, word.misspelt)
             head_known |= word.known and role is Role.HEAD
-        if not read:
+        if not shares:
             return _unknown(phrase)
-        total = sum(word.weight for word in read.values())
-        words = tuple(_shared(word, total) for word in read.values())
+        total = sum(shares.values()) or 1.0
+        words = tuple(Word(t, share > 0, share / total, misspelt[t]) for t, share in shares.items())
         known = [word for word in words if word.known]
-        rows = [self._row_of_known(word.text) for word in known]
+        rows = torch.tensor([self._row_of_known(word.text) for word in known], dtype=torch.long)
         weights = torch.tensor([word.weight for word in known])
-        said = note(tokens(phrase), words)
-        return EncodedPhrase(words, torch.tensor(rows, dtype=torch.long), weights, said, head_known)
+        return EncodedPhrase(words, rows, weights, note(found, words), head_known)
 
     def _row_of_known(self, text: str) -> int:
         row = self.row(text)
@@ -225,10 +226,6 @@ def one_edit_away(word: str) -> set[str]:
     near |= {left + letter + right[1:] for left, right in halves if right for letter in _ALPHABET}
     near |= {left + letter + right for left, right in halves for letter in _ALPHABET}
     return near - {word}
-
-
-def _shared(word: Word, total: float) -> Word:
-    return replace(word, known=word.weight > 0, weight=word.weight / total) if total else word
 
 
 def _unknown(phrase: str) -> EncodedPhrase:
