@@ -291,5 +291,14 @@ def _answer(
     nothing = attention.new_zeros(0, 4)
     peak, (boxes, scores) = found or (None, (nothing, nothing[:, 0]))
     return Prediction(
-        phrase, encoded.words, present, peak, boxes, scores, attention, scene.size, scene.picture, encoded.note
+        phrase,
+        encoded.words,
+        present,
+        peak,
+        boxes,
+        scores,
+        attention,
+        scene.size,
+        scene.picture,
+        encoded.note,
     )

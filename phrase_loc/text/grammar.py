@@ -39,7 +39,9 @@ PERSONS = {
     **dict.fromkeys(_set("he him himself"), "man"),
     **dict.fromkeys(_set("she her herself hers"), "woman"),
     **dict.fromkeys(_set("they them themselves others everyone everybody we us ourselves theirs"), "people"),
-    **dict.fromkeys(_set("someone somebody anyone anybody i me myself you yourself who whom nobody"), "person"),
+    **dict.fromkeys(
+        _set("someone somebody anyone anybody i me myself you yourself who whom nobody"), "person"
+    ),
 }
 """A pronoun that can only mean people, standing where a noun should, is read as that noun."""
 

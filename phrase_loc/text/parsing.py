@@ -75,7 +75,11 @@ def negation(found: list[str]) -> str | None:
     ['no', "isn't", 'sugar-free', None]
     """
     for token, following in zip(found, [*found[1:], ""]):
-        if token in grammar.NEGATIONS or token.endswith(("n't", "-free")) or token.startswith(("no-", "non-")):
+        if (
+            token in grammar.NEGATIONS
+            or token.endswith(("n't", "-free"))
+            or token.startswith(("no-", "non-"))
+        ):
             return token
         if token == "free" and following in ("of", "from"):
             return token

@@ -17,7 +17,10 @@ MAX_LETTERS = 40  # a longer token is cut, ends in '…' and is no word
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 _LOOSE_CLITIC = re.compile(r"(?<!\s)\s+'(?=s\b)")  # Flickr30k Entities writes "a laptop 's keyboard"
 _MARKS = str.maketrans(
-    dict.fromkeys("’‘‛ʼʹʻʽ′`´＇｀", "'") | dict.fromkeys("‐‑‒−﹣－", "-") | dict.fromkeys("—―", " ") | {"ſ": "s"}
+    dict.fromkeys("’‘‛ʼʹʻʽ′`´＇｀", "'")
+    | dict.fromkeys("‐‑‒−﹣－", "-")
+    | dict.fromkeys("—―", " ")
+    | {"ſ": "s"}
 )
 _DASH = re.compile(r"(?<=\w)–(?=\w)")  # a hyphen inside a word, else a dash
 _LETTERS = str.maketrans({"ı": "i", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ß": "ss"})

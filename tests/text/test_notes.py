@@ -18,7 +18,11 @@ DOG, HAT, ZORG, LORRY = (
     [
         ("a dog", [DOG], None),
         ("a dog lorry", [DOG, LORRY], "'lorry' is not known; only 'dog' was looked for"),
-        ("x", [DOG, HAT, ZORG, LORRY], "'zorg' and 'lorry' are not known; only 'dog' and 'hat' were looked for"),
+        (
+            "x",
+            [DOG, HAT, ZORG, LORRY],
+            "'zorg' and 'lorry' are not known; only 'dog' and 'hat' were looked for",
+        ),
         ("a zorg", [ZORG], "no word of it is known to the model (zorg); try another word"),
         ("umbrela", [Word("umbrella", True, 1.0, "umbrela")], "'umbrela' is read as 'umbrella'"),
         (
@@ -69,4 +73,8 @@ def test_what_is_cut_off_is_said():
 def test_negation_is_recognised_and_said(phrase: str, word: str | None):
     assert negation(tokens(phrase)) == word
     said = note(tokens(phrase), [DOG])
-    assert (said is None) if word is None else said is not None and said.startswith(f"{word!r} is read as a negation")
+    assert (
+        (said is None)
+        if word is None
+        else said is not None and said.startswith(f"{word!r} is read as a negation")
+    )

@@ -216,7 +216,14 @@ def test_another_word_is_unknown(shipped, word: str):
 
 
 def test_what_is_read_as_it_is_written_has_no_note(shipped):
-    for phrase in ("two dogs", "a grey T-shirt", "a woman in a red hat", "she", "hot dogs", "the man's long-haired dog"):
+    for phrase in (
+        "two dogs",
+        "a grey T-shirt",
+        "a woman in a red hat",
+        "she",
+        "hot dogs",
+        "the man's long-haired dog",
+    ):
         encoded = shipped.encode(phrase)
         assert encoded.note is None
         assert encoded.head_known

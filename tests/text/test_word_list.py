@@ -20,6 +20,8 @@ def test_the_words_of_class_names_are_words():
     assert {token for token in asked if not is_word(token)} == NO_ENGLISH | WRITTEN_AS_ONE
 
 
-@pytest.mark.parametrize("text", ["astronuat", "womann", "umbrela", "bicylce", "gitar", "ballon", "perro", ""])
+@pytest.mark.parametrize(
+    "text", ["astronuat", "womann", "umbrela", "bicylce", "gitar", "ballon", "perro", ""]
+)
 def test_misspellings_are_no_words(text: str):
     assert not is_word(text)
