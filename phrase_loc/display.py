@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 def to_dict(prediction: Prediction) -> dict[str, Any]:
     """One answer with the keys of `phrase-loc query --json`, in pixels of the original image.
 
-    Pixels are rounded to hundredths; `present` and `peak` are None and `boxes` [] when no word is known.
+    Pixels are rounded to hundredths; `peak` is None and `boxes` [] when no word is known, `present` is None
+    when the noun is not, and `note` when there is nothing to say.
     """
     peak = prediction.peak
     return {
         "phrase": prediction.phrase,
-        "words": [{"word": w.text, "known": w.known, "weight": round(w.weight, 4)} for w in prediction.words],
+        "words": [
+            {"word": w.written, "known": w.known, "weight": round(w.weight, 4), "read_as": w.read_as}
+            for w in prediction.words
+        ],
+        "note": prediction.note,
         "present": None if prediction.present is None else round(prediction.present, 4),
         "peak": None if peak is None else [round(v, 2) for v in peak.tolist()],
         "boxes": [

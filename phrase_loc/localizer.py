@@ -258,7 +258,8 @@ class PhraseLocalizer:
         fit = self.model.config.calibration
         if not fit:
             return [None] * len(encoded)
-        return probabilities(fit, raw_presence(self.model, self._above, scene, encoded))
+        found = probabilities(fit, raw_presence(self.model, self._above, scene, encoded))
+        return [p if e.head_known else None for p, e in zip(found, encoded, strict=True)]
 
     @lap("ranking")
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
@@ -290,5 +291,14 @@ def _answer(
     nothing = attention.new_zeros(0, 4)
     peak, (boxes, scores) = found or (None, (nothing, nothing[:, 0]))
     return Prediction(
-        phrase, encoded.words, present, peak, boxes, scores, attention, scene.size, scene.picture
+        phrase,
+        encoded.words,
+        present,
+        peak,
+        boxes,
+        scores,
+        attention,
+        scene.size,
+        scene.picture,
+        encoded.note,
     )

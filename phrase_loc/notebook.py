@@ -69,6 +69,8 @@ def _figure(prediction: "Prediction", colour: str) -> str:
         lines.append(f"<code>[{best}]</code>" + (f" and {rest} more" if rest else ""))
     else:
         lines.append("no known word, no box")
+    if prediction.note:
+        lines.append(f"<i>{escape(prediction.note)}</i>")
     return _framed(picture, "<br>".join(line for line in lines if line))
 
 

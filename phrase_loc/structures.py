@@ -15,11 +15,29 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A content word of a phrase: its dictionary form, whether the model has a vector, its weight."""
+    """A content word of a phrase.
+
+    Attributes:
+        text: the word that is looked for, in its dictionary form.
+        known: whether the model has a vector for it.
+        weight: share in the phrase's map; the known words of a phrase sum to 1.
+        misspelt: what was written where that is no form of `text` ('umbrela' for umbrella), else None.
+    """
 
     text: str
     known: bool
-    weight: float  # share in the phrase's map; the known words of a phrase sum to 1
+    weight: float
+    misspelt: str | None = None
+
+    @property
+    def written(self) -> str:
+        """What stands in the phrase, in its dictionary form."""
+        return self.text if self.misspelt is None else self.misspelt
+
+    @property
+    def read_as(self) -> str | None:
+        """The word that was read instead of the written one, None where that is the one."""
+        return None if self.misspelt is None else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +123,14 @@ class Prediction:
     Attributes:
         phrase: the text as asked.
         words: its content words with their weights.
-        present: probability that the image shows it, None when no word of it is known.
+        present: probability that the image shows it, None when the noun that names it is not known.
         peak: (2,) x, y of the map's first maximum in pixels of the original image, or None.
         boxes: (k, 4) best first, xyxy in pixels of the original image; k = 0 when no word is known.
         scores: (k,) the ranker's scores, descending.
         attention: (h, w) the map on its grid, >= 0.
         size: (H, W) of the original image in pixels, None when it is not known.
         picture: the scene's, for showing.
+        note: what of the phrase was not asked as it is written, in a sentence or more; None when all was.
     """
 
     phrase: str
@@ -123,6 +142,7 @@ class Prediction:
     attention: Tensor
     size: tuple[int, int] | None = None
     picture: bytes | None = None
+    note: str | None = None
 
     @property
     def known(self) -> bool:

@@ -51,7 +51,13 @@ class TestExports:
         known = json.loads(json.dumps(display.to_dict(prediction())))
         assert known["boxes"][0] == {"xyxy": [10.0, 20.0, 50.0, 60.0], "score": 0.5}
         assert known["peak"] == [30.0, 40.0]
-        assert known["words"][1] == {"word": "<zorglub>", "known": False, "weight": 0.0}
+        assert known["words"][1] == {
+            "word": "<zorglub>",
+            "known": False,
+            "weight": 0.0,
+            "read_as": None,
+        }
+        assert known["note"] is None
         nothing = display.to_dict(unknown)
         assert (nothing["present"], nothing["peak"], nothing["boxes"]) == (None, None, [])
 

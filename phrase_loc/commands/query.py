@@ -64,13 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer, print, draw."""
     _check(args)
-    phrases = list(args.phrases)
+    if not all(phrase.strip() for phrase in args.phrases):
+        raise ConfigError("expected phrases such as 'a red hat', got an empty one; leave it out")
+    phrases = _separated(args.phrases)
     if args.phrase_file:
         from phrase_loc.streaming import read_phrases
 
         phrases += read_phrases(Path(args.phrase_file))
-    if not all(phrase.strip() for phrase in phrases):
-        raise ConfigError("expected phrases such as 'a red hat', got an empty one; leave it out")
     if Path(args.image).is_dir() or Path(args.image).suffix.lower() in TABLES or args.output:
         return _query_many(args, phrases)
     if not phrases:
@@ -84,6 +84,20 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("expected an image file or a folder, got an empty name")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", args.image):
         raise ConfigError(f"{args.image} is an address; download the photograph and name its file")
+
+
+def _separated(arguments: "Sequence[str]") -> list[str]:
+    """The phrases of the arguments, separated as on the page; what was separated is said."""
+    from phrase_loc.text.splitting import split_phrases
+
+    phrases = []
+    for argument in arguments:
+        found = split_phrases(argument)
+        if len(found) > 1:
+            shown = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
+            print(f"note: {len(found)} phrases are asked for: {shown}", file=sys.stderr)
+        phrases += found
+    return phrases
 
 
 def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
@@ -166,11 +180,13 @@ def to_json(image: str, size: tuple[int, int], predictions: "Sequence[Prediction
 def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequence[Prediction]") -> None:
     for p in predictions:
         if not p.known:
-            words = ", ".join(w.text for w in p.words) or "nothing to look for"
+            words = ", ".join(w.text for w in p.words[:5]) or "nothing to look for"
             print(
                 f"note: no word of {p.phrase!r} is known to the model ({words}); try another word",
                 file=sys.stderr,
             )
+        elif p.note:
+            print(f"note: {p.phrase!r}: {p.note}", file=sys.stderr)
     if args.json:
         print(json.dumps(to_json(args.image, size, predictions), ensure_ascii=False))
         return

@@ -39,9 +39,17 @@ PERSONS = {
     **dict.fromkeys(_set("he him himself"), "man"),
     **dict.fromkeys(_set("she her herself hers"), "woman"),
     **dict.fromkeys(_set("they them themselves others everyone everybody we us ourselves theirs"), "people"),
-    **dict.fromkeys(_set("someone somebody anyone anybody i me myself you yourself who whom"), "person"),
+    **dict.fromkeys(
+        _set("someone somebody anyone anybody i me myself you yourself who whom nobody"), "person"
+    ),
 }
 """A pronoun that can only mean people, standing where a noun should, is read as that noun."""
+
+NEGATIONS = _set(
+    "no not never none nobody nothing nowhere neither nor without cannot except excluding lacking "
+    "isnt arent wasnt werent dont doesnt didnt cant wont"
+)
+"""What denies the words behind it; `parsing.negation` knows "n't", 'cat-free' and 'free of' as well."""
 
 PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | _set(
     "it itself something anything nothing everything mine yours"

@@ -48,7 +48,12 @@ def parse(phrase: str) -> tuple[Token, ...]:
     >>> [(t.text, t.role.name) for t in parse("a cup of coffee on the wooden table")]
     [('cup', 'HEAD'), ('coffee', 'HEAD'), ('wooden', 'CONTEXT'), ('table', 'CONTEXT')]
     """
-    found = tokens(phrase)
+    return parsed(tokens(phrase))
+
+
+def parsed(found: list[str]) -> tuple[Token, ...]:
+    """`parse` of a phrase's tokens."""
+    found = _without_no_one(found) if "one" in found or "no-one" in found else found
     clauses = _clauses(found)
     if not clauses:
         nouns = [grammar.PERSONS[t] for t in found if t in grammar.PERSONS]
@@ -61,6 +66,36 @@ def parse(phrase: str) -> tuple[Token, ...]:
             role = Role.HEAD if place in heads else Role.MODIFIER if number in headed else Role.CONTEXT
             result.append(Token(word, role, number))
     return tuple(result)
+
+
+def negation(found: list[str]) -> str | None:
+    """The first of a phrase's tokens that denies something, None when none does.
+
+    >>> [negation(tokens(p)) for p in ("no cat", "a man who isn't tall", "a sugar-free drink", "a knot")]
+    ['no', "isn't", 'sugar-free', None]
+    """
+    for token, following in zip(found, [*found[1:], ""]):
+        if (
+            token in grammar.NEGATIONS
+            or token.endswith(("n't", "-free"))
+            or token.startswith(("no-", "non-"))
+        ):
+            return token
+        if token == "free" and following in ("of", "from"):
+            return token
+    return None
+
+
+def _without_no_one(found: list[str]) -> list[str]:
+    """'no one' and 'no-one' as the pronoun that they are; 'no one dog' keeps its number."""
+    result: list[str] = []
+    for place, token in enumerate(found):
+        last = place + 1 == len(found) or grammar.is_function_word(found[place + 1])
+        if token == "one" and result[-1:] == ["no"] and last:
+            result[-1] = "nobody"
+        else:
+            result.append("nobody" if token == "no-one" else token)
+    return result
 
 
 def _clauses(found: list[str]) -> list[_Clause]:

@@ -1,16 +1,15 @@
 """The one rule from a phrase to weighted words: what is known, what stands for it, how much it counts.
 
-1. `parsing.parse` gives the content words with their roles (head, modifier, context).
+1. `parsing.parsed` gives the content words with their roles (head, modifier, context).
 2. Two neighbours that are a unit together become one word: 'hot dog' by the pair, 'fire fighter' by
 'firefighter'.
 3. Every other word is looked up, first hit wins:
    dictionary form ('dogs' -> dog, 'grey' -> gray), as written, without its hyphen, its hyphenated parts,
-   two frequent words written as one ('videocamera' -> video, camera), and last, for words of five letters
-   or more that no table holds, a frequent vocabulary word one edit away ('dooorway' -> doorway).
-   A number is a modifier where it is known ('two' has learnt to point at pairs), else passed over.
-4. A word that is still unknown is reported with weight 0. The known ones share the weight 1 in proportion
-to
-   their roles. A phrase without a known word has K = 0: the caller says so and invents nothing.
+   and, for what is no word of English (`word_list`), two frequent words written as one ('videocamera' ->
+   video, camera), or a frequent word one edit away ('dooorway' -> doorway): `Word.misspelt` and the note
+   say so. A number is a modifier where it is known ('two' has learnt to point at pairs), else passed over.
+4. A word that is still unknown is reported with weight 0, and the note names it. The known ones share the
+   weight 1 in proportion to their roles. A phrase without a known word has K = 0: the caller says so and invents nothing.
 
 Why no NLTK here: its tokenizers and stemmers need no corpus, but importing the package takes 3 to 5 s, a
 query 0.5 s. NLTK serves where seconds do not matter (caption chunks in `captions`, and as the oracle of our
@@ -25,10 +24,12 @@ import torch
 from torch import Tensor
 
 from phrase_loc.structures import Word
-from phrase_loc.text.grammar import COUNTS
-from phrase_loc.text.parsing import Role, Token, parse
+from phrase_loc.text.grammar import CONJUNCTIONS, COUNTS, DETERMINERS, PREPOSITIONS
+from phrase_loc.text.notes import note
+from phrase_loc.text.parsing import Role, Token, parsed
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.text.words import canonical, normalise, spellings
+from phrase_loc.text.word_list import is_compound, is_word
+from phrase_loc.text.words import MAX_LETTERS, canonical, normalise, spellings, tokens
 
 ROLE_WEIGHTS = {Role.HEAD: 1.0, Role.MODIFIER: 0.7, Role.CONTEXT: 0.3}
 """Shares before normalising, chosen on the Flickr30k Entities val phrases.
@@ -40,7 +41,9 @@ Passing over the numbers cost 0.9 points of A at 1/.7/.3.
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _SHORTEST_CORRECTED = 5  # 'dgo' has too many neighbours to guess which is meant
+_SHORTEST_FURTHER = 7  # 'perro' is no misspelt 'perry': further words hold names and rare ones
 _SHORTEST_PART = 3
+_JOINING = PREPOSITIONS | CONJUNCTIONS | DETERMINERS
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,15 @@ class EncodedPhrase:
         words: every content word in reading order, unknown ones with weight 0.
         ids: (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's.
         weights: (K,) float32 > 0 with sum 1, in the order of `ids`.
+        note: what of the phrase is not asked as it is written, None when all is.
+        head_known: whether a noun that names the thing is among the known words.
     """
 
     words: tuple[Word, ...]
     ids: Tensor
     weights: Tensor
+    note: str | None = None
+    head_known: bool = True
 
     @property
     def known(self) -> bool:
@@ -103,7 +110,7 @@ class PhraseEncoder:
 
     def knows(self, token: str) -> bool:
         """Whether a single token leads to at least one known word."""
-        return any(self.row(word) is not None for word in self._read(token))
+        return any(word.known for word in self._read(token))
 
     def encode(self, phrase: str) -> EncodedPhrase:
         """The words of a phrase, which of them are known, and their weights.
@@ -113,17 +120,23 @@ class PhraseEncoder:
         >>> [(w.text, w.known, round(w.weight, 2)) for w in encoder.encode("the zorgs' red hats").words]
         [('zorgs', False, 0.0), ('red', True, 0.41), ('hat', True, 0.59)]
         """
+        found = tokens(phrase)
         shares: dict[str, float] = {}
-        for text, role in self._units(parse(phrase)):
-            share = self.role_weights[role] if self.row(text) is not None else 0.0
-            shares[text] = max(shares.get(text, 0.0), share)
-        total = sum(shares.values())
+        misspelt: dict[str, str | None] = {}
+        head_known = False
+        for word, role in self._units(parsed(found)):
+            share = self.role_weights[role] if word.known else 0.0
+            shares[word.text] = max(shares.get(word.text, 0.0), share)
+            misspelt.setdefault(word.text, word.misspelt)
+            head_known |= word.known and role is Role.HEAD
         if not shares:
             return _unknown(phrase)
-        known = {text: share / total for text, share in shares.items() if share > 0}
-        words = tuple(Word(text, text in known, known.get(text, 0.0)) for text in shares)
-        rows = [self._row_of_known(text) for text in known]
-        return EncodedPhrase(words, torch.tensor(rows, dtype=torch.long), torch.tensor(list(known.values())))
+        total = sum(shares.values()) or 1.0
+        words = tuple(Word(t, share > 0, share / total, misspelt[t]) for t, share in shares.items())
+        known = [word for word in words if word.known]
+        rows = torch.tensor([self._row_of_known(word.text) for word in known], dtype=torch.long)
+        weights = torch.tensor([word.weight for word in known])
+        return EncodedPhrase(words, rows, weights, note(found, words), head_known)
 
     def _row_of_known(self, text: str) -> int:
         row = self.row(text)
@@ -131,7 +144,8 @@ class PhraseEncoder:
             raise KeyError(text)
         return row
 
-    def _units(self, found: Sequence[Token]) -> Iterator[tuple[str, Role]]:
+    def _units(self, found: Sequence[Token]) -> Iterator[tuple[Word, Role]]:
+        """Words of weight 0 with their roles."""
         place = 0
         while place < len(found):
             here, after = found[place], found[place + 1] if place + 1 < len(found) else None
@@ -140,12 +154,12 @@ class PhraseEncoder:
                 and here.clause == after.clause
                 and (pair := self._pair(here.text, after.text))
             ):
-                yield pair, max(here.role, after.role)
+                yield Word(pair, True, 0.0), max(here.role, after.role)
                 place += 2
                 continue
-            for unit in self._read(here.text):
-                if unit not in COUNTS or self.row(unit) is not None:  # an unknown number is passed over
-                    yield unit, here.role
+            for word in self._read(here.text):
+                if word.known or word.text not in COUNTS:  # an unknown number is passed over
+                    yield word, here.role
             place += 1
 
     def _pair(self, first: str, second: str) -> str | None:
@@ -154,14 +168,29 @@ class PhraseEncoder:
         ways = (f"{one} {two}", f"{one}-{two}", one + two)
         return next((way for way in ways if way in self.vocabulary), None)
 
-    def _read_uncached(self, token: str) -> tuple[str, ...]:
-        """The known words a token stands for, or the token itself (to be reported unknown)."""
-        for way in spellings(token):
-            known = tuple(word for word in way if self.row(word) is not None)
+    def _read_uncached(self, token: str) -> tuple[Word, ...]:
+        """The known words a token stands for, or the token itself, unknown; all with weight 0."""
+        if len(token) > MAX_LETTERS:
+            return (Word(token, False, 0.0),)
+        for way in self._ways(token):
+            known = tuple(Word(word, True, 0.0) for word in way if self.row(word) is not None)
             if known:
                 return known
         word = canonical(token)
-        return self._split(word) or self._corrected(word) or (token,)
+        instead = self._split(word) or self._corrected(word)
+        if instead and (not is_word(token) or (len(instead) > 1 and is_compound(token))):
+            return tuple(Word(near, True, 0.0, token) for near in instead)
+        return (Word(token, False, 0.0),)
+
+    def _ways(self, token: str) -> Iterator[tuple[str, ...]]:
+        """The spellings of a token; one with a function word inside ('man-of-war') has no parts."""
+        if token.count("-") == 1 and canonical(token) not in self.vocabulary:
+            pair = self._pair(*token.split("-"))
+            if pair:
+                yield (pair,)
+        for way in spellings(token):
+            if not _JOINING.intersection(way[1:-1]):
+                yield way
 
     def _split(self, word: str) -> tuple[str, ...]:
         """Two frequent words written as one; of several cuts the one whose rarer part is most frequent."""
@@ -173,13 +202,17 @@ class PhraseEncoder:
         return cut if best >= max(1, self.min_count) else ()
 
     def _corrected(self, word: str) -> tuple[str, ...]:
-        """The most frequent vocabulary word one edit away."""
+        """The most frequent vocabulary word one edit away, else the most frequent further word."""
         if len(word) < _SHORTEST_CORRECTED or not word.isascii():
             return ()
-        close = [
-            near for near in one_edit_away(word) if self.vocabulary.count(near) >= max(1, self.min_count)
-        ]
-        return (max(close, key=lambda near: (self.vocabulary.count(near), near)),) if close else ()
+        near = one_edit_away(word)
+        counts = {other: self.vocabulary.count(other) for other in near if other in self.vocabulary}
+        if counts and max(counts.values()) >= max(1, self.min_count):
+            return (max(counts, key=lambda other: (counts[other], other)),)
+        if len(word) < _SHORTEST_FURTHER:
+            return ()
+        further = [other for other in near if other in self._extra and is_word(other)]
+        return (min(further, key=self._extra.__getitem__),) if further else ()
 
 
 def one_edit_away(word: str) -> set[str]:
@@ -197,9 +230,10 @@ def one_edit_away(word: str) -> set[str]:
 
 def _unknown(phrase: str) -> EncodedPhrase:
     """A phrase without a content word ('it', an emoji): its text as one unknown word; () when blank."""
-    text = normalise(phrase).strip()[:40]
+    text = normalise(phrase).strip()[:MAX_LETTERS]
     words = (Word(text, False, 0.0),) if text else ()
-    return EncodedPhrase(words, torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    nothing = torch.zeros(0)
+    return EncodedPhrase(words, nothing.long(), nothing, note(tokens(phrase), words), head_known=False)
 
 
 def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:

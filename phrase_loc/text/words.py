@@ -5,15 +5,27 @@ nltk` alone costs 3 to 5 s there. Words that are only a plural (`glasses`, `shor
 are, unlike in most lemmatizers: a person's glasses are not a glass.
 """
 
+import html
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import islice
 
 MAX_TOKENS = 256  # more of a text is not read: a phrase is a few words, and a whole caption is below this
+MAX_LETTERS = 40  # a longer token is cut, ends in '…' and is no word
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
-_LOOSE_CLITIC = re.compile(r"\s+'(?=s\b)")  # Flickr30k Entities writes "a laptop 's keyboard"
-_QUOTES = str.maketrans({"’": "'", "‘": "'", "`": "'", "´": "'", "‐": "-", "‑": "-", "–": " ", "—": " "})
+_LOOSE_CLITIC = re.compile(r"(?<!\s)\s+'(?=s\b)")  # Flickr30k Entities writes "a laptop 's keyboard"
+_MARKS = str.maketrans(
+    dict.fromkeys("’‘‛ʼʹʻʽ′`´＇｀", "'")
+    | dict.fromkeys("‐‑‒−﹣－", "-")
+    | dict.fromkeys("—―", " ")
+    | {"ſ": "s"}
+)
+_DASH = re.compile(r"(?<=\w)–(?=\w)")  # a hyphen inside a word, else a dash
+_LETTERS = str.maketrans({"ı": "i", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ß": "ss"})
+_WITH = re.compile(r"\bw/(o\b)?")
+_SLASH = re.compile(r"(?<=[^\W\d_])\s*/\s*(?=[^\W\d_])")
 _SPACED_SHIRT = re.compile(r"\bt(?:ee)?\s?-?\s?(shirts?)\b")
 
 
@@ -71,33 +83,52 @@ _IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolv
 
 
 def normalise(text: str) -> str:
-    """Lower case, one kind of quote and hyphen, no diacritics ('Café' -> 'cafe')."""
+    """Lower case, one kind of quote and hyphen, no diacritics ('Café' -> 'cafe'), signs for words spelt out.
+
+    >>> normalise("manʼs H&amp;M tee‑shirt, w/o man/woman")
+    "man's h and m t-shirt, without man or woman"
+    """
+    if "&" in text:
+        text = html.unescape(text).replace("&", " and ").replace("  ", " ")
     if text.isascii():  # most captions: five times faster
         text = text.lower().replace("`", "'")
     else:
-        text = unicodedata.normalize("NFKD", text.translate(_QUOTES)).lower()
-        text = unicodedata.normalize("NFC", "".join(c for c in text if not unicodedata.combining(c)))
+        text = unicodedata.normalize("NFKD", _DASH.sub("-", text.translate(_MARKS))).lower()
+        text = unicodedata.normalize("NFC", "".join(c for c in text if not _unseen(c))).translate(_LETTERS)
+    if "/" in text:
+        text = _WITH.sub(lambda m: "without" if m.group(1) else "with ", text)
+        text = _SLASH.sub(" or ", text)
     text = text.replace("-and-", " and ")  # 'a black-and-white dog' has two colours
     return _SPACED_SHIRT.sub(r"t-\1", _LOOSE_CLITIC.sub("'", text))
+
+
+def _unseen(character: str) -> bool:
+    """Accents, and what pasted text carries without showing it: soft hyphens, zero-width and direction marks."""
+    hidden = unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
+    return hidden or unicodedata.combining(character) > 0
 
 
 def tokens(text: str) -> list[str]:
     """The tokens of a text in order, lower case, possessive endings off; at most MAX_TOKENS.
 
-    A hyphenated word is one token. Punctuation and symbols (emoji too) give none.
+    A hyphenated word is one token. Punctuation and symbols (emoji too) give none. A token of more than
+    MAX_LETTERS is cut and ends in '…', so that it can be no word.
 
     >>> tokens("The man’s Tee-Shirt, and a skate-boarder")
     ['the', 'man', 't-shirt', 'and', 'a', 'skate-boarder']
     """
-    return [
-        _without_possessive(m.group()) for m, _ in zip(_TOKEN.finditer(normalise(text)), range(MAX_TOKENS))
-    ]
+    found = islice(_TOKEN.finditer(normalise(text)), MAX_TOKENS)
+    return [_without_possessive(_bounded(match.group())) for match in found]
 
 
 def runs(text: str) -> list[list[str]]:
     """The tokens in stretches that no punctuation breaks: a two-word unit never spans a comma."""
     pieces = re.split(r"[^\w\s'-]+", normalise(text))
     return [found for piece in pieces if (found := tokens(piece))]
+
+
+def _bounded(token: str) -> str:
+    return token if len(token) <= MAX_LETTERS else token[:MAX_LETTERS] + "…"
 
 
 def _without_possessive(token: str) -> str:
@@ -147,9 +178,12 @@ def spellings(token: str) -> tuple[tuple[str, ...], ...]:
 
     >>> spellings("skate-boarders")
     (('skate-boarder',), ('skate-boarders',), ('skateboarder',), ('skate', 'boarder'))
+    >>> spellings("mother-in-law")[-1]
+    ('mother',)
     """
     ways: list[tuple[str, ...]] = [(canonical(token),), (token,)]
     if "-" in token:
         ways.append((canonical(token.replace("-", "")),))
-        ways.append(tuple(canonical(part) for part in token.split("-") if part))
+        parts = token.removesuffix("-in-law").split("-")
+        ways.append(tuple(canonical(part) for part in parts if part))
     return tuple(dict.fromkeys(ways))

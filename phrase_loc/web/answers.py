@@ -144,7 +144,7 @@ class Answers:
         grid = self.localizer.settings.grid
         attention = self.localizer.attend(kept.scene, [w.text for w in known], method).cpu()
         heats = self.localizer.heat(attention, (grid, grid))
-        return [{"word": w.text, "map": encoded_map(heat)} for w, heat in zip(known, heats, strict=True)]
+        return [{"word": w.written, "map": encoded_map(heat)} for w, heat in zip(known, heats, strict=True)]
 
     @torch.inference_mode()
     def _words_at(self, kept: Kept, u: float, v: float, count: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def test_json_has_the_published_keys(photo, tiny_model, capsys):
     assert answer["image"] == str(photo)
     assert answer["size"] == [120, 80]
     known, unknown = answer["predictions"]
-    assert set(known) == {"phrase", "words", "present", "peak", "boxes"}
+    assert set(known) == {"phrase", "words", "note", "present", "peak", "boxes"}
     assert [w["word"] for w in known["words"]] == ["red", "hat"]
     assert sum(w["weight"] for w in known["words"]) == pytest.approx(1, abs=1e-3)
     assert 1 <= len(known["boxes"]) <= 2
@@ -183,3 +183,27 @@ def test_unknown_command_is_named(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["qurey"])
     assert "did you mean 'query'" in capsys.readouterr().err
+
+
+def test_what_is_not_asked_as_written_is_said(photo, tiny_model, capsys):
+    assert query(photo, "a red lorry", "no dog", "a mann", "a red hat", "--json", model=tiny_model) == 0
+    out, err = capsys.readouterr()
+    lorry, dog, man, hat = json.loads(out)["predictions"]
+    assert lorry["present"] is None
+    assert lorry["boxes"]
+    assert lorry["note"] == "'lorry' is not known; only 'red' was looked for"
+    assert f"note: 'a red lorry': {lorry['note']}" in err
+    assert dog["note"].startswith("'no' is read as a negation")
+    assert dog["present"] is not None
+    assert (hat["note"], [w["read_as"] for w in hat["words"]]) == (None, [None, None])
+    assert err.count("note:") == 3
+    assert not man["boxes"]  # four letters are not corrected
+
+
+def test_an_argument_of_several_phrases_is_separated(photo, tiny_model, capsys):
+    arguments = ["a dog, a man", "a big, red hat", "a man. a hat."]
+    assert query(photo, *arguments, "--json", model=tiny_model) == 0
+    out, err = capsys.readouterr()
+    phrases = [p["phrase"] for p in json.loads(out)["predictions"]]
+    assert phrases == ["a dog", "a man", "a big, red hat", "a man", "a hat"]
+    assert "note: 2 phrases are asked for: 'a dog', 'a man'" in err

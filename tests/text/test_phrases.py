@@ -1,13 +1,18 @@
 import pickle
+import tracemalloc
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import phrase_loc
+from phrase_loc.datasets.class_names import class_names, imagenet_classes
 from phrase_loc.text.parsing import Role
 from phrase_loc.text.phrases import PhraseEncoder, one_edit_away
 from phrase_loc.text.vocabulary import Vocabulary
+from phrase_loc.text.words import MAX_LETTERS
 
 WORDS = [
     "man",
@@ -166,3 +171,126 @@ def test_a_query_imports_neither_nltk_nor_sklearn():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> PhraseEncoder:
+    """The encoder of the shipped model, without its weights."""
+    folder = Path(phrase_loc.__file__).parent / "models" / "default"
+    extra = (folder / "extra_words.txt").read_text(encoding="utf-8").split("\n")
+    return PhraseEncoder(Vocabulary.load(folder / "vocabulary.txt"), [word for word in extra if word])
+
+
+def test_no_class_name_is_corrected_into_another_word(shipped):
+    """Only what is a kind of its second half is read in two: a goldfish is a fish, a ladybird no bird."""
+    names = [text for name in ("voc", "coco") for c in class_names(name) for text in (c.name, c.phrase)]
+    names += [lemma for _, lemmas in imagenet_classes() for lemma in lemmas.split(",")]
+    read: dict[str, list[str]] = {}
+    for word in (word for name in names for word in shipped.encode(name).words if word.misspelt):
+        read.setdefault(word.misspelt, []).append(word.text)
+    assert not {text: parts for text, parts in read.items() if len(parts) == 1}
+    assert "goldfish" in read
+    assert not {"toaster", "snail", "sloth", "ladybird", "leatherback", "carpet"} & set(read)
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("womann", "woman"),
+        ("umbrela", "umbrella"),
+        ("bicylce", "bicycle"),
+        ("gitar", "guitar"),
+        ("astronuat", "astronaut"),  # a further word
+    ],
+)
+def test_a_misspelling_is_corrected_and_said(shipped, text: str, word: str):
+    encoded = shipped.encode(f"the {text}")
+    assert [(w.text, w.read_as, w.written) for w in encoded.words] == [(word, word, text)]
+    assert encoded.note == f"{text!r} is read as {word!r}"
+
+
+@pytest.mark.parametrize("word", ["toaster", "snail", "sloth", "acorn", "pliers", "toasters", "perro"])
+def test_another_word_is_unknown(shipped, word: str):
+    encoded = shipped.encode(f"a {word}")
+    assert [(w.text, w.known, w.read_as) for w in encoded.words] == [(word, False, None)]
+
+
+def test_what_is_read_as_it_is_written_has_no_note(shipped):
+    for phrase in (
+        "two dogs",
+        "a grey T-shirt",
+        "a woman in a red hat",
+        "she",
+        "hot dogs",
+        "the man's long-haired dog",
+    ):
+        encoded = shipped.encode(phrase)
+        assert encoded.note is None
+        assert encoded.head_known
+        assert all(word.read_as is None for word in encoded.words)
+
+
+@pytest.mark.parametrize(
+    "phrase, head_known",
+    [
+        ("a red lorry", False),
+        ("un perro", False),
+        ("a shiny zorg", False),
+        ("a man's zorg", False),
+        ("a zorg with a red hat", False),
+        ("a pair of zorgs", False),
+        ("zorg", False),
+        ("it", False),
+        ("", False),
+        ("a zorgy dog", True),
+        ("a dog with a zorg", True),
+        ("the back of a chair", True),
+        ("a woman in a red hat", True),
+        ("a dog's tail", True),
+        ("something red", True),
+        ("two dogs", True),
+        ("nobody", True),
+    ],
+)
+def test_whether_the_noun_is_known(shipped, phrase: str, head_known: bool):
+    encoded = shipped.encode(phrase)
+    assert encoded.head_known is head_known
+    assert head_known or encoded.note or not phrase
+
+
+def test_compounds_with_little_words(shipped):
+    assert [w.text for w in shipped.encode("her mother-in-law").words] == ["mother"]
+    assert [(w.text, w.known) for w in shipped.encode("a man-of-war").words] == [("man-of-war", False)]
+    assert [w.text for w in shipped.encode("no one").words] == ["person"]
+    assert [w.text for w in shipped.encode("no one dog").words] == ["one", "dog"]
+
+
+def test_a_hyphenated_unit_is_the_unit():
+    assert known("a hot-dog") == ["hot dog"]
+
+
+def test_a_word_of_thousands_of_letters_is_unknown_and_takes_nothing():
+    tracemalloc.start()
+    encoded = ENCODER.encode("a dog " + "abcdefghij" * 4000 + " " + "dog-" * 4000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [w.known for w in encoded.words] == [True, False, False]
+    assert all(len(w.text) <= MAX_LETTERS + 1 for w in encoded.words)
+    assert peak < 4 * 2**20
+
+
+def test_the_word_list_is_opened_for_unknown_words_alone():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from phrase_loc.text import word_list\n"
+        "from phrase_loc.text.phrases import PhraseEncoder\n"
+        "from phrase_loc.text.vocabulary import Vocabulary\n"
+        "encoder = PhraseEncoder(Vocabulary(('doorway', 'dog'), (99, 99)))\n"
+        "encoder.encode('two dogs in a doorway'); encoder.encode('a zorg')\n"
+        "print(word_list._list.cache_info().misses)\n"
+        "encoder.encode('a dooorway'); print(word_list._list.cache_info().misses)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1"]

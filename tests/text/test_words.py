@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phrase_loc.text.words import MAX_TOKENS, canonical, normalise, runs, spellings, tokens
+from phrase_loc.text.words import MAX_LETTERS, MAX_TOKENS, canonical, normalise, runs, spellings, tokens
 
 PLURALS = """
  men:man women:woman firemen:fireman children:child grandchildren:grandchild feet:foot teeth:tooth
@@ -71,3 +71,46 @@ def test_any_text_gives_lower_case_tokens_and_stable_forms(text: str):
         assert token == normalise(token)
         assert canonical(token)
         assert all(part for way in spellings(token) for part in way)
+
+
+@pytest.mark.parametrize("mark", "'’‘‛ʼʹ′`´＇")
+def test_any_apostrophe_is_one(mark: str):
+    assert tokens(f"the man{mark}s hat") == ["the", "man", "hat"]
+
+
+@pytest.mark.parametrize("mark", "-‐‑‒–−－﹣")
+def test_any_hyphen_within_a_word_is_one(mark: str):
+    assert tokens(f"a long{mark}haired cat") == ["a", "long-haired", "cat"]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("cafe\u0301", ["cafe"]),  # a combining accent
+        ("ＲＥＤ ｈａｔ", ["red", "hat"]),
+        ("a ﬁsh", ["a", "fish"]),
+        ("um\u00adbrel\u00adla", ["umbrella"]),  # soft hyphens
+        ("\ufeffa do\u200bg\u200e", ["a", "dog"]),
+        ("a dog\ufe0f 🐕\u200d🦺", ["a", "dog"]),
+        ("KITCHEN kıtchen İSTANBUL", ["kitchen", "kitchen", "istanbul"]),
+        ("smørrebrød", ["smorrebrod"]),
+        ("red_hat", ["red", "hat"]),
+        ("a cat – a dog—a cow", ["a", "cat", "a", "dog", "a", "cow"]),
+        ("a man/woman", ["a", "man", "or", "woman"]),
+        ("a man w/ a hat w/o hair", ["a", "man", "with", "a", "hat", "without", "hair"]),
+        ("salt & pepper", ["salt", "and", "pepper"]),
+        ("a man&#39;s &quot;hat&quot; &amp; shoe", ["a", "man", "hat", "and", "shoe"]),
+        ("«a dog»?!", ["a", "dog"]),
+    ],
+)
+def test_signs_and_letters_of_other_kinds(text: str, expected: list[str]):
+    assert tokens(text) == expected
+
+
+def test_a_long_token_is_cut_and_no_word():
+    assert tokens("x" * 5000 + " dog") == ["x" * MAX_LETTERS + "…", "dog"]
+    assert tokens("y" * MAX_LETTERS) == ["y" * MAX_LETTERS]
+
+
+def test_white_space_costs_no_time_of_its_square():
+    assert tokens(" " * 300_000 + "dog") == ["dog"]
