@@ -32,7 +32,7 @@ class Identity:
     """What is known of a run's data.
 
     Attributes:
-        stamp: changes when a file is replaced, touched or moved, or the order of the samples is another.
+        stamp: changes when a file with photographs is replaced, touched or moved, or their order is another.
         facts: number of images, digest of the files' names and sizes, digest of the texts.
     """
 
@@ -49,7 +49,8 @@ def identify(source: Source, kept: Path, world: World) -> Identity:
         world: the processes, which share the reading of the texts.
     """
     stamp, held = world.from_main(lambda: (_stamp(source), read_kept(kept)))
-    if held is not None and held.get("stamp") == stamp:
+    # the texts of a table are in memory and cost little; they come from a file whose time is not known here
+    if isinstance(source, ShardSource) and held is not None and held.get("stamp") == stamp:
         return Identity(stamp, held["facts"])
     facts = {
         "images": len(source),
@@ -103,9 +104,7 @@ def write_kept(path: Path, facts: dict[str, Any]) -> None:
 
 def _stamp(source: Source) -> str:
     if not isinstance(source, ShardSource):
-        # the texts come from a table in memory, which has no time of its own
-        pairs = ([_place(source.name(i)), texts_of(source, i)] for i in range(len(source)))
-        return _digest([__version__], pairs)
+        return _digest(_place(source.name(i)) for i in range(len(source)))
     shards = source.reader.shards
     sides = [
         None if is_remote(shard) else _place(os.path.splitext(shard)[0] + ".parquet") for shard in shards
