@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -141,13 +142,20 @@ def test_few_chunks_stay_open_and_all_can_be_read(tmp_path: Path, monkeypatch: p
 def test_processes_share_out_one_list_whatever_each_finds_later(tmp_path: Path):
     """A process that looks when another has already begun to write must not shift the shares."""
     write_chunk(tmp_path, 2, [np.zeros(3)])
+    written = threading.Event()
 
-    def main_ahead() -> None:
-        if not (tmp_path / "000000.chunk").exists():
-            write_chunk(tmp_path, 0, [np.zeros(3)])
+    def work(world: World) -> list[int]:
+        if not world.is_main:
+            written.wait(0.3)  # long enough for a main process that waits for nobody
+        share = [chunk for chunk, _ in missing_chunks(tmp_path, 5 * 256, world)]
+        for chunk in share:
+            write_chunk(tmp_path, chunk, [np.zeros(3)])
+        written.set()
+        return share
 
-    shares = together(lambda world: missing_chunks(tmp_path, 5 * 256, world), main_ahead)
-    assert sorted(chunk for share in shares for chunk, _ in share) == [0, 1, 3, 4]
+    one, two = together(work)
+    assert sorted(one + two) == [0, 1, 3, 4]
+    assert missing_chunks(tmp_path, 5 * 256, World()) == []
 
 
 class Threads(World):
@@ -155,14 +163,11 @@ class Threads(World):
 
     slots: dict
     meeting: threading.Barrier
-    on_gather: Callable[[], None]
 
     def gather(self, value: object) -> list:
         self.slots[self.rank] = value
         self.meeting.wait(20)
         values = [self.slots[rank] for rank in range(self.size)]
-        if self.is_main:
-            self.on_gather()
         self.meeting.wait(20)
         return values
 
@@ -170,30 +175,25 @@ class Threads(World):
         self.gather(None)
 
 
-def together(action: Callable[[World], object], on_gather: Callable[[], None]) -> list:
-    """What two processes make of an action; the main one calls `on_gather` whenever they meet."""
+def together(action: Callable[[World], object]) -> list:
+    """What two processes make of an action."""
     slots: dict = {}
     meeting = threading.Barrier(2)
-    found: list = [None, None]
 
-    def work(rank: int) -> None:
+    def work(rank: int) -> object:
         world = Threads(rank, 2)
-        for name, value in (("slots", slots), ("meeting", meeting), ("on_gather", on_gather)):
-            object.__setattr__(world, name, value)
-        found[rank] = action(world)
+        object.__setattr__(world, "slots", slots)
+        object.__setattr__(world, "meeting", meeting)
+        return action(world)
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return found
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(work, range(2)))
 
 
 def test_the_texts_have_one_digest_at_any_number_of_processes(tmp_path: Path):
     shards = write_set(tmp_path / "set", (7, 5))
     one = identify(open_source(shards), tmp_path / "one", World())
-    two = together(lambda world: identify(open_source(shards), tmp_path / "two", world), lambda: None)
+    two = together(lambda world: identify(open_source(shards), tmp_path / "two", world))
     assert two == [one, one]
     assert one.facts["images"] == 12
 
