@@ -4,6 +4,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -262,3 +264,23 @@ def test_ctrl_c_says_where_the_same_command_goes_on(
         run(tmp_path / "a", shards, "save_every=4")
     assert "the same command goes on after step 4" in caplog.text
     assert Checkpoint.load(tmp_path / "a" / "checkpoint.pt").done == 4
+
+
+def test_workers_that_outlive_a_killed_run_do_not_hold_its_folder(tmp_path: Path):
+    """DataLoader's notice after seconds that their parent is gone; torchrun starts again at once."""
+    code = f"""
+import os, signal, time
+from phrase_loc import files
+with files.lock({str(tmp_path / ".lock")!r}, "held"):
+    if os.fork() == 0:
+        os.close(1), os.close(2)  # whoever waits for the output shall not wait for this
+        time.sleep(5)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    assert killed.returncode == -signal.SIGKILL
+    with files.lock(tmp_path / ".lock", "held"):
+        pass
