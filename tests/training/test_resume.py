@@ -2,18 +2,25 @@
 
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from phrase_loc import files
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.training import checkpoint as checkpoints
 from phrase_loc.training.checkpoint import Checkpoint
-from tests.training.pairs import write_set
-from tests.training.runs import assert_same_weights, forked, losses, run, settings
+from phrase_loc.training.journal import Journal
+from phrase_loc.training.run import claimed
+from tests.training.pairs import write_set, write_shard
+from tests.training.runs import assert_same_weights, forked, losses, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 #: Everything that has a state: averaged weights, dropout, augmentation, sampled words, a coupled loss.
@@ -134,10 +141,146 @@ def test_an_unwritable_folder_is_told_before_anything_is_read(tmp_path: Path):
         run(tmp_path / "file" / "out", "nowhere/*.tar")
 
 
-def test_what_a_killed_run_left_behind_is_cleared(tmp_path: Path):
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "after-head.pt"])
+def test_a_checkpoint_with_a_changed_bit_is_refused(name: str, share: float, finished: Path, tmp_path: Path):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "out" / name
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} .*copy it again, or delete the folder"):
+        run(tmp_path / "run" / "out", str(tmp_path / "run" / "set" / "*.tar"), *AVERAGED)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has ended in out/, over the shards of set/."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder / "out", write_set(folder / "set", (20, 13)), *AVERAGED)
+    return folder
+
+
+AVERAGED = ("average_of=[head, all]",)
+
+
+def test_a_truncated_checkpoint_and_one_of_other_parts_are_refused(tmp_path: Path):
+    path = tmp_path / "checkpoint.pt"
+    Checkpoint(config={"a": 1}, model={"w": torch.ones(3)}).save(path)
+    whole = path.read_bytes()
+    for content in (b"", whole[:20], whole[: len(whole) // 2], whole[:-32], whole[:-1], whole + b"x"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="delete the folder"):
+            Checkpoint.load(path)
+    torch.save({"version": 1, "config": {}, "colour": "red"}, path)
+    with pytest.raises(DataError, match="other parts than a checkpoint"):
+        Checkpoint.load(path)
+
+
+def test_a_checkpoint_of_the_first_version_has_no_digest_and_goes_on(tmp_path: Path):
     shards = write_set(tmp_path / "set", (20,))
-    config = settings(tmp_path / "a", shards)
-    config.out.mkdir()
-    (config.out / "checkpoint.pt.123.part").write_bytes(b"half")
     run(tmp_path / "a", shards)
-    assert not list(config.out.glob("*.part"))
+    path = tmp_path / "a" / "checkpoint.pt"
+    held = torch.load(path, weights_only=True)
+    torch.save({**{k: v for k, v in held.items() if k != "data"}, "version": 1}, path)
+    before = losses(tmp_path / "a")
+    run(tmp_path / "a", shards)
+    assert losses(tmp_path / "a") == before
+
+
+def change_caption(folder: Path) -> None:
+    path = folder / "00000.tar"
+    path.write_bytes(
+        path.read_bytes().replace(b"One square", b"Two square").replace(b"One circle", b"Two circle")
+    )
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (change_caption, "other texts"),
+        (lambda folder: (folder / "00001.tar").unlink(), "images: 33 -> 20"),
+        (lambda folder: write_shard(folder / "00002.tar", range(50, 53)), "images: 33 -> 36"),
+        (lambda folder: write_shard(folder / "00001.tar", range(60, 73)), "other texts"),
+        (lambda folder: (folder / "00000.tar").rename(folder / "9.tar"), "other files"),
+    ],
+)
+def test_a_run_goes_on_with_the_data_it_began_with(
+    change: Callable, told: str, finished: Path, tmp_path: Path
+):
+    shutil.copytree(finished, tmp_path / "run")
+    change(tmp_path / "run" / "set")
+    out, shards = tmp_path / "run" / "out", str(tmp_path / "run" / "set" / "*.tar")
+    before = (out / "vocabulary.tsv").read_bytes(), (out / "checkpoint.pt").read_bytes()
+    with pytest.raises(DataError, match=rf"holds a run on other data \(.*{told}"):
+        run(out, shards, *AVERAGED)
+    assert ((out / "vocabulary.tsv").read_bytes(), (out / "checkpoint.pt").read_bytes()) == before
+
+
+def test_a_copied_and_touched_data_folder_is_the_same_data(finished: Path, tmp_path: Path):
+    shutil.copytree(finished, tmp_path / "run", copy_function=shutil.copyfile)
+    before = losses(finished / "out")
+    run(tmp_path / "run" / "out", str(tmp_path / "run" / "set" / "*.tar"), *AVERAGED)
+    assert losses(tmp_path / "run" / "out") == before
+    assert_same_weights(tmp_path / "run" / "out", finished / "out")
+
+
+def test_other_words_in_the_vocabulary_file_are_refused(tmp_path: Path):
+    shards = write_set(tmp_path / "set", (20,))
+    words = tmp_path / "words.txt"
+    words.write_text("red\nsquare\n")
+    run(tmp_path / "a", shards, f"vocabulary.file={words}", "data.max_faults=1")
+    words.write_text("square\nred\n")
+    with pytest.raises(DataError, match=r"other vocabulary"):
+        run(tmp_path / "a", shards, f"vocabulary.file={words}", "data.max_faults=1")
+
+
+def test_a_second_run_in_the_folder_is_refused(tmp_path: Path):
+    shards = write_set(tmp_path / "set", (20,))
+    with files.lock(tmp_path / "lock-of-another-folder", ""), claimed(tmp_path / "a"):
+        (tmp_path / "a" / ".metrics.jsonl.1-0123abcd.part.jsonl").write_text("half")
+        with pytest.raises(
+            DataError, match=r"another training is at work in .*/a; wait for it, or give another"
+        ):
+            run(tmp_path / "a", shards)
+        run(tmp_path / "b", shards)
+        assert len(list((tmp_path / "a").iterdir())) == 2  # nothing of the first was touched
+    run(tmp_path / "a", shards)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert not (tmp_path / "a" / ".lock").exists()
+
+
+def test_ctrl_c_says_where_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    shards = write_set(tmp_path / "set", (20, 13))
+
+    def interrupt(journal: Journal, step: int, values: dict) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a", shards, "save_every=4")
+    assert "the same command goes on after step 4" in caplog.text
+    assert Checkpoint.load(tmp_path / "a" / "checkpoint.pt").done == 4
+
+
+def test_workers_that_outlive_a_killed_run_do_not_hold_its_folder(tmp_path: Path):
+    """DataLoader's notice after seconds that their parent is gone; torchrun starts again at once."""
+    code = f"""
+import os, signal, time
+from phrase_loc import files
+with files.lock({str(tmp_path / ".lock")!r}, "held"):
+    if os.fork() == 0:
+        os.close(1), os.close(2)  # whoever waits for the output shall not wait for this
+        time.sleep(5)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    assert killed.returncode == -signal.SIGKILL
+    with files.lock(tmp_path / ".lock", "held"):
+        pass
