@@ -12,6 +12,7 @@ FLOORS = {
         "errors",
         "boxes",
         "files",
+        "yaml_values",
         "structures",
         "config",
         "distributed",
