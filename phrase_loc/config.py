@@ -15,15 +15,16 @@ nearest one.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from phrase_loc.errors import ConfigError, nearest
-from phrase_loc.yaml_values import below, fields_of, options, read_yaml, shortened, value_of
+from phrase_loc.checked import adapter, problems
+from phrase_loc.errors import ConfigError
+from phrase_loc.yaml_values import below, options, read_yaml, shortened, value_of
 
 T = TypeVar("T")
 
@@ -65,16 +66,10 @@ def build(kind: type[T], tree: dict[str, Any]) -> T:
     """A nested dictionary -> a checked config; the first problems in one ConfigError."""
     _refuse_bools(kind, tree, ())
     try:
-        return TypeAdapter(kind).validate_python(tree)
+        found: T = adapter(kind).validate_python(tree)
+        return found
     except ValidationError as error:
         raise ConfigError(problems(error, kind, "config key")) from None
-
-
-def problems(error: ValidationError, kind: Any, what: str) -> str:
-    """The first three problems that pydantic found, in one sentence; `what` is a key called ('config key')."""
-    found = list(dict.fromkeys(_explain(kind, e, what) for e in error.errors()))
-    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-    return "; ".join(found[:3]) + more
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -131,24 +126,3 @@ def _put_in_list(parts: list[Any], above: list[str], keys: list[str], value: Any
         raise ConfigError(
             f"{'.'.join([*above, keys[0]])} is {shortened(parts[place])!r} and has no {shortened(keys[1])!r}"
         )
-
-
-def _explain(kind: Any, error: Any, what: str) -> str:
-    where = [str(part) for part in error["loc"]]
-    name = shortened(".".join(where)) or "(none)"
-    if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
-        known = _known(kind, where[:-1])
-        hint = nearest(where[-1][:80], known) if known else ""
-        return f"unknown {what} {name}{hint}; known here: {', '.join(known)}"
-    if error["type"].startswith("missing"):
-        return f"{what} {name} is required; give it in the file or as {name}=VALUE"
-    own = error.get("ctx", {}).get("error")
-    if isinstance(own, ConfigError):  # a sentence of the dataclass itself, which names its key
-        return str(own)
-    return f"{what} {name}: {shortened(error['msg'].lower(), 200)}, got {shortened(repr(error['input']))}"
-
-
-def _known(kind: Any, path: list[str]) -> list[str]:
-    for part in path:
-        kind = below(kind, part)
-    return next((list(fields_of(o)) for o in options(kind) if is_dataclass(o)), [])

@@ -13,6 +13,7 @@ FLOORS = {
         "boxes",
         "files",
         "yaml_values",
+        "checked",
         "structures",
         "config",
         "distributed",

@@ -59,7 +59,13 @@ def from_architecture(config: dict[str, Any]) -> nn.Module:
 
     _family(config)
     options = {key: value for key, value in config.items() if key != "model_type"}
-    return AutoModel.from_config(AutoConfig.for_model(config["model_type"], **options))
+    try:
+        return AutoModel.from_config(AutoConfig.for_model(config["model_type"], **options))
+    except Exception as error:  # of settings that are anything, transformers raises anything
+        raise DataError(
+            f"the architecture is none that transformers can build ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:160]}); copy the model again"
+        ) from None
 
 
 def pretrained(source: str) -> nn.Module:

@@ -4,14 +4,17 @@ A unit is a word in its dictionary form, or a pair of words that means more than
 `counting` finds them in captions.
 """
 
-import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from phrase_loc.errors import DataError
+from phrase_loc.files import read_text, write_text
 from phrase_loc.text.words import canonical, runs, spellings
+
+_COUNT = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Vocabulary:
         if len(ids) != len(self.words):
             twice = next(w for w, n in Counter(self.words).items() if n > 1)
             raise DataError(
-                f"a vocabulary lists each word once, {twice!r} stands there twice; remove one line"
+                f"a vocabulary lists each word once, {twice[:60]!r} stands there twice; remove one line"
             )
         object.__setattr__(self, "_ids", ids)
 
@@ -90,17 +93,7 @@ class Vocabulary:
         Raises:
             DataError: the file cannot be written.
         """
-        path = Path(path)
-        half_written = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            lines = (f"{w}\t{n}\n" for w, n in zip(self.words, self.counts))
-            half_written.write_text("".join(lines), encoding="utf-8")
-            half_written.replace(path)
-        except OSError as error:
-            half_written.unlink(missing_ok=True)
-            raise DataError(
-                f"cannot write the vocabulary {path}: {error.strerror}; choose another place"
-            ) from None
+        write_text(path, "".join(f"{w}\t{n}\n" for w, n in zip(self.words, self.counts)))
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
@@ -109,10 +102,7 @@ class Vocabulary:
         Raises:
             DataError: the file is missing, no text, or a line is neither `word` nor `word<tab>count`.
         """
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the vocabulary {path}: {error}") from None
+        lines = read_text(path, "the vocabulary").replace("\r\n", "\n").split("\n")
         pairs = [_entry(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
         if not pairs:
             raise DataError(f"the vocabulary {path} is empty; build one with `phrase-loc vocab`")
@@ -122,6 +112,6 @@ class Vocabulary:
 
 def _entry(line: str, path: Path | str, number: int) -> tuple[str, int]:
     word, _, count = line.partition("\t")
-    if word.strip() and (not count or count.strip().isdigit()):
+    if word.strip() and (not count or _COUNT.fullmatch(count.strip())):
         return word.strip(), int(count or 0)
     raise DataError(f"{path}, line {number}: expected `word<tab>count`, got {line[:60]!r}")
