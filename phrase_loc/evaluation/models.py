@@ -21,8 +21,9 @@ def load(source: str, inference: dict[str, Any], device: str, proposal_cache: Pa
     from phrase_loc.localizer import PhraseLocalizer
 
     if source.startswith(PREFIX):
-        return load_classifier(source, device, **inference)
-    localizer = PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
+        localizer: PhraseLocalizer = load_classifier(source, device, **inference)
+    else:
+        localizer = PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
     return localizer if proposal_cache is None else localizer.with_cache(proposal_cache)
 
 
