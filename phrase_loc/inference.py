@@ -1,6 +1,7 @@
 """How a model is asked, and a photograph made ready for it: no model is needed for either."""
 
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 from PIL import Image
@@ -12,6 +13,20 @@ from phrase_loc.images import to_tensor
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Source
 from phrase_loc.ranking import SCORES
+
+_LARGEST = 1e9
+_SIDES = (1, 4096)  # pixels of an input, cells of a grid
+#: setting -> least and greatest value
+_RANGES = {
+    "sharpness": (0, _LARGEST),
+    "smoothing": (0, 1),
+    "prior": (0, _LARGEST),
+    "prior_sigma": (1e-6, _LARGEST),
+    "gamma": (-_LARGEST, _LARGEST),
+    "temperature": (0, _LARGEST),
+    "nms": (0, 1),
+    "grid": _SIDES,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +67,23 @@ class Inference:
     nms: float = 0.5
     grid: int = 64
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value of a wrong type or outside its range."""
+        for name in ("method", "stage", "proposals", "score"):
+            _expect(isinstance(getattr(self, name), str), name, "a name", self)
+        sides = self.image_sizes
+        right = (
+            isinstance(sides, (tuple, list))
+            and len(sides) > 0
+            and all(_within(s, *_SIDES, True) for s in sides)
+        )
+        _expect(right, "image_sizes", "a list of whole numbers from 1 to 4096, such as [384]", self)
+        _expect(isinstance(self.mirrored, bool), "mirrored", "true or false", self)
+        for name, (low, high) in _RANGES.items():
+            whole, value = name == "grid", getattr(self, name)
+            right = _within(value, low, high, whole) or (name == "sharpness" and value is None)
+            _expect(right, name, f"a {'whole ' * whole}number from {low:g} to {high:g}", self)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
         """Checked settings from plain values; an unknown name raises a ConfigError."""
@@ -66,6 +98,16 @@ class Inference:
         choose(PROPOSALS, settings.proposals, "proposal source")
         choose(SCORES, settings.score, "box score")
         return settings
+
+
+def _within(value: Any, low: float, high: float, whole: bool = False) -> bool:
+    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    return number and low <= value <= high  # false for nan
+
+
+def _expect(right: bool, name: str, what: str, settings: Inference) -> None:
+    if not right:
+        raise ConfigError(f"the inference setting {name} is {what}, got {getattr(settings, name)!r:.100}")
 
 
 @dataclass(frozen=True, slots=True)
