@@ -25,6 +25,7 @@ from phrase_loc.models.assembly import folded, skeleton
 from phrase_loc.models.card import model_card
 from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.transformers_nets import from_architecture
 from phrase_loc.models.weights import check_weights, read_weights
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -169,6 +170,11 @@ def _empty(
             "copy the whole folder again"
         )
     try:
+        if config.architecture is not None:
+            with torch.device("meta"):
+                size = sum(p.numel() for p in from_architecture(config.architecture).parameters())
+            if size > 2 * sum(t.numel() for t in tensors.values()):
+                raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
         model = skeleton(config, vocabulary, extra, rows.shape[1])
         if config.fuse is not None and config.fuse not in model.stages[:-2]:
             raise ConfigError(f"fuse must name a stage below the last ({', '.join(model.stages[:-2])})")
