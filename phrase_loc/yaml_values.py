@@ -5,6 +5,7 @@ every word is text until a type says otherwise, and where none does, null, true,
 numbers are what they look like. Keys stand once; tags are not read; anchors may not multiply.
 """
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -36,8 +37,10 @@ _ENDLESS = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
 
 def read_yaml(path: Path, kind: Any = Any) -> dict[str, Any]:
     """The mapping in a YAML file, its words read for the types of `kind`; a ConfigError says what else is there."""
-    if not path.exists():
-        raise ConfigError(f"config file {path} does not exist; the shipped ones are in configs/")
+    if not os.path.exists(path):
+        raise ConfigError(
+            f"config file {shortened(str(path), 200)} does not exist; the shipped ones are in configs/"
+        )
     try:
         text = read_text(path, "config file")
     except DataError as error:

@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.model.is_dir():
         raise ConfigError(f"calibrate changes a model folder in place, and {args.model} is none")
+    if not os.access(args.model, os.W_OK):
+        raise ConfigError(f"calibrate changes {args.model} in place, which cannot be written; copy it first")
     if wrong := [pair for pair in args.changes if "=" not in pair]:
         raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
     pairs = (pair.split("=", 1) for pair in args.changes)

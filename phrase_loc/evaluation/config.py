@@ -86,7 +86,7 @@ class EvaluateConfig:
                 raise ConfigError(f"{name} is a number of images, 0 for all, got {number}")
         if os.path.isdir(self.output):
             raise ConfigError(f"output {self.output} is a folder; name a file such as report.json")
-        if self.output.suffix != ".json":
+        if self.output.suffix != ".json" or "\0" in str(self.output):
             raise ConfigError(
                 f"output is the JSON report and ends in .json, got {self.output}; its table is written beside it"
             )
@@ -108,5 +108,5 @@ class EvaluateConfig:
             matching = [name for name in PROTOCOLS if fnmatchcase(name, asked)]
             names += matching or [choose(_LISTED, asked, "protocol").name]
         if not names:
-            raise ConfigError(f"protocols is empty; choose from {', '.join(PROTOCOLS)}")
+            raise ConfigError(f"protocols is empty; choose from {', '.join(_LISTED)}")
         return [PROTOCOLS[name] for name in dict.fromkeys(names)]

@@ -24,15 +24,17 @@ def needs_model(names: list[str]) -> bool:
     return any(name not in BASELINES for name in names)
 
 
-def check(names: list[str]) -> None:
-    """Refuses a name that is no method's before annotations and weights are read.
+def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
+    """Refuses names that are no methods' and settings of no localizer, before annotations and weights are read.
 
     Raises:
-        ConfigError: it is unknown.
+        ConfigError: one is unknown, or a setting has a wrong type or range.
     """
     from phrase_loc.attention import METHODS
     from phrase_loc.evaluation.controls import CONTROLS
+    from phrase_loc.inference import Inference
 
+    Inference.from_dict(inference or {})
     known = [*METHODS, *CONTROLS, *BASELINES]
     for name in names:
         if name not in known and name.removesuffix(WITHOUT_PRIOR) not in METHODS:

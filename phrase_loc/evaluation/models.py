@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from phrase_loc.errors import ConfigError
+
 CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
 
 
@@ -33,7 +35,10 @@ def cache_folder(setting: str) -> Path | None:
 
     if setting in ("", "none"):
         return None
-    folder = _of_user() if setting == "auto" else Path(setting).expanduser()
+    try:
+        folder = _of_user() if setting == "auto" else Path(setting).expanduser()
+    except RuntimeError:  # ~nobody
+        raise ConfigError(f"proposal_cache is auto, none or a folder, got {setting!r:.200}") from None
     tidy(folder)
     return folder
 

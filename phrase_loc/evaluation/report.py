@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ def reserved(config: EvaluateConfig) -> Iterator[None]:
     """
     endings = [".json", ".md", *([".csv"] if config.csv else []), *([".html"] if config.html else [])]
     for path in (config.output.with_suffix(ending) for ending in endings):
-        if path.exists() and not (path.is_file() and _is_ours(path)):
+        if os.path.exists(path) and not (path.is_file() and _is_ours(path)):
             raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
     output = config.output
     try:

@@ -53,12 +53,13 @@ def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
     Batch norms are folded on the way: a saved model is one to be queried.
 
     Raises:
-        DataError: the folder cannot be written, or a weight is not finite.
+        DataError: the folder cannot be written, a weight is not finite, or the config holds what cannot be read.
     """
     from safetensors.torch import save
 
     model, folder = folded(model), Path(folder)
     weights = save({name: _compact(name, tensor) for name, tensor in model.state_dict().items()})
+    ModelConfig.from_json(model.config.to_json(), "the model's config")  # what is written can be read
     vocabulary = zip(model.vocabulary.words, model.vocabulary.counts)
     files = {
         WEIGHTS: weights,
