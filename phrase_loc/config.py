@@ -8,20 +8,23 @@ of that number or `name`:
     python evaluate.py configs/flickr30k.yaml data.root=DIR data.split=val method=[contrastive_mwp,cam]
     python train.py configs/default.yaml phases.late.epochs=3
 
-Types come from the dataclass, so `lr: 1e-4`, which YAML reads as a string, becomes a number, and a key that
-no field has is an error that names the nearest one.
+The dataclass's types say what a word means, never its looks. Where text or a path is wanted it is taken as it is
+written: `out='runs/1 #2'`, `data.shards=*.tar`, `data.shards={00000..00003}.tar`, `data.split=2007`. `[a, b]` is a
+list where a list can stand. Elsewhere `1e-4` is a number, and a key that no field has is an error that names the
+nearest one.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform, get_args
+from typing import Any, TypeVar, dataclass_transform
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from phrase_loc.errors import ConfigError, nearest
+from phrase_loc.checked import adapter, problems
+from phrase_loc.errors import ConfigError
+from phrase_loc.yaml_values import below, options, read_yaml, shortened, value_of
 
 T = TypeVar("T")
 
@@ -29,7 +32,8 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config_dataclass(kind: type[T]) -> type[T]:
     """A frozen dataclass by keyword alone whose values are checked when they come; unknown keys are refused."""
-    checked: Any = checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(kind)
+    rules = ConfigDict(extra="forbid", allow_inf_nan=False)
+    checked: Any = checked_dataclass(frozen=True, kw_only=True, config=rules)(kind)
     return checked
 
 
@@ -43,70 +47,63 @@ def load_config(kind: type[T], arguments: Sequence[str]) -> T:
     Raises:
         ConfigError: the file is missing or no mapping, a key is unknown, a value has the wrong type.
     """
-    files = [a for a in arguments if "=" not in a]
+    files = [a for a in arguments if "=" not in a or (a.endswith((".yaml", ".yml")) and Path(a).is_file())]
     if len(files) > 1:
         raise ConfigError(
-            f"expected one config file and key=value pairs, got the files {' and '.join(files)}"
+            f"expected one config file and key=value pairs, got the files {shortened(' and '.join(files))}"
         )
-    tree = read_yaml(Path(files[0])) if files else {}
-    for pair in (a for a in arguments if "=" in a):
+    tree = read_yaml(Path(files[0]), kind) if files else {}
+    for pair in (a for a in arguments if a not in files):
         key, _, text = pair.partition("=")
-        _put(tree, key.strip().split("."), _value(key, text))
+        keys, wanted = key.strip().split("."), kind
+        for name in keys:
+            wanted = below(wanted, name)
+        _put(tree, keys, value_of(text, f"the value of {shortened(key)}", wanted))
     return build(kind, tree)
 
 
 def build(kind: type[T], tree: dict[str, Any]) -> T:
-    """A nested dictionary -> a checked config; every problem in one ConfigError."""
+    """A nested dictionary -> a checked config; the first problems in one ConfigError."""
+    _refuse_bools(kind, tree, ())
     try:
-        return TypeAdapter(kind).validate_python(tree)
+        found: T = adapter(kind).validate_python(tree)
+        return found
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(kind, e) for e in error.errors())) from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, or a ConfigError that says what is there instead."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"config file {path} does not exist; the shipped ones are in configs/") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"config file {path} must hold `key: value` lines, got a {type(tree).__name__}")
-    return tree
+        raise ConfigError(problems(error, kind, "config key")) from None
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON-ready values, for reports and checkpoints."""
-    return {key: _plain(value) for key, value in asdict(config).items()}
+    return {key: _to_json(value) for key, value in asdict(config).items()}
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _to_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [_to_json(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def _value(key: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
-        raise ConfigError(f"the value of {key} is not YAML: {text!r}; quote it") from None
+def _refuse_bools(kind: Any, value: Any, where: tuple[str, ...]) -> None:
+    """Refuses true and false for a number: pydantic takes them for 1 and 0."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_bools(below(kind, key), inner, (*where, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for place, inner in enumerate(value):
+            _refuse_bools(below(kind, ""), inner, (*where, str(place)))
+    elif isinstance(value, bool) and bool not in options(kind) and {int, float} & set(options(kind)):
+        raise ConfigError(f"config key {shortened('.'.join(where))} takes a number, got {str(value).lower()}")
 
 
 def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
     for number, key in enumerate(keys[:-1]):
-        below = tree.get(key)
-        if isinstance(below, list):
-            _put_in_list(below, keys[: number + 1], keys[number + 1 :], value)
+        inner = tree.get(key)
+        if isinstance(inner, list):
+            _put_in_list(inner, keys[: number + 1], keys[number + 1 :], value)
             return
-        tree[key] = below if isinstance(below, dict) else {}
+        tree[key] = inner if isinstance(inner, dict) else {}
         tree = tree[key]
     tree[keys[-1]] = value
 
@@ -116,40 +113,16 @@ def _put_in_list(parts: list[Any], above: list[str], keys: list[str], value: Any
     names = [str(part.get("name", i)) if isinstance(part, dict) else str(i) for i, part in enumerate(parts)]
     if keys[0] in names:
         place = names.index(keys[0])
-    elif keys[0].isdecimal() and int(keys[0]) < len(parts):
+    elif keys[0].isdecimal() and len(keys[0]) < 9 and int(keys[0]) < len(parts):
         place = int(keys[0])
     else:
-        raise ConfigError(
-            f"{'.'.join(above)} has no element {keys[0]!r}; it holds {', '.join(names) or 'nothing'}"
-        )
+        there = shortened(", ".join(names), 200) or "nothing"
+        raise ConfigError(f"{'.'.join(above)} has no element {shortened(keys[0])!r}; it holds {there}")
     if len(keys) == 1:
         parts[place] = value
     elif isinstance(parts[place], dict):
         _put(parts[place], keys[1:], value)
     else:
-        raise ConfigError(f"{'.'.join([*above, keys[0]])} is {parts[place]!r} and has no {keys[1]!r}")
-
-
-def _explain(kind: type, error: Any) -> str:
-    where = [str(part) for part in error["loc"]]
-    name = ".".join(where) or "config"
-    if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
-        known = _known(kind, where[:-1])
-        hint = nearest(where[-1], known) if known else ""
-        return f"unknown config key {name}{hint}; known here: {', '.join(known)}"
-    if error["type"].startswith("missing"):
-        return f"config key {name} is required; give it in the file or as {name}=VALUE"
-    own = error.get("ctx", {}).get("error")
-    if isinstance(own, ConfigError):  # a sentence of the dataclass itself, which names its key
-        return str(own)
-    return f"config key {name}: {error['msg'].lower()}, got {error['input']!r}"
-
-
-def _known(kind: Any, path: list[str]) -> list[str]:
-    for part in path:
-        if not is_dataclass(kind):
-            return []
-        kind = next((f.type for f in fields(kind) if f.name == part), None)
-        options = [a for a in get_args(kind) if is_dataclass(a)]
-        kind = options[0] if options else kind
-    return [f.name for f in fields(kind)] if is_dataclass(kind) else []
+        raise ConfigError(
+            f"{'.'.join([*above, keys[0]])} is {shortened(parts[place])!r} and has no {shortened(keys[1])!r}"
+        )

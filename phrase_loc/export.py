@@ -12,7 +12,7 @@ an earlier stage of the trunk does not export; the exported model always reads a
     model.onnx | model.pt2   the graph
     words.npz                what turns a word into its unit and bias, in float16 and 8 bits
     vocabulary.txt, extra_words.txt   the words, row by row
-    export.json              sizes and settings
+    export.json              sizes and settings, and the SHA-256 of the others
 """
 
 import json
@@ -29,10 +29,12 @@ from torch import Tensor, nn
 
 from phrase_loc.attention.closed_form import contrastive_map
 from phrase_loc.errors import ConfigError, DataError, choose
+from phrase_loc.files import digest, write_text, writing
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.maps import min_max, resize
 from phrase_loc.models.text_to_region import TextToRegion
 
+WORD_FILES = ("words.npz", "vocabulary.txt", "extra_words.txt")
 GRAPHS = {"onnx": "model.onnx", "torch": "model.pt2"}
 INPUTS, OUTPUTS = ("units", "bias", "weights"), ("maps", "scores")
 
@@ -104,9 +106,8 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     model, settings, folder = localizer.model, localizer.settings, Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"part.{os.getpid()}.{GRAPHS[format]}"
-        write(ManyPhrases(model, settings).eval(), _example(model, settings.image_sizes), part)
-        os.replace(part, folder / GRAPHS[format])
+        with writing(folder / GRAPHS[format]) as path:
+            write(ManyPhrases(model, settings).eval(), _example(model, settings.image_sizes), path)
         _write_words(model, folder)
         facts = {
             "format": format,
@@ -115,8 +116,9 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
             "stage": "features",
             "calibration": model.config.calibration,
             "source": str(source),
+            "sha256": {name: digest(folder / name) for name in (GRAPHS[format], *WORD_FILES)},
         }
-        (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / "export.json", json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise DataError(
             f"cannot write the exported model to {folder}: {error}; choose another place"
@@ -182,6 +184,7 @@ def _write_words(model: TextToRegion, folder: Path) -> None:
             "bias": bias,
         }
     arrays = {name: tensor.detach().half().numpy() for name, tensor in halves.items()}
-    np.savez(folder / "words.npz", rows=table.rows.numpy(), cosine=np.array(head.cosine), **arrays)
+    with writing(folder / "words.npz") as path:
+        np.savez(path, rows=table.rows.numpy(), cosine=np.array(head.cosine), **arrays)
     model.vocabulary.save(folder / "vocabulary.txt")
-    (folder / "extra_words.txt").write_text("".join(f"{w}\n" for w in model.extra), encoding="utf-8")
+    write_text(folder / "extra_words.txt", "".join(f"{w}\n" for w in model.extra))

@@ -8,7 +8,6 @@ none), looked up one by one: as written, then in their dictionary form. The full
 (text/phrases.py) stays with the torch path; pass its weights to `answer` where they matter.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import digest, read_json, read_text
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.text.parsing import parse
@@ -42,14 +42,14 @@ class ExportedModel:
 
     def __init__(self, folder: str | os.PathLike, threads: int | None = None):
         folder = Path(folder)
+        self.facts = _facts(folder)
         try:
-            self.facts: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
             with np.load(folder / "words.npz") as words:
                 self._table = {name: words[name] for name in words.files}
             self._rows = _rows(folder)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # of an archive that is anything, numpy and zipfile raise anything
             raise DataError(
-                f"{folder} holds no exported model ({error}); write one with `phrase-loc export`"
+                f"{folder} holds no exported model ({str(error)[:160]}); write one with `phrase-loc export`"
             ) from None
         self._session = _session(folder / "model.onnx", threads)
 
@@ -129,11 +129,30 @@ def pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)[None])
 
 
+def _facts(folder: Path) -> dict[str, Any]:
+    """What export.json says; the other files are those that it was written with."""
+    if not (folder / "export.json").is_file():
+        raise DataError(
+            f"{folder} holds no exported model (no export.json); write one with `phrase-loc export`"
+        )
+    facts = read_json(folder / "export.json", "the exported model's")
+    sides = facts.get("image_sizes") if isinstance(facts, dict) else None
+    if not isinstance(sides, list) or not all(isinstance(side, int) for side in sides):
+        raise DataError(f"{folder / 'export.json'} is none of `phrase-loc export`; export the model again")
+    digests = facts.get("sha256", {})
+    for name, expected in digests.items() if isinstance(digests, dict) else ():
+        path = folder / Path(name).name
+        if not path.is_file() or digest(path) != expected:
+            raise DataError(
+                f"{path} is not the file that export.json was written with; copy the whole folder again"
+            )
+    return facts
+
+
 def _rows(folder: Path) -> dict[str, int]:
-    own = [
-        line.split("\t")[0] for line in (folder / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
-    ]
-    further = (folder / "extra_words.txt").read_text(encoding="utf-8").splitlines()
+    own = [line.split("\t")[0] for line in read_text(folder / "vocabulary.txt").split("\n")]
+    further = read_text(folder / "extra_words.txt").split("\n")
+    own, further = own[:-1], further[:-1]  # each line ends
     rows: dict[str, int] = {}
     for row, word in enumerate([*own, *further]):
         rows.setdefault(word, row)

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,12 +202,21 @@ def read_text(path: str | os.PathLike, what: str = "the file") -> str:
 
 
 def read_json(path: str | os.PathLike, what: str = "the file") -> Any:
-    """The value in a JSON file; raises DataError where it is missing, unreadable or no JSON."""
+    """The value in a JSON file; a DataError where it is missing, unreadable, no JSON, or has a key twice."""
     text = read_text(path, what)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} {path} is not JSON ({_reason(error)}); write or copy it again") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON's readers take the last of two equal keys, without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f"the key {twice[:60]!r} stands twice")
+    return found
 
 
 def digest(content: bytes | Path) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -86,15 +86,14 @@ class PhraseLocalizer:
 
         return push_model(self._with_own_settings(), repo_id, **options)
 
-    def with_settings(self, **changes: Any) -> "PhraseLocalizer":
+    def with_settings(self, **changes: Any) -> Self:
         """The same weights asked otherwise, such as `with_settings(method="cam", prior=0.0)`."""
-        return PhraseLocalizer(
-            self.model, Inference.from_dict({**asdict(self.settings), **changes}), self.cache
-        )
+        settings = Inference.from_dict({**asdict(self.settings), **changes})
+        return type(self)(self.model, settings, self.cache)
 
-    def with_cache(self, folder: str | os.PathLike) -> "PhraseLocalizer":
+    def with_cache(self, folder: str | os.PathLike) -> Self:
         """The same, keeping the proposals of each picture in `folder` by a hash of its pixels."""
-        return PhraseLocalizer(self.model, self.settings, Path(folder))
+        return type(self)(self.model, self.settings, Path(folder))
 
     @property
     def vocabulary(self) -> Vocabulary:

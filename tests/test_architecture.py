@@ -12,6 +12,8 @@ FLOORS = {
         "errors",
         "boxes",
         "files",
+        "yaml_values",
+        "checked",
         "structures",
         "config",
         "distributed",

@@ -213,3 +213,16 @@ def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):
         export(saved, tmp_path / "a", "onnx")
     with pytest.raises(DataError, match="holds no exported model"):
         ExportedModel(tmp_path)
+
+
+def test_files_of_two_exports_do_not_mix(saved, tmp_path):
+    """Exchanged lines of the vocabulary would make one word answer for another."""
+    from phrase_loc.exported import ExportedModel
+
+    folder = export(saved, tmp_path / "out", "torch")
+    for name in ("vocabulary.txt", "extra_words.txt", "words.npz"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(b"".join(content.splitlines(True)[::-1]))
+        with pytest.raises(DataError, match=rf"{name} is not the file that export\.json was written with"):
+            ExportedModel(folder)
+        (folder / name).write_bytes(content)

@@ -5,8 +5,10 @@
 
 import argparse
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from phrase_loc.errors import ConfigError
 
@@ -29,17 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit, save, print the figures."""
-    import yaml
-
     from phrase_loc.datasets.flickr30k import Flickr30kEntities
     from phrase_loc.evaluation.calibration import calibrate
-    from phrase_loc.localizer import PhraseLocalizer
+    from phrase_loc.localizer import Inference, PhraseLocalizer
+    from phrase_loc.yaml_values import fields_of, value_of
 
     if not args.model.is_dir():
         raise ConfigError(f"calibrate changes a model folder in place, and {args.model} is none")
+    if not os.access(args.model, os.W_OK):
+        raise ConfigError(f"calibrate changes {args.model} in place, which cannot be written; copy it first")
     if wrong := [pair for pair in args.changes if "=" not in pair]:
         raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
-    changes = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in args.changes)}
+    pairs = (pair.split("=", 1) for pair in args.changes)
+    changes = {key: value_of(value, key, fields_of(Inference).get(key, Any)) for key, value in pairs}
     localizer = PhraseLocalizer.from_pretrained(args.model, device="cpu").with_settings(**changes)
     fit = calibrate(localizer, Flickr30kEntities(args.root, args.split), args.seed)
     localizer.model.config = replace(localizer.model.config, calibration=fit)

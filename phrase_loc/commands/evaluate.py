@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from phrase_loc.config import load_config
 
@@ -38,9 +39,9 @@ def evaluate_from(settings: Sequence[str]) -> int:
     config = load_config(EvaluateConfig, settings)
     from phrase_loc.distributed import session
     from phrase_loc.evaluation.procedure import evaluate
-    from phrase_loc.evaluation.report import markdown, write
+    from phrase_loc.evaluation.report import markdown, reserved, write
 
-    with session(config.device) as world:
+    with session(config.device) as world, reserved(config) if world.is_main else nullcontext():
         evaluation = evaluate(config, world)
         if world.is_main:
             content, files = write(evaluation)

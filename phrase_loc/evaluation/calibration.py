@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from phrase_loc.errors import DataError
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.structures import GroundingSample
 
@@ -37,8 +38,16 @@ def calibrate(
     Returns:
         {"slope", "offset", "auc", "brier", "calibration_error", "pairs", "images"}; the figures are of held-out
         images, slope and offset of all.
+
+    Raises:
+        DataError: too few images, or no phrase to set against another.
     """
     pairs = score_pairs(localizer, samples, seed)
+    if len(np.unique(pairs.image)) < FOLDS or len(np.unique(pairs.positive)) < 2:
+        raise DataError(
+            f"calibration needs phrases with a known word, and phrases to set against them, in at least {FOLDS} "
+            f"images, got {len(np.unique(pairs.image))}; take a larger split"
+        )
     held_out = cross_validated(pairs)
     slope, offset = platt(pairs.scores, pairs.positive)
     return {

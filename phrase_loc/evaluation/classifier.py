@@ -9,7 +9,7 @@ stands in for the model of a PhraseLocalizer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -102,10 +102,6 @@ class ClassifierLocalizer(PhraseLocalizer):
     """
 
     model: Any  # a Classifier
-
-    def with_settings(self, **changes: Any) -> "ClassifierLocalizer":
-        """The same weights asked otherwise."""
-        return ClassifierLocalizer(self.model, Inference.from_dict({**asdict(self.settings), **changes}))
 
     def save_pretrained(self, folder: Any) -> Any:
         """A classifier is named, not saved."""

@@ -1,5 +1,6 @@
 """What `evaluate.py` can be told; a YAML file in configs/ plus `key=value` fills it."""
 
+import os
 from dataclasses import field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,6 +11,7 @@ from phrase_loc.errors import ConfigError, choose
 from phrase_loc.evaluation.protocol import Protocol
 from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS
 
+MOST_DRAWS = 100_000
 # In messages; the thresholds of imagenet_box_<rule>_<value> would be a hundred more.
 _LISTED = {name: p for name, p in PROTOCOLS.items() if not name.startswith("imagenet_box_")}
 
@@ -75,13 +77,20 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.bootstrap < 1:
             raise ConfigError(f"bootstrap is a number of draws, at least 1, got {self.bootstrap}")
+        if self.bootstrap > MOST_DRAWS:
+            raise ConfigError(f"bootstrap is a number of draws, at most {MOST_DRAWS:,}, got {self.bootstrap}")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out is a share of the images, 0 to below 1, got {self.held_out}")
         for name, number in (("limit", self.limit), ("sample", self.sample)):
             if number < 0:
                 raise ConfigError(f"{name} is a number of images, 0 for all, got {number}")
-        if self.output.is_dir():
+        if os.path.isdir(self.output):
             raise ConfigError(f"output {self.output} is a folder; name a file such as report.json")
+        if self.output.suffix != ".json" or "\0" in str(self.output):
+            raise ConfigError(
+                f"output is the JSON report and ends in .json, got {self.output}; its table is written beside it"
+            )
+        self.chosen_protocols()
 
     @property
     def methods(self) -> list[str]:
@@ -99,5 +108,5 @@ class EvaluateConfig:
             matching = [name for name in PROTOCOLS if fnmatchcase(name, asked)]
             names += matching or [choose(_LISTED, asked, "protocol").name]
         if not names:
-            raise ConfigError(f"protocols is empty; choose from {', '.join(PROTOCOLS)}")
+            raise ConfigError(f"protocols is empty; choose from {', '.join(_LISTED)}")
         return [PROTOCOLS[name] for name in dict.fromkeys(names)]

@@ -11,10 +11,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from phrase_loc.errors import ConfigError
 from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.html_gallery import Case, Record, choose_cases, draw_cases, key_of
 from phrase_loc.evaluation.reliability import Reliability, reliability
+from phrase_loc.files import write_text
 from phrase_loc.structures import GroundingSample
 
 WORDS = 40  # most frequent words shown
@@ -38,15 +38,9 @@ def write_html(
         localizer: gives maps and probabilities; without it the page has neither.
 
     Raises:
-        ConfigError: the file cannot be written.
+        DataError: the file cannot be written.
     """
-    text = page(report, records, samples, localizer)
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise ConfigError(f"the page cannot be written to {path}: {error.strerror}") from None
+    write_text(path, page(report, records, samples, localizer), "choose another output")
 
 
 def page(

@@ -24,6 +24,25 @@ def needs_model(names: list[str]) -> bool:
     return any(name not in BASELINES for name in names)
 
 
+def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
+    """Refuses names that are no methods' and settings of no localizer, before annotations and weights are read.
+
+    Raises:
+        ConfigError: one is unknown, or a setting has a wrong type or range.
+    """
+    from phrase_loc.attention import METHODS
+    from phrase_loc.evaluation.controls import CONTROLS
+    from phrase_loc.inference import Inference
+
+    Inference.from_dict(inference or {})
+    known = [*METHODS, *CONTROLS, *BASELINES]
+    for name in names:
+        if name not in known and name.removesuffix(WITHOUT_PRIOR) not in METHODS:
+            raise ConfigError(
+                f"unknown method {name[:80]!r}{nearest(name[:80], known)}; choose from {', '.join(sorted(known))}"
+            )
+
+
 def load_localizer(config: EvaluateConfig, device: str) -> Any:
     """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
     from phrase_loc.evaluation.models import cache_folder, load
@@ -58,7 +77,7 @@ def build(names: list[str], localizer: Any) -> list[Method]:
     """
     if not needs_model(names):
         return [Baseline(name, BASELINES[name]) for name in names]
-    from phrase_loc.attention import METHODS
+    check(names)
     from phrase_loc.evaluation.controls import CONTROLS
     from phrase_loc.evaluation.map_method import Looker, MapMethod
 
@@ -70,14 +89,9 @@ def build(names: list[str], localizer: Any) -> list[Method]:
             built.append(Baseline(name, BASELINES[name]))
         elif name in CONTROLS:
             built.append(CONTROLS[name](localizer, looker))
-        elif base in METHODS:
+        else:
             changes = {"method": base} | ({"prior": 0.0} if base != name else {})
             built.append(MapMethod(name, localizer.with_settings(**changes), looker))
-        else:
-            known = [*METHODS, *CONTROLS, *BASELINES]
-            raise ConfigError(
-                f"unknown method {name!r}{nearest(name, known)}; choose from {', '.join(sorted(known))}"
-            )
     return built
 
 

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from phrase_loc.errors import ConfigError
+
 CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
 
 
@@ -21,8 +23,9 @@ def load(source: str, inference: dict[str, Any], device: str, proposal_cache: Pa
     from phrase_loc.localizer import PhraseLocalizer
 
     if source.startswith(PREFIX):
-        return load_classifier(source, device, **inference)
-    localizer = PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
+        localizer: PhraseLocalizer = load_classifier(source, device, **inference)
+    else:
+        localizer = PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
     return localizer if proposal_cache is None else localizer.with_cache(proposal_cache)
 
 
@@ -32,7 +35,10 @@ def cache_folder(setting: str) -> Path | None:
 
     if setting in ("", "none"):
         return None
-    folder = _of_user() if setting == "auto" else Path(setting).expanduser()
+    try:
+        folder = _of_user() if setting == "auto" else Path(setting).expanduser()
+    except RuntimeError:  # ~nobody
+        raise ConfigError(f"proposal_cache is auto, none or a folder, got {setting!r:.200}") from None
     tidy(folder)
     return folder
 

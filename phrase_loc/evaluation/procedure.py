@@ -78,6 +78,8 @@ def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Eva
         DataError: nothing that can be evaluated.
     """
     kind = choose(DATASETS, config.data.name, "dataset")
+    if methods.needs_model(config.methods):
+        methods.check(config.methods, config.inference)
     samples = kind(root=config.data.root, split=config.data.split, **config.data.options)
     chosen = sampled(samples[: config.limit] if config.limit else samples, config.sample)
     protocols = [faithful(p) if config.faithful else p for p in config.chosen_protocols()]

@@ -4,32 +4,80 @@ import csv
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from phrase_loc.errors import ConfigError
+from phrase_loc.evaluation.compare import seal
+from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.procedure import Evaluation, report
 from phrase_loc.evaluation.results import records
+from phrase_loc.files import lock, write_text, writing
 
 COLUMNS = (
     *("image", "protocol", "method", "phrase", "type", "entity", "sentence", "known"),
     *("hit", "iou", "score", "peak_x", "peak_y", "x1", "y1", "x2", "y2"),
 )
+ADVICE = "choose another output"
+#: ending -> what a file of ours has in its first kilobytes
+OURS = {
+    ".json": '{\n "config": {',
+    ".md": "by bootstrap over images",
+    ".csv": ",".join(COLUMNS),
+    ".html": "<title>phrase_loc: ",
+}
+
+
+@contextmanager
+def reserved(config: EvaluateConfig) -> Iterator[None]:
+    """Holds the output of an evaluation from before it begins: the folder is made and can be written.
+
+    Raises:
+        ConfigError: a file of another kind stands where one of the report will be written.
+        DataError: the folder cannot be written, or another evaluation writes there.
+    """
+    endings = [".json", ".md", *([".csv"] if config.csv else []), *([".html"] if config.html else [])]
+    for path in (config.output.with_suffix(ending) for ending in endings):
+        if os.path.exists(path) and not (path.is_file() and _is_ours(path)):
+            raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
+    output = config.output
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the folder of output={output} cannot be made ({error.strerror}); {ADVICE}"
+        ) from None
+    sentence = f"another evaluation is writing {output}; wait for it, or {ADVICE}"
+    with lock(output.with_name(f".{output.name}.lock"), sentence):
+        yield
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return OURS[path.suffix] in file.read(4096).decode("utf-8", "replace")
+
+
+def finite(value: Any) -> Any:
+    """Plain values with null for NaN and infinite numbers, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     """Write all files of a finished evaluation; give the report and the paths."""
     output, content = evaluation.config.output, report(evaluation)
+    content["sha256"] = seal(content["by_image"], content["config"]["bootstrap"])
     files = [output, output.with_suffix(".md")]
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _replace(output, json.dumps(content, indent=1, allow_nan=False) + "\n")
-        _replace(files[1], markdown(content))
-        if evaluation.config.csv:
-            files.append(output.with_suffix(".csv"))
-            _write_csv(evaluation, files[-1])
-    except OSError as error:
-        raise ConfigError(f"the report cannot be written to {output}: {error.strerror}") from None
+    write_text(output, json.dumps(finite(content), indent=1, allow_nan=False) + "\n", ADVICE)
+    write_text(files[1], markdown(content), ADVICE)
+    if evaluation.config.csv:
+        files.append(output.with_suffix(".csv"))
+        _write_csv(evaluation, files[-1])
     if evaluation.config.html:
         from phrase_loc.evaluation.html_report import write_html
 
@@ -85,14 +133,15 @@ def _records(evaluation: Evaluation, protocol: Any, method: str) -> list[dict[st
 
 
 def _write_csv(evaluation: Evaluation, path: Path) -> None:
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        writing(path, ADVICE) as part,
+        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for protocol in evaluation.plan.protocols:
             for method in evaluation.asked:
                 writer.writerows(_line(record) for record in _records(evaluation, protocol, method))
-    os.replace(partial, path)
 
 
 def _line(record: dict[str, Any]) -> list[Any]:
@@ -101,10 +150,3 @@ def _line(record: dict[str, Any]) -> list[Any]:
     names = [record[key] for key in ("image_id", "protocol", "method", "phrase")]
     kinds = ["/".join(record["labels"]), record["entity"], record["sentence"], int(record["known"])]
     return [*names, *kinds, f"{record['hit']:g}", *numbers]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file at once: a reader sees the old one or the new one, never half."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -14,6 +14,7 @@ from phrase_loc.evaluation.statistics import (
     Floats,
     Sums,
     draws,
+    in_parts,
     interval,
     mean_of_columns,
     sums_by_image,
@@ -90,9 +91,7 @@ class Rows:
             names, rates = precision_by_label(table, type_labels, np.ones((1, self.images)), keep)
             return {name: percent(rate) for name, rate in zip(names, rates[0])}
         sums = self._sums(table, metric, keep, by_label=True)
-        with np.errstate(invalid="ignore"):
-            rates = sums.sums.sum(0) / sums.counts.sum(0)
-        return {name: percent(rate) for name, rate in zip(sums.labels, rates)}
+        return {name: percent(rate) for name, rate in zip(sums.labels, sums.by_label())}
 
     def sums(self, protocol: Protocol, method: str, metric: str) -> Sums | None:
         """Sums by image behind a value, None for mAP, which is no ratio of sums."""
@@ -119,8 +118,8 @@ class Rows:
         if not with_interval:
             return value, []
         weights = draws(self.images, min(self.bootstrap, AP_REPLICATES))
-        _, rates = precision_by_label(table, naming, weights, keep)
-        return value, interval(mean_of_columns(rates))
+        drawn = [precision_by_label(table, naming, part, keep)[1] for part in in_parts(weights)]
+        return value, interval(mean_of_columns(np.concatenate(drawn)))
 
     def _sums(self, table: Table, metric: str, keep: Mask, by_label: bool) -> Sums:
         chosen = np.arange(len(table.known)) if keep is None else np.flatnonzero(keep)

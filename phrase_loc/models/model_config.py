@@ -1,12 +1,39 @@
 """What a model is, as plain values: enough to build it again, saved as config.json beside the weights."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
-from phrase_loc.errors import DataError, nearest
+from pydantic import AfterValidator, Field
+
+from phrase_loc.checked import STRICT, checked
+from phrase_loc.errors import ConfigError, DataError
 
 FORMAT = 1
 """Version of the model folder; a reader refuses a newer one."""
+
+Size = Annotated[int, Field(ge=1, le=65_536)]
+Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
+Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
+
+
+def _slope_and_offset(fit: dict[str, int | float]) -> dict[str, int | float]:
+    if fit and not {"slope", "offset"} <= set(fit):
+        raise ConfigError("key calibration needs slope and offset; run `phrase-loc calibrate` again")
+    return fit
+
+
+def _figures(card: dict[str, Any]) -> dict[str, Any]:
+    """The rows that the card prints; all else in it is printed as text, whatever it is."""
+    rows = card.get("figures") or []
+    whole = isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and isinstance(row.get("ci95") or [], (list, tuple))
+        and isinstance(row.get("baselines") or {}, dict)
+        for row in rows
+    )
+    if not whole:
+        raise ConfigError("key card.figures holds rows as reports have them; leave it out")
+    return card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,33 +59,37 @@ class ModelConfig:
         cosine: whether units and features are divided by their lengths.
         free: whether a word vector is the unit itself, with its bias as last number.
         tuned: whether training changed the word vectors.
-        inference: settings of the localizer, kept as they are.
-        calibration: of the probability that a phrase is shown, kept as it is.
+        inference: settings of the localizer, checked by it.
+        calibration: slope and offset of the probability that a phrase is shown, and how good it is; {} for none.
         card: facts for the model card (data, recipe, command, figures), kept as they are.
         format: version of the model folder.
     """
 
+    __pydantic_config__ = STRICT
+
     backbone: str
-    channels: int
-    embedding: int
+    channels: Size
+    embedding: Size
     architecture: dict[str, Any] | None = None
-    output_stride: int = 32
+    output_stride: Size = 32
     folded: bool = True
-    mean: tuple[float, float, float] = (127.0, 127.0, 127.0)
-    std: tuple[float, float, float] = (128.0, 128.0, 128.0)
-    image_size: int = 224
+    mean: tuple[Finite, Finite, Finite] = (127.0, 127.0, 127.0)
+    std: tuple[Positive, Positive, Positive] = (128.0, 128.0, 128.0)
+    image_size: Size = 224
     fuse: str | None = None
-    fine_channels: int | None = None
-    hidden: int | None = 512
+    fine_channels: Size | None = None
+    hidden: Size | None = 512
     pool: str = "log_sum_exp"
-    sharpness: float = 4.0
+    sharpness: Positive = 4.0
     learn_sharpness: bool = False
     cosine: bool = False
     free: bool = False
     tuned: bool = False
     inference: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
-    card: dict[str, Any] = field(default_factory=dict)
+    calibration: Annotated[dict[str, int | float], AfterValidator(_slope_and_offset)] = field(
+        default_factory=dict
+    )
+    card: Annotated[dict[str, Any], AfterValidator(_figures)] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +101,7 @@ class ModelConfig:
         """Plain values -> a config; `source` names the file in messages.
 
         Raises:
-            DataError: not a mapping, a newer format, an unknown or a missing key.
+            DataError: not a mapping, a newer format, an unknown or a missing key, a value that cannot be.
         """
         if not isinstance(values, dict):
             raise DataError(
@@ -81,14 +112,7 @@ class ModelConfig:
                 f"{source} has model format {values.get('format')!r}, this phrase_loc reads up to {FORMAT}; "
                 "it is a newer model or none of ours: update phrase_loc or name another folder"
             )
-        known = [f.name for f in fields(cls)]
-        if unknown := [key for key in values if key not in known]:
-            raise DataError(
-                f"{source} has the unknown key {unknown[0]!r}{nearest(unknown[0], known)}; remove it"
-            )
-        if missing := [key for key in ("backbone", "channels", "embedding") if key not in values]:
-            raise DataError(f"{source} lacks the key {missing[0]!r}; save the model again")
-        for key in ("mean", "std"):
-            if key in values:
-                values = {**values, key: tuple(values[key])}
-        return cls(**values)
+        try:
+            return checked(cls, values, "key")
+        except ConfigError as error:
+            raise DataError(f"{source}: {error}; save the model again or copy it whole") from None

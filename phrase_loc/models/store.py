@@ -1,7 +1,7 @@
 """A model in a folder: what is written, and how it is read back without trusting the files.
 
     model.safetensors   weights in float16 (8-bit rows of further words as they are)
-    config.json         ModelConfig, and the SHA-256 of the weights, so that files of two models cannot mix
+    config.json         ModelConfig, and the SHA-256 of the three other files, so that those of two models cannot mix
     vocabulary.txt      word<tab>count, most frequent first
     extra_words.txt     further words, one a line (absent without any)
     README.md           model card, made from config.card
@@ -9,21 +9,23 @@
 Nothing in these files is executed. The names are those of huggingface_hub: a folder can be pushed as it is.
 """
 
-import hashlib
 import json
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError, PhraseLocError
+from phrase_loc.files import digest, read_json, read_text, write_bytes
 from phrase_loc.models.assembly import folded, skeleton
 from phrase_loc.models.card import model_card
 from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.transformers_nets import from_architecture
 from phrase_loc.models.weights import check_weights, read_weights
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -34,6 +36,8 @@ WEIGHTS, CONFIG, VOCABULARY, EXTRA, CARD = (
     "extra_words.txt",
     "README.md",
 )
+#: key of config.json -> the file whose SHA-256 it holds; a model of old has that of the weights alone
+DIGESTS = {"weights_sha256": WEIGHTS, "vocabulary_sha256": VOCABULARY, "extra_words_sha256": EXTRA}
 DEFAULT = "default"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -49,30 +53,30 @@ def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
     Batch norms are folded on the way: a saved model is one to be queried.
 
     Raises:
-        DataError: the folder cannot be written, or a weight is not finite.
+        DataError: the folder cannot be written, a weight is not finite, or the config holds what cannot be read.
     """
     from safetensors.torch import save
 
     model, folder = folded(model), Path(folder)
     weights = save({name: _compact(name, tensor) for name, tensor in model.state_dict().items()})
-    values = {**model.config.to_json(), "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    ModelConfig.from_json(model.config.to_json(), "the model's config")  # what is written can be read
+    vocabulary = zip(model.vocabulary.words, model.vocabulary.counts)
     files = {
         WEIGHTS: weights,
-        VOCABULARY: "".join(
-            f"{w}\t{n}\n" for w, n in zip(model.vocabulary.words, model.vocabulary.counts)
-        ).encode(),
+        VOCABULARY: "".join(f"{w}\t{n}\n" for w, n in vocabulary).encode(),
         EXTRA: "".join(f"{word}\n" for word in model.extra).encode(),
         CARD: model_card(model.config, len(model.vocabulary), len(model.extra), len(weights)).encode(),
-        CONFIG: (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode(),
     }
+    values = {**model.config.to_json(), **{key: digest(files[name]) for key, name in DIGESTS.items()}}
+    files[CONFIG] = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            _write(folder / name, content)
     except OSError as error:
         raise DataError(
             f"the model cannot be written to {folder}: {error.strerror}; choose another place"
         ) from None
+    for name, content in files.items():
+        write_bytes(folder / name, content, "choose another place for the model")
     return folder
 
 
@@ -83,15 +87,21 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
         DataError: there is no model, or its files are missing, truncated, of a newer format or of two models.
     """
     folder = find_model(source)
-    values = _read_json(folder / CONFIG)
-    digest = values.pop("weights_sha256", None) if isinstance(values, dict) else None
+    values = read_json(folder / CONFIG, "the model's config")
+    digests = {key: values.pop(key) for key in DIGESTS if key in values} if isinstance(values, dict) else {}
     config = replace(ModelConfig.from_json(values, str(folder / CONFIG)), folded=True)
-    tensors = _read_tensors(folder / WEIGHTS, digest)
-    extra = _read_words(folder / EXTRA)
-    extra_size = tensors["words.rows"].shape[-1] if "words.rows" in tensors else 1
-    model = skeleton(config, Vocabulary.load(folder / VOCABULARY), extra, extra_size)
+    tensors = read_weights(folder / WEIGHTS)
+    vocabulary, extra = Vocabulary.load(folder / VOCABULARY), _read_words(folder / EXTRA)
+    for key, expected in digests.items():
+        _check_digest(folder / DIGESTS[key], expected)
+    model = _empty(config, vocabulary, extra, tensors, folder)
     wanted = model.state_dict()
     check_weights(tensors, wanted, str(folder / WEIGHTS))
+    if surplus := sorted(set(tensors) - set(wanted)):
+        raise DataError(
+            f"{folder / WEIGHTS} has {len(surplus)} weights that {CONFIG} beside it has no place for (first: "
+            f"{surplus[0][:80]}); copy the whole folder again"
+        )
     model.load_state_dict({name: tensors[name] for name in wanted})
     model.to(memory_format=torch.channels_last)  # a quarter less time in the trunk on a CPU
     return model.eval().requires_grad_(False)
@@ -131,33 +141,60 @@ def _compact(name: str, tensor: Tensor) -> Tensor:
     return half
 
 
-def _read_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
-    tensors = read_weights(path)
-    if digest is not None and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+def _check_digest(path: Path, expected: Any) -> None:
+    if not path.is_file() or digest(path) != expected:
         raise DataError(
             f"{path} is not the file that {CONFIG} beside it was written with; copy the whole folder again"
         )
-    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
-def _read_json(path: Path) -> object:
+def _empty(
+    config: ModelConfig,
+    vocabulary: Vocabulary,
+    extra: tuple[str, ...],
+    tensors: dict[str, Tensor],
+    folder: Path,
+) -> TextToRegion:
+    """The skeleton of a model, once its sizes are known to be those of the weights: they could be anything."""
+    with torch.device("meta"):
+        sizes = {"words.vectors": torch.empty(len(vocabulary), config.embedding)}
+        if config.hidden is not None:
+            sizes["head.lift.weight"] = torch.empty(config.hidden, config.channels, 1, 1)
+        if config.fine_channels is not None:
+            dimensions = config.hidden or config.channels
+            sizes["head.lateral.weight"] = torch.empty(dimensions, config.fine_channels, 1, 1)
+    check_weights(tensors, sizes, str(folder / WEIGHTS))
+    rows = tensors.get("words.rows", torch.empty(0, 1))
+    if len(rows) != len(extra) or rows.ndim != 2:
+        raise DataError(
+            f"{folder} holds {len(extra)} further words ({EXTRA}) where {len(rows)} were expected by its weights; "
+            "copy the whole folder again"
+        )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); copy the model again") from None
+        if config.architecture is not None:
+            with torch.device("meta"):
+                size = sum(p.numel() for p in from_architecture(config.architecture).parameters())
+            if size > 2 * sum(t.numel() for t in tensors.values()):
+                raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
+        model = skeleton(config, vocabulary, extra, rows.shape[1])
+        if config.fuse is not None and config.fuse not in model.stages[:-2]:
+            raise ConfigError(f"fuse must name a stage below the last ({', '.join(model.stages[:-2])})")
+        return model
+    except PhraseLocError as error:
+        raise DataError(f"{folder / CONFIG}: {error}") from None
 
 
 def _read_words(path: Path) -> tuple[str, ...]:
-    try:
-        return tuple(path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); copy the model again") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """One word a line; a model without further words may lack the file."""
+    if not path.exists():
+        return ()
+    words = tuple(line.removesuffix("\r") for line in read_text(path, "the further words").split("\n"))
+    words = words[:-1] if words[-1] == "" else words
+    for number, word in enumerate(words, 1):
+        if not word.strip() or "\t" in word:
+            raise DataError(
+                f"{path}, line {number}: expected a word, got {word[:60]!r}; copy the model again"
+            )
+    if len(set(words)) < len(words):
+        raise DataError(f"{path} lists a word twice; copy the model again")
+    return words

@@ -20,6 +20,7 @@ FAMILIES = {
     "convnextv2": ("embeddings", "encoder.stages"),
     "regnet": ("embedder", "encoder.stages"),
 }
+DEEPEST = 1000
 
 
 class Plain(nn.Module):
@@ -46,7 +47,7 @@ def architecture(source: str) -> dict[str, Any]:
 
     try:
         config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a broken config.json, transformers raises anything
         raise DataError(_unreadable(source, error)) from None
     found: dict[str, Any] = config.to_dict()
     _family(found)
@@ -58,8 +59,17 @@ def from_architecture(config: dict[str, Any]) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     _family(config)
+    depths = config.get("depths")
+    if isinstance(depths, list) and not all(isinstance(n, int) and 0 <= n <= DEEPEST for n in depths):
+        raise DataError(f"the architecture has stages of at most {DEEPEST} blocks, got depths {depths!r:.80}")
     options = {key: value for key, value in config.items() if key != "model_type"}
-    return AutoModel.from_config(AutoConfig.for_model(config["model_type"], **options))
+    try:
+        return AutoModel.from_config(AutoConfig.for_model(config["model_type"], **options))
+    except Exception as error:  # of settings that are anything, transformers raises anything
+        raise DataError(
+            f"the architecture is none that transformers can build ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:160]}); copy the model again"
+        ) from None
 
 
 def pretrained(source: str) -> nn.Module:
@@ -69,7 +79,7 @@ def pretrained(source: str) -> nn.Module:
     architecture(source)
     try:
         return AutoModel.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of a broken folder, transformers and safetensors raise anything
         raise DataError(_unreadable(source, error)) from None
 
 
@@ -84,9 +94,9 @@ def stages(net: nn.Module) -> nn.Sequential:
 
 def _family(config: dict[str, Any]) -> tuple[str, str]:
     kind = config.get("model_type", "none")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError(
-            f"a transformers backbone must be one of {', '.join(FAMILIES)}, got model_type {kind!r}; "
+            f"a transformers backbone must be one of {', '.join(FAMILIES)}, got model_type {kind!r:.80}; "
             "take a convolutional network"
         )
     return FAMILIES[kind]

@@ -10,12 +10,11 @@ boxes are wanted. Boxes are float32 xyxy in pixels of that frame. The same pictu
 every process. `source.supervision` is "boxes" for a source that was made with annotated boxes.
 
 A new source is a frozen dataclass with these two methods and one entry below. `Cached` keeps the boxes of a
-source on disk; `Precomputed` reads boxes that another program made.
+source on disk.
 """
 
 from phrase_loc.proposals.cache import Cached
 from phrase_loc.proposals.levels import LevelSets
-from phrase_loc.proposals.precomputed import Precomputed
 from phrase_loc.proposals.regions import Regions
 from phrase_loc.proposals.segments import EdgeBoxes, SelectiveSearch
 from phrase_loc.proposals.source import Preferred, Source, proposals_for
@@ -30,4 +29,4 @@ PROPOSALS: dict[str, Source] = {
     "edge_boxes": EdgeBoxes(),
 }
 
-__all__ = ["PROPOSALS", "Cached", "Precomputed", "Source", "proposals_for"]
+__all__ = ["PROPOSALS", "Cached", "Source", "proposals_for"]

@@ -1,15 +1,17 @@
 """Keep the boxes of an image source on disk, for evaluations that look at the same pictures again.
 
-The name of a file is a digest of the picture's pixels, of the frame, of the source with all its constants and
-of the libraries it computes with, so a changed picture or constant is another file and nothing is ever stale.
-Boxes lie there as the source gave them: with a cache, cold or full, and without one they are the same bits.
-Files appear by a rename: processes may share a folder. A broken file is made again; a folder that cannot be
-written to costs a warning and time, no answer.
+The name of a file is a digest of the picture's pixels, of the frame, of the source with all its constants, of
+our code and of the libraries it computes with, so a changed picture or constant is another file and nothing is
+ever stale. Boxes lie there as the source gave them, their digest behind them: with a cache, cold or full, and
+without one they are the same bits. Files appear by a rename: processes may share a folder. A file in which a bit
+has changed is made again and named on stderr; a folder that cannot be written to costs a warning and time, no
+answer.
 """
 
 import hashlib
+import io
 import os
-import tempfile
+import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -21,9 +23,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from phrase_loc.errors import DataError
+from phrase_loc.files import digest, sealed, unsealed, write_bytes
 from phrase_loc.proposals.source import Source
 
-VERSION = 2  # raise it when a source changes its boxes without changing a constant
+SEAL = len(sealed(b""))  # bytes: of key and array, behind the array, so that numpy reads the file as well
 ROOM = 1 << 30  # bytes that a folder keeps when it is tidied: boxes of some 250,000 pictures
 
 
@@ -55,10 +59,10 @@ class Cached:
 
     def key(self, picture: Image.Image, size: tuple[int, int]) -> str:
         """Hexadecimal digest of picture, frame and source."""
-        about = f"{VERSION} {_libraries()} {self.source!r} {picture.mode} {picture.size} {tuple(size)}"
-        digest = hashlib.sha256(about.encode())
-        digest.update(picture.tobytes())
-        return digest.hexdigest()[:32]
+        about = f"{_code()} {_libraries()} {self.source!r} {picture.mode} {picture.size} {tuple(size)}"
+        hashed = hashlib.sha256(about.encode())
+        hashed.update(picture.tobytes())
+        return hashed.hexdigest()[:32]
 
 
 def tidy(folder: Path, room: int = ROOM) -> None:
@@ -79,36 +83,43 @@ def tidy(folder: Path, room: int = ROOM) -> None:
 
 
 @cache
+def _code() -> str:
+    """What the sources are written in: boxes may change without a constant."""
+    return digest(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+
+
+@cache
 def _libraries() -> str:
     """What computes boxes: another OpenCV may cut otherwise, and without its ximgproc windows stand in."""
+    own = f"Pillow {PIL.__version__}, numpy {np.__version__}, torch {torch.__version__}"
     try:
         import cv2
     except ImportError:
-        return f"Pillow {PIL.__version__}"
-    return f"Pillow {PIL.__version__}, OpenCV {cv2.__version__} {hasattr(cv2, 'ximgproc')}"
+        return own
+    return f"{own}, OpenCV {cv2.__version__} {hasattr(cv2, 'ximgproc')}"
 
 
 def _read(path: Path) -> Tensor | None:
     """Boxes (R, 4), marked as just used; None where there is no whole file of them."""
     try:
-        boxes = np.load(path, allow_pickle=False)
+        blob = path.read_bytes()
         os.utime(path)
-    except (OSError, ValueError, EOFError):
+    except OSError:
         return None
-    whole = isinstance(boxes, np.ndarray) and boxes.ndim == 2 and boxes.shape[1] == 4
-    return torch.from_numpy(boxes) if whole and boxes.dtype == np.float32 else None
+    key, content = path.stem.encode(), blob[:-SEAL]
+    if unsealed(blob[-SEAL:] + key + content) is None:
+        print(f"{path}: the kept proposals were damaged and are made anew", file=sys.stderr)
+        return None
+    return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
 
 
 def _write(path: Path, boxes: np.ndarray) -> None:
-    """Write beside the place and rename, so that a reader finds a whole file or none."""
-    temporary = None
+    """Whole or not at all."""
+    file = io.BytesIO()
+    np.save(file, boxes)
+    content = file.getvalue()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            np.save(file, boxes)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        write_bytes(path, content + sealed(path.stem.encode() + content)[:SEAL])
+    except (OSError, DataError) as error:
         warnings.warn(f"proposals are not kept in {path.parent} ({error})", RuntimeWarning, stacklevel=4)

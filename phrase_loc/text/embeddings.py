@@ -85,22 +85,31 @@ def read_glove(
                 word, *values = line.rstrip().split(" ")
                 if number == 1 and len(values) == 1:
                     continue
-                width = width or len(values)
+                width = width or max(1, len(values))
                 if len(values) != width:
                     raise DataError(f"{path}, line {number}: expected {width} values, got {len(values)}")
                 if wanted is None or word in wanted:
                     found.setdefault(word, _numbers(values, path, number))
-    except OSError as error:
-        raise DataError(f"cannot read the word vectors {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a path with a null character is a ValueError
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"cannot read the word vectors {path}: {str(error)[:160]}") from None
+    if not width:
+        raise DataError(f"{path} holds no word vectors; expected `word v1 v2 ...` a line")
     vectors = np.stack(list(found.values())) if found else np.zeros((0, width), np.float32)
     return WordVectors(tuple(found), torch.from_numpy(vectors))
 
 
 def _numbers(values: list[str], path: Path | str, number: int) -> np.ndarray:
     try:
-        return np.array(values, dtype=np.float32)
+        found = np.array(values, dtype=np.float64)
     except ValueError:
-        raise DataError(f"{path}, line {number}: expected numbers after the word, got {values[:3]}") from None
+        found = np.array([np.nan])
+    if not (np.abs(found) < np.finfo(np.float32).max).all():
+        raise DataError(
+            f"{path}, line {number}: expected numbers after the word, got {' '.join(values)[:60]!r}"
+        )
+    return found.astype(np.float32)
 
 
 def _with_parts(words: Collection[str]) -> set[str]:
@@ -120,6 +129,8 @@ def glove_package(words: Collection[str] | None = None, limit: int | None = None
         index = pandas.read_parquet(folder / "glove_6B_index.parquet")["index"].iloc[:limit]
     except ImportError:
         raise DataError("the GloVe package needs pyarrow to read its index: pip install pyarrow") from None
+    except Exception as error:  # of a broken file, pandas and pyarrow raise anything
+        raise DataError(f"the GloVe package in {folder} cannot be read ({str(error)[:160]})") from None
     rows = index if words is None else index[index.isin(_with_parts(words))]
     table = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")
     return WordVectors(tuple(rows), torch.from_numpy(np.ascontiguousarray(table[rows.index.to_numpy()])))
@@ -211,8 +222,9 @@ def encoder_vectors(words: Sequence[str], model: str, template: str = "{}", batc
     place = _encoder_place(model)
     try:
         tokenizer, encoder = AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place).eval()
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot load a text encoder from {model!r}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # of a broken folder, transformers and safetensors raise anything
+        why = " ".join(str(error).split())[:160] or type(error).__name__
+        raise DataError(f"cannot load a text encoder from {model!r}: {why}") from None
     parts = []
     with torch.inference_mode():
         for start in range(0, len(words), batch):

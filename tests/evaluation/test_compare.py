@@ -80,6 +80,68 @@ def test_other_images_and_other_files_are_refused(reports):
         compare(reports / "odd.json", reports / "a.json")
 
 
+def changed(path, keys, value):
+    content = json.loads(path.read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(content))
+
+
+CELLS = ("by_image", "sums", "pointing_any", "contrastive_mwp", "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "sentence"),
+    [
+        (("config", "bootstrap"), "60", "config.bootstrap"),
+        (("config", "bootstrap"), True, "config.bootstrap"),
+        (("config", "bootstrap"), 10**12, "config.bootstrap"),
+        (("rows",), None, "rows"),
+        (("rows", 0), 3, "rows.0"),
+        (("by_image", "images"), {}, "images"),
+        (("by_image", "images", 0), 5, "images.0"),
+        (("by_image", "sums"), [], "sums"),
+        ((*CELLS, "sum"), 1.5, "sum"),
+        ((*CELLS, "sum", 0), float("nan"), "sum"),
+        ((*CELLS, "sum", 0), "1", "sum"),
+        ((*CELLS, "image", 0), 99, "do not fit together"),
+        ((*CELLS, "image", 1), 0, "do not fit together"),
+        ((*CELLS, "count"), [], "do not fit together"),
+        ((*CELLS, "sum", 0), 0.25, "was changed after it was written"),
+        (("by_image", "images", 0), "other", "was changed after it was written"),
+    ],
+)
+def test_changed_reports_are_one_sentence(reports, keys, value, sentence):
+    changed(reports / "a.json", keys, value)
+    with pytest.raises(DataError, match=sentence) as caught:
+        compare(reports / "a.json", reports / "b.json")
+    assert len(str(caught.value)) < 600
+
+
+def test_a_report_of_old_has_no_digest(reports):
+    content = json.loads((reports / "a.json").read_text())
+    del content["sha256"]
+    (reports / "old.json").write_text(json.dumps(content))
+    assert compare(reports / "old.json", reports / "b.json") == compare(
+        reports / "a.json", reports / "b.json"
+    )
+
+
+def test_what_was_never_counted_differs_by_nothing(reports, capsys):
+    """NaN is no JSON."""
+    for name in ("a", "b"):
+        path = reports / f"{name}.json"
+        for key in ("image", "label", "sum", "count"):
+            changed(path, (*CELLS, key), [])
+        changed(path, ("sha256",), "")
+    assert main(["compare", str(reports / "a.json"), str(reports / "b.json"), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert (row["a"], row["b"], row["value"], row["ci95"]) == (None, None, None, [])
+    assert main(["compare", str(reports / "a.json"), str(reports / "b.json")]) == 0
+
+
 def test_the_command(reports, capsys):
     names = [str(reports / "a.json"), str(reports / "b.json")]
     assert main(["compare", *names]) == 0

@@ -14,7 +14,7 @@ from phrase_loc.evaluation import evaluator
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.models import CACHE_VARIABLE, cache_folder
 from phrase_loc.evaluation.procedure import evaluate, report
-from phrase_loc.evaluation.report import write
+from phrase_loc.evaluation.report import reserved, write
 from tests.datasets.flickr_tree import annotation, thing, tree
 from tests.evaluation.fakes import FakeLocalizer, Settings
 from tests.evaluation.small_models import text_localizer
@@ -124,6 +124,34 @@ def test_an_interrupted_run_goes_on_and_gives_the_identical_report(tmp_path, mon
     assert run(tmp_path) == whole
     assert examined == ["im0", "im1", "im2", "im3", "im2", "im3", "im4", "im5", "im6"]
     assert not part.exists()
+
+
+def test_a_changed_bit_of_a_kept_result_is_computed_again(tmp_path, monkeypatch, capsys):
+    tree(tmp_path, images(3))
+    whole, real, examined = run(tmp_path), evaluator.examine, []
+    monkeypatch.setattr(evaluator, "examine", lambda s, p: 1 / 0 if s.image_id == "im2" else real(s, p))
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path)
+    (part,) = (tmp_path / "out/report.progress").glob("*.jsonl")
+    content = part.read_bytes()
+    place = content.index(b'"accuracy": [') + len(b'"accuracy": [')
+    part.write_bytes(
+        content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    )  # a hit becomes a miss
+    monkeypatch.setattr(evaluator, "examine", lambda s, p: examined.append(s.image_id) or real(s, p))
+    assert run(tmp_path) == whole
+    assert examined == ["im0", "im2"]
+    assert "1 damaged lines are computed again" in capsys.readouterr().err
+
+
+def test_two_evaluations_into_one_output(tmp_path, capsys):
+    tree(tmp_path, images(2))
+    config = config_of(tmp_path)
+    with reserved(config), pytest.raises(DataError, match="another evaluation is writing"), reserved(config):
+        pass
+    with reserved(config):
+        pass
+    assert not list(config.output.parent.iterdir())
 
 
 def test_other_settings_or_another_model_start_afresh(tmp_path, monkeypatch):
@@ -240,15 +268,30 @@ def test_the_command_on_baselines(tmp_path, capsys):
         (["bootstrap=0"], "error: bootstrap is a number of draws, at least 1, got 0"),
         (["sample=-1"], "error: sample is a number of images"),
         (["output=a_file/report.json"], "choose another output"),
+        (["output=rep.csv"], "ends in .json, got rep.csv"),
+        (["output=README.json"], "would overwrite README.md, which is no report"),
+        (["output=truth.json"], "would overwrite truth.json, which is no report"),
+        (["output=folder.json"], "is a folder"),
+        (["output=a\0.json"], "ends in .json"),
+        (["method=mwp", "inference.gama=1"], "unknown inference setting 'gama' (did you mean 'gamma'?)"),
+        (["method=mwp", "inference.nms='0.5'"], "inference setting nms"),
+        (["bootstrap=100001"], "at most 100,000"),
+        (["bootstrap=true"], "bootstrap takes a number, got true"),
+        (["limit=-1"], "error: limit is a number of images"),
+        (["method=mpw"], "unknown method 'mpw' (did you mean 'mwp'?)"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_and_exit_code_2(tmp_path, capsys, monkeypatch, more, sentence):
     tree(tmp_path, images(2))
-    (tmp_path / "a_file").write_text("")
+    for name in ("a_file", "README.md", "truth.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "folder.json").mkdir()
     monkeypatch.chdir(tmp_path)
     assert door(tmp_path, "method=centre", *more) == 2
     error = capsys.readouterr().err
     assert sentence in error
+    assert not (tmp_path / "README.json").exists()
+    assert (tmp_path / "truth.json").read_text() == (tmp_path / "README.md").read_text() == "{}"
     assert error.count("\n") == 1
 
 

@@ -23,7 +23,7 @@ def model():
     made.config = replace(
         made.config,
         inference={"method": "contrastive_mwp", "smoothing": 0.1},
-        calibration={"a": 1.5, "b": -0.25, "auc": 0.8125},
+        calibration={"slope": 1.5, "offset": -0.25, "auc": 0.8125},
         card={
             "data": "made up",
             "command": "python train.py x.yaml",
@@ -104,6 +104,10 @@ def edited(**changes):
     return lambda content: json.dumps({**json.loads(content), **changes}).encode()
 
 
+def without(key):
+    return lambda content: json.dumps({k: v for k, v in json.loads(content).items() if k != key}).encode()
+
+
 @pytest.mark.parametrize(
     "name,change,message",
     [
@@ -117,7 +121,32 @@ def edited(**changes):
         ("config.json", edited(fuse=None, fine_channels=None, hidden=None), "where"),
         ("vocabulary.txt", lambda b: b[: len(b) // 2] + b"\n", "vocabulary|words|shape|lacks|where"),
         ("vocabulary.txt", lambda b: b"", "empty"),
-        ("extra_words.txt", lambda b: b"zebra\n", "where"),
+        (
+            "extra_words.txt",
+            lambda b: b"zebra\n",
+            "is not the file that config.json beside it was written with",
+        ),
+        ("config.json", edited(channels="12"), "key 'channels'"),
+        ("config.json", edited(channels=True), "key 'channels'"),
+        ("config.json", edited(channels=10**6), "key 'channels'"),
+        ("config.json", edited(embedding=65_536), "where"),
+        ("config.json", edited(mean=[1, 2]), "key 'mean"),
+        ("config.json", edited(std=[1, 0, 1]), "key 'std"),
+        ("config.json", edited(mean=[1, None, 1]), "key 'mean"),
+        ("config.json", edited(sharpness=-1.0), "key 'sharpness"),
+        ("config.json", edited(sharpness=float("nan")), "key 'sharpness"),
+        ("config.json", edited(pool="maximum"), "unknown pool"),
+        ("config.json", edited(fuse="stage9"), "fuse"),
+        ("config.json", edited(backbone="tinny"), "unknown backbone"),
+        ("config.json", edited(output_stride=12), "stride"),
+        ("config.json", edited(calibration={"slope": 1.0}), "slope and offset"),
+        ("config.json", edited(calibration={"slope": 1.0, "offset": float("inf")}), "calibration.offset"),
+        ("config.json", edited(inference=[]), "inference"),
+        ("config.json", edited(card={"figures": [3]}), "card.figures"),
+        ("config.json", edited(architecture={"model_type": "resnet", "depths": "x"}), "architecture"),
+        ("config.json", edited(weights_sha256=7), "copy the whole folder again"),
+        ("config.json", lambda b: b"[" * 9999, "not JSON"),
+        ("config.json", lambda b: b.replace(b'"channels"', b'"channels": 5, "channels"'), "stands twice"),
     ],
 )
 def test_broken_folders_are_one_sentence(model, tmp_path, name, change, message):
@@ -126,6 +155,54 @@ def test_broken_folders_are_one_sentence(model, tmp_path, name, change, message)
     with pytest.raises(DataError, match=message) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["vocabulary.txt", "extra_words.txt"])
+def test_exchanged_words_are_noticed(model, tmp_path, name):
+    """They would answer for one another."""
+    save_model(model, tmp_path)
+    spoil(tmp_path, name, lambda b: b"".join(b.splitlines(True)[::-1]))
+    with pytest.raises(
+        DataError, match=r"is not the file that config\.json beside it was written with; copy"
+    ):
+        load_model(tmp_path)
+
+
+def test_a_model_of_old_has_the_digest_of_its_weights_alone(model, tmp_path):
+    save_model(model, tmp_path)
+    for key in ("vocabulary_sha256", "extra_words_sha256"):
+        spoil(tmp_path, "config.json", without(key))
+    assert load_model(tmp_path).extra == model.extra
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"surplus": torch.zeros(3)}, "no place for"),
+        ({"head.lift.bias": torch.full((12,), torch.nan)}, "not finite"),
+        ({"head.lift.bias": torch.zeros(12, dtype=torch.int32)}, "torch.int32 where torch.float32"),
+        ({"words.rows": torch.zeros(2, 4)}, "torch.float32 where torch.int8"),
+        ({"words.rows": torch.zeros(3, 4, dtype=torch.int8)}, "further words"),
+        ({"words.vectors": torch.zeros(4, 6)}, "where"),
+    ],
+)
+def test_other_weights_are_one_sentence(model, tmp_path, change, message):
+    from safetensors.torch import load_file, save_file
+
+    save_model(model, tmp_path)
+    save_file(load_file(tmp_path / "model.safetensors") | change, tmp_path / "model.safetensors")
+    spoil(tmp_path, "config.json", without("weights_sha256"))
+    with pytest.raises(DataError, match=message):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("lines", ["zebra\n\n", "kite\nkite\n", "zebra\tkite\n", "zebra\n"])
+def test_further_words_of_old_models_stand_one_a_line(model, tmp_path, lines):
+    save_model(model, tmp_path)
+    (tmp_path / "extra_words.txt").write_text(lines)
+    spoil(tmp_path, "config.json", without("extra_words_sha256"))
+    with pytest.raises(DataError, match=r"line|twice|further words"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "vocabulary.txt", "config.json"])
@@ -153,7 +230,7 @@ def test_a_failed_write_leaves_the_old_model(model, tmp_path, monkeypatch):
     def full_disk(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "_write", full_disk)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
     with pytest.raises(DataError, match="No space left"):
         save_model(model, tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -171,7 +248,7 @@ def test_loading_imports_nothing_slow(model, tmp_path):
     code = (
         "import sys; from phrase_loc.models.store import load_model; load_model(sys.argv[1]); "
         "slow = {'torchvision', 'timm', 'transformers', 'nltk', 'pandas', 'sklearn', 'scipy', 'matplotlib', "
-        "'huggingface_hub', 'pydantic', 'torch._dynamo', 'sympy', 'onnx', 'onnxruntime'}; "
+        "'huggingface_hub', 'torch._dynamo', 'sympy', 'onnx', 'onnxruntime'}; "
         "print(sorted(slow & set(sys.modules)))"
     )
     run = subprocess.run(

@@ -37,7 +37,17 @@ def test_word2vec_header_is_skipped(glove):
 
 
 @pytest.mark.parametrize(
-    "content, message", [("dog 1 2\ncat 1\n", "line 2: expected 2 values"), ("dog 1 x\n", "numbers")]
+    "content, message",
+    [
+        ("dog 1 2\ncat 1\n", "line 2: expected 2 values"),
+        ("dog 1 x\n", "numbers"),
+        ("dog 1 nan\n", "numbers"),
+        ("dog 1 1e50\n", "numbers"),
+        ("dog\n", "expected 1 values, got 0"),
+        ("dog 1\n\n", "line 2: expected 1 values"),
+        ("", "holds no word vectors"),
+        ("3 300\n", "holds no word vectors"),
+    ],
 )
 def test_bad_glove_lines_are_told(glove, content, message):
     glove.write_text(content, encoding="utf-8")

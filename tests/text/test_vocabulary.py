@@ -125,7 +125,10 @@ def test_file_round_trip(tmp_path):
     assert Vocabulary.load(path) == Vocabulary(("dog", "hot dog"), (0, 0))
 
 
-@pytest.mark.parametrize("content", ["", "dog\tmany\n", "dog\t3\ndog\t2\n", "\t3\n", b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "dog\tmany\n", "dog\t3\ndog\t2\n", "\t3\n", "dog\t²\n", f"dog\t{'9' * 9999}\n", b"\xff\xfe\x00"],
+)
 def test_bad_files_are_told(tmp_path, content):
     path = tmp_path / "vocab.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -134,9 +137,9 @@ def test_bad_files_are_told(tmp_path, content):
 
 
 def test_missing_file_and_folder_are_told(tmp_path):
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="does not exist"):
         Vocabulary.load(tmp_path / "none.txt")
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(DataError, match="cannot be written"):
         small().save(tmp_path / "none" / "vocab.txt")
 
 

@@ -1,6 +1,5 @@
-"""Boxes that come from disk: the cache, and files of other programs."""
+"""Boxes that come from disk: with a cache and without they are the same."""
 
-import json
 import os
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.proposals import PROPOSALS, Cached, Precomputed
+from phrase_loc.proposals import PROPOSALS, Cached
 from phrase_loc.proposals.cache import tidy
 from phrase_loc.proposals.levels import LevelSets
 from phrase_loc.proposals.windows import Windows
@@ -97,6 +95,34 @@ def test_a_broken_file_is_made_again(how: str, tmp_path: Path, drawn_image: Imag
     assert source.asked == 2
 
 
+def test_every_flipped_bit_is_noticed_and_named(tmp_path: Path, drawn_image: Image.Image, capsys):
+    source = Counting()
+    cached = Cached(source, tmp_path)
+    boxes = cached.of_image(drawn_image, SIZE)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    assert np.load(path).tolist() == boxes.tolist()
+    for bit in range(0, 8 * len(whole), 37):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        asked = source.asked
+        assert torch.equal(cached.of_image(drawn_image, SIZE), boxes)
+        assert source.asked == asked + 1
+        assert "damaged and are made anew" in capsys.readouterr().err
+        assert path.read_bytes() == whole
+
+
+def test_boxes_of_another_picture_are_noticed(tmp_path: Path, drawn_image: Image.Image):
+    cached = Cached(Counting(), tmp_path)
+    turned = drawn_image.transpose(Image.Transpose.ROTATE_90)
+    first, second = cached.of_image(drawn_image, SIZE), cached.of_image(turned, (120, 80))
+    places = [tmp_path / f"{cached.key(*asked)}.npy" for asked in ((drawn_image, SIZE), (turned, (120, 80)))]
+    places[0].write_bytes(places[1].read_bytes())
+    assert torch.equal(cached.of_image(drawn_image, SIZE), first)
+    assert not torch.equal(first, second)
+
+
 def test_a_folder_that_cannot_be_written_costs_a_warning_and_no_answer(
     tmp_path: Path, drawn_image: Image.Image
 ):
@@ -131,76 +157,3 @@ def test_what_was_used_longest_ago_makes_room(tmp_path: Path, drawn_image: Image
     assert [source.asked for source in sources] == [1, 2, 1]
     assert (tmp_path / "other.txt").exists()
     tidy(tmp_path / "nowhere")
-
-
-BOXES = [[1.0, 2.0, 30.0, 40.0], [0.0, 0.0, 120.0, 80.0]]
-
-
-def write(path: Path) -> Path:
-    """The same two boxes of image '7' in the form that the ending asks for."""
-    if path.suffix == ".npz":
-        np.savez(path, **{"7": np.array(BOXES)})
-    elif path.suffix == ".json":
-        path.write_text(json.dumps({"7": BOXES, "empty": []}))
-    elif path.suffix == ".csv":
-        rows = [f"7,{','.join(map(str, box))},0.5" for box in BOXES]
-        path.write_text("\n".join(["image_id,x1,y1,x2,y2,score", *rows]))
-    else:
-        from scipy.io import savemat
-
-        names, cells = np.empty(1, object), np.empty(1, object)
-        names[0], cells[0] = "7", np.array([[*box, 0.5] for box in BOXES])
-        savemat(path, {"images": names, "boxes": cells})
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".npz", ".json", ".csv", ".mat"])
-def test_files_are_read(suffix: str, tmp_path: Path, drawn_image: Image.Image):
-    source = Precomputed.from_file(write(tmp_path / f"boxes{suffix}"), supervision="boxes").of("7")
-    assert source.supervision == "boxes"
-    assert source.of_map(torch.eye(3), SIZE) is None
-    assert source.of_image(drawn_image, SIZE).tolist() == BOXES
-    assert source.of_image(drawn_image, (160, 120))[0].tolist() == [1, 4, 30, 80]
-
-
-def test_origin_and_order(tmp_path: Path, drawn_image: Image.Image):
-    path = write(tmp_path / "boxes.json")
-    source = Precomputed.from_file(path, origin=1, order="yxyx")
-    assert source.of("7").of_image(drawn_image, SIZE)[0].tolist() == [1, 0, 39, 29]
-    assert source.of("empty").of_image(drawn_image, SIZE).shape == (0, 4)
-
-
-def test_an_image_without_boxes_is_named(tmp_path: Path):
-    with pytest.raises(DataError, match="'8'"):
-        Precomputed.from_file(write(tmp_path / "boxes.json")).of("8")
-
-
-@pytest.mark.parametrize(
-    "name, content",
-    [
-        ("a.json", "{"),
-        ("a.json", "[]"),
-        ("a.json", '{"7": [[1, 2, 3]]}'),
-        ("a.json", '{"7": [[1, 2, 3], [1]]}'),
-        ("a.json", '{"7": "boxes"}'),
-        ("a.json", '{"7": [[5, 5, 3, 9]]}'),
-        ("a.json", '{"7": [[NaN, 5, 3, 9]]}'),
-        ("a.csv", "name,x1\n7,1"),
-        ("a.npz", "no archive"),
-        ("a.mat", "no matrix"),
-        ("a.txt", "1 2 3 4"),
-    ],
-)
-def test_broken_files_are_named(name: str, content: str, tmp_path: Path):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=r"a\."):
-        Precomputed.from_file(tmp_path / name)
-
-
-def test_wrong_options_and_missing_files(tmp_path: Path):
-    with pytest.raises(DataError, match="does not exist"):
-        Precomputed.from_file(tmp_path / "none.json")
-    path = write(tmp_path / "boxes.json")
-    for options in ({"order": "xywh"}, {"origin": 2}, {"supervision": "some"}):
-        with pytest.raises(ConfigError):
-            Precomputed.from_file(path, **options)
