@@ -47,22 +47,35 @@ def text_lines(path: Path, what: str) -> Iterator[str]:
         DataError: there is no such file, or a line is no text's.
     """
     odd, first, number = 0, 0, 0
-    for number, line in enumerate(_raw_lines(path, what), start=1):
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            odd, first = odd + 1, first or number
-            try:
-                text = line.decode("cp1252")
-            except UnicodeDecodeError:
-                text = line.decode("latin-1")
-        yield text
+    with told(path, what):
+        for number, line in enumerate(_raw_lines(path, what), start=1):
+            text, is_utf8 = decoded(line)
+            if not is_utf8:
+                odd, first = odd + 1, first or number
+            yield text
     if odd:
         log.warning(
             "%s: %d of %d lines are not UTF-8 and were read as Windows-1252, the first is line %d; "
             "save the file as UTF-8 if that is wrong",
             *(path, odd, number, first),
         )
+
+
+def decoded(raw: bytes) -> tuple[str, bool]:
+    """Bytes as UTF-8, else as Windows-1252 or, where that has gaps, Latin-1; whether they were UTF-8."""
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            return raw.decode(encoding), encoding == "utf-8"
+        except UnicodeDecodeError:
+            pass
+    return raw.decode("latin-1"), False
+
+
+def lines_of(raw: bytes) -> tuple[list[str], str]:
+    """The lines of a short text without blanks around them, and what is wrong with its encoding."""
+    text, is_utf8 = decoded(raw.removeprefix(b"\xef\xbb\xbf"))
+    lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
+    return lines, "" if is_utf8 else "its text is not UTF-8 and is read as Windows-1252"
 
 
 def _raw_lines(path: Path, what: str) -> Iterator[bytes]:
