@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc.errors import DataError
-from phrase_loc.text_files import opened, text_lines, told
+from phrase_loc.text_files import decoded, opened, text_lines, told
 
 #: Endings of tables; those of text may be followed by .gz.
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -233,12 +233,26 @@ def _parquet(path: Path, what: str) -> Table:
         number = 0
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[names[name] for name in wanted]):
-                cells = [batch.column(names[name]).to_pylist() for name in wanted]
+                cells = [map(_as_text, batch.column(names[name]).to_pylist()) for name in wanted]
                 for row in zip(*cells, strict=True):
                     number += 1
                     yield f"row {number}", row
+            if number != file.metadata.num_rows:
+                raise DataError(
+                    f"{what} {path} is damaged: it says {file.metadata.num_rows} rows and holds {number}"
+                )
 
     return Table(path, columns, read)
+
+
+def _as_text(cell: Any) -> Any:
+    """Strings that an older writer stored as plain bytes, and lists of them, as strings."""
+    if isinstance(cell, list):
+        return [_as_text(item) for item in cell]
+    if isinstance(cell, bytes):
+        text, is_utf8 = decoded(cell)
+        return text if is_utf8 else cell
+    return cell
 
 
 def _lines_of(text: str) -> list[str]:

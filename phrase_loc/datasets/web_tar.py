@@ -2,8 +2,8 @@
 
 `tarfile` reads the headers (ustar, GNU, PAX) and stops at the first that is broken or zero, without a word. Here the
 walk goes on from the next header: a member starts at a multiple of 512 bytes, its header carries a checksum, and in
-every form but the oldest the word "ustar". Behind the two zero blocks of an end mark stand zeros, or, after
-`cat a.tar b.tar`, a further archive.
+every form but the oldest the word "ustar". Behind the two zero blocks of an end mark, which most writers fill up to a
+multiple of 10,240 bytes, may stand a further archive, as after `cat a.tar b.tar`; other zeros are damage.
 """
 
 import tarfile
@@ -15,6 +15,7 @@ from phrase_loc.errors import DataError
 
 BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 2**16
+_MOST_ZEROS = 2**16  # at the end; more are what a half-copied file has
 _MAGIC, _MAGIC_AT = b"ustar", 257
 _PACKED = {
     b"\x1f\x8b": "gzip",
@@ -67,13 +68,16 @@ def walk(file: IO[bytes], length: int) -> Iterator[Member | Damage]:
         DataError: it is packed.
     """
     _refuse_packed(file)
-    at = archive = 0
+    at = archive = begin = 0
     mark_missing = True
     while at < length:
         start = _behind_zeros(file, at, length)
         if start > at:
-            mark_missing = start - at < 2 * BLOCK and start < length
-            archive += bool(at and not mark_missing)
+            mark_missing = False
+            if start < length and (start - at == 2 * BLOCK or (start - begin) % tarfile.RECORDSIZE == 0):
+                archive, begin = archive + 1, start  # as writers end an archive
+            elif start < length or start - at > _MOST_ZEROS:
+                yield Damage(at, start, "zeros stand where files may have been")
             at = start
             continue
         reached = at
