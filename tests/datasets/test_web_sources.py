@@ -1,11 +1,16 @@
 """Shards, tables and folders: what they hold, and what is wrong with them, is told."""
 
+import bz2
+import gzip
 import json
+import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from phrase_loc.datasets.web_faults import Fault, Faults
 from phrase_loc.datasets.web_paths import expand
 from phrase_loc.datasets.web_shards import ShardReader, load_index
 from phrase_loc.datasets.web_sources import ShardSource, clean, json_texts, open_source
@@ -36,8 +41,15 @@ def test_expand_reads_globs_and_lists(tmp_path: Path):
     assert expand(f"@{tmp_path}/list.txt") == [f"{tmp_path}/{n}.tar" for n in "axy"]
 
 
-@pytest.mark.parametrize("pattern", [[], "nowhere/*.tar", "{3..1}.tar", "@missing.txt"])
-def test_expand_refuses_in_one_sentence(pattern: str | list[str]):
+@pytest.mark.parametrize(
+    "pattern",
+    [[], "", " ", "nowhere/*.tar", "{3..1}.tar", "{0..9999999}{0..9}", "@missing.txt", "@itself.txt"],
+)
+def test_expand_refuses_in_one_sentence(
+    tmp_path: Path, pattern: str | list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "itself.txt").write_text("@itself.txt")
     with pytest.raises(DataError):
         expand(pattern)
 
@@ -102,16 +114,16 @@ def test_an_unreadable_shard_beside_a_good_one_is_named(tmp_path: Path, content:
     assert any("bad.tar" in fault.name for fault in source.faults)
 
 
-def test_duplicate_keys_count_once_within_and_across_shards(tmp_path: Path):
+def test_a_key_is_unique_within_its_shard(tmp_path: Path):
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for key in ("a", "b", "a"):
             add(tar, f"{key}.jpg", draw(ord(key))[0])
-    with tarfile.open(tmp_path / "1.tar", "w") as tar:
+    with tarfile.open(tmp_path / "1.tar", "w") as tar:  # img2dataset's numbers begin anew in each run
         for key in ("b", "c"):
             add(tar, f"{key}.jpg", draw(ord(key))[0])
     source = ShardSource([str(tmp_path / "0.tar"), str(tmp_path / "1.tar")], None)
-    assert [source.name(i)[-1] for i in range(len(source))] == ["a", "b", "c"]
-    assert sorted(fault.name[-1] for fault in source.faults if fault.kind == "duplicate") == ["a", "b"]
+    assert [source.name(i)[-1] for i in range(len(source))] == ["a", "b", "b", "c"]
+    assert [fault.name[-1] for fault in source.faults if fault.kind == "duplicate"] == ["a"]
 
 
 def test_a_sample_without_image_is_named(tmp_path: Path):
@@ -203,6 +215,231 @@ def test_what_is_no_source_is_refused_in_one_sentence(tmp_path: Path, name: str,
         open_source(str(tmp_path / name))
     with pytest.raises(DataError):
         open_source(str(tmp_path / "missing.tar"))
+
+
+def test_a_damaged_header_costs_its_own_sample_and_is_named(tmp_path: Path):
+    shard = write_shard(tmp_path / "0.tar", range(10))
+    content = bytearray(shard.read_bytes())
+    content[2048 * 5 + 3] ^= 1  # in the name of 000005.png; 4 blocks of 512 bytes a sample
+    shard.write_bytes(content)
+    source = open_source(str(shard), tmp_path / "index")
+    assert [source.image(i) for i in range(9)] == [draw(i)[0] for i in range(10) if i != 5]
+    assert [source.texts(i) for i in range(9)] == [draw(i)[1] for i in range(10) if i != 5]
+    assert {fault.kind for fault in source.faults} == {"shard", "lone"}
+    (fault,) = [fault for fault in source.faults if fault.kind == "shard"]
+    assert "damaged" in fault.detail
+    assert ".png" in fault.detail
+    assert "10,240 to 11,264" in fault.detail
+
+
+def test_joined_archives_are_read_on_and_their_keys_begin_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    parts = [write_shard(tmp_path / f"{i}.tar", range(3)).read_bytes() for i in range(2)]
+    (tmp_path / "both.tar").write_bytes(b"".join(parts))
+    source = open_source(str(tmp_path / "both.tar"))
+    assert [source.image(i) for i in range(6)] == [draw(i % 3)[0] for i in range(6)]
+    assert source.faults == []
+    assert "goes on behind its end mark" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda content: content[:2048] + bytes(2048) + content[4096:], "zeros stand"),
+        (lambda content: content + b"x" * 700, "no header of a file"),
+        (lambda content: content + bytes(100_000), "zeros stand"),
+        (lambda content: content.rstrip(b"\0"), "cut off"),
+        (gzip.compress, "packed with gzip; unpack it"),
+        (bz2.compress, "packed with bzip2; unpack it"),
+        (lambda content: b"", "the file is empty"),
+        (lambda content: b"<html>" * 1000, "no header of a file"),
+    ],
+)
+def test_what_is_no_whole_tar_is_named(tmp_path: Path, change: Callable[[bytes], bytes], said: str):
+    shard = write_shard(tmp_path / "0.tar", range(4))
+    shard.write_bytes(change(shard.read_bytes()))
+    source = ShardSource([str(shard), str(write_shard(tmp_path / "1.tar", range(2)))], tmp_path / "index")
+    assert len(source) >= 2
+    assert any(said in fault.detail for fault in source.faults if fault.kind == "shard")
+
+
+def test_names_with_dots_and_files_that_are_no_samples(tmp_path: Path):
+    members = {
+        **{"IMG.2020.01.jpg": b"1", "IMG.2020.01.txt": b"a dog", "IMG.2020.02.JPG": b"2"},
+        **{"b.jpg": b"3", "b.txt": b"a cat", "b.seg.png": b"?", "b.v1.meta.json": b"{}", "._b.jpg": b"?"},
+        **{"x/b.gif": b"4", "x/b.json": b"{}", "x/b.cls": b"7", "../b.png": b"5", "/b.bmp": b"6"},
+        "c.seg.png": b"7",  # alone, it is a sample
+    }
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, content in members.items():
+            add(tar, name, content)
+    source = open_source(str(tmp_path / "0.tar"))
+    found = {
+        source.name(i).rpartition(":")[2]: (source.image(i), source.texts(i)) for i in range(len(source))
+    }
+    assert found == {
+        "IMG.2020.01": (b"1", ["a dog"]),
+        "IMG.2020.02": (b"2", []),
+        **{
+            "b": (b"3", ["a cat"]),
+            "x/b": (b"4", []),
+            "../b": (b"5", []),
+            "/b": (b"6", []),
+            "c.seg": (b"7", []),
+        },
+    }
+    assert source.faults == []
+
+
+def test_links_and_sparse_files_are_named(tmp_path: Path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        add(tar, "a.jpg", b"1")
+        for name, kind in (("b.jpg", tarfile.LNKTYPE), ("c.txt", tarfile.SYMTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "a.jpg"
+            tar.addfile(link)
+    source = open_source(str(tmp_path / "0.tar"))
+    assert len(source) == 1
+    assert [(f.kind, f.name[-5:], f.detail) for f in source.faults] == [
+        ("image", "b.jpg", "is a link to a.jpg"),
+        ("text", "c.txt", "is a link to a.jpg"),
+    ]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_and_foreign_names_are_whole(tmp_path: Path, form: int):
+    names = ["n" * 150, "\u732b", "\udce9"]
+    with tarfile.open(tmp_path / "0.tar", "w", format=form) as tar:
+        for name in names:
+            add(tar, f"{name}.jpg", b"x")
+            add(tar, f"{name}.txt", b"a cat")
+    source = open_source(str(tmp_path / "0.tar"), tmp_path / "index")
+    assert [source.name(i).rpartition(":")[2] for i in range(3)] == names
+    assert [source.texts(i) for i in range(3)] == [["a cat"]] * 3
+
+
+def test_a_changed_bit_of_an_index_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    shard, cache = str(write_shard(tmp_path / "0.tar", range(3))), tmp_path / "index"
+    rows, _ = load_index(shard, cache)
+    (kept,) = cache.iterdir()
+    content = kept.read_bytes()
+    for number in range(60):
+        place = number * len(content) // 60
+        kept.write_bytes(content[:place] + bytes([content[place] ^ 1 << number % 8]) + content[place + 1 :])
+        caplog.clear()
+        assert load_index(shard, cache)[0].tobytes() == rows.tobytes()
+        assert "damaged; it is made anew" in caplog.text
+        assert kept.read_bytes() == content
+    kept.write_bytes(b"")
+    assert len(load_index(shard, cache)[0]) == 3
+
+
+def test_texts_that_cannot_be_read_are_said(tmp_path: Path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for key, name, content in (
+            ("a", "txt", b"caf\xe9"),
+            ("b", "json", b"{broken"),
+            ("c", "json", b"[1]"),
+        ):
+            add(tar, f"{key}.jpg", b"x")
+            add(tar, f"{key}.{name}", content)
+    source = open_source(str(tmp_path / "0.tar"))
+    assert source.told(0) == (["caf\u00e9"], "its text is not UTF-8 and is read as Windows-1252")
+    assert source.told(1) == source.told(2) == ([], "its .json is no JSON object")
+
+
+def test_a_broken_table_beside_a_shard_is_named(tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        add(tar, "a.jpg", b"x")
+    (tmp_path / "0.parquet").write_bytes(b"PAR1 no PAR1")
+    (fault,) = open_source(str(tmp_path / "0.tar")).faults
+    assert "0.parquet cannot be read" in fault.detail
+
+
+def test_a_row_of_another_width_moves_no_column(tmp_path: Path):
+    write_images(tmp_path, 1)
+    (tmp_path / "a.csv").write_text("image,caption\n0.jpg,a cat\n0.jpg,a dog, brown\n0.jpg,a hat\n")
+    source = open_source(str(tmp_path / "a.csv"))
+    assert source.texts(0) == ["a cat", "a hat"]
+    (fault,) = source.faults
+    assert (fault.kind, fault.name) == ("row", f"{tmp_path}/a.csv:row 2")
+    assert fault.detail == "has 3 fields, the header has 2; quote the phrase"
+
+
+def test_a_missing_image_of_a_table_is_told_when_it_is_read(tmp_path: Path):
+    (tmp_path / "captions.csv").write_text("image,caption\nno.jpg,a cat\n.,a dog\n\0.jpg,a hat\n")
+    source = open_source(str(tmp_path))
+    for i in range(3):
+        with pytest.raises(DataError, match="does not exist|is no file"):
+            source.image(i)
+
+
+def test_many_texts_of_one_image_each_count_once(tmp_path: Path):
+    rows = [f"a.jpg,text {i % 250}\n" for i in range(500)]
+    (tmp_path / "a.csv").write_text("image,caption\n" + "".join(rows))
+    source = open_source(str(tmp_path / "a.csv"))
+    assert source.texts(0) == [f"text {i}" for i in range(250)]
+    assert len(source.faults) == 250
+
+
+def test_folders_follow_links_once_and_say_what_they_leave_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "photos [1]").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("photos [1]/a.jpg", "elsewhere/b#1.gif", "photos [1]/c.heic"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "photos [1]" / "a.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "elsewhere" / "b#1.txt").write_text("a cat")
+    (tmp_path / "photos [1]" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos [1]" / "loop").symlink_to(tmp_path / "photos [1]")
+    source = open_source(str(tmp_path / "photos [1]"))
+    assert [source.texts(i) for i in range(len(source))] == [["caf\u00e9"], ["a cat"]]
+    assert [source.image(i) for i in range(2)] == [b"", b""]
+    assert {(fault.kind, fault.name.rpartition("/")[2]) for fault in source.faults} == {
+        ("image", "c.heic"),
+        ("text", "a.txt"),
+    }
+    assert "a link leads to it a second time" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["a,b.tar", "{0..3}.tar", "#1 [x].tar", "@list", " a .tar", "*.tar", "\udce9.tar"]
+)
+def test_a_path_that_exists_is_that_path(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    (tmp_path / "other.tar").touch()
+    assert expand(name) == [name]
+    (tmp_path / "paths.txt").write_bytes(
+        os.fsencode(f"{name.strip() if ' ' in name else name}\nother.tar # ours\n")
+    )
+    if name == name.strip():
+        assert expand("@paths.txt") == [name, "other.tar"]
+
+
+def test_only_what_is_not_there_is_a_pattern(tmp_path: Path):
+    folder = tmp_path / "set {a,b} [2023] #2"
+    folder.mkdir()
+    for name in ("0.tar", "1.tar", "2.tar"):
+        (folder / name).touch()
+    assert expand(f"{folder}/*.tar") == [f"{folder}/{i}.tar" for i in range(3)]
+    assert expand(f"{folder}/{{1..2}}.tar") == [f"{folder}/{i}.tar" for i in (1, 2)]
+    assert expand([f"{folder}/0.tar", f"{folder}/../{folder.name}/0.tar"]) == [f"{folder}/0.tar"]
+    assert expand("{x}.tar") == ["{x}.tar"]
+
+
+def test_faults_are_counted_once_each_and_restored():
+    faults = Faults(limit=3)
+    for name in ("a", "b", "a"):
+        faults.add(Fault("image", name))
+    faults.restore([("text", "c"), ("image", "a")])
+    assert faults.counts() == {"image": 2, "text": 1}
+    assert Faults(seen={("row", "x")}).report() == "1 x unreadable row of a table"
+    with pytest.raises(DataError, match="more than 3 samples"):
+        faults.add(Fault("image", "d"))
 
 
 def test_texts_of_json_members():
