@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from phrase_loc.evaluation.photographs import framed
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.structures import GroundingSample
 
@@ -64,7 +65,7 @@ def score_pairs(localizer: PhraseLocalizer, samples: Sequence[GroundingSample], 
         said = frozenset().union(*(_content(localizer, c) for c in sample.facts["captions"]))
         own = [p.text for p in sample.phrases if known[p.text]]
         others = _negatives(rng, everywhere, known, said, i, len(own))
-        scene = localizer.look(sample.path, sample.size)
+        scene = localizer.look(framed(sample).picture, sample.size)
         scores += localizer.presence(scene, [*own, *others])
         positive += [True] * len(own) + [False] * len(others)
         image += [i] * (len(own) + len(others))
