@@ -86,8 +86,8 @@ def fit_box(
     Raises:
         DataError: it is not finite, inverted, without area or wholly outside the image.
     """
-    if not all(math.isfinite(value) for value in box):
-        raise DataError(f"its box {_shown(box)} is not finite")
+    if not all(abs(value) <= MAX_PIXELS for value in box):
+        raise DataError(f"its box {_shown(box)} is not finite, or no numbers of pixels")
     x1, y1, x2, y2 = own = [value - one_based for value in box]
     if x2 < x1 or y2 < y1 or (not thin and (x1 == x2 or y1 == y2)):
         raise DataError(f"its box {_shown(box)} is inverted or empty (xmax < xmin, ymax < ymin)")
