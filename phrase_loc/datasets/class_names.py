@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from phrase_loc.datasets.annotations import brief
 from phrase_loc.errors import DataError
 
 #: What to type for classes whose first WordNet name is another class's too.
@@ -56,7 +57,7 @@ def by_name(given: Mapping[Any, str], where: str, advice: str) -> dict[Any, Clas
         here = f"{name!r} here and {called!r} in COCO" if called else f"{name!r}, which is none of COCO's 80"
         others = f" (so are those of {len(strange) - 1} others)" if len(strange) > 1 else ""
         raise DataError(
-            f"category {number} is called {here}{others}: ids {strange[:10]} in {where}; {advice}"
+            f"category {brief(number)} is called {here}{others}: ids [{', '.join(map(brief, strange[:5]))}] in {where}; {advice}"
         )
     return {number: known[_plain(name)] for number, name in given.items()}
 

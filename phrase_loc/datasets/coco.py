@@ -60,8 +60,18 @@ class COCO(Annotated):
         self.classes = categories(content["categories"], path.name, own_categories)
         images = self._by_id(content["images"])
         groups: dict[Any, list[Object]] = {key: [] for key in images}
+        seen = set()
         for place, annotation in enumerate(content["annotations"]):
-            key = annotation.get("image_id") if isinstance(annotation, dict) else None
+            own, key = (
+                (annotation.get("id"), annotation.get("image_id"))
+                if isinstance(annotation, dict)
+                else (0, None)
+            )
+            if _is_id(own) and own in seen:
+                self.skipped.note(
+                    "annotations of one id (kept)", f"{_name(annotation, place)} is there again"
+                )
+            seen.update([own] if _is_id(own) else [])
             if _is_id(key) and key in groups:
                 groups[key].append(annotation)
             else:
@@ -203,10 +213,16 @@ def _polygon(points: Any, size: tuple[int, int]) -> list[float]:
     if not isinstance(points, list) or len(points) < 6 or len(points) % 2:
         count = len(points) if isinstance(points, list) else brief(points)
         raise DataError(f"its polygon has {count} numbers; x and y of at least three points were expected")
-    corners = np.array([number(value, "its polygon") for value in points]).reshape(-1, 2)  # x, y
+    if not set(map(type, points)) <= {int, float}:
+        points = [number(value, "its polygon") for value in points]
+    try:
+        corners = np.array(points, dtype=np.float64).reshape(-1, 2)  # x, y
+    except OverflowError:
+        raise DataError("its polygon holds a number that is too large") from None
     sides = np.array([size[1], size[0]])
-    walked = np.abs(corners - np.roll(corners, 1, axis=0)).sum()
-    if (corners < -sides).any() or (corners > 2 * sides).any() or walked > LONGEST * sides.sum():
+    walked = np.abs(np.diff(corners, axis=0, append=corners[:1])).sum()
+    inside = (corners >= -sides).all() and (corners <= 2 * sides).all()  # false where one is NaN
+    if not inside or walked > LONGEST * sides.sum():
         raise DataError(f"its polygon reaches far out of the {size[1]} x {size[0]} image, or is no outline")
     return points
 

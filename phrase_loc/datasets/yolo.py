@@ -167,7 +167,6 @@ def _names_in_yaml(text: str, path: Path) -> dict[int, str]:
         content = None
     names = content.get("names") if isinstance(content, dict) else None
     named = dict(enumerate(names)) if isinstance(names, list) else names
-    if isinstance(named, dict) and named:
-        if all(type(i) is int and isinstance(name, str) for i, name in named.items()):
-            return named
-    raise DataError(f"{path} has no list of class names under `names`; mend it, or {OWN}")
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise DataError(f"{path} has no list of class names under `names`; mend it, or {OWN}")
+    return named

@@ -279,6 +279,17 @@ def test_a_coco_file_of_another_kind_is_one_sentence(tmp_path, content):
     assert len(str(caught.value)) < 400
 
 
+def test_what_is_listed_twice_counts_once_or_is_told(tmp_path):
+    path = coco(tmp_path) / "annotations/instances_val2014.json"
+    facts = json.loads(path.read_text())
+    facts["images"].append(facts["images"][0])  # files that were merged
+    facts["annotations"].append(facts["annotations"][0])
+    path.write_text(json.dumps(facts))
+    ids, notes = ids_and_notes(DATASETS["coco"](root=tmp_path))
+    assert ids == ["1", "2"]
+    assert notes == ["annotation 1 is there again"]
+
+
 def renamed(root, names):
     """A COCO tree whose categories 1, 18 and 72 bear other names."""
     path = coco(root) / "annotations/instances_val2014.json"
