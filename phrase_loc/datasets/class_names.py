@@ -55,9 +55,10 @@ def by_name(given: Mapping[Any, str], where: str, advice: str) -> dict[Any, Clas
         number, name = strange[0], given[strange[0]][:40]
         called = official.get(number)
         here = f"{name!r} here and {called!r} in COCO" if called else f"{name!r}, which is none of COCO's 80"
+        ids = ", ".join(map(brief, strange[:5]))
         others = f" (so are those of {len(strange) - 1} others)" if len(strange) > 1 else ""
         raise DataError(
-            f"category {brief(number)} is called {here}{others}: ids [{', '.join(map(brief, strange[:5]))}] in {where}; {advice}"
+            f"category {brief(number)} is called {here}{others}: ids [{ids}] in {where}; {advice}"
         )
     return {number: known[_plain(name)] for number, name in given.items()}
 
