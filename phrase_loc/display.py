@@ -3,7 +3,6 @@
 Nothing here is needed to find a box; pandas and matplotlib are imported when they are asked for.
 """
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from phrase_loc.drawing import COLOURS
 from phrase_loc.errors import ConfigError
+from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.structures import Prediction
 
@@ -99,7 +99,7 @@ def to_detections(predictions: Sequence[Prediction], top_k: int | None = None) -
 
 
 def plot(
-    image: str | os.PathLike | bytes | Image.Image,
+    image: Picture,
     predictions: Sequence[Prediction],
     heats: Tensor | None = None,
     axes: "Axes | Sequence[Axes] | None" = None,

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from phrase_loc.errors import ConfigError
 
+_GPUS = {"cuda": "CUDA devices", "mps": "Apple GPU", "xpu": "Intel GPU"}
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -81,22 +83,37 @@ class _GatherRows(torch.autograd.Function):
         return total[ctx.rank * ctx.count : (ctx.rank + 1) * ctx.count], None, None
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; 'auto' takes a CUDA or Apple GPU when there is one, else the CPU."""
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """The device called `name`; 'auto' takes a CUDA or Apple GPU when there is one, else the CPU.
+
+    Raises:
+        ConfigError: no device has that name, or torch sees none of its kind.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(name if isinstance(name, (str, torch.device)) else str(name))
     except RuntimeError:
-        raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, got {name!r}") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, got {str(name)[:60]!r}") from None
+    if device.type == "cpu":
+        return device
+    count = _count(device.type)
+    if (device.index or 0) >= count:
+        seen = f"{count or 'no'} {_GPUS.get(device.type, device.type + ' device')}"
         raise ConfigError(
-            f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices; "
-            "use --device auto or cpu"
+            f"device {str(name)!r} was asked for, but torch sees {seen}; use --device auto or cpu"
         )
     return device
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind torch can compute on."""
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    module: Any = getattr(torch, kind, None)  # of kinds that are built in or were registered; 'meta' has none
+    return int(module.device_count()) if hasattr(module, "device_count") and module.is_available() else 0
 
 
 @contextmanager

@@ -34,6 +34,8 @@ def choose(table: dict[str, T], name: str, what: str) -> T:
     >>> choose({"mwp": 1, "cam": 2}, "cam", "attention method")
     2
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"the {what} is a name, got a {type(name).__name__}")
     if name in table:
         return table[name]
     raise ConfigError(

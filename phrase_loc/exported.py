@@ -1,15 +1,16 @@
 """Answers words -> maps from an exported model, with numpy and ONNX Runtime alone: torch is never imported.
 
     model = ExportedModel("exported")
-    maps, scores = model.maps(Image.open("photo.jpg"), ["red hat", "dog"])     # (2,h,w), (2,)
+    maps, scores = model.maps("photo.jpg", ["a red hat", "the dog"])     # (2,h,w), (2,)
 
-Words are looked up one by one: as written, then in their dictionary form. The full rule from a phrase to
-weighted words (text/phrases.py) stays with the torch path; pass its weights to `answer` where they matter.
+A picture is read by the decoder of queries and turned upright. Words are those of text/parsing.py ("a" and "the" are
+none), looked up one by one: as written, then in their dictionary form. The full rule from a phrase to weighted words
+(text/phrases.py) stays with the torch path; pass its weights to `answer` where they matter.
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.image_inputs import Picture
+from phrase_loc.images import load_image
+from phrase_loc.text.parsing import parse
+from phrase_loc.text.phrase_list import phrase_list
 from phrase_loc.text.words import spellings
 
 Floats = NDArray[np.float32]
@@ -76,17 +81,22 @@ class ExportedModel:
         bias = vectors @ t["bias_weight"].astype(np.float32) + t["bias"].astype(np.float32)
         return np.ascontiguousarray(units), np.ascontiguousarray(bias)
 
-    def maps(self, image: Image.Image, phrases: Sequence[str]) -> tuple[Floats, Floats]:
+    def maps(self, image: Picture, phrases: Iterable[str]) -> tuple[Floats, Floats]:
         """Where each phrase wins, its known words weighted alike.
 
         Args:
-            image: any Pillow picture; it is resized to the model's squares.
-            phrases: P phrases; their words are separated by spaces.
+            image: a path, the bytes of a file, a Pillow picture or uint8 pixels, as `images.load_image` takes it.
+            phrases: P phrases.
 
         Returns:
             (P,h,w) maps >= 0 and (P,) scores; zeros and -inf for a phrase without a known word.
+
+        Raises:
+            ConfigError: `phrases` is a bare string, or not all of it is text.
+            DataError: the picture cannot be read.
         """
-        rows = [[row for word in phrase.split() for row in self.rows(word)] for phrase in phrases]
+        phrases = phrase_list(phrases)
+        rows = [[row for word in parse(phrase) for row in self.rows(word.text)] for phrase in phrases]
         distinct = sorted({row for found in rows for row in found}) or [0]
         weights = np.zeros((len(phrases), len(distinct)), dtype=np.float32)
         for p, found in enumerate(rows):
@@ -96,10 +106,11 @@ class ExportedModel:
         scores[[not found for found in rows]] = -np.inf
         return maps, scores
 
-    def answer(self, image: Image.Image, rows: Sequence[int], weights: Floats) -> tuple[Floats, Floats]:
+    def answer(self, image: Picture, rows: Sequence[int], weights: Floats) -> tuple[Floats, Floats]:
         """Maps (P,h,w) and scores (P,) of phrases that mix the words `rows` (K,) by weights (P,K)."""
         units, bias = self.units(rows)
-        pictures = {f"image_{side}": pixels(image, side) for side in self.facts["image_sizes"]}
+        picture = load_image(image)
+        pictures = {f"image_{side}": pixels(picture, side) for side in self.facts["image_sizes"]}
         inputs = {**pictures, "units": units, "bias": bias, "weights": weights}
         maps, scores = self._session.run(None, inputs)
         return maps, scores
@@ -113,8 +124,8 @@ class ExportedModel:
 
 
 def pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
-    """A picture as the graph takes it, squashed to (1,3,S,S)."""
-    square = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    """A picture of `load_image` as the graph takes it, squashed to (1,3,S,S)."""
+    square = image.resize((side, side), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)[None])
 
 

@@ -1,6 +1,7 @@
 """How a model is asked, and a photograph made ready for it: no model is needed for either."""
 
 from dataclasses import dataclass, fields
+from operator import index
 from typing import Any
 
 from PIL import Image
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from phrase_loc.attention import METHODS
 from phrase_loc.errors import ConfigError, choose, nearest
-from phrase_loc.images import to_tensor
+from phrase_loc.images import MAX_PIXELS, to_tensor
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Source
 from phrase_loc.ranking import SCORES
@@ -96,9 +97,12 @@ def prepare(
         settings: of the localizer that will look at it.
         size: (H, W) of the frame of the answers; None is the picture's own.
         source: of the boxes; None is the settings' own.
+
+    Raises:
+        ConfigError: `size` is no pair of at least one pixel each, or has more than MAX_PIXELS.
     """
     source = PROPOSALS[settings.proposals] if source is None else source
-    frame = (picture.height, picture.width) if size is None else (int(size[0]), int(size[1]))
+    frame = (picture.height, picture.width) if size is None else _checked_frame(size)
     with lap("resize"):
         squares = tuple(
             to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
@@ -106,3 +110,27 @@ def prepare(
     with lap("propose"):
         proposals = source.of_image(picture, frame)
     return Prepared(squares, frame, proposals)
+
+
+def checked_top_k(top_k: int) -> int:
+    """A number of boxes, 1 or more; raises ConfigError for anything else."""
+    try:
+        number = 0 if isinstance(top_k, bool) else index(top_k)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"top_k is a number of boxes, 1 or more, got {str(top_k)[:40]!r}")
+    return number
+
+
+def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in size)
+    except (TypeError, ValueError, OverflowError):
+        height = width = 0
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ConfigError(
+            f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; "
+            f"got {str(size)[:60]}"
+        )
+    return height, width

@@ -8,22 +8,22 @@ threads may share it.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from phrase_loc import maps as attention_maps
 from phrase_loc.attention import METHODS
 from phrase_loc.distributed import pick_device
-from phrase_loc.errors import ConfigError, choose
+from phrase_loc.errors import choose
+from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
-from phrase_loc.inference import Inference, Prepared, prepare
+from phrase_loc.inference import Inference, Prepared, checked_top_k, prepare
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.notebook import small_jpeg
@@ -32,6 +32,7 @@ from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached
 from phrase_loc.ranking import rank_boxes, rank_phrases
 from phrase_loc.structures import Prediction, Predictions, Scene
+from phrase_loc.text.phrase_list import phrase_list
 from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -57,7 +58,7 @@ class PhraseLocalizer:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike = "default", device: str = "auto"
+        cls, source: str | os.PathLike = "default", device: str | torch.device = "auto"
     ) -> "PhraseLocalizer":
         """The shipped model ("default"), one in a folder, or one from a hub.
 
@@ -109,22 +110,22 @@ class PhraseLocalizer:
 
     def __call__(
         self,
-        image: str | os.PathLike | bytes | Image.Image,
-        phrases: Sequence[str],
+        image: Picture,
+        phrases: Iterable[str],
         top_k: int = 5,
         method: str | None = None,
     ) -> Predictions:
         """Look at a photograph and locate phrases in it; keep the scene of `look` to ask it again."""
+        phrases, top_k = phrase_list(phrases), checked_top_k(top_k)
         return self.locate(self.look(image), phrases, top_k, method)
 
     @torch.inference_mode()
-    def look(
-        self, image: str | os.PathLike | bytes | Image.Image, size: tuple[int, int] | None = None
-    ) -> Scene:
+    def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene:
         """Run the network below the map's stage on a photograph.
 
         Args:
-            image: a path, the bytes of a file, or a Pillow picture.
+            image: a path, the bytes of a file, an open file, a Pillow picture, or uint8 pixels: an array (H,W,3),
+                (H,W,4) or (H,W), or a tensor (3,H,W).
             size: (H, W) of the frame in which answers are given; None is the photograph's own.
 
         Returns:
@@ -148,17 +149,15 @@ class PhraseLocalizer:
         activations = zip(*(scale.unbind(0) for scale in seen), strict=True)
         return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
 
-    def encode(self, phrases: Sequence[str]) -> list[EncodedPhrase]:
+    def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
         """The words of each phrase, which of them are known, and their weights.
 
         Raises:
-            ConfigError: a bare string was given; it would be taken letter by letter.
+            ConfigError: a bare string was given, which would be taken letter by letter, or something that is no text.
         """
-        if isinstance(phrases, str):
-            raise ConfigError(f"expected a list of phrases, got a string; write [{phrases!r}]")
-        return [self.model.encoder.encode(phrase) for phrase in phrases]
+        return [self.model.encoder.encode(phrase) for phrase in phrase_list(phrases)]
 
-    def attend(self, scene: Scene, phrases: Sequence[str], method: str | None = None) -> Tensor:
+    def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor:
         """Where each phrase wins: (P, h, w) >= 0, zeros for a phrase without a known word.
 
         All phrases share one pass; the signed seeds of a phrase's words are averaged before it.
@@ -179,9 +178,10 @@ class PhraseLocalizer:
         return fine if size == (s.grid, s.grid) else attention_maps.resize(fine, size, mode="bicubic")
 
     def locate(
-        self, scene: Scene, phrases: Sequence[str], top_k: int = 5, method: str | None = None
+        self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
     ) -> Predictions:
         """An answer for each phrase, in order."""
+        phrases, top_k = phrase_list(phrases), checked_top_k(top_k)
         encoded = self.encode(phrases)
         attention = self._attend(scene, encoded, method or self.settings.method).cpu()
         known = [i for i, e in enumerate(encoded) if e.known]
@@ -198,13 +198,13 @@ class PhraseLocalizer:
 
     def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""
-        return self._ranked(scene, self.heat(attention, self._grid), top_k)
+        return self._ranked(scene, self.heat(attention, self._grid), checked_top_k(top_k))
 
-    def presence(self, scene: Scene, phrases: Sequence[str]) -> list[float]:
+    def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]:
         """The model's raw score that the image shows each phrase; -inf without a known word. Not a probability."""
         return raw_presence(self.model, self._above, scene, self.encode(phrases))
 
-    def present(self, scene: Scene, phrases: Sequence[str]) -> list[float | None]:
+    def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]:
         """Calibrated probability that the image shows each phrase, as `locate` says it; None where it cannot."""
         return self._present(scene, self.encode(phrases))
 

@@ -16,6 +16,8 @@ FLOORS = {
         "config",
         "distributed",
         "images",
+        "image_inputs",
+        "image_metadata",
         "profiling",
         "drawing",
         "notebook",

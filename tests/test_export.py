@@ -1,5 +1,6 @@
 """The exported graphs answer as the torch path does, without torch."""
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -146,6 +147,44 @@ def test_words_are_found_in_their_dictionary_form(exported):
     assert model.rows("Dogs") == model.rows("dog") == (1,)
     assert "kite" in model
     assert "qwertz" not in model
+
+
+@onnx
+def test_pictures_are_read_as_by_queries(exported, photo):
+    from phrase_loc.exported import ExportedModel
+
+    model = ExportedModel(exported, threads=1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, plain = io.BytesIO(), io.BytesIO()
+    photo.transpose(Image.Transpose.ROTATE_90).save(turned, "PNG", exif=exif)
+    photo.save(plain, "PNG")
+    expected = model.maps(photo, ["dog"])[0]
+    for given in (Image.open(turned), turned.getvalue(), plain, np.asarray(photo)):
+        assert np.array_equal(model.maps(given, ["dog"])[0], expected)
+    grey = np.asarray(photo.convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert np.array_equal(model.maps(deep, ["dog"])[0], model.maps(grey, ["dog"])[0])
+    clear = photo.convert("RGBA")
+    clear.putalpha(0)
+    assert np.array_equal(
+        model.maps(clear, ["dog"])[0], model.maps(Image.new("RGB", photo.size, "white"), ["dog"])[0]
+    )
+    with pytest.raises(DataError, match="expected a photograph"):
+        model.maps([photo], ["dog"])
+
+
+@onnx
+def test_phrases_are_read_as_by_queries(exported, photo):
+    from phrase_loc.exported import ExportedModel
+
+    model = ExportedModel(exported, threads=1)
+    maps, scores = model.maps(photo, (p for p in ["red hat", "a red hat", "The red hat,", "red"]))
+    assert np.array_equal(maps[0], maps[1])
+    assert np.array_equal(maps[0], maps[2])
+    assert scores[0] == scores[1] == scores[2] != scores[3]
+    with pytest.raises(ConfigError, match="got a string"):
+        model.maps(photo, "dog")
 
 
 @onnx

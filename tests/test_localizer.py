@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from phrase_loc.distributed import pick_device
 from phrase_loc.errors import ConfigError
 from phrase_loc.localizer import Inference, PhraseLocalizer, prepare
 from phrase_loc.maps import min_max, resize
@@ -160,3 +161,91 @@ def test_cached_proposals_are_the_same(tiny_localizer, drawn_image, tmp_path, mo
     assert torch.equal(first, plain.look(drawn_image).proposals)
     monkeypatch.setattr(type(cached.source.source), "of_image", None)  # a second search would fail
     assert torch.equal(cached.with_settings(gamma=0.3).look(drawn_image).proposals, first)
+
+
+@pytest.mark.parametrize(
+    "make", [tuple, iter, np.array, dict.fromkeys(PHRASES).keys, lambda p: (x for x in p)], ids=str
+)
+def test_phrases_come_from_any_iterable(make, tiny_localizer, drawn_image):
+    given = make() if make.__name__ == "keys" else make(PHRASES)
+    answers = tiny_localizer(drawn_image, given, top_k=np.int64(2))
+    assert [a.phrase for a in answers] == PHRASES
+    assert {type(a.phrase) for a in answers} == {str}
+
+
+@pytest.mark.parametrize(
+    ("phrases", "sentence"),
+    [
+        ("a dog", r"got a string; write \['a dog'\]"),
+        ("a dog " * 100_000, "got a string"),
+        ([float("nan")], "phrase 1 is nan"),
+        (["a dog", None], "phrase 2 is None"),
+        ([b"a dog"], "phrase 1 is a bytes"),
+        ([["a dog"]], "phrase 1 is a list"),
+        (np.zeros((900, 900)), "phrase 1 is a ndarray"),
+        (np.array("a dog"), "got a ndarray"),
+        (b"a dog", "got a bytes"),
+        ({"a dog": 1}, "got a dict"),
+        (None, "got None"),
+        (7, "got 7"),
+    ],
+)
+def test_what_is_no_phrase_is_named(phrases, sentence, tiny_localizer, drawn_image):
+    scene = tiny_localizer.look(drawn_image)
+    for ask in (
+        tiny_localizer.locate,
+        tiny_localizer.attend,
+        tiny_localizer.presence,
+        tiny_localizer.present,
+    ):
+        with pytest.raises(ConfigError, match=sentence) as caught:
+            ask(scene, phrases)
+        assert len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1.5, "3", None, True, [2]])
+def test_a_number_of_boxes_is_at_least_one(top_k, tiny_localizer, drawn_image):
+    with pytest.raises(ConfigError, match="top_k is a number of boxes, 1 or more"):
+        tiny_localizer(drawn_image, ["a dog"], top_k=top_k)
+
+
+@pytest.mark.parametrize(
+    "size", [(0, 5), (5,), (5, -1), "large", 7, (float("nan"), 3), (1, 2, 3), (10**9, 2)]
+)
+def test_a_frame_is_two_lengths(size, tiny_localizer, drawn_image):
+    with pytest.raises(ConfigError, match=r"size is \(H, W\)"):
+        tiny_localizer.look(drawn_image, size=size)
+
+
+@pytest.mark.parametrize("method", [7, ["cam"], b"cam"])
+def test_a_method_is_a_name(method, tiny_localizer, drawn_image):
+    with pytest.raises(ConfigError, match="the attention method is a name"):
+        tiny_localizer(drawn_image, ["a dog"], method=method)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("mps", "device 'mps' was asked for, but torch sees no Apple GPU; use --device auto or cpu"),
+        ("xpu", "torch sees no Intel GPU"),
+        ("hpu", "torch sees no hpu device"),
+        ("meta", "torch sees no meta device"),
+        ("vulkan", "torch sees no vulkan device"),
+        ("cuda:99", "torch sees .* CUDA devices"),
+        ("gpu", "device must be auto, cpu, mps, cuda"),
+        ("", "device must be auto"),
+        ("cuda:-1", "device must be auto"),
+        (None, "device must be auto"),
+        (0, "device must be auto"),
+        (["cpu"], "device must be auto"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(name, sentence, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=sentence):
+        pick_device(name)
+
+
+def test_a_device_may_be_given_as_torch_has_it():
+    assert pick_device(torch.device("cpu")) == pick_device("cpu") == torch.device("cpu")

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from phrase_loc.errors import DataError
-from phrase_loc.images import load_image, to_tensor
+from phrase_loc.images import load_tensor
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise)\b", re.IGNORECASE)
 _COLOURS = re.compile(
@@ -27,7 +26,6 @@ _COLOURS = re.compile(
     r"(ish)?\b",
     re.IGNORECASE,
 )
-_JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -70,26 +68,12 @@ def names_a_colour(texts: Sequence[str]) -> bool:
 
 
 def decode(data: bytes) -> Tensor:
-    """The bytes of an image file -> (3, H, W) uint8 RGB, upright.
-
-    Whole JPEGs go to torchvision's decoder, about twice as fast; other formats, and whatever that
-    refuses, to Pillow, which also decides what is broken.
+    """The bytes of an image file -> (3, H, W) uint8 RGB, upright, by the decoder that queries use.
 
     Raises:
         DataError: not an image, or a truncated one.
     """
-    if data.startswith(_JPEG) and data.rstrip(b"\0").endswith(_END_OF_JPEG):
-        try:
-            from torchvision.io import ImageReadMode, decode_jpeg
-
-            raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        except (
-            RuntimeError,
-            ImportError,
-        ):  # CMYK, a size beyond its limits, a torchvision without its library
-            pass
-    return to_tensor(load_image(data))
+    return load_tensor(data)
 
 
 def decode_or_none(data: bytes) -> tuple[Tensor | None, str]:
