@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -23,6 +23,7 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import load_image
 from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared, prepare
+from phrase_loc.tables import image_path, open_table
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
@@ -239,29 +240,23 @@ def _rows(answer: dict) -> list[dict]:
 
 
 def _table(path: Path) -> list[Question]:
-    import pandas as pd
-
     if path.suffix.lower() == ".parquet":
         _require_pyarrow()
-    try:
-        as_written: dict[str, Any] = {"dtype": str, "keep_default_na": False}  # "null" may be asked for, too
-        table = (
-            pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path, **as_written)
-        )
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"the table {path} cannot be read: {reason}") from None
-    missing = {"image", "phrase"} - set(table.columns)
+    table = open_table(path)
+    missing = sorted({"image", "phrase"} - set(table.columns))
     if missing:
         raise DataError(
-            f"the table {path} needs the columns image and phrase, it lacks {' and '.join(sorted(missing))}"
+            f"the table {path} needs the columns image and phrase, it lacks {' and '.join(missing)}"
         )
-    table = table[["image", "phrase"]].fillna("").astype(str)
-    for row, (image, phrase) in enumerate(table.itertuples(index=False), start=1):
+    asked: dict[str, list[str]] = {}
+    for place, cells in table.rows(["image", "phrase"]):
+        image, phrase = ("" if cell is None else str(cell) for cell in cells)
         if not image.strip() or not phrase.strip():
-            raise DataError(f"row {row} of the table {path} lacks its image or its phrase; fill it in")
-    groups = table.groupby("image", sort=False)["phrase"]
-    return [Question(str(path.parent / str(image)), tuple(phrases)) for image, phrases in groups]
+            raise DataError(f"{place} of the table {path} lacks its image or its phrase; fill it in")
+        asked.setdefault(str(image_path(path.parent, image)), []).append(phrase)
+    if not asked:
+        raise DataError(f"the table {path} has no row below its header; write one for each phrase")
+    return [Question(image, tuple(phrases)) for image, phrases in asked.items()]
 
 
 def _require_pyarrow() -> None:

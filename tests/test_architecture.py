@@ -21,6 +21,8 @@ FLOORS = {
         "profiling",
         "drawing",
         "notebook",
+        "tables",
+        "text_files",
     },
     1: {"attention", "maps", "ranking", "metrics", "text"},
     2: {"models", "proposals", "datasets"},

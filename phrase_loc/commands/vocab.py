@@ -1,11 +1,13 @@
 """`phrase-loc vocab SOURCE ... --output vocab.txt`: the words of texts, counted in one streaming pass."""
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.tables import is_there
 
 if TYPE_CHECKING:
     from phrase_loc.text.vocabulary import Vocabulary
@@ -17,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="captions (.txt, .txt.gz), tables (.csv, .tsv, .jsonl, .parquet) or shards (.tar); "
+        help="captions (.txt, .txt.gz), tables (.csv, .tsv, .jsonl, .parquet), folders or shards (.tar); "
         "{000..009} and * are expanded",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="vocab.txt", help="file to write")
@@ -63,13 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, write, report."""
+    from phrase_loc.datasets.web_faults import Faults
     from phrase_loc.datasets.web_sources import TEXT_FIELDS
     from phrase_loc.datasets.web_texts import stream_texts
     from phrase_loc.text.counting import UnitCounter
 
     _check(args)
-    counter = UnitCounter()
-    counter.update(_shown(stream_texts(args.sources, args.fields or TEXT_FIELDS), args.quiet))
+    counter, faults = UnitCounter(), Faults()
+    texts = stream_texts(args.sources, args.fields or TEXT_FIELDS, faults)
+    counter.update(_shown(texts, args.quiet))
     vocabulary = counter.vocabulary(args.size, args.min_count, args.min_association, args.pair_share)
     vocabulary.save(args.output)
     pairs = sum(" " in word for word in vocabulary.words)
@@ -77,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         f"{args.output}: {len(vocabulary)} units ({pairs} pairs) of {counter.texts} texts, "
         f"rarest seen {vocabulary.counts[-1]} times"
     )
+    if faults.seen:
+        print(f"skipped: {faults.report()}")
     if args.coverage:
         print(_coverage(args.coverage, vocabulary))
     return 0
@@ -90,6 +96,12 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--pair-share must lie in 0..1, got {args.pair_share}")
     if not args.output.parent.is_dir():
         raise DataError(f"the folder {args.output.parent} of --output does not exist; make it first")
+    from phrase_loc.datasets.web_paths import expand
+
+    if args.output.exists() and any(
+        os.path.samefile(args.output, path) for path in expand(args.sources) if is_there(path)
+    ):
+        raise ConfigError(f"--output {args.output} is one of the sources; name another file")
     if args.coverage and not Path(args.coverage).is_file():
         raise DataError(f"the phrases {args.coverage} do not exist; check --coverage")
 

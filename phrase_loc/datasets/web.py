@@ -17,6 +17,7 @@ from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_sampler import FILLER, Item
 from phrase_loc.datasets.web_sources import Source
 from phrase_loc.datasets.web_transforms import Transform, decode_or_none
+from phrase_loc.errors import DataError
 from phrase_loc.text.labels import WordLabels
 
 #: texts of an image -> its labels; picklable.
@@ -118,20 +119,23 @@ class WebImages(Dataset[Sample]):
         if number == FILLER:
             return _nothing(transform, None)
         try:
-            texts = self.source.texts(number)
+            texts, wrong = self.source.told(number)
             data = self.source.image(number)
-        except (OSError, UnicodeDecodeError) as error:
+        except DataError as error:
             return _nothing(transform, Fault("image", self.source.name(number), str(error)))
         labels = self.labeller(texts)
         if not labels.ids:
-            told = "holds no word of the vocabulary" if texts else "has no text"
-            return _nothing(transform, Fault("text", self.source.name(number), told))
+            wrong = wrong or ("holds no word of the vocabulary" if texts else "has no text")
+            return _nothing(transform, Fault("text", self.source.name(number), wrong))
         image, reason = decode_or_none(data)
         if image is None:
             return _nothing(transform, Fault("image", self.source.name(number), reason))
         random = np.random.default_rng([self.seed, epoch, number])
         caption, other = draw_captions(labels, random)
-        return Sample((transform(image, texts, random),), labels, 1.0, caption, paraphrase=other)
+        fault = (
+            Fault("text", self.source.name(number), wrong) if wrong else None
+        )  # another of its texts is used
+        return Sample((transform(image, texts, random),), labels, 1.0, caption, fault, paraphrase=other)
 
 
 def draw_captions(labels: WordLabels, random: np.random.Generator) -> tuple[Sequence[int], Sequence[int]]:

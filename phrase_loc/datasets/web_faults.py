@@ -6,6 +6,7 @@ on a wrong folder must not skip its way through millions either.
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from phrase_loc.errors import DataError
@@ -17,7 +18,8 @@ KINDS = {
     "image": "broken image",
     "text": "empty or unreadable text",
     "lone": "sample without image or without text",
-    "shard": "truncated or unreadable shard",
+    "row": "unreadable row of a table",
+    "shard": "damaged, truncated or unreadable part of a shard",
     "duplicate": "duplicate key",
 }
 NAMED = 10
@@ -43,6 +45,10 @@ class Faults:
 
     limit: int | None = None
     seen: set[tuple[str, str]] = field(default_factory=set)
+    _counts: Counter[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._counts = Counter(kind for kind, _ in self.seen)
 
     def add(self, fault: Fault) -> None:
         """Counts a fault and names it in the log while it is among the first of its kind.
@@ -50,14 +56,25 @@ class Faults:
         Raises:
             DataError: there are more than the limit.
         """
-        if (fault.kind, fault.name) in self.seen:
+        if not self._take(fault.kind, fault.name):
             return
-        self.seen.add((fault.kind, fault.name))
-        count = self.counts()[fault.kind]
+        count = self._counts[fault.kind]
         if count <= NAMED:
             more = "; further ones are only counted" if count == NAMED else ""
             log.warning("skipped: %s: %s %s%s", KINDS[fault.kind], fault.name, fault.detail, more)
         self.check(len(self.seen))
+
+    def restore(self, seen: Iterable[tuple[str, str]]) -> None:
+        """Takes over what an earlier part of the run counted, unnamed and unchecked."""
+        for kind, name in seen:
+            self._take(kind, name)
+
+    def _take(self, kind: str, name: str) -> bool:
+        fresh = (kind, name) not in self.seen
+        if fresh:
+            self.seen.add((kind, name))
+            self._counts[kind] += 1  # counting the set anew for each fault would be quadratic
+        return fresh
 
     def check(self, total: int) -> None:
         """Raises DataError when `total` faults, over all processes, are more than the limit."""
@@ -69,7 +86,7 @@ class Faults:
 
     def counts(self) -> Counter[str]:
         """Faults by kind."""
-        return Counter(kind for kind, _ in self.seen)
+        return Counter(self._counts)
 
     def report(self) -> str:
         """Such as '3 x broken image, 1 x duplicate key'; 'none' without faults."""

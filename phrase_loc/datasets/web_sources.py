@@ -9,7 +9,6 @@ of the files; shuffling belongs to the sampler.
 """
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,14 +19,13 @@ from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_paths import expand, is_remote
 from phrase_loc.datasets.web_remote import exists
 from phrase_loc.datasets.web_shards import ShardReader, load_index, side_table
-from phrase_loc.datasets.web_tables import TableSource, read_folder, read_table
+from phrase_loc.datasets.web_tables import PackedStrings, TableSource, read_folder, read_table
 from phrase_loc.errors import DataError
-
-log = logging.getLogger(__name__)
+from phrase_loc.tables import is_table, is_there
+from phrase_loc.text_files import lines_of
 
 #: Fields of a JSON member or columns of a table that hold text, in the order in which they are read.
 TEXT_FIELDS = ("captions", "caption", "text", "texts", "title", "description", "tags", "keywords")
-_TABLES = {".csv", ".tsv", ".parquet", ".jsonl"}
 
 
 class Source(Protocol):
@@ -42,10 +40,13 @@ class Source(Protocol):
         """What the log calls sample `i`."""
 
     def texts(self, i: int) -> list[str]:
-        """The texts of sample `i`; empty when there are none."""
+        """The texts of sample `i`, empty when there are none; raises DataError."""
+
+    def told(self, i: int) -> tuple[list[str], str]:
+        """As `texts`, and what is wrong with them."""
 
     def image(self, i: int) -> bytes:
-        """The file of image `i`, undecoded; raises OSError."""
+        """The file of image `i`, undecoded; raises DataError."""
 
 
 def open_source(
@@ -65,15 +66,16 @@ def open_source(
     missing = next((path for path in files if not _there(path)), None)
     if missing:
         raise DataError(f"{missing} does not exist; check data.shards")
-    if all(path.endswith(".tar") for path in files):
-        source: Source = ShardSource(files, index, text_fields)
-    elif len(files) == 1 and Path(files[0]).is_dir():
-        source = TableSource(read_folder(Path(files[0]), text_fields))
-    elif len(files) == 1 and Path(files[0]).suffix.lower() in _TABLES:
+    if len(files) == 1 and Path(files[0]).is_dir():
+        source: Source = TableSource(read_folder(Path(files[0]), text_fields))
+    elif all(path.lower().endswith(".tar") for path in files):
+        source = ShardSource(files, index, text_fields)
+    elif len(files) == 1 and is_table(files[0]):
         source = TableSource(read_table(Path(files[0]), text_fields))
     else:
+        odd = next((path for path in files if not path.lower().endswith(".tar")), files[0])
         raise DataError(
-            f"expected .tar shards, one .csv/.tsv/.parquet/.jsonl table or one folder, got {files[0]} "
+            f"expected .tar shards, one .csv/.tsv/.parquet/.jsonl table or one folder, got {odd} "
             f"and {len(files) - 1} more; a .tar.gz must be unpacked to .tar first"
         )
     if len(source) == 0:
@@ -83,11 +85,16 @@ def open_source(
 
 
 def _there(path: str) -> bool:
-    return exists(path) if is_remote(path) else Path(path).exists()
+    if not is_remote(path):
+        return is_there(path)
+    try:
+        return exists(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be reached: {error}") from None
 
 
 class ShardSource:
-    """Samples of tar shards, in the order of the shards; of samples with the same key the first counts."""
+    """Samples of tar shards, in the order of the shards; a key is unique within its shard."""
 
     def __init__(self, shards: Sequence[str], index: Path | None, text_fields: Sequence[str] = TEXT_FIELDS):
         self.reader = ShardReader(shards)
@@ -100,62 +107,79 @@ class ShardSource:
             self.faults += faults
         self.rows = np.concatenate(tables)
         self.groups = np.repeat(np.arange(len(shards)), [len(rows) for rows in tables])
-        self._drop_duplicates()
-        self._side: tuple[int, dict[str, str]] = (-1, {})
+        self._bare = np.flatnonzero((self.rows["text_size"] == 0) & (self.rows["json_size"] == 0))
+        self._beside = self._from_tables()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def name(self, i: int) -> str:
         """Shard and name within it."""
-        shard = int(self.groups[i])
-        member = self.reader.name_at(shard, int(self.rows[i]["image"]))
-        return f"{self.reader.shards[shard]}:{member.rpartition('.')[0] or member}"
+        return f"{self.reader.shards[int(self.groups[i])]}:{self._key(i)}"
 
     def texts(self, i: int) -> list[str]:
         """Texts of the .txt, the .json and, where neither is there, the shard's Parquet file."""
+        return self.told(i)[0]
+
+    def told(self, i: int) -> tuple[list[str], str]:
+        """The texts of sample `i`, and what is wrong with its text files."""
         row, shard = self.rows[i], int(self.groups[i])
         found: list[str] = []
+        wrong = ""
         if row["text_size"]:
-            raw = self.reader.read(shard, int(row["text"]), int(row["text_size"]))
-            found += raw.decode("utf-8", "replace").splitlines()
+            lines, wrong = lines_of(self.reader.read(shard, int(row["text"]), int(row["text_size"])))
+            found += lines
         if row["json_size"]:
             raw = self.reader.read(shard, int(row["json"]), int(row["json_size"]))
-            found += json_texts(raw, self.text_fields)
+            fields = json_fields(raw, self.text_fields)
+            found += fields or []
+            wrong = "its .json is no JSON object" if fields is None else wrong
         if not row["text_size"] and not row["json_size"]:
-            found += self._from_side(shard, i)
-        return clean(found)
+            found += self._beside[int(np.searchsorted(self._bare, i))].split("\n")
+        return clean(found), wrong
 
     def image(self, i: int) -> bytes:
         """The image member."""
         row = self.rows[i]
         return self.reader.read(int(self.groups[i]), int(row["image"]), int(row["image_size"]))
 
-    def _from_side(self, shard: int, i: int) -> list[str]:
-        if self._side[0] != shard:  # one table at a time: samples of a shard come near one another
-            self._side = (shard, side_table(self.reader.shards[shard], self.text_fields))
-        key = self.name(i).rpartition(":")[2]
-        text = self._side[1].get(key) or self._side[1].get(key.rpartition("/")[2])
-        return [text] if text else []
+    def _key(self, i: int) -> str:
+        row = self.rows[i]
+        return self.reader.name_at(int(self.groups[i]), int(row["header"]), int(row["image"]))
 
-    def _drop_duplicates(self) -> None:
-        _, first = np.unique(self.rows["key"], return_index=True)
-        if len(first) == len(self.rows):
-            return
-        keep = np.zeros(len(self.rows), bool)
-        keep[first] = True
-        self.faults += [Fault("duplicate", self.name(int(i)), "") for i in np.flatnonzero(~keep)]
-        self.rows, self.groups = self.rows[keep], self.groups[keep]
+    def _from_tables(self) -> PackedStrings:
+        """A text for each sample that has none in its shard: read once, since samples are asked for in any order."""
+        texts = []
+        shard, table = -1, dict[str, str]()
+        for i in map(int, self._bare):
+            if self.groups[i] != shard:
+                shard = int(self.groups[i])
+                table = self._side_table(self.reader.shards[shard])
+            key = self._key(i) if table else ""
+            texts.append(table.get(key) or table.get(key.rpartition("/")[2]) or "")
+        return PackedStrings(texts)
+
+    def _side_table(self, shard: str) -> dict[str, str]:
+        try:
+            return side_table(shard, self.text_fields)
+        except DataError as error:
+            self.faults.append(Fault("shard", f"{shard}:table", str(error)))
+            return {}
 
 
 def json_texts(raw: bytes, fields: Sequence[str]) -> list[str]:
     """Texts in the given fields of a JSON object: strings, or lists of strings; none in a broken one."""
+    return json_fields(raw, fields) or []
+
+
+def json_fields(raw: bytes, fields: Sequence[str]) -> list[str] | None:
+    """As `json_texts`, but None where the bytes are no JSON object."""
     try:
         tree = json.loads(raw)
-    except ValueError:
-        return []
+    except (ValueError, RecursionError):
+        return None
     if not isinstance(tree, dict):
-        return []
+        return None
     return [text for name in fields for text in _strings(tree.get(name))]
 
 
@@ -168,4 +192,5 @@ def _strings(value: Any) -> Iterable[str]:
 
 def clean(texts: Iterable[str]) -> list[str]:
     """Texts without blanks around them, each once, none empty."""
-    return list(dict.fromkeys(stripped for text in texts if (stripped := text.strip())))
+    whole = (text.encode("utf-8", "replace").decode() for text in texts)  # JSON can hold halves of characters
+    return list(dict.fromkeys(stripped for text in whole if (stripped := text.strip())))

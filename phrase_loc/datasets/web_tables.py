@@ -6,26 +6,30 @@ instead of Python strings, so that ten million rows take little more than their 
 share them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+import os
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phrase_loc import files
 from phrase_loc.datasets.web_faults import Fault
-from phrase_loc.datasets.web_shards import IMAGE_SUFFIXES
 from phrase_loc.errors import DataError
+from phrase_loc.images import IMAGE_ENDINGS, UNREAD_ENDINGS
+from phrase_loc.tables import cell_texts, image_path, open_table
+from phrase_loc.text_files import lines_of
 
-if TYPE_CHECKING:
-    import pandas as pd
+log = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "path", "file_name", "filename", "file", "filepath", "image_path", "image_name")
 CAPTION_FILES = (
     *("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", "metadata.jsonl"),
     *("metadata.csv", "metadata.parquet", "captions.parquet", "results.csv"),
 )
-ROWS_AT_ONCE = 100_000
+_MANY = 100  # texts of an image from which they are looked up in a set
 
 
 @dataclass
@@ -40,16 +44,19 @@ class PackedStrings:
     """A frozen list of strings in two arrays."""
 
     def __init__(self, strings: Iterable[str]):
-        encoded = [text.encode() for text in strings]
-        self.ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        self.data = np.frombuffer(b"".join(encoded), np.uint8)
+        data, ends = bytearray(), array("q")
+        for text in strings:
+            data += text.encode("utf-8", "surrogatepass")  # file names need not be UTF-8
+            ends.append(len(data))
+        self.ends = np.frombuffer(ends, np.int64)
+        self.data = np.frombuffer(data, np.uint8)
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def __getitem__(self, i: int) -> str:
         start = int(self.ends[i - 1]) if i else 0
-        return self.data[start : int(self.ends[i])].tobytes().decode()
+        return self.data[start : int(self.ends[i])].tobytes().decode("utf-8", "surrogatepass")
 
 
 class TableSource:
@@ -72,109 +79,110 @@ class TableSource:
         """The texts of the rows of this image."""
         return [text for text in self._texts[i].split("\n") if text]
 
+    def told(self, i: int) -> tuple[list[str], str]:
+        """As `texts`; what is wrong with a row is known from the start."""
+        return self.texts(i), ""
+
     def image(self, i: int) -> bytes:
-        """The image file."""
-        return Path(self.paths[i]).read_bytes()
+        """The image file; raises DataError."""
+        return files.read_bytes(self.paths[i], "the image")
 
 
 def read_table(path: Path, text_fields: Sequence[str]) -> Table:
-    """The pairs of a CSV, TSV, JSON lines or Parquet file.
+    """The pairs of a CSV, TSV, JSON lines or Parquet file; rows that cannot be read are among the faults.
 
     Raises:
         DataError: unreadable, or no column for image or text.
     """
-    try:
-        return _collect(path, path.parent, _frames(path), text_fields)
-    except (OSError, ValueError, UnicodeDecodeError, ImportError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"the table {path} cannot be read: {' '.join(str(error).split())}") from None
+    source = open_table(path)
+    columns = _columns(path, source.columns, text_fields)
+    table = Table({}, [])
+    known: dict[str, set[str]] = {}
+
+    def bad(place: str, wrong: str) -> None:
+        table.faults.append(Fault("row", f"{path}:{place}", wrong))
+
+    for place, (name, *cells) in source.rows(columns, bad):
+        if not isinstance(name, str) or not name.strip():
+            table.faults.append(Fault("lone", f"{path}:{place}", "names no image"))
+            continue
+        image = str(image_path(path.parent, name))
+        texts = list(dict.fromkeys(text for cell in cells for text in cell_texts(cell)))
+        held = table.texts.setdefault(image, [])
+        if len(held) > _MANY and image not in known:
+            known[image] = set(held)
+        before: Collection[str] = known.get(image, held)
+        fresh = [text for text in texts if text not in before]
+        if texts and not fresh:
+            table.faults.append(Fault("duplicate", f"{path}:{place}", "repeats an earlier row"))
+        held += fresh
+        if image in known:
+            known[image].update(fresh)
+    return table
 
 
 def read_folder(folder: Path, text_fields: Sequence[str]) -> Table:
     """A folder with one of CAPTION_FILES, or with a .txt beside each image."""
-    for name in CAPTION_FILES:
-        if (folder / name).is_file():
-            table = read_table(folder / name, text_fields)
-            return table
+    named = [name for name in CAPTION_FILES if (folder / name).is_file()]
+    if len(named) > 1:
+        log.warning("%s: %s is read, and not %s", folder, named[0], ", ".join(named[1:]))
+    if named:
+        return read_table(folder / named[0], text_fields)
     table = Table({}, [])
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower().lstrip(".") not in IMAGE_SUFFIXES:
+    for path in _files(folder):
+        ending = path.suffix.lower()
+        if ending in UNREAD_ENDINGS:
+            table.faults.append(Fault("image", str(path), f"is of a format that is not read ({ending})"))
+        if ending not in IMAGE_ENDINGS:
             continue
         sidecar = path.with_suffix(".txt")
-        if sidecar.is_file():
-            table.texts[str(path)] = _lines(sidecar.read_text(encoding="utf-8", errors="replace"))
-        else:
+        if not sidecar.is_file():
             table.faults.append(Fault("lone", str(path), "has no .txt beside it"))
+            continue
+        try:
+            lines, wrong = lines_of(files.read_bytes(sidecar, "the text"))
+        except DataError as error:
+            lines, wrong = [], str(error)
+        table.texts[str(path)] = lines
+        if wrong:
+            table.faults.append(Fault("text", str(sidecar), wrong))
     return table
 
 
-def _frames(path: Path) -> Iterator["pd.DataFrame"]:
-    import pandas as pd
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, sorted; links to folders are followed, each folder is entered once."""
+    entered = set()
 
-    kind = path.suffix.lower()
-    if kind == ".parquet":
-        yield pd.read_parquet(path)
-    elif kind == ".jsonl":
-        yield from pd.read_json(path, lines=True, chunksize=ROWS_AT_ONCE, dtype=False)
-    else:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            first = file.readline()
-        if "#" in first.split("\t")[0] and "\t" in first:  # Flickr's own: `name.jpg#0<tab>caption`
-            options: dict[str, Any] = {"sep": "\t", "names": ["image", "caption"], "quoting": 3}
-        else:
-            options = {"sep": _separator(first)}
-        chunks = pd.read_csv(
-            path, chunksize=ROWS_AT_ONCE, dtype=str, encoding_errors="replace", on_bad_lines="warn", **options
-        )
-        yield from chunks
+    def failed(error: OSError) -> None:
+        log.warning("the folder %s is left out: %s", error.filename, error.strerror)
+
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=failed):
+        facts = os.stat(parent)
+        if (facts.st_dev, facts.st_ino) in entered:
+            folders.clear()
+            log.warning("the folder %s is left out: a link leads to it a second time", parent)
+            continue
+        entered.add((facts.st_dev, facts.st_ino))
+        found += [Path(parent, name) for name in names]
+    yield from sorted(found)
 
 
-def _separator(header: str) -> str:
-    return max("\t,|;", key=header.count)
+def text_columns(columns: Sequence[str], text_fields: Sequence[str]) -> list[str]:
+    """The columns that hold text."""
+    fields = list(dict.fromkeys(name.lower() for name in text_fields if name.lower() in columns))
+    return fields or [
+        name for name in ("comment",) if name in columns
+    ]  # the header of Flickr30k's results.csv
 
 
-def _collect(path: Path, folder: Path, frames: Iterator["pd.DataFrame"], text_fields: Sequence[str]) -> Table:
-    table = Table({}, [])
-    number = 1
-    for frame in frames:
-        frame.columns = [str(name).strip().lower() for name in frame.columns]
-        image, fields = _columns(path, list(frame.columns), text_fields)
-        for row in frame[[image, *fields]].itertuples(index=False, name=None):
-            number += 1
-            _add(table, folder, row, f"{path}:{number}")
-    return table
-
-
-def _columns(path: Path, columns: list[str], text_fields: Sequence[str]) -> tuple[str, list[str]]:
+def _columns(path: Path, columns: Sequence[str], text_fields: Sequence[str]) -> list[str]:
+    """The column of the image and those of the texts."""
     image = next((name for name in IMAGE_COLUMNS if name in columns), None)
-    fields = [name for name in text_fields if name.lower() in columns]
-    if not fields and "comment" in columns:  # the header of Flickr30k's results.csv
-        fields = ["comment"]
+    fields = text_columns(columns, text_fields)
     if image is None or not fields:
         raise DataError(
             f"{path} needs a column for the image ({', '.join(IMAGE_COLUMNS[:4])}, ...) and one for the text "
-            f"({', '.join(text_fields)}), got {', '.join(columns[:12])}; name it in data.text_fields"
+            f"({', '.join(text_fields)}), got {', '.join(columns[:12])[:200]}; name it in data.text_fields"
         )
-    return image, [name.lower() for name in fields]
-
-
-def _add(table: Table, folder: Path, row: tuple[Any, ...], place: str) -> None:
-    name, *values = row
-    texts = [line for value in values for line in _lines(value)]
-    if not isinstance(name, str) or not name.strip():
-        table.faults.append(Fault("lone", place, "names no image"))
-        return
-    held = table.texts.setdefault(str(folder / name.strip().partition("#")[0]), [])
-    fresh = [text for text in texts if text not in held]
-    if texts and not fresh:
-        table.faults.append(Fault("duplicate", place, "repeats an earlier row"))
-    held += fresh
-
-
-def _lines(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [line.strip() for line in value.splitlines() if line.strip()]
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [line for item in value for line in _lines(item)]
-    return []
+    return [image, *fields]

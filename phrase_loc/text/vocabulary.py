@@ -4,12 +4,12 @@ A unit is a word in its dictionary form, or a pair of words that means more than
 `counting` finds them in captions.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phrase_loc import files
 from phrase_loc.errors import DataError
 from phrase_loc.text.words import canonical, runs, spellings
 
@@ -90,17 +90,8 @@ class Vocabulary:
         Raises:
             DataError: the file cannot be written.
         """
-        path = Path(path)
-        half_written = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            lines = (f"{w}\t{n}\n" for w, n in zip(self.words, self.counts))
-            half_written.write_text("".join(lines), encoding="utf-8")
-            half_written.replace(path)
-        except OSError as error:
-            half_written.unlink(missing_ok=True)
-            raise DataError(
-                f"cannot write the vocabulary {path}: {error.strerror}; choose another place"
-            ) from None
+        lines = (f"{w}\t{n}\n" for w, n in zip(self.words, self.counts))
+        files.write_text(path, "".join(lines))
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
@@ -109,10 +100,7 @@ class Vocabulary:
         Raises:
             DataError: the file is missing, no text, or a line is neither `word` nor `word<tab>count`.
         """
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the vocabulary {path}: {error}") from None
+        lines = files.read_text(path, "the vocabulary").splitlines()
         pairs = [_entry(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
         if not pairs:
             raise DataError(f"the vocabulary {path} is empty; build one with `phrase-loc vocab`")

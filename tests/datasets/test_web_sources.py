@@ -102,16 +102,16 @@ def test_an_unreadable_shard_beside_a_good_one_is_named(tmp_path: Path, content:
     assert any("bad.tar" in fault.name for fault in source.faults)
 
 
-def test_duplicate_keys_count_once_within_and_across_shards(tmp_path: Path):
+def test_a_key_is_unique_within_its_shard(tmp_path: Path):
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for key in ("a", "b", "a"):
             add(tar, f"{key}.jpg", draw(ord(key))[0])
-    with tarfile.open(tmp_path / "1.tar", "w") as tar:
+    with tarfile.open(tmp_path / "1.tar", "w") as tar:  # img2dataset's numbers begin anew in each run
         for key in ("b", "c"):
             add(tar, f"{key}.jpg", draw(ord(key))[0])
     source = ShardSource([str(tmp_path / "0.tar"), str(tmp_path / "1.tar")], None)
-    assert [source.name(i)[-1] for i in range(len(source))] == ["a", "b", "c"]
-    assert sorted(fault.name[-1] for fault in source.faults if fault.kind == "duplicate") == ["a", "b"]
+    assert [source.name(i)[-1] for i in range(len(source))] == ["a", "b", "b", "c"]
+    assert [fault.name[-1] for fault in source.faults if fault.kind == "duplicate"] == ["a"]
 
 
 def test_a_sample_without_image_is_named(tmp_path: Path):
