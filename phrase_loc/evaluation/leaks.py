@@ -9,6 +9,7 @@ A name tells a photograph only where it is an id: `image_ids` says which names a
 a name is found by its looks.
 """
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +21,13 @@ from typing import Any
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from phrase_loc.datasets.web_paths import expand
-from phrase_loc.datasets.web_shards import ShardReader, build_index
+from phrase_loc.datasets.web_paths import expand, is_remote
+from phrase_loc.datasets.web_remote import remote_file
+from phrase_loc.datasets.web_tar import Damage, walk
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.near_duplicates import REACH, SIMILAR, Index, Prints, duplicates
 from phrase_loc.images import IMAGE_ENDINGS, load_image
+from phrase_loc.text_files import opened
 
 CHUNK = 512
 SIDE = 64  # pictures are shrunk to this before hashing; enough for 32 x 32
@@ -170,24 +173,32 @@ def training_images(sources: Sequence[str]) -> Iterator[tuple[str, Source]]:
 
 
 def shard_images(shard: str) -> Iterator[tuple[str, Source]]:
-    """Names and bytes of the images that `train` reads in a WebDataset shard, in file order, and its faults."""
-    rows, faults = build_index(shard)
-    broken = [
-        f"shard {shard} cannot be read: {' '.join(f.detail.split())}" for f in faults if f.kind == "shard"
-    ]
-    if broken and not len(rows):
-        raise DataError(broken[0])
-    reader = ShardReader([shard])
+    """Names and bytes of the images in a WebDataset shard, in file order, and what of it is damaged.
+
+    Raises:
+        DataError: no image of it can be read, and something is wrong with it.
+    """
+    damage, images = "", 0
     try:
-        for offset, size in zip(rows["image"].tolist(), rows["image_size"].tolist(), strict=True):
-            try:
-                yield reader.name_at(0, offset), reader.read(0, offset, size)
-            except OSError as error:
-                yield shard, DataError(" ".join(str(error).split()))
-    finally:
-        reader.close()
-    for sentence in broken:
-        yield shard, DataError(sentence)
+        with remote_file(shard) if is_remote(shard) else opened(Path(shard), "shard") as tar:
+            for member in walk(tar, tar.seek(0, os.SEEK_END)):
+                if isinstance(member, Damage):
+                    damage = damage or member.what
+                    yield f"{shard}:byte {member.start}", DataError(member.what)
+                elif Path(member.name).suffix.lower() in IMAGE_ENDINGS:
+                    images += 1
+                    if member.unread:
+                        yield member.name, DataError(member.unread)
+                    else:
+                        tar.seek(member.data)
+                        yield member.name, tar.read(member.size)
+    except Exception as error:  # each store of remote shards raises its own
+        damage = (
+            " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
+        )
+        yield shard, DataError(damage)
+    if damage and not images:
+        raise DataError(f"shard {shard} cannot be read: {damage}")
 
 
 def _fingerprints(stream: Stream, empty: str) -> tuple[list[str], Prints, Prints]:

@@ -158,7 +158,7 @@ def test_a_broken_shard_is_one_sentence_and_what_it_gives_is_compared(tmp_path, 
     (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:-12_000])
     found = audit([str(tmp_path / "cut.tar")], evaluation)
     assert 0 < found["train"]["images"] < 4
-    assert any("cut.tar cannot be read" in sentence for sentence in found["train"]["unreadable"])
+    assert any("cut.tar:byte" in sentence for sentence in found["train"]["unreadable"])
     (tmp_path / "junk.tar").write_bytes(b"junk")
     with pytest.raises(DataError) as caught:
         audit([str(tmp_path / "junk.tar")], evaluation)
