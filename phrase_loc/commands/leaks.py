@@ -2,9 +2,8 @@
 
 import argparse
 import json
-from pathlib import Path
 
-from phrase_loc.errors import ConfigError
+from phrase_loc.files import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +34,6 @@ def run(args: argparse.Namespace) -> int:
 
     found = audit(args.train, args.evaluation, args.distance)
     if args.output:
-        try:
-            Path(args.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{args.output} cannot be written: {error.strerror}") from None
+        write_text(args.output, json.dumps(found, indent=1) + "\n", "choose another --output")
     print(found["summary"])
     return 1 if found["shared_ids"] or found["near_duplicates"] else 0

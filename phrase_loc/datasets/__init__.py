@@ -1,43 +1,49 @@
 """Evaluation sets: name -> class, called as `DATASETS[name](root=Path, split=str, **options)`.
 
-Each is a Sequence of GroundingSample with `name` and `skipped`; annotations are read at once, images never.
+Each is an `Annotated` (annotations.py): a Sequence of GroundingSample with `name` and `skipped`; annotations
+are read at once, images never.
 """
 
+import inspect
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from phrase_loc.datasets.flickr30k import Flickr30kEntities
+from phrase_loc.datasets.annotations import Annotated
+from phrase_loc.errors import ConfigError, nearest
 
 
-def _voc(root: Path, split: str = "test", **options: Any) -> Any:
-    from phrase_loc.datasets.voc import VOC
+def _made_by(module: str, kind: str) -> Callable[..., Annotated]:
+    """A class of this folder, imported when asked for: pycocotools is not needed for Flickr30k."""
 
-    return VOC(root, split or "test", **options)
+    def make(root: Path, split: str = "", **options: Any) -> Annotated:
+        made = getattr(import_module(f"phrase_loc.datasets.{module}"), kind)
+        _check(made, options)
+        return made(Path(root), **({"split": split} if split else {}), **options)
 
-
-def _coco(root: Path, split: str = "val2014", **options: Any) -> Any:
-    from phrase_loc.datasets.coco import COCO
-
-    return COCO(root, split or "val2014", **options)
-
-
-def _yolo(root: Path, split: str = "", **options: Any) -> Any:
-    from phrase_loc.datasets.yolo import YOLO
-
-    return YOLO(root, split, **options)
+    return make
 
 
-def _imagenet(root: Path, split: str = "val", **options: Any) -> Any:
-    from phrase_loc.datasets.imagenet import ImageNet
+def _check(kind: type, options: dict[str, Any]) -> None:
+    """Refuse an option that the class does not take, or a value of another type than its default."""
+    taken = dict(list(inspect.signature(kind).parameters.items())[2:])
+    for name, value in options.items():
+        if name not in taken:
+            there = ", ".join(taken) or "none"
+            raise ConfigError(
+                f"{kind.__name__} has no option {name!r}{nearest(str(name), taken)}; data.options: {there}"
+            )
+        default = taken[name].default
+        if default is not None and (type(value) is not type(default) or (type(value) is int and value < 0)):
+            what = {bool: "true or false", int: "a whole number from 0"}[type(default)]
+            raise ConfigError(f"data.options.{name} is {what}, got {value!r:.80}")
 
-    return ImageNet(root, split or "val", **options)
 
-
-DATASETS: dict[str, Callable[..., Any]] = {
-    "flickr30k": Flickr30kEntities,
-    "voc": _voc,
-    "coco": _coco,
-    "yolo": _yolo,
-    "imagenet": _imagenet,
+DATASETS: dict[str, Callable[..., Annotated]] = {
+    "flickr30k": _made_by("flickr30k", "Flickr30kEntities"),
+    "voc": _made_by("voc", "VOC"),
+    "coco": _made_by("coco", "COCO"),
+    "yolo": _made_by("yolo", "YOLO"),
+    "imagenet": _made_by("imagenet", "ImageNet"),
 }

@@ -4,11 +4,16 @@ The lists are data beside this file (`lists/`). A class name becomes a phrase so
 plays zero-shot; where the name is no word for the thing ('tvmonitor', 'sports ball'), the list gives one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import yaml
+
+from phrase_loc.datasets.annotations import brief
+from phrase_loc.errors import DataError
 
 #: What to type for classes whose first WordNet name is another class's too.
 AMBIGUOUS = {"n02012849": "crane bird", "n03126707": "construction crane", "n03710721": "tank suit"}
@@ -28,6 +33,45 @@ def class_names(dataset: str) -> tuple[ClassName, ...]:
     """The classes of 'voc' (20) or 'coco' (80), in the dataset's own order."""
     rows = (line.split("\t") for line in _lines(f"{dataset}_classes.tsv"))
     return tuple(ClassName(name, int(number), phrase) for name, number, phrase in rows)
+
+
+def by_name(given: Mapping[Any, str], where: str, advice: str) -> dict[Any, ClassName]:
+    """Numbers of a file's classes -> COCO's classes, by the names that the file gives them, whatever the numbers.
+
+    VOC's and darknet's names of the same things ('aeroplane', 'tvmonitor') are understood.
+
+    Args:
+        given: number -> name.
+        where: the file, for the sentence.
+        advice: what to do about classes of one's own, in the imperative.
+
+    Raises:
+        DataError: a name that is none of COCO's 80; only a name says what a number stands for.
+    """
+    official = {c.number: c.name for c in class_names("coco")}
+    known = _coco_by_any_name()
+    strange = [number for number, name in given.items() if _plain(name) not in known]
+    if strange:
+        number, name = strange[0], given[strange[0]][:40]
+        called = official.get(number)
+        here = f"{name!r} here and {called!r} in COCO" if called else f"{name!r}, which is none of COCO's 80"
+        ids = ", ".join(map(brief, strange[:5]))
+        others = f" (so are those of {len(strange) - 1} others)" if len(strange) > 1 else ""
+        raise DataError(
+            f"category {brief(number)} is called {here}{others}: ids [{ids}] in {where}; {advice}"
+        )
+    return {number: known[_plain(name)] for number, name in given.items()}
+
+
+@cache
+def _coco_by_any_name() -> dict[str, ClassName]:
+    by_phrase = {c.phrase: c for c in class_names("coco")}
+    voc = {c.name: by_phrase[c.phrase] for c in class_names("voc")}
+    return voc | {c.name: c for c in class_names("coco")}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").split())
 
 
 @cache

@@ -5,6 +5,7 @@ instance of the class: the unit that the pointing game counts.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,16 @@ def class_sample(
 def union_share(boxes: Tensor, size: tuple[int, int]) -> float:
     """Share of an image of `size` (H, W) that at least one of the boxes (M, 4) covers, by whole pixels."""
     height, width = size
-    painted = np.zeros((height, width), dtype=bool)
-    for x1, y1, x2, y2 in boxes.round().int().tolist():
-        painted[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = True
-    return float(painted.mean())
+    corners = np.round(boxes.double().numpy()).clip(0, [width, height, width, height])
+    corners = corners[np.argsort(corners[:, 1])]  # by upper edge
+    columns = np.unique(corners[:, [0, 2]])
+    covered = 0.0
+    for left, right in pairwise(columns.tolist()):  # in a strip between two edges rows are intervals
+        top, bottom = corners[(corners[:, 0] <= left) & (corners[:, 2] >= right)][:, [1, 3]].T
+        if len(top):
+            reached = np.maximum.accumulate(np.concatenate([[0.0], bottom]))
+            covered += (right - left) * float((bottom - np.maximum(top, reached[:-1])).clip(min=0).sum())
+    return covered / (height * width)
 
 
 def stack(boxes: Sequence[Sequence[float]]) -> Tensor:

@@ -1,30 +1,38 @@
-"""COCO detection sets from the official JSON, through pycocotools; truth is the union of the masks.
+"""COCO detection sets from the official JSON; truth is the union of the masks, made by pycocotools.
 
     ROOT/annotations/instances_<split>.json, ROOT/<split>/*.jpg        split: val2014, val2017, ...
 
 Every annotation of a category counts, crowds too, as in the public re-runs of the pointing game. Boxes are
-continuous xywh from 0 and become xyxy unchanged.
+continuous xywh from 0 and become xyxy, cut to the image. Categories go by their names, whatever their ids.
+
+An annotation that fails takes its category in its image out of the count, since the truth would be incomplete; one
+whose category cannot be told takes the whole image out. Masks are checked before pycocotools sees them: its C code
+reads past the end of a malformed one.
 """
 
-import contextlib
-import io
-import json
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as rle
-from pycocotools.coco import COCO as Index
 
-from phrase_loc.datasets.class_names import ClassName, class_names
+from phrase_loc.datasets.annotations import Annotated, brief, frame, number
+from phrase_loc.datasets.class_names import ClassName, by_name
 from phrase_loc.datasets.class_samples import class_sample, stack
-from phrase_loc.datasets.skipped import Skipped
 from phrase_loc.errors import DataError
+from phrase_loc.files import read_json
 from phrase_loc.structures import GroundingSample
 
+OWN = "use the official file, or ask for each by its own name with data.options.own_categories=true"
+LONGEST = 200  # outline of a polygon, in widths and heights of its image
+Object = dict[str, Any]
+Truth = dict[
+    ClassName, list[tuple[list[float], Any]]
+]  # class -> (box xyxy, run-length mask) of its instances
 
-class COCO:
+
+class COCO(Annotated):
     """Images of a COCO split with at least one annotation; a phrase for each category in an image.
 
     `facts["masks"]` holds per phrase the union of its instances as pycocotools' compressed RLE.
@@ -33,88 +41,229 @@ class COCO:
         root: folder with `annotations` and the split's images.
         split: val2014, val2017, ...
         only_units: keep only classes that an ImageNet classifier has units for (class_samples.py).
+        own_categories: the file has categories of its own: each name in it is the phrase, COCO's or not.
 
     Raises:
-        DataError: the JSON is missing, broken or of another kind.
+        DataError: the JSON is missing, broken or of another kind, or a category is none of COCO's.
     """
 
     name = "coco"
 
-    def __init__(self, root: Path, split: str = "val2014", only_units: bool = False) -> None:
+    def __init__(
+        self, root: Path, split: str = "val2014", only_units: bool = False, own_categories: bool = False
+    ) -> None:
+        super().__init__()
         self.only_units = only_units
         self.images = Path(root) / split
-        self.skipped = Skipped()
-        self.index = read_instances(Path(root) / "annotations" / f"instances_{split}.json")
-        self.classes = known_categories(self.index)
-        self.ids: list[int] = []
-        self._last: tuple[int, GroundingSample] | None = None
-        for key in sorted(self.index.imgs):
-            if self.index.imgToAnns.get(key):
-                self.ids.append(key)
+        path = Path(root) / "annotations" / f"instances_{split}.json"
+        content = read_instances(path)
+        self.classes = categories(content["categories"], path.name, own_categories)
+        images = self._by_id(content["images"])
+        groups: dict[Any, list[Object]] = {key: [] for key in images}
+        seen = set()
+        for place, annotation in enumerate(content["annotations"]):
+            own, key = (
+                (annotation.get("id"), annotation.get("image_id"))
+                if isinstance(annotation, dict)
+                else (0, None)
+            )
+            if _is_id(own) and own in seen:
+                self.skipped.note(
+                    "annotations of one id (kept)", f"{_name(annotation, place)} is there again"
+                )
+            seen.update([own] if _is_id(own) else [])
+            if _is_id(key) and key in groups:
+                groups[key].append(annotation)
             else:
-                self.skipped.note("images", f"{key}: no annotation")
+                self.skipped.note("annotations", f"{_name(annotation, place)}: of no image that is listed")
+        content["annotations"].clear()  # from here on each is freed with its image
+        for key in sorted(images, key=lambda key: (isinstance(key, str), key)):
+            try:
+                self._read(images[key], groups.pop(key))
+            except DataError as error:
+                self.skipped.note("images", f"{brief(key)}: {error}")
+        self.skipped.refuse_if_empty(len(self.samples), str(path))
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    def _by_id(self, listed: list[Any]) -> dict[Any, Object]:
+        """Id -> image; what has none, or shares it with another image, is named."""
+        images: dict[Any, Object] = {}
+        doubtful = set()
+        for place, image in enumerate(listed):
+            key = image.get("id") if isinstance(image, dict) else None
+            if not _is_id(key):
+                self.skipped.note("images", f"number {place + 1} of the list: it has no id, got {brief(key)}")
+            elif images.setdefault(key, image) != image:
+                self.skipped.note("images", f"{brief(key)}: two images bear this id, so neither can be told")
+                doubtful.add(key)
+        return {key: image for key, image in images.items() if key not in doubtful}
 
-    def __getitem__(self, index: int) -> GroundingSample:
-        if self._last is None or self._last[0] != index:  # a pass asks for the same image again and again
-            self._last = (index, self._sample(self.ids[index]))
-        return self._last[1]
+    def _read(self, image: Object, annotations: list[Object]) -> None:
+        if not annotations:
+            raise DataError("no annotation")
+        file = image.get("file_name")
+        if not isinstance(file, str) or not file.strip() or "\0" in file:
+            raise DataError(f"file_name is {brief(file)}; the name of a photograph was expected")
+        size = frame(number(image.get("height"), "height"), number(image.get("width"), "width"))
+        truth, broken = self._truth(str(image["id"]), annotations, size)
+        if not truth:
+            raise DataError("no category that can be counted")
+        self.keep(self._sample(str(image["id"]), self.images / file, size, truth, broken))
 
-    def _sample(self, key: int) -> GroundingSample:
-        image = self.index.imgs[key]
-        size = (int(image["height"]), int(image["width"]))
-        found: dict[ClassName, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in self.index.imgToAnns[image["id"]]:
-            found[self.classes[annotation["category_id"]]].append(annotation)
-        masks = tuple(union_mask(self.index, group) for group in found.values())
+    def _truth(self, name: str, annotations: list[Object], size: tuple[int, int]) -> tuple[Truth, int]:
+        """The classes whose truth is whole, and the number of the others."""
+        truth, broken = Truth(), set[ClassName]()
+        for annotation in annotations:
+            key = annotation.get("category_id")
+            if not _is_id(key) or key not in self.classes:
+                raise DataError(f"{_name(annotation)} is of category {brief(key)}, which is not listed")
+            kind = self.classes[key]
+            try:
+                box = self.fit(name, _corners(annotation.get("bbox")), size)
+                truth.setdefault(kind, []).append((box, mask(annotation.get("segmentation"), size)))
+            except DataError as error:
+                broken.add(kind)
+                self.skipped.note(
+                    "classes", f"{name}: every {kind.name} left out, since {_name(annotation)}: {error}"
+                )
+        for kind in [kind for kind in truth if kind not in broken]:
+            if not any(rle.area(runs) for _, runs in truth[kind]):
+                broken.add(kind)
+                self.skipped.note(
+                    "classes", f"{name}: every {kind.name} left out: no mask of it holds a pixel"
+                )
+        return {kind: found for kind, found in truth.items() if kind not in broken}, len(broken)
+
+    def _sample(
+        self, name: str, path: Path, size: tuple[int, int], truth: Truth, others: int
+    ) -> GroundingSample:
+        masks = tuple(rle.merge([runs for _, runs in found]) for found in truth.values())
         return class_sample(
-            str(image["id"]),
-            self.images / image["file_name"],
+            name,
+            path,
             size,
-            {c: stack([_corners(a["bbox"]) for a in group]) for c, group in found.items()},
-            [float(rle.area(mask)) / (size[0] * size[1]) for mask in masks],
+            {kind: stack([box for box, _ in found]) for kind, found in truth.items()},
+            [float(rle.area(m)) / (size[0] * size[1]) for m in masks],
+            others=others,
             facts={"masks": masks},
             only_units=self.only_units,
         )
 
 
-def read_instances(path: Path) -> Index:
-    """The index that pycocotools builds of an `instances_*.json`, without its printing."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            index = Index(str(path))
-    except FileNotFoundError:
-        raise DataError(f"no {path}; download COCO's annotations and unpack them there") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
-    except (AssertionError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no COCO instances file: {type(error).__name__} {error}") from None
-    if not index.imgs or not index.anns or not index.cats:
+def read_instances(path: Path) -> dict[str, list[Any]]:
+    """The images, annotations and categories of an `instances_*.json`, none of them looked at."""
+    if not path.is_file():
+        raise DataError(f"no {path}; download COCO's annotations and unpack them there")
+    content = read_json(path, "the annotations")
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no COCO instances file: {brief(content)} where an object was expected")
+    parts = {key: content.get(key) for key in ("images", "annotations", "categories")}
+    if not all(isinstance(part, list) and part for part in parts.values()):
         raise DataError(f"{path} lists no images, annotations or categories; use the official instances file")
-    return index
+    return parts  # type: ignore[return-value]
 
 
-def known_categories(index: Index) -> dict[int, ClassName]:
-    """Official category id -> our class, by number; a category that is not among COCO's 80 is an error."""
-    known = {c.number: c for c in class_names("coco")}
-    strange = sorted(set(index.cats) - set(known))
-    if strange:
-        raise DataError(f"category ids {strange} are not among COCO's 80; use the official instances file")
-    return {number: known[number] for number in index.cats}
+def categories(listed: list[Any], where: str, own: bool = False) -> dict[Any, ClassName]:
+    """Id in the file -> class, by name; `own` takes every name as it is.
+
+    Raises:
+        DataError: a category without an id or a name, one id twice, or a name that is none of COCO's.
+    """
+    names: dict[Any, str] = defaultdict(str)
+    for place, entry in enumerate(listed, start=1):
+        key, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
+        if not _is_id(key) or not isinstance(name, str) or not name.strip():
+            raise DataError(
+                f"category number {place} in {where} has no id or no name, so what it counts cannot be told; "
+                "use the official instances file"
+            )
+        if names.setdefault(key, name.strip()) != name.strip():
+            raise DataError(
+                f"category {brief(key)} has two names in {where}: {names[key][:40]!r} and {name[:40]!r}"
+            )
+    if not own:
+        return by_name(names, where, OWN)
+    return {key: ClassName(name, 0, name) for key, name in names.items()}
 
 
-def union_mask(index: Index, annotations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Polygons and crowds of one class in one image -> one compressed RLE."""
+def mask(segmentation: Any, size: tuple[int, int]) -> Any:
+    """Polygons or runs of one instance -> pycocotools' compressed RLE of an image of `size` (H, W).
+
+    Raises:
+        DataError: neither, or such that pycocotools would misread it.
+    """
+    height, width = size
+    if isinstance(segmentation, list) and segmentation:
+        polygons = [_polygon(points, size) for points in segmentation]
+        return rle.merge(rle.frPyObjects(polygons, height, width))
+    if not isinstance(segmentation, dict):
+        raise DataError(f"its segmentation is {brief(segmentation)}; polygons or runs were expected")
+    given, counts = segmentation.get("size"), segmentation.get("counts")
+    if given != [height, width] or any(isinstance(side, bool) for side in given):
+        raise DataError(f"its runs are of another size than the {width} x {height} image")
+    counts = _runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):
+        raise DataError("its runs are no whole numbers from 0")
+    if sum(counts) != height * width:
+        raise DataError(f"its runs do not add up to the {height * width} pixels of the image")
+    return rle.frPyObjects({"counts": counts, "size": [height, width]}, height, width)
+
+
+def _polygon(points: Any, size: tuple[int, int]) -> list[float]:
+    """A polygon, checked: pycocotools walks along it pixel by pixel, so it must not lie far out or go on for ever."""
+    if not isinstance(points, list) or len(points) < 6 or len(points) % 2:
+        count = len(points) if isinstance(points, list) else brief(points)
+        raise DataError(f"its polygon has {count} numbers; x and y of at least three points were expected")
+    if not set(map(type, points)) <= {int, float}:
+        points = [number(value, "its polygon") for value in points]
     try:
-        return rle.merge([index.annToRLE(a) for a in annotations])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(
-            f"annotation {annotations[0].get('id')} has no usable segmentation: {error}"
-        ) from None
+        corners = np.array(points, dtype=np.float64).reshape(-1, 2)  # x, y
+    except OverflowError:
+        raise DataError("its polygon holds a number that is too large") from None
+    sides = np.array([size[1], size[0]])
+    walked = np.abs(np.diff(corners, axis=0, append=corners[:1])).sum()
+    inside = (corners >= -sides).all() and (corners <= 2 * sides).all()  # false where one is NaN
+    if not inside or walked > LONGEST * sides.sum():
+        raise DataError(f"its polygon reaches far out of the {size[1]} x {size[0]} image, or is no outline")
+    return points
 
 
-def _corners(box: Sequence[float]) -> list[float]:
-    x, y, width, height = box
+def _runs(text: str) -> list[int]:
+    """The counts of a compressed RLE: five bits a character, low ones first; from the third on differences.
+
+    Raises:
+        DataError: it breaks off, or holds what no compressed RLE holds.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise DataError("its compressed runs are malformed")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (1 << shift) if bits & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise DataError("its compressed runs break off")
+    return runs
+
+
+def _corners(box: Any) -> list[float]:
+    """From xywh to xyxy."""
+    if not isinstance(box, list) or len(box) != 4:
+        raise DataError(f"its bbox is {brief(box)}; x, y, width and height were expected")
+    x, y, width, height = (number(value, "its bbox") for value in box)
     return [x, y, x + width, y + height]
+
+
+def _is_id(key: Any) -> bool:
+    return isinstance(key, (int, str)) and not isinstance(key, bool)
+
+
+def _name(annotation: Any, place: int | None = None) -> str:
+    key = annotation.get("id") if isinstance(annotation, dict) else None
+    return (
+        f"annotation {brief(key)}" if key is not None or place is None else f"annotation number {place + 1}"
+    )

@@ -13,22 +13,29 @@ Boxes stay in the frame of the XML's <size>, whatever the size of the image file
 What cannot be read leaves the count and is named in `skipped`: an image whose XML or sentences are missing,
 broken, not UTF-8 or hold entity declarations; a caption with an unclosed bracket; a chain with a box that is
 inverted or wholly outside the image (all its mentions, since its truth would be incomplete). A box that
-reaches partly outside is kept as annotated, as every published script does, and named.
+reaches partly outside, or is one pixel wide, is kept as annotated, as every published script does, and named.
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
 import torch
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 from torch import Tensor
 
-from phrase_loc.datasets.skipped import Skipped
+from phrase_loc.datasets.annotations import (
+    Annotated,
+    beyond,
+    brief,
+    existing,
+    fit_box,
+    read_ids,
+    read_xml,
+    xml_box,
+    xml_frame,
+)
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import read_text
 from phrase_loc.structures import GroundingSample, Phrase
 
 TYPES = ("people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other")
@@ -38,7 +45,7 @@ MARK = re.compile(r"\[/EN#\S*|\]")  # what annotation adds to a caption
 HEAD = re.compile(r"(?P<chain>\d+)(?P<types>(?:/[^\s/\]]+)+)\s+(?P<words>\S.*)", re.DOTALL)
 
 
-class Flickr30kEntities(Sequence[GroundingSample]):
+class Flickr30kEntities(Annotated):
     """The images of one split, in the order of its file.
 
     Args:
@@ -53,26 +60,20 @@ class Flickr30kEntities(Sequence[GroundingSample]):
 
     name = "flickr30k"
 
-    def __init__(self, root: Path, split: str):
-        self.root, self.split, self.skipped = Path(root), split, Skipped()
-        ids = self._ids()
-        read = [self._read(image_id) for image_id in ids]
-        self._samples = [sample for sample in read if sample is not None]
-        self.skipped.refuse_if_empty(len(self._samples), f"split {split!r} of {self.root}")
+    def __init__(self, root: Path, split: str = "test"):
+        super().__init__()
+        self.root, self.split = Path(root), split
+        ids = read_ids(self._list(), "split file", self.skipped)
+        for image_id in ids:
+            try:
+                self.keep(self._read(image_id))
+            except DataError as error:
+                self.skipped.note("images", f"{image_id}: {error}")
+        self.skipped.refuse_if_empty(len(self.samples), f"split {split!r} of {self.root}")
         if split == "test" and len(ids) == OFFICIAL_IDS:
             self._check_official()
 
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    @overload
-    def __getitem__(self, index: int) -> GroundingSample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[GroundingSample]: ...
-    def __getitem__(self, index: int | slice) -> GroundingSample | Sequence[GroundingSample]:
-        return self._samples[index]
-
-    def _ids(self) -> list[str]:
+    def _list(self) -> Path:
         for folder in ("Annotations", "Sentences"):
             if not (self.root / folder).is_dir():
                 raise ConfigError(
@@ -82,20 +83,11 @@ class Flickr30kEntities(Sequence[GroundingSample]):
         if not path.is_file():
             there = ", ".join(sorted(p.stem for p in self.root.glob("*.txt"))) or "none"
             raise ConfigError(f"split file {path} does not exist; splits in this tree: {there}")
-        ids = list(dict.fromkeys(line.strip() for line in _text(path).splitlines() if line.strip()))
-        if not ids:
-            raise DataError(f"split file {path} is empty; it must hold one image id a line")
-        return ids
+        return path
 
-    def _read(self, image_id: str) -> GroundingSample | None:
-        try:
-            if Path(image_id).name != image_id:
-                raise DataError(f"image id {image_id!r} is no file name; give one id a line")
-            captions = _text(self.root / "Sentences" / f"{image_id}.txt").split("\n")
-            size, chains, bad = read_annotation(self.root / "Annotations" / f"{image_id}.xml")
-        except DataError as error:
-            self.skipped.note("images", f"{image_id}: {error}")
-            return None
+    def _read(self, image_id: str) -> GroundingSample:
+        captions = read_text(existing(self.root / "Sentences" / f"{image_id}.txt"), "captions").split("\n")
+        size, chains, bad = read_annotation(self.root / "Annotations" / f"{image_id}.xml")
         for kind, chain, why in bad:
             self.skipped.note(kind, f"{image_id}: chain {chain} {why}")
         left_out = {chain for kind, chain, _ in bad if kind == "chains"}
@@ -121,7 +113,7 @@ class Flickr30kEntities(Sequence[GroundingSample]):
         return phrases
 
     def _check_official(self) -> None:
-        boxed = [sum(len(b) > 0 for b in sample.boxes) for sample in self._samples]
+        boxed = [sum(len(b) > 0 for b in sample.boxes) for sample in self.samples]
         found = (sum(boxed), sum(n > 0 for n in boxed))
         if found != OFFICIAL_TEST:
             why = self.skipped.summary()
@@ -154,75 +146,37 @@ def read_annotation(
 
     Returns:
         (H, W); chain -> (M, 4) boxes, origin 0, M = 0 for chains without a box; and (kind, chain, sentence)
-        of each box that is unusable (kind 'chains') or reaches out of the image ('boxes partly outside').
+        of each box that is unusable (kind 'chains') or kept though it reaches out of the image or has no area.
 
     Raises:
-        DataError: no file, no XML, entity declarations, or no size.
+        DataError: no file, no XML, entity declarations, no size, or a corner that is no number.
     """
-    root = _xml(path)
-    size = (_number(root, "size/height", path), _number(root, "size/width", path))
-    if min(size) < 1:
-        raise DataError(f"{path.name} gives the size {size[1]:g} x {size[0]:g}; it must be at least 1 x 1")
+    root = read_xml(path)
+    size = xml_frame(root)
     chains: dict[str, list[list[float]]] = {}
     bad = []
     for thing in root.iter("object"):
-        names = [(name.text or "").strip() for name in thing.findall("name")]
-        box = thing.find("bndbox")
+        names = list(dict.fromkeys((name.text or "").strip() for name in thing.findall("name")))
         for chain in names:
             chains.setdefault(chain, [])
-        if box is None:
-            continue
-        corners = [_number(box, key, path) - 1 for key in ("xmin", "ymin", "xmax", "ymax")]
-        kind, why = _judge(corners, size)
-        bad += [(kind, chain, why) for chain in names if kind]
-        for chain in names:
-            chains[chain].append(corners)
+        for node in thing.findall("bndbox"):
+            box, kind, why = _judged(node, size)
+            bad += [(kind, brief(chain)[1:-1], why) for chain in names if kind]
+            for chain in names:
+                chains[chain].append(box)
     boxes = {chain: torch.tensor(c, dtype=torch.float32).reshape(-1, 4) for chain, c in chains.items()}
-    return (int(size[0]), int(size[1])), boxes, bad
+    return size, boxes, bad
 
 
-def _judge(box: list[float], size: tuple[float, float]) -> tuple[str, str]:
-    """Kind and sentence of what is wrong with a box of origin 0; two empty strings for a good one."""
-    x1, y1, x2, y2 = box
-    shown = "({:g}, {:g})-({:g}, {:g})".format(*(c + 1 for c in box))
-    if x2 < x1 or y2 < y1:
-        return "chains", f"is left out: its box {shown} is inverted"
-    if x2 < 0 or y2 < 0 or x1 >= size[1] or y1 >= size[0]:
-        return "chains", f"is left out: its box {shown} lies outside the {size[1]:g} x {size[0]:g} image"
-    if x1 < 0 or y1 < 0 or x2 >= size[1] or y2 >= size[0]:
-        return "boxes partly outside (kept)", f"has a box {shown} beyond the {size[1]:g} x {size[0]:g} image"
-    return "", ""
-
-
-def _text(path: Path) -> str:
+def _judged(node: Element, size: tuple[int, int]) -> tuple[list[float], str, str]:
+    """Box of origin 0 as annotated, kind and sentence of what is wrong with it; two empty strings for a good one."""
+    corners = xml_box(node)
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"file {path.name} is missing in {path.parent.name}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not UTF-8 text (byte {error.start}); convert it") from None
-    except OSError as error:
-        raise DataError(f"{path.name} cannot be read: {error.strerror}") from None
-
-
-def _xml(path: Path) -> Element:
-    try:
-        return fromstring(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"file {path.name} is missing in {path.parent.name}") from None
-    except ParseError as error:
-        raise DataError(f"{path.name} is broken XML ({error})") from None
-    except DefusedXmlException:
-        raise DataError(f"{path.name} declares XML entities, which are refused") from None
-    except (OSError, ValueError, LookupError) as error:
-        raise DataError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from None
-
-
-def _number(node: Element, key: str, path: Path) -> float:
-    try:
-        value = float(node.findtext(key) or "")
-    except ValueError:
-        raise DataError(f"{path.name} has no number in <{key}>, got {node.findtext(key)!r}") from None
-    if value != value or value in (float("inf"), float("-inf")):
-        raise DataError(f"{path.name} has no finite number in <{key}>, got {node.findtext(key)!r}")
-    return value
+        own, cut = fit_box(corners, size, one_based=True, thin=True)
+    except DataError as error:
+        return corners, "chains", f"is left out: {error}"
+    if own != cut:
+        return own, "boxes partly outside (kept)", beyond(corners, size)
+    if own[0] == own[2] or own[1] == own[3]:
+        return own, "boxes one pixel wide (kept)", f"has a box of one row or column at {own[0]:g}, {own[1]:g}"
+    return own, "", ""

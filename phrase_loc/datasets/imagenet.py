@@ -13,16 +13,21 @@ plain widths are what the official script counts with its + 1.
 The class is taken from the annotation, so it needs no folder names and no list of labels.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
-from defusedxml import DefusedXmlException
-from defusedxml import ElementTree as SafeTree
-
+from phrase_loc.datasets.annotations import (
+    Annotated,
+    brief,
+    number,
+    read_lines,
+    read_xml,
+    xml_box,
+    xml_frame,
+)
 from phrase_loc.datasets.class_names import imagenet_phrases
 from phrase_loc.datasets.class_samples import stack
-from phrase_loc.datasets.skipped import Skipped
 from phrase_loc.errors import DataError
 from phrase_loc.structures import GroundingSample, Phrase
 
@@ -30,9 +35,13 @@ IMAGE_FOLDERS = ("Data/CLS-LOC/val", "val", "images", ".")
 XML_FOLDERS = ("Annotations/CLS-LOC/val", "annotations/val", "bbox/val", "val", ".")
 TINY_FOLDERS = (".", "val")
 TINY_SIDE = 64
+Annotation = tuple[tuple[int, int], str, list[list[float]]]  # (H, W), WordNet id, corners
+Found = tuple[
+    str, Path, Callable[[], Annotation]
+]  # what the annotation is called, the photograph, how it is read
 
 
-class ImageNet:
+class ImageNet(Annotated):
     """Photographs with one class each.
 
     The only phrase is the class's first name (`imagenet_phrases`), its label the WordNet id.
@@ -46,86 +55,76 @@ class ImageNet:
         name: 'imagenet', or 'tiny_imagenet' for the 64-pixel set.
 
     Raises:
-        DataError: neither tree is there, or an annotation is broken.
+        DataError: neither tree is there, or nothing in it can be used; an annotation that is broken, or names no one
+            class of the 1,000, leaves the count and is named in `skipped`.
     """
 
-    name: str
-
     def __init__(self, root: Path, split: str = "val", limit: int = 0) -> None:
+        super().__init__()
         if split != "val":
             raise DataError(f"ImageNet boxes are public for the split val only, got {split!r}")
         root = Path(root)
-        self.skipped = Skipped()
         tiny = next((root / f for f in TINY_FOLDERS if (root / f / "val_annotations.txt").is_file()), None)
         self.name = "tiny_imagenet" if tiny else "imagenet"
-        found = read_tiny(tiny) if tiny else read_ilsvrc(root, self.skipped)
-        self.samples = [sample for sample, _ in zip(found, range(limit or 10**9), strict=False)]
+        for where, path, annotation in self._tiny(tiny) if tiny else self._ilsvrc(root):
+            try:
+                self.keep(self._sample(where, path, *annotation()))
+            except DataError as error:
+                self.skipped.note("images", f"{where}: {error}")
+            if len(self.samples) == limit > 0:
+                break
         self.skipped.refuse_if_empty(len(self.samples), f"the ImageNet tree {root}")
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    def _sample(
+        self, where: str, path: Path, size: tuple[int, int], wnid: str, corners: list[list[float]]
+    ) -> GroundingSample:
+        """One photograph, one class, its boxes; corners are pixel numbers, both ends inside."""
+        if wnid not in imagenet_phrases():
+            raise DataError(f"its class {brief(wnid)} is none of ImageNet's 1,000 WordNet ids")
+        edges = [self.fit(where, [x1, y1, x2 + 1, y2 + 1], size) for x1, y1, x2, y2 in corners]
+        phrase = Phrase(text=imagenet_phrases()[wnid], labels=(wnid,), entity=wnid)
+        return GroundingSample(path.stem, path, size, (phrase,), (stack(edges),))
 
-    def __getitem__(self, index: int) -> GroundingSample:
-        return self.samples[index]
+    def _tiny(self, folder: Path) -> Iterator[Found]:
+        """The photographs of a tiny-imagenet validation folder, in the order of its list."""
+        listing = folder / "val_annotations.txt"
+        for place, line in read_lines(listing, "the list", self.skipped):
+            name = line.split()[0]
+            yield f"{listing.name} line {place}", folder / "images" / name, partial(tiny_line, line)
 
-
-def class_sample(
-    image_id: str, path: Path, size: tuple[int, int], wnid: str, corners: list[list[float]]
-) -> GroundingSample:
-    """One photograph, one class, its boxes; corners are pixel numbers, both ends inside."""
-    phrase = Phrase(text=imagenet_phrases().get(wnid, wnid), labels=(wnid,), entity=wnid)
-    edges = [[x1, y1, x2 + 1, y2 + 1] for x1, y1, x2, y2 in corners]
-    return GroundingSample(image_id, path, size, (phrase,), (stack(edges),))
-
-
-def read_tiny(folder: Path) -> Iterator[GroundingSample]:
-    """Samples of a tiny-imagenet validation folder, in the order of its list."""
-    listing = folder / "val_annotations.txt"
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            name, wnid, *corners = line.split()
-            x1, y1, x2, y2 = (float(c) for c in corners)
-        except ValueError:
-            raise DataError(
-                f"{listing} line {number}: expected `file wnid x1 y1 x2 y2`, got {line!r}"
-            ) from None
-        size = (TINY_SIDE, TINY_SIDE)
-        yield class_sample(Path(name).stem, folder / "images" / name, size, wnid, [[x1, y1, x2, y2]])
-
-
-def read_ilsvrc(root: Path, skipped: Skipped) -> Iterator[GroundingSample]:
-    """Samples of the ILSVRC validation set in the order of the file names."""
-    annotations = _first(root, XML_FOLDERS, "*.xml", "annotation XML")
-    photographs = _photographs(root)
-    for path in sorted(annotations.glob("*.xml")):
-        if path.stem not in photographs:
-            skipped.note("images", f"{path.stem}: an annotation without a photograph")
-            continue
-        try:
-            size, wnid, corners = read_xml(path)
-        except DataError as error:
-            skipped.note("images", str(error))
-            continue
-        yield class_sample(path.stem, photographs[path.stem], size, wnid, corners)
+    def _ilsvrc(self, root: Path) -> Iterator[Found]:
+        """The photographs of the ILSVRC validation set that have an annotation, in the order of the file names."""
+        annotations = _first(root, XML_FOLDERS, "*.xml", "annotation XML")
+        photographs, paths = _photographs(root), sorted(annotations.glob("*.xml"))
+        for stem in sorted(photographs.keys() - {path.stem for path in paths}):
+            self.skipped.note("images", f"{stem}: a photograph without an annotation")
+        for path in paths:
+            if path.stem in photographs:
+                yield path.name, photographs[path.stem], partial(ilsvrc_xml, path)
+            else:
+                self.skipped.note("images", f"{path.stem}: an annotation without a photograph")
 
 
-def read_xml(path: Path) -> tuple[tuple[int, int], str, list[list[float]]]:
+def tiny_line(line: str) -> Annotation:
+    """A line of tiny-imagenet's list -> (H, W), WordNet id, corners of the one box."""
+    fields = line.split()
+    if len(fields) != 6 or Path(fields[0]).name != fields[0]:
+        raise DataError(f"expected `file wnid x1 y1 x2 y2`, got {brief(line)}")
+    corners = [number(field, "a corner") for field in fields[2:]]
+    return (TINY_SIDE, TINY_SIDE), fields[1], [corners]
+
+
+def ilsvrc_xml(path: Path) -> Annotation:
     """ILSVRC annotation -> (H, W), WordNet id, corners of its boxes."""
-    try:
-        tree = SafeTree.parse(path).getroot()
-        size = (int(tree.findtext("size/height") or 0), int(tree.findtext("size/width") or 0))
-        boxes: dict[str, list[list[float]]] = defaultdict(list)
-        for thing in tree.findall("object"):
-            sides = (thing.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
-            boxes[(thing.findtext("name") or "").strip()].append([float(side or "?") for side in sides])
-    except (SafeTree.ParseError, DefusedXmlException, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"annotation {path} is no ILSVRC XML ({error}); use the official file") from None
-    if min(size) < 1:
-        raise DataError(f"annotation {path} gives no image size; use the official file")
-    if len(boxes) != 1:
-        raise DataError(f"{path} names {len(boxes)} classes where one was expected; use the official file")
-    wnid, corners = next(iter(boxes.items()))
-    return size, wnid, corners
+    root = read_xml(path)
+    things = root.findall("object")
+    names = {(thing.findtext("name") or "").strip() for thing in things}
+    if len(names) != 1:
+        raise DataError(f"it names {len(names)} classes where one was expected; use the official file")
+    nodes = [node for thing in things for node in thing.findall("bndbox")]
+    if len(nodes) != len(things):
+        raise DataError(f"it has {len(nodes)} boxes for {len(things)} objects; use the official file")
+    return xml_frame(root), names.pop(), [xml_box(node) for node in nodes]
 
 
 def _first(root: Path, folders: Iterable[str], pattern: str, what: str) -> Path:

@@ -15,12 +15,16 @@ class Skipped:
     """Sentences about what was left out, in the order met, under a short kind ('images', 'captions', ...)."""
 
     notes: dict[str, list[str]] = field(default_factory=dict)
+    _seen: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._seen = {(kind, sentence) for kind, entries in self.notes.items() for sentence in entries}
 
     def note(self, kind: str, sentence: str) -> None:
         """Add one sentence; the same sentence is kept once."""
-        entries = self.notes.setdefault(kind, [])
-        if sentence not in entries:
-            entries.append(sentence)
+        if (kind, sentence) not in self._seen:
+            self._seen.add((kind, sentence))
+            self.notes.setdefault(kind, []).append(sentence)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -5,25 +5,22 @@
 ROOT may also be `VOCdevkit` or the year's folder itself. Corners are 1-based and inclusive: all four lose 1,
 so a box [x1, x2] names the first and the last pixel. A class whose boxes are all marked 'difficult' in an
 image is left out, as everywhere in the literature; its difficult boxes count as truth when an easy one stands
-beside them.
+beside them. Classes go by their names; an image that names another class than VOC's 20, or holds a box that is no
+truth (annotations.py), leaves the count and is named. For classes of your own write YOLO labels (yolo.py).
 """
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from defusedxml import DefusedXmlException
-from defusedxml import ElementTree as SafeTree
 
+from phrase_loc.datasets.annotations import Annotated, brief, read_ids, read_xml, xml_box, xml_frame
 from phrase_loc.datasets.class_names import ClassName, class_names
 from phrase_loc.datasets.class_samples import class_sample, stack, union_share
-from phrase_loc.datasets.skipped import Skipped
 from phrase_loc.errors import DataError
-from phrase_loc.structures import GroundingSample
 
 
-class VOC:
+class VOC(Annotated):
     """Images of a VOC split; a phrase for each class that an image shows.
 
     Args:
@@ -43,40 +40,30 @@ class VOC:
     name = "voc"
 
     def __init__(self, root: Path, split: str = "test", year: int = 2007, only_units: bool = False) -> None:
+        super().__init__()
         self.only_units = only_units
         self.folder = find_year(Path(root), year)
-        self.skipped = Skipped()
         listing = self.folder / "ImageSets" / "Main" / f"{split}.txt"
         if not listing.is_file():
             raise DataError(f"no list {listing}; unpack the official {split} part of VOC{year} there")
-        names = listing.read_text(encoding="utf-8").split()
-        if not names:
-            raise DataError(f"the list {listing} is empty; unpack VOC{year} {split} again")
-        read = (self._read(name) for name in names)
-        self.samples = [sample for sample in read if sample is not None]
+        for name in read_ids(listing, "the list", self.skipped):
+            try:
+                self._read(name)
+            except DataError as error:
+                self.skipped.note("images", f"{name}.xml: {error}")
         self.skipped.refuse_if_empty(len(self.samples), f"the {split} list of {self.folder}")
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> GroundingSample:
-        return self.samples[index]
-
-    def _read(self, name: str) -> GroundingSample | None:
-        try:
-            size, objects = read_annotation(self.folder / "Annotations" / f"{name}.xml")
-        except DataError as error:
-            self.skipped.note("images", str(error))
-            return None
+    def _read(self, name: str) -> None:
+        size, objects = self._annotation(name)
         boxes = {c: stack([box for box, _ in found]) for c, found in objects.items()}
         played = {c: b for c, b in boxes.items() if not all(difficult for _, difficult in objects[c])}
-        for c in objects.keys() - played.keys():
+        for c in (c for c in objects if c not in played):
             self.skipped.note("classes", f"{name}: every {c.name} is marked difficult")
         if not played:
             self.skipped.note("images", f"{name}: no class to play")
-            return None
+            return
         to_edges = torch.tensor([0.0, 0.0, 1.0, 1.0])  # last pixel -> the edge behind it
-        return class_sample(
+        sample = class_sample(
             name,
             self.folder / "JPEGImages" / f"{name}.jpg",
             size,
@@ -85,6 +72,30 @@ class VOC:
             others=len(objects) - len(played),
             only_units=self.only_units,
         )
+        self.keep(sample)
+
+    def _annotation(
+        self, name: str
+    ) -> tuple[tuple[int, int], dict[ClassName, list[tuple[list[float], bool]]]]:
+        """One XML file -> ((H, W), class -> [(box with 0-based inclusive corners, difficult)])."""
+        known = {c.name: c for c in class_names("voc")}
+        root = read_xml(self.folder / "Annotations" / f"{name}.xml")
+        size = xml_frame(root)
+        objects: dict[ClassName, list[tuple[list[float], bool]]] = defaultdict(list)
+        for thing in root.findall("object"):
+            called, nodes = (thing.findtext("name") or "").strip(), thing.findall("bndbox")
+            if called not in known:
+                raise DataError(
+                    f"it names the class {brief(called)}, which is none of VOC's 20; mend the file"
+                )
+            if len(nodes) != 1:
+                raise DataError(
+                    f"its {called} has {len(nodes)} boxes (<bndbox>) where one was expected; mend the file"
+                )
+            box = self.fit(name, xml_box(nodes[0]), size, one_based=True)
+            difficult = thing.findtext("difficult", "0").strip() == "1"
+            objects[known[called]].append((box, difficult))
+        return size, dict(objects)
 
 
 def find_year(root: Path, year: int) -> Path:
@@ -94,42 +105,3 @@ def find_year(root: Path, year: int) -> Path:
         if (folder / "Annotations").is_dir():
             return folder
     raise DataError(f"no VOC{year} tree in {root}; expected {options[0]} with Annotations and ImageSets")
-
-
-def read_annotation(
-    path: Path,
-) -> tuple[tuple[int, int], dict[ClassName, list[tuple[list[float], bool]]]]:
-    """One XML file -> ((H, W), class -> [(box with 0-based inclusive corners, difficult)])."""
-    known = {c.name: c for c in class_names("voc")}
-    try:
-        tree = SafeTree.parse(path).getroot()
-        size = (_number(tree, "size/height"), _number(tree, "size/width"))
-        objects: dict[ClassName, list[tuple[list[float], bool]]] = defaultdict(list)
-        for thing in tree.findall("object"):
-            name = (thing.findtext("name") or "").strip()
-            if name not in known:
-                raise DataError(f"{path} names the class {name!r}, which is none of VOC's 20; mend the file")
-            box = [_number(thing, f"bndbox/{side}") - 1 for side in ("xmin", "ymin", "xmax", "ymax")]
-            if box[2] < box[0] or box[3] < box[1]:
-                raise DataError(f"{path} holds a {name} box with xmax < xmin or ymax < ymin; mend the file")
-            objects[known[name]].append((box, thing.findtext("difficult", "0").strip() == "1"))
-    except FileNotFoundError:
-        raise DataError(f"annotation {path} does not exist; unpack the official annotations") from None
-    except (SafeTree.ParseError, UnicodeDecodeError) as error:
-        raise DataError(f"annotation {path} is not well-formed XML: {error}") from None
-    except DefusedXmlException:
-        raise DataError(f"annotation {path} declares entities, which are refused") from None
-    except (TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"annotation {path} lacks a number: {error}") from None
-    if min(size) < 1:
-        raise DataError(f"annotation {path} gives the size {size[1]:g} x {size[0]:g}; mend the file")
-    return (int(size[0]), int(size[1])), dict(objects)
-
-
-def _number(node: Any, path: str) -> float:
-    text = node.findtext(path)
-    if text is None:
-        raise ValueError(f"no <{path}>")
-    return float(text)

@@ -1,30 +1,36 @@
 """COCO-style YOLO labels: one text file an image, `class cx cy width height` in shares of the image.
 
-    ROOT/images/[<split>/]*.jpg, ROOT/labels/[<split>/]*.txt
+    ROOT/images/[<split>/]*.jpg, ROOT/labels/[<split>/]*.txt, [ROOT/classes.txt or ROOT/data.yaml]
 
-Class numbers are COCO's 80 in contiguous order, or the order of a list of names given. Boxes stand for masks:
-a hit on a box is easier than a hit on a mask, so figures never stand beside those of `coco`.
+Class numbers are COCO's 80 in contiguous order, or the order of a list of names given; a list that lies in the
+tree is read by its names and must be of COCO's. A line of three or more points, `class x1 y1 x2 y2 x3 y3 ...`, is
+an outline and counts as the box around it. Boxes refer to the upright photograph. They stand for masks: a hit on
+a box is easier than a hit on a mask, so figures never stand beside those of `coco`.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+import yaml
 
-from phrase_loc.datasets.class_names import ClassName, class_names
+from phrase_loc.datasets.annotations import Annotated, brief, frame, number
+from phrase_loc.datasets.class_names import ClassName, by_name, class_names
 from phrase_loc.datasets.class_samples import class_sample, stack, union_share
-from phrase_loc.datasets.skipped import Skipped
-from phrase_loc.errors import DataError
-from phrase_loc.structures import GroundingSample
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import read_text
+from phrase_loc.images import IMAGE_ENDINGS, picture_size
 
 #: Class number and (cx, cy, width, height) in shares of the image.
 Label = tuple[int, tuple[float, float, float, float]]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+ROUNDING = 1e-3  # shares of 1.0000001 are rounding; beyond this they are no shares
+LISTS = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")
+OWN = "give the names of your classes in the order of their numbers, data.options.names=[...]"
 
 
-class YOLO:
+class YOLO(Annotated):
     """Images with YOLO labels; a phrase for each class in an image.
 
     Args:
@@ -34,8 +40,9 @@ class YOLO:
         only_units: keep only classes that an ImageNet classifier has units for (class_samples.py).
 
     Raises:
-        DataError: a folder is missing, or nothing in them can be used; an image whose label file is broken
-            leaves the count and is named in `skipped`.
+        ConfigError: `names` is no list of names.
+        DataError: a folder is missing, a list in the tree names a class that is none of COCO's, or nothing in them
+            can be used; an image whose label file is broken leaves the count and is named in `skipped`.
     """
 
     name = "yolo"
@@ -43,90 +50,123 @@ class YOLO:
     def __init__(
         self, root: Path, split: str = "", names: Sequence[str] | None = None, only_units: bool = False
     ) -> None:
+        super().__init__()
         self.only_units = only_units
         images, self.labels = Path(root) / "images" / split, Path(root) / "labels" / split
         for folder in (images, self.labels):
             if not folder.is_dir():
                 raise DataError(f"no folder {folder}; expected images and labels side by side")
-        self.skipped = Skipped()
-        self.classes = _classes(names)
-        self.samples: list[GroundingSample] = []
-        for path in sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES):
-            try:
-                labels = read_labels(self.labels / f"{path.stem}.txt", len(self.classes))
-                size = image_size(path) if labels else (0, 0)
-            except DataError as error:
-                self.skipped.note("images", str(error))
+        self.classes = own_names(names) if names is not None else listed_names(Path(root))
+        found = sorted(images.iterdir())
+        for path in found:
+            if path.suffix.lower() not in IMAGE_ENDINGS:
+                self.skipped.note("files", f"{path.name}: its ending is none of a picture's that is read")
                 continue
-            if labels:
-                self.samples.append(self._sample(path, size, labels))
-            else:
-                self.skipped.note("images", f"{path.name}: no label")
+            try:
+                self._read(path)
+            except DataError as error:
+                self.skipped.note("images", f"{path.name}: {error}")
+        stems = {path.stem for path in found} | {Path(name).stem for name in LISTS}
+        for path in sorted(self.labels.glob("*.txt")):
+            if path.stem not in stems:
+                self.skipped.note("images", f"{path.name}: labels without a photograph")
         self.skipped.refuse_if_empty(len(self.samples), f"the pair {images} and {self.labels}")
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> GroundingSample:
-        return self.samples[index]
-
-    def _sample(self, path: Path, size: tuple[int, int], labels: list[Label]) -> GroundingSample:
+    def _read(self, path: Path) -> None:
+        labels = read_labels(self.labels / f"{path.stem}.txt", self.classes)
+        if not labels:
+            raise DataError("no label")
+        size = frame(*picture_size(path)[0])
         found: dict[ClassName, list[list[float]]] = defaultdict(list)
         for key, shares in labels:
-            found[self.classes[key]].append(corners(shares, size))
+            found[self.classes[key]].append(self.fit(path.name, corners(shares, size), size))
         boxes = {c: stack(corners) for c, corners in found.items()}
         covered = [union_share(b, size) for b in boxes.values()]
-        return class_sample(path.stem, path, size, boxes, covered, only_units=self.only_units)
+        self.keep(class_sample(path.stem, path, size, boxes, covered, only_units=self.only_units))
 
 
-def read_labels(path: Path, classes: int) -> list[Label]:
+def read_labels(path: Path, classes: dict[int, ClassName]) -> list[Label]:
     """A label file -> its (class number, (cx, cy, w, h)); none when there is no such file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    except UnicodeDecodeError:
-        raise DataError(f"label file {path} is not UTF-8 text; expected YOLO labels") from None
-    return [read_line(line, classes, f"{path} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    lines = read_text(path, "label file").splitlines() if path.is_file() else []
+    return [
+        read_line(line, classes, f"{path.name} line {n}") for n, line in enumerate(lines, 1) if line.strip()
+    ]
 
 
-def read_line(line: str, classes: int, where: str) -> Label:
-    """`class cx cy w h`, checked."""
+def read_line(line: str, classes: dict[int, ClassName], where: str) -> Label:
+    """`class cx cy w h`, or an outline, checked."""
+    fields = line.split()
     try:
-        key, cx, cy, width, height = (float(field) for field in line.split())
-    except ValueError:
+        key, *shares = (number(field, "a field") for field in fields)
+    except DataError as error:
+        raise DataError(f"{where}: {error} in {brief(line)}; mend the label") from None
+    outline = len(shares) >= 6 and len(shares) % 2 == 0
+    if len(shares) != 4 and not outline:
         raise DataError(
-            f"{where}: expected `class cx cy width height`, got {line!r}; mend the label"
-        ) from None
-    if key != int(key) or not 0 <= key < classes:
-        raise DataError(f"{where}: class {key:g} is none of the {classes} classes; give the list of names")
-    if not all(0 <= v <= 1 for v in (cx, cy, width, height)) or width == 0 or height == 0:
-        raise DataError(
-            f"{where}: expected shares of the image between 0 and 1, got {line!r}; mend the label"
+            f"{where}: expected `class cx cy width height` or an outline of three or more points, got {brief(line)}; "
+            "mend the label"
         )
-    return int(key), (cx, cy, width, height)
+    if key != int(key) or int(key) not in classes:
+        raise DataError(
+            f"{where}: class {key:g} is none of the {len(classes)} classes; give the list of names"
+        )
+    if not all(-ROUNDING <= share <= 1 + ROUNDING for share in shares):
+        raise DataError(
+            f"{where}: expected shares of the image between 0 and 1, got {brief(line)}; mend the label"
+        )
+    if outline:
+        x1, x2, y1, y2 = min(shares[::2]), max(shares[::2]), min(shares[1::2]), max(shares[1::2])
+        shares = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
+    if shares[2] <= 0 or shares[3] <= 0:
+        raise DataError(f"{where}: a box without width or height, got {brief(line)}; mend the label")
+    return int(key), (shares[0], shares[1], shares[2], shares[3])
 
 
 def corners(shares: tuple[float, float, float, float], size: tuple[int, int]) -> list[float]:
-    """(cx, cy, w, h) in shares -> [x1, y1, x2, y2] in pixels of an image of `size` (H, W), cut to it."""
+    """(cx, cy, w, h) in shares -> [x1, y1, x2, y2] in pixels of an image of `size` (H, W)."""
     cx, cy, width, height = shares
     rows, columns = size
-    x1, x2 = (cx - width / 2) * columns, (cx + width / 2) * columns
-    y1, y2 = (cy - height / 2) * rows, (cy + height / 2) * rows
-    return [max(x1, 0.0), max(y1, 0.0), min(x2, columns), min(y2, rows)]
+    return [
+        (cx - width / 2) * columns,
+        (cy - height / 2) * rows,
+        (cx + width / 2) * columns,
+        (cy + height / 2) * rows,
+    ]
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture from its header, upright."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path} cannot be read as an image: {' '.join(str(error).split())}") from None
-    return (width, height) if turned else (height, width)
-
-
-def _classes(names: Sequence[str] | None) -> tuple[ClassName, ...]:
-    if names is None:
-        return class_names("coco")
+def own_names(names: Sequence[str]) -> dict[int, ClassName]:
+    """Names in the order of the labels' numbers -> number -> class; those of VOC and COCO have their phrases."""
+    if (
+        isinstance(names, str)
+        or not names
+        or not all(isinstance(name, str) and name.strip() for name in names)
+    ):
+        raise ConfigError(
+            f"data.options.names is a list of class names in the order of the labels, got {names!r:.80}"
+        )
     phrases = {c.name: c.phrase for source in ("voc", "coco") for c in class_names(source)}
-    return tuple(ClassName(n, i, phrases.get(n, n)) for i, n in enumerate(names))
+    return {i: ClassName(n, i, phrases.get(n, n)) for i, n in enumerate(names)}
+
+
+def listed_names(root: Path) -> dict[int, ClassName]:
+    """Number -> class by a list of names that lies in the tree, or COCO's 80 in their order where none does."""
+    path = next((p for f in (root, root / "labels") for n in LISTS if (p := f / n).is_file()), None)
+    if path is None:
+        return dict(enumerate(class_names("coco")))
+    text = read_text(path, "the list of classes")
+    if path.suffix == ".yaml":
+        return by_name(_names_in_yaml(text, path), path.name, OWN)
+    return by_name({i: line.strip() for i, line in enumerate(text.strip().splitlines())}, path.name, OWN)
+
+
+def _names_in_yaml(text: str, path: Path) -> dict[int, str]:
+    """The `names` of an Ultralytics data file: a list, or number: name."""
+    try:
+        content: Any = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        content = None
+    names = content.get("names") if isinstance(content, dict) else None
+    named = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise DataError(f"{path} has no list of class names under `names`; mend it, or {OWN}")
+    return named

@@ -6,6 +6,7 @@ model's score of the phrase) turns scores into probabilities; half of the pairs 
 is that of an even bet before looking. The figures are cross-validated with whole images left out.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from phrase_loc.errors import DataError
+from phrase_loc.evaluation.photographs import framed
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.structures import GroundingSample
 
@@ -73,10 +75,18 @@ def score_pairs(localizer: PhraseLocalizer, samples: Sequence[GroundingSample], 
         said = frozenset().union(*(_content(localizer, c) for c in sample.facts["captions"]))
         own = [p.text for p in sample.phrases if known[p.text]]
         others = _negatives(rng, everywhere, known, said, i, len(own))
-        scene = localizer.look(sample.path, sample.size)
+        try:
+            scene = localizer.look(framed(sample).picture, sample.size)
+        except DataError as error:
+            warnings.warn(f"{sample.image_id} is left out: {error}", RuntimeWarning, stacklevel=2)
+            continue
         scores += localizer.presence(scene, [*own, *others])
         positive += [True] * len(own) + [False] * len(others)
         image += [i] * (len(own) + len(others))
+    if not scores:
+        raise DataError(
+            f"no photograph of the {len(samples)} images can be looked at; check the folder of the photographs"
+        )
     return Pairs(np.array(scores), np.array(positive), np.array(image))
 
 

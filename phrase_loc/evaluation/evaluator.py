@@ -17,6 +17,7 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.answers import Answers, Method, Request
 from phrase_loc.evaluation.counted import Batch, gather
+from phrase_loc.evaluation.photographs import framed
 from phrase_loc.evaluation.progress import Outcome, Progress
 from phrase_loc.evaluation.protocol import Protocol
 from phrase_loc.evaluation.scoring import SCORERS
@@ -38,7 +39,8 @@ def run(plan: Plan, world: World, progress: Progress) -> list[Outcome]:
 
     Returns:
         Per image {"image": id, "results": {method: {protocol: {column: values}}}}, or {"image": id,
-        "skipped": sentence} for an image that no method could be asked about.
+        "skipped": sentence} for an image that no method could be asked about; with the key "note" where its
+        photograph was taken for a squashed one (photographs.py).
     """
     done: dict[str, Outcome] = {}
     for part in world.gather(progress.read()):
@@ -66,9 +68,11 @@ def examine(sample: GroundingSample, plan: Plan) -> Outcome:
             tests = [p for p in plan.protocols if p.unit == unit]
             for name, scored in _examine_unit(sample, tests, plan.methods).items():
                 results[name].update(scored)
+        looked = any(results[method.name] for method in plan.methods if method.needs_image)
+        note = framed(sample).note if looked else ""
     except DataError as error:
         return {"image": sample.image_id, "skipped": str(error)}
-    return {"image": sample.image_id, "results": results}
+    return {"image": sample.image_id, "results": results} | ({"note": note} if note else {})
 
 
 def _examine_unit(

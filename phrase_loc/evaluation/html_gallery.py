@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.errors import DataError
+from phrase_loc.evaluation.photographs import framed
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
 
@@ -117,7 +118,7 @@ def _look(
 ) -> tuple[str, dict[str, tuple[str, float | None]]]:
     """The photograph, and per phrase its map and probability; nothing where the file is not there."""
     try:
-        picture = load_image(sample.path)
+        picture = load_image(framed(sample).picture)
     except DataError:
         return "", {}
     photo = _jpeg(picture)

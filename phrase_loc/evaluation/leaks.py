@@ -3,10 +3,15 @@
 Flickr30k, COCO, YFCC, SBU and Open Images are all Flickr: a model that saw an evaluation photograph with its
 captions has seen the answer. The evaluation set is indexed; the training set streams past it once, in chunks,
 so it may hold millions of images. Mirrored copies are looked for as well.
+
+A name tells a photograph only where it is an id: `image_ids` says which names are. A counter ('1', '0001', 'image1',
+'IMG_0001', 'DSC00012', 'photo (3)', a downloader's '000000123') or a date of a camera is none; a true copy under such
+a name is found by its looks.
 """
 
+import os
 import re
-import tarfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,29 +21,46 @@ from typing import Any
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from phrase_loc.datasets.web_paths import expand
+from phrase_loc.datasets.web_paths import expand, is_remote
+from phrase_loc.datasets.web_remote import remote_file
+from phrase_loc.datasets.web_tar import Damage, walk
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.near_duplicates import REACH, SIMILAR, Index, Prints, duplicates
-from phrase_loc.images import load_image
+from phrase_loc.images import IMAGE_ENDINGS, load_image
+from phrase_loc.text_files import opened
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 CHUNK = 512
 SIDE = 64  # pictures are shrunk to this before hashing; enough for 32 x 32
 DISTANCE = 6
-ID = re.compile(r"\d{6,}")  # Flickr and COCO number their photographs; shorter runs are counters
+TAKEN = re.compile(  # when a camera took it, with or without the time of day
+    r"(?<!\d)(19|20)\d\d[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])([-_. T]*\d{6,9})?(?!\d)"
+)
+IDS = re.compile(
+    r"""(?<![0-9a-zA-Z])(
+      \d{12}                                      # COCO: twelve digits, zeros in front
+    | [1-9]\d{6,}                                 # Flickr: a number of seven digits or more
+    | n\d{8}_\d+ | ILSVRC\d{4}_[a-z]+_\d{8}       # ImageNet
+    | [0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}  # a UUID
+    | (?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{16,}       # a hash, such as Open Images'
+    )(?![0-9a-zA-Z])""",
+    re.VERBOSE | re.IGNORECASE,
+)
+Source = bytes | Path | DataError  # the file of an image, or why there is none
 
 
 @dataclass
 class Stream:
     """Names and small pictures of a set, and what of it could not be read."""
 
-    images: Iterator[tuple[str, bytes | Path]]
+    images: Iterator[tuple[str, Source]]
     unreadable: list[str] = field(default_factory=list)
     count: int = 0
 
     def __iter__(self) -> Iterator[tuple[str, Image.Image]]:
         for name, source in self.images:
             try:
+                if isinstance(source, DataError):
+                    raise source
                 picture = load_image(source)
             except DataError as error:
                 self.unreadable.append(f"{name}: {error}")
@@ -65,17 +87,19 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
     if not 0 <= distance <= REACH:
         raise DataError(f"the distance is a number of bits from 0 to {REACH}, got {distance}")
     asked = Stream(folder_images(Path(evaluation)))
-    names, prints = _fingerprints(asked, f"no readable image in {evaluation}")
-    mirrored = _fingerprints(Stream(folder_images(Path(evaluation))), "", mirror=True)[1]
+    names, prints, mirrored = _fingerprints(asked, f"no readable image in {evaluation}")
     indices = [(False, Index.of(prints.hashes), prints), (True, Index.of(mirrored.hashes), mirrored)]
-    ids = {key: name for name in names for key in image_ids(name)}
+    ids: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        for key in image_ids(name):
+            ids[key].append(name)
     seen = Stream(training_images(train))
     shared: list[dict[str, str]] = []
     near: list[dict[str, Any]] = []
     with tqdm(unit=" images", desc="train", disable=None) as bar:
         for chunk in _chunks(seen):
             for name, _ in chunk:
-                hits = {ids[key] for key in image_ids(name) if key in ids}
+                hits = {hit for key in image_ids(name) for hit in ids.get(key, [])}
                 shared += [{"train": name, "evaluation": hit} for hit in sorted(hits)]
             near += _near(chunk, names, indices, distance)
             bar.update(len(chunk))
@@ -115,15 +139,17 @@ def summary(content: dict[str, Any]) -> str:
 
 
 def image_ids(name: str) -> set[str]:
-    """Names under which a photograph may be known elsewhere: its stem, and its numbers of six digits or more.
+    """What in a file's name tells one photograph from all others anywhere; empty for counters and dates.
 
-    Leading zeros stay: COCO writes twelve digits, and a downloader's nine-digit counter is no COCO number.
+    COCO's twelve digits, Flickr's numbers, ImageNet's names, UUIDs and hashes. Leading zeros stay: a downloader's
+    nine-digit counter is no COCO number.
 
-    >>> sorted(image_ids("COCO_val2014_000000391895.jpg"))
-    ['000000391895', 'COCO_val2014_000000391895']
+    >>> image_ids("COCO_val2014_000000391895.jpg")
+    {'000000391895'}
+    >>> image_ids("2513260012_03d33305cf_b.jpg"), image_ids("IMG_20200131_123456.jpg"), image_ids("000012345.jpg")
+    ({'2513260012'}, set(), set())
     """
-    stem = Path(name).stem
-    return {stem, *ID.findall(stem)}
+    return {found.lower() for found in IDS.findall(TAKEN.sub(" ", Path(name).stem))}
 
 
 def folder_images(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -131,11 +157,11 @@ def folder_images(folder: Path) -> Iterator[tuple[str, Path]]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; name the root of the images")
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in IMAGE_ENDINGS:
             yield str(path.relative_to(folder)), path
 
 
-def training_images(sources: Sequence[str]) -> Iterator[tuple[str, bytes | Path]]:
+def training_images(sources: Sequence[str]) -> Iterator[tuple[str, Source]]:
     """Images of shards and folders, one source after the other."""
     for source in sources:
         if Path(source).is_dir() and not list(Path(source).glob("*.tar")):
@@ -146,27 +172,46 @@ def training_images(sources: Sequence[str]) -> Iterator[tuple[str, bytes | Path]
                 yield from shard_images(shard)
 
 
-def shard_images(shard: str) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of the images in a WebDataset shard, in file order."""
+def shard_images(shard: str) -> Iterator[tuple[str, Source]]:
+    """Names and bytes of the images in a WebDataset shard, in file order, and what of it is damaged.
+
+    Raises:
+        DataError: no image of it can be read, and something is wrong with it.
+    """
+    damage, images = "", 0
     try:
-        with tarfile.open(shard) as archive:
-            for member in archive:
-                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
-                    file = archive.extractfile(member)
-                    if file is not None:
-                        yield member.name, file.read()
-    except (OSError, EOFError, tarfile.TarError) as error:
-        raise DataError(f"shard {shard} cannot be read: {error}") from None
+        with remote_file(shard) if is_remote(shard) else opened(Path(shard), "shard") as tar:
+            for member in walk(tar, tar.seek(0, os.SEEK_END)):
+                if isinstance(member, Damage):
+                    damage = damage or member.what
+                    yield f"{shard}:byte {member.start}", DataError(member.what)
+                elif Path(member.name).suffix.lower() in IMAGE_ENDINGS:
+                    images += 1
+                    if member.unread:
+                        yield member.name, DataError(member.unread)
+                    else:
+                        tar.seek(member.data)
+                        yield member.name, tar.read(member.size)
+    except Exception as error:  # each store of remote shards raises its own
+        damage = (
+            " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
+        )
+        yield shard, DataError(damage)
+    if damage and not images:
+        raise DataError(f"shard {shard} cannot be read: {damage}")
 
 
-def _fingerprints(stream: Stream, empty: str, mirror: bool = False) -> tuple[list[str], Prints]:
-    names, pictures = [], []
-    for name, picture in stream:
-        names.append(name)
-        pictures.append(ImageOps.mirror(picture) if mirror else picture)
+def _fingerprints(stream: Stream, empty: str) -> tuple[list[str], Prints, Prints]:
+    """Names, and fingerprints as they are and mirrored."""
+    names: list[str] = []
+    straight, mirrored = [], []
+    for chunk in _chunks(stream):
+        names += [name for name, _ in chunk]
+        straight.append(Prints.of(picture for _, picture in chunk))
+        mirrored.append(Prints.of(ImageOps.mirror(picture) for _, picture in chunk))
     if not names:
         raise DataError(f"{empty}; name the folder that holds the evaluation images")
-    return names, Prints.of(pictures)
+    return names, Prints.joined(straight), Prints.joined(mirrored)
 
 
 def _chunks(stream: Iterable[tuple[str, Image.Image]]) -> Iterator[list[tuple[str, Image.Image]]]:

@@ -13,11 +13,13 @@ from phrase_loc.boxes import rescale
 from phrase_loc.evaluation.answers import Answers, Request
 from phrase_loc.evaluation.counted import Query, padded
 from phrase_loc.evaluation.map_boxes import map_boxes
+from phrase_loc.evaluation.photographs import framed
 from phrase_loc.evaluation.protocol import MapBox
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
 
-CHUNK = 16  # full-size maps held at once
+CHUNK = 16  # full-size maps held at once,
+HELD_PIXELS = 2**25  # or fewer, of so many pixels together
 
 
 class Looker:
@@ -30,7 +32,7 @@ class Looker:
     def __call__(self, sample: GroundingSample) -> Scene:
         """The scene of an image in the frame of its annotation; DataError where the file is unreadable."""
         if self._last is None or self._last[0] is not sample:
-            self._last = (sample, self.localizer.look(sample.path, size=sample.size))
+            self._last = (sample, self.localizer.look(framed(sample).picture, size=sample.size))
         return self._last[1]
 
 
@@ -98,7 +100,7 @@ class MapMethod:
         found: dict[Any, list[Tensor]] = {rule: [] for rule in request.map_boxes}
         if not peaks and not found:
             return {}, {}
-        for chunk in maps.split(CHUNK):
+        for chunk in maps.split(max(1, min(CHUNK, HELD_PIXELS // (size[0] * size[1])))):
             heat = self.localizer.heat(chunk, size)
             for border, parts in peaks.items():
                 parts.append(peak(_framed(heat, border)).cpu())

@@ -18,6 +18,7 @@ from PIL import Image
 BANDS, BITS = 4, 16
 REACH = 2 * BANDS - 1  # differing bits up to which no pair is missed
 THUMB = 16
+BLOCK = 32  # pictures looked up at a time: each may share its hash with all
 SIMILAR = 0.9  # least correlation of the thumbnails
 
 Hashes = NDArray[np.uint64]
@@ -39,6 +40,11 @@ class Prints:
         pairs = [(perceptual_hash(image), thumbnail(image)) for image in images]
         thumbs = np.array([t for _, t in pairs], dtype=np.float32).reshape(-1, THUMB * THUMB)
         return cls(np.array([h for h, _ in pairs], dtype=np.uint64), thumbs)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Prints"]) -> "Prints":
+        """Several, one after the other."""
+        return cls(np.concatenate([p.hashes for p in parts]), np.concatenate([p.thumbs for p in parts]))
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,13 @@ def duplicates(
         distance: greatest number of differing bits.
         similar: least correlation of the thumbnails.
     """
-    pairs = index.within(asked.hashes, distance)
-    alike = np.einsum("ij,ij->i", asked.thumbs[pairs[:, 0]], known.thumbs[pairs[:, 1]])
-    kept: Sequence[int] = np.flatnonzero(alike >= similar).tolist()
-    return [(*map(int, pairs[i]), round(float(alike[i]), 4)) for i in kept]  # type: ignore[misc]
+    found: list[tuple[int, int, int, float]] = []
+    textured = np.flatnonzero(asked.thumbs.any(1))  # flat pictures are like nothing, and share their hashes
+    for first in range(0, len(textured), BLOCK):
+        own = textured[first : first + BLOCK]
+        pairs = index.within(asked.hashes[own], distance)
+        alike = np.einsum("ij,ij->i", asked.thumbs[own[pairs[:, 0]]], known.thumbs[pairs[:, 1]])
+        for i in np.flatnonzero(alike >= similar).tolist():
+            place, entry, bits = map(int, pairs[i])
+            found.append((int(own[place]), entry, bits, round(float(alike[i]), 4)))
+    return found

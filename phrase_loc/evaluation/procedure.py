@@ -1,6 +1,7 @@
 """The whole evaluation: read the annotations, ask the methods, make the report."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from phrase_loc.evaluation.results import Table, tables
 from phrase_loc.evaluation.rows import Rows
 from phrase_loc.evaluation.same_peak import same_peak_rows
 from phrase_loc.evaluation.statistics import paired
+from phrase_loc.files import fingerprint
 from phrase_loc.structures import GroundingSample
 
 POLICY = (
@@ -98,6 +100,8 @@ def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Eva
     for outcome in outcomes:
         if "skipped" in outcome:
             skipped.note("images", f"{outcome['image']}: {outcome['skipped']}")
+        if "note" in outcome:
+            skipped.note("squashed photographs (kept)", f"{outcome['image']}: {outcome['note']}")
     rows = Rows(tables(plan, outcomes), len(chosen), config.bootstrap)
     counted = max(len(table.known) for table in rows.tables.values())
     skipped.refuse_if_empty(counted, f"split {config.data.split!r} of {config.data.root}")
@@ -184,10 +188,20 @@ def _by_image(evaluation: Evaluation) -> dict[str, Any]:
 def _key(config: EvaluateConfig, plan: Plan, localizer: Any) -> str:
     """Hash of all that the results of an image depend on."""
     settings = {name: value for name, value in to_dict(config).items() if name not in WITHOUT_EFFECT}
-    truth = [
-        [s.image_id, s.size, [[p.text, p.labels, p.entity] for p in s.phrases], [b.tolist() for b in s.boxes]]
-        for s in plan.samples
-    ]
+    looks = any(method.needs_image for method in plan.methods)
     names = [method.name for method in plan.methods]
     tests = [to_dict(test) for test in plan.protocols]
-    return key_of(__version__, settings, truth, names, tests, methods.fingerprint(localizer))
+    return key_of(
+        __version__, settings, _truth(plan.samples, looks), names, tests, methods.fingerprint(localizer)
+    )
+
+
+def _truth(samples: Sequence[GroundingSample], looks: bool) -> str:
+    """Hash of annotations, and of which photographs stand there, one after the other: there may be 50,000."""
+    hashed = hashlib.sha256()
+    for s in samples:
+        phrases = [[p.text, p.labels, p.entity] for p in s.phrases]
+        photograph = fingerprint(s.path) if looks and s.path.is_file() else None
+        facts = [s.image_id, s.size, phrases, [b.tolist() for b in s.boxes], s.facts, photograph]
+        hashed.update(json.dumps(facts, default=str).encode())
+    return hashed.hexdigest()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phrase_loc.errors import DataError
+from phrase_loc.evaluation.photographs import framed
 from phrase_loc.evaluation.words import content_words
 from phrase_loc.structures import GroundingSample
 
@@ -62,7 +63,7 @@ def reliability(localizer: Any, samples: Sequence[GroundingSample]) -> Reliabili
         own = list(dict.fromkeys(phrase.text for phrase in sample.phrases))
         others = absent_phrases(sample, pool, len(own), generator)
         try:
-            scene = localizer.look(sample.path, size=sample.size)
+            scene = localizer.look(framed(sample).picture, size=sample.size)
         except DataError:
             continue
         looked += 1

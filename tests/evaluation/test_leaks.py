@@ -108,6 +108,63 @@ def test_ids_of_downloaders_are_no_coco_numbers():
     assert not image_ids("val_12.JPEG") & image_ids("train_12.JPEG")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "1.png",
+            "0001.jpg",
+            "image1.png",
+            "IMG_0001.JPG",
+            "DSC00012.jpg",
+            "photo (3).jpg",
+            "frame_000123.png",
+        ),
+        *("000000123.jpg", "00012.jpg", "IMG_20200131_123456.jpg", "20200131.jpg", "2020-01-31 12.00.00.jpg"),
+        *("IMG-20200131-WA0001.jpg", "PXL_20210228_101112123.jpg", "cat.jpg", "val_12.JPEG", "deadbeef.jpg"),
+    ],
+)
+def test_counters_dates_and_words_are_no_ids(name):
+    assert image_ids(name) == set()
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("1000268201.jpg", "a/1000268201_693b08cb0e_z.jpg"),
+        ("COCO_train2014_000000000009.jpg", "000000000009.jpg"),
+        ("n01443537_10007.JPEG", "train/n01443537_10007.jpg"),
+        ("ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000001.png"),
+        ("0a1b2c3d4e5f6071.jpg", "0A1B2C3D4E5F6071.jpg"),
+        ("123e4567-e89b-12d3-a456-426614174000.jpg", "x_123e4567-e89b-12d3-a456-426614174000.png"),
+    ],
+)
+def test_ids_are_found_under_other_names(one, other):
+    assert image_ids(one) & image_ids(other)
+
+
+def test_counters_under_other_pictures_are_no_leak_and_copies_are(tmp_path):
+    for folder, seeds in (("train", (1, 2, 3)), ("eval", (11, 12, 3))):
+        (tmp_path / folder).mkdir()
+        for number, seed in enumerate(seeds):
+            scene(seed).save(tmp_path / folder / f"IMG_{number:04d}.jpg")
+    found = audit([str(tmp_path / "train")], tmp_path / "eval")
+    assert found["shared_ids"] == []
+    assert [pair["evaluation"] for pair in found["near_duplicates"]] == ["IMG_0002.jpg"]
+
+
+def test_a_broken_shard_is_one_sentence_and_what_it_gives_is_compared(tmp_path, evaluation):
+    whole = shard(tmp_path / "a.tar", {f"{i}.jpg": scene(100 + i) for i in range(4)})
+    (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:-12_000])
+    found = audit([str(tmp_path / "cut.tar")], evaluation)
+    assert 0 < found["train"]["images"] < 4
+    assert any("cut.tar:byte" in sentence for sentence in found["train"]["unreadable"])
+    (tmp_path / "junk.tar").write_bytes(b"junk")
+    with pytest.raises(DataError) as caught:
+        audit([str(tmp_path / "junk.tar")], evaluation)
+    assert "\n" not in str(caught.value)
+
+
 def test_bad_input(tmp_path, evaluation):
     with pytest.raises(DataError, match="no folder"):
         audit([str(evaluation)], tmp_path / "nowhere")
