@@ -5,17 +5,19 @@ torch.distributed is started.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from phrase_loc.errors import ConfigError
+
+T = TypeVar("T")
 
 _GPUS = {"cuda": "CUDA devices", "mps": "Apple GPU", "xpu": "Intel GPU"}
 
@@ -48,6 +50,11 @@ class World:
         values: list = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What the main process makes, everywhere: a look at files that may change between two processes' looks."""
+        made = self.gather(make() if self.is_main else None)[0]
+        return cast(T, made)
 
     def gather_rows(self, rows: Tensor) -> Tensor:
         """(n, ...) of each process -> (size * n, ...) by rank, n the same everywhere; gradients flow back."""
@@ -123,18 +130,41 @@ def session(device: str = "auto") -> Iterator[World]:
     PHRASE_LOC_TIMEOUT is how many seconds a process waits for the others (1800). After a rank was lost, gloo can wait
     for an address that is gone; the wait then ends and torchrun restarts once more.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _whole("WORLD_SIZE", 1, least=1)
     if size == 1:
         yield World(device=pick_device(device))
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    rank, local = _whole("RANK"), _whole("LOCAL_RANK", 0)
     on_gpu = torch.cuda.is_available() and device != "cpu"
     place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    if device != "auto" and pick_device(device).type != place.type:
+        raise ConfigError(f"several processes run on device auto, cpu or cuda, got {device!r}")
+    if on_gpu and local >= torch.cuda.device_count():
+        raise ConfigError(
+            f"process {local} of this machine has no GPU, torch sees {torch.cuda.device_count()}; "
+            "lower --nproc_per_node"
+        )
     if on_gpu:
         torch.cuda.set_device(place)
-    patience = timedelta(seconds=int(os.environ.get("PHRASE_LOC_TIMEOUT", "1800")))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience)
+    patience = timedelta(seconds=_whole("PHRASE_LOC_TIMEOUT", 1800, least=1))
+    try:
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"the {size} processes that WORLD_SIZE names could not meet ({reason}); start them with torchrun"
+        ) from None
     try:
         yield World(rank, size, place)
     finally:
         dist.destroy_process_group()
+
+
+def _whole(variable: str, default: int | None = None, least: int = 0) -> int:
+    """A whole number from the environment; raises ConfigError for another value."""
+    text = os.environ.get(variable, "" if default is None else str(default))
+    if not text.isdecimal() or int(text) < least:
+        raise ConfigError(
+            f"the environment variable {variable} is a whole number from {least}, got {text!r}; torchrun sets it"
+        )
+    return int(text)

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ observer: Callable[[str, Path], None] | None = None
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.part(\.\w+)?$")
 _REPLACED = re.compile(r"^\.(?P<name>.+)\.replaced$")
 _DIGEST = hashlib.sha256
-_DIGEST_SIZE = _DIGEST().digest_size
+#: Bytes of the digest that `sealed` puts before its content.
+SEAL = _DIGEST().digest_size
 
 
 @contextmanager
@@ -46,8 +48,8 @@ def writing(path: str | os.PathLike, advice: str = "choose a place that can be w
     """
     path = Path(path)
     temporary = _temporary(path)
-    _observe("before", path)
     try:
+        _observe("before", path)
         yield temporary
         _observe("written", path)
         _flush(temporary)
@@ -75,6 +77,24 @@ def write_text(
     write_bytes(path, text.encode("utf-8", "backslashreplace"), advice)
 
 
+def append_text(
+    path: str | os.PathLike, text: str, advice: str = "choose a place that can be written"
+) -> None:
+    """UTF-8 text at the end of a file; whoever reads it drops a last line that a kill or a full disk has torn.
+
+    Raises:
+        DataError: the file cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        _observe("before", path)
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({_reason(error)}); {advice}") from None
+    _observe("after", path)
+
+
 @contextmanager
 def writing_folder(
     folder: str | os.PathLike, advice: str = "choose a place that can be written"
@@ -89,8 +109,8 @@ def writing_folder(
     """
     folder = Path(folder)
     fresh, old = _temporary(folder), folder.with_name(f".{folder.name}.replaced")
-    _observe("before", folder)
     try:
+        _observe("before", folder)
         fresh.mkdir(parents=True)
         yield fresh
         _observe("written", folder)
@@ -108,9 +128,16 @@ def writing_folder(
     _observe("after", folder)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes left half written in a folder that this process owns (see `lock`)."""
+def remove_leftovers(folder: Path, age: float = 0.0) -> None:
+    """Removes what killed processes left half written in a folder.
+
+    Args:
+        folder: that this process owns (see `lock`), or one that several share.
+        age: seconds since the last change; in a shared folder longer than any process writes at a file.
+    """
     for path in folder.iterdir():
+        if age and time.time() - path.lstat().st_mtime < age:
+            continue
         replaced = _REPLACED.match(path.name)
         if replaced and not path.with_name(replaced["name"]).exists():
             path.rename(path.with_name(replaced["name"]))
@@ -197,8 +224,8 @@ def sealed(content: bytes) -> bytes:
 
 def unsealed(blob: bytes) -> bytes | None:
     """What `sealed` was given; None for anything else."""
-    seal, content = blob[:_DIGEST_SIZE], blob[_DIGEST_SIZE:]
-    return content if len(seal) == _DIGEST_SIZE and _DIGEST(content).digest() == seal else None
+    seal, content = blob[:SEAL], blob[SEAL:]
+    return content if len(seal) == SEAL and _DIGEST(content).digest() == seal else None
 
 
 def fingerprint(path: str | os.PathLike) -> list[Any]:

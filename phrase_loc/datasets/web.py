@@ -124,14 +124,18 @@ class WebImages(Dataset[Sample]):
             return _nothing(transform, Fault("image", self.source.name(number), str(error)))
         labels = self.labeller(texts)
         if not labels.ids:
-            told = "holds no word of the vocabulary" if texts else "has no text"
-            return _nothing(transform, Fault("text", self.source.name(number), told))
+            return _nothing(transform, unlabelled(self.source.name(number), texts))
         image, reason = decode_or_none(data)
         if image is None:
             return _nothing(transform, Fault("image", self.source.name(number), reason))
         random = np.random.default_rng([self.seed, epoch, number])
         caption, other = draw_captions(labels, random)
         return Sample((transform(image, texts, random),), labels, 1.0, caption, paraphrase=other)
+
+
+def unlabelled(name: str, texts: Sequence[str]) -> Fault:
+    """The fault of a sample whose texts gave no label: nothing is broken where they hold only other words."""
+    return Fault("words", name) if texts else Fault("text", name, "has no text")
 
 
 def draw_captions(labels: WordLabels, random: np.random.Generator) -> tuple[Sequence[int], Sequence[int]]:

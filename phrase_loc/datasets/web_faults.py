@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 KINDS = {
     "image": "broken image",
     "text": "empty or unreadable text",
+    "words": "text without a word of the vocabulary",
     "lone": "sample without image or without text",
     "shard": "truncated or unreadable shard",
     "duplicate": "duplicate key",

@@ -4,14 +4,17 @@ A unit is a word in its dictionary form, or a pair of words that means more than
 `counting` finds them in captions.
 """
 
-import os
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from phrase_loc.errors import DataError
+from phrase_loc.files import read_text, write_text
 from phrase_loc.text.words import canonical, runs, spellings
+
+_DIGITS = 18  # of a count: what 64 bits hold
 
 
 @dataclass(frozen=True)
@@ -90,17 +93,8 @@ class Vocabulary:
         Raises:
             DataError: the file cannot be written.
         """
-        path = Path(path)
-        half_written = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            lines = (f"{w}\t{n}\n" for w, n in zip(self.words, self.counts))
-            half_written.write_text("".join(lines), encoding="utf-8")
-            half_written.replace(path)
-        except OSError as error:
-            half_written.unlink(missing_ok=True)
-            raise DataError(
-                f"cannot write the vocabulary {path}: {error.strerror}; choose another place"
-            ) from None
+        lines = (f"{w}\t{n}\n" for w, n in zip(self.words, self.counts))
+        write_text(path, "".join(lines), "choose another place for the vocabulary")
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
@@ -109,10 +103,7 @@ class Vocabulary:
         Raises:
             DataError: the file is missing, no text, or a line is neither `word` nor `word<tab>count`.
         """
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the vocabulary {path}: {error}") from None
+        lines = io.StringIO(read_text(path, "the vocabulary"), newline=None)
         pairs = [_entry(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
         if not pairs:
             raise DataError(f"the vocabulary {path} is empty; build one with `phrase-loc vocab`")
@@ -122,6 +113,7 @@ class Vocabulary:
 
 def _entry(line: str, path: Path | str, number: int) -> tuple[str, int]:
     word, _, count = line.partition("\t")
-    if word.strip() and (not count or count.strip().isdigit()):
-        return word.strip(), int(count or 0)
-    raise DataError(f"{path}, line {number}: expected `word<tab>count`, got {line[:60]!r}")
+    told = count.strip() or "0"
+    if word.strip() and told.isdecimal() and len(told) <= _DIGITS:
+        return word.strip(), int(told)
+    raise DataError(f"{path}, line {number}: expected `word<tab>count`, got {line.rstrip()[:60]!r}")

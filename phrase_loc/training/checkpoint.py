@@ -1,22 +1,24 @@
 """The state of a run on disk: everything that the next step depends on, whole or not at all.
 
-A checkpoint is written to a temporary name, flushed to the disk and renamed over the old one, so a `kill -9` or a
-power cut leaves the old or the new, never a half. Random states need no place in it: every draw of a run (order,
-augmentation, dropout, sampled words) is seeded by (seed, phase, step), see `seed_step`, which also makes a resume on
-another number of processes possible. It holds tensors and plain values only and is read with
-`weights_only=True`: a checkpoint from a stranger cannot run code.
+A checkpoint is written by files.writing, so a `kill -9` or a power cut leaves the old or the new, never a half, and
+it ends with the SHA-256 of what stands before: a changed bit is refused, never trained or released. Random states
+need no place in it: every draw of a run (order, augmentation, dropout, sampled words) is seeded by (seed, phase,
+step), see `step_seed`, which also makes a resume on another number of processes possible. It holds tensors and plain
+values only and is read with `weights_only=True`: a checkpoint from a stranger cannot run code.
 """
 
-import os
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import SEAL, writing
 
-VERSION = 1
+#: Version 1 is the same without a digest.
+VERSION = 2
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Checkpoint:
         model, average, optimizer, scaler: state dictionaries; empty where there is none.
         best: best validation score so far, and at which step over all phases; empty before the first.
         faults: (kind, name) of the samples that were skipped.
+        data: facts of the data and the vocabulary, see identity.py; empty in version 1.
     """
 
     config: dict[str, Any]
@@ -43,6 +46,7 @@ class Checkpoint:
     scaler: dict[str, Any] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     faults: list[list[str]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
     def save(self, path: Path) -> None:
@@ -51,37 +55,54 @@ class Checkpoint:
         Raises:
             DataError: the disk is full or the folder cannot be written; what stood there is untouched.
         """
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with temporary.open("wb") as file:
-                torch.save({key: getattr(self, key) for key in self.__dataclass_fields__}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _flush_folder(path.parent)
-        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-            temporary.unlink(missing_ok=True)
-            raise DataError(
-                f"the checkpoint {path} cannot be written ({' '.join(str(error).split())[:120]}); "
-                "free space there or give another out folder"
-            ) from None
+        values = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        with (
+            writing(path, "free space there or give another out folder") as temporary,
+            temporary.open("w+b") as file,
+        ):
+            try:
+                torch.save(values, file)
+            except RuntimeError as error:  # torch turns a full disk into a RuntimeError
+                raise OSError(str(error)) from None
+            file.write(_digest(file, file.tell()))
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
         """Reads what `save` wrote.
 
         Raises:
-            DataError: another kind of file, or of another version.
+            DataError: another kind of file, or of another version, or one whose bits have changed.
         """
+        advice = f"copy it again, or delete the folder {path.parent} to start anew"
         try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2) - SEAL
+                whole = size > 0 and _digest(file, size) == file.read()
             held = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a dozen kinds for a file that is no checkpoint
             raise DataError(
-                f"{path} is no checkpoint of a run ({' '.join(str(error).split())[:120]}); delete it to start anew"
+                f"{path} is no checkpoint of a run ({' '.join(str(error).split())[:120]}); {advice}"
             ) from None
-        if not isinstance(held, dict) or held.get("version") != VERSION:
-            raise DataError(f"{path} is no checkpoint of version {VERSION}; delete it to start anew")
-        return cls(**held)
+        if not isinstance(held, dict) or held.get("version") not in (1, VERSION):
+            raise DataError(f"{path} is no checkpoint of version {VERSION}; {advice}")
+        if not whole and held["version"] == VERSION:
+            raise DataError(f"{path} has changed since it was written (its digest is another); {advice}")
+        try:
+            return cls(**{**held, "version": VERSION})
+        except TypeError:
+            raise DataError(
+                f"{path} holds other parts than a checkpoint of version {VERSION}; {advice}"
+            ) from None
+
+
+def _digest(file: IO[bytes], size: int) -> bytes:
+    """SHA-256 of the first bytes of a file, which is left standing behind them."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while size > 0 and (block := file.read(min(size, 2**20))):
+        digest.update(block)
+        size -= len(block)
+    return digest.digest()
 
 
 def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, free: frozenset[str]) -> None:
@@ -119,12 +140,3 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix.rstrip("."): tree}
     return {name: leaf for key, value in items for name, leaf in _flat(value, f"{prefix}{key}.").items()}
-
-
-def _flush_folder(folder: Path) -> None:
-    """A rename is on the disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,12 +1,28 @@
 """The settings of a training run, as one frozen tree; configs/train_web.yaml names them with their reasons."""
 
+import re
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from phrase_loc.config import config_dataclass
 from phrase_loc.errors import ConfigError
-from phrase_loc.training.data_config import DataConfig, LabelsConfig, VectorsConfig, VocabularyConfig
+from phrase_loc.training.data_config import (
+    Amount,
+    AtLeastOne,
+    BelowOne,
+    Count,
+    DataConfig,
+    LabelsConfig,
+    Positive,
+    Processes,
+    Share,
+    Side,
+    VectorsConfig,
+    VocabularyConfig,
+)
 
 
 @config_dataclass
@@ -20,13 +36,13 @@ class ModelSettings:
     start: str = ""
     backbone: str = "efficientnet_lite0"
     weights: str | None = "imagenet"
-    output_stride: int = 32
+    output_stride: AtLeastOne = 32
     fold: bool = True
-    image_size: int | None = None
+    image_size: Side | None = None
     fuse: str | None = None
-    hidden: int | None = 512
+    hidden: AtLeastOne | None = 512
     pool: str = "log_sum_exp"
-    sharpness: float = 4.0
+    sharpness: Positive = 4.0
     learn_sharpness: bool = False
     cosine: bool = False
 
@@ -65,33 +81,47 @@ class PhaseConfig:
     """
 
     name: str = "train"
-    epochs: float = 1.0
-    batch: int = 64
-    accumulate: int = 1
+    epochs: Positive = 1.0
+    batch: AtLeastOne = 64
+    accumulate: AtLeastOne = 1
     train_from: str = "none"
     cache: bool = False
-    sizes: tuple[int, ...] = ()
-    crop: float = 1.0
-    mirror: float = 0.5
-    jitter: float = 0.0
-    dropout: float = 0.0
-    lr: float = 1e-3
-    trunk_lr: float = 0.1
-    layer_decay: float = 0.8
-    weight_decay: float = 0.01
+    sizes: tuple[Side, ...] = ()
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    mirror: Share = 0.5
+    jitter: Share = 0.0
+    dropout: BelowOne = 0.0
+    lr: Positive = 1e-3
+    trunk_lr: Amount = 0.1
+    layer_decay: Positive = 0.8
+    weight_decay: Amount = 0.01
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.9
-    warmup: int = 100
+    momentum: BelowOne = 0.9
+    warmup: Count = 100
     schedule: Literal["cosine", "constant"] = "cosine"
-    clip: float = 1.0
-    losses: dict[str, float] = field(default_factory=lambda: {"sigmoid": 1.0})
-    words: int = 0
-    hard_negatives: int = 0
-    paraphrases: float = 0.0
-    own_maps: float = 0.0
+    clip: Amount = 1.0
+    losses: dict[str, Amount] = field(default_factory=lambda: {"sigmoid": 1.0})
+    words: Count = 0
+    hard_negatives: Count = 0
+    paraphrases: Amount = 0.0
+    own_maps: Amount = 0.0
     own_map: Literal["inside", "heat"] = "inside"
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^\W_][\w .+-]{0,99}", self.name):
+            raise ConfigError(
+                f"a phase's name is part of file names: letters, digits, spaces and .+-_ after a letter or digit, "
+                f"got {self.name[:120]!r}"
+            )
+        if not any(self.losses.values()) and not self.own_maps:
+            raise ConfigError(
+                f"phase {self.name} has no loss; give losses a weight over 0, such as sigmoid: 1"
+            )
+        if self.batch < self.accumulate:
+            raise ConfigError(
+                f"phase {self.name}: a batch of {self.batch} cannot be split into {self.accumulate} micro-batches; "
+                "raise batch or lower accumulate"
+            )
         if self.own_maps and not self.cache:
             raise ConfigError(f"own_maps needs cache: true in phase {self.name}: maps do not follow crops")
 
@@ -112,9 +142,9 @@ class ValidationConfig:
     root: str = ""
     split: str = "val"
     protocols: tuple[str, ...] = ("pointing_any", "recall_union")
-    every: float = 1.0
+    every: Amount = 1.0
     metric: str = "pointing_any/accuracy"
-    limit: int = 0
+    limit: Count = 0
 
 
 @config_dataclass
@@ -127,9 +157,9 @@ class FurtherConfig:
         penalty: of the ridge regression that places them.
     """
 
-    words: int = 0
+    words: Count = 0
     texts: tuple[str, ...] = ()
-    penalty: float = 3.0
+    penalty: Positive = 3.0
 
 
 @config_dataclass
@@ -164,19 +194,19 @@ class TrainConfig:
     model: ModelSettings = field(default_factory=ModelSettings)
     phases: tuple[PhaseConfig, ...] = (PhaseConfig(),)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "auto"
     precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"
-    ema: float = 0.0
+    ema: BelowOne = 0.0
     only: tuple[str, ...] = ()
     average_of: tuple[str, ...] = ()
     compile: bool = False
     recompute: bool = False
-    memory_mb: int = 1024
-    save_every: int = 200
-    log_every: int = 20
+    memory_mb: AtLeastOne = 1024
+    save_every: AtLeastOne = 200
+    log_every: AtLeastOne = 20
     tensorboard: bool = False
-    threads: int = 0
+    threads: Processes = 0
     further: FurtherConfig = field(default_factory=FurtherConfig)
     inference: dict[str, Any] = field(default_factory=dict)
     card: dict[str, str] = field(default_factory=dict)
@@ -189,6 +219,11 @@ class TrainConfig:
             for name in chosen:
                 if name not in names:
                     raise ConfigError(f"{key} names phases ({', '.join(names)}), got {name!r}")
+        free = self.vectors.source == "free" and not self.model.start
+        if free and (self.model.hidden is None or not self.vectors.tuned):
+            raise ConfigError(
+                "vectors.source=free needs model.hidden, the number of channels, and vectors.tuned=true"
+            )
         unread = self.vectors.source in ("free", "random") and not self.model.start
         if self.labels.unpunished == "vectors" and unread:
             raise ConfigError(

@@ -1,10 +1,23 @@
 """The settings of what is learned from: image-text pairs, words, their vectors and weak labels."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from phrase_loc.config import config_dataclass
 from phrase_loc.datasets.web_sources import TEXT_FIELDS
 from phrase_loc.errors import ConfigError
+
+# Every number of a run has its range here, so that a wrong one is told before the run begins.
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Processes = Annotated[int, Field(ge=0, le=1024)]
+Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 @config_dataclass
@@ -25,10 +38,10 @@ class DataConfig:
     shards: str | tuple[str, ...]
     index: str = ""
     features: str = ""
-    text_fields: tuple[str, ...] = TEXT_FIELDS
-    max_faults: float = 0.05
-    window: int = 0
-    workers: int = 2
+    text_fields: Annotated[tuple[str, ...], Field(min_length=1)] = TEXT_FIELDS
+    max_faults: Share = 0.05
+    window: Count = 0
+    workers: Processes = 2
 
 
 @config_dataclass
@@ -46,10 +59,10 @@ class VocabularyConfig:
 
     file: str = ""
     extra_texts: tuple[str, ...] = ()
-    size: int = 18_000
-    min_count: int = 20
-    min_association: float = 0.35
-    pair_share: float = 0.25
+    size: AtLeastOne = 18_000
+    min_count: AtLeastOne = 20
+    min_association: Finite = 0.35
+    pair_share: Share = 0.25
 
 
 @config_dataclass
@@ -67,8 +80,8 @@ class VectorsConfig:
 
     source: Literal["glove", "file", "ppmi", "encoder", "random", "free"] = "glove"
     file: str = ""
-    size: int = 300
-    bias: float = -4.0
+    size: AtLeastOne = 300
+    bias: Finite = -4.0
     tuned: bool = True
 
     def __post_init__(self) -> None:
@@ -90,8 +103,8 @@ class LabelsConfig:
         most: largest ratio to the median's weight.
     """
 
-    agree: int = 1
-    last_word: float = 0.5
+    agree: AtLeastOne = 1
+    last_word: Share = 0.5
     unpunished: Literal["none", "paraphrases", "vectors", "hypernyms"] = "none"
-    balance: float = 0.0
-    most: float = 10.0
+    balance: Amount = 0.0
+    most: Positive = 10.0

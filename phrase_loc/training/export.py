@@ -1,17 +1,18 @@
 """From the trained weights to the folder that `query` reads, with what it was trained on in its card."""
 
-import os
-import shutil
+import json
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from phrase_loc.config import to_dict
-from phrase_loc.errors import DataError
+from phrase_loc.files import writing_folder
 from phrase_loc.models.store import save_model
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.training.config import TrainConfig
@@ -26,28 +27,27 @@ def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: 
         config: of the run, kept in the card.
         folder: of the model; an older one there is replaced.
         figures: kept in the card.
+
+    Raises:
+        DataError: the folder cannot be written, or the disk is full; an older one is then untouched.
     """
     released = deepcopy(model).cpu().float().eval().requires_grad_(False)
     further = config.further
     if further.words:
         add_further_words(released, further.words, further.texts, further.penalty, config.seed)
-    card = {**released.config.card, **config.card, "training": to_dict(config), "measured": figures}
+    measured = {key: value if math.isfinite(value) else None for key, value in figures.items()}
+    card = {**released.config.card, **config.card, "training": to_dict(config), "measured": measured}
     card["training"].pop("out")
     inference = {**released.config.inference, **config.inference}
-    released.config = replace(released.config, card=card, inference=inference)
-    fresh, old = (
-        folder.with_name(f"{folder.name}.{os.getpid()}.part"),
-        folder.with_name(f"{folder.name}.old.part"),
-    )
-    try:
+    released.config = replace(released.config, card=_printable(card), inference=inference)
+    with writing_folder(folder, "free space there; the same command then goes on") as fresh:
         save_model(released, fresh)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise DataError(f"the model folder {folder} cannot be written ({error}); free space there") from None
+
+
+def _printable(card: dict[str, Any]) -> dict[str, Any]:
+    """A card without what UTF-8 cannot hold, such as the bytes of a path that is not UTF-8."""
+    text = json.dumps(card, ensure_ascii=False).encode("utf-8", "replace")
+    return dict(json.loads(text))
 
 
 def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -3,18 +3,22 @@
 import gzip
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from phrase_loc import __version__
+from phrase_loc.config import to_dict
 from phrase_loc.datasets.web import Labeller
 from phrase_loc.datasets.web_paths import expand
 from phrase_loc.datasets.web_shards import load_index
 from phrase_loc.datasets.web_sources import Source, open_source
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import digest, fingerprint
 from phrase_loc.models.assembly import create
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.text import embeddings, synonyms
@@ -23,6 +27,7 @@ from phrase_loc.text.labels import WordLabeller, balance
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.data_config import VectorsConfig, VocabularyConfig
+from phrase_loc.training.identity import Identity, check_same_data, identify, read_kept, texts_of, write_kept
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +40,27 @@ class Materials:
     model: TextToRegion
     labeller: Labeller
     balance: Tensor  # (V,) weight of each word
+    identity: Identity  # of the data and the vocabulary
 
 
-def prepare(config: TrainConfig, world: World) -> Materials:
-    """Source, model and labels of a run, the model on its device."""
+def prepare(config: TrainConfig, world: World, held: dict[str, Any] | None = None) -> Materials:
+    """Source, model and labels of a run, the model on its device.
+
+    Args:
+        config: of the run, whose folder exists.
+        world: the processes.
+        held: facts in the checkpoint of the run, which the data must have.
+
+    Raises:
+        DataError: unusable data, or other data than those of the checkpoint.
+    """
     source = open_data(config, world)
-    model = new_model(config, source, world).to(world.device)
+    identity = identify(source, config.out / "source.key", world)
+    check_same_data(held or {}, identity.facts, config.out)
+    model = new_model(config, source, identity, world).to(world.device)
+    words = digest("\n".join(model.vocabulary.words).encode())
+    identity = replace(identity, facts={**identity.facts, "vocabulary": words})
+    check_same_data(held or {}, identity.facts, config.out)
     if config.precision == "float64":
         model = model.double()
     model = model.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
@@ -48,13 +68,13 @@ def prepare(config: TrainConfig, world: World) -> Materials:
     unpunished = unpunished_words(labels.unpunished, model, source)
     labeller = WordLabeller(model.vocabulary, labels.agree, labels.last_word, unpunished)
     weights = balance(model.vocabulary.counts, labels.balance, labels.most)
-    return Materials(source, model, labeller, weights.to(next(model.head.parameters()).dtype))
+    return Materials(source, model, labeller, weights.to(next(model.head.parameters()).dtype), identity)
 
 
 def unpunished_words(kind: str, model: TextToRegion, source: Source) -> synonyms.Unpunished:
     """Row -> rows that are no negatives beside it."""
     if kind == "paraphrases":
-        return synonyms.paraphrases((source.texts(i) for i in range(len(source))), model.vocabulary)
+        return synonyms.paraphrases((texts_of(source, i) for i in range(len(source))), model.vocabulary)
     if kind == "vectors":
         if model.config.free:  # where training goes on from a model; TrainConfig refuses it for a new one
             raise ConfigError(
@@ -76,33 +96,61 @@ def open_data(config: TrainConfig, world: World) -> Source:
     return open_source(config.data.shards, folder, config.data.text_fields)
 
 
-def find_vocabulary(config: VocabularyConfig, source: Source, kept: Path, world: World) -> Vocabulary:
+def find_vocabulary(
+    config: VocabularyConfig, source: Source, identity: Identity, folder: Path, world: World
+) -> Vocabulary:
     """The vocabulary of a file, or the one counted in one pass over all texts and kept in the run's folder.
+
+    What is kept is counted anew, with a note, where it was counted otherwise or has changed since.
 
     Args:
         config: how to count.
         source: of texts; each process counts its part.
-        kept: file of an earlier start of the run.
+        identity: of the source.
+        folder: of the run: vocabulary.tsv, and vocabulary.key, which says what it was counted from.
         world: the processes.
     """
     if config.file:
         return Vocabulary.load(config.file)
-    if not kept.is_file():
+    kept, path = folder / "vocabulary.tsv", folder / "vocabulary.key"
+    asked = world.from_main(lambda: _counted_from(config, identity))
+    if not world.from_main(lambda: _is_kept(kept, path, asked)):
         log.info("counting the words of %d images", len(source))
-        counter = UnitCounter()
-        begin, end = (len(source) * part // world.size for part in (world.rank, world.rank + 1))
-        for i in range(begin, end):
-            counter.update(source.texts(i))
-        counters = world.gather(counter)
-        for other in counters[1:]:
-            counters[0].merge(other)
-        counters[0].update(read_texts(config.extra_texts))
-        options = {"min_association": config.min_association, "pair_share": config.pair_share}
-        vocabulary = counters[0].vocabulary(size=config.size, min_count=config.min_count, **options)
+        vocabulary = _count(config, source, world)
         if world.is_main:
             vocabulary.save(kept)
+            write_kept(path, {"from": asked, "sha256": digest(kept)})
         world.barrier()
     return Vocabulary.load(kept)
+
+
+def _counted_from(config: VocabularyConfig, identity: Identity) -> dict[str, Any]:
+    texts = identity.facts["texts"] or identity.stamp
+    extra = [fingerprint(path) for path in (expand(config.extra_texts) if config.extra_texts else [])]
+    return {"settings": to_dict(config), "texts": texts, "extra": extra, "version": __version__}
+
+
+def _is_kept(kept: Path, path: Path, asked: dict[str, Any]) -> bool:
+    if not kept.is_file():
+        return False
+    held = read_kept(path)
+    if held == {"from": asked, "sha256": digest(kept)}:
+        return True
+    log.warning("%s was counted otherwise or has changed since; the words are counted anew", kept)
+    return False
+
+
+def _count(config: VocabularyConfig, source: Source, world: World) -> Vocabulary:
+    counter = UnitCounter()
+    begin, end = (len(source) * part // world.size for part in (world.rank, world.rank + 1))
+    for i in range(begin, end):
+        counter.update(texts_of(source, i))
+    counters = world.gather(counter)
+    for other in counters[1:]:
+        counters[0].merge(other)
+    counters[0].update(read_texts(config.extra_texts))
+    options = {"min_association": config.min_association, "pair_share": config.pair_share}
+    return counters[0].vocabulary(size=config.size, min_count=config.min_count, **options)
 
 
 def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
@@ -153,15 +201,14 @@ def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterator[
     return vectors / length
 
 
-def new_model(config: TrainConfig, source: Source, world: World) -> TextToRegion:
+def new_model(config: TrainConfig, source: Source, identity: Identity, world: World) -> TextToRegion:
     """The model at its start, equal in all processes."""
-    kept = config.out / "vocabulary.tsv"
     settings = config.model
     if settings.start:
         from phrase_loc.models.store import load_model
 
         return trainable(load_model(settings.start), config.vectors.tuned)
-    vocabulary = find_vocabulary(config.vocabulary, source, kept, world)
+    vocabulary = find_vocabulary(config.vocabulary, source, identity, config.out, world)
     log.info("vocabulary: %d units, most frequent %s", len(vocabulary), ", ".join(vocabulary.words[:8]))
     vectors = start_vectors(config, vocabulary, source)
     torch.manual_seed(config.seed)
@@ -192,10 +239,7 @@ def start_vectors(config: TrainConfig, vocabulary: Vocabulary, source: Source) -
     if config.vectors.source != "free":
         return word_vectors(config.vectors, vocabulary, _texts(source, config), config.seed)
     size = config.model.hidden
-    if size is None or not config.vectors.tuned:
-        raise ConfigError(
-            "vectors.source=free needs model.hidden, the number of channels, and vectors.tuned=true"
-        )
+    assert size is not None  # TrainConfig refuses it
     draw = torch.Generator().manual_seed(config.seed)
     units = (2 * torch.rand(len(vocabulary), size, generator=draw) - 1) / size**0.5
     return torch.cat([units, torch.full((len(vocabulary), 1), config.vectors.bias)], 1)
@@ -213,5 +257,5 @@ def trainable(model: TextToRegion, tuned: bool) -> TextToRegion:
 
 def _texts(source: Source, config: TrainConfig) -> Iterator[str]:
     for i in range(len(source)):
-        yield from source.texts(i)
+        yield from texts_of(source, i)
     yield from read_texts(config.vocabulary.extra_texts)

@@ -8,8 +8,8 @@ excitation backprop, proposals. For each word said of the photograph it gives, o
                         the probability that the cell lies in the word's box
 
 The student, at one smaller input size, is drawn to it by `losses.at_locations`. So what the student learns is what
-the teacher's larger inputs and the boxes add; no annotation is used. Maps are kept on disk in the chunks of
-features.py, a byte a cell.
+the teacher's larger inputs and the boxes add; no annotation is used. Maps are kept on disk in the files of
+chunks.py, a byte a cell.
 """
 
 from collections.abc import Sequence
@@ -29,21 +29,20 @@ from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer, prepare
 from phrase_loc.ranking import score_boxes
 from phrase_loc.structures import Scene
-from phrase_loc.training.features import CHUNK, cache_folder, missing_chunks, write_array
+from phrase_loc.training.chunks import CHUNK, Chunks, cache_folder, missing_chunks, write_chunk
 
 GRID = 20
 TEMPERATURE = 0.1  # of a teacher that is asked without a vote of boxes
 
 
-def maps_folder(parent: Path, teacher: PhraseLocalizer, kind: str, images: WebImages, labels: dict) -> Path:
+def maps_folder(parent: Path, teacher: PhraseLocalizer, kind: str, data: dict, labels: dict) -> Path:
     """A folder of its own for each teacher, way of asking it, data and way of labelling it."""
-    source = images.source
     facts = {
         "kind": [kind, GRID],
         "asked": asdict(teacher.settings),
         "words": list(teacher.vocabulary.words),
         "labels": labels,
-        "images": [len(source), source.name(0), source.name(len(source) - 1)],
+        "data": data,
     }
     return cache_folder(parent, teacher.model, facts, "maps")
 
@@ -61,12 +60,13 @@ def fill_maps(folder: Path, teacher: PhraseLocalizer, kind: str, images: WebImag
     Raises:
         DataError: the disk is full.
     """
-    missing = missing_chunks(folder, "starts", len(images), world)
-    for chunk, numbers in tqdm(missing, desc="own maps", disable=not world.is_main, leave=False):
+    missing = missing_chunks(folder, len(images), world)
+    for chunk, numbers in tqdm(
+        missing, desc="own maps", disable=None if world.is_main else True, leave=False
+    ):
         found = [_maps_of(teacher, kind, images, number) for number in numbers]
         starts = np.cumsum([0] + [len(maps) for maps in found])
-        write_array(folder / f"{chunk:06d}.maps.npy", torch.cat(found).numpy())
-        write_array(folder / f"{chunk:06d}.starts.npy", starts)
+        write_chunk(folder, chunk, [torch.cat(found).numpy(), starts])
     world.barrier()
 
 
@@ -115,18 +115,11 @@ class OwnMaps:
     """
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.chunks = Chunks(folder)
 
     def __call__(self, number: int, mirrored: bool) -> Tensor:
         """(T, GRID, GRID) uint8 of sample `number`, in the order of its labels."""
         chunk, place = divmod(number, CHUNK)
-        if chunk not in self._open:
-            starts = np.load(self.folder / f"{chunk:06d}.starts.npy")
-            self._open[chunk] = (starts, np.load(self.folder / f"{chunk:06d}.maps.npy", mmap_mode="r"))
-        starts, maps = self._open[chunk]
+        maps, starts = self.chunks(chunk)
         found = torch.from_numpy(np.array(maps[starts[place] : starts[place + 1]]))
         return found.flip(-1) if mirrored else found
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_open": {}}

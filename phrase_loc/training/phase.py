@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from phrase_loc.datasets.web import Batch, collate
 from phrase_loc.datasets.web_sampler import Order, StepSampler, steps_per_epoch
 from phrase_loc.distributed import World
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.materials import Materials
 from phrase_loc.training.objective import Objective, ObjectiveSettings
@@ -171,11 +171,6 @@ class Phase:
 
     def _loader(self, done: int) -> DataLoader:
         data, settings, world = self.config.data, self.settings, self.world
-        if settings.batch < world.size * settings.accumulate:
-            raise ConfigError(
-                f"phase {settings.name}: a batch of {settings.batch} cannot be split over {world.size} processes "
-                f"and {settings.accumulate} micro-batches; raise phases.batch"
-            )
         order = Order(self.materials.source.groups, self.config.seed, data.window)
         sampler = StepSampler(
             order,
@@ -188,7 +183,7 @@ class Phase:
             len(self.data.sizes),
         )
         return DataLoader(
-            self.data.dataset(),
+            self.data.dataset(done),
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=data.workers,

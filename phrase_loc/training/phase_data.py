@@ -7,13 +7,14 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from phrase_loc.config import to_dict
-from phrase_loc.datasets.web import Sample, WebImages
+from phrase_loc.datasets.web import Labeller, Sample, WebImages
 from phrase_loc.datasets.web_transforms import Transform
 from phrase_loc.distributed import World
 from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.training.chunks import cache_folder
 from phrase_loc.training.config import FurtherConfig, PhaseConfig, TrainConfig
 from phrase_loc.training.export import save_whole
-from phrase_loc.training.features import CachedImages, cache_folder, fill_cache
+from phrase_loc.training.features import CachedImages, any_word, fill_cache
 from phrase_loc.training.materials import Materials
 from phrase_loc.training.own_maps import OwnMaps, fill_maps, maps_folder
 from phrase_loc.training.stages import last_frozen
@@ -34,11 +35,14 @@ class PhaseData:
         self.sizes = settings.sizes or (materials.model.image_size,)
         self.kept = Path(config.data.features or config.out)
 
-    def dataset(self) -> Dataset[Sample]:
+    def dataset(self, done: int) -> Dataset[Sample]:
         """The samples; features and maps that are missing on disk are computed first.
 
+        Args:
+            done: steps of the phase that are done: at its begin the model is the teacher of own_maps.
+
         Raises:
-            DataError: the disk is full.
+            DataError: the disk is full, or the teacher of a phase that has begun is gone.
         """
         settings = self.settings
         if not settings.cache:
@@ -47,39 +51,44 @@ class PhaseData:
             )
         folders = [self._features(size) for size in self.sizes]
         images = self.images([Transform((self.sizes[0],) * 2)])
-        return CachedImages(folders, images, settings.mirror, self._own_maps(images))
+        return CachedImages(folders, images, settings.mirror, self._own_maps(images, done))
 
-    def images(self, transforms: Sequence[Transform]) -> WebImages:
-        """The photographs and their labels, one transform for each input size."""
-        return WebImages(self.materials.source, self.materials.labeller, transforms, self.config.seed)
+    def images(self, transforms: Sequence[Transform], labeller: Labeller | None = None) -> WebImages:
+        """The photographs and their labels, a transform for each input size; without a labeller the run's."""
+        labeller = labeller or self.materials.labeller
+        return WebImages(self.materials.source, labeller, transforms, self.config.seed)
 
     def _features(self, size: int) -> Path:
         """Where this phase keeps features: other phases with the same frozen weights and size share it."""
-        model, source = self.materials.model, self.materials.source
+        model = self.materials.model
         until = last_frozen(model.trunk, self.settings.train_from)
         mirrored, half = self.settings.mirror > 0, self.config.precision in ("bf16", "fp16")
         kind = model.config
         facts = {
             "model": [kind.backbone, kind.output_stride, kind.fuse, kind.mean, kind.std, until],
             "size": [size, mirrored, half],
-            "images": [len(source), source.name(0), source.name(len(source) - 1)],
+            "images": self.materials.identity.stamp,
         }
         names = [name for name, _ in model.trunk.named_children()]
-        folder = cache_folder(self.kept, model.trunk[: names.index(until) + 1], facts)
-        images = self.images([Transform((size, size))])
+        frozen = model.trunk[: names.index(until) + 1]
+        folder = self.world.from_main(lambda: cache_folder(self.kept, frozen, facts))
+        images = self.images([Transform((size, size))], any_word)
         fill_cache(folder, model, until, images, self.world, mirrored, self.config.data.workers, half)
         return folder
 
-    def _own_maps(self, images: WebImages) -> OwnMaps | None:
+    def _own_maps(self, images: WebImages, done: int) -> OwnMaps | None:
         """Maps of the model as this phase began, which is kept so that a killed run asks the same one."""
         settings, config = self.settings, self.config
         if not settings.own_maps:
             return None
         kept = config.out / f"teacher-{settings.name}"
-        if self.world.is_main and not (kept / "config.json").is_file():
+        if self.world.is_main and not done:  # also where one of an earlier run in this folder was left
             save_whole(self.materials.model, replace(config, further=FurtherConfig()), kept, {})
         self.world.barrier()
         teacher = PhraseLocalizer.from_pretrained(kept, str(self.world.device)).with_settings(prior=0.0)
-        folder = maps_folder(self.kept, teacher, settings.own_map, images, to_dict(config.labels))
+        identity = self.materials.identity
+        data = {"files": identity.stamp, **identity.facts}
+        labels = to_dict(config.labels)
+        folder = self.world.from_main(lambda: maps_folder(self.kept, teacher, settings.own_map, data, labels))
         fill_maps(folder, teacher, settings.own_map, images, self.world)
         return OwnMaps(folder)

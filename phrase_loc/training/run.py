@@ -1,17 +1,24 @@
 """train(config): data and model in, a model folder out, able to stop at any instant and go on the same.
 
 OUT/checkpoint.pt     everything of the run (checkpoint.py)       OUT/metrics.jsonl   figures by step
-OUT/index/            offset indices of the shards                OUT/vocabulary.tsv  the counted words
+OUT/index/            offset indices of the shards                OUT/vocabulary.tsv  the counted words (.key: whence)
 OUT/features-*/       output of a frozen trunk                    OUT/model/, best/   what `query` reads
 OUT/maps-*/, teacher-PHASE/     of a phase with own_maps          OUT/after-PHASE.pt  weights for average_of
+OUT/source.key        digest of the texts                         OUT/.lock           held by the run at work
+
+Every file is written by files.py, whole or not at all (metrics.jsonl grows by lines), so a run that is killed at any
+moment goes on to the same weights.
 """
 
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,9 +27,10 @@ from phrase_loc.config import to_dict
 from phrase_loc.datasets.web_faults import Faults
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
+from phrase_loc.files import lock, remove_leftovers
 from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.text.embeddings import glove_package
 from phrase_loc.training.checkpoint import Checkpoint, check_same_run
+from phrase_loc.training.checks import check
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.export import mean_weights, save_whole
 from phrase_loc.training.journal import Journal
@@ -51,6 +59,9 @@ FREE = frozenset(
     }
 )
 
+#: What versions before 0.2 left behind when they were killed.
+_OLD_LEFTOVER = re.compile(r"\.\d+\.part$")
+
 
 def train(config: TrainConfig, world: World, measure: Measure | None = None) -> Path:
     """Runs or goes on with a training run.
@@ -69,48 +80,73 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    if config.further.words:
-        glove_package(limit=1)  # what the last step needs is missed now, not after the training
-    if world.is_main:
-        claim_folder(config.out)
-    world.barrier()
-    materials = prepare(config, world)
-    run = Run(config, materials, world, measure or measure_of(config))
-    try:
-        run.restore()
-        for number in range(run.state.phase, len(config.run_phases)):
-            run.phase(number)
-        run.release()
-    finally:
-        run.journal.close()
+    check(config, world)
+    with claimed(config.out) if world.is_main else nullcontext():
+        world.barrier()
+        held = read_checkpoint(config, world)
+        materials = prepare(config, world, held.data if held else None)
+        run = Run(config, materials, world, measure or measure_of(config), held)
+        try:
+            run.restore()
+            for number in range(run.state.phase, len(config.run_phases)):
+                run.phase(number)
+            run.release()
+        except KeyboardInterrupt:
+            log.warning("stopped; the same command goes on after step %d", run.saved)
+            raise
+        finally:
+            run.journal.close()
     return config.out / "model"
+
+
+def read_checkpoint(config: TrainConfig, world: World) -> Checkpoint | None:
+    """Where an earlier start of the run has come to; None at its begin.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings.
+        DataError: the checkpoint is damaged, or one of a phase whose weights are to be averaged.
+    """
+    path = config.out / "checkpoint.pt"
+    if not world.from_main(path.exists):
+        return None
+    held = Checkpoint.load(path)
+    # data that are known by their content may lie elsewhere
+    free = FREE | {"data.shards"} if held.data else FREE
+    check_same_run(held.config, to_dict(config), config.out, free)
+    for phase in config.run_phases[: held.phase]:
+        if phase.name in config.average_of and world.is_main:
+            Checkpoint.load(kept_weights(config, phase.name))
+    return held
+
+
+def kept_weights(config: TrainConfig, phase: str) -> Path:
+    """The file of a phase's last weights."""
+    return config.out / f"after-{phase}.pt"
 
 
 class Run:
     """The state between steps, and who writes what when."""
 
-    def __init__(self, config: TrainConfig, materials: Materials, world: World, measure: Measure | None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        materials: Materials,
+        world: World,
+        measure: Measure | None,
+        held: Checkpoint | None,
+    ):
         self.config, self.materials, self.world = config, materials, world
-        self.measure = measure
-        self.path = config.out / "checkpoint.pt"
-        self.state = Checkpoint(config=to_dict(config))
+        self.measure, self.held = measure, held
+        self.state = Checkpoint(to_dict(config), data=materials.identity.facts)
         limit = math.ceil(config.data.max_faults * len(materials.source))
         self.faults = Faults(limit)
         for fault in materials.source.faults:
             self.faults.add(fault)
         samples = len(materials.source)
         self.lengths = [phase_steps(phase, samples) for phase in config.run_phases]
-        self.held = self._read()
-        done = self.held.done if self.held else 0
+        self.saved = held.done if held else 0
         folder = config.out if world.is_main else None
-        self.journal = Journal(folder, sum(self.lengths), done, config.tensorboard)
-
-    def _read(self) -> Checkpoint | None:
-        if not self.path.is_file():
-            return None
-        held = Checkpoint.load(self.path)
-        check_same_run(held.config, self.state.config, self.config.out, FREE)
-        return held
+        self.journal = Journal(folder, sum(self.lengths), self.saved, config.tensorboard)
 
     def restore(self) -> None:
         """The checkpoint's weights and position, or a first checkpoint, which shows that one can be written."""
@@ -119,9 +155,15 @@ class Run:
                 check_space(self.config.out, self.materials.model)
             self._save(None)
             return
+        self.held.config, self.held.data = self.state.config, self.state.data
         self.state = self.held
-        self.state.config = to_dict(self.config)
-        self.materials.model.load_state_dict(self.held.model)
+        try:
+            self.materials.model.load_state_dict(self.held.model)
+        except RuntimeError:
+            raise DataError(
+                f"the checkpoint in {self.config.out} holds another network than the settings describe; give another "
+                "out folder, or delete that one"
+            ) from None
         self.faults.seen |= {(kind, name) for kind, name in self.held.faults}
         log.info(
             "going on after step %d (phase %d, step %d)", self.held.done, self.held.phase, self.held.step
@@ -142,12 +184,9 @@ class Run:
             phase.average.swap(self.materials.model)
         if settings.name in self.config.average_of and self.world.is_main:
             weights = self.materials.model.state_dict()
-            Checkpoint(self.state.config, model=weights).save(self._kept(settings.name))
+            Checkpoint(self.state.config, model=weights).save(kept_weights(self.config, settings.name))
         self.state.phase, self.state.step = number + 1, 0
         self._save(None)
-
-    def _kept(self, name: str) -> Path:
-        return self.config.out / f"after-{name}.pt"
 
     def _after(self, phase: Phase, step: Step) -> None:
         config, done, last = self.config, self.state.done, step.number == phase.total
@@ -195,15 +234,16 @@ class Run:
             state.optimizer = phase.optimizer.state_dict() if phase else {}
             state.scaler = phase.scaler.state_dict() if phase else {}
             state.average = phase.average.state() if phase and phase.average else {}
-            state.save(self.path)
+            state.save(self.config.out / "checkpoint.pt")
         self.world.barrier()
+        self.saved = state.done
         self.faults.check(len(state.faults))
 
     def release(self) -> None:
         """Writes the model folder and says what was skipped."""
         if self.world.is_main:
             found = {"faults": self._all_faults(), **self.state.best}
-            kept = [Checkpoint.load(self._kept(name)).model for name in self.config.average_of]
+            kept = [Checkpoint.load(kept_weights(self.config, name)).model for name in self.config.average_of]
             if kept:
                 self.materials.model.load_state_dict(mean_weights(kept))
             save_whole(self.materials.model, self.config, self.config.out / "model", found)
@@ -211,24 +251,35 @@ class Run:
         self.world.barrier()
 
 
-def claim_folder(folder: Path) -> None:
-    """Makes the run's folder and shows that files can be written there.
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Holds the run's folder, made if need be, as this run's own, shows that it can be written and clears it.
 
     Raises:
-        DataError: they cannot.
+        DataError: it cannot be written, or another run is at work there.
     """
+    full = f"the out folder {folder} cannot be written: %s; give another out="
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0" * 4096)
             file.flush()
             os.fsync(file.fileno())
-        for leftover in folder.glob("*.part"):
-            leftover.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"the out folder {folder} cannot be written: {error.strerror}; give another out="
-        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise DataError(full % (getattr(error, "strerror", None) or error)) from None
+    with lock(
+        folder / ".lock", f"another training is at work in {folder}; wait for it, or give another out="
+    ):
+        try:
+            for place in (folder, folder / "index"):
+                if place.is_dir():
+                    remove_leftovers(place)
+            for path in folder.iterdir():
+                if _OLD_LEFTOVER.search(path.name):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError as error:
+            raise DataError(full % error.strerror) from None
+        yield
 
 
 def check_space(folder: Path, model: TextToRegion) -> None:

@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phrase_loc.distributed import World
+from phrase_loc.errors import DataError, choose
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from phrase_loc.evaluation.config import EvaluateConfig
 
 #: The model as it is, all processes -> figures, higher is better, the same everywhere.
 Measure = Callable[[TextToRegion, World], dict[str, float]]
@@ -18,16 +23,12 @@ def measure_of(config: TrainConfig) -> Measure | None:
     return lambda model, world: measure(config, model, world)
 
 
-def measure(config: TrainConfig, model: TextToRegion, world: World) -> dict[str, float]:
-    """'protocol/metric' -> value on the validation images, which the processes share between them."""
-    from phrase_loc.evaluation import procedure
+def plan_of(config: TrainConfig) -> "EvaluateConfig":
+    """The evaluation that `config.validation` asks for."""
     from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
-    from phrase_loc.localizer import Inference, PhraseLocalizer
-    from phrase_loc.models.assembly import folded
 
     asked = config.validation
-    settings = Inference.from_dict({**model.config.inference, **config.inference})
-    plan = EvaluateConfig(
+    return EvaluateConfig(
         data=DataConfig(root=Path(asked.root), split=asked.split),
         protocols=list(asked.protocols),
         output=config.out / "validation.json",
@@ -35,11 +36,45 @@ def measure(config: TrainConfig, model: TextToRegion, world: World) -> dict[str,
         limit=asked.limit,
         resume=False,
     )
-    evaluation = procedure.evaluate(plan, world, PhraseLocalizer(folded(model).float(), settings))
+
+
+def check_validation(config: TrainConfig) -> None:
+    """Refuses what the first measurement would stumble over; without annotated images there is none.
+
+    Raises:
+        ConfigError: an unknown protocol, split or figure.
+        DataError: no annotations there.
+    """
+    asked = config.validation
+    if not asked.root:
+        return
+    from phrase_loc.datasets import DATASETS
+    from phrase_loc.evaluation import localization
+
+    plan = plan_of(config)
+    protocols = plan.chosen_protocols()
+    localization.check(protocols, plan.held_out)
+    figures = [f"{protocol.name}/{metric}" for protocol in protocols for metric in protocol.metrics]
+    choose(dict.fromkeys(figures), asked.metric, "figure in validation.metric")
+    if not len(DATASETS[plan.data.name](root=plan.data.root, split=plan.data.split)):
+        raise DataError(f"validation.root {asked.root} has no image in split {asked.split!r}; check both")
+
+
+def measure(config: TrainConfig, model: TextToRegion, world: World) -> dict[str, float]:
+    """'protocol/metric' -> value on the validation images, which the processes share between them."""
+    from phrase_loc.evaluation import procedure
+    from phrase_loc.localizer import Inference, PhraseLocalizer
+    from phrase_loc.models.assembly import folded
+
+    settings = Inference.from_dict({**model.config.inference, **config.inference})
+    localizer = PhraseLocalizer(folded(model).float(), settings)
+    evaluation = procedure.evaluate(plan_of(config), world, localizer)
     figures = {}
     for protocol in evaluation.plan.protocols:
         for metric in protocol.metrics:
             row = evaluation.rows.row(protocol, evaluation.asked[0], metric)
             figures[f"{protocol.name}/{metric}"] = float(row["value"])
-    evaluation.progress.clear()
+    world.barrier()  # until then another process may read the results of single images
+    if world.is_main:
+        evaluation.progress.clear()
     return figures
