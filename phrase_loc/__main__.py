@@ -6,9 +6,11 @@ failure is a bug of ours and keeps its traceback.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from phrase_loc import __version__
@@ -38,18 +40,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(action: Callable[[], int | None]) -> int:
-    """Run a door's action: PhraseLocError -> one sentence and 2; Ctrl-C -> 130; a closed pipe -> 0."""
+    """Run a door's action: PhraseLocError -> one sentence and 2; Ctrl-C -> 130; a closed pipe -> 0.
+
+    What is printed reaches the reader within it: a pipe that was closed is no error, a full disk is one sentence.
+    Characters that a terminal lacks are escaped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    code = 0
+    try:
+        try:
+            code = _ended(action)
+        except SystemExit:  # of argparse, which has said why
+            _flush()
+            raise
+        _flush()
+        return code
+    except OSError as error:
+        if not _is_of_the_output():
+            raise
+        if isinstance(error, BrokenPipeError):
+            return code
+        _say(f"error: the output cannot be printed ({error.strerror}); free space there or print elsewhere")
+        return 2
+
+
+def _ended(action: Callable[[], int | None]) -> int:
+    """The exit code of an action; what it refuses is said on stderr."""
     try:
         return action() or 0
     except PhraseLocError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # as it is without a terminal
+        sys.stdout.flush()
+
+
+def _is_of_the_output() -> bool:
+    """Whether stdout or stderr fails; it is turned away then, so that it does not fail again at Python's end."""
+    failed = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            failed = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return failed
+
+
+def _say(sentence: str) -> None:
+    with suppress(OSError):  # nobody reads it
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def _dispatch(arguments: list[str]) -> int | None:

@@ -3,6 +3,7 @@
 Nothing here is needed to find a box; pandas and matplotlib are imported when they are asked for.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,24 +26,28 @@ if TYPE_CHECKING:
 def to_dict(prediction: Prediction) -> dict[str, Any]:
     """One answer with the keys of `phrase-loc query --json`, in pixels of the original image.
 
-    Pixels are rounded to hundredths; `peak` is None and `boxes` [] when no word is known, `present` is None
-    when the noun is not, and `note` when there is nothing to say.
+    Pixels are rounded to hundredths; `peak` is None and `boxes` [] when no word is known, `present` is None when the
+    noun is not, and `note` when there is nothing to say. JSON has no NaN: a number that is not finite is None.
     """
     peak = prediction.peak
     return {
         "phrase": prediction.phrase,
         "words": [
-            {"word": w.written, "known": w.known, "weight": round(w.weight, 4), "read_as": w.read_as}
+            {"word": w.written, "known": w.known, "weight": _rounded(w.weight, 4), "read_as": w.read_as}
             for w in prediction.words
         ],
         "note": prediction.note,
-        "present": None if prediction.present is None else round(prediction.present, 4),
-        "peak": None if peak is None else [round(v, 2) for v in peak.tolist()],
+        "present": None if prediction.present is None else _rounded(prediction.present, 4),
+        "peak": None if peak is None else [_rounded(v, 2) for v in peak.tolist()],
         "boxes": [
-            {"xyxy": [round(v, 2) for v in box], "score": round(score, 6)}
+            {"xyxy": [_rounded(v, 2) for v in box], "score": _rounded(score, 6)}
             for box, score in zip(prediction.boxes.tolist(), prediction.scores.tolist(), strict=True)
         ],
     }
+
+
+def _rounded(value: float, digits: int) -> float | None:
+    return round(value, digits) if math.isfinite(value) else None
 
 
 def to_frame(predictions: Sequence[Prediction]) -> "DataFrame":

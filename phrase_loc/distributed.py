@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from phrase_loc.errors import ConfigError
+from phrase_loc.errors import ConfigError, PhraseLocError
 
 _GPUS = {"cuda": "CUDA devices", "mps": "Apple GPU", "xpu": "Intel GPU"}
 T = TypeVar("T")
@@ -51,8 +51,19 @@ class World:
         return values
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What the main process makes, everywhere: a look at files that may change between two processes' looks."""
-        made = self.gather(make() if self.is_main else None)[0]
+        """What the main process makes, everywhere: a look at files that may change between two processes' looks.
+
+        What it refuses is refused by all, so that none waits for the others.
+        """
+        made, refusal = None, None
+        if self.is_main:
+            try:
+                made = make()
+            except PhraseLocError as error:
+                refusal = error
+        made, refusal = self.gather((made, refusal))[0]
+        if refusal is not None:
+            raise refusal
         return cast(T, made)
 
     def gather_rows(self, rows: Tensor) -> Tensor:

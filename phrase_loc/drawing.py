@@ -4,6 +4,7 @@
 and the words under it. Colours are `COLOURS`, told apart also by people who do not see red or green.
 """
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from phrase_loc import files
 from phrase_loc.errors import DataError
 
 if TYPE_CHECKING:  # structures shows itself by this module
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # structures shows itself by this module
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
 PANEL = 512  # longest side of one panel, in pixels
+_CAPTION = 200  # characters of a phrase that are tried
 
 
 def overlay(
@@ -93,25 +96,43 @@ def glow(image: Image.Image, heat: Tensor, strength: float = 0.65) -> Image.Imag
     )
 
 
+def picture_format(path: str | os.PathLike) -> str:
+    """Pillow's name of the format that the ending of `path` asks for.
+
+    Raises:
+        DataError: Pillow cannot write that ending, or something that is no file has the name.
+    """
+    target = Path(path)
+    name = Image.registered_extensions().get(target.suffix.lower(), "")
+    try:  # to be registered is not enough: some formats are read alone, some hold no colours
+        Image.new("RGB", (16, 16)).save(io.BytesIO(), format=name)
+    except Exception:
+        raise DataError(
+            f"cannot write {target}: the file name must end like an image that can be written, such as .png or .jpg"
+        ) from None
+    if target.exists() and not target.is_file():
+        raise DataError(f"cannot write {target}: it is a folder or a device; name a file")
+    return name
+
+
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
     """Write a picture whole or not at all; the ending of `path` gives the format.
 
     Raises:
         DataError: the folder is missing or not writable, or the ending is no image format.
     """
-    target = Path(path)
-    known = Image.registered_extensions().get(target.suffix.lower())
-    if known is None:
-        raise DataError(f"cannot write {target}: the file name must end like an image, such as .png or .jpg")
-    part = target.with_name(f".{target.name}.part{os.getpid()}")
+    target, content = Path(path), io.BytesIO()
+    name = picture_format(target)
     try:
-        picture.save(part, format=known)
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
+        picture.save(content, format=name)
+    except Exception as error:  # each encoder has its own errors and its own greatest size
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(
-            f"cannot write {target}: {error.strerror or error}; choose a folder that exists"
+            f"cannot write {target} as {name} of {picture.width} x {picture.height} pixels ({reason}); name a .png"
         ) from None
+    if not target.parent.is_dir():
+        raise DataError(f"cannot write {target}: its folder does not exist; choose a folder that exists")
+    files.write_bytes(target, content.getvalue(), "choose a folder that can be written")
 
 
 #: black, dark red, orange, yellow, near white: brightness alone already orders it.
@@ -141,7 +162,8 @@ def _with_caption(picture: Image.Image, prediction: "Prediction") -> Image.Image
     sheet = Image.new("RGB", (picture.width, picture.height + 26), "white")
     sheet.paste(picture, (0, 0))
     font = ImageFont.load_default(size=15)
-    text = f"{prediction.phrase}  ({note})" if note else prediction.phrase
+    phrase = " ".join(prediction.phrase.encode("utf-8", "replace").decode().split())[:_CAPTION]
+    text = f"{phrase}  ({note})" if note else phrase
     while len(text) > 8 and font.getlength(text) > picture.width - 12:
         text = text[:-2].rstrip(".") + "."
     ImageDraw.Draw(sheet).text((6, picture.height + 4), text, fill="black", font=font)

@@ -129,14 +129,18 @@ def writing_folder(
     _observe("after", folder)
 
 
-def remove_leftovers(folder: Path, age: float = 0.0) -> None:
+def remove_leftovers(folder: Path, age: float = 0.0, name: str | None = None) -> None:
     """Removes what killed processes left half written in a folder.
 
     Args:
         folder: that this process owns (see `lock`), or one that several share.
         age: seconds since the last change; in a shared folder longer than any process writes at a file.
+        name: of the one file whose leftovers are meant, None for all; for a file that this process owns.
     """
     for path in folder.iterdir():
+        found = _TEMPORARY.match(path.name) or _REPLACED.match(path.name)
+        if name is not None and (found is None or found["name"] != name):
+            continue
         if age and time.time() - path.lstat().st_mtime < age:
             continue
         replaced = _REPLACED.match(path.name)
@@ -144,6 +148,14 @@ def remove_leftovers(folder: Path, age: float = 0.0) -> None:
             path.rename(path.with_name(replaced["name"]))
         elif replaced or _TEMPORARY.match(path.name):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def same_file(one: str | os.PathLike, other: str | os.PathLike) -> bool:
+    """Whether two paths lead to one file that exists, however they are written: links, `..`, another case."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

@@ -4,28 +4,32 @@ A question is an image and its phrases; an answer is the object that `phrase-loc
 line (JSON Lines), or {"image", "error"} for a photograph that could not be read. Decoding runs in worker
 processes, the network in batches. Each process of `torchrun` takes every size-th question and writes a part
 of its own; the first one joins the parts in the order of the questions. A run that was interrupted continues
-where its parts end.
+where its parts end: `answer_file` knows what they belong to.
 """
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from phrase_loc import __version__, answer_file, files
+from phrase_loc.answer_file import Run
 from phrase_loc.display import to_dict
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.images import load_image
+from phrase_loc.images import IMAGE_ENDINGS, load_image
 from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared, prepare
+from phrase_loc.models.digest import model_digest
+from phrase_loc.photographs import photographs_in
+from phrase_loc.proposals import Source
 from phrase_loc.tables import image_path, open_table
-
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +40,21 @@ class Question:
     phrases: tuple[str, ...]
 
 
-def questions_of(source: Path, phrases: Sequence[str]) -> list[Question]:
+def questions_of(
+    source: Path, phrases: Sequence[str], note: Callable[[str], None] = lambda _: None
+) -> list[Question]:
     """The questions in a folder of photographs, a table or one photograph.
 
     Args:
         source: a folder (searched below as well), a .csv or .parquet table with the columns `image` and
             `phrase` (paths relative to the table), or an image file.
         phrases: asked of every photograph; a table brings its own.
+        note: told what of a folder is left out.
 
     Raises:
         DataError: nothing to ask about, a column is missing.
     """
-    if source.suffix.lower() in {".csv", ".parquet"}:
+    if source.suffix.lower() in {".csv", ".parquet"} and not source.is_dir():
         if phrases:
             raise ConfigError(f"the table {source} brings its own phrases; leave out {phrases[0]!r}")
         return _table(source)
@@ -56,24 +63,30 @@ def questions_of(source: Path, phrases: Sequence[str]) -> list[Question]:
             f"expected phrases for {source}: give them after it, or --phrases FILE with one a line"
         )
     if not source.is_dir():
+        if not source.exists():
+            raise DataError(f"image file {source} does not exist; check the path")
         return [Question(str(source), tuple(phrases))]
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
-    if not found:
+    listing = photographs_in(source)
+    for sentence in listing.notes:
+        note(sentence)
+    if not listing.photographs:
         raise DataError(f"no image was found in {source} (looked for {', '.join(sorted(IMAGE_ENDINGS))})")
-    return [Question(str(path), tuple(phrases)) for path in found]
+    return [Question(str(path), tuple(phrases)) for path in listing.photographs]
 
 
 def read_phrases(path: Path) -> tuple[str, ...]:
-    """One phrase a line; empty lines are passed over."""
+    """One phrase a line, as it stands; empty lines are passed over."""
+    what = "the file of phrases"
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors put a mark in front
-    except UnicodeDecodeError:
-        raise DataError(f"the file of phrases {path} is no UTF-8 text; save it as UTF-8") from None
-    except OSError as error:
-        raise DataError(f"the file of phrases {path} cannot be read: {error.strerror}") from None
-    phrases = tuple(line.strip() for line in lines if line.strip())
+        piped = os.fspath(path).startswith("/dev/") and path.is_fifo()  # a shell's <(...), or /dev/stdin
+        text = path.read_text(encoding="utf-8-sig") if piped else files.read_text(path, what)
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{what} {path} cannot be read as UTF-8 text; save it as a file") from None
+    if "\0" in text:
+        raise DataError(f"{what} {path} holds null characters and is no UTF-8 text; save it as UTF-8")
+    phrases = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not phrases:
-        raise DataError(f"the file of phrases {path} is empty; write one phrase a line")
+        raise DataError(f"{what} {path} is empty; write one phrase a line")
     return phrases
 
 
@@ -85,42 +98,121 @@ def answer_many(
     top_k: int = 5,
     batch_size: int = 8,
     workers: int = 0,
+    overwrite: bool = False,
     world: World = World(),  # noqa: B008 - a frozen value
 ) -> dict[str, int]:
     """Answer all questions into `output` (.jsonl or .parquet); how many were answered, resumed, refused.
 
+    Args:
+        localizer: that answers; its own source proposes the boxes.
+        questions: the same on all processes.
+        output: a finished file of the same run is left as it is, one of another run is refused.
+        top_k: boxes a phrase.
+        batch_size: photographs at once.
+        workers: decoding processes, 0 to decode in this one.
+        overwrite: replace what is in `output`, whatever it belongs to.
+        world: the processes that share the questions.
+
     Raises:
         ConfigError: `output` has another ending, or parquet is asked for without pyarrow.
-        DataError: the folder of `output` is missing or not writable.
+        DataError: the folder of `output` is missing or not writable, `output` belongs to something else, or
+            another process is writing it.
     """
-    if output.suffix not in {".jsonl", ".parquet"}:
-        raise ConfigError(f"the output must end in .jsonl or .parquet, got {output.name!r}")
+    answer_file.check_place(output)
     if output.suffix == ".parquet":
         _require_pyarrow()
-    part = output.with_name(f".{output.name}.part{world.rank}of{world.size}")
-    mine = list(range(world.rank, len(questions), world.size))
-    done = _resume(part, [questions[i] for i in mine])
-    counts = {"answered": 0, "resumed": done, "refused": 0}
-    loader = DataLoader(
-        _Decoded([questions[i] for i in mine[done:]], localizer.settings),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_as_list,
-    )
-    bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
-    with _opened(part) as lines, bar:
-        for batch in loader:
-            for answer in _answers(localizer, batch, top_k):
-                counts["refused" if "error" in answer else "answered"] += 1
-                lines.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            lines.flush()
-            bar.update(len(batch))
-    world.barrier()
-    if world.is_main:
-        _join(output, len(questions), world.size)
-    world.barrier()
-    totals = world.sum(torch.tensor(list(counts.values())))
+    run = Run(settings_of(localizer, top_k, world.size), tuple(map(_fingerprint, questions)))
+    mine = range(world.rank, len(questions), world.size)
+    with _claimed(output, run, overwrite, world) as finished:
+        if finished:
+            return {"answered": 0, "resumed": len(questions), "refused": 0}
+        part = answer_file.part_path(output, world.rank, world.size)
+        held = answer_file.read_run(output)
+        done = answer_file.resume(part, held, run, [q.image for q in questions], mine)
+        world.barrier()
+        if world.is_main:
+            answer_file.write_run(output, run)
+        world.barrier()
+        decoded = _Decoded([questions[i] for i in mine[done:]], localizer.settings, localizer.source)
+        counts = {"answered": 0, "resumed": done, "refused": 0}
+        part.touch()
+        bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
+        with bar:
+            for batch in _batches(decoded, batch_size, workers):
+                answers = list(_answers(localizer, batch, top_k))
+                refused = sum("error" in answer for answer in answers)
+                counts["refused"] += refused
+                counts["answered"] += len(answers) - refused
+                files.append_text(part, "".join(map(_line, answers)), answer_file.ADVICE)
+                bar.update(len(batch))
+        world.barrier()
+        if world.is_main:
+            answer_file.join(output, run, world.size)
+        world.barrier()
+    totals = world.sum(torch.tensor(list(counts.values()), device=world.device))
     return dict(zip(counts, totals.tolist(), strict=True))
+
+
+def settings_of(localizer: PhraseLocalizer, top_k: int, processes: int = 1) -> dict[str, Any]:
+    """All that an answer depends on but photograph and phrase, as JSON values."""
+    settings = json.loads(json.dumps(asdict(localizer.settings)))
+    first = {"method": settings.pop("method"), "top-k": top_k, "model": model_digest(localizer.model)}
+    return first | settings | {"processes": processes, "version": __version__}
+
+
+def _fingerprint(question: Question) -> str:
+    """Another one when the photograph's file was replaced, or other phrases are asked."""
+    try:
+        file = files.fingerprint(question.image)
+    except (OSError, ValueError):  # it is not there: its answer will be a sentence
+        file = []
+    return files.digest(json.dumps([file, question.image, question.phrases]).encode())[:12]
+
+
+@contextmanager
+def _claimed(output: Path, run: Run, overwrite: bool, world: World) -> Iterator[bool]:
+    """Holds the output for all processes of this run; whether it is finished already.
+
+    The first process looks and says no; the others end without a word.
+    """
+    refusal, finished = None, False
+    sentence = f"another process is writing {output}; wait for it, or give another --output"
+    with ExitStack() as stack:
+        if world.is_main:
+            try:
+                stack.enter_context(files.lock(answer_file.lock_path(output), sentence))
+                finished = answer_file.is_finished(output, run, overwrite)
+            except DataError as error:
+                refusal = error
+        told = world.sum(
+            torch.tensor([refusal is not None, finished], dtype=torch.int64, device=world.device)
+        )
+        if refusal is not None:
+            raise refusal
+        if told[0]:
+            raise SystemExit(2)
+        yield bool(told[1])
+
+
+def _batches(decoded: "_Decoded", size: int, workers: int) -> Iterator[list["_Item"]]:
+    """The photographs in their order; a decoding process that dies is one sentence."""
+    loader = DataLoader(decoded, batch_size=size, num_workers=workers, collate_fn=_as_list)
+    batches, first = iter(loader), 0
+    while True:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            name = decoded.questions[first].image
+            raise DataError(
+                f"a decoding process was killed at or after {name}, perhaps for want of memory; give fewer --workers "
+                "(0 decodes without) or a smaller --batch-size, the same command goes on"
+            ) from None
+        if batch is None:
+            return
+        first += len(batch)
+        yield batch
 
 
 def _answers(localizer: PhraseLocalizer, batch: list["_Item"], top_k: int) -> Iterator[dict]:
@@ -145,8 +237,8 @@ class _Item:
 class _Decoded(Dataset):
     """Photographs made ready for the network; a broken one brings its sentence."""
 
-    def __init__(self, questions: list[Question], settings: Inference):
-        self.questions, self.settings = questions, settings
+    def __init__(self, questions: list[Question], settings: Inference, source: Source):
+        self.questions, self.settings, self.source = questions, settings, source
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -154,7 +246,7 @@ class _Decoded(Dataset):
     def __getitem__(self, index: int) -> _Item:
         question = self.questions[index]
         try:
-            return _Item(question, prepare(load_image(question.image), self.settings))
+            return _Item(question, prepare(load_image(question.image), self.settings, source=self.source))
         except DataError as error:
             return _Item(question, None, str(error))
 
@@ -163,80 +255,8 @@ def _as_list(items: list[_Item]) -> list[_Item]:
     return items
 
 
-def _opened(part: Path) -> TextIO:
-    try:
-        return part.open("a", encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"cannot write in {part.parent}: {error.strerror}; choose a folder that exists"
-        ) from None
-
-
-def _resume(part: Path, questions: Sequence[Question]) -> int:
-    """How many leading questions `part` answers already; a torn or foreign tail is cut off."""
-    if not part.exists():
-        return 0
-    kept = []
-    for line, question in zip(part.read_bytes().split(b"\n"), questions, strict=False):
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            break
-        asked = [p["phrase"] for p in answer.get("predictions", [])]
-        if answer.get("image") != question.image or (
-            "error" not in answer and asked != list(question.phrases)
-        ):
-            break
-        kept.append(line + b"\n")
-    whole = part.with_name(part.name + ".whole")
-    whole.write_bytes(b"".join(kept))
-    whole.replace(part)
-    return len(kept)
-
-
-def _join(output: Path, total: int, size: int) -> None:
-    parts = [output.with_name(f".{output.name}.part{rank}of{size}") for rank in range(size)]
-    files = [part.open(encoding="utf-8") for part in parts]
-    whole = output.with_name(f".{output.name}.whole")
-    with whole.open("w", encoding="utf-8") as joined:
-        for number in range(total):
-            joined.write(files[number % size].readline())
-    for file in files:
-        file.close()
-    if output.suffix == ".parquet":
-        _to_parquet(whole, output)
-    else:
-        whole.replace(output)
-    for leftover in [*parts, whole]:
-        leftover.unlink(missing_ok=True)
-
-
-def _to_parquet(lines: Path, output: Path) -> None:
-    """One row a phrase: image, width, height, error, phrase, present, peak, boxes, scores."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    numbers = pa.list_(pa.float32())
-    columns = {"image": pa.string(), "width": pa.int32(), "height": pa.int32(), "error": pa.string()}
-    columns |= {"phrase": pa.string(), "present": pa.float32(), "peak": numbers, "boxes": pa.list_(numbers)}
-    schema = pa.schema(list((columns | {"scores": numbers}).items()))
-    part = output.with_name(f".{output.name}.{os.getpid()}")
-    with pq.ParquetWriter(part, schema) as writer, lines.open(encoding="utf-8") as file:
-        for line in file:
-            writer.write_table(pa.Table.from_pylist(_rows(json.loads(line)), schema=schema))
-    part.replace(output)
-
-
-def _rows(answer: dict) -> list[dict]:
-    if "error" in answer:
-        return [{"image": answer["image"], "error": answer["error"]}]
-    shared = {"image": answer["image"], "width": answer["size"][0], "height": answer["size"][1]}
-    return [
-        shared
-        | {key: p[key] for key in ("phrase", "present", "peak")}
-        | {"boxes": [b["xyxy"] for b in p["boxes"]], "scores": [b["score"] for b in p["boxes"]]}
-        for p in answer["predictions"]
-    ]
+def _line(answer: dict) -> str:
+    return json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _table(path: Path) -> list[Question]:

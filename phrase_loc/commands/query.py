@@ -5,9 +5,11 @@ A folder or a table of (image, phrase) pairs streams through `phrase_loc.streami
 
 import argparse
 import json
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="answers as .jsonl or .parquet (default: predictions.jsonl); an interrupted run continues",
     )
     many.add_argument(
+        "--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers"
+    )
+    many.add_argument(
         "--batch-size", type=_positive, default=8, metavar="N", help="images at once (default: %(default)s)"
     )
     many.add_argument(
@@ -64,17 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer, print, draw."""
     _check(args)
-    if not all(phrase.strip() for phrase in args.phrases):
-        raise ConfigError("expected phrases such as 'a red hat', got an empty one; leave it out")
-    phrases = _separated(args.phrases)
-    if args.phrase_file:
-        from phrase_loc.streaming import read_phrases
-
-        phrases += read_phrases(Path(args.phrase_file))
+    phrases = _phrases(args)
     if Path(args.image).is_dir() or Path(args.image).suffix.lower() in TABLES or args.output:
         return _query_many(args, phrases)
     if not phrases:
         raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
+    if args.overwrite:
+        raise ConfigError("--overwrite is for the file of --output; leave it out")
     return _query_one(args, phrases)
 
 
@@ -84,6 +85,31 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("expected an image file or a folder, got an empty name")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", args.image):
         raise ConfigError(f"{args.image} is an address; download the photograph and name its file")
+    for phrase in args.phrases:
+        if not phrase.strip():
+            raise ConfigError("expected phrases such as 'a red hat', got an empty one; leave it out")
+        if not phrase.isascii() and re.search(
+            "[\ud800-\udfff]", phrase
+        ):  # bytes that Python could not decode
+            raise ConfigError(f"expected phrases in UTF-8, got {phrase!r}; set the terminal to UTF-8")
+
+
+def _phrases(args: argparse.Namespace) -> list[str]:
+    """Those of the command line, parted as on the page, and those of the file, one a line."""
+    from phrase_loc.image_inputs import IMAGE_ENDINGS
+
+    for phrase in args.phrases:
+        if Path(phrase).suffix.lower() in IMAGE_ENDINGS and os.path.isfile(phrase):
+            raise ConfigError(
+                f"{phrase} is an image file, and phrases stand behind the photograph; ask one photograph, "
+                "or put them into a folder and name that"
+            )
+    phrases = _separated(args.phrases)
+    if args.phrase_file:
+        from phrase_loc.streaming import read_phrases
+
+        phrases += read_phrases(Path(args.phrase_file))
+    return phrases
 
 
 def _separated(arguments: "Sequence[str]") -> list[str]:
@@ -104,7 +130,7 @@ def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
     from phrase_loc.images import load_image
     from phrase_loc.profiling import watching
 
-    with watching() as watch:
+    with watching() as watch, _overlay_place(args) as place:
         image = load_image(args.image)
         with watch("import and load"):
             from phrase_loc.localizer import PhraseLocalizer
@@ -114,10 +140,12 @@ def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
                 localizer = localizer.with_settings(method=args.method)
         scene = localizer.look(image)
         predictions = localizer.locate(scene, phrases, top_k=args.top_k)
-        if args.overlay:
-            with watch("draw"):
-                _draw(localizer, image, scene, predictions, args.overlay)
         _print(args, image.size, predictions)
+        if place is not None:  # after the answers, which a full disk does not take away
+            with watch("draw"):
+                _draw(localizer, image, scene, predictions, place)
+            if not args.json:
+                print(f"overlay written to {args.overlay}")
         if args.profile:
             print(watch.table(), file=sys.stderr)
     return 0
@@ -129,13 +157,20 @@ def _query_many(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
             raise ConfigError(
                 f"{option} is for one photograph without --output; the answers go to a file here"
             )
+    from phrase_loc.answer_file import check_place
     from phrase_loc.distributed import session
     from phrase_loc.localizer import PhraseLocalizer
     from phrase_loc.streaming import answer_many, questions_of
 
-    output = Path(args.output or "predictions.jsonl")
-    questions = questions_of(Path(args.image), phrases)
+    output = _behind_link(args.output or "predictions.jsonl")
+    check_place(output)
     with session(args.device) as world:
+        # the first process looks: a photograph may come or go between two looks
+        notes: list[str] = []
+        questions = world.from_main(lambda: questions_of(Path(args.image), phrases, notes.append))
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        _refuse_input(output, [args.image, args.phrase_file, *(q.image for q in questions)])
         localizer = PhraseLocalizer.from_pretrained(args.model, device=str(world.device))
         if args.method:
             localizer = localizer.with_settings(method=args.method)
@@ -146,6 +181,7 @@ def _query_many(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
             top_k=args.top_k,
             batch_size=args.batch_size,
             workers=args.workers,
+            overwrite=args.overwrite,
             world=world,
         )
         if world.is_main:
@@ -154,12 +190,46 @@ def _query_many(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
     return 0
 
 
+@contextmanager
+def _overlay_place(args: argparse.Namespace) -> Iterator[Path | None]:
+    """Where the overlay goes, held against other processes; None without one."""
+    if not args.overlay:
+        yield None
+        return
+    from phrase_loc.drawing import picture_format
+    from phrase_loc.files import lock
+
+    place = _behind_link(args.overlay)
+    picture_format(place)
+    _refuse_input(place, [args.image, args.phrase_file])
+    with ExitStack() as held:
+        if os.access(place.parent, os.W_OK):  # elsewhere it is said after the answers
+            sentence = f"another process is writing {place}; wait for it, or give another --overlay"
+            held.enter_context(lock(place.with_name(f".{place.name}.lock"), sentence))
+        yield place
+
+
+def _behind_link(path: str) -> Path:
+    """The file itself: a new one is renamed into its place, and the link stays."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
+def _refuse_input(place: Path, inputs: Iterable[str | None]) -> None:
+    from phrase_loc.files import same_file
+
+    for path in inputs if place.exists() else ():
+        if path and same_file(place, path):
+            raise ConfigError(
+                f"{place} is read by this command and would be overwritten; give another output"
+            )
+
+
 def _draw(
     localizer: "PhraseLocalizer",
     image: "Image",
     scene: "Scene",
     predictions: "Sequence[Prediction]",
-    path: str,
+    path: Path,
 ) -> None:
     import torch
 
@@ -188,13 +258,14 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
         elif p.note:
             print(f"note: {p.phrase!r}: {p.note}", file=sys.stderr)
     if args.json:
-        print(json.dumps(to_json(args.image, size, predictions), ensure_ascii=False))
+        # escapes for what the terminal lacks are JSON's own
+        unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+        answer = to_json(args.image, size, predictions)
+        print(json.dumps(answer, ensure_ascii=not unicode, allow_nan=False))
         return
     print(f"{args.image}  {size[0]} x {size[1]} pixels")
     for p in predictions:
         print(f"  {_line(p)}")
-    if args.overlay:
-        print(f"overlay written to {args.overlay}")
 
 
 def _line(prediction: "Prediction") -> str:
