@@ -204,7 +204,6 @@ async function copyLink() {
 
 async function restore() {
   const given = new URLSearchParams(location.hash.slice(1));
-  if (given.get("token")) server.setToken(given.get("token"));
   state.model = await work("Starting …", server.model, restore);
   if (!state.model) return;
   menus();
