@@ -1,0 +1,66 @@
+"""Makes phrase_loc/text/lists/words.txt.xz, the words of English that are never taken for misspellings.
+
+    apt-get download wamerican-large wbritish-large wordnet-base    # SCOWL 2020.12.07 up to size 70, WordNet 3.0
+    for package in *.deb; do dpkg-deb -x $package lists; done
+    python benchmarks/word_list.py lists/usr/share
+
+One dictionary form a line, five to fourteen letters without marks; adjectives of any length end in '+': what
+WordNet has as an adjective alone, or has seen more often as one than as a noun.
+"""
+
+import lzma
+import re
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+from phrase_loc.text.words import canonical
+
+OUT = Path(__file__).parents[1] / "phrase_loc/text/lists/words.txt.xz"
+
+
+def main(share: Path) -> None:
+    nouns, adjectives, others = (set(lemmas(share, *parts)) for parts in (["noun"], ["adj"], ["verb", "adv"]))
+    spelt = {
+        plain(word)
+        for name in ("american-english-large", "british-english-large")
+        for word in (share / "dict" / name).read_text(encoding="utf-8").split()
+        if "'" not in word
+    }
+    seen = senses(share)
+    mainly = {w for w in adjectives if w not in nouns or seen[w, "a"] > seen[w, "n"]}
+    words = {w for w in spelt | nouns | adjectives | others if re.fullmatch("[a-z]{5,14}", w)}
+    words = {w for w in words if canonical(w) == w or canonical(w) not in words}
+    short = {w for w in mainly if re.fullmatch("[a-z]{2,4}", w)} & spelt
+    lines = sorted(w + "+" * (w in mainly) for w in words | short)
+    text = "\n".join(["", *lines, ""])
+    OUT.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+    print(f"{len(lines)} words, {sum(w.endswith('+') for w in lines)} adjectives, {OUT.stat().st_size} bytes")
+
+
+def lemmas(share: Path, *parts: str) -> list[str]:
+    """The single words of WordNet's indices."""
+    rows = [
+        row for part in parts for row in (share / "wordnet" / f"index.{part}").read_text("utf-8").splitlines()
+    ]
+    return [plain(row.split()[0]) for row in rows if not row.startswith(" ")]
+
+
+def senses(share: Path) -> Counter[tuple[str, str]]:
+    """How often WordNet's tagged texts use a word as a noun ('n') or an adjective ('a')."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in (share / "wordnet" / "cntlist.rev").read_text("utf-8").splitlines():
+        key, _, count = row.split()
+        lemma, _, place = key.partition("%")
+        counts[plain(lemma), {"1": "n", "3": "a", "5": "a"}.get(place[0], "")] += int(count)
+    return counts
+
+
+def plain(word: str) -> str:
+    marked = unicodedata.normalize("NFKD", word.lower())
+    return "".join(c for c in marked if not unicodedata.combining(c))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
