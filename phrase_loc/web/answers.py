@@ -23,12 +23,14 @@ from phrase_loc.localizer import PhraseLocalizer, Prepared, prepare
 from phrase_loc.maps import min_max
 from phrase_loc.structures import Prediction
 from phrase_loc.text.captions import noun_phrases
+from phrase_loc.text.splitting import split_phrases
 from phrase_loc.web.batching import Batcher, Busy
 from phrase_loc.web.limits import Limits
 from phrase_loc.web.scenes import Kept, SceneCache, content_key
 
 #: Methods that need nothing beyond the package, quick enough for a page.
 PAGE_METHODS = ("contrastive_mwp", "mwp", "grad_cam", "cam", "gradient")
+LONGEST_PHRASE = 6  # words; more are a sentence
 COMMON_WORDS = 4000  # of the vocabulary, asked by `words_at`
 
 A = TypeVar("A")
@@ -123,6 +125,10 @@ class Answers:
         phrases = await self._beside(noun_phrases, text)
         return list(dict.fromkeys(phrase.text for phrase in phrases))
 
+    async def phrases(self, text: str) -> list[str]:
+        """What is asked when somebody types a text: as the command line reads it, long sentences cut into phrases."""
+        return await self._beside(_typed, text)
+
     def about(self) -> dict[str, Any]:
         """Facts about the model and the limits, for GET /api/model."""
         model, settings = self.localizer.model, self.localizer.settings
@@ -196,6 +202,14 @@ class Answers:
                 {"word": w, "score": round(s, 3)} for w, s in zip(words, best.values.tolist(), strict=True)
             ]
         }
+
+
+def _typed(text: str) -> list[str]:
+    found: list[str] = []
+    for phrase in split_phrases(text):
+        sentence = len(phrase.split()) > LONGEST_PHRASE
+        found += [part.text for part in noun_phrases(phrase)] if sentence else [phrase]
+    return list(dict.fromkeys(found))
 
 
 def encoded_map(heat: Tensor) -> dict[str, Any]:

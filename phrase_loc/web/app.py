@@ -4,6 +4,7 @@
     POST /api/localize   multipart: image, or the key of one that is still held; phrases (JSON list)
     POST /api/words-at   JSON: key, x, y -> the words of the vocabulary that look there
     POST /api/chips      JSON: text -> its noun phrases
+    POST /api/phrases    JSON: typed text -> its phrases, as the command line separates them
     GET  /api/image/KEY  a photograph that is still held
     GET  /api/model      what the model is
     GET  /healthz        alive, and how busy
@@ -75,7 +76,7 @@ class WordsAt(BaseModel):
 
 
 class Text(BaseModel):
-    """A caption."""
+    """A caption, or what was typed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -181,6 +182,10 @@ def _questions(answers: Answers, limits: Limits) -> APIRouter:
     @router.post("/api/chips", summary="The noun phrases of a caption")
     async def chips(text: Text) -> dict[str, list[str]]:
         return {"phrases": (await answers.chips(text.text))[: limits.phrases]}
+
+    @router.post("/api/phrases", summary="The phrases of a typed text")
+    async def phrases(text: Text) -> dict[str, list[str]]:
+        return {"phrases": (await answers.phrases(text.text))[: limits.phrases]}
 
     @router.get("/api/model", summary="What the model is")
     async def model() -> dict[str, Any]:

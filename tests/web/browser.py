@@ -20,6 +20,8 @@ from fastapi import FastAPI
 from PIL import Image
 
 from phrase_loc.web.command import listen
+from phrase_loc.web.connections import Server
+from phrase_loc.web.limits import Limits
 
 FLAGS = [
     "--headless=new",
@@ -38,9 +40,7 @@ FLAGS = [
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """The application on a free port of this machine, in a thread: its address."""
-    import uvicorn
-
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    server = Server(app, Limits(leaving_seconds=0.5), lambda port: None)
     with listen("127.0.0.1", 0) as bound:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
