@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi.responses import Response
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from phrase_loc.web.limits import Limits
@@ -152,7 +153,8 @@ class Door:
                 )
             if work.cancelled():  # from within: a job that is no more
                 return sentence(503, "the server gave this request up; try again")
-            return None if (error := work.exception()) is None else failed(error)
+            error = work.exception()
+            return None if error is None or isinstance(error, ClientDisconnect) else failed(error)
         finally:
             self.leaving.waiting.discard(stopped)
             for task in (work, late):

@@ -1,5 +1,6 @@
 """Forms that stay in memory, and whose every field is one that is known and given once."""
 
+import logging
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -13,11 +14,29 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from phrase_loc.errors import nearest
 from phrase_loc.web.sentences import Refused
 
+logging.getLogger("python_multipart").setLevel(
+    logging.CRITICAL
+)  # it would tell what was sent, a line for each byte
+
 
 class InMemoryParser(MultiPartParser):
     """Starlette's parser, which moves files above a megabyte to disk, with that moved off."""
 
     spool_max_size = 0  # SpooledTemporaryFile reads 0 as "never roll over to a file"
+    ended = False
+
+    def on_end(self) -> None:
+        """The last boundary was there."""
+        self.ended = True
+
+    async def parse(self) -> FormData:
+        """The fields; a form that is cut off would lose its last ones silently."""
+        form = await super().parse()
+        if not self.ended:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("It ends before its last boundary; send it again")
+        return form
 
 
 class InMemoryRequest(Request):
@@ -37,6 +56,8 @@ class InMemoryRequest(Request):
                 return await parser.parse()
             except MultiPartException as error:
                 raise Refused(400, f"the form cannot be read: {error.message.rstrip('.').lower()}") from None
+            except (LookupError, ValueError):  # of an encoding that it claims
+                raise Refused(400, "the form cannot be read; send it in UTF-8") from None
 
 
 class StrictRoute(APIRoute):
