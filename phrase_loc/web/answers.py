@@ -6,8 +6,11 @@ ranks the proposals itself when a slider moves (page/ranking.js does what rankin
 
 import asyncio
 import base64
-from concurrent.futures import Future
-from typing import Any
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,16 +21,28 @@ from phrase_loc.errors import DataError, choose
 from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer, Prepared, prepare
 from phrase_loc.maps import min_max
-from phrase_loc.proposals import PROPOSALS
 from phrase_loc.structures import Prediction
 from phrase_loc.text.captions import noun_phrases
+from phrase_loc.text.splitting import split_phrases
 from phrase_loc.web.batching import Batcher, Busy
 from phrase_loc.web.limits import Limits
 from phrase_loc.web.scenes import Kept, SceneCache, content_key
 
 #: Methods that need nothing beyond the package, quick enough for a page.
 PAGE_METHODS = ("contrastive_mwp", "mwp", "grad_cam", "cam", "gradient")
+LONGEST_PHRASE = 6  # words; more are a sentence
 COMMON_WORDS = 4000  # of the vocabulary, asked by `words_at`
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+@dataclass
+class _Looking:
+    """A look under way, and how many wait for it."""
+
+    task: "asyncio.Future[Kept]"
+    waiting: int = 0
 
 
 class Answers:
@@ -35,61 +50,84 @@ class Answers:
 
     def __init__(self, localizer: PhraseLocalizer, batcher: Batcher, limits: Limits):
         self.localizer, self.batcher, self.limits = localizer, batcher, limits
-        self.scenes = SceneCache(limits.scenes)
-        self._looking: dict[str, asyncio.Task[Kept]] = {}  # touched by the event loop alone
+        self.scenes = SceneCache(limits.scenes, limits.kept_bytes)
+        self._secret = secrets.token_bytes(32)
+        self._decoders = ThreadPoolExecutor(limits.decoders, thread_name_prefix="phrase-loc-decoder")
+        self._looking: dict[str, _Looking] = {}  # touched by the event loop alone
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self.batcher.close()
 
     def kept(self, key: str) -> Kept | None:
         """A photograph that is still held."""
         return self.scenes.get(key)
 
-    async def look(self, content: bytes, name: str) -> Kept:
+    async def look(self, content: bytes) -> Kept:
         """Decode an upload beside the event loop, look at it once, keep it by its hash.
 
-        Who sends a photograph that is being looked at waits for that look; one that nobody waits for any more
-        is finished all the same.
+        Who sends a photograph that is being looked at waits for that look; it is given up when nobody waits for it
+        any more.
         """
-        key = content_key(content)
+        key = content_key(content, self._secret)
         if (known := self.scenes.get(key)) is not None:
             return known
         if key not in self._looking:
             if len(self._looking) >= self.limits.queue:
                 raise Busy(f"{len(self._looking)} photographs are waiting already; try again in a moment")
-            task = self._looking[key] = asyncio.create_task(self._look(key, content, name))
-            task.add_done_callback(lambda done: self._looked(key, done))
-        return await asyncio.shield(self._looking[key])
+            self._looking[key] = _Looking(asyncio.ensure_future(self._look(key, content)))
+        looking = self._looking[key]
+        looking.waiting += 1
+        try:
+            return await asyncio.shield(looking.task)
+        finally:
+            looking.waiting -= 1
+            if not looking.waiting:
+                looking.task.cancel()
+                if self._looking.get(key) is looking:
+                    del self._looking[key]
 
-    async def _look(self, key: str, content: bytes, name: str) -> Kept:
-        prepared, kind = await asyncio.to_thread(self._prepare, content)
+    async def _look(self, key: str, content: bytes) -> Kept:
+        prepared, kind = await self._beside(self._prepare, content)
         scene = await asyncio.wrap_future(self.batcher.look(prepared))
-        kept = Kept(key, name[:200], content, kind, scene)
+        kept = Kept(key, content, kind, scene)
         self.scenes.put(kept)
         return kept
 
-    def _looked(self, key: str, task: "asyncio.Task[Kept]") -> None:
-        del self._looking[key]
-        if not task.cancelled():
-            task.exception()  # read, so that asyncio does not complain when the asker has left
+    async def _beside(self, action: Callable[[A], T], given: A) -> T:
+        """Run an action on one of the few threads that decode."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, action, given)
 
-    def localize(
+    async def localize(
         self, kept: Kept, phrases: list[str], top_k: int, method: str | None, maps: bool, words: bool
-    ) -> Future:
-        """A Future of the answer to one question."""
+    ) -> dict[str, Any]:
+        """The answer to one question."""
         if method is not None:
             choose({name: METHODS[name] for name in PAGE_METHODS}, method, "attention method")
-        return self.batcher.ask(lambda: self._localize(kept, phrases, top_k, method, maps, words))
+        return await asyncio.wrap_future(
+            self.batcher.ask(lambda: self._localize(kept, phrases, top_k, method, maps, words))
+        )
 
-    def words_at(self, kept: Kept, x: float, y: float, count: int) -> Future:
-        """A Future of the words that look at a point of a photograph."""
+    async def words_at(self, kept: Kept, x: float, y: float, count: int) -> dict[str, Any]:
+        """The words that look at a point of a photograph."""
         height, width = kept.scene.size
         if x > width or y > height:
             raise DataError(
                 f"the point ({x:g}, {y:g}) lies outside the photograph of {width} x {height} pixels"
             )
-        return self.batcher.ask(lambda: self._words_at(kept, x / width, y / height, count))
+        return await asyncio.wrap_future(
+            self.batcher.ask(lambda: self._words_at(kept, x / width, y / height, count))
+        )
 
-    def chips(self, text: str) -> list[str]:
+    async def chips(self, text: str) -> list[str]:
         """The noun phrases of a caption, in order, once each."""
-        return list(dict.fromkeys(phrase.text for phrase in noun_phrases(text)))
+        phrases = await self._beside(noun_phrases, text)
+        return list(dict.fromkeys(phrase.text for phrase in phrases))
+
+    async def phrases(self, text: str) -> list[str]:
+        """What is asked when somebody types a text: as the command line reads it, long sentences cut into phrases."""
+        return await self._beside(_typed, text)
 
     def about(self) -> dict[str, Any]:
         """Facts about the model and the limits, for GET /api/model."""
@@ -108,7 +146,8 @@ class Answers:
         }
 
     def _prepare(self, content: bytes) -> tuple[Prepared, str]:
-        prepared = prepare(load_image(content, self.limits.pixels), self.localizer.settings)
+        picture = load_image(content, self.limits.pixels)
+        prepared = prepare(picture, self.localizer.settings, None, self.localizer.source)
         kinds = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg", b"GI": "image/gif", b"RI": "image/webp"}
         return prepared, kinds.get(content[:2], "application/octet-stream")
 
@@ -117,7 +156,7 @@ class Answers:
     ) -> dict[str, Any]:
         predictions = self.localizer.locate(kept.scene, phrases, top_k=top_k, method=method)
         height, width = kept.scene.size
-        answer: dict[str, Any] = {"image": kept.name, "size": [width, height]}
+        answer: dict[str, Any] = {"image": kept.key, "size": [width, height]}
         answer["predictions"] = [to_dict(p) for p in predictions]
         answer["key"] = kept.key
         if maps:
@@ -134,7 +173,7 @@ class Answers:
             return {"map": None, "proposals": []}
         grid = self.localizer.settings.grid
         heat = self.localizer.heat(prediction.attention[None], (grid, grid))[0]
-        own = PROPOSALS[self.localizer.settings.proposals].of_map(heat, kept.scene.size)
+        own = self.localizer.source.of_map(heat, kept.scene.size)
         return {"map": encoded_map(heat), "proposals": _flat(own)}
 
     def _word_maps(self, kept: Kept, prediction: Prediction, method: str | None) -> list[dict[str, Any]]:
@@ -163,6 +202,14 @@ class Answers:
                 {"word": w, "score": round(s, 3)} for w, s in zip(words, best.values.tolist(), strict=True)
             ]
         }
+
+
+def _typed(text: str) -> list[str]:
+    found: list[str] = []
+    for phrase in split_phrases(text):
+        sentence = len(phrase.split()) > LONGEST_PHRASE
+        found += [part.text for part in noun_phrases(phrase)] if sentence else [phrase]
+    return list(dict.fromkeys(found))
 
 
 def encoded_map(heat: Tensor) -> dict[str, Any]:

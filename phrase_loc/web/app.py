@@ -4,6 +4,7 @@
     POST /api/localize   multipart: image, or the key of one that is still held; phrases (JSON list)
     POST /api/words-at   JSON: key, x, y -> the words of the vocabulary that look there
     POST /api/chips      JSON: text -> its noun phrases
+    POST /api/phrases    JSON: typed text -> its phrases, as the command line separates them
     GET  /api/image/KEY  a photograph that is still held
     GET  /api/model      what the model is
     GET  /healthz        alive, and how busy
@@ -18,27 +19,25 @@ FastAPI with a page of ours and no Gradio: the page is made for one job, works o
 colours and ranks it in the browser, and the same few routes are the API.
 """
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, File, Form, UploadFile
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from phrase_loc import __version__
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.web.answers import Answers
 from phrase_loc.web.batching import Batcher
-from phrase_loc.web.guards import Refused, add_guards, in_memory_route, too_large
+from phrase_loc.web.door import Access, Door, Leaving, too_large
+from phrase_loc.web.forms import StrictRoute
 from phrase_loc.web.limits import Limits
 from phrase_loc.web.scenes import Kept
-
-T = TypeVar("T")
+from phrase_loc.web.sentences import Refused, add_sentences, plain
 
 SCRIPTS = [
     "page",
@@ -68,6 +67,8 @@ KEY = Field(description="of a photograph that is still held", max_length=64)
 class WordsAt(BaseModel):
     """A point of a photograph that is still held, in pixels of the original from its upper left corner."""
 
+    model_config = ConfigDict(extra="forbid")
+
     key: str = KEY
     x: float = Field(description="from the left", ge=0, allow_inf_nan=False)
     y: float = Field(description="from the top", ge=0, allow_inf_nan=False)
@@ -75,7 +76,9 @@ class WordsAt(BaseModel):
 
 
 class Text(BaseModel):
-    """A caption."""
+    """A caption, or what was typed."""
+
+    model_config = ConfigDict(extra="forbid")
 
     text: str = Field(max_length=2000)
 
@@ -86,21 +89,28 @@ class ErrorBody(BaseModel):
     error: str
 
 
-def create_app(localizer: PhraseLocalizer, limits: Limits = Limits(), token: str | None = None) -> FastAPI:  # noqa: B008
-    """The application for one model.
+def create_app(
+    localizer: PhraseLocalizer,
+    limits: Limits = Limits(),  # noqa: B008
+    token: str | None = None,
+    hosts: Iterable[str] | None = None,
+    addresses: bool = False,
+) -> FastAPI:
+    """The application for one model; `app.state.leaving` is told when the server stops.
 
     Args:
         localizer: answers the questions.
         limits: what is accepted and kept.
         token: when given, every API request must bring it as `Authorization: Bearer TOKEN`.
+        hosts: names by which the server may be called, None for any; see `Access`.
+        addresses: whether numeric addresses are accepted beside those names.
     """
-    batcher = Batcher(localizer, limits.queue, limits.batch)
-    answers = Answers(localizer, batcher, limits)
+    answers = Answers(localizer, Batcher(localizer, limits.queue, limits.batch), limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        batcher.close()
+        answers.close()
 
     app = FastAPI(
         title="phrase_loc",
@@ -108,10 +118,16 @@ def create_app(localizer: PhraseLocalizer, limits: Limits = Limits(), token: str
         description="Type a phrase, get the region of the photograph it names.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the host that the request claims
         lifespan=lifespan,
-        responses={code: {"model": ErrorBody} for code in (400, 401, 404, 413, 422, 503)},
+        responses={code: {"model": ErrorBody} for code in (400, 401, 403, 404, 408, 413, 422, 503)},
     )
-    add_guards(app, limits, token)
+    app.state.leaving = Leaving()
+    names = None if hosts is None else frozenset(name.lower() for name in hosts)
+    pages = frozenset({*PAGE_FILES, *(f"/examples/{name}" for name in EXAMPLES), "/openapi.json", "/healthz"})
+    access = Access(token, names, addresses, pages)
+    app.add_middleware(Door, limits=limits, access=access, leaving=app.state.leaving)
+    add_sentences(app)
     app.include_router(_photographs(answers, limits))
     app.include_router(_questions(answers, limits))
     _add_files(app)
@@ -119,12 +135,12 @@ def create_app(localizer: PhraseLocalizer, limits: Limits = Limits(), token: str
 
 
 def _photographs(answers: Answers, limits: Limits) -> APIRouter:
-    router = APIRouter(route_class=in_memory_route(limits))
+    router = APIRouter(route_class=StrictRoute)
 
     @router.post("/api/look", summary="Send a photograph, to ask about it by its key")
     async def look(image: Annotated[UploadFile, File(description="a photograph")]) -> dict[str, Any]:
         kept = await _upload(answers, image, limits)
-        return {"image": kept.name, "key": kept.key, "size": [kept.scene.size[1], kept.scene.size[0]]}
+        return {"image": _name(image), "key": kept.key, "size": [kept.scene.size[1], kept.scene.size[0]]}
 
     @router.post("/api/localize", summary="Find phrases in a photograph")
     async def localize(
@@ -141,28 +157,35 @@ def _photographs(answers: Answers, limits: Limits) -> APIRouter:
         asked = _phrases(phrases, limits)
         if image is None and key is None:
             raise Refused(422, "expected a photograph in the field image, or the key of one sent before")
+        if image is not None and key is not None:
+            raise Refused(422, "expected a photograph or a key, got both; send one")
         kept = _held(answers, key) if image is None else await _upload(answers, image, limits)
-        return await _patiently(answers.localize(kept, asked, top_k, method, maps, words), limits)
+        answer = await answers.localize(kept, asked, top_k, method, maps, words)
+        return answer if image is None else answer | {"image": _name(image)}
 
     @router.get("/api/image/{key}", summary="A photograph that is still held", response_class=Response)
     async def image_of(key: str) -> Response:
         kept = _held(answers, key)
-        return Response(kept.content, media_type=kept.kind, headers={"Cache-Control": "private, max-age=600"})
+        return Response(kept.content, media_type=kept.kind)
 
     return router
 
 
 def _questions(answers: Answers, limits: Limits) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=StrictRoute)
 
     @router.post("/api/words-at", summary="Which words look at this point?")
     async def words_at(point: WordsAt) -> dict[str, Any]:
         kept = _held(answers, point.key)
-        return await _patiently(answers.words_at(kept, point.x, point.y, point.count), limits)
+        return await answers.words_at(kept, point.x, point.y, point.count)
 
     @router.post("/api/chips", summary="The noun phrases of a caption")
     async def chips(text: Text) -> dict[str, list[str]]:
-        return {"phrases": (await asyncio.to_thread(answers.chips, text.text))[: limits.phrases]}
+        return {"phrases": (await answers.chips(text.text))[: limits.phrases]}
+
+    @router.post("/api/phrases", summary="The phrases of a typed text")
+    async def phrases(text: Text) -> dict[str, list[str]]:
+        return {"phrases": (await answers.phrases(text.text))[: limits.phrases]}
 
     @router.get("/api/model", summary="What the model is")
     async def model() -> dict[str, Any]:
@@ -221,16 +244,12 @@ def _held(answers: Answers, key: str | None) -> Kept:
 
 async def _upload(answers: Answers, image: UploadFile, limits: Limits) -> Kept:
     content = await image.read(limits.upload_bytes + 1)
+    await image.close()  # its copy is not needed while the photograph waits
     if len(content) > limits.upload_bytes:
         raise Refused(413, too_large(limits))
-    return await _patiently(answers.look(content, image.filename or "image"), limits)
+    return await answers.look(content)
 
 
-async def _patiently(work: "Awaitable[T] | Future[T]", limits: Limits) -> T:
-    waiting = asyncio.wrap_future(work) if isinstance(work, Future) else work
-    try:
-        return await asyncio.wait_for(waiting, limits.seconds)
-    except TimeoutError:
-        raise Refused(
-            503, f"no answer within {limits.seconds:g} seconds; the server is busy, try again"
-        ) from None
+def _name(image: UploadFile) -> str:
+    """What the sender calls a photograph; repeated to nobody else."""
+    return plain(image.filename or "image")[:200]

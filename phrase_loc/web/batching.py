@@ -60,7 +60,14 @@ class Batcher:
         return self._jobs.qsize()
 
     def close(self) -> None:
-        """Answer what waits, then stop."""
+        """Finish what runs, give up what waits, then stop."""
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is not None:
+                job.future.cancel()
         self._jobs.put(None)
         self._thread.join(timeout=10)
 

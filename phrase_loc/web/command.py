@@ -1,21 +1,23 @@
 """`phrase-loc serve`: the query page and its API on this machine.
 
 phrase-loc serve                         http://127.0.0.1:8000/, for this machine alone
-phrase-loc serve --host 0.0.0.0 --token SECRET
+phrase-loc serve --host 0.0.0.0 --token-file FILE
 """
 
 import argparse
+import os
 import socket
-from collections.abc import Callable
+import sys
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from phrase_loc.errors import ConfigError
+from phrase_loc.files import read_text
 
 if TYPE_CHECKING:
-    from uvicorn import Config, Server
+    from phrase_loc.web.connections import Server
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+TOKEN = "PHRASE_LOC_TOKEN"  # the environment's own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,18 +34,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
     )
-    parser.add_argument("--token", help="asked of everybody who uses the API (default: none)")
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name by which the server is called, as of a proxy before it; may be repeated",
+    )
+    tokens = parser.add_mutually_exclusive_group()
+    tokens.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help=f"holds the token that is asked of everybody who uses the API (default: the variable {TOKEN}, or none)",
+    )
+    tokens.add_argument(
+        "--token", help="the same; every user of this machine can read it in its process list"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Listen, load the model, serve until Ctrl-C."""
-    if args.token is not None and not (args.token.isascii() and args.token.isprintable() and args.token):
-        raise ConfigError(
-            "expected a token of printable ASCII characters, as HTTP headers carry; choose another"
-        )
+    token = token_of(args)
     with listen(args.host, args.port) as bound:  # before the model is loaded: a taken port is said at once
-        server_of(args).run(sockets=[bound])
+        server_of(args, token).run(sockets=[bound])
     return 0
+
+
+def token_of(args: argparse.Namespace) -> str | None:
+    """The token of the file, the option or the environment; None for none.
+
+    Raises:
+        ConfigError: it is empty, or no header can carry it.
+        DataError: the file cannot be read.
+    """
+    token, where = os.environ.get(TOKEN), f"in {TOKEN}"
+    if args.token is not None:
+        token, where = args.token, "in --token"
+        print(
+            "note: --token can be read in the process list; --token-file or",
+            TOKEN,
+            "hide it",
+            file=sys.stderr,
+        )
+    if args.token_file is not None:
+        token, where = read_text(args.token_file, "the token file").strip("\r\n"), f"in {args.token_file}"
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
+        raise ConfigError(
+            f"expected a token of printable ASCII characters {where}, as HTTP headers carry; choose another"
+        )
+    return token
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -71,41 +110,43 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def server_of(args: argparse.Namespace) -> "Server":
+def server_of(args: argparse.Namespace, token: str | None) -> "Server":
     """The server with its model loaded; it prints its address when it is ready."""
-    import uvicorn
-
     from phrase_loc.localizer import PhraseLocalizer
     from phrase_loc.web.app import create_app
+    from phrase_loc.web.connections import Server
+    from phrase_loc.web.limits import Limits
 
     localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
-    config = uvicorn.Config(
-        create_app(localizer, token=args.token), log_level="warning", timeout_graceful_shutdown=5
-    )
-    return _announcing(config, lambda port: _announce(args.host, port, args.token))
+    limits = Limits()
+    hosts, addresses = names_of(args.host, args.allowed_host, token)
+    app = create_app(localizer, limits, token, hosts, addresses)
+    return Server(app, limits, lambda port: _announce(args.host, port, token))
 
 
-def _announcing(config: "Config", announce: Callable[[int], None]) -> "Server":
-    import uvicorn
+def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str] | None, bool]:
+    """The names by which a server may be called (None for any), and whether any numeric address is one.
 
-    class Announcing(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if sockets and not self.should_exit:
-                announce(sockets[0].getsockname()[1])
+    A page elsewhere could otherwise give it a name of its own and read the answers as if they were its own; from a
+    server with a token it reads nothing, and one for many machines may have names that it does not know.
+    """
+    from phrase_loc.web.door import LOOPBACK as names
 
-    return Announcing(config)
+    local = host in LOOPBACK or host.startswith("127.")
+    if not local and token is not None and not allowed:
+        return None, True
+    machine = {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
+    own = {f"[{host}]" if ":" in host else host} if local else machine
+    return {*names, *own, *(name.lower() for name in allowed)}, not local
 
 
 def _announce(host: str, port: int, token: str | None) -> None:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(
-        host, host
-    )  # all addresses: name one that can be opened
+    # all addresses: name one that can be opened
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     shown = f"[{shown}]" if ":" in shown else shown
-    ending = "" if token is None else f"#token={quote(token, safe='')}"
-    print(f"phrase_loc is ready: http://{shown}:{port}/{ending}  (stop with Ctrl-C)", flush=True)
+    print(f"phrase_loc is ready: http://{shown}:{port}/  (stop with Ctrl-C)", flush=True)
     if host not in LOOPBACK and token is None:
-        print("note: other machines can reach this address; --token keeps strangers out", flush=True)
+        print("note: other machines can reach this address; --token-file keeps strangers out", flush=True)
 
 
 def _port(text: str) -> int:

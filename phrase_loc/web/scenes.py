@@ -1,6 +1,6 @@
-"""Photographs that were looked at, kept in memory by the hash of their bytes, the oldest leaving first."""
+"""Photographs that were looked at, kept in memory by a keyed hash of their bytes, the oldest leaving first."""
 
-import hashlib
+import hmac
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -10,25 +10,24 @@ from phrase_loc.structures import Scene
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A photograph as it was uploaded and what the network saw in it."""
+    """A photograph as it was uploaded and what the network saw in it; not what somebody called it."""
 
     key: str
-    name: str
     content: bytes
     kind: str  # its media type
     scene: Scene
 
 
-def content_key(content: bytes) -> str:
-    """Name of a photograph: 32 hexadecimal digits of the SHA-256 of its bytes."""
-    return hashlib.sha256(content).hexdigest()[:32]
+def content_key(content: bytes, secret: bytes) -> str:
+    """Name of a photograph: 32 hexadecimal digits that nobody can compute who lacks the server's secret."""
+    return hmac.digest(secret, content, "sha256").hex()[:32]
 
 
 class SceneCache:
-    """At most `capacity` photographs; reading one makes it the youngest."""
+    """At most `capacity` photographs and `most_bytes` of their files; reading one makes it the youngest."""
 
-    def __init__(self, capacity: int):
-        self.capacity = capacity
+    def __init__(self, capacity: int, most_bytes: int):
+        self.capacity, self.most_bytes, self._bytes = capacity, most_bytes, 0
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -43,9 +42,10 @@ class SceneCache:
             return self._kept.get(key)
 
     def put(self, kept: Kept) -> None:
-        """Keep a photograph; the least recently read leaves when there are too many."""
+        """Keep a photograph; the least recently read leave when there are too many, or too large ones."""
         with self._lock:
+            old = self._kept.pop(kept.key, None)
+            self._bytes += len(kept.content) - (len(old.content) if old else 0)
             self._kept[kept.key] = kept
-            self._kept.move_to_end(kept.key)
-            while len(self._kept) > self.capacity:
-                self._kept.popitem(last=False)
+            while len(self._kept) > self.capacity or (self._bytes > self.most_bytes and len(self._kept) > 1):
+                self._bytes -= len(self._kept.popitem(last=False)[1].content)

@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from fastapi import FastAPI
 from PIL import Image
 
 from phrase_loc.web.command import listen
+from phrase_loc.web.connections import Server
+from phrase_loc.web.limits import Limits
 
 FLAGS = [
     "--headless=new",
@@ -38,9 +40,7 @@ FLAGS = [
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """The application on a free port of this machine, in a thread: its address."""
-    import uvicorn
-
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    server = Server(app, Limits(leaving_seconds=0.5), lambda port: None)
     with listen("127.0.0.1", 0) as bound:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
@@ -71,13 +71,37 @@ def chromium(downloads: Path) -> Iterator[Any]:
         browser.quit()
 
 
-def until(ready: Any, what: str, seconds: float = 90.0) -> Any:
-    """What `ready` returns once it is true; fails after a while, naming what was waited for."""
+def until(ready: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
+    """What `ready` returns once it is true; fails after a while, naming what was waited for.
+
+    An element that is not there yet, or that was replaced while it was read, is read again.
+    """
     end = time.monotonic() + seconds
-    while not (found := ready()):
+    while not (found := _read(ready)):
         assert time.monotonic() < end, f"waited {seconds:g} seconds and it never happened: {what}"
         time.sleep(0.02)
     return found
+
+
+def equals(read: Callable[[], Any], expected: Any, seconds: float = 90.0) -> None:
+    """Waits until what is read equals (or is approximately) what is expected."""
+    end = time.monotonic() + seconds
+    while (found := _read(read)) != expected:
+        assert time.monotonic() < end, f"waited {seconds:g} seconds for {expected!r}, it is {found!r}"
+        time.sleep(0.02)
+
+
+def _read(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:
+        if type(error).__name__ in {
+            "StaleElementReferenceException",
+            "NoSuchElementException",
+            "StopIteration",
+        }:
+            return None
+        raise
 
 
 class Page:
@@ -91,6 +115,7 @@ class Page:
         self.driver.get("about:blank")
         self.driver.get(self.address + fragment)
         until(lambda: self.all("#examples button"), "the page starts")
+        self.run(COUNT)
         return self.idle()
 
     def run(self, script: str, *values: Any) -> Any:
@@ -115,8 +140,9 @@ class Page:
         return self.run("return document.querySelector(arguments[0]).textContent", css)
 
     def choose(self, path: Path) -> "Page":
-        """Choose a photograph by the file dialog."""
+        """Choose a photograph by the file dialog, and wait until it is shown or refused."""
         self.one("#file").send_keys(str(path))
+        until(lambda: path.name in self.text("#caption") or self.shown("#message"), f"{path.name} is taken")
         return self.idle()
 
     def hand(self, path: Path, event: str) -> "Page":
@@ -131,6 +157,13 @@ class Page:
         self.one("#ask button").click()
         return self.idle()
 
+    def words_of(self, phrase: str) -> "Page":
+        """Press the button that shows the words of a phrase."""
+        buttons = self.card(phrase).find_elements("css selector", "button")
+        next(b for b in buttons if b.text == "words").click()
+        until(lambda: self.all(".card .chips"), "its words")
+        return self.idle()
+
     def slide(self, name: str, value: float) -> None:
         """Move a slider."""
         self.run(SLIDE, name, value)
@@ -143,11 +176,19 @@ class Page:
         """The card of a phrase."""
         return next(c for c in self.all(".card") if c.get_attribute("data-phrase") == phrase)
 
-    def requests(self) -> int:
-        """How many questions the page has asked the server."""
-        return self.run(
-            "return performance.getEntriesByType('resource').filter((e) => /\\/api\\//.test(e.name)).length"
-        )
+    def asked(self) -> int:
+        """How many questions the page has begun to ask since it was opened."""
+        return self.run("return window.asked")
+
+    def shown(self, css: str) -> bool:
+        """Whether an element can be seen."""
+        return self.one(css).is_displayed()
+
+    def answered(self, *phrases: str) -> "Page":
+        """Wait until these are the cards, each with its answer."""
+        equals(self.phrases, list(phrases))
+        until(lambda: not any("…" in self.card(p).text for p in phrases), f"answers to {phrases}")
+        return self.idle()
 
     def spoken_box(self, phrase: str) -> list[float] | None:
         """The best box of a phrase as the canvas tells it to those who do not see it."""
@@ -178,6 +219,11 @@ class Page:
         return sum(edge.mean() > 0.7 for edge in edges)
 
 
+COUNT = """
+const ask = window.fetch;
+window.asked = 0;
+window.fetch = (...what) => { window.asked += 1; return ask(...what); };
+"""
 HAND = """
 const [data, name, event] = arguments;
 const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import gc
+import hashlib
 import io
 import json
 import re
@@ -26,7 +27,7 @@ from phrase_loc.localizer import prepare
 from phrase_loc.maps import min_max
 from phrase_loc.web.app import EXAMPLES, PAGE_FILES, create_app
 from phrase_loc.web.batching import Batcher, Busy
-from phrase_loc.web.scenes import Kept, SceneCache, content_key
+from phrase_loc.web.scenes import Kept, SceneCache
 from tests.web.conftest import LIMITS, encoded
 
 
@@ -55,7 +56,7 @@ def test_the_answer_is_that_of_the_command_line(client, photo, tiny_localizer):
     assert answer["predictions"] == json.loads(json.dumps(expected))
     assert answer["size"] == [120, 80]
     assert answer["image"] == "photo.png"
-    assert answer["key"] == content_key(photo)
+    assert re.fullmatch("[0-9a-f]{32}", answer["key"])
 
 
 def test_maps_and_word_maps_are_the_localizers(client, photo, tiny_localizer):
@@ -75,7 +76,7 @@ def test_maps_and_word_maps_are_the_localizers(client, photo, tiny_localizer):
 
 def test_a_photograph_is_asked_again_by_its_key(client, photo):
     first = client.post("/api/look", files={"image": ("photo.png", photo)}).json()
-    assert first == {"image": "photo.png", "key": content_key(photo), "size": [120, 80]}
+    assert first == {"image": "photo.png", "key": first["key"], "size": [120, 80]}
     again = localize(client, None, ["dog"], key=first["key"])
     assert again.status_code == 200
     assert again.json()["predictions"] == localize(client, photo, ["dog"]).json()["predictions"]
@@ -253,15 +254,126 @@ def test_a_files_name_is_only_repeated(client, photo):
     assert answer.json()["image"] == "../../etc/passwd"
 
 
-def test_token(tiny_localizer, photo):
-    with TestClient(create_app(tiny_localizer, LIMITS, token="secret")) as client:
-        assert client.get("/").status_code == 200
-        assert client.get("/api/model").status_code == 401
-        assert "token" in refusal(localize(client, photo))
-        client.headers["Authorization"] = "Bearer secret"
-        assert localize(client, photo).status_code == 200
-        client.headers["Authorization"] = "Bearer secre"
-        assert client.get("/api/model").status_code == 401
+def test_a_photographs_key_is_the_servers_own(tiny_localizer, photo):
+    keys = set()
+    for _ in range(2):
+        with TestClient(create_app(tiny_localizer, LIMITS)) as client:
+            keys |= {client.post("/api/look", files={"image": photo}).json()["key"] for _ in range(2)}
+    assert len(keys) == 2
+    assert hashlib.sha256(photo).hexdigest()[:32] not in keys
+
+
+def test_nobody_is_told_what_another_calls_the_same_photograph(client, photo):
+    first = client.post("/api/look", files={"image": ("my holidays.png", photo)}).json()
+    second = localize(client, photo).json()
+    by_key = localize(client, None, key=first["key"]).json()
+    assert (first["image"], second["image"], by_key["image"]) == (
+        "my holidays.png",
+        "photo.png",
+        first["key"],
+    )
+    assert first["key"] == second["key"]
+
+
+def test_nothing_of_a_request_is_logged(client, photo, monkeypatch, tiny_localizer, caplog, capfd):
+    def fails(self, scene, phrases, **_):
+        raise RuntimeError(f"no answer to {phrases}")
+
+    monkeypatch.setattr(type(tiny_localizer), "locate", fails)
+    with caplog.at_level(0):
+        answer = client.post(
+            "/api/localize", files={"image": ("private.png", photo), "phrases": (None, '["my secret"]')}
+        )
+        localize(client, b"private bytes", ["my secret"])
+    assert answer.status_code == 500
+    assert refusal(answer) == "the server failed (RuntimeError); its log says where"
+    ours = [r.getMessage() for r in caplog.records if r.name.startswith("phrase_loc")]
+    assert [re.sub(r":\d+", ":N", line) for line in ours] == [
+        "a request failed: RuntimeError at phrase_loc/web/answers.py:N"
+    ]
+    out, err = capfd.readouterr()
+    everything = out + err + caplog.text
+    assert "secret" not in everything
+    assert "private" not in everything
+    assert all(r.exc_info is None for r in caplog.records if not r.name.startswith("asyncio"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ([("topk", "3")], "unknown field 'topk' (did you mean 'top_k'?); known: "),
+        ([("top_k", "3"), ("top_k", "4")], "top_k came more than once"),
+        ([("phrases", '["a"]')], "phrases came more than once"),
+        ([("key", "0" * 32)], "a photograph or a key, got both"),
+    ],
+)
+def test_no_field_is_overlooked(client, photo, fields, sentence):
+    files = [("image", ("i.png", photo)), ("phrases", (None, '["a red hat"]'))]
+    answer = client.post("/api/localize", files=files + [(name, (None, value)) for name, value in fields])
+    assert answer.status_code == 422
+    assert sentence in refusal(answer)
+
+
+@pytest.mark.parametrize("path", ["/api/localize?top_k=3", "/api/chips?x=1", "/api/model?a"])
+def test_no_query_is_overlooked(client, path):
+    answer = client.get(path) if "model" in path else client.post(path, json={"text": "a dog"})
+    assert answer.status_code == 422
+    assert "question mark" in refusal(answer)
+
+
+@pytest.mark.parametrize("name", ["a\ud800b", "two\nlines", "\u202efdp.exe", "x" * 5000, ""])
+def test_odd_file_names(client, photo, name):
+    disposition = f'form-data; name="image"; filename="{name}"'.encode("unicode_escape")
+    body = b"--b\r\nContent-Disposition: " + disposition + b"\r\n\r\n" + photo + b"\r\n--b--\r\n"
+    kind = "multipart/form-data; boundary=b; charset=unicode_escape"
+    answer = client.post("/api/look", content=body, headers={"Content-Type": kind})
+    assert answer.status_code in {200, 400, 422}
+    assert "\n" not in answer.json().get("image", "")
+
+
+def test_no_redirect_names_the_host_of_a_request(client):
+    assert client.get("/api/model/", follow_redirects=False).status_code == 404
+
+
+def test_photographs_leave_when_their_files_take_too_much(tiny_localizer, photo):
+    limits = replace(LIMITS, kept_bytes=5 * len(photo) // 2)
+    with TestClient(create_app(tiny_localizer, limits)) as client:
+        keys = [client.post("/api/look", files={"image": photo + bytes(i)}).json()["key"] for i in range(3)]
+        assert client.get("/healthz").json()["scenes"] == 2
+        assert [client.get(f"/api/image/{key}").status_code for key in keys] == [404, 200, 200]
+
+
+def test_boxes_are_proposed_by_the_localizers_own_source(tiny_localizer, photo):
+    class Corners:
+        def of_image(self, picture, size):
+            return torch.tensor([[0.0, 0.0, 11.0, 7.0]])
+
+        def of_map(self, heat, size):
+            return torch.tensor([[2.0, 3.0, 17.0, 13.0]])
+
+    localizer = type(tiny_localizer)(tiny_localizer.model, tiny_localizer.settings)
+    localizer.source = Corners()
+    with TestClient(create_app(localizer, LIMITS)) as client:
+        answer = localize(client, photo, maps=True).json()
+    assert answer["proposals"] == [0, 0, 11, 7]
+    assert answer["predictions"][0]["proposals"] == [2, 3, 17, 13]
+    boxes = {tuple(box["xyxy"]) for box in answer["predictions"][0]["boxes"]}
+    assert boxes <= {(0, 0, 11, 7), (2, 3, 17, 13)}
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases"),
+    [
+        ("a red hat", ["a red hat"]),
+        ("a dog, a cat. a bird", ["a dog", "a cat", "a bird"]),
+        ("a big, brown dog", ["a big, brown dog"]),
+        ("A man in a red hat walks a dog by the sea", ["A man", "a red hat", "a dog", "the sea"]),
+        ("a dog, a dog", ["a dog"]),
+        (" ", []),
+    ],
+)
+def test_typed_text_is_read_as_at_the_command_line(client, text, phrases):
+    assert client.post("/api/phrases", json={"text": text}).json()["phrases"] == phrases
 
 
 # many at once
@@ -327,12 +439,12 @@ def test_photographs_that_wait_are_looked_at_in_one_pass(tiny_localizer, drawn_i
 
 
 def test_nothing_of_a_photograph_that_left_stays_in_memory(tiny_localizer):
-    cache = SceneCache(2)
+    cache = SceneCache(2, 1000)
     features = []
     for i in range(5):
         scene = tiny_localizer.look(Image.new("RGB", (40, 30), (i, 0, 0)))
         features.append(weakref.ref(scene.activations[0]))
-        cache.put(Kept(str(i), "", b"", "", scene))
+        cache.put(Kept(str(i), b"", "", scene))
     del scene
     gc.collect()
     assert [f() is None for f in features] == [True, True, True, False, False]
@@ -436,7 +548,8 @@ def test_the_page_is_served_and_loads_nothing_from_elsewhere(client):
 def test_openapi_names_every_route(client):
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {
-        "/api/look", "/api/localize", "/api/words-at", "/api/chips", "/api/image/{key}", "/api/model", "/healthz"
+        "/api/look", "/api/localize", "/api/words-at", "/api/chips", "/api/phrases", "/api/image/{key}",
+        "/api/model", "/healthz"
     }  # fmt: skip
     fields = described["components"]["schemas"]["Body_localize_api_localize_post"]["properties"]
     assert {"image", "phrases", "key", "top_k", "method", "maps", "words"} == set(fields)

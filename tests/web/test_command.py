@@ -1,16 +1,18 @@
 """`phrase-loc serve`: what is refused at once, and what a running server says and does."""
 
+import argparse
 import os
 import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 
 import pytest
 
 from phrase_loc.__main__ import main
-from phrase_loc.web.command import _announce, listen
+from phrase_loc.web.command import TOKEN, _announce, add_arguments, listen, names_of, token_of
 
 
 def said(capsys) -> str:
@@ -54,10 +56,70 @@ def test_an_unknown_device(capsys, tiny_model):
     assert "abacus" in said(capsys)
 
 
-@pytest.mark.parametrize("token", ["", "caf\u00e9", "two\nlines"])
+ODD_TOKENS = ["", " ", "caf\u00e9", "two\nlines", " secret"]
+
+
+@pytest.mark.parametrize("token", ODD_TOKENS)
 def test_a_token_that_no_header_can_carry(token, capsys):
     assert main(["serve", "--port", "0", "--token", token]) == 2
-    assert "token of printable ASCII characters" in said(capsys)
+    out, err = capsys.readouterr()
+    note, error = err.splitlines()
+    assert out == ""
+    assert note.startswith("note: --token can be read in the process list")
+    assert error.startswith("error: expected a token of printable ASCII characters in --token")
+
+
+@pytest.mark.parametrize("token", ODD_TOKENS)
+def test_a_hidden_token_that_no_header_can_carry(token, capsys, tmp_path, monkeypatch):
+    file = tmp_path / "token"
+    file.write_text(token, encoding="utf-8")
+    assert main(["serve", "--port", "0", "--token-file", str(file)]) == 2
+    assert f"printable ASCII characters in {file}" in said(capsys)
+    monkeypatch.setenv(TOKEN, token)
+    assert main(["serve", "--port", "0"]) == 2
+    assert f"printable ASCII characters in {TOKEN}" in said(capsys)
+
+
+def test_a_token_file_that_is_missing(capsys, tmp_path):
+    assert main(["serve", "--port", "0", "--token-file", str(tmp_path / "none")]) == 2
+    assert "the token file" in said(capsys)
+
+
+def test_where_the_token_comes_from(tmp_path, monkeypatch, capsys):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    monkeypatch.delenv(TOKEN, raising=False)
+    assert token_of(parser.parse_args([])) is None
+    monkeypatch.setenv(TOKEN, "of the environment")
+    assert token_of(parser.parse_args([])) == "of the environment"
+    file = tmp_path / "token"
+    file.write_bytes(b"\xef\xbb\xbfof the file\r\n")
+    assert token_of(parser.parse_args(["--token-file", str(file)])) == "of the file"
+    assert capsys.readouterr().err == ""
+    assert token_of(parser.parse_args(["--token", "of the option"])) == "of the option"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--token", "a", "--token-file", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "token", "named", "addresses"),
+    [
+        ("127.0.0.1", [], None, {"localhost", "127.0.0.1", "[::1]"}, False),
+        ("::1", [], "t", {"localhost", "127.0.0.1", "[::1]"}, False),
+        ("127.0.0.7", ["Demo.example"], None, {"localhost", "127.0.0.7", "demo.example"}, False),
+        ("0.0.0.0", [], None, {"localhost", socket.gethostname().lower()}, True),
+        ("0.0.0.0", ["gpu.lab"], "t", {"localhost", "gpu.lab"}, True),
+    ],
+)
+def test_the_names_of_a_server(host, allowed, token, named, addresses):
+    names, numeric = names_of(host, allowed, token)
+    assert named <= names
+    assert "evil.example" not in names
+    assert numeric is addresses
+
+
+def test_a_server_for_others_with_a_token_may_have_any_name():
+    assert names_of("0.0.0.0", [], "t")[0] is None
 
 
 @pytest.mark.parametrize(
@@ -68,7 +130,7 @@ def test_a_token_that_no_header_can_carry(token, capsys):
         ("::1", None, "http://[::1]:81/ ", False),
         ("0.0.0.0", None, "http://127.0.0.1:81/ ", True),
         ("::", None, "http://[::1]:81/ ", True),
-        ("0.0.0.0", "a b&c", "http://127.0.0.1:81/#token=a%20b%26c ", False),
+        ("0.0.0.0", "a b&c", "http://127.0.0.1:81/ ", False),
     ],
 )
 def test_what_is_announced(host, token, address, warned, capsys):
@@ -89,6 +151,9 @@ def test_a_server_starts_answers_and_stops_by_ctrl_c(tiny_model):
             address = next(word for word in ready.split() if word.startswith("http://127.0.0.1:"))
             with urllib.request.urlopen(f"{address}healthz") as answer:
                 assert answer.status == 200
+            other = urllib.request.Request(f"{address}healthz", headers={"Host": "evil.example"})
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(other)
             with urllib.request.urlopen(address) as answer:
                 assert b"phrase_loc" in answer.read()
         finally:

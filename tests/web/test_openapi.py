@@ -13,6 +13,7 @@ QUESTIONS = [
     ("POST", "/api/localize"),
     ("POST", "/api/words-at"),
     ("POST", "/api/chips"),
+    ("POST", "/api/phrases"),
     ("GET", "/api/image/{key}"),
     ("GET", "/api/model"),
     ("GET", "/healthz"),

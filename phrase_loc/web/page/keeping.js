@@ -14,8 +14,8 @@ export const savePicture = (canvas) => canvas.toBlob((blob) => save(blob, "png")
 /** The object of `phrase-loc query --json`, with the settings of the page. */
 export function saveJson() {
   const predictions = state.phrases.map((phrase) => answerOf(phrase)).filter(Boolean).map((answered) => ({
-    phrase: answered.phrase, words: answered.words, present: answered.present, peak: answered.peak,
-    boxes: boxesOf(answered),
+    phrase: answered.phrase, words: answered.words, note: answered.note ?? null, present: answered.present,
+    peak: answered.peak, boxes: boxesOf(answered),
   }));
   const { method, gamma, top_k } = state.settings;
   const all = { image: state.photo.name, size: state.photo.size, predictions, settings: { method, gamma, top_k } };

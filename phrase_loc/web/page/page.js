@@ -88,10 +88,9 @@ async function takeHeld(key, name) {
 // phrases
 
 async function add(text) {
-  const pieces = text.split(/[,;\n]+/).map((t) => t.trim()).filter(Boolean);
-  const caption = pieces.some((t) => t.split(/\s+/).length > 6) || /[.!?]\s*$/.test(text.trim());
-  const found = caption ? (await work("Reading …", () => server.chips(text))) ?? [] : pieces;
-  if (caption && !found.length) say("No noun phrase was found in this sentence; type the phrase alone.");
+  const found = await work("Reading …", () => server.phrases(text)); // one rule for the page and the command line
+  if (!found) { $("phrase").value = text; return; }
+  if (!found.length && text.trim()) say("No phrase was found in this sentence; type the phrase alone.");
   const most = state.model?.limits.phrases ?? 64;
   state.phrases = [...new Set([...state.phrases, ...found])].slice(0, most);
   if (!state.photo && found.length) say("Now choose a photograph to look at.");
@@ -204,7 +203,6 @@ async function copyLink() {
 
 async function restore() {
   const given = new URLSearchParams(location.hash.slice(1));
-  if (given.get("token")) server.setToken(given.get("token"));
   state.model = await work("Starting …", server.model, restore);
   if (!state.model) return;
   menus();

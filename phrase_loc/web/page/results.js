@@ -47,6 +47,7 @@ export function card({ phrase, colour, answer, pinned, open }, on) {
   name.onfocus = () => { if (name.matches(":focus-visible")) on.hover(phrase); };
   name.onblur = () => on.hover(null);
   made.onkeydown = (event) => { if (event.key === "Delete") on.remove(phrase); };
+  if (answer?.note) made.append(element("p", { className: "note", textContent: answer.note }));
   if (open && answer) made.append(words(phrase, answer, on));
   return made;
 }
@@ -70,7 +71,8 @@ function presence(answer, gone) {
 function words(phrase, answer, on) {
   const made = answer.words.map((w) => {
     if (!w.known) return element("span", { className: "unknown", textContent: w.word, title: "The model does not know this word" });
-    const chip = element("button", { type: "button", textContent: `${w.word} ${percent(w.weight)}` });
+    const read = w.read_as ? `${w.word}, read as ${w.read_as}` : w.word;
+    const chip = element("button", { type: "button", textContent: `${read} ${percent(w.weight)}` });
     chip.title = "Its share of the phrase; point at it to see its map alone";
     chip.onmouseenter = chip.onfocus = () => on.word(phrase, w.word);
     chip.onmouseleave = chip.onblur = () => on.word(phrase, null);

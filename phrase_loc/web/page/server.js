@@ -38,7 +38,7 @@ export const model = async () => (await call("api/model")).json();
 export const look = async (blob, name) => (await call("api/look", form({ image: [blob, name] }))).json();
 export const image = async (key) => (await call(`api/image/${encodeURIComponent(key)}`)).blob();
 export const example = async (name) => (await call(`examples/${encodeURIComponent(name)}`)).blob();
-export const chips = async (text) => (await (await call("api/chips", json({ text }))).json()).phrases;
+export const phrases = async (text) => (await (await call("api/phrases", json({ text }))).json()).phrases;
 export const wordsAt = async (key, x, y) => (await (await call("api/words-at", json({ key, x, y }))).json()).words;
 
 export async function localize(key, phrases, method, words = false) {
