@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phrase_loc.attention.closed_form import contrastive_map
+from phrase_loc.attention.excitation import contrastive_map
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.maps import min_max, resize

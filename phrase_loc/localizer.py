@@ -8,7 +8,7 @@ threads may share it.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -233,26 +233,13 @@ class PhraseLocalizer:
         units, weights = self.model.units(ids), weights.to(self.device)
         found = []
         for x in scene.activations:  # (V, C, h, w)
-            views = attention(self._above, x, units, prior=self._location_prior(x, ids), weights=weights)
+            views = attention(self._above, x, units, weights=weights)
             straight = [view.flip(-1) if number else view for number, view in enumerate(views.unbind(1))]
             found.append(torch.stack(straight).mean(0))  # only the second view is mirrored
         if len(found) == 1:
             return found[0]
         fine = [attention_maps.resize(maps, side, mode="bicubic") for maps in found]
         return torch.stack([attention_maps.min_max(maps) for maps in fine]).mean(0)
-
-    def _location_prior(self, x: Tensor, ids: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """How much each location counts for each word when its winner enters the features; None: all alike."""
-        sharpness = self.settings.sharpness
-        if sharpness == 0:
-            return None
-        features = self._above(x)
-        if sharpness is None:
-            posterior = self.model.posterior(features, ids)  # (K, views, h', w')
-        else:
-            scores = self.model.location_scores(features, ids).transpose(0, 1)
-            posterior = (sharpness * scores).flatten(2).softmax(-1).view_as(scores)
-        return lambda _: posterior
 
     def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
         fit = self.model.config.calibration
