@@ -7,7 +7,7 @@ from attention_networks import Network
 from attention_peers import PEERS, UNIT, Tasks
 from torch import Tensor
 
-from phrase_loc.attention import contrastive_mwp, grad_cam, KeptPositive, mwp
+from phrase_loc.attention import KeptPositive, contrastive_mwp, grad_cam, mwp
 from phrase_loc.errors import choose
 
 OURS: dict[str, dict[str, object]] = {

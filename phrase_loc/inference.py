@@ -13,6 +13,9 @@ from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Source
 from phrase_loc.ranking import SCORES
 
+#: Settings of older models and the value at which they did nothing; any other value is refused.
+RETIRED: dict[str, Any] = {"sharpness": 0, "mirrored": False}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
@@ -22,10 +25,7 @@ class Inference:
         method: a key of attention.METHODS.
         stage: where maps are read: a stage of the trunk, or "features".
         image_sizes: sides in pixels of the squares a photograph is resized to; of several the maps are brought to
-            the grid, stretched to 0..1 and averaged.
-        sharpness: r of the posterior over locations, softmax(r * score), with which the top-down pass enters the
-            features; None takes the pool's own, 0 lets all locations count alike.
-        mirrored: look at the mirrored photograph too and average the maps.
+            the grid, min-max normalised and averaged.
         smoothing: Gaussian sigma of the map as a share of its side.
         prior: exponent of a Gaussian bump at the image's centre, 0 for none. It is bias and no grounding.
         prior_sigma: width of that bump as a share of the side.
@@ -40,8 +40,6 @@ class Inference:
     method: str = "contrastive_mwp"
     stage: str = "features"
     image_sizes: tuple[int, ...] = (224,)
-    sharpness: float | None = 0.0
-    mirrored: bool = False
     smoothing: float = 0.05
     prior: float = 0.0
     prior_sigma: float = 0.25
@@ -54,8 +52,15 @@ class Inference:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
-        """Checked settings from plain values; an unknown name raises a ConfigError."""
+        """Checked settings from plain values; an unknown name raises a ConfigError, as does a retired one in use."""
         known = [f.name for f in fields(cls)]
+        for key in values.keys() & RETIRED.keys():
+            if values[key] != RETIRED[key]:
+                raise ConfigError(
+                    f"the {source} setting {key}={values[key]!r} is no longer there: it lowered the figures "
+                    f"(docs/experiments.md); set it to {RETIRED[key]!r} or leave it out"
+                )
+        values = {key: value for key, value in values.items() if key not in RETIRED}
         for key in values:
             if key not in known:
                 hint = nearest(key, known)

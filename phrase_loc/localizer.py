@@ -121,14 +121,14 @@ class PhraseLocalizer:
     def look(
         self, image: str | os.PathLike | bytes | Image.Image, size: tuple[int, int] | None = None
     ) -> Scene:
-        """Run the network below the map's stage on a photograph.
+        """Run the network below the map's stage on a photograph; any phrase can be asked of the result.
 
         Args:
             image: a path, the bytes of a file, or a Pillow picture.
             size: (H, W) of the frame in which answers are given; None is the photograph's own.
 
         Returns:
-            The scene, with one view, or two when the settings ask for the mirrored photograph as well.
+            The scene.
         """
         picture = load_image(image)
         scene = self.look_at([prepare(picture, self.settings, size, self.source)])[0]
@@ -140,12 +140,9 @@ class PhraseLocalizer:
         """Several prepared photographs in one pass of the network."""
         if not pictures:
             return []
-        seen = []  # per input size (N, V, C, h, w)
-        for squares in zip(*(p.squares for p in pictures), strict=True):
-            images = torch.stack(squares).to(self.device)
-            views = [images, images.flip(-1)] if self.settings.mirrored else [images]
-            seen.append(torch.stack([self._below(view) for view in views], 1))
-        activations = zip(*(scale.unbind(0) for scale in seen), strict=True)
+        sizes = zip(*(p.squares for p in pictures), strict=True)
+        seen = [self._below(torch.stack(squares).to(self.device)) for squares in sizes]  # (N, C, h, w) each
+        activations = zip(*(scale.split(1) for scale in seen), strict=True)
         return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
 
     def encode(self, phrases: Sequence[str]) -> list[EncodedPhrase]:
@@ -231,11 +228,7 @@ class PhraseLocalizer:
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
-        found = []
-        for x in scene.activations:  # (V, C, h, w)
-            views = attention(self._above, x, units, weights=weights)
-            straight = [view.flip(-1) if number else view for number, view in enumerate(views.unbind(1))]
-            found.append(torch.stack(straight).mean(0))  # only the second view is mirrored
+        found = [attention(self._above, x, units, weights=weights)[:, 0] for x in scene.activations]
         if len(found) == 1:
             return found[0]
         fine = [attention_maps.resize(maps, side, mode="bicubic") for maps in found]
