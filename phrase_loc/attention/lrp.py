@@ -47,7 +47,7 @@ def lrp(
         h = plain(top)
         units, weights = checked(h, units, weights)
         relevance = mixed(score_signal(h, units) * h, weights)
-        return tape.propagate(top, relevance, channels=False).clamp_(min=0)
+        return tape.maps(top, relevance)[0].clamp_(min=0)
 
 
 def epsilon(

@@ -3,8 +3,7 @@
 `Tape.watch(x)` gives `x` as an `Attended` tensor. Every torch function that touches one runs as ever, value for
 value, and its result is an `Attended` tensor that knows by its `Node` from which tensors it was made and which
 probability mass each of them inherits: micrograd's `Value` on torch, with rules in place of derivatives.
-`Tape.propagate` hands what has been won at the top down to the watched tensor, all K winners of all N images in one
-batch.
+`Tape.propagate` and `Tape.maps` hand what has been won at the top down, all K winners of all N images in one batch.
 
 Modules, weights and torch itself stay as they were, so threads may share a network. What a tape cannot see:
 operations inside TorchScript or a compiled module, and writing through a view (`x[:, 0] += y` raises, since
@@ -43,14 +42,14 @@ class Node:
 
     Attributes:
         number: of the operation, ascending from 0, the watched tensor.
-        name: of the torch function.
+        shape: of the tensor.
         moves: to the nodes it was made from.
         tape: that recorded it.
         positive: max(tensor, 0) once a rule asked for it.
     """
 
     number: int
-    name: str
+    shape: torch.Size
     moves: tuple[Move, ...]
     tape: "Tape"
     positive: Tensor | None = None
@@ -102,14 +101,20 @@ class Tape:
         if residual not in ("positive", "proportional"):
             raise ConfigError(f"unknown residual rule {residual!r}; choose from positive, proportional")
         self.rules, self.residual, self.positive = rules, residual, positive or positive_part
+        self.marked: list[Node] = []
         self._count = 0
 
     def watch(self, x: Tensor) -> Attended:
         """(N, C, ...) the tensor to propagate to, as the network shall get it, in the dtype of the whole pass."""
-        self.dtype, self.device, self.shape = x.dtype, x.device.type, x.shape
+        self.dtype, self.device = x.dtype, x.device.type
         watched = x.as_subclass(Attended)
-        watched.node = Node(0, "watched", (), self)
+        watched.node = Node(0, x.shape, (), self)
+        self.mark(watched)
         return watched
+
+    def mark(self, x: Attended) -> None:
+        """Have `maps` tell of this tensor too; every path to the watched one must go through it."""
+        self.marked.append(x.node)  # the node, since a later operation in place gives the tensor another
 
     def record(self, func: Callable[..., Any], out: Tensor, moves: Sequence[Move]) -> Attended:
         """`out`, made by `func`, as a tensor whose winners the sources of `moves` inherit.
@@ -119,38 +124,53 @@ class Tape:
         known = tuple(Move(m.source.node, m.down, m.down_summed) for m in moves if is_live(m.source))
         self._count += 1
         made = out if isinstance(out, Attended) else out.as_subclass(Attended)
-        made.node = Node(self._count, getattr(func, "__name__", str(func)), known, self)
+        made.node = Node(self._count, made.shape, known, self)
         return made
 
-    def propagate(self, top: Attended, won: Tensor, *, channels: bool = True) -> Tensor:
-        """Winning probability at the watched tensor.
+    def propagate(self, top: Attended, won: Tensor) -> Tensor:
+        """Winning probability at every channel of the watched tensor: (K, *top.shape) -> (K, N, C, ...).
 
         Args:
-            top: a tensor made from it.
-            won: (K, *top.shape) what K winners have won there; signed values pass linearly.
-            channels: with False the sum over the watched channels, which is cheaper to come by.
-
-        Returns:
-            (K, N, C, ...), or (K, N, ...) without channels.
+            top: a tensor made from the watched one.
+            won: what K winners have won there; signed values pass linearly.
         """
-        mass, below = _Mass(), _Mass()
-        mass.add(top.node.number, won)
-        if not channels and top.node.number == 0:
-            return won.sum(2)
-        for move, p in self._walk(top.node, mass):
-            if channels or move.source.number:
+        mass = _Mass(top.node.number, won)
+        for node, p in self._walk(top.node, mass):
+            for move in node.moves:
                 mass.add(move.source.number, move.down(p), p)
-            else:
-                below.add(0, move.down_summed(p) if move.down_summed else move.down(p).sum(2), p)
-        out = (mass if channels else below).pop(0)
-        if out is None:  # no path leads down: everything was lost on the way
-            shape = self.shape if channels else (self.shape[0], *self.shape[2:])
-            out = won.new_zeros(len(won), *shape)
-        return out
+        out = mass.pop(0)
+        return (
+            won.new_zeros(len(won), *self.marked[0].shape) if out is None else out
+        )  # all was lost on the way
+
+    def maps(self, top: Attended, won: Tensor) -> list[Tensor]:
+        """Winning probability summed over channels at every marked tensor, the watched one first: (K, N, ...) each.
+
+        Args:
+            top: a tensor made from the watched one.
+            won: (K, *top.shape) as for `propagate`.
+        """
+        mass, lowest, found = _Mass(top.node.number, won), _Mass(), dict[int, Tensor]()
+        wanted = {node.number for node in self.marked}
+        if top.node.number == 0:
+            found[0] = won.sum(2)
+        for node, p in self._walk(top.node, mass):
+            if node.number in wanted:
+                found[node.number] = p.sum(2)
+            for move in node.moves:
+                if move.source.number:
+                    mass.add(move.source.number, move.down(p), p)
+                else:  # only the sum over channels is asked for, which is cheaper to come by
+                    lowest.add(0, move.down_summed(p) if move.down_summed else move.down(p).sum(2), p)
+        arrived = lowest.pop(0)
+        if arrived is not None:
+            found[0] = arrived
+        empty = [won.new_zeros(len(won), node.shape[0], *node.shape[2:]) for node in self.marked]
+        return [found.get(node.number, zero) for node, zero in zip(self.marked, empty, strict=True)]
 
     @staticmethod
-    def _walk(top: Node, mass: "_Mass") -> Iterator[tuple[Move, Tensor]]:
-        """Every move with something to propagate, the latest operation first; takes it out of `mass`."""
+    def _walk(top: Node, mass: "_Mass") -> Iterator[tuple[Node, Tensor]]:
+        """Every node above the watched one that has won something, the latest first, with what it has won."""
         found, stack = {top.number: top}, [top]
         while stack:
             for move in stack.pop().moves:
@@ -158,24 +178,23 @@ class Tape:
                     found[move.source.number] = move.source
                     stack.append(move.source)
         with torch._C.DisableTorchFunctionSubclass():
-            for number in sorted(found, reverse=True):
-                p = mass.pop(number) if number else None  # the watched tensor's own mass stays
+            for number in sorted(found.keys() - {0}, reverse=True):
+                p = mass.pop(number)
                 if p is not None:
-                    for move in found[number].moves:
-                        yield move, p
+                    yield found[number], p
 
 
 class _Mass:
     """What has been won at each node, {number: (K, *shape)}; sums are made in place where that harms nobody."""
 
-    def __init__(self) -> None:
-        self._won: dict[int, Tensor] = {}
+    def __init__(self, number: int | None = None, won: Tensor | None = None) -> None:
+        self._won: dict[int, Tensor] = {} if number is None or won is None else {number: won}
         self._own: set[int] = set()
 
-    def add(self, number: int, won: Tensor, above: Tensor | None = None) -> None:
+    def add(self, number: int, won: Tensor, above: Tensor) -> None:
         """A branch's share, made from `above`, of which it may be a view: such a one is not written to."""
         held = self._won.get(number)
-        ours = above is not None and not _shares_memory(won, above)
+        ours = not _shares_memory(won, above)
         if held is None:
             self._won[number] = won
         elif number in self._own:
