@@ -12,6 +12,7 @@ from torch import Tensor
 from phrase_loc.attention.excitation import (
     contrastive_mwp,
     excitation_backprop,
+    maps_at_depths,
     mwp,
 )
 from phrase_loc.attention.gradients import cam, deconvnet, grad_cam, gradient, guided_backprop
@@ -30,6 +31,7 @@ __all__ = [
     "gradient",
     "guided_backprop",
     "lrp",
+    "maps_at_depths",
     "mwp",
     "occlusion",
     "rise",

@@ -3,7 +3,8 @@
 Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016 / IJCV 2018
 (https://arxiv.org/abs/1608.00507).
 
-    maps = contrastive_mwp(net, x, units)      # (N, C, h, w) activations, (K, D) units -> (K, N, h, w)
+    maps = contrastive_mwp(net, x, units)          # (N, C, h, w) activations, (K, D) units -> (K, N, h, w)
+    maps = maps_at_depths([low, high], x, units)   # at x and at low(x), both from one pass
 
 `net` is the part of a network above the activations `x`; a unit is a row of the linear layer over its output. A
 winner is drawn at each unit and handed down operation by operation. If unit i has won, its input j wins with
@@ -20,7 +21,7 @@ map. The pass runs in float32 (float64 for float64 activations) whatever the net
 inference mode as well; it leaves modules, weights and gradients as they are.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -249,7 +250,7 @@ def mwp(
         NotImplementedError: an operation without a rule, named, with the ways out.
     """
     with attended_pass(net, x, residual, rules) as (tape, top):
-        return _maps(tape, top, units, weights, wins, winning_map)
+        return _maps(tape, top, units, weights, wins, winning_map)[0]
 
 
 def contrastive_mwp(
@@ -262,7 +263,30 @@ def contrastive_mwp(
     for a word the image does not show: whether the word is there is the score's business.
     """
     with attended_pass(net, x, residual, rules) as (tape, top):
-        return _maps(tape, top, units, weights, contrasts, contrastive_map).clamp_(min=0)
+        return _maps(tape, top, units, weights, contrasts, contrastive_map)[0].clamp_(min=0)
+
+
+def maps_at_depths(
+    parts: Sequence[Net], x: Tensor, units: Tensor, *, weights: Tensor | None = None, contrast: bool = True,
+    residual: str = "positive", rules: Rules | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """What `contrastive_mwp` (or `mwp`) gives at the input of each part of a network, from one pass.
+
+    Args:
+        parts: the network above `x`, cut into parts of which each takes what the one before gives.
+        x: (N, C, h, w) activations.
+        units: (K, D) rows of the linear layer over the last part's output.
+        weights: (P, K) as for `mwp`.
+        contrast: whether the dual unit is set against each unit.
+        residual: as for `mwp`.
+        rules: as for `mwp`.
+
+    Returns:
+        For each part, from the lowest, (K, N, h', w') or (P, N, h', w') >= 0 on the grid of its input.
+    """
+    with attended_pass(parts, x, residual, rules) as (tape, top):
+        ways = (contrasts, contrastive_map) if contrast else (wins, winning_map)
+        return [found.clamp_(min=0) for found in _maps(tape, top, units, weights, *ways)]
 
 
 def excitation_backprop(
@@ -297,9 +321,11 @@ def excitation_backprop(
 
 @contextmanager
 def attended_pass(
-    net: Net, x: Tensor, residual: str = "positive", rules: Rules | None = None
+    net: Net | Sequence[Net], x: Tensor, residual: str = "positive", rules: Rules | None = None
 ) -> Iterator[tuple[Tape, Attended]]:
     """The tape that watches a copy of `x`, and net's output; in float32 or float64, without autograd or autocast.
+
+    Of a network in parts the input of each part is marked.
 
     Raises:
         ConfigError: activations or an output that cannot be attended.
@@ -311,9 +337,12 @@ def attended_pass(
         copy = x.detach().to(dtype, copy=True, memory_format=layout(x))
         kept = net.positive if isinstance(net, KeptPositive) else None
         tape = Tape({**RULES, **(rules or {})}, residual, kept)
-        top = net(tape.watch(copy))
-        if not isinstance(top, Attended):
-            raise ConfigError("the network's output does not depend on the activations it is asked about")
+        top: Tensor = tape.watch(copy)
+        for number, part in enumerate(net if isinstance(net, Sequence) else [net]):
+            if number:
+                tape.mark(_live(top))
+            top = part(top)
+        top = _live(top)
         yield tape, top
 
 
@@ -338,6 +367,12 @@ def mixed(signals: Tensor, weights: Tensor | None) -> Tensor:
     return signals if weights is None else torch.tensordot(weights.to(signals), signals, dims=1)
 
 
+def _live(tensor: Any) -> Attended:
+    if not isinstance(tensor, Attended):
+        raise ConfigError("the network's output does not depend on the activations it is asked about")
+    return tensor
+
+
 def plain(tensor: Tensor) -> Tensor:
     """The same values as a tensor that is not recorded."""
     return tensor.as_subclass(Tensor)
@@ -346,11 +381,12 @@ def plain(tensor: Tensor) -> Tensor:
 def _maps(
     tape: Tape, top: Attended, units: Tensor, weights: Tensor | None,
     seed: Callable[[Tensor, Tensor], Tensor], closed: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:  # fmt: skip
-    """Signed maps (P, N, h, w): by the matrix product if the output is watched itself, else by the top-down pass."""
+) -> list[Tensor]:  # fmt: skip
+    """Signed maps at each mark, (P, N, h, w): a matrix product if the output is watched itself, else one pass."""
     h = plain(top)
     units, weights = checked(h, units, weights)
     if top.node.number == 0:
-        return mixed(closed(h, units), weights)
+        return [mixed(closed(h, units), weights) for _ in tape.marked]
     won = mixed(seed(h, units), weights)
-    return torch.cat([tape.maps(top, part)[0] for part in won.split(BATCH)])
+    batches = zip(*(tape.maps(top, part) for part in won.split(BATCH)), strict=True)
+    return [torch.cat(maps) for maps in batches]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phrase_loc.attention import METHODS, contrastive_mwp, mwp
+from phrase_loc.attention import METHODS, contrastive_mwp, maps_at_depths, mwp
 from phrase_loc.attention.excitation import contrastive_map, winning_map
 
 
@@ -91,3 +91,18 @@ def test_one_place_is_found_where_the_evidence_is():
         maps = method(lambda x: x.mean((2, 3)), x, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
         assert maps[0, 0].argmax() == 1 * 5 + 3, name
         assert maps[1, 0].argmax() == 4 * 5 + 0, name
+
+
+@pytest.mark.parametrize("cuts", [(0, 1, 2, 3, 4), (0, 2), (0, 3, 4)])
+@pytest.mark.parametrize("contrast", [True, False])
+def test_maps_at_several_depths_are_those_of_a_pass_to_each(cuts, contrast):
+    net = located()
+    parts = [net[a:b] for a, b in itertools.pairwise((*cuts, len(net)))]
+    together = maps_at_depths(parts, X, UNITS, contrast=contrast, weights=WEIGHTS)
+    assert len(together) == len(cuts)
+    x = X
+    for number, found in enumerate(together):
+        above = nn.Sequential(*parts[number:])
+        alone = (contrastive_mwp if contrast else mwp)(above, x, UNITS, weights=WEIGHTS)
+        assert torch.allclose(found, alone, atol=1e-14)
+        x = parts[number](x).detach()
