@@ -7,7 +7,7 @@ from attention_networks import Network
 from attention_peers import PEERS, UNIT, Tasks
 from torch import Tensor
 
-from phrase_loc.attention import contrastive_mwp, grad_cam, keep_positive, mwp
+from phrase_loc.attention import KeptPositive, contrastive_mwp, grad_cam, mwp
 from phrase_loc.errors import choose
 
 OURS: dict[str, dict[str, object]] = {
@@ -46,7 +46,7 @@ def ours(
     if channels_last:
         trunk = network.copy_below().to(memory_format=torch.channels_last)
     below = torch.compile(trunk) if compiled else trunk
-    above = keep_positive(network.above) if network.above is not None else lambda x: x
+    above = KeptPositive(network.above) if network.above is not None else lambda x: x
     first = images[:1]
 
     def activations(x: Tensor) -> Tensor:

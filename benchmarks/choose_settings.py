@@ -75,7 +75,7 @@ def main() -> None:
     for trial in trials:
         asked = localizer.with_settings(**trial)
         s = asked.settings
-        key = f"{s.image_sizes} {s.mirrored} {s.stage} {s.proposals}"
+        key = f"{s.image_sizes} {s.stage} {s.proposals}"
         if key not in seen:
             seen[key] = look(localizer, samples, s)
         values = " / ".join(f"{v:.2f}" for v in figures(asked, samples, seen[key]))

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phrase_loc.attention.closed_form import contrastive_map
+from phrase_loc.attention.excitation import contrastive_map
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.files import digest, write_text, writing
 from phrase_loc.localizer import Inference, PhraseLocalizer
@@ -46,7 +46,7 @@ class ManyPhrases(nn.Module):
 
     Args:
         model: in eval mode.
-        settings: input sizes, mirroring and location prior are the localizer's.
+        settings: of the localizer.
     """
 
     def __init__(self, model: TextToRegion, settings: Inference):
@@ -67,23 +67,10 @@ class ManyPhrases(nn.Module):
 
     def _one_size(self, image: Tensor, units: Tensor, bias: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (P,h,w) and word scores (K,) of one input size."""
-        mirrored = self.settings.mirrored
-        features = self.below(torch.cat([image, image.flip(-1)]) if mirrored else image)
-        scores = self.head.unit_scores(features, units, bias)  # (views,K,h,w)
-        signed = contrastive_map(features, units, self._prior(scores))  # (K,views,h,w)
-        maps = torch.einsum("pk,kvhw->pvhw", weights, signed).clamp(min=0)
-        if mirrored:
-            maps = (maps[:, :1] + maps[:, 1:].flip(-1)) / 2
-        return maps[:, 0], self.head.pool(scores).mean(0)
-
-    def _prior(self, scores: Tensor) -> Tensor | None:
-        sharpness = self.settings.sharpness
-        if sharpness == 0:
-            return None
-        if sharpness is None:
-            return self.head.pool.posterior(scores)
-        flat = (sharpness * scores.transpose(0, 1)).flatten(2)
-        return flat.softmax(-1).unflatten(2, scores.shape[2:])
+        features = self.below(image)
+        scores = self.head.unit_scores(features, units, bias)  # (1,K,h,w)
+        signed = contrastive_map(features, units)[:, 0]  # (K,h,w)
+        return torch.einsum("pk,khw->phw", weights, signed).clamp(min=0), self.head.pool(scores)[0]
 
 
 def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onnx") -> Path:

@@ -19,7 +19,6 @@ _LARGEST = 1e9
 _SIDES = (1, 4096)  # pixels of an input, cells of a grid
 #: setting -> least and greatest value
 _RANGES = {
-    "sharpness": (0, _LARGEST),
     "smoothing": (0, 1),
     "prior": (0, _LARGEST),
     "prior_sigma": (1e-6, _LARGEST),
@@ -28,6 +27,8 @@ _RANGES = {
     "nms": (0, 1),
     "grid": _SIDES,
 }
+#: Settings of older models and the value at which they did nothing; any other value is refused.
+RETIRED: dict[str, Any] = {"sharpness": 0, "mirrored": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +39,7 @@ class Inference:
         method: a key of attention.METHODS.
         stage: where maps are read: a stage of the trunk, or "features".
         image_sizes: sides in pixels of the squares a photograph is resized to; of several the maps are brought to
-            the grid, stretched to 0..1 and averaged.
-        sharpness: r of the posterior over locations, softmax(r * score), with which the top-down pass enters the
-            features; None takes the pool's own, 0 lets all locations count alike.
-        mirrored: look at the mirrored photograph too and average the maps.
+            the grid, min-max normalised and averaged.
         smoothing: Gaussian sigma of the map as a share of its side.
         prior: exponent of a Gaussian bump at the image's centre, 0 for none. It is bias and no grounding.
         prior_sigma: width of that bump as a share of the side.
@@ -56,8 +54,6 @@ class Inference:
     method: str = "contrastive_mwp"
     stage: str = "features"
     image_sizes: tuple[int, ...] = (224,)
-    sharpness: float | None = 0.0
-    mirrored: bool = False
     smoothing: float = 0.05
     prior: float = 0.0
     prior_sigma: float = 0.25
@@ -79,16 +75,26 @@ class Inference:
             and all(_within(s, *_SIDES, True) for s in sides)
         )
         _expect(right, "image_sizes", "a list of whole numbers from 1 to 4096, such as [384]", self)
-        _expect(isinstance(self.mirrored, bool), "mirrored", "true or false", self)
         for name, (low, high) in _RANGES.items():
             whole, value = name == "grid", getattr(self, name)
-            right = _within(value, low, high, whole) or (name == "sharpness" and value is None)
-            _expect(right, name, f"a {'whole ' * whole}number from {low:g} to {high:g}", self)
+            _expect(
+                _within(value, low, high, whole),
+                name,
+                f"a {'whole ' * whole}number from {low:g} to {high:g}",
+                self,
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
-        """Checked settings from plain values; an unknown name raises a ConfigError."""
+        """Checked settings from plain values; an unknown name raises a ConfigError, as does a retired one in use."""
         known = [f.name for f in fields(cls)]
+        for key in values.keys() & RETIRED.keys():
+            if values[key] != RETIRED[key]:
+                raise ConfigError(
+                    f"the {source} setting {key}={values[key]!r} is no longer there: it lowered the figures "
+                    f"(docs/experiments.md); set it to {RETIRED[key]!r} or leave it out"
+                )
+        values = {key: value for key, value in values.items() if key not in RETIRED}
         for key in values:
             if key not in known:
                 hint = nearest(key, known)

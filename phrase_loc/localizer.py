@@ -8,7 +8,7 @@ threads may share it.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -120,7 +120,7 @@ class PhraseLocalizer:
 
     @torch.inference_mode()
     def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene:
-        """Run the network below the map's stage on a photograph.
+        """Run the network below the map's stage on a photograph; any phrase can be asked of the result.
 
         Args:
             image: a path, the bytes of a file, an open file, a Pillow picture, or uint8 pixels: an array (H,W,3),
@@ -128,7 +128,7 @@ class PhraseLocalizer:
             size: (H, W) of the frame in which answers are given; None is the photograph's own.
 
         Returns:
-            The scene, with one view, or two when the settings ask for the mirrored photograph as well.
+            The scene.
         """
         picture = load_image(image)
         scene = self.look_at([prepare(picture, self.settings, size, self.source)])[0]
@@ -140,12 +140,9 @@ class PhraseLocalizer:
         """Several prepared photographs in one pass of the network."""
         if not pictures:
             return []
-        seen = []  # per input size (N, V, C, h, w)
-        for squares in zip(*(p.squares for p in pictures), strict=True):
-            images = torch.stack(squares).to(self.device)
-            views = [images, images.flip(-1)] if self.settings.mirrored else [images]
-            seen.append(torch.stack([self._below(view) for view in views], 1))
-        activations = zip(*(scale.unbind(0) for scale in seen), strict=True)
+        sizes = zip(*(p.squares for p in pictures), strict=True)
+        seen = [self._below(torch.stack(squares).to(self.device)) for squares in sizes]  # (N, C, h, w) each
+        activations = zip(*(scale.split(1) for scale in seen), strict=True)
         return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
 
     def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
@@ -230,28 +227,11 @@ class PhraseLocalizer:
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
-        found = []
-        for x in scene.activations:  # (V, C, h, w)
-            views = attention(self._above, x, units, prior=self._location_prior(x, ids), weights=weights)
-            straight = [view.flip(-1) if number else view for number, view in enumerate(views.unbind(1))]
-            found.append(torch.stack(straight).mean(0))  # only the second view is mirrored
+        found = [attention(self._above, x, units, weights=weights)[:, 0] for x in scene.activations]
         if len(found) == 1:
             return found[0]
         fine = [attention_maps.resize(maps, side, mode="bicubic") for maps in found]
         return torch.stack([attention_maps.min_max(maps) for maps in fine]).mean(0)
-
-    def _location_prior(self, x: Tensor, ids: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """How much each location counts for each word when its winner enters the features; None: all alike."""
-        sharpness = self.settings.sharpness
-        if sharpness == 0:
-            return None
-        features = self._above(x)
-        if sharpness is None:
-            posterior = self.model.posterior(features, ids)  # (K, views, h', w')
-        else:
-            scores = self.model.location_scores(features, ids).transpose(0, 1)
-            posterior = (sharpness * scores).flatten(2).softmax(-1).view_as(scores)
-        return lambda _: posterior
 
     def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
         fit = self.model.config.calibration

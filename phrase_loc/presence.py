@@ -17,7 +17,7 @@ from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 def raw_presence(
     model: TextToRegion, above: Callable[[Tensor], Tensor], scene: Scene, encoded: Sequence[EncodedPhrase]
 ) -> list[float]:
-    """The weighted mean of the pooled scores of a phrase's words, over views and input sizes.
+    """The weighted mean of the pooled scores of a phrase's words, over input sizes.
 
     Args:
         model: whose head scores.
@@ -32,7 +32,7 @@ def raw_presence(
     if len(ids) == 0:
         return [-torch.inf] * len(encoded)
     device = model.words.vectors.device
-    scores = [model.scores(above(x), ids.to(device)).mean(0) for x in scene.activations]
+    scores = [model.scores(above(x), ids.to(device))[0] for x in scene.activations]
     found = weights @ torch.stack(scores).mean(0).cpu()  # (P,)
     return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
 

@@ -131,6 +131,7 @@ def elect(
     # a box without area agrees with none, not even itself: the one-hot part keeps it
     share = truth * near[winner] + torch.finfo(scores.dtype).tiny * one_hot(winner, len(boxes)).to(scores)
     merged = (share / share.sum(-1, keepdim=True)) @ boxes.to(share)  # (P, 4)
+    merged = merged.clamp(*boxes.to(share).aminmax(dim=0))  # rounding must not carry a mean out of the image
     lifted = torch.full_like(scores[:, :1], -torch.inf).repeat(1, len(scores))
     lifted.fill_diagonal_(0).add_(scores.amax(-1, keepdim=True) + LIFT)
     return torch.cat([boxes, merged.to(boxes)]), torch.cat([scores, lifted], -1)

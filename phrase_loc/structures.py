@@ -89,8 +89,7 @@ class Scene:
     """An image looked at once; any number of phrases can be asked of it.
 
     Attributes:
-        activations: for each input size (V, C, h, w) features at the attended stage, >= 0; of the V views the
-            first is the photograph as it is, a second one is mirrored.
+        activations: for each input size (1, C, h, w) features at the attended stage, >= 0.
         size: (H, W) of the original image in pixels.
         proposals: (R, 4) boxes that do not depend on the phrase, or None when the map alone proposes.
         picture: a small JPEG of the photograph for showing, or None; no answer depends on it.

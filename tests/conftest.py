@@ -55,9 +55,7 @@ def tiny_localizer():
     vocabulary = Vocabulary(("man", "red", "hat", "dog"), (90, 50, 30, 20))
     model = folded(create(vocabulary, torch.randn(4, 16), backbone="tiny", weights=None, hidden=32))
     model.config = replace(model.config, calibration={"slope": 1.0, "offset": 0.0})
-    return PhraseLocalizer(
-        model, Inference(image_sizes=(32, 48), mirrored=True, grid=16, proposals="level_sets")
-    )
+    return PhraseLocalizer(model, Inference(image_sizes=(32, 48), grid=16, proposals="level_sets"))
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,24 @@
 """Top-down attention: which part of the activations is the evidence for a word?
 
-Every method has one signature: `METHODS[name](net, x, units)` with the part of a network above some
-activations `x` (N, C, h, w), and word units (K, D) over its output, gives maps (K, N, h, w) >= 0. Each also
-takes `prior=` (weights of the locations, for a net that scores before it pools) and `weights=` (P, K), which
-averages words into phrases. The package knows callables and tensors only, so it can be lifted out.
+Every method has one signature: `METHODS[name](net, x, units)` with the part of a network above some activations `x`
+(N, C, h, w), and word units (K, D) over its output, gives maps (K, N, h, w) >= 0. Each also takes `weights=` (P,
+K), which averages words into phrases. The package knows callables and tensors only, so it can be lifted out.
 """
 
 from collections.abc import Callable
 
 from torch import Tensor
 
-from phrase_loc.attention.cam import cam
 from phrase_loc.attention.excitation import (
     contrastive_mwp,
     excitation_backprop,
-    lost_mass,
-    lost_where,
+    maps_at_depths,
     mwp,
 )
-from phrase_loc.attention.gradients import deconvnet, grad_cam, gradient, guided_backprop
-from phrase_loc.attention.kept import KeptPositive, keep_positive
-from phrase_loc.attention.occlusion import occlusion, rise
-from phrase_loc.attention.relevance import lrp
+from phrase_loc.attention.gradients import cam, deconvnet, grad_cam, gradient, guided_backprop
+from phrase_loc.attention.lrp import lrp
+from phrase_loc.attention.perturbation import occlusion, rise
+from phrase_loc.attention.tape import KeptPositive
 
 __all__ = [
     "METHODS",
@@ -33,10 +30,8 @@ __all__ = [
     "grad_cam",
     "gradient",
     "guided_backprop",
-    "keep_positive",
-    "lost_mass",
-    "lost_where",
     "lrp",
+    "maps_at_depths",
     "mwp",
     "occlusion",
     "rise",

@@ -1,45 +1,26 @@
-"""Rules (see `rules`) for operations that only move values: whoever the value was taken from inherits."""
+"""Rules (see `excitation`) for operations that only move values: whoever the value was taken from inherits."""
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from phrase_loc.attention.rules import Down, Move, Rule, tensors_in
-from phrase_loc.attention.transpose import transpose
-
-if TYPE_CHECKING:
-    from phrase_loc.attention.chain import ExcitatoryChain
-
-WITH_PLACES: dict[Rule, Rule] = {
-    F.max_pool1d: F.max_pool1d_with_indices,
-    F.max_pool2d: F.max_pool2d_with_indices,
-    F.max_pool3d: F.max_pool3d_with_indices,
-    F.adaptive_max_pool1d: F.adaptive_max_pool1d_with_indices,
-    F.adaptive_max_pool2d: F.adaptive_max_pool2d_with_indices,
-    F.adaptive_max_pool3d: F.adaptive_max_pool3d_with_indices,
-    torch.max_pool1d: F.max_pool1d_with_indices,
-    torch.max_pool2d: F.max_pool2d_with_indices,
-    torch.max_pool3d: F.max_pool3d_with_indices,
-}
+from phrase_loc.attention.functions import POOLED
+from phrase_loc.attention.tape import Down, Move, Rule, Tape, is_live, tensors_in
+from phrase_loc.attention.transposes import transpose
 
 
-def reshaped(chain: "ExcitatoryChain", func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def reshaped(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The same values in the same order."""
     shape = input.shape
     if func is Tensor.view:  # a view of (N, C, h, w) that was made for another memory format
         func = Tensor.reshape
-    return chain.record(
-        func, func(input, *args, **kwargs), [Move(input, lambda p: p.reshape(len(p), *shape))]
-    )
+    return tape.record(func, func(input, *args, **kwargs), [Move(input, lambda p: p.reshape(len(p), *shape))])
 
 
-def joined(
-    chain: "ExcitatoryChain", func: Rule, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any
-) -> Tensor:
+def joined(tape: Tape, func: Rule, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Tensor:
     """Concatenation: each part gets back its own."""
     value = func(tensors, dim, **kwargs)
     axis = dim % value.dim()
@@ -48,39 +29,42 @@ def joined(
         size = part.shape[axis]
         moves.append(Move(part, partial(torch.narrow, dim=axis + 1, start=start, length=size)))
         start += size
-    return chain.record(func, value, moves)
+    return tape.record(func, value, moves)
 
 
-def routed(chain: "ExcitatoryChain", func: Rule, *args: Any, **kwargs: Any) -> Any:
+def routed(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
     """Outputs that are copies of inputs: whoever was copied inherits, as the derivative says."""
     value = func(*args, **kwargs)
-    sources = [t for t in tensors_in(args, kwargs) if chain.is_live(t)]
-    outs = value if isinstance(value, (tuple, list)) else (value,)
-    for i, out in enumerate(outs):
-        if isinstance(out, Tensor) and out.is_floating_point():
-            moves = [Move(t, _routed_back(func, args, kwargs, t, i)) for t in sources]
-            chain.record(func, out, moves)
-    return value
+    sources = [t for t in tensors_in(args, kwargs) if is_live(t)]
+
+    def recorded(out: Any, index: int) -> Any:
+        if not isinstance(out, Tensor) or not out.is_floating_point():
+            return out
+        return tape.record(func, out, [Move(t, _routed_back(func, args, kwargs, t, index)) for t in sources])
+
+    if not isinstance(value, (tuple, list)):
+        return recorded(value, 0)
+    parts = [recorded(out, index) for index, out in enumerate(value)]
+    return type(value)(parts)  # a list, a tuple, or one of torch's named pairs
 
 
-def pooled(chain: "ExcitatoryChain", func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Max pooling: the first maximum takes all. As `routed`, with the places noted instead of asked again."""
+def pooled(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Max pooling: the first maximum takes all. As `routed`, with the places kept instead of asked again."""
     kwargs.pop("return_indices", None)  # false here: with it another function is called, and routed
-    value, place = WITH_PLACES[func](input, *args, **kwargs)
+    value, place = POOLED[func](input, *args, **kwargs)
     channels, plane = input.shape[1], input.shape[2:]
     # Places count through (plane, channels): in memory's own order when channels are last.
     of_channel = torch.arange(channels, device=place.device)
     place = (place.movedim(1, -1) * channels + of_channel).flatten(1)
-    place = place.to(
-        torch.int32 if plane.numel() * channels < 2**31 else torch.int64
-    )  # kept: half the memory
+    fits = plane.numel() * channels < 2**31  # int32 takes half the memory while the tape lives
+    place = place.to(torch.int32 if fits else torch.int64)
 
     def down(p: Tensor) -> Tensor:
         won = p.new_zeros(*p.shape[:2], plane.numel() * channels)
         won.scatter_add_(2, place.long().expand(len(p), -1, -1), p.movedim(2, -1).flatten(2))
         return won.unflatten(2, (*plane, channels)).movedim(-1, 2)
 
-    return chain.record(func, value, [Move(input, down)])
+    return tape.record(func, value, [Move(input, down)])
 
 
 def _routed_back(func: Rule, args: Sequence[Any], kwargs: dict[str, Any], source: Tensor, index: int) -> Down:

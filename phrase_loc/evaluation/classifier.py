@@ -51,8 +51,7 @@ class Classifier:
         mean, std = (tuple(255 * v for v in values) for values in (preprocessing.mean, preprocessing.std))
         self.normalize = Normalize(mean, std).to(weight.device)
         self.encoder, self.words = self, SimpleNamespace(vectors=weight)
-        # no posterior over locations: the pool is an average, to which all count alike
-        inference = {"image_sizes": (preprocessing.size,), "sharpness": 0.0}
+        inference = {"image_sizes": (preprocessing.size,)}
         self.config = SimpleNamespace(inference=inference, calibration={})
 
     def encode(self, phrase: str) -> EncodedPhrase:

@@ -9,7 +9,8 @@
    video, camera), or a frequent word one edit away ('dooorway' -> doorway): `Word.misspelt` and the note
    say so. A number is a modifier where it is known ('two' has learnt to point at pairs), else passed over.
 4. A word that is still unknown is reported with weight 0, and the note names it. The known ones share the
-   weight 1 in proportion to their roles. A phrase without a known word has K = 0: the caller says so and invents nothing.
+   weight 1 in proportion to their roles. A phrase without a known word has K = 0: the caller says so and invents
+   nothing.
 
 Why no NLTK here: its tokenizers and stemmers need no corpus, but importing the package takes 3 to 5 s, a
 query 0.5 s. NLTK serves where seconds do not matter (caption chunks in `captions`, and as the oracle of our

@@ -9,13 +9,10 @@ from phrase_loc.attention import (
     METHODS,
     contrastive_mwp,
     excitation_backprop,
-    keep_positive,
-    lost_mass,
-    lost_where,
     mwp,
 )
-from phrase_loc.attention.chain import ExcitatoryChain
-from phrase_loc.attention.seeds import contrasts, wins
+from phrase_loc.attention.excitation import attended_pass, contrasts, passed, wins
+from phrase_loc.attention.tape import KeptPositive
 from phrase_loc.errors import ConfigError
 from tests.oracles import dense_of, hand_down, seed_of, transition
 
@@ -116,10 +113,8 @@ def test_every_linear_operation_equals_its_explicit_transition(name):
     slow = won.flatten(1) @ transition(dense_of(positive, shape), x.flatten())
     fast = excitation_backprop(op, x, lambda h: won)
     assert torch.allclose(fast.flatten(1), slow, atol=1e-12)
-    chain = ExcitatoryChain(x)  # the sum over channels is made by another way
-    with chain:
-        top = op(x)
-    assert torch.allclose(chain.hand_down(top, won, channels=False), fast.sum(2), atol=1e-12)
+    with attended_pass(op, x) as (tape, top):  # the sum over channels is made by another way
+        assert torch.allclose(tape.maps(top, won)[0], fast.sum(2), atol=1e-12)
 
 
 def test_max_pool_gives_all_to_the_first_maximum():
@@ -144,11 +139,7 @@ def test_residual_rules_on_numbers():
     ones = lambda h: torch.ones(1, *h.shape)  # noqa: E731
     positive = excitation_backprop(net, x, ones)
     assert positive[0, 0].tolist() == [1.0, 1.0, 1.0]  # each input feeds both of its branches
-    chain = ExcitatoryChain(x, "proportional")
-    with chain:
-        branch = F.linear(x, torch.diag(torch.tensor([1.0, 3.0, -0.5])))
-        top = x + branch
-    p = chain.hand_down(top, ones(top))
+    p = excitation_backprop(net, x, ones, residual="proportional")
     # proportional: the third branch is negative, -1.5 of 1.5, and has no positive weight to hand it on
     assert torch.allclose(p[0, 0], torch.tensor([1.0, 1.0, 2.0]))
 
@@ -180,19 +171,16 @@ def test_mass_is_kept_without_biases_and_never_grows():
     assert (mwp(biased, x, units).sum((2, 3)) <= 1 + 1e-5).all()
 
 
-def test_lost_mass_is_what_the_map_lacks_and_names_its_layer():
+def test_mass_is_lost_where_a_bias_alone_fires():
     def net(x: Tensor) -> Tensor:  # the second feature fires by its bias alone
         return F.relu(F.conv2d(x, -torch.ones(2, 1, 1, 1) * torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1),
                                torch.tensor([0.0, 9.0]))).mean((2, 3))  # fmt: skip
 
     x = torch.ones(1, 1, 2, 2)
     units = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
-    lost = lost_mass(net, x, units)
-    assert torch.allclose(lost[:, 0], torch.tensor([0.0, 1.0, 8 / 9, 0.0]), atol=1e-6)
-    assert torch.allclose(mwp(net, x, units).sum((2, 3))[:3, 0], 1 - lost[:3, 0], atol=1e-6)
-    where = dict(lost_where(net, x, units[1:2]))
-    assert where["conv2d"] == pytest.approx(1.0)
-    assert where["mean"] == pytest.approx(0.0)
+    assert torch.allclose(
+        mwp(net, x, units).sum((2, 3))[:, 0], torch.tensor([1.0, 0.0, 1 / 9, 0.0]), atol=1e-6
+    )
 
 
 def test_linear_in_the_seed_and_batched_equals_one_by_one():
@@ -279,8 +267,6 @@ def test_an_operation_without_a_rule_is_named_with_the_ways_out():
 
 
 def test_a_rule_can_be_given():
-    from phrase_loc.attention.rules import passed
-
     net = lambda x: torch.sqrt(x).mean((2, 3))  # noqa: E731
     with pytest.raises(NotImplementedError, match="sqrt"):
         mwp(net, rand(1, 3, 2, 2), randn(1, 3))
@@ -293,10 +279,6 @@ def test_shapes_that_do_not_fit_are_refused():
         mwp(net, x, randn(2, 5))
     with pytest.raises(ConfigError, match="weights must be"):
         mwp(net, x, randn(2, 6), weights=torch.ones(1, 3))
-    with pytest.raises(ConfigError, match="prior over locations"):
-        mwp(net, x, randn(2, 6), prior=torch.ones_like)
-    with pytest.raises(ConfigError, match="keep the shape"):
-        mwp(net.body, x, randn(2, 6), prior=lambda s: s[:1])
     with pytest.raises(ConfigError, match="residual rule"):
         mwp(net, x, randn(2, 6), residual="both")
     with pytest.raises(ConfigError, match="does not depend"):
@@ -315,7 +297,7 @@ def test_no_units_give_no_maps():
 
 def test_kept_positive_weights_give_the_same_maps_and_follow_the_weights():
     net, x, units = Pooled(), rand(1, 4, 8, 8), randn(3, 6)
-    kept = keep_positive(net)
+    kept = KeptPositive(net)
     assert torch.equal(contrastive_mwp(kept, x, units), contrastive_mwp(net, x, units))
     before = contrastive_mwp(kept, x, units)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Networks that score locations before they pool: the prior, the closed form, every method alike."""
+"""Networks that score locations before they pool: the closed form, every method alike."""
 
 import itertools
 
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phrase_loc.attention import METHODS, contrastive_mwp, mwp
-from phrase_loc.attention.closed_form import contrastive_map, winning_map
+from phrase_loc.attention import METHODS, contrastive_mwp, maps_at_depths, mwp
+from phrase_loc.attention.excitation import contrastive_map, winning_map
 
 
 def located() -> nn.Sequential:
@@ -21,49 +21,39 @@ UNITS = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manua
 WEIGHTS = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.2, 0.3, 0.5]], dtype=torch.float64)
 
 
-def softmax_prior(scores: Tensor) -> Tensor:
-    return (4 * scores).flatten(2).softmax(2).view_as(scores)
-
-
 @pytest.mark.parametrize("name", METHODS)
-def test_uniform_prior_equals_average_pooling(name):
+def test_features_with_locations_are_asked_as_if_averaged(name):
     head = located()
     pooled = METHODS[name](lambda x: F.adaptive_avg_pool2d(head(x), 1).flatten(1), X, UNITS)
-    open_ = METHODS[name](head, X, UNITS)
-    alike = METHODS[name](head, X, UNITS, prior=lambda s: torch.full_like(s, 0.3))
-    assert torch.allclose(open_, pooled, atol=1e-12, rtol=1e-9)
-    # CAM's map carries the prior's scale; every other method normalises it.
-    assert torch.allclose(alike, pooled * (0.3 if name == "cam" else 1), atol=1e-12, rtol=1e-9)
+    assert torch.allclose(METHODS[name](head, X, UNITS), pooled, atol=1e-12, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_weights_and_prior_go_together(name):
-    maps = METHODS[name](located(), X, UNITS, prior=softmax_prior, weights=WEIGHTS)
+def test_weights_of_one_give_the_units_own_maps(name):
+    maps = METHODS[name](located(), X, UNITS, weights=WEIGHTS)
     assert maps.shape == (2, 2, 6, 7)
     assert (maps >= 0).all()
-    single = METHODS[name](located(), X, UNITS, prior=softmax_prior, weights=torch.eye(4))
-    assert torch.allclose(single, METHODS[name](located(), X, UNITS, prior=softmax_prior), atol=1e-12)
+    single = METHODS[name](located(), X, UNITS, weights=torch.eye(4))
+    assert torch.allclose(single, METHODS[name](located(), X, UNITS), atol=1e-12)
 
 
-def test_the_seed_over_locations_is_the_priors_posterior():
-    # Worked out from the definition: e+ = prior * h * max(u, 0), normalised over features and locations.
+def test_the_seed_over_locations_is_worked_out_from_the_definition():
+    # e+ = h * max(u, 0), normalised over features and locations
     h = located()(X).detach()
-    prior = softmax_prior(torch.einsum("ndhw,kd->knhw", h, UNITS))
-    e = prior[:, :, None] * h * UNITS.clamp(min=0)[:, None, :, None, None]
+    e = h * UNITS.clamp(min=0)[:, None, :, None, None]
     e = (e / e.sum((2, 3, 4), keepdim=True)).nan_to_num()  # a unit without a feature has no winner
-    d = prior[:, :, None] * h * (-UNITS).clamp(min=0)[:, None, :, None, None]
+    d = h * (-UNITS).clamp(min=0)[:, None, :, None, None]
     d = (d / d.sum((2, 3, 4), keepdim=True)).nan_to_num()
-    maps = contrastive_mwp(lambda x: x, h, UNITS, prior=softmax_prior)
+    maps = contrastive_mwp(lambda x: x, h, UNITS)
     assert torch.allclose(maps, (e - d).sum(2).clamp(min=0), atol=1e-14)
 
 
-@pytest.mark.parametrize("prior", [None, softmax_prior])
 @pytest.mark.parametrize(
     "layers",
     [(), (5, 6), (5, 9, 6)],
     ids=["identity", "one 1x1 conv", "two 1x1 convs"],
 )
-def test_closed_form_equals_the_general_pass(layers, prior):
+def test_closed_form_equals_the_general_pass(layers):
     # A further ReLU stands in the way of the shortcut, and changes no value that is not negative. Without biases
     # nothing fires that was not excited, so no mass is lost on the way down.
     torch.manual_seed(3)
@@ -71,13 +61,12 @@ def test_closed_form_equals_the_general_pass(layers, prior):
     head = nn.Sequential(*(part for conv in convs for part in (conv, nn.ReLU()))).double()
     units = UNITS if layers else UNITS[:, :5]
     h = head(X).detach()
-    at_location = None if prior is None else prior(torch.einsum("ndhw,kd->knhw", h.relu(), units))
     for method, closed in ((mwp, winning_map), (contrastive_mwp, contrastive_map)):
-        general = method(lambda x: F.relu(head(x)), X, units, prior=prior)
-        assert torch.allclose(general, closed(h, units, at_location).clamp(min=0), atol=1e-12), method
+        general = method(lambda x: F.relu(head(x)), X, units)
+        assert torch.allclose(general, closed(h, units).clamp(min=0), atol=1e-12), method
     if not layers:
-        shortcut = contrastive_mwp(head, X, units, prior=prior)
-        assert torch.allclose(shortcut, contrastive_map(h, units, at_location).clamp(min=0), atol=1e-15)
+        shortcut = contrastive_mwp(head, X, units)
+        assert torch.allclose(shortcut, contrastive_map(h, units).clamp(min=0), atol=1e-15)
 
 
 def test_closed_form_exports():
@@ -102,3 +91,18 @@ def test_one_place_is_found_where_the_evidence_is():
         maps = method(lambda x: x.mean((2, 3)), x, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
         assert maps[0, 0].argmax() == 1 * 5 + 3, name
         assert maps[1, 0].argmax() == 4 * 5 + 0, name
+
+
+@pytest.mark.parametrize("cuts", [(0, 1, 2, 3, 4), (0, 2), (0, 3, 4)])
+@pytest.mark.parametrize("contrast", [True, False])
+def test_maps_at_several_depths_are_those_of_a_pass_to_each(cuts, contrast):
+    net = located()
+    parts = [net[a:b] for a, b in itertools.pairwise((*cuts, len(net)))]
+    together = maps_at_depths(parts, X, UNITS, contrast=contrast, weights=WEIGHTS)
+    assert len(together) == len(cuts)
+    x = X
+    for number, found in enumerate(together):
+        above = nn.Sequential(*parts[number:])
+        alone = (contrastive_mwp if contrast else mwp)(above, x, UNITS, weights=WEIGHTS)
+        assert torch.allclose(found, alone, atol=1e-14)
+        x = parts[number](x).detach()

@@ -1,5 +1,7 @@
 """What a pass holds and what it writes to: nothing that somebody else still needs."""
 
+import weakref
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from phrase_loc.attention.excitation import attended_pass, mwp
 
 
 class Branches(nn.Module):
-    """Branches that meet by sum and by concatenation; one of them hands its winners on as they are."""
+    """Branches that meet by sum and by concatenation; one of them passes its winners on as they are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,11 +24,11 @@ class Branches(nn.Module):
 
 
 def pass_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The seed, before and after, and the maps of two passes down the same chain."""
-    with attended_pass(Branches(), x) as (chain, h):
-        won = torch.rand(3, *h.shape)
+    """The seed, before and after, and the maps of two passes down the same tape."""
+    with attended_pass(Branches(), x) as (tape, top):
+        won = torch.rand(3, *top.shape)
         before = won.clone()
-        return before, won, chain.hand_down(h, won), chain.hand_down(h, won)
+        return before, won, tape.propagate(top, won), tape.propagate(top, won)
 
 
 def test_a_pass_down_writes_to_nothing_that_is_used_again():
@@ -43,8 +45,15 @@ def test_winners_of_a_batch_are_those_of_each_alone():
 
 
 def test_values_that_the_network_let_go_are_not_held():
-    net = nn.Sequential(*(nn.Conv2d(4, 4, 1) for _ in range(6)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with attended_pass(net, torch.rand(1, 4, 5, 5)) as (chain, h):
-        known = len(chain._nodes)
-        assert known <= 3, "the attended tensor, the output and at most what it is a view of"
-        assert len(chain.hand_down(h, torch.rand(1, *h.shape))) == 1
+    made = []
+
+    class Watching(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            made.append(weakref.ref(out))
+            return out
+
+    net = nn.Sequential(*(Watching(4, 4, 1) for _ in range(6)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with attended_pass(net, torch.rand(1, 4, 5, 5)) as (tape, top):
+        assert sum(out() is not None for out in made) == 0
+        assert len(tape.propagate(top, torch.rand(1, *top.shape))) == 1

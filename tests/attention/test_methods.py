@@ -8,6 +8,7 @@ from phrase_loc.attention import (
     METHODS,
     cam,
     deconvnet,
+    excitation_backprop,
     grad_cam,
     gradient,
     guided_backprop,
@@ -16,7 +17,7 @@ from phrase_loc.attention import (
     rise,
 )
 from phrase_loc.attention.gradients import ReluRule, derivative
-from phrase_loc.attention.relevance import epsilon
+from phrase_loc.attention.lrp import epsilon
 from phrase_loc.errors import ConfigError
 
 
@@ -103,15 +104,10 @@ def test_relevance_is_zennits(net):
 
 
 def test_epsilon_rule_shares_out_by_signed_contribution():
-    from phrase_loc.attention.chain import ExcitatoryChain
-
-    x = torch.tensor([[3.0, 1.0]])
-    chain = ExcitatoryChain(x, rules={nn.functional.linear: epsilon})
-    with chain:
-        y = nn.functional.linear(x, torch.tensor([[1.0, -1.0]]), torch.tensor([2.0]))  # 3 - 1 + 2 = 4
-    assert torch.allclose(
-        chain.hand_down(y, torch.ones(1, 1, 1)), torch.tensor([[[3 / 4, -1 / 4]]]), atol=1e-5
-    )
+    x, weight, bias = torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, -1.0]]), torch.tensor([2.0])
+    net = lambda x: nn.functional.linear(x, weight, bias)  # noqa: E731  # 3 - 1 + 2 = 4
+    shares = excitation_backprop(net, x, lambda h: torch.ones(1, 1, 1), rules={nn.functional.linear: epsilon})
+    assert torch.allclose(shares, torch.tensor([[[3 / 4, -1 / 4]]]), atol=1e-5)
 
 
 def test_class_activation_map_is_the_weighted_sum_of_the_last_features(net):

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from phrase_loc.attention import contrastive_mwp, excitation_backprop, keep_positive, mwp
-from phrase_loc.attention.seeds import contrasts, wins
+from phrase_loc.attention import KeptPositive, contrastive_mwp, excitation_backprop, mwp
+from phrase_loc.attention.excitation import contrasts, wins
 
 # network: (MODE of the reference, residual rule)
 NETS = {
@@ -149,7 +149,7 @@ def sixteen_in_float32(stored, model: nn.Module, net: str, variant: str, rebuild
     with torch.no_grad():
         x = below(rebuild.inputs()[:1])
     units, key = top[rebuild.UNITS16], f"{variant}/{mode}/{PAPER_LAYER[net]}/f32"
-    kept = keep_positive(above)
+    kept = KeptPositive(above)
     assert deviation(mwp(kept, x, units, residual=residual), stored[f"{key}/mwp_u16"]) < 5e-3
     assert deviation(contrastive_mwp(kept, x, units, residual=residual), stored[f"{key}/cmwp_u16"]) < 3e-2
     if variant == "spiky":  # units differ clearly: a wrong one would be seen

@@ -372,7 +372,7 @@ def test_a_missing_image_of_a_table_is_told_when_it_is_read(tmp_path: Path):
     (tmp_path / "captions.csv").write_text("image,caption\nno.jpg,a cat\n.,a dog\n\0.jpg,a hat\n")
     source = open_source(str(tmp_path))
     for i in range(3):
-        with pytest.raises(DataError, match="does not exist|is no file"):
+        with pytest.raises(DataError, match=r"does not exist|is no file"):
             source.image(i)
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from PIL import Image
 
 from phrase_loc.attention import METHODS
 from phrase_loc.errors import ConfigError
@@ -47,13 +46,6 @@ def test_what_has_no_unit_is_unknown(drawn_image):
     assert len(known.boxes) > 0
     assert localizer.present(scene, ["person", "dog"]) == [None, None]
     assert localizer.attend(scene, ["person"]).eq(0).all()
-
-
-def test_the_mirrored_view_is_turned_back(drawn_image):
-    plain, both = classifier(NAMES), classifier(NAMES, mirrored=True)
-    other = plain.look(drawn_image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    expected = (plain.attend(plain.look(drawn_image), ["dog"]) + plain.attend(other, ["dog"]).flip(-1)) / 2
-    torch.testing.assert_close(both.attend(both.look(drawn_image), ["dog"]), expected)
 
 
 def test_classify_is_the_network_itself(drawn_image):

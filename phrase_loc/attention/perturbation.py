@@ -6,8 +6,7 @@ pass above the map for every mask.
     occlusion   a window slides over the plane (Zeiler and Fergus, arXiv 1311.2901)
     rise        random masks, each weighed by the score it leaves (Petsiuk et al., arXiv 1806.07421)
 
-Masks lie on the activations, not on the pixels, so that all methods compare over the same ones. The prior
-over locations is taken from the uncovered activations and held.
+Masks lie on the activations, not on the pixels, so that all methods compare over the same ones.
 """
 
 from collections.abc import Callable
@@ -16,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phrase_loc.attention import seeds
-from phrase_loc.attention.rules import reciprocal
+from phrase_loc.attention.excitation import checked, mixed, reciprocal
+from phrase_loc.attention.gradients import score_signal
 from phrase_loc.errors import ConfigError
 
 Net = Callable[[Tensor], Tensor]
@@ -29,7 +28,6 @@ def occlusion(
     x: Tensor,
     units: Tensor,
     *,
-    prior: seeds.Prior | None = None,
     weights: Tensor | None = None,
     window: int = 3,
 ) -> Tensor:
@@ -39,7 +37,6 @@ def occlusion(
         net: the network above `x`, giving (N, D) or (N, D, h', w').
         x: (N, C, h, w) activations.
         units: (K, D) rows of the linear layer over net's output.
-        prior: weights of the locations from the units' scores there, for a net that does not pool.
         weights: (P, K) averages the words' scores into phrases; the result is then (P, N, h, w).
         window: side of the covered square in cells, odd.
 
@@ -50,7 +47,7 @@ def occlusion(
         raise ConfigError(f"the side of an occluding window must be odd and positive, got {window}")
     covered = _windows((x.shape[2], x.shape[3]), window // 2).to(x.device, _core(x))
     with torch.inference_mode(False), torch.no_grad():
-        whole, score = _asked(net, x, units, prior, weights)
+        whole, score = _asked(net, x, units, weights)
         fall = whole - score(1 - covered)  # (M, K, N)
         return _spread(fall, covered).clamp(min=0)
 
@@ -60,7 +57,6 @@ def rise(
     x: Tensor,
     units: Tensor,
     *,
-    prior: seeds.Prior | None = None,
     weights: Tensor | None = None,
     masks: int = 512,
     cells: int = 4,
@@ -73,20 +69,20 @@ def rise(
     """
     with torch.inference_mode(False), torch.no_grad():
         kept = _coin_masks(masks, cells, (x.shape[2], x.shape[3]), seed).to(x.device, _core(x))
-        _, score = _asked(net, x, units, prior, weights)
+        _, score = _asked(net, x, units, weights)
         left = score(kept)
         return _spread(left - left.mean(0), kept).clamp(min=0)
 
 
 def _asked(
-    net: Net, x: Tensor, units: Tensor, prior: seeds.Prior | None, weights: Tensor | None
+    net: Net, x: Tensor, units: Tensor, weights: Tensor | None
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The score (K, N), and a function from masks (M, h, w) to the scores (M, K, N) that they leave."""
     x = x.detach().clone()
     h = net(x)
     h = h.to(_core(h))
-    units, weights, at_location = seeds.asked(h, units, prior, weights)
-    signal = seeds.mixed(seeds.scores(h, units, at_location), weights)
+    units, weights = checked(h, units, weights)
+    signal = mixed(score_signal(h, units), weights)
 
     def score_of(h: Tensor) -> Tensor:  # (M * N, D, ...) -> (M, K, N)
         return torch.einsum("kn...,mn...->mkn", signal, h.to(signal).unflatten(0, (-1, len(x))))
