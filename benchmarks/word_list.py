@@ -4,11 +4,13 @@
     for package in *.deb; do dpkg-deb -x $package lists; done
     python benchmarks/word_list.py lists/usr/share
 
-SCOWL's larger lists hold rare words that are common misspellings ('ballon'). One dictionary form a line, five to fourteen letters without marks; adjectives of any length end in '+': what
-WordNet has as an adjective alone, or has seen more often as one than as a noun. Compounds end in '=' where
-WordNet says that the whole is a kind of its second half ('goldfish', but not 'ladybird').
+SCOWL's larger lists hold rare words that are common misspellings ('ballon'). One dictionary form a line, five to
+fourteen letters without marks; adjectives of any length end in '+': what WordNet has as an adjective alone, or has
+seen more often as one than as a noun. Compounds end in '=' where WordNet says that the whole is a kind of its
+second half ('goldfish', but not 'ladybird').
 """
 
+import itertools
 import lzma
 import re
 import sys
@@ -69,7 +71,7 @@ def compounds(share: Path) -> set[str]:
             fields = row.split("|")[0].split()
             count = int(fields[3], 16)
             names[fields[0]] = [plain(name) for name in fields[4 : 4 + 2 * count : 2]]
-            above[fields[0]] = [b for a, b in zip(fields, fields[1:]) if a in ("@", "@i")]
+            above[fields[0]] = [b for a, b in itertools.pairwise(fields) if a in ("@", "@i")]
     found = set()
     for synset, own in names.items():
         kinds, waiting = set(), list(above[synset])

@@ -68,7 +68,7 @@ def parsed(found: list[str]) -> tuple[Token, ...]:
     return tuple(result)
 
 
-def negation(found: list[str]) -> str | None:
+def negation(found: Sequence[str]) -> str | None:
     """The first of a phrase's tokens that denies something, None when none does.
 
     >>> [negation(tokens(p)) for p in ("no cat", "a man who isn't tall", "a sugar-free drink", "a knot")]
