@@ -59,12 +59,11 @@ def test_text_overlay_and_profile(photo, tiny_model, tmp_path, capsys):
         (["missing.jpg", "dog"], "image file missing.jpg does not exist"),
         (["{photo}"], "at least one phrase"),
         (["{photo}", "dog", "--method", "mvp"], "unknown attention method 'mvp'"),
-        (["{photo}", "dog", "--overlay", "no/such/folder/o.png"], "cannot write no/such/folder/o.png"),
         (["{photo}", "dog", "--overlay", "{photo}.xyz"], "must end like an image"),
         (["{photo}", "dog", "--device", "gpu"], "device must be"),
         (["{photo}", "dog", "--overlay", "."], "must end like an image"),
-        (["{photo}", "--phrases", "none.txt"], "file of phrases none.txt cannot be read: No such file"),
-        (["{photo}", "--phrases", "latin.txt"], "no UTF-8 text"),
+        (["{photo}", "--phrases", "none.txt"], "file of phrases none.txt does not exist"),
+        (["{photo}", "--phrases", "latin.txt"], "is not UTF-8 text"),
         (["{photo}", "dog", ""], "got an empty one"),
         (["", "dog"], "got an empty name"),
         (["https://example.org/a.jpg", "dog"], "is an address; download"),
@@ -72,7 +71,7 @@ def test_text_overlay_and_profile(photo, tiny_model, tmp_path, capsys):
         (["{photo}", "dog", "--output", "no/a.jsonl"], "cannot write in no: No such file"),
         (["pairs.csv"], "row 2 of the table pairs.csv lacks its image or its phrase"),
         (["pairs.csv", "dog"], "brings its own phrases"),
-        (["photo.csv"], "the table photo.csv cannot be read: No such file"),
+        (["photo.csv"], "the table photo.csv does not exist"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(
@@ -88,6 +87,16 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert out == ""
+
+
+def test_an_overlay_that_cannot_be_written_does_not_take_the_answers_with_it(
+    photo, tiny_model, tmp_path, capsys
+):
+    assert query(photo, "dog", "--overlay", tmp_path / "no" / "o.png", model=tiny_model) == 2
+    out, err = capsys.readouterr()
+    assert "'dog': box" in out
+    assert err.startswith("error: ")
+    assert "cannot" in err
 
 
 def test_phrases_of_a_file_are_asked_of_one_photograph(photo, tiny_model, tmp_path, capsys):

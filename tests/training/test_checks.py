@@ -44,7 +44,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "inference.method": (["gradcam++", None], "method"),
     "inference.proposals": (["levels", 1], "propos"),
     "inference.score": (["mas"], "did you mean 'mass'"),
-    "inference.mirrored": (["yes", 1], "mirrored is true or false"),
+    "inference.mirrored": (["yes", True], "no longer there"),
     "inference.grid": ([0, 64.0, "64"], "grid is a whole number"),
     "phases.losses": ([{"sigmoit": 1}, {}, {"sigmoid": 0}], "did you mean 'sigmoid'|has no loss"),
     "phases.losses.sigmoid": ([-1, NAN, INFINITE, "much"], "losses.sigmoid"),
