@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from phrase_loc import maps as attention_maps
-from phrase_loc.attention import METHODS
+from phrase_loc.attention import METHODS, maps_at_depths
 from phrase_loc.distributed import pick_device
 from phrase_loc.errors import choose
 from phrase_loc.image_inputs import Picture
@@ -53,8 +54,13 @@ class PhraseLocalizer:
         self.settings = settings or Inference.from_dict(dict(model.config.inference))
         source = PROPOSALS[self.settings.proposals]
         self.source = source if cache is None else Cached(source, cache)
-        self._below = model.below(self.settings.stage)
-        self._above = model.above(self.settings.stage)
+        stages = sorted(set(self.settings.stages), key=model.stage_index)
+        self._below, self._above = model.below(stages[0]), model.above(stages[0])
+        between = (model.between(low, high) for low, high in pairwise(stages))
+        self._parts = [
+            *between,
+            model.above(stages[-1]),
+        ]  # the network over the scene, cut where maps are read
 
     @classmethod
     def from_pretrained(
@@ -204,6 +210,11 @@ class PhraseLocalizer:
         """Calibrated probability that the image shows each phrase, as `locate` says it; None where it cannot."""
         return self._present(scene, self.encode(phrases))
 
+    @torch.inference_mode()
+    def features(self, scene: Scene) -> Tensor:
+        """The features of the scene's largest view, over which word units stand: (D, h, w) >= 0."""
+        return self._above(scene.activations[-1])[0]
+
     # inside
 
     @property
@@ -219,15 +230,20 @@ class PhraseLocalizer:
     @lap("maps")
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
-        """(P, h, w) of one scale on its own grid, of several on the settings' grid."""
+        """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
         ids, weights = distinct_words(encoded)
         side = self._grid
         if len(ids) == 0:
-            grid = scene.activations[0].shape[-2:] if len(scene.activations) == 1 else side
+            single = len(scene.activations) == len(self._parts) == 1
+            grid = scene.activations[0].shape[-2:] if single else side
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
-        found = [attention(self._above, x, units, weights=weights)[:, 0] for x in scene.activations]
+        found = [
+            maps[:, 0]
+            for x in scene.activations
+            for maps in maps_at_depths(self._parts, x, units, method=attention, weights=weights)
+        ]
         if len(found) == 1:
             return found[0]
         fine = [attention_maps.resize(maps, side, mode="bicubic") for maps in found]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError
+from phrase_loc.models.backbones import between
 from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.models.text_head import TextHead
 from phrase_loc.models.word_table import WordTable
@@ -121,7 +122,7 @@ class TextToRegion(nn.Module):
 
     def below(self, stage: str = FEATURES) -> nn.Module:
         """The part up to a stage: images (N,3,H,W) RGB 0..255 -> activations (N,C,h,w)."""
-        end = self._index(stage) + 1
+        end = self.stage_index(stage) + 1
         parts = OrderedDict(normalize=self.normalize, **dict(list(self.trunk.named_children())[:end]))
         if stage != FEATURES:
             return nn.Sequential(parts)
@@ -136,16 +137,21 @@ class TextToRegion(nn.Module):
         """
         if stage == FEATURES:
             return nn.Identity()
-        start = self._index(stage) + 1
+        start = self.stage_index(stage) + 1
         fuse = self.config.fuse
-        if fuse is not None and start - 1 > self._index(fuse):
+        if fuse is not None and start - 1 > self.stage_index(fuse):
             raise ConfigError(
                 f"the head reads {fuse} as well, so a map cannot be read at {stage}; take {fuse} or features"
             )
         parts = OrderedDict(list(self.trunk.named_children())[start:])
         return Above(parts, self.head, fuse, reads_input=fuse == stage)
 
-    def _index(self, stage: str) -> int:
+    def between(self, low: str, high: str) -> nn.Module:
+        """The part from a stage to a later one: activations (N,C,h,w) -> activations, or features for "features"."""
+        return self.above(low) if high == FEATURES else between(self.trunk, low, high)
+
+    def stage_index(self, stage: str) -> int:
+        """The place of a stage from the image up; raises ConfigError for an unknown one."""
         if stage not in self.stages:
             raise ConfigError(f"unknown stage {stage!r}; this model has {', '.join(self.stages)}")
         return self.stages.index(stage)
