@@ -37,8 +37,9 @@ class Inference:
 
     Attributes:
         method: a key of attention.METHODS.
-        stage: where maps are read: a stage of the trunk, "features", or several of them; of several each map is
-            brought to the grid, min-max normalised and averaged. Excitation backprop visits all in one pass.
+        stage: where maps are read: a stage of the trunk, "features", or several of them. Of several, all are read at
+            the first input size, in one pass, and the other sizes at the highest alone: a pass further down costs
+            more with the square of the size and gains no more there. Stages count alike.
         image_sizes: sides in pixels of the squares a photograph is resized to; of several the maps are brought to
             the grid, min-max normalised and averaged.
         smoothing: Gaussian sigma of the map as a share of its side.

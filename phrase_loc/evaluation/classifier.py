@@ -122,8 +122,8 @@ class ClassifierLocalizer(PhraseLocalizer):
 
     @torch.inference_mode()
     def classify(self, scene: Scene) -> Tensor:
-        """Scores of all classes, mean over views and sizes: (C,), before any softmax."""
-        return torch.cat([self.model.scores(self._above(x)) for x in scene.activations]).mean(0)
+        """Scores of all classes, mean over sizes: (C,), before any softmax."""
+        return torch.cat([self.model.scores(h) for h in self._features(scene)]).mean(0)
 
     def class_ranks(self, scene: Scene, phrases: Sequence[str]) -> Tensor:
         """How many classes score above the best of each phrase's own: (P,), NaN for one that has none."""
