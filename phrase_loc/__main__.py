@@ -46,6 +46,7 @@ def guarded(action: Callable[[], int | None]) -> int:
     What is printed reaches the reader within it: a pipe that was closed is no error, a full disk is one sentence.
     """
     out, said = _Output(sys.stdout, needed=True), _Output(sys.stderr, needed=False)
+    code = 0
     with redirect_stdout(out), redirect_stderr(said):  # type: ignore[type-var]
         try:
             code = _ended(action)
@@ -55,11 +56,9 @@ def guarded(action: Callable[[], int | None]) -> int:
                 out.flush()
             if out.failure is None:
                 raise
-            code = 0
         except OSError as error:
             if error is not out.failure:
                 raise
-            code = 0
         if out.failure is not None and not isinstance(out.failure, BrokenPipeError):
             reason = out.failure.strerror
             print(f"error: the output cannot be printed ({reason}); print to another place", file=said)

@@ -120,6 +120,7 @@ def is_finished(output: Path, run: Run, overwrite: bool = False) -> bool:
         if not overwrite:
             raise
         held = None
+        _record(output).unlink()
     if overwrite:
         if held is None or held.settings != run.settings:
             _remove(parts)

@@ -210,7 +210,8 @@ def _overlay_place(args: argparse.Namespace) -> Iterator[Path | None]:
 
 def _behind_link(path: str) -> Path:
     """The file itself: a new one is renamed into its place, and the link stays."""
-    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    place, named = Path(os.path.realpath(path)), Path(path)
+    return place if named.is_symlink() and place.suffix == named.suffix else named
 
 
 def _refuse_input(place: Path, inputs: Iterable[str | None]) -> None:
