@@ -54,7 +54,7 @@ def questions_of(
     Raises:
         DataError: nothing to ask about, a column is missing.
     """
-    if source.suffix.lower() in {".csv", ".parquet"} and not source.is_dir():
+    if source.suffix.lower() in {".csv", ".parquet"} and not os.path.isdir(source):
         if phrases:
             raise ConfigError(f"the table {source} brings its own phrases; leave out {phrases[0]!r}")
         return _table(source)
@@ -62,8 +62,8 @@ def questions_of(
         raise ConfigError(
             f"expected phrases for {source}: give them after it, or --phrases FILE with one a line"
         )
-    if not source.is_dir():
-        if not source.exists():
+    if not os.path.isdir(source):
+        if not os.path.exists(source):
             raise DataError(f"image file {source} does not exist; check the path")
         return [Question(str(source), tuple(phrases))]
     listing = photographs_in(source)

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Answer, print, draw."""
     _check(args)
     phrases = _phrases(args)
-    if Path(args.image).is_dir() or Path(args.image).suffix.lower() in TABLES or args.output:
+    if os.path.isdir(args.image) or Path(args.image).suffix.lower() in TABLES or args.output:
         return _query_many(args, phrases)
     if not phrases:
         raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
@@ -211,13 +211,13 @@ def _overlay_place(args: argparse.Namespace) -> Iterator[Path | None]:
 def _behind_link(path: str) -> Path:
     """The file itself: a new one is renamed into its place, and the link stays."""
     place, named = Path(os.path.realpath(path)), Path(path)
-    return place if named.is_symlink() and place.suffix == named.suffix else named
+    return place if os.path.islink(path) and place.suffix == named.suffix else named
 
 
 def _refuse_input(place: Path, inputs: Iterable[str | None]) -> None:
     from phrase_loc.files import same_file
 
-    for path in inputs if place.exists() else ():
+    for path in inputs if os.path.exists(place) else ():
         if path and same_file(place, path):
             raise ConfigError(
                 f"{place} is read by this command and would be overwritten; give another output"
