@@ -54,8 +54,8 @@ def check_place(output: Path) -> None:
     if len(os.fsencode(output.name)) > _LONGEST:
         raise ConfigError(f"the name of the output has more than {_LONGEST} bytes; shorten it")
     folder = output.parent
-    if not folder.is_dir():
-        reason = "Not a directory" if folder.exists() else "No such file or directory"
+    if not os.path.isdir(folder):
+        reason = "Not a directory" if os.path.exists(folder) else "No such file or directory"
         raise DataError(f"cannot write in {folder}: {reason}; choose a folder that exists")
     if not os.access(folder, os.W_OK):
         raise DataError(f"cannot write in {folder}: Permission denied; choose a folder that can be written")
@@ -120,6 +120,7 @@ def is_finished(output: Path, run: Run, overwrite: bool = False) -> bool:
         if not overwrite:
             raise
         held = None
+        _record(output).unlink()
     if overwrite:
         if held is None or held.settings != run.settings:
             _remove(parts)
