@@ -29,9 +29,9 @@ PHRASES = ["dog", "red hat", "zebra", "qwertz", "man tree zebra"]
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A small trained-like model that reads two stages and knows words outside its vocabulary."""
+    """A small trained-like model that knows words outside its vocabulary."""
     folder = tmp_path_factory.mktemp("model")
-    model = tiny_model(fuse="stage1", pool="log_sum_exp", image_size=64)
+    model = tiny_model(pool="log_sum_exp", image_size=64)
     with torch.no_grad():
         model.head.project.weight.mul_(10)
         torch.nn.init.normal_(model.head.word_bias.weight)

@@ -28,7 +28,7 @@ Labeller = Callable[[Sequence[str]], WordLabels]
 class Sample:
     """One image as the model gets it."""
 
-    image: tuple[Tensor, ...]  # one (3,H,W) uint8, or a frozen trunk's outputs (C,h,w) float16
+    image: Tensor  # (3,H,W) uint8, or a frozen trunk's output (C,h,w) float16
     labels: WordLabels
     weight: float  # 0 where there is nothing to learn from
     caption: Sequence[int] = ()  # words of the text that was drawn this epoch
@@ -62,7 +62,7 @@ class Batch:
     """Images of a micro-batch with their words.
 
     Attributes:
-        images: one (N,3,H,W) uint8, or what the head reads of a frozen trunk, (N,C,h,w) float16 each.
+        images: (N,3,H,W) uint8, or the output of a frozen trunk, (N,C,h,w) float16.
         weights: (N,) 1, or 0 for fillers and faults.
         words: true words with strengths.
         ignored: words that count neither way.
@@ -72,7 +72,7 @@ class Batch:
         maps: (T,g,g) uint8 in the order of `words`; None where none of the samples has any.
     """
 
-    images: tuple[Tensor, ...]
+    images: Tensor
     weights: Tensor
     words: Ragged
     ignored: Ragged
@@ -83,7 +83,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        images = tuple(t.to(device, non_blocking=True) for t in self.images)
+        images = self.images.to(device, non_blocking=True)
         weights = self.weights.to(device, _widest(device), non_blocking=True)
         lists = (self.words, self.ignored, self.captions, self.paraphrases)
         words, ignored, captions, paraphrases = (part.to(device) for part in lists)
@@ -92,7 +92,7 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """For the loader: copies to the GPU then overlap with its work."""
-        self.images = tuple(image.pin_memory() for image in self.images)
+        self.images = self.images.pin_memory()
         return self
 
 
@@ -135,7 +135,7 @@ class WebImages(Dataset[Sample]):
         fault = (
             Fault("text", self.source.name(number), wrong) if wrong else None
         )  # another of its texts is used
-        return Sample((transform(image, texts, random),), labels, 1.0, caption, fault, paraphrase=other)
+        return Sample(transform(image, texts, random), labels, 1.0, caption, fault, paraphrase=other)
 
 
 def unlabelled(name: str, texts: Sequence[str]) -> Fault:
@@ -160,7 +160,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     labels = [sample.labels for sample in samples]
     maps = [sample.maps for sample in samples if sample.maps is not None]
     return Batch(
-        images=tuple(map(torch.stack, zip(*(sample.image for sample in samples), strict=True))),
+        images=torch.stack([sample.image for sample in samples]),
         weights=torch.tensor([sample.weight for sample in samples], dtype=torch.float64),
         words=_ragged([one.ids for one in labels], [one.strengths for one in labels]),
         ignored=_ragged([one.ignored for one in labels]),
@@ -173,7 +173,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 def _nothing(transform: Transform, fault: Fault | None) -> Sample:
     black = torch.zeros(3, *transform.size, dtype=torch.uint8)
-    return Sample((black,), WordLabels((), ()), 0.0, (), fault)
+    return Sample(black, WordLabels((), ()), 0.0, (), fault)
 
 
 def _widest(device: torch.device) -> torch.dtype:

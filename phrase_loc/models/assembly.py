@@ -28,7 +28,6 @@ def create(
     output_stride: int = 32,
     fold: bool = True,
     image_size: int | None = None,
-    fuse: str | None = None,
     hidden: int | None = 512,
     pool: str = "log_sum_exp",
     sharpness: float = 4.0,
@@ -48,7 +47,6 @@ def create(
         fold: fold batch norms now; the trunk can then be fine-tuned as plain convolutions. Without, it trains
             with batch norms, and `folded` makes the model to be queried.
         image_size: short side of an image, the backbone's own when None.
-        fuse: a finer stage that the head reads as well.
         hidden: see TextHead.
         pool: see TextHead.
         sharpness: see TextHead.
@@ -58,13 +56,9 @@ def create(
         tuned: train the word vectors too.
     """
     trunk = backbones.build(backbone, weights, output_stride=output_stride)
-    channels = backbones.feature_channels(trunk)
+    channels = list(backbones.feature_channels(trunk).values())[-1]
     facts = backbones.preprocessing(backbone)
-    if fuse is not None and fuse not in list(channels)[:-1]:
-        raise ConfigError(
-            f"fuse must name a stage below the last ({', '.join(list(channels)[:-1])}), got {fuse!r}"
-        )
-    dimensions = list(channels.values())[-1] if hidden is None else hidden
+    dimensions = channels if hidden is None else hidden
     if vectors is None:
         vectors, free, tuned = free_vectors(len(vocabulary), dimensions), True, True
     if len(vectors) != len(vocabulary):
@@ -79,9 +73,7 @@ def create(
         mean=_to_bytes(facts.mean),
         std=_to_bytes(facts.std),
         image_size=facts.size if image_size is None else image_size,
-        fuse=fuse,
-        channels=list(channels.values())[-1],
-        fine_channels=None if fuse is None else channels[fuse],
+        channels=channels,
         hidden=hidden,
         embedding=vectors.shape[1],
         pool=pool,
@@ -161,7 +153,6 @@ def head_of(config: ModelConfig) -> TextHead:
         channels=config.channels,
         embedding=config.embedding,
         hidden=config.hidden,
-        fine_channels=config.fine_channels,
         pool=config.pool,
         sharpness=config.sharpness,
         learn_sharpness=config.learn_sharpness,

@@ -5,11 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from phrase_loc.checked import STRICT, checked
+from phrase_loc.checked import STRICT, checked, without_retired
 from phrase_loc.errors import ConfigError, DataError
 
 FORMAT = 1
 """Version of the model folder; a reader refuses a newer one."""
+#: Keys of older models and the value at which they did nothing; any other value is refused.
+RETIRED: dict[str, Any] = {"fuse": None, "fine_channels": None}
 
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -48,9 +50,7 @@ class ModelConfig:
         mean: subtracted from RGB in 0..255.
         std: then divided by.
         image_size: short side of an image in training, pixels.
-        fuse: name of a finer stage that the head reads as well, or None.
         channels: of the last stage.
-        fine_channels: of the finer stage, None without one.
         hidden: D, channels of the head's 1x1 convolution, None without one (then D = channels).
         embedding: E, numbers in a word vector.
         pool: a key of pooling.POOLS.
@@ -76,8 +76,6 @@ class ModelConfig:
     mean: tuple[Finite, Finite, Finite] = (127.0, 127.0, 127.0)
     std: tuple[Positive, Positive, Positive] = (128.0, 128.0, 128.0)
     image_size: Size = 224
-    fuse: str | None = None
-    fine_channels: Size | None = None
     hidden: Size | None = 512
     pool: str = "log_sum_exp"
     sharpness: Positive = 4.0
@@ -113,6 +111,6 @@ class ModelConfig:
                 "it is a newer model or none of ours: update phrase_loc or name another folder"
             )
         try:
-            return checked(cls, values, "key")
+            return checked(cls, without_retired(values, RETIRED, "key"), "key")
         except ConfigError as error:
             raise DataError(f"{source}: {error}; save the model again or copy it whole") from None

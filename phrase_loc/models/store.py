@@ -160,9 +160,6 @@ def _empty(
         sizes = {"words.vectors": torch.empty(len(vocabulary), config.embedding)}
         if config.hidden is not None:
             sizes["head.lift.weight"] = torch.empty(config.hidden, config.channels, 1, 1)
-        if config.fine_channels is not None:
-            dimensions = config.hidden or config.channels
-            sizes["head.lateral.weight"] = torch.empty(dimensions, config.fine_channels, 1, 1)
     check_weights(tensors, sizes, str(folder / WEIGHTS))
     rows = tensors.get("words.rows", torch.empty(0, 1))
     if len(rows) != len(extra) or rows.ndim != 2:
@@ -176,10 +173,7 @@ def _empty(
                 size = sum(p.numel() for p in from_architecture(config.architecture).parameters())
             if size > 2 * sum(t.numel() for t in tensors.values()):
                 raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
-        model = skeleton(config, vocabulary, extra, rows.shape[1])
-        if config.fuse is not None and config.fuse not in model.stages[:-2]:
-            raise ConfigError(f"fuse must name a stage below the last ({', '.join(model.stages[:-2])})")
-        return model
+        return skeleton(config, vocabulary, extra, rows.shape[1])
     except PhraseLocError as error:
         raise DataError(f"{folder / CONFIG}: {error}") from None
 

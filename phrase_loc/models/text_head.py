@@ -3,11 +3,9 @@
     h(x, y) = relu( conv1x1(trunk) )                    (N,D,h,w) >= 0: excitation backprop needs that
     unit(w) = project(vector of w)                      (K,D), for any word with a vector, trained or not
     score(w; x, y) = scale * unit(w) . h(x, y) + bias(w)
-    score(w) = pool over locations                      pooling.py
+    score(w) = pool over locations                      (N,K)
 
-A head may also read an earlier, finer stage: relu( up(conv1x1(coarse)) + conv1x1(fine) ). As a 1x1
-convolution and bilinear resizing commute, that is the classifier of both maps stacked, at the price of the
-small one.
+Letters: N images, K words, D channels, h w grid.
 """
 
 import torch
@@ -25,7 +23,6 @@ class TextHead(nn.Module):
         channels: of the trunk's last stage.
         embedding: E, size of a word vector.
         hidden: D, channels of the 1x1 convolution; None reads the last stage as it is (D = channels).
-        fine_channels: of the earlier stage that is read as well; needs `hidden`.
         pool: a key of POOLS.
         sharpness: of the pools that have one.
         learn_sharpness: train it.
@@ -38,7 +35,6 @@ class TextHead(nn.Module):
         channels: int,
         embedding: int,
         hidden: int | None = 512,
-        fine_channels: int | None = None,
         pool: str = "log_sum_exp",
         sharpness: float = 4.0,
         learn_sharpness: bool = False,
@@ -48,7 +44,6 @@ class TextHead(nn.Module):
         super().__init__()
         dimensions = channels if hidden is None else hidden
         self.lift = nn.Identity() if hidden is None else nn.Conv2d(channels, hidden, 1)
-        self.lateral = None if fine_channels is None else nn.Conv2d(fine_channels, dimensions, 1, bias=False)
         self.project, self.word_bias = (
             _free(embedding, dimensions) if free else _mapped(embedding, dimensions)
         )
@@ -62,13 +57,9 @@ class TextHead(nn.Module):
         if isinstance(self.word_bias, nn.Linear):
             nn.init.constant_(self.word_bias.bias, value)
 
-    def features(self, coarse: Tensor, fine: Tensor | None = None) -> Tensor:
-        """(N,C,h,w) of the last stage [, (N,C',h',w') of the finer one] -> (N,D,h',w') >= 0."""
-        lifted = self.lift(coarse)
-        if self.lateral is not None and fine is not None:
-            up = F.interpolate(lifted, fine.shape[-2:], mode="bilinear", align_corners=False)
-            lifted = up + self.lateral(fine)
-        return F.relu(lifted)
+    def features(self, x: Tensor) -> Tensor:
+        """(N,C,h,w) of the last stage -> (N,D,h,w) >= 0."""
+        return F.relu(self.lift(x))
 
     def units(self, vectors: Tensor) -> Tensor:
         """(K,E) word vectors -> (K,D): the rows of the classifier, for known and unknown words alike."""

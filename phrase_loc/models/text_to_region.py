@@ -30,7 +30,7 @@ class TextToRegion(nn.Module):
     Args:
         config: what the parts are.
         trunk: chain of named stages.
-        head: over its last stage (and `config.fuse`).
+        head: over its last stage.
         words: vectors of V vocabulary words and M further ones.
         vocabulary: the V words.
         extra: the M further ones, row V + i.
@@ -67,18 +67,9 @@ class TextToRegion(nn.Module):
 
     # images -> features
 
-    def activations(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(N,3,H,W) RGB 0..255, uint8 or float -> what the head reads: (coarse,) or (coarse, fine)."""
-        x, fine = self.normalize(images), None
-        for name, stage in self.trunk.named_children():
-            x = stage(x)
-            if name == self.config.fuse:
-                fine = x
-        return (x,) if fine is None else (x, fine)
-
     def features(self, images: Tensor) -> Tensor:
-        """(N,3,H,W) RGB 0..255 -> (N,D,h,w) >= 0."""
-        return self.head.features(*self.activations(images))
+        """(N,3,H,W) RGB 0..255, uint8 or float -> (N,D,h,w) >= 0."""
+        return self.head.features(self.trunk(self.normalize(images)))
 
     # words -> units
 
@@ -121,29 +112,17 @@ class TextToRegion(nn.Module):
 
     def below(self, stage: str = FEATURES) -> nn.Module:
         """The part up to a stage: images (N,3,H,W) RGB 0..255 -> activations (N,C,h,w)."""
-        end = self._index(stage) + 1
-        parts = OrderedDict(normalize=self.normalize, **dict(list(self.trunk.named_children())[:end]))
-        if stage != FEATURES:
-            return nn.Sequential(parts)
-        parts.pop("normalize")
-        return nn.Sequential(self.normalize, Above(parts, self.head, self.config.fuse))
+        parts = OrderedDict(normalize=self.normalize, **dict(self.trunk.named_children()))
+        if stage == FEATURES:
+            return Above(parts, self.head)
+        return nn.Sequential(OrderedDict(list(parts.items())[: self._index(stage) + 2]))
 
     def above(self, stage: str = FEATURES) -> nn.Module:
-        """The part over a stage: activations (N,C,h,w) -> features (N,D,h',w') >= 0.
-
-        Raises:
-            ConfigError: the stage lies over the finer stage that the head reads as well.
-        """
+        """The part over a stage: activations (N,C,h,w) -> features (N,D,h',w') >= 0."""
         if stage == FEATURES:
             return nn.Identity()
-        start = self._index(stage) + 1
-        fuse = self.config.fuse
-        if fuse is not None and start - 1 > self._index(fuse):
-            raise ConfigError(
-                f"the head reads {fuse} as well, so a map cannot be read at {stage}; take {fuse} or features"
-            )
-        parts = OrderedDict(list(self.trunk.named_children())[start:])
-        return Above(parts, self.head, fuse, reads_input=fuse == stage)
+        parts = list(self.trunk.named_children())[self._index(stage) + 1 :]
+        return Above(OrderedDict(parts), self.head)
 
     def _index(self, stage: str) -> int:
         if stage not in self.stages:
@@ -152,30 +131,15 @@ class TextToRegion(nn.Module):
 
 
 class Above(nn.Module):
-    """The stages over a cut and the head's features; it shares the model's weights.
+    """The stages over a cut and the head's features; it shares the model's weights."""
 
-    Args:
-        stages: what is left of the trunk.
-        head: the text head.
-        fuse: name of the finer stage that the head reads as well.
-        reads_input: the cut is right after that stage, so the input itself is read.
-    """
-
-    def __init__(
-        self, stages: OrderedDict[str, nn.Module], head: TextHead, fuse: str | None, reads_input: bool = False
-    ):
+    def __init__(self, stages: OrderedDict[str, nn.Module], head: TextHead):
         super().__init__()
         self.stages, self.head = nn.Sequential(stages), head
-        self.fuse, self.reads_input = fuse, reads_input
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,h,w) -> (N,D,h',w') >= 0."""
-        fine = x if self.reads_input else None
-        for name, stage in self.stages.named_children():
-            x = stage(x)
-            if name == self.fuse:
-                fine = x
-        return self.head.features(x, fine)
+        return self.head.features(self.stages(x))
 
 
 class Normalize(nn.Module):

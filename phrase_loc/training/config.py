@@ -3,7 +3,7 @@
 import re
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,13 +33,14 @@ class ModelSettings:
         start: a model folder to go on from; the other settings of model, vocabulary and vectors are then its own.
     """
 
+    RETIRED: ClassVar = ("fuse",)
+
     start: str = ""
     backbone: str = "efficientnet_lite0"
     weights: str | None = "imagenet"
     output_stride: AtLeastOne = 32
     fold: bool = True
     image_size: Side | None = None
-    fuse: str | None = None
     hidden: AtLeastOne | None = 512
     pool: str = "log_sum_exp"
     sharpness: Positive = 4.0

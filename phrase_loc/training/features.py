@@ -1,8 +1,7 @@
 """The output of a trunk's frozen stages kept on disk: a head then trains on it in minutes, many times over.
 
-What the rest of the network reads (the last frozen stage, and the stage that the head fuses where that lies below)
-is stored in half precision for the image as it is and mirrored, in the files of chunks.py: a killed run goes on with
-the next one. No text has a part in it, so runs with other words can share what is kept.
+It is stored in half precision for the image as it is and mirrored, in the files of chunks.py: a killed run goes on
+with the next one. No text has a part in it, so runs with other words can share what is kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,17 +61,16 @@ def fill_cache(
     model.eval()
     bar = tqdm(missing, desc="features", disable=None if world.is_main else True, leave=False)
     for (number, _), chunk in zip(bar, items, strict=True):
-        found: list[tuple[Tensor, ...]] = []
+        found: list[Tensor] = []
         usable: list[Tensor] = []
         for _ in range(0, len(chunk), BATCH):
             loaded = next(loader).to(world.device)
-            views = [loaded.images[0], loaded.images[0].flip(-1)][: 1 + mirrored]
+            views = [loaded.images, loaded.images.flip(-1)][: 1 + mirrored]
             with torch.no_grad(), torch.autocast(world.device.type, torch.bfloat16, enabled=half):
                 outputs = [run_stages(model, view, None, until) for view in views]
-            found.append(tuple(torch.stack(t, 1).half().cpu() for t in zip(*outputs, strict=True)))
+            found.append(torch.stack(outputs, 1).half().cpu())
             usable.append(loaded.weights.cpu() > 0)
-        stages = [torch.cat(stage).numpy() for stage in zip(*found, strict=True)]
-        write_chunk(folder, number, [*stages, torch.cat(usable).numpy()])
+        write_chunk(folder, number, [torch.cat(found).numpy(), torch.cat(usable).numpy()])
     model.train(was_training)
     world.barrier()
 
@@ -103,22 +101,22 @@ class CachedImages(Dataset[Sample]):
         """The features of that number, mirrored or not as that epoch wants it, for that input size."""
         epoch, number, choice = item
         chunk, place = divmod(max(number, 0), CHUNK)
-        *stages, usable = self.chunks[choice](chunk)
+        outputs, usable = self.chunks[choice](chunk)
         if number == FILLER:
-            return _nothing(stages, None)
+            return _nothing(outputs, None)
         name = self.images.source.name(number)
         try:
             texts = self.images.source.texts(number)
         except (OSError, UnicodeDecodeError) as error:
-            return _nothing(stages, Fault("image", name, str(error)))
+            return _nothing(outputs, Fault("image", name, str(error)))
         labels = self.images.labeller(texts)
         if not labels.ids:
-            return _nothing(stages, unlabelled(name, texts))
+            return _nothing(outputs, unlabelled(name, texts))
         if not usable[place]:
-            return _nothing(stages, Fault("image", name))
+            return _nothing(outputs, Fault("image", name))
         random = np.random.default_rng([self.images.seed, epoch, number])
         view = int(random.random() < self.mirror and not names_a_side(texts))
-        features = tuple(torch.from_numpy(np.array(stage[place, view])) for stage in stages)
+        features = torch.from_numpy(np.array(outputs[place, view]))
         maps = self.maps(number, bool(view)) if self.maps else None
         caption, other = draw_captions(labels, random)
         return Sample(features, labels, 1.0, caption, paraphrase=other, maps=maps)
@@ -129,6 +127,6 @@ def any_word(texts: Sequence[str]) -> WordLabels:
     return WordLabels((0,), (1.0,))
 
 
-def _nothing(stages: Sequence[np.ndarray], fault: Fault | None) -> Sample:
-    blank = tuple(torch.zeros(stage.shape[2:], dtype=torch.float16) for stage in stages)
+def _nothing(outputs: np.ndarray, fault: Fault | None) -> Sample:
+    blank = torch.zeros(outputs.shape[2:], dtype=torch.float16)
     return Sample(blank, WordLabels((), ()), 0.0, (), fault)

@@ -220,7 +220,6 @@ def new_model(config: TrainConfig, source: Source, identity: Identity, world: Wo
         output_stride=settings.output_stride,
         fold=settings.fold,
         image_size=settings.image_size,
-        fuse=settings.fuse,
         hidden=settings.hidden,
         pool=settings.pool,
         sharpness=settings.sharpness,

@@ -89,12 +89,8 @@ class Objective(nn.Module):
 
     def _features(self, batch: Batch) -> Tensor:
         model, settings = self.model, self.settings
-        if settings.cached is None:
-            read = run_stages(model, batch.images[0], None, None, settings.recompute)
-        else:
-            held = tuple(part.to(model.head.log_scale.dtype) for part in batch.images)
-            read = run_stages(model, held, settings.cached, None, settings.recompute)
-        features = model.head.features(*read)
+        x = batch.images if settings.cached is None else batch.images.to(model.head.log_scale.dtype)
+        features = model.head.features(run_stages(model, x, settings.cached, None, settings.recompute))
         return F.dropout(features, settings.dropout, self.training) if settings.dropout else features
 
     def _candidates(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
@@ -207,7 +203,7 @@ def gather_labels(batch: Batch, world: World) -> Batch:
         rest = [torch.cat([fields[i][j] for _, fields in ranks]) for j in (1, 2)]
         joined.append(Ragged(owner, *rest).to(device))
     words, ignored, captions, paraphrases = joined
-    return Batch((), weights.to(device), words, ignored, captions, paraphrases)
+    return Batch(weights.new_empty(0), weights.to(device), words, ignored, captions, paraphrases)
 
 
 def _in_order(rows: Tensor, size: int) -> Tensor:

@@ -37,36 +37,25 @@ def last_frozen(trunk: nn.Sequential, train_from: str) -> str:
 
 def run_stages(
     model: TextToRegion,
-    inputs: Tensor | tuple[Tensor, ...],
+    x: Tensor,
     after: str | None,
     until: str | None,
     again: bool = False,
-) -> tuple[Tensor, ...]:
-    """Outputs of the trunk that the rest of the network needs.
+) -> Tensor:
+    """The output of one of the trunk's stages.
 
     Args:
         model: whose trunk runs.
-        inputs: images (N,3,H,W) RGB 0..255, or what this function returned for `until=after`.
-        after: the stage whose output `inputs` are; None for images.
+        x: images (N,3,H,W) RGB 0..255, or what this function returned for `until=after`.
+        after: the stage whose output `x` is; None for images.
         until: the last stage to run; None for all.
         again: compute activations again in the backward pass instead of keeping them.
-
-    Returns:
-        (output of the last stage run,) and, where the head fuses a stage below that, its output.
     """
     names = [name for name, _ in model.trunk.named_children()]
-    if isinstance(inputs, Tensor):
-        x, fine = model.normalize(inputs), None
-    else:
-        x, fine = inputs[0], inputs[1] if len(inputs) > 1 else None
-    x = x.contiguous(memory_format=torch.channels_last)
     first = 0 if after is None else names.index(after) + 1
     last = len(names) if until is None else names.index(until) + 1
-    if after is not None and after == model.config.fuse:
-        fine = x
-    for name in names[first:last]:
-        stage = model.trunk.get_submodule(name)
+    x = model.normalize(x) if after is None else x
+    x = x.contiguous(memory_format=torch.channels_last)
+    for stage in model.trunk[first:last]:
         x = checkpoint(stage, x, use_reentrant=False) if again and torch.is_grad_enabled() else stage(x)
-        if name == model.config.fuse and name != names[last - 1]:
-            fine = x
-    return (x,) if fine is None else (x, fine)
+    return x

@@ -19,7 +19,7 @@ from tests.models.test_text_to_region import IDS, IMAGES, WORDS, tiny_model
 @pytest.fixture
 def model():
     names = (*WORDS, "zebra", "kite")
-    made = with_extra(tiny_model(fuse="stage1"), WordVectors(names, torch.randn(7, 4)))
+    made = with_extra(tiny_model(), WordVectors(names, torch.randn(7, 4)))
     made.config = replace(
         made.config,
         inference={"method": "contrastive_mwp", "smoothing": 0.1},
@@ -118,7 +118,7 @@ def without(key):
         ("config.json", edited(format=99), "update phrase_loc"),
         ("config.json", edited(bakbone="x"), "did you mean 'backbone'"),
         ("config.json", edited(hidden=99), "where"),
-        ("config.json", edited(fuse=None, fine_channels=None, hidden=None), "where"),
+        ("config.json", edited(hidden=None), "where"),
         ("vocabulary.txt", lambda b: b[: len(b) // 2] + b"\n", "vocabulary|words|shape|lacks|where"),
         ("vocabulary.txt", lambda b: b"", "empty"),
         (
@@ -136,7 +136,7 @@ def without(key):
         ("config.json", edited(sharpness=-1.0), "key 'sharpness"),
         ("config.json", edited(sharpness=float("nan")), "key 'sharpness"),
         ("config.json", edited(pool="maximum"), "unknown pool"),
-        ("config.json", edited(fuse="stage9"), "fuse"),
+        ("config.json", edited(fuse="stage9"), "key fuse='stage9' .*docs/experiments.md"),
         ("config.json", edited(backbone="tinny"), "unknown backbone"),
         ("config.json", edited(output_stride=12), "stride"),
         ("config.json", edited(calibration={"slope": 1.0}), "slope and offset"),

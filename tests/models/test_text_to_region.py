@@ -6,7 +6,6 @@ import torch
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.assembly import create, folded, with_extra
 from phrase_loc.models.pooling import POOLS
-from phrase_loc.models.text_head import TextHead
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.models.word_table import WordTable
 from phrase_loc.text.embeddings import WordVectors
@@ -24,32 +23,15 @@ def tiny_model(**options) -> TextToRegion:
     return create(Vocabulary(WORDS, (9, 7, 5, 3, 2)), torch.randn(5, 6), **settings).eval()
 
 
-@pytest.mark.parametrize("fuse", [None, "stage1"])
 @pytest.mark.parametrize("hidden", [12, None])
-def test_cutting_at_any_stage_gives_the_same_features(fuse, hidden):
-    model = tiny_model(fuse=fuse, hidden=hidden)
+def test_cutting_at_any_stage_gives_the_same_features(hidden):
+    model = tiny_model(hidden=hidden)
     with torch.no_grad():
         features = model.features(IMAGES)
-        assert features.shape == (2, hidden or 32, *((16, 16) if fuse else (8, 8)))
+        assert features.shape == (2, hidden or 32, 8, 8)
         assert (features >= 0).all()
-        for stage in ("stem", "stage1", "features") if fuse else model.stages:
+        for stage in model.stages:
             assert torch.equal(model.above(stage)(model.below(stage)(IMAGES)), features)
-
-
-def test_a_head_that_reads_two_stages_cannot_be_cut_between_them():
-    with pytest.raises(ConfigError, match="take stage1 or features"):
-        tiny_model(fuse="stage1").above("stage2")
-
-
-def test_fusing_is_the_classifier_of_both_maps_stacked():
-    """relu(up(W coarse + b) + V fine) = relu([W V] [up(coarse); fine] + b): resizing commutes with a 1x1."""
-    torch.manual_seed(0)
-    head = TextHead(5, 3, hidden=4, fine_channels=2)
-    coarse, fine = torch.rand(1, 5, 4, 4), torch.rand(1, 2, 8, 8)
-    up = torch.nn.functional.interpolate(coarse, (8, 8), mode="bilinear", align_corners=False)
-    weight = torch.cat([head.lift.weight, head.lateral.weight], 1)
-    expected = torch.relu(torch.conv2d(torch.cat([up, fine], 1), weight, head.lift.bias))
-    assert torch.allclose(head.features(coarse, fine), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -157,8 +139,6 @@ def test_only_the_most_frequent_further_words_are_taken():
 def test_tables_must_fit():
     with pytest.raises(ConfigError, match="a vector a word"):
         create(Vocabulary(("a", "b"), (1, 1)), torch.randn(3, 4), backbone="tiny", weights=None)
-    with pytest.raises(ConfigError, match="fuse must name"):
-        tiny_model(fuse="stage3")
     with pytest.raises(ConfigError, match="unknown stage 'stage9'"):
         tiny_model().below("stage9")
     with pytest.raises(DataError, match="must be"):

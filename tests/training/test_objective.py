@@ -27,7 +27,7 @@ def batch(words: int, count: int = 4) -> Batch:
         ids = sorted(set(torch.randint(words, (6,), generator=draw).tolist()))
         image = torch.randint(256, (3, 32, 32), generator=draw, dtype=torch.uint8)
         labels = WordLabels(tuple(ids), (1.0,) * len(ids), (), (tuple(ids),))
-        samples.append(Sample((image,), labels, float(n != 3), ids[::2], paraphrase=ids[1::2] if n else ()))
+        samples.append(Sample(image, labels, float(n != 3), ids[::2], paraphrase=ids[1::2] if n else ()))
     return collate(samples)
 
 
@@ -58,7 +58,7 @@ def test_captions_of_one_image_are_drawn_to_the_same_places():
         for more in ({}, {"paraphrases": 3.0})
     )
     asked = batch(50)
-    features = model.features(asked.images[0])
+    features = model.features(asked.images)
     expected = 0.0
     for n in range(1, 4):  # the first image has one text
         maps = []
