@@ -172,6 +172,6 @@ def _write_words(model: TextToRegion, folder: Path) -> None:
         }
     arrays = {name: tensor.detach().half().numpy() for name, tensor in halves.items()}
     with writing(folder / "words.npz") as path:
-        np.savez(path, rows=table.rows.numpy(), cosine=np.array(head.cosine), **arrays)
+        np.savez(path, rows=table.rows.numpy(), **arrays)
     model.vocabulary.save(folder / "vocabulary.txt")
     write_text(folder / "extra_words.txt", "".join(f"{w}\n" for w in model.extra))

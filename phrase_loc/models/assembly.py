@@ -31,8 +31,6 @@ def create(
     hidden: int | None = 512,
     pool: str = "log_sum_exp",
     sharpness: float = 4.0,
-    learn_sharpness: bool = False,
-    cosine: bool = False,
     free: bool = False,
     tuned: bool = False,
 ) -> TextToRegion:
@@ -50,8 +48,6 @@ def create(
         hidden: see TextHead.
         pool: see TextHead.
         sharpness: see TextHead.
-        learn_sharpness: see TextHead.
-        cosine: see TextHead.
         free: see TextHead.
         tuned: train the word vectors too.
     """
@@ -78,8 +74,6 @@ def create(
         embedding=vectors.shape[1],
         pool=pool,
         sharpness=sharpness,
-        learn_sharpness=learn_sharpness,
-        cosine=cosine,
         free=free,
         tuned=tuned,
     )
@@ -155,8 +149,6 @@ def head_of(config: ModelConfig) -> TextHead:
         hidden=config.hidden,
         pool=config.pool,
         sharpness=config.sharpness,
-        learn_sharpness=config.learn_sharpness,
-        cosine=config.cosine,
         free=config.free,
     )
 

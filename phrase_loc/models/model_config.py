@@ -11,7 +11,7 @@ from phrase_loc.errors import ConfigError, DataError
 FORMAT = 1
 """Version of the model folder; a reader refuses a newer one."""
 #: Keys of older models and the value at which they did nothing; any other value is refused.
-RETIRED: dict[str, Any] = {"fuse": None, "fine_channels": None}
+RETIRED: dict[str, Any] = {"fuse": None, "fine_channels": None, "learn_sharpness": False, "cosine": False}
 
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -53,10 +53,8 @@ class ModelConfig:
         channels: of the last stage.
         hidden: D, channels of the head's 1x1 convolution, None without one (then D = channels).
         embedding: E, numbers in a word vector.
-        pool: a key of pooling.POOLS.
-        sharpness: of the pool at the beginning of training.
-        learn_sharpness: whether training changed it.
-        cosine: whether units and features are divided by their lengths.
+        pool: a key of text_head.POOLS.
+        sharpness: r of the pool.
         free: whether a word vector is the unit itself, with its bias as last number.
         tuned: whether training changed the word vectors.
         inference: settings of the localizer, checked by it.
@@ -79,8 +77,6 @@ class ModelConfig:
     hidden: Size | None = 512
     pool: str = "log_sum_exp"
     sharpness: Positive = 4.0
-    learn_sharpness: bool = False
-    cosine: bool = False
     free: bool = False
     tuned: bool = False
     inference: dict[str, Any] = field(default_factory=dict)

@@ -8,12 +8,54 @@
 Letters: N images, K words, D channels, h w grid.
 """
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, choose
-from phrase_loc.models.pooling import POOLS
+
+
+class Average(nn.Module):
+    """The mean."""
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(N,K,h,w) -> (N,K)."""
+        return scores.mean((2, 3))
+
+
+class LogSumExp(nn.Module):
+    """A soft maximum, (1/r) log mean exp(r s), between mean (r -> 0) and maximum (Pinheiro & Collobert 2015)."""
+
+    log_sharpness: Tensor
+
+    def __init__(self, sharpness: float = 4.0):
+        super().__init__()
+        self.register_buffer("log_sharpness", torch.tensor(math.log(sharpness)))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(N,K,h,w) -> (N,K)."""
+        r, flat = self.log_sharpness.exp(), scores.flatten(2)
+        return (torch.logsumexp(r * flat, -1) - math.log(flat.shape[-1])) / r
+
+
+#: Name -> pool of scores at locations, given its sharpness r (the average has none).
+POOLS: dict[str, Callable[[float], nn.Module]] = {
+    "average": lambda sharpness: Average(),
+    "log_sum_exp": LogSumExp,
+}
+
+
+def pool_named(name: str) -> Callable[[float], nn.Module]:
+    """An entry of POOLS; raises ConfigError for an unknown name and for one that is no longer there."""
+    if name in ("attention", "top", "max"):
+        raise ConfigError(
+            f"the pool {name!r} is no longer there: it was no better than log_sum_exp (docs/experiments.md); "
+            "take pool log_sum_exp"
+        )
+    return choose(POOLS, name, "pool")
 
 
 class TextHead(nn.Module):
@@ -24,9 +66,7 @@ class TextHead(nn.Module):
         embedding: E, size of a word vector.
         hidden: D, channels of the 1x1 convolution; None reads the last stage as it is (D = channels).
         pool: a key of POOLS.
-        sharpness: of the pools that have one.
-        learn_sharpness: train it.
-        cosine: divide units and features by their lengths; scores then lie in -scale..scale.
+        sharpness: r of log_sum_exp.
         free: a word vector is the word's unit with its bias as last number, E = D + 1: no projection.
     """
 
@@ -37,8 +77,6 @@ class TextHead(nn.Module):
         hidden: int | None = 512,
         pool: str = "log_sum_exp",
         sharpness: float = 4.0,
-        learn_sharpness: bool = False,
-        cosine: bool = False,
         free: bool = False,
     ):
         super().__init__()
@@ -49,8 +87,7 @@ class TextHead(nn.Module):
         )
         # free units find their own length; a common scale beside it only hastens over-fitting
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not free)
-        self.pool = choose(POOLS, pool, "pool")(sharpness, learn_sharpness)
-        self.cosine = cosine
+        self.pool = pool_named(pool)(sharpness)
 
     def start_bias(self, value: float) -> None:
         """Lets every word begin with this bias; a free head's words bring their own and stay as they are."""
@@ -63,8 +100,8 @@ class TextHead(nn.Module):
 
     def units(self, vectors: Tensor) -> Tensor:
         """(K,E) word vectors -> (K,D): the rows of the classifier, for known and unknown words alike."""
-        units = self.project(vectors)
-        return F.normalize(units, dim=-1) if self.cosine else units
+        units: Tensor = self.project(vectors)
+        return units
 
     def location_scores(self, features: Tensor, vectors: Tensor) -> Tensor:
         """(N,D,h,w), (K,E) -> (N,K,h,w)."""
@@ -73,17 +110,11 @@ class TextHead(nn.Module):
     def unit_scores(self, features: Tensor, units: Tensor, bias: Tensor) -> Tensor:
         """(N,D,h,w), (K,D) of `units`, (K,) of `word_bias` -> (N,K,h,w)."""
         scores = F.conv2d(features, units[:, :, None, None])
-        if self.cosine:
-            scores = scores / features.norm(dim=1, keepdim=True).clamp_min(1e-6)
         return self.log_scale.exp() * scores + bias[:, None, None]
 
     def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
         """(N,D,h,w), (K,E) -> (N,K): the score of each word for each image."""
         return self.pool(self.location_scores(features, vectors))
-
-    def posterior(self, features: Tensor, vectors: Tensor) -> Tensor:
-        """(N,D,h,w), (K,E) -> (K,N,h,w): where each word won; sums to 1 over h, w."""
-        return self.pool.posterior(self.location_scores(features, vectors))
 
 
 class Columns(nn.Module):

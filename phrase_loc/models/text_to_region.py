@@ -95,10 +95,6 @@ class TextToRegion(nn.Module):
         """(N,D,h,w) and row numbers (K,) or vectors (K,E) -> (N,K): is the word in the image."""
         return self.head(features, self.word_vectors(words))
 
-    def posterior(self, features: Tensor, words: Tensor) -> Tensor:
-        """(N,D,h,w) and row numbers (K,) or vectors (K,E) -> (K,N,h,w), each map sums to 1."""
-        return self.head.posterior(features, self.word_vectors(words))
-
     def forward(self, images: Tensor, words: Tensor) -> Tensor:
         """(N,3,H,W) RGB 0..255 and row numbers (K,) or vectors (K,E) -> (N,K) scores, for training."""
         return self.scores(self.features(images), words)

@@ -16,8 +16,8 @@ from phrase_loc.inference import Inference
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.losses import LOSSES
 from phrase_loc.models.assembly import create, folded
-from phrase_loc.models.pooling import POOLS
 from phrase_loc.models.store import load_model
+from phrase_loc.models.text_head import pool_named
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.text import embeddings, synonyms
 from phrase_loc.text.vocabulary import Vocabulary
@@ -96,7 +96,7 @@ def _model(config: TrainConfig) -> TextToRegion:
                 "own; set labels.unpunished=paraphrases"
             )
         return model
-    choose(POOLS, settings.pool, "pool")
+    pool_named(settings.pool)
     free = config.vectors.source == "free"
     return create(
         _WORDS,

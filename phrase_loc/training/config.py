@@ -33,7 +33,7 @@ class ModelSettings:
         start: a model folder to go on from; the other settings of model, vocabulary and vectors are then its own.
     """
 
-    RETIRED: ClassVar = ("fuse",)
+    RETIRED: ClassVar = ("fuse", "learn_sharpness", "cosine")
 
     start: str = ""
     backbone: str = "efficientnet_lite0"
@@ -44,8 +44,6 @@ class ModelSettings:
     hidden: AtLeastOne | None = 512
     pool: str = "log_sum_exp"
     sharpness: Positive = 4.0
-    learn_sharpness: bool = False
-    cosine: bool = False
 
 
 @config_dataclass

@@ -223,8 +223,6 @@ def new_model(config: TrainConfig, source: Source, identity: Identity, world: Wo
         hidden=settings.hidden,
         pool=settings.pool,
         sharpness=settings.sharpness,
-        learn_sharpness=settings.learn_sharpness,
-        cosine=settings.cosine,
         free=config.vectors.source == "free",
         tuned=config.vectors.tuned,
     )
@@ -249,8 +247,6 @@ def trainable(model: TextToRegion, tuned: bool) -> TextToRegion:
     model.head.requires_grad_(True)
     model.head.log_scale.requires_grad_(not model.config.free)
     model.words.vectors.requires_grad_(tuned)
-    for name, parameter in model.head.pool.named_parameters():
-        parameter.requires_grad_(name == "log_sharpness" and model.config.learn_sharpness)
     return model
 
 

@@ -5,7 +5,7 @@ import torch
 
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.assembly import create, folded, with_extra
-from phrase_loc.models.pooling import POOLS
+from phrase_loc.models.text_head import POOLS
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.models.word_table import WordTable
 from phrase_loc.text.embeddings import WordVectors
@@ -35,21 +35,17 @@ def test_cutting_at_any_stage_gives_the_same_features(hidden):
 
 
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("cosine", [False, True])
-def test_scores_are_units_times_features(pool, cosine):
-    model = tiny_model(pool=pool, cosine=cosine)
+def test_scores_are_units_times_features(pool):
+    model = tiny_model(pool=pool)
     torch.nn.init.normal_(model.head.word_bias.weight)
     with torch.no_grad():
         features = model.features(IMAGES)
         units = model.units(IDS)
         assert torch.equal(units, model.head.units(model.word_vectors(IDS)))
         scores = torch.einsum("kd,ndhw->nkhw", units, features)
-        if cosine:
-            scores = scores / features.norm(dim=1, keepdim=True).clamp_min(1e-6)
         scores = scores * model.head.log_scale.exp() + model.word_bias(IDS)[:, None, None]
         assert torch.allclose(model.location_scores(features, IDS), scores, atol=1e-5)
         assert torch.allclose(model(IMAGES, IDS), model.head.pool(scores), atol=1e-5)
-        assert model.posterior(features, IDS).shape == (3, 2, 8, 8)
 
 
 def test_words_are_rows_or_vectors():
@@ -69,7 +65,7 @@ def test_images_are_bytes_or_floats_of_the_same_range():
 
 @pytest.mark.parametrize("tuned", [False, True])
 def test_what_trains(tuned):
-    model = tiny_model(fold=False, tuned=tuned, learn_sharpness=True).train()
+    model = tiny_model(fold=False, tuned=tuned).train()
     model(IMAGES, IDS).sum().backward()
     trained = {name for name, p in model.named_parameters() if p.grad is not None}
     assert ("words.vectors" in trained) == tuned
@@ -77,7 +73,6 @@ def test_what_trains(tuned):
         "head.project.weight",
         "head.word_bias.weight",
         "head.log_scale",
-        "head.pool.log_sharpness",
     } <= trained
     assert "trunk.stem.norm.weight" in trained
 
