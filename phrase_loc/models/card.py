@@ -91,7 +91,7 @@ def _name(row: dict[str, Any]) -> str:
 def _facts(config: ModelConfig, words: int, extra_words: int, size: int) -> list[str]:
     hidden = f"1x1 convolution to {config.hidden} channels" if config.hidden else "no hidden layer"
     return [
-        f"backbone: {config.backbone}, output stride {config.output_stride}, batch norms folded",
+        f"backbone: {config.backbone}, batch norms folded",
         f"head: reads the last stage, {hidden}, pool {config.pool}",
         f"words: {words:,} trained, {extra_words:,} further ones; {config.embedding} numbers a vector",
         f"images: {config.image_size} pixels; weights: {size / 1e6:.1f} MB",

@@ -11,7 +11,13 @@ from phrase_loc.errors import ConfigError, DataError
 FORMAT = 1
 """Version of the model folder; a reader refuses a newer one."""
 #: Keys of older models and the value at which they did nothing; any other value is refused.
-RETIRED: dict[str, Any] = {"fuse": None, "fine_channels": None, "learn_sharpness": False, "cosine": False}
+RETIRED: dict[str, Any] = {
+    "fuse": None,
+    "fine_channels": None,
+    "output_stride": 32,
+    "learn_sharpness": False,
+    "cosine": False,
+}
 
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -45,7 +51,6 @@ class ModelConfig:
     Attributes:
         backbone: a name of backbones.BACKBONES, or `transformers:...`.
         architecture: config.json of a transformers backbone, so that its folder is not needed again.
-        output_stride: pixels to a cell of the last stage.
         folded: whether the weights have their batch norms folded.
         mean: subtracted from RGB in 0..255.
         std: then divided by.
@@ -69,7 +74,6 @@ class ModelConfig:
     channels: Size
     embedding: Size
     architecture: dict[str, Any] | None = None
-    output_stride: Size = 32
     folded: bool = True
     mean: tuple[Finite, Finite, Finite] = (127.0, 127.0, 127.0)
     std: tuple[Positive, Positive, Positive] = (128.0, 128.0, 128.0)

@@ -117,7 +117,7 @@ def _check_phase(phase: PhaseConfig, model: TextToRegion) -> None:
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"phase {phase.name}: images of {side} x {side} pixels do not fit {model.config.backbone} "
-                f"({' '.join(str(error).split())[:120]}); take a multiple of {model.config.output_stride}"
+                f"({' '.join(str(error).split())[:120]}); take a multiple of 32"
             ) from None
 
 

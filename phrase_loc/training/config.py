@@ -33,12 +33,11 @@ class ModelSettings:
         start: a model folder to go on from; the other settings of model, vocabulary and vectors are then its own.
     """
 
-    RETIRED: ClassVar = ("fuse", "learn_sharpness", "cosine")
+    RETIRED: ClassVar = ("fuse", "output_stride", "learn_sharpness", "cosine")
 
     start: str = ""
     backbone: str = "efficientnet_lite0"
     weights: str | None = "imagenet"
-    output_stride: AtLeastOne = 32
     fold: bool = True
     image_size: Side | None = None
     hidden: AtLeastOne | None = 512

@@ -217,7 +217,6 @@ def new_model(config: TrainConfig, source: Source, identity: Identity, world: Wo
         vectors,
         backbone=settings.backbone,
         weights=settings.weights,
-        output_stride=settings.output_stride,
         fold=settings.fold,
         image_size=settings.image_size,
         hidden=settings.hidden,

@@ -65,7 +65,7 @@ class PhaseData:
         mirrored, half = self.settings.mirror > 0, self.config.precision in ("bf16", "fp16")
         kind = model.config
         facts = {
-            "model": [kind.backbone, kind.output_stride, kind.mean, kind.std, until],
+            "model": [kind.backbone, kind.mean, kind.std, until],
             "size": [size, mirrored, half],
             "images": self.materials.identity.stamp,
         }

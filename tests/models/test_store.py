@@ -140,7 +140,7 @@ def without(key):
         ("config.json", edited(cosine=True), "key cosine=True .*docs/experiments.md"),
         ("config.json", edited(fuse="stage9"), "key fuse='stage9' .*docs/experiments.md"),
         ("config.json", edited(backbone="tinny"), "unknown backbone"),
-        ("config.json", edited(output_stride=12), "stride"),
+        ("config.json", edited(output_stride=16), "key output_stride=16 .*docs/experiments.md"),
         ("config.json", edited(calibration={"slope": 1.0}), "slope and offset"),
         ("config.json", edited(calibration={"slope": 1.0, "offset": float("inf")}), "calibration.offset"),
         ("config.json", edited(inference=[]), "inference"),

@@ -73,7 +73,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "phases.name": (["", "a/b", "..", "../x", "a\0b", "x" * 300, "head"], "name"),
     "model.backbone": (["tyni", "transformers:/nowhere"], "tiny|nowhere"),
     "model.weights": (["imagenet", "/nowhere/weights.pth"], "weights"),
-    "model.output_stride": ([0, 7, 1000], "stride"),
+    "model.output_stride": ([16, 32], "output_stride is no longer there"),
     "model.pool": (["log_sum", "top"], "did you mean 'log_sum_exp'|no longer there.*docs/experiments.md"),
     "model.learn_sharpness": ([True, False], "learn_sharpness is no longer there"),
     "model.sharpness": ([0, -1, NAN], "sharpness"),
