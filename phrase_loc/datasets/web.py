@@ -34,7 +34,6 @@ class Sample:
     caption: Sequence[int] = ()  # words of the text that was drawn this epoch
     fault: Fault | None = None
     paraphrase: Sequence[int] = ()  # words of another of its texts
-    maps: Tensor | None = None  # (T,g,g) uint8 where each of the T words is, as far as somebody says it
 
 
 @dataclass
@@ -69,7 +68,6 @@ class Batch:
         captions: words of one text of each image.
         paraphrases: words of another text of each image, none where it has but one.
         faults: what was skipped.
-        maps: (T,g,g) uint8 in the order of `words`; None where none of the samples has any.
     """
 
     images: Tensor
@@ -79,7 +77,6 @@ class Batch:
     captions: Ragged
     paraphrases: Ragged
     faults: list[Fault] = field(default_factory=list)
-    maps: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
@@ -87,8 +84,7 @@ class Batch:
         weights = self.weights.to(device, _widest(device), non_blocking=True)
         lists = (self.words, self.ignored, self.captions, self.paraphrases)
         words, ignored, captions, paraphrases = (part.to(device) for part in lists)
-        maps = None if self.maps is None else self.maps.to(device, non_blocking=True)
-        return Batch(images, weights, words, ignored, captions, paraphrases, self.faults, maps)
+        return Batch(images, weights, words, ignored, captions, paraphrases, self.faults)
 
     def pin_memory(self) -> "Batch":
         """For the loader: copies to the GPU then overlap with its work."""
@@ -158,7 +154,6 @@ def draw_captions(labels: WordLabels, random: np.random.Generator) -> tuple[Sequ
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples of equal image size -> Batch."""
     labels = [sample.labels for sample in samples]
-    maps = [sample.maps for sample in samples if sample.maps is not None]
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
         weights=torch.tensor([sample.weight for sample in samples], dtype=torch.float64),
@@ -167,7 +162,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         captions=_ragged([sample.caption for sample in samples]),
         paraphrases=_ragged([sample.paraphrase for sample in samples]),
         faults=[sample.fault for sample in samples if sample.fault],
-        maps=torch.cat(maps) if maps else None,
     )
 
 

@@ -74,9 +74,9 @@ class PhaseConfig:
         words: words that a step scores: 0 all, else those said in the batch and sampled others.
         hard_negatives: for image_caption, texts with one word replaced, per image.
         paraphrases: weight of the disagreement of two of an image's texts about where things are.
-        own_maps: weight of self-training on maps of the model as the phase begins, see own_maps.py; needs `cache`.
-        own_map: what it says: inside (the probability that a cell lies in the word's box) or heat (the map).
     """
+
+    RETIRED: ClassVar = ("own_maps", "own_map")
 
     name: str = "train"
     epochs: Positive = 1.0
@@ -102,8 +102,6 @@ class PhaseConfig:
     words: Count = 0
     hard_negatives: Count = 0
     paraphrases: Amount = 0.0
-    own_maps: Amount = 0.0
-    own_map: Literal["inside", "heat"] = "inside"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W_][\w .+-]{0,99}", self.name):
@@ -111,7 +109,7 @@ class PhaseConfig:
                 f"a phase's name is part of file names: letters, digits, spaces and .+-_ after a letter or digit, "
                 f"got {self.name[:120]!r}"
             )
-        if not any(self.losses.values()) and not self.own_maps:
+        if not any(self.losses.values()):
             raise ConfigError(
                 f"phase {self.name} has no loss; give losses a weight over 0, such as sigmoid: 1"
             )
@@ -120,8 +118,6 @@ class PhaseConfig:
                 f"phase {self.name}: a batch of {self.batch} cannot be split into {self.accumulate} micro-batches; "
                 "raise batch or lower accumulate"
             )
-        if self.own_maps and not self.cache:
-            raise ConfigError(f"own_maps needs cache: true in phase {self.name}: maps do not follow crops")
 
 
 @config_dataclass

@@ -4,7 +4,7 @@ It is stored in half precision for the image as it is and mirrored, in the files
 with the next one. No text has a part in it, so runs with other words can share what is kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,17 +82,10 @@ class CachedImages(Dataset[Sample]):
         folders: filled by `fill_cache`, one for each input size.
         images: whose texts and labels are used.
         mirror: probability of the mirrored image, where no text says left or right.
-        maps: (number, mirrored) -> (T,g,g) uint8 for the T words of a sample, see own_maps.py.
     """
 
-    def __init__(
-        self,
-        folders: Sequence[Path],
-        images: WebImages,
-        mirror: float,
-        maps: Callable[[int, bool], Tensor] | None = None,
-    ):
-        self.chunks, self.images, self.mirror, self.maps = list(map(Chunks, folders)), images, mirror, maps
+    def __init__(self, folders: Sequence[Path], images: WebImages, mirror: float):
+        self.chunks, self.images, self.mirror = list(map(Chunks, folders)), images, mirror
 
     def __len__(self) -> int:
         return len(self.images)
@@ -117,9 +110,8 @@ class CachedImages(Dataset[Sample]):
         random = np.random.default_rng([self.images.seed, epoch, number])
         view = int(random.random() < self.mirror and not names_a_side(texts))
         features = torch.from_numpy(np.array(outputs[place, view]))
-        maps = self.maps(number, bool(view)) if self.maps else None
         caption, other = draw_captions(labels, random)
-        return Sample(features, labels, 1.0, caption, paraphrase=other, maps=maps)
+        return Sample(features, labels, 1.0, caption, paraphrase=other)
 
 
 def any_word(texts: Sequence[str]) -> WordLabels:

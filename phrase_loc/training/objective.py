@@ -21,7 +21,7 @@ from phrase_loc.datasets.web import Batch, Ragged
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
 from phrase_loc.losses import LOSSES, Targets
-from phrase_loc.losses.at_locations import at_locations, captions_apart
+from phrase_loc.losses.at_locations import captions_apart
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.training.negatives import hard_captions, sampled_words
 from phrase_loc.training.stages import run_stages
@@ -38,7 +38,6 @@ class ObjectiveSettings:
     memory_mb: int = 1024
     recompute: bool = False
     cached: str | None = None
-    own_maps: float = 0.0
     paraphrases: float = 0.0
 
 
@@ -79,8 +78,6 @@ class Objective(nn.Module):
             for i, name in enumerate(alone):
                 each = self.losses[name].close(torch.stack([part[i] for part in parts]))
                 total = total + self.settings.losses[name] * (batch.weights.to(each.dtype) * each).sum()
-        if self.settings.own_maps and batch.maps is not None:
-            total = total + self.settings.own_maps * self._own_maps(features, batch, batch.maps)
         if self.settings.paraphrases:
             total = total + self.settings.paraphrases * self._paraphrases(features, batch)
         return (
@@ -122,12 +119,6 @@ class Objective(nn.Module):
     def _scores(self, features: Tensor, words: Tensor) -> Tensor:
         """(N,D,h,w), (K,) -> (N,K); half precision ends before the pool, which exponentiates."""
         return self.model.head.pool(_full(self.model.location_scores(features, words)))
-
-    def _own_maps(self, features: Tensor, batch: Batch, maps: Tensor) -> Tensor:
-        """The sum over images and their words of how far the scores at locations are from the maps."""
-        scores = self._scores_of(features, batch.words)
-        each = at_locations(scores, maps.to(scores.dtype))
-        return (batch.weights[batch.words.owner].to(each.dtype) * each).sum()
 
     def _paraphrases(self, features: Tensor, batch: Batch) -> Tensor:
         """The sum over images of how far two of their texts disagree about where things are."""

@@ -90,7 +90,6 @@ class Phase:
                 memory_mb=config.memory_mb,
                 recompute=config.recompute,
                 cached=self.cached,
-                own_maps=settings.own_maps,
                 paraphrases=settings.paraphrases,
             ),
             self.world,
@@ -183,7 +182,7 @@ class Phase:
             len(self.data.sizes),
         )
         return DataLoader(
-            self.data.dataset(done),
+            self.data.dataset(),
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=data.workers,

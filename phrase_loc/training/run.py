@@ -3,8 +3,8 @@
 OUT/checkpoint.pt     everything of the run (checkpoint.py)       OUT/metrics.jsonl   figures by step
 OUT/index/            offset indices of the shards                OUT/vocabulary.tsv  the counted words (.key: whence)
 OUT/features-*/       output of a frozen trunk                    OUT/model/, best/   what `query` reads
-OUT/maps-*/, teacher-PHASE/     of a phase with own_maps          OUT/after-PHASE.pt  weights for average_of
-OUT/source.key        digest of the texts                         OUT/.lock           held by the run at work
+OUT/source.key        digest of the texts                         OUT/after-PHASE.pt  weights for average_of
+OUT/.lock             held by the run at work
 
 Every file is written by files.py, whole or not at all (metrics.jsonl grows by lines), so a run that is killed at any
 moment goes on to the same weights.

@@ -67,7 +67,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "phases.sizes": ([[0], [-32], [32.5], 32, [10**6]], "sizes"),
     "phases.train_from": (["stage9", ""], "train_from must be none, all or a stage"),
     "phases.cache": ([True], "needs frozen stages"),
-    "phases.own_map": (["outside"], "own_map"),
+    "phases.own_map": (["heat"], "own_map is no longer there.*docs/experiments.md"),
     "phases.hard_negatives": ([-1], "hard_negatives"),
     "phases.paraphrases": ([-1, INFINITE], "paraphrases"),
     "phases.name": (["", "a/b", "..", "../x", "a\0b", "x" * 300, "head"], "name"),
