@@ -33,7 +33,6 @@ class Sample:
     weight: float  # 0 where there is nothing to learn from
     caption: Sequence[int] = ()  # words of the text that was drawn this epoch
     fault: Fault | None = None
-    paraphrase: Sequence[int] = ()  # words of another of its texts
 
 
 @dataclass
@@ -66,7 +65,6 @@ class Batch:
         words: true words with strengths.
         ignored: words that count neither way.
         captions: words of one text of each image.
-        paraphrases: words of another text of each image, none where it has but one.
         faults: what was skipped.
     """
 
@@ -75,16 +73,14 @@ class Batch:
     words: Ragged
     ignored: Ragged
     captions: Ragged
-    paraphrases: Ragged
     faults: list[Fault] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
         images = self.images.to(device, non_blocking=True)
         weights = self.weights.to(device, _widest(device), non_blocking=True)
-        lists = (self.words, self.ignored, self.captions, self.paraphrases)
-        words, ignored, captions, paraphrases = (part.to(device) for part in lists)
-        return Batch(images, weights, words, ignored, captions, paraphrases, self.faults)
+        words, ignored, captions = (part.to(device) for part in (self.words, self.ignored, self.captions))
+        return Batch(images, weights, words, ignored, captions, self.faults)
 
     def pin_memory(self) -> "Batch":
         """For the loader: copies to the GPU then overlap with its work."""
@@ -127,11 +123,11 @@ class WebImages(Dataset[Sample]):
         if image is None:
             return _nothing(transform, Fault("image", self.source.name(number), reason))
         random = np.random.default_rng([self.seed, epoch, number])
-        caption, other = draw_captions(labels, random)
+        caption = draw_caption(labels, random)
         fault = (
             Fault("text", self.source.name(number), wrong) if wrong else None
         )  # another of its texts is used
-        return Sample(transform(image, texts, random), labels, 1.0, caption, fault, paraphrase=other)
+        return Sample(transform(image, texts, random), labels, 1.0, caption, fault)
 
 
 def unlabelled(name: str, texts: Sequence[str]) -> Fault:
@@ -139,16 +135,10 @@ def unlabelled(name: str, texts: Sequence[str]) -> Fault:
     return Fault("words", name) if texts else Fault("text", name, "has no text")
 
 
-def draw_captions(labels: WordLabels, random: np.random.Generator) -> tuple[Sequence[int], Sequence[int]]:
-    """The words of one of an image's texts, and of the next that holds any (none where it is alone).
-
-    All its words are one text where the labeller keeps no texts apart.
-    """
+def draw_caption(labels: WordLabels, random: np.random.Generator) -> Sequence[int]:
+    """The words of one of an image's texts; all its words are one text where the labeller keeps no texts apart."""
     told = [caption for caption in labels.captions if caption]
-    if not told:
-        return labels.ids, ()
-    place = int(random.integers(len(told)))
-    return told[place], told[(place + 1) % len(told)] if len(told) > 1 else ()
+    return told[int(random.integers(len(told)))] if told else labels.ids
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -160,7 +150,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         words=_ragged([one.ids for one in labels], [one.strengths for one in labels]),
         ignored=_ragged([one.ignored for one in labels]),
         captions=_ragged([sample.caption for sample in samples]),
-        paraphrases=_ragged([sample.paraphrase for sample in samples]),
         faults=[sample.fault for sample in samples if sample.fault],
     )
 

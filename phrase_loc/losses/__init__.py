@@ -7,8 +7,6 @@ Every loss has two steps, so that 100,000 words need not be scored at once:
 
 A new loss is a module with these two functions, `COUPLED`, and an entry in LOSSES. COUPLED says that images of
 a batch compete with one another: such a loss gets the scores of all processes and all words in one chunk.
-
-at_locations.py stands apart: it compares places, not pooled scores; a phase asks for it by `paraphrases`.
 """
 
 from phrase_loc.losses import image_caption, image_word, sigmoid, softmax

@@ -73,10 +73,9 @@ class PhaseConfig:
         losses: name -> weight, summed.
         words: words that a step scores: 0 all, else those said in the batch and sampled others.
         hard_negatives: for image_caption, texts with one word replaced, per image.
-        paraphrases: weight of the disagreement of two of an image's texts about where things are.
     """
 
-    RETIRED: ClassVar = ("own_maps", "own_map")
+    RETIRED: ClassVar = ("own_maps", "own_map", "paraphrases")
 
     name: str = "train"
     epochs: Positive = 1.0
@@ -101,7 +100,6 @@ class PhaseConfig:
     losses: dict[str, Amount] = field(default_factory=lambda: {"sigmoid": 1.0})
     words: Count = 0
     hard_negatives: Count = 0
-    paraphrases: Amount = 0.0
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W_][\w .+-]{0,99}", self.name):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from phrase_loc.datasets.web import Sample, WebImages, collate, draw_captions, unlabelled
+from phrase_loc.datasets.web import Sample, WebImages, collate, draw_caption, unlabelled
 from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_sampler import FILLER, Item
 from phrase_loc.datasets.web_transforms import names_a_side
@@ -110,8 +110,7 @@ class CachedImages(Dataset[Sample]):
         random = np.random.default_rng([self.images.seed, epoch, number])
         view = int(random.random() < self.mirror and not names_a_side(texts))
         features = torch.from_numpy(np.array(outputs[place, view]))
-        caption, other = draw_captions(labels, random)
-        return Sample(features, labels, 1.0, caption, paraphrase=other)
+        return Sample(features, labels, 1.0, draw_caption(labels, random))
 
 
 def any_word(texts: Sequence[str]) -> WordLabels:

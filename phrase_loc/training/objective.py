@@ -21,7 +21,6 @@ from phrase_loc.datasets.web import Batch, Ragged
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
 from phrase_loc.losses import LOSSES, Targets
-from phrase_loc.losses.at_locations import captions_apart
 from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.training.negatives import hard_captions, sampled_words
 from phrase_loc.training.stages import run_stages
@@ -38,7 +37,6 @@ class ObjectiveSettings:
     memory_mb: int = 1024
     recompute: bool = False
     cached: str | None = None
-    paraphrases: float = 0.0
 
 
 class Objective(nn.Module):
@@ -78,8 +76,6 @@ class Objective(nn.Module):
             for i, name in enumerate(alone):
                 each = self.losses[name].close(torch.stack([part[i] for part in parts]))
                 total = total + self.settings.losses[name] * (batch.weights.to(each.dtype) * each).sum()
-        if self.settings.paraphrases:
-            total = total + self.settings.paraphrases * self._paraphrases(features, batch)
         return (
             total + self._coupled(features, chunk, words, correction, batch, seed) if self.coupled else total
         )
@@ -119,22 +115,6 @@ class Objective(nn.Module):
     def _scores(self, features: Tensor, words: Tensor) -> Tensor:
         """(N,D,h,w), (K,) -> (N,K); half precision ends before the pool, which exponentiates."""
         return self.model.head.pool(_full(self.model.location_scores(features, words)))
-
-    def _paraphrases(self, features: Tensor, batch: Batch) -> Tensor:
-        """The sum over images of how far two of their texts disagree about where things are."""
-        maps = []
-        for texts in (batch.captions, batch.paraphrases):
-            shares = self._scores_of(features, texts).flatten(1).softmax(1)
-            count = torch.bincount(texts.owner, minlength=len(features)).clamp(min=1).to(shares.dtype)
-            summed = shares.new_zeros(len(features), shares.shape[1]).index_add(0, texts.owner, shares)
-            maps.append((summed / count[:, None]).unflatten(1, features.shape[2:]))
-        each = captions_apart(*maps)
-        return (batch.weights.to(each.dtype) * each).sum()
-
-    def _scores_of(self, features: Tensor, words: Ragged) -> Tensor:
-        """(T,h,w) of each word in its image."""
-        said, place = words.ids.unique(return_inverse=True)
-        return _full(self.model.location_scores(features, said))[words.owner, place]
 
     def _coupled(
         self, features: Tensor, chunk: int, words: Tensor, correction: Tensor, batch: Batch, seed: int
@@ -184,7 +164,7 @@ def gather_labels(batch: Batch, world: World) -> Batch:
     if world.size == 1:
         return batch
     device = batch.weights.device
-    parts = (batch.words, batch.ignored, batch.captions, batch.paraphrases)
+    parts = (batch.words, batch.ignored, batch.captions)
     mine = [[t.cpu() for t in (part.owner, part.ids, part.values)] for part in parts]
     ranks = world.gather((batch.weights.cpu(), mine))
     weights = _in_order(torch.cat([weights for weights, _ in ranks]), world.size)
@@ -193,8 +173,8 @@ def gather_labels(batch: Batch, world: World) -> Batch:
         owner = torch.cat([fields[i][0] * world.size + rank for rank, (_, fields) in enumerate(ranks)])
         rest = [torch.cat([fields[i][j] for _, fields in ranks]) for j in (1, 2)]
         joined.append(Ragged(owner, *rest).to(device))
-    words, ignored, captions, paraphrases = joined
-    return Batch(weights.new_empty(0), weights.to(device), words, ignored, captions, paraphrases)
+    words, ignored, captions = joined
+    return Batch(weights.new_empty(0), weights.to(device), words, ignored, captions)
 
 
 def _in_order(rows: Tensor, size: int) -> Tensor:

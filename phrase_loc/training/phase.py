@@ -90,7 +90,6 @@ class Phase:
                 memory_mb=config.memory_mb,
                 recompute=config.recompute,
                 cached=self.cached,
-                paraphrases=settings.paraphrases,
             ),
             self.world,
         )

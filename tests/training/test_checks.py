@@ -69,7 +69,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "phases.cache": ([True], "needs frozen stages"),
     "phases.own_map": (["heat"], "own_map is no longer there.*docs/experiments.md"),
     "phases.hard_negatives": ([-1], "hard_negatives"),
-    "phases.paraphrases": ([-1, INFINITE], "paraphrases"),
+    "phases.paraphrases": ([0, 10], "paraphrases is no longer there"),
     "phases.name": (["", "a/b", "..", "../x", "a\0b", "x" * 300, "head"], "name"),
     "model.backbone": (["tyni", "transformers:/nowhere"], "tiny|nowhere"),
     "model.weights": (["imagenet", "/nowhere/weights.pth"], "weights"),
