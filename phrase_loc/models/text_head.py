@@ -98,23 +98,10 @@ class TextHead(nn.Module):
         """(N,C,h,w) of the last stage -> (N,D,h,w) >= 0."""
         return F.relu(self.lift(x))
 
-    def units(self, vectors: Tensor) -> Tensor:
-        """(K,E) word vectors -> (K,D): the rows of the classifier, for known and unknown words alike."""
-        units: Tensor = self.project(vectors)
-        return units
-
-    def location_scores(self, features: Tensor, vectors: Tensor) -> Tensor:
-        """(N,D,h,w), (K,E) -> (N,K,h,w)."""
-        return self.unit_scores(features, self.units(vectors), self.word_bias(vectors)[:, 0])
-
     def unit_scores(self, features: Tensor, units: Tensor, bias: Tensor) -> Tensor:
-        """(N,D,h,w), (K,D) of `units`, (K,) of `word_bias` -> (N,K,h,w)."""
+        """(N,D,h,w), units (K,D), their biases (K,) -> scores at locations (N,K,h,w)."""
         scores = F.conv2d(features, units[:, :, None, None])
         return self.log_scale.exp() * scores + bias[:, None, None]
-
-    def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
-        """(N,D,h,w), (K,E) -> (N,K): the score of each word for each image."""
-        return self.pool(self.location_scores(features, vectors))
 
 
 class Columns(nn.Module):

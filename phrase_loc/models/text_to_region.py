@@ -79,21 +79,24 @@ class TextToRegion(nn.Module):
 
     def word_bias(self, words: Tensor) -> Tensor:
         """Row numbers (K,) or vectors (K,E) -> (K,) what is added to their scores at every location."""
-        return self.head.word_bias(self.word_vectors(words))[:, 0]
+        bias: Tensor = self.head.word_bias(self.word_vectors(words))
+        return bias[:, 0]
 
     def units(self, words: Tensor) -> Tensor:
         """Row numbers (K,) or vectors (K,E) -> (K,D): the seeds of a top-down pass."""
-        return self.head.units(self.word_vectors(words))
+        units: Tensor = self.head.project(self.word_vectors(words))
+        return units
 
     # both -> scores
 
     def location_scores(self, features: Tensor, words: Tensor) -> Tensor:
         """(N,D,h,w) and row numbers (K,) or vectors (K,E) -> (N,K,h,w)."""
-        return self.head.location_scores(features, self.word_vectors(words))
+        return self.head.unit_scores(features, self.units(words), self.word_bias(words))
 
     def scores(self, features: Tensor, words: Tensor) -> Tensor:
         """(N,D,h,w) and row numbers (K,) or vectors (K,E) -> (N,K): is the word in the image."""
-        return self.head(features, self.word_vectors(words))
+        pooled: Tensor = self.head.pool(self.location_scores(features, words))
+        return pooled
 
     def forward(self, images: Tensor, words: Tensor) -> Tensor:
         """(N,3,H,W) RGB 0..255 and row numbers (K,) or vectors (K,E) -> (N,K) scores, for training."""
