@@ -32,7 +32,7 @@ from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.files import digest, write_text, writing
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.maps import min_max, resize
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
 
 WORD_FILES = ("words.npz", "vocabulary.txt", "extra_words.txt")
 GRAPHS = {"onnx": "model.onnx", "torch": "model.pt2"}

@@ -24,8 +24,8 @@ from phrase_loc.errors import choose
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.inference import Inference, Prepared, checked_top_k, prepare
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, save_model
-from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.notebook import small_jpeg
 from phrase_loc.presence import probabilities, raw_presence
 from phrase_loc.profiling import lap

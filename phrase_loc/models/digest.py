@@ -5,7 +5,7 @@ import json
 
 import torch
 
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
 
 
 def model_digest(model: TextToRegion) -> str:

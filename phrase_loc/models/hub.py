@@ -12,8 +12,8 @@ from huggingface_hub.errors import (
 )
 
 from phrase_loc.errors import DataError
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, save_model
-from phrase_loc.models.text_to_region import TextToRegion
 
 #: what the HTTP library of the installed huggingface_hub raises (httpx2, httpx or requests)
 _HTTP_ERROR: type[Exception] = next(

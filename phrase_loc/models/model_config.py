@@ -58,7 +58,7 @@ class ModelConfig:
         channels: of the last stage.
         hidden: D, channels of the head's 1x1 convolution, None without one (then D = channels).
         embedding: E, numbers in a word vector.
-        pool: a key of text_head.POOLS.
+        pool: a key of model.POOLS.
         sharpness: r of the pool.
         free: whether a word vector is the unit itself, with its bias as last number.
         tuned: whether training changed the word vectors.

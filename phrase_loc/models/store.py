@@ -21,10 +21,10 @@ from torch import Tensor
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import digest, read_json, read_text, write_bytes
-from phrase_loc.models.assembly import folded, skeleton
+from phrase_loc.models.build import folded, skeleton
 from phrase_loc.models.card import model_card
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.model_config import ModelConfig
-from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.models.transformers_nets import from_architecture
 from phrase_loc.models.weights import check_weights, read_weights
 from phrase_loc.text.vocabulary import Vocabulary

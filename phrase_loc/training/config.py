@@ -27,7 +27,7 @@ from phrase_loc.training.data_config import (
 
 @config_dataclass
 class ModelSettings:
-    """The network; see models.assembly.create.
+    """The network; see models.build.create.
 
     Attributes:
         start: a model folder to go on from; the other settings of model, vocabulary and vectors are then its own.

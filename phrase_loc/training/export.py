@@ -13,8 +13,8 @@ from torch import Tensor
 
 from phrase_loc.config import to_dict
 from phrase_loc.files import writing_folder
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import save_model
-from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.further import add_further_words
 

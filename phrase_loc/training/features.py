@@ -18,10 +18,9 @@ from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_sampler import FILLER, Item
 from phrase_loc.datasets.web_transforms import names_a_side
 from phrase_loc.distributed import World
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion, run_stages
 from phrase_loc.text.labels import WordLabels
 from phrase_loc.training.chunks import CHUNK, Chunks, missing_chunks, write_chunk
-from phrase_loc.training.stages import run_stages
 
 BATCH = 32
 

@@ -19,8 +19,8 @@ from phrase_loc.datasets.web_sources import Source, open_source
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import digest, fingerprint
-from phrase_loc.models.assembly import create
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.build import create
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.text import embeddings, synonyms
 from phrase_loc.text.counting import UnitCounter
 from phrase_loc.text.labels import WordLabeller, balance

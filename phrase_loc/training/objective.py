@@ -21,9 +21,8 @@ from phrase_loc.datasets.web import Batch, Ragged
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
 from phrase_loc.losses import LOSSES, Targets
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion, run_stages
 from phrase_loc.training.negatives import hard_captions, sampled_words
-from phrase_loc.training.stages import run_stages
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from torch.utils.data import Dataset
 from phrase_loc.datasets.web import Labeller, Sample, WebImages
 from phrase_loc.datasets.web_transforms import Transform
 from phrase_loc.distributed import World
+from phrase_loc.models.model import last_frozen
 from phrase_loc.training.chunks import cache_folder
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import CachedImages, any_word, fill_cache
 from phrase_loc.training.materials import Materials
-from phrase_loc.training.stages import last_frozen
 
 
 class PhaseData:

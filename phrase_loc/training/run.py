@@ -28,7 +28,7 @@ from phrase_loc.datasets.web_faults import Faults
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.files import lock, remove_leftovers
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.training.checkpoint import Checkpoint, check_same_run
 from phrase_loc.training.checks import check
 from phrase_loc.training.config import TrainConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError
-from phrase_loc.models.text_head import POOLS, TextHead
+from phrase_loc.models.model import POOLS, TextHead
 
 SCORES = torch.tensor([[[[0.0, 1.0], [2.0, -3.0]]]])  # (N=1, K=1, 2, 2)
 

@@ -5,8 +5,8 @@ import torch
 
 from phrase_loc.datasets.web import Batch, Ragged, Sample, collate
 from phrase_loc.distributed import World
-from phrase_loc.models.assembly import create
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.build import create
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.text.labels import WordLabels
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.negatives import sampled_words

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models import backbones, transformers_nets
+from phrase_loc.models.model import TextHead, TextToRegion, WordTable
 from phrase_loc.models.model_config import ModelConfig
-from phrase_loc.models.text_head import TextHead
-from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.models.word_table import WordTable
 from phrase_loc.text.embeddings import WordVectors
 from phrase_loc.text.tables import align
 from phrase_loc.text.vocabulary import Vocabulary

@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.assembly import create, folded, with_extra
-from phrase_loc.models.text_head import POOLS
-from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.models.word_table import WordTable
+from phrase_loc.models.build import create, folded, with_extra
+from phrase_loc.models.model import POOLS, TextToRegion, WordTable
 from phrase_loc.text.embeddings import WordVectors
 from phrase_loc.text.tables import Alignment
 from phrase_loc.text.vocabulary import Vocabulary
