@@ -14,13 +14,13 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, choose
 from phrase_loc.inference import Inference
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.losses import LOSSES
 from phrase_loc.models.build import create, folded
 from phrase_loc.models.model import TextToRegion, last_frozen, pool_named, trainable_stages
 from phrase_loc.models.store import load_model
 from phrase_loc.text import embeddings, synonyms
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import PhaseConfig, TrainConfig
+from phrase_loc.training.losses import LOSSES
 from phrase_loc.training.materials import read_texts
 from phrase_loc.training.validation import check_validation
 

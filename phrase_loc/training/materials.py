@@ -25,8 +25,7 @@ from phrase_loc.text import embeddings, synonyms
 from phrase_loc.text.counting import UnitCounter
 from phrase_loc.text.labels import WordLabeller, balance
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.data_config import VectorsConfig, VocabularyConfig
+from phrase_loc.training.config import TrainConfig, VectorsConfig, VocabularyConfig
 from phrase_loc.training.identity import Identity, check_same_data, identify, read_kept, texts_of, write_kept
 
 log = logging.getLogger(__name__)

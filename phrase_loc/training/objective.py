@@ -10,8 +10,9 @@ global batch therefore have the same gradient (tests/training/test_distributed.p
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,9 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from phrase_loc.datasets.web import Batch, Ragged
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
-from phrase_loc.losses import LOSSES, Targets
 from phrase_loc.models.model import TextToRegion, run_stages
-from phrase_loc.training.negatives import hard_captions, sampled_words
+from phrase_loc.training.losses import LOSSES, Targets
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.settings, self.world = model, settings, world
         self.losses = {name: choose(LOSSES, name, "loss") for name in settings.losses}
-        self.coupled = any(loss.COUPLED for loss in self.losses.values())
+        self.coupled = any(loss.coupled for loss in self.losses.values())
         self.register_buffer("balance", balance, persistent=False)
 
     def forward(self, batch: Batch, seed: int) -> Tensor:
@@ -66,7 +66,7 @@ class Objective(nn.Module):
         """
         features = self._features(batch)
         words, correction = self._candidates(batch, seed)
-        alone = [name for name, loss in self.losses.items() if not loss.COUPLED]
+        alone = [name for name, loss in self.losses.items() if not loss.coupled]
         total = features.new_zeros(())
         chunk = self._chunk(features)
         chunks = list(zip(words.split(chunk), correction.split(chunk), strict=True))
@@ -131,7 +131,7 @@ class Objective(nn.Module):
             targets = hard_captions(targets, everyone.captions, words, self.settings.hard_negatives, seed)
         total = scores.new_zeros(())
         for name, loss in self.losses.items():
-            if loss.COUPLED:
+            if loss.coupled:
                 each = loss.close(loss.terms(scores, targets)[None])
                 total = total + self.settings.losses[name] * (targets.weights * each).sum()
         return total / self.world.size
@@ -184,3 +184,60 @@ def _in_order(rows: Tensor, size: int) -> Tensor:
 def _full(scores: Tensor) -> Tensor:
     """Half precision ends here: sums over thousands of words are taken in float32."""
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+
+
+def sampled_words(said: list[int], size: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The words of a batch and random others.
+
+    Args:
+        said: words that must be among them, ascending.
+        size: V.
+        count: words wanted; as many as `said` if those are more.
+        seed: of the draw.
+
+    Returns:
+        (K,) ascending words; (K,) how many words of the vocabulary each stands for: 1 for those said.
+    """
+    others = np.setdiff1d(np.arange(size), said, assume_unique=True)
+    drawn = np.random.default_rng(seed).choice(
+        others, min(max(0, count - len(said)), len(others)), replace=False
+    )
+    words = np.concatenate([np.asarray(said, np.int64), drawn.astype(np.int64)])
+    stands = np.ones(len(words))
+    stands[len(said) :] = len(others) / max(1, len(drawn))
+    order = np.argsort(words)
+    return torch.from_numpy(words[order]), torch.from_numpy(stands[order])
+
+
+def hard_captions(targets: Targets, captions: Ragged, words: Tensor, each: int, seed: int) -> Targets:
+    """Targets with the images' captions and, per image, `each` captions in which one word is replaced.
+
+    The new word is drawn among the words scored, from those not said of the image.
+
+    Args:
+        targets: of N images for k words.
+        captions: words of one text of each image.
+        words: (k,) ascending.
+        each: hard negatives per image.
+        seed: of the draw, the same in all processes.
+    """
+    count, device = len(targets.weights), words.device
+    place = torch.searchsorted(words, captions.ids).clamp(max=len(words) - 1)
+    here = words[place] == captions.ids
+    shares = torch.zeros(len(words), count * (1 + each), dtype=torch.float64)
+    owner, place = captions.owner[here].cpu(), place[here].cpu()
+    shares[place, owner] = 1.0
+    owners = torch.arange(count).repeat_interleave(each)
+    random = np.random.default_rng([seed, 1])
+    said = ((targets.positive > 0) | targets.ignored).cpu().numpy()
+    for j, image in enumerate(owners.tolist()):
+        own = place[owner == image].numpy()
+        false = np.flatnonzero(~said[image])
+        if len(own) == 0 or len(false) == 0:
+            continue
+        column = count + j
+        shares[:, column] = shares[:, image]
+        shares[random.choice(own), column] = 0.0
+        shares[random.choice(false), column] = 1.0
+    shares = shares / shares.sum(0).clamp_min(1.0)
+    return replace(targets, captions=shares.to(device, targets.positive.dtype), hard_owner=owners.to(device))

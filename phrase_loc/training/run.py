@@ -29,10 +29,9 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.files import lock, remove_leftovers
 from phrase_loc.models.model import TextToRegion
-from phrase_loc.training.checkpoint import Checkpoint, check_same_run
+from phrase_loc.training.checkpoint import Checkpoint, check_same_run, mean_weights, save_whole
 from phrase_loc.training.checks import check
 from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.export import mean_weights, save_whole
 from phrase_loc.training.journal import Journal
 from phrase_loc.training.materials import Materials, prepare
 from phrase_loc.training.phase import Phase, Step, phase_steps

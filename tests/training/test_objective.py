@@ -9,8 +9,7 @@ from phrase_loc.models.build import create
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.text.labels import WordLabels
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training.negatives import sampled_words
-from phrase_loc.training.objective import Objective, ObjectiveSettings, table
+from phrase_loc.training.objective import Objective, ObjectiveSettings, sampled_words, table
 
 
 def small_model(words: int, size: int = 8) -> TextToRegion:
