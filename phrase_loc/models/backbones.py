@@ -9,6 +9,7 @@ A name is a key of BACKBONES or `transformers:FOLDER_OR_HUB_ID`. Query with `fol
 the trunk as built. Stage names of each family stand at the head of its file.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.models import efficientnet_lite, torchvision_nets, transformers_nets
 from phrase_loc.models.folding import fold_batch_norm
-from phrase_loc.models.tiny import tiny
 from phrase_loc.models.weights import load_weights, read_weights
 
 __all__ = [
@@ -159,7 +159,29 @@ def _make_tiny(pretrained: bool) -> Built:
         raise ConfigError(
             "the tiny backbone has no ImageNet weights; take weights=None or efficientnet_lite0"
         )
-    return tiny(), {}
+    return _tiny(), {}
+
+
+def _tiny() -> nn.Sequential:
+    """A network of a few kilobytes for tests: stages stem, stage1 ... stage3; (N,3,H,W) -> (N,32,H/8,W/8) >= 0."""
+    return nn.Sequential(
+        OrderedDict(
+            stem=_tiny_stage(3, 8, 2),
+            stage1=_tiny_stage(8, 16, 2),
+            stage2=_tiny_stage(16, 24, 2),
+            stage3=_tiny_stage(24, 32, 1),
+        )
+    )
+
+
+def _tiny_stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            norm=nn.BatchNorm2d(outputs),
+            relu=nn.ReLU(),
+        )
+    )
 
 
 def _torchvision(name: str, **facts: Any) -> Backbone:

@@ -260,24 +260,15 @@ def test_loading_imports_nothing_slow(model, tmp_path):
 
 
 class TestHub:
-    """The mixin's verbs on local folders; the network is never asked."""
+    """A model of a hub; the network is never asked."""
 
     @pytest.fixture(autouse=True)
     def offline(self, monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         pytest.importorskip("huggingface_hub")
 
-    def test_save_and_load_by_the_mixin(self, model, tmp_path):
-        from phrase_loc.models.hub import HubModel
-
-        HubModel(model).save_pretrained(tmp_path)
-        again = HubModel.from_pretrained(str(tmp_path)).model
-        with torch.no_grad():
-            assert torch.allclose(again(IMAGES, IDS), model(IMAGES, IDS), atol=2e-3)
-        assert "Figures" in (tmp_path / "README.md").read_text()
-
     def test_a_downloaded_folder_is_loaded(self, model, tmp_path, monkeypatch):
-        from phrase_loc.models import hub
+        import huggingface_hub as hub
 
         save_model(model, tmp_path)
         asked = []
@@ -288,10 +279,11 @@ class TestHub:
         assert asked == ["somebody/phrase-model"]
 
     def test_no_network_is_one_sentence(self, monkeypatch):
-        from phrase_loc.models import hub
+        import huggingface_hub as hub
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
         def no_network(name, **options):
-            raise hub.LocalEntryNotFoundError("no network")
+            raise LocalEntryNotFoundError("no network")
 
         monkeypatch.setattr(hub, "snapshot_download", no_network)
         with pytest.raises(DataError, match="check the name and the network"):
