@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.attention import METHODS
+from phrase_loc.checked import without_retired
 from phrase_loc.errors import ConfigError, choose, nearest
 from phrase_loc.images import MAX_PIXELS, to_tensor
 from phrase_loc.profiling import lap
@@ -97,13 +98,7 @@ class Inference:
     def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
         """Checked settings from plain values; an unknown name raises a ConfigError, as does a retired one in use."""
         known = [f.name for f in fields(cls)]
-        for key in values.keys() & RETIRED.keys():
-            if values[key] != RETIRED[key]:
-                raise ConfigError(
-                    f"the {source} setting {key}={values[key]!r} is no longer there: it lowered the figures "
-                    f"(docs/experiments.md); set it to {RETIRED[key]!r} or leave it out"
-                )
-        values = {key: value for key, value in values.items() if key not in RETIRED}
+        values = without_retired(values, RETIRED, f"{source} setting")
         for key in values:
             if key not in known:
                 hint = nearest(key, known)

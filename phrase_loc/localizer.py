@@ -26,8 +26,8 @@ from phrase_loc.errors import choose
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.inference import Inference, Prepared, checked_top_k, prepare
-from phrase_loc.models.store import load_model, save_model
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
+from phrase_loc.models.store import load_model, push_model, save_model
 from phrase_loc.notebook import small_jpeg
 from phrase_loc.presence import probabilities, raw_presence
 from phrase_loc.profiling import lap
@@ -84,13 +84,11 @@ class PhraseLocalizer:
 
         Args:
             repo_id: made if it is not there yet.
-            options: of huggingface_hub's ModelHubMixin.push_to_hub, such as `private=True` or `token`.
+            options: see store.push_model, such as `private=True` or `token`.
 
         Raises:
             DataError: the hub cannot be reached or refuses.
         """
-        from phrase_loc.models.hub import push_model
-
         return push_model(self._with_own_settings(), repo_id, **options)
 
     def with_settings(self, **changes: Any) -> Self:

@@ -6,7 +6,7 @@ from math import exp
 import torch
 from torch import Tensor
 
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.profiling import lap
 from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 

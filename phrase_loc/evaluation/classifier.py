@@ -21,7 +21,7 @@ from phrase_loc.errors import ConfigError, choose
 from phrase_loc.evaluation.controls import shuffled
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models import backbones
-from phrase_loc.models.text_to_region import FEATURES, Normalize
+from phrase_loc.models.model import FEATURES, Normalize
 from phrase_loc.structures import Scene, Word
 from phrase_loc.text.phrases import EncodedPhrase
 

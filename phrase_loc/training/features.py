@@ -1,11 +1,10 @@
 """The output of a trunk's frozen stages kept on disk: a head then trains on it in minutes, many times over.
 
-What the rest of the network reads (the last frozen stage, and the stage that the head fuses where that lies below)
-is stored in half precision for the image as it is and mirrored, in the files of chunks.py: a killed run goes on with
-the next one. No text has a part in it, so runs with other words can share what is kept.
+It is stored in half precision for the image as it is and mirrored, in the files of chunks.py: a killed run goes on
+with the next one. No text has a part in it, so runs with other words can share what is kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from phrase_loc.datasets.web import Sample, WebImages, collate, draw_captions, unlabelled
+from phrase_loc.datasets.web import Sample, WebImages, collate, draw_caption, unlabelled
 from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_sampler import FILLER, Item
 from phrase_loc.datasets.web_transforms import names_a_side
 from phrase_loc.distributed import World
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion, run_stages
 from phrase_loc.text.labels import WordLabels
 from phrase_loc.training.chunks import CHUNK, Chunks, missing_chunks, write_chunk
-from phrase_loc.training.stages import run_stages
 
 BATCH = 32
 
@@ -62,17 +60,16 @@ def fill_cache(
     model.eval()
     bar = tqdm(missing, desc="features", disable=None if world.is_main else True, leave=False)
     for (number, _), chunk in zip(bar, items, strict=True):
-        found: list[tuple[Tensor, ...]] = []
+        found: list[Tensor] = []
         usable: list[Tensor] = []
         for _ in range(0, len(chunk), BATCH):
             loaded = next(loader).to(world.device)
-            views = [loaded.images[0], loaded.images[0].flip(-1)][: 1 + mirrored]
+            views = [loaded.images, loaded.images.flip(-1)][: 1 + mirrored]
             with torch.no_grad(), torch.autocast(world.device.type, torch.bfloat16, enabled=half):
                 outputs = [run_stages(model, view, None, until) for view in views]
-            found.append(tuple(torch.stack(t, 1).half().cpu() for t in zip(*outputs, strict=True)))
+            found.append(torch.stack(outputs, 1).half().cpu())
             usable.append(loaded.weights.cpu() > 0)
-        stages = [torch.cat(stage).numpy() for stage in zip(*found, strict=True)]
-        write_chunk(folder, number, [*stages, torch.cat(usable).numpy()])
+        write_chunk(folder, number, [torch.cat(found).numpy(), torch.cat(usable).numpy()])
     model.train(was_training)
     world.barrier()
 
@@ -84,17 +81,10 @@ class CachedImages(Dataset[Sample]):
         folders: filled by `fill_cache`, one for each input size.
         images: whose texts and labels are used.
         mirror: probability of the mirrored image, where no text says left or right.
-        maps: (number, mirrored) -> (T,g,g) uint8 for the T words of a sample, see own_maps.py.
     """
 
-    def __init__(
-        self,
-        folders: Sequence[Path],
-        images: WebImages,
-        mirror: float,
-        maps: Callable[[int, bool], Tensor] | None = None,
-    ):
-        self.chunks, self.images, self.mirror, self.maps = list(map(Chunks, folders)), images, mirror, maps
+    def __init__(self, folders: Sequence[Path], images: WebImages, mirror: float):
+        self.chunks, self.images, self.mirror = list(map(Chunks, folders)), images, mirror
 
     def __len__(self) -> int:
         return len(self.images)
@@ -103,25 +93,23 @@ class CachedImages(Dataset[Sample]):
         """The features of that number, mirrored or not as that epoch wants it, for that input size."""
         epoch, number, choice = item
         chunk, place = divmod(max(number, 0), CHUNK)
-        *stages, usable = self.chunks[choice](chunk)
+        outputs, usable = self.chunks[choice](chunk)
         if number == FILLER:
-            return _nothing(stages, None)
+            return _nothing(outputs, None)
         name = self.images.source.name(number)
         try:
             texts = self.images.source.texts(number)
         except (OSError, UnicodeDecodeError) as error:
-            return _nothing(stages, Fault("image", name, str(error)))
+            return _nothing(outputs, Fault("image", name, str(error)))
         labels = self.images.labeller(texts)
         if not labels.ids:
-            return _nothing(stages, unlabelled(name, texts))
+            return _nothing(outputs, unlabelled(name, texts))
         if not usable[place]:
-            return _nothing(stages, Fault("image", name))
+            return _nothing(outputs, Fault("image", name))
         random = np.random.default_rng([self.images.seed, epoch, number])
         view = int(random.random() < self.mirror and not names_a_side(texts))
-        features = tuple(torch.from_numpy(np.array(stage[place, view])) for stage in stages)
-        maps = self.maps(number, bool(view)) if self.maps else None
-        caption, other = draw_captions(labels, random)
-        return Sample(features, labels, 1.0, caption, paraphrase=other, maps=maps)
+        features = torch.from_numpy(np.array(outputs[place, view]))
+        return Sample(features, labels, 1.0, draw_caption(labels, random))
 
 
 def any_word(texts: Sequence[str]) -> WordLabels:
@@ -129,6 +117,6 @@ def any_word(texts: Sequence[str]) -> WordLabels:
     return WordLabels((0,), (1.0,))
 
 
-def _nothing(stages: Sequence[np.ndarray], fault: Fault | None) -> Sample:
-    blank = tuple(torch.zeros(stage.shape[2:], dtype=torch.float16) for stage in stages)
+def _nothing(outputs: np.ndarray, fault: Fault | None) -> Sample:
+    blank = torch.zeros(outputs.shape[2:], dtype=torch.float16)
     return Sample(blank, WordLabels((), ()), 0.0, (), fault)

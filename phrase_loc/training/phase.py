@@ -19,12 +19,12 @@ from phrase_loc.datasets.web import Batch, collate
 from phrase_loc.datasets.web_sampler import Order, StepSampler, steps_per_epoch
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
+from phrase_loc.models.model import last_frozen, trainable_stages
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.materials import Materials
 from phrase_loc.training.objective import Objective, ObjectiveSettings
 from phrase_loc.training.optimize import Average, optimizer, parameter_groups, schedule
 from phrase_loc.training.phase_data import PhaseData
-from phrase_loc.training.stages import last_frozen, trainable_stages
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +90,6 @@ class Phase:
                 memory_mb=config.memory_mb,
                 recompute=config.recompute,
                 cached=self.cached,
-                own_maps=settings.own_maps,
-                paraphrases=settings.paraphrases,
             ),
             self.world,
         )
@@ -183,7 +181,7 @@ class Phase:
             len(self.data.sizes),
         )
         return DataLoader(
-            self.data.dataset(done),
+            self.data.dataset(),
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=data.workers,

@@ -1,23 +1,18 @@
 """What a phase reads: photographs, or what its frozen stages say of them, kept on disk for every input size."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from phrase_loc.config import to_dict
 from phrase_loc.datasets.web import Labeller, Sample, WebImages
 from phrase_loc.datasets.web_transforms import Transform
 from phrase_loc.distributed import World
-from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.models.model import last_frozen
 from phrase_loc.training.chunks import cache_folder
-from phrase_loc.training.config import FurtherConfig, PhaseConfig, TrainConfig
-from phrase_loc.training.export import save_whole
+from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import CachedImages, any_word, fill_cache
 from phrase_loc.training.materials import Materials
-from phrase_loc.training.own_maps import OwnMaps, fill_maps, maps_folder
-from phrase_loc.training.stages import last_frozen
 
 
 class PhaseData:
@@ -35,14 +30,11 @@ class PhaseData:
         self.sizes = settings.sizes or (materials.model.image_size,)
         self.kept = Path(config.data.features or config.out)
 
-    def dataset(self, done: int) -> Dataset[Sample]:
-        """The samples; features and maps that are missing on disk are computed first.
-
-        Args:
-            done: steps of the phase that are done: at its begin the model is the teacher of own_maps.
+    def dataset(self) -> Dataset[Sample]:
+        """The samples; features that are missing on disk are computed first.
 
         Raises:
-            DataError: the disk is full, or the teacher of a phase that has begun is gone.
+            DataError: the disk is full.
         """
         settings = self.settings
         if not settings.cache:
@@ -51,7 +43,7 @@ class PhaseData:
             )
         folders = [self._features(size) for size in self.sizes]
         images = self.images([Transform((self.sizes[0],) * 2)])
-        return CachedImages(folders, images, settings.mirror, self._own_maps(images, done))
+        return CachedImages(folders, images, settings.mirror)
 
     def images(self, transforms: Sequence[Transform], labeller: Labeller | None = None) -> WebImages:
         """The photographs and their labels, a transform for each input size; without a labeller the run's."""
@@ -65,7 +57,7 @@ class PhaseData:
         mirrored, half = self.settings.mirror > 0, self.config.precision in ("bf16", "fp16")
         kind = model.config
         facts = {
-            "model": [kind.backbone, kind.output_stride, kind.fuse, kind.mean, kind.std, until],
+            "model": [kind.backbone, kind.mean, kind.std, until],
             "size": [size, mirrored, half],
             "images": self.materials.identity.stamp,
         }
@@ -75,20 +67,3 @@ class PhaseData:
         images = self.images([Transform((size, size))], any_word)
         fill_cache(folder, model, until, images, self.world, mirrored, self.config.data.workers, half)
         return folder
-
-    def _own_maps(self, images: WebImages, done: int) -> OwnMaps | None:
-        """Maps of the model as this phase began, which is kept so that a killed run asks the same one."""
-        settings, config = self.settings, self.config
-        if not settings.own_maps:
-            return None
-        kept = config.out / f"teacher-{settings.name}"
-        if self.world.is_main and not done:  # also where one of an earlier run in this folder was left
-            save_whole(self.materials.model, replace(config, further=FurtherConfig()), kept, {})
-        self.world.barrier()
-        teacher = PhraseLocalizer.from_pretrained(kept, str(self.world.device)).with_settings(prior=0.0)
-        identity = self.materials.identity
-        data = {"files": identity.stamp, **identity.facts}
-        labels = to_dict(config.labels)
-        folder = self.world.from_main(lambda: maps_folder(self.kept, teacher, settings.own_map, data, labels))
-        fill_maps(folder, teacher, settings.own_map, images, self.world)
-        return OwnMaps(folder)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from phrase_loc.config import build
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError, choose
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def measure(config: TrainConfig, model: TextToRegion, world: World) -> dict[str,
     """'protocol/metric' -> value on the validation images, which the processes share between them."""
     from phrase_loc.evaluation import procedure
     from phrase_loc.localizer import Inference, PhraseLocalizer
-    from phrase_loc.models.assembly import folded
+    from phrase_loc.models.build import folded
 
     settings = Inference.from_dict({**model.config.inference, **config.inference})
     localizer = PhraseLocalizer(folded(model).float(), settings)

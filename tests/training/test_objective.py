@@ -5,12 +5,11 @@ import torch
 
 from phrase_loc.datasets.web import Batch, Ragged, Sample, collate
 from phrase_loc.distributed import World
-from phrase_loc.models.assembly import create
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.build import create
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.text.labels import WordLabels
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training.negatives import sampled_words
-from phrase_loc.training.objective import Objective, ObjectiveSettings, table
+from phrase_loc.training.objective import Objective, ObjectiveSettings, sampled_words, table
 
 
 def small_model(words: int, size: int = 8) -> TextToRegion:
@@ -27,7 +26,7 @@ def batch(words: int, count: int = 4) -> Batch:
         ids = sorted(set(torch.randint(words, (6,), generator=draw).tolist()))
         image = torch.randint(256, (3, 32, 32), generator=draw, dtype=torch.uint8)
         labels = WordLabels(tuple(ids), (1.0,) * len(ids), (), (tuple(ids),))
-        samples.append(Sample((image,), labels, float(n != 3), ids[::2], paraphrase=ids[1::2] if n else ()))
+        samples.append(Sample(image, labels, float(n != 3), ids[::2]))
     return collate(samples)
 
 
@@ -48,28 +47,6 @@ def test_chunks_of_words_and_recomputed_stages_change_nothing(losses: dict):
     assert chunked == pytest.approx(whole, rel=1e-12)
     for a, b in zip(exact, again, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
-
-
-def test_captions_of_one_image_are_drawn_to_the_same_places():
-    model = small_model(50).double()
-    settings = {"losses": {"sigmoid": 1.0}}
-    plain, drawn = (
-        Objective(model, torch.ones(50, dtype=torch.float64), ObjectiveSettings(**settings, **more), World())
-        for more in ({}, {"paraphrases": 3.0})
-    )
-    asked = batch(50)
-    features = model.features(asked.images[0])
-    expected = 0.0
-    for n in range(1, 4):  # the first image has one text
-        maps = []
-        for texts in (asked.captions, asked.paraphrases):
-            scores = model.location_scores(features[n : n + 1], texts.ids[texts.owner == n])[0]
-            maps.append(scores.flatten(1).softmax(1).mean(0))
-        middle = (maps[0] + maps[1]) / 2
-        apart = sum((m * (m / middle).log()).sum() for m in maps) / 2
-        expected += 3.0 * asked.weights[n].item() * apart.item()
-    assert expected > 0
-    assert drawn(asked, 0).item() - plain(asked, 0).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_table_of_labels():
