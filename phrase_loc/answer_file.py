@@ -131,7 +131,7 @@ def is_finished(output: Path, run: Run, overwrite: bool = False) -> bool:
                 f"{output} exists and was not written by this command, or has changed since; give another --output, "
                 "or --overwrite to replace it"
             )
-        _check_same(output, held, run)
+        _check_same(output, held, replace(run, settings=run.settings | _processes(held)))
         if held.questions != run.questions:
             raise DataError(
                 f"{output} holds answers about other photographs or phrases; give another --output, or --overwrite "
@@ -197,6 +197,11 @@ def _parts(output: Path) -> list[Path]:
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def _processes(run: Run) -> dict[str, Any]:
+    """What parts depend on, and a finished file does not."""
+    return {name: value for name, value in run.settings.items() if name == "processes"}
 
 
 def _check_same(output: Path, held: Run, run: Run) -> None:

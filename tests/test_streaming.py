@@ -236,6 +236,15 @@ def test_the_phrases_of_a_part_are_its_own(quick, photographs, tmp_path):
     assert all("red hat" in line for line in output.read_text().splitlines())
 
 
+def test_parts_belong_to_a_number_of_processes_and_a_finished_file_to_none(quick, photographs, tmp_path):
+    output = tmp_path / "o.jsonl"
+    interrupted(quick, photographs, output)
+    with pytest.raises(DataError, match="processes 1"):
+        answered(photographs, output, quick, Alone(0, 2))
+    answered(photographs, output, quick)
+    assert answered(photographs, output, quick, Alone(0, 2))["resumed"] == 5
+
+
 @pytest.mark.parametrize(
     "record", [None, "", "{}", '{"settings": 1, "questions": 2, "output": 3}', "[" * 10_000]
 )
