@@ -38,8 +38,9 @@ def choose(table: dict[str, T], name: str, what: str) -> T:
         raise ConfigError(f"the {what} is a name, got a {type(name).__name__}")
     if name in table:
         return table[name]
+    shown = name if len(name) <= 80 else f"{name[:80]}..."  # what came may be anything
     raise ConfigError(
-        f"unknown {what} {name!r}{nearest(name, table)}; choose from {', '.join(sorted(table))}"
+        f"unknown {what} {shown!r}{nearest(name[:80], table)}; choose from {', '.join(sorted(table))}"
     )
 
 

@@ -86,11 +86,21 @@ def split(trunk: nn.Sequential, stage: str) -> tuple[nn.Sequential, nn.Sequentia
         (images (N,3,H,W) -> activations after that stage (N,C,h,w),
         those activations -> the last stage's; the identity when `stage` is the last).
     """
+    end = stage_index(trunk, stage) + 1
+    return trunk[:end], trunk[end:]
+
+
+def between(trunk: nn.Sequential, low: str, high: str) -> nn.Sequential:
+    """The part of a trunk from after one stage to after a later one; it shares its weights."""
+    return trunk[stage_index(trunk, low) + 1 : stage_index(trunk, high) + 1]
+
+
+def stage_index(trunk: nn.Sequential, stage: str) -> int:
+    """The place of a stage, from the image up; raises ConfigError for an unknown one."""
     names = [name for name, _ in trunk.named_children()]
     if stage not in names:
-        raise ConfigError(f"unknown stage {stage!r}; this trunk has {', '.join(names)}")
-    end = names.index(stage) + 1
-    return trunk[:end], trunk[end:]
+        raise ConfigError(f"unknown stage {stage[:80]!r}; this trunk has {', '.join(names)}")
+    return names.index(stage)
 
 
 def preprocessing(name: str) -> Preprocessing:

@@ -280,18 +280,25 @@ class TextToRegion(nn.Module):
         parts = OrderedDict(normalize=self.normalize, **dict(self.trunk.named_children()))
         if stage == FEATURES:
             return Above(parts, self.head)
-        return nn.Sequential(OrderedDict(list(parts.items())[: self._index(stage) + 2]))
+        return nn.Sequential(OrderedDict(list(parts.items())[: self.stage_index(stage) + 2]))
 
     def above(self, stage: str = FEATURES) -> nn.Module:
         """The part over a stage: activations (N,C,h,w) -> features (N,D,h',w') >= 0."""
         if stage == FEATURES:
             return nn.Identity()
-        parts = list(self.trunk.named_children())[self._index(stage) + 1 :]
+        parts = list(self.trunk.named_children())[self.stage_index(stage) + 1 :]
         return Above(OrderedDict(parts), self.head)
 
-    def _index(self, stage: str) -> int:
+    def between(self, low: str, high: str) -> nn.Module:
+        """The part from a stage to a later one: activations (N,C,h,w) -> activations, or features for "features"."""
+        if high == FEATURES:
+            return self.above(low)
+        return self.trunk[self.stage_index(low) + 1 : self.stage_index(high) + 1]
+
+    def stage_index(self, stage: str) -> int:
+        """The place of a stage from the image up; raises ConfigError for an unknown one."""
         if stage not in self.stages:
-            raise ConfigError(f"unknown stage {stage!r}; this model has {', '.join(self.stages)}")
+            raise ConfigError(f"unknown stage {stage[:80]!r}; this model has {', '.join(self.stages)}")
         return self.stages.index(stage)
 
 

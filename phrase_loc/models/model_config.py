@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from phrase_loc.checked import STRICT, checked, without_retired
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.yaml_values import shortened
 
 FORMAT = 1
 """Version of the model folder; a reader refuses a newer one."""
@@ -105,9 +106,9 @@ class ModelConfig:
             raise DataError(
                 f"{source} must hold a JSON object, got a {type(values).__name__}; save the model again"
             )
-        if not isinstance(values.get("format"), int) or not 1 <= values["format"] <= FORMAT:
+        if type(values.get("format")) is not int or not 1 <= values["format"] <= FORMAT:
             raise DataError(
-                f"{source} has model format {values.get('format')!r}, this phrase_loc reads up to {FORMAT}; "
+                f"{source} has model format {shortened(values.get('format'))}, this phrase_loc reads up to {FORMAT}; "
                 "it is a newer model or none of ours: update phrase_loc or name another folder"
             )
         try:

@@ -1,9 +1,9 @@
 """Figures on annotated images during training: pointing and R@k of Flickr30k Entities, by `evaluate` itself."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phrase_loc.config import build
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError, choose
 from phrase_loc.models.model import TextToRegion
@@ -25,17 +25,18 @@ def measure_of(config: TrainConfig) -> Measure | None:
 
 def plan_of(config: TrainConfig) -> "EvaluateConfig":
     """The evaluation that `config.validation` asks for."""
-    from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
+    from phrase_loc.evaluation.config import EvaluateConfig
 
     asked = config.validation
-    return EvaluateConfig(
-        data=DataConfig(root=Path(asked.root), split=asked.split),
-        protocols=list(asked.protocols),
-        output=config.out / "validation.json",
-        bootstrap=1,
-        limit=asked.limit,
-        resume=False,
-    )
+    plan = {
+        "data": {"root": asked.root, "split": asked.split},
+        "protocols": list(asked.protocols),
+        "output": config.out / "validation.json",
+        "bootstrap": 1,
+        "limit": asked.limit,
+        "resume": False,
+    }
+    return build(EvaluateConfig, plan)
 
 
 def check_validation(config: TrainConfig) -> None:
