@@ -29,7 +29,9 @@ observer: Callable[[str, Path], None] | None = None
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.part(\.\w+)?$")
 _REPLACED = re.compile(r"^\.(?P<name>.+)\.replaced$")
 _DIGEST = hashlib.sha256
-_GRACE = 1.0  # seconds: a child that was just forked from a killed owner lets go of the lock when it first runs
+_GRACE = (
+    1.0  # seconds: a child that was just forked from a killed owner lets go of the lock when it first runs
+)
 #: Bytes of the digest that `sealed` puts before its content.
 SEAL = _DIGEST().digest_size
 
