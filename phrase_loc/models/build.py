@@ -41,10 +41,10 @@ def create(
         fold: fold batch norms now; the trunk can then be fine-tuned as plain convolutions. Without, it trains
             with batch norms, and `folded` makes the model to be queried.
         image_size: short side of an image, the backbone's own when None.
-        hidden: see TextHead.
-        pool: see TextHead.
-        sharpness: see TextHead.
-        free: see TextHead.
+        hidden: see ModelConfig.
+        pool: see ModelConfig.
+        sharpness: see ModelConfig.
+        free: see ModelConfig.
         tuned: train the word vectors too.
     """
     trunk = backbones.build(backbone, weights)
@@ -73,7 +73,7 @@ def create(
         tuned=tuned,
     )
     trunk = backbones.fold_batch_norm(trunk) if fold else trunk
-    return TextToRegion(config, trunk, head_of(config), WordTable(vectors, tuned), vocabulary)
+    return TextToRegion(config, trunk, TextHead(config), WordTable(vectors, tuned), vocabulary)
 
 
 def free_vectors(words: int, dimensions: int, bias: float = 0.0) -> Tensor:
@@ -133,19 +133,7 @@ def skeleton(
     words = WordTable(torch.zeros(len(vocabulary), config.embedding), config.tuned)
     if extra:
         words.reserve(len(extra), extra_size)
-    return TextToRegion(config, _trunk_of(config), head_of(config), words, vocabulary, extra)
-
-
-def head_of(config: ModelConfig) -> TextHead:
-    """The untrained head that a config describes."""
-    return TextHead(
-        channels=config.channels,
-        embedding=config.embedding,
-        hidden=config.hidden,
-        pool=config.pool,
-        sharpness=config.sharpness,
-        free=config.free,
-    )
+    return TextToRegion(config, _trunk_of(config), TextHead(config), words, vocabulary, extra)
 
 
 def _trunk_of(config: ModelConfig) -> nn.Sequential:

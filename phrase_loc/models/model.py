@@ -74,32 +74,19 @@ class TextHead(nn.Module):
     """Scores words at every location of a feature map.
 
     Args:
-        channels: of the trunk's last stage.
-        embedding: E, size of a word vector.
-        hidden: D, channels of the 1x1 convolution; None reads the last stage as it is (D = channels).
-        pool: a key of POOLS.
-        sharpness: r of log_sum_exp.
-        free: a word vector is the word's unit with its bias as last number, E = D + 1: no projection.
+        config: its channels, hidden, embedding, pool, sharpness and free.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        embedding: int,
-        hidden: int | None = 512,
-        pool: str = "log_sum_exp",
-        sharpness: float = 4.0,
-        free: bool = False,
-    ):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        dimensions = channels if hidden is None else hidden
-        self.lift = nn.Identity() if hidden is None else nn.Conv2d(channels, hidden, 1)
-        self.project, self.word_bias = (
-            _free(embedding, dimensions) if free else _mapped(embedding, dimensions)
-        )
+        hidden = config.hidden
+        dimensions = config.channels if hidden is None else hidden
+        self.lift = nn.Identity() if hidden is None else nn.Conv2d(config.channels, hidden, 1)
+        make = _free if config.free else _mapped
+        self.project, self.word_bias = make(config.embedding, dimensions)
         # free units find their own length; a common scale beside it only hastens over-fitting
-        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not free)
-        self.pool = pool_named(pool)(sharpness)
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not config.free)
+        self.pool = pool_named(config.pool)(config.sharpness)
 
     def start_bias(self, value: float) -> None:
         """Lets every word begin with this bias; a free head's words bring their own and stay as they are."""

@@ -1,7 +1,8 @@
-"""The output of a trunk's frozen stages kept on disk: a head then trains on it in minutes, many times over.
+"""What a phase reads: photographs, or the output of a trunk's frozen stages, kept on disk.
 
-It is stored in half precision for the image as it is and mirrored, in the files of chunks.py: a killed run goes on
-with the next one. No text has a part in it, so runs with other words can share what is kept.
+On what is kept a head trains in minutes, many times over. It is stored in half precision for the image as it is and
+mirrored, in the files of chunks.py: a killed run goes on with the next one. No text has a part in it, so runs with
+other words can share what is kept.
 """
 
 from collections.abc import Sequence
@@ -13,14 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from phrase_loc.datasets.web import Sample, WebImages, collate, draw_caption, unlabelled
+from phrase_loc.datasets.web import Labeller, Sample, WebImages, collate, draw_caption, unlabelled
 from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_sampler import FILLER, Item
-from phrase_loc.datasets.web_transforms import names_a_side
+from phrase_loc.datasets.web_transforms import Transform, names_a_side
 from phrase_loc.distributed import World
-from phrase_loc.models.model import TextToRegion, run_stages
+from phrase_loc.models.model import TextToRegion, last_frozen, run_stages
 from phrase_loc.text.labels import WordLabels
-from phrase_loc.training.chunks import CHUNK, Chunks, missing_chunks, write_chunk
+from phrase_loc.training.chunks import CHUNK, Chunks, cache_folder, missing_chunks, write_chunk
+from phrase_loc.training.config import PhaseConfig, TrainConfig
+from phrase_loc.training.materials import Materials
 
 BATCH = 32
 
@@ -120,3 +123,57 @@ def any_word(texts: Sequence[str]) -> WordLabels:
 def _nothing(outputs: np.ndarray, fault: Fault | None) -> Sample:
     blank = torch.zeros(outputs.shape[2:], dtype=torch.float16)
     return Sample(blank, WordLabels((), ()), 0.0, (), fault)
+
+
+class PhaseData:
+    """Makes the samples of a phase, and what is kept on disk for them.
+
+    Args:
+        config: of the run.
+        settings: of the phase.
+        materials: of the run, the model as the phase begins or goes on.
+        world: the processes, which share the work.
+    """
+
+    def __init__(self, config: TrainConfig, settings: PhaseConfig, materials: Materials, world: World):
+        self.config, self.settings, self.materials, self.world = config, settings, materials, world
+        self.sizes = settings.sizes or (materials.model.image_size,)
+        self.kept = Path(config.data.features or config.out)
+
+    def dataset(self) -> Dataset[Sample]:
+        """The samples; features that are missing on disk are computed first.
+
+        Raises:
+            DataError: the disk is full.
+        """
+        settings = self.settings
+        if not settings.cache:
+            return self.images(
+                [Transform((s, s), settings.crop, settings.mirror, settings.jitter) for s in self.sizes]
+            )
+        folders = [self._features(size) for size in self.sizes]
+        images = self.images([Transform((self.sizes[0],) * 2)])
+        return CachedImages(folders, images, settings.mirror)
+
+    def images(self, transforms: Sequence[Transform], labeller: Labeller | None = None) -> WebImages:
+        """The photographs and their labels, a transform for each input size; without a labeller the run's."""
+        labeller = labeller or self.materials.labeller
+        return WebImages(self.materials.source, labeller, transforms, self.config.seed)
+
+    def _features(self, size: int) -> Path:
+        """Where this phase keeps features: other phases with the same frozen weights and size share it."""
+        model = self.materials.model
+        until = last_frozen(model.trunk, self.settings.train_from)
+        mirrored, half = self.settings.mirror > 0, self.config.precision in ("bf16", "fp16")
+        kind = model.config
+        facts = {
+            "model": [kind.backbone, kind.mean, kind.std, until],
+            "size": [size, mirrored, half],
+            "images": self.materials.identity.stamp,
+        }
+        names = [name for name, _ in model.trunk.named_children()]
+        frozen = model.trunk[: names.index(until) + 1]
+        folder = self.world.from_main(lambda: cache_folder(self.kept, frozen, facts))
+        images = self.images([Transform((size, size))], any_word)
+        fill_cache(folder, model, until, images, self.world, mirrored, self.config.data.workers, half)
+        return folder

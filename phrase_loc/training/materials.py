@@ -214,15 +214,9 @@ def new_model(config: TrainConfig, source: Source, identity: Identity, world: Wo
     model = create(
         vocabulary,
         vectors,
-        backbone=settings.backbone,
-        weights=settings.weights,
-        fold=settings.fold,
-        image_size=settings.image_size,
-        hidden=settings.hidden,
-        pool=settings.pool,
-        sharpness=settings.sharpness,
         free=config.vectors.source == "free",
         tuned=config.vectors.tuned,
+        **{key: value for key, value in vars(settings).items() if key != "start"},
     )
     # a word is said of few images: from 0 the bias would take a thousand steps to learn that
     model.head.start_bias(config.vectors.bias)

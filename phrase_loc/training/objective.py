@@ -9,8 +9,7 @@ What one process returns is its share of a sum over all images of all processes;
 global batch therefore have the same gradient (tests/training/test_distributed.py).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,20 +21,8 @@ from phrase_loc.datasets.web import Batch, Ragged
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
 from phrase_loc.models.model import TextToRegion, run_stages
+from phrase_loc.training.config import PhaseConfig
 from phrase_loc.training.losses import LOSSES, Targets
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """Plain numbers of an Objective; see PhaseConfig and TrainConfig."""
-
-    losses: Mapping[str, float]
-    words: int = 0
-    hard_negatives: int = 0
-    dropout: float = 0.0
-    memory_mb: int = 1024
-    recompute: bool = False
-    cached: str | None = None
 
 
 class Objective(nn.Module):
@@ -44,14 +31,28 @@ class Objective(nn.Module):
     Args:
         model: its trunk runs from the image, or from the cached stage that the batch holds.
         balance: (V,) weight of each word.
-        settings: of the phase.
+        settings: of the phase: losses, words, hard_negatives, dropout.
         world: the processes whose images a coupled loss contrasts.
+        cached: the stage whose output the batch holds, None for images.
+        memory_mb: most that scores at locations may take at a time, megabytes.
+        recompute: compute activations of the trunk again in the backward pass.
     """
 
     balance: Tensor
 
-    def __init__(self, model: TextToRegion, balance: Tensor, settings: ObjectiveSettings, world: World):
+    def __init__(
+        self,
+        model: TextToRegion,
+        balance: Tensor,
+        settings: PhaseConfig,
+        world: World,
+        *,
+        cached: str | None = None,
+        memory_mb: int = 1024,
+        recompute: bool = False,
+    ):
         super().__init__()
+        self.cached, self.memory_mb, self.recompute = cached, memory_mb, recompute
         self.model, self.settings, self.world = model, settings, world
         self.losses = {name: choose(LOSSES, name, "loss") for name in settings.losses}
         self.coupled = any(loss.coupled for loss in self.losses.values())
@@ -80,10 +81,10 @@ class Objective(nn.Module):
         )
 
     def _features(self, batch: Batch) -> Tensor:
-        model, settings = self.model, self.settings
-        x = batch.images if settings.cached is None else batch.images.to(model.head.log_scale.dtype)
-        features = model.head.features(run_stages(model, x, settings.cached, None, settings.recompute))
-        return F.dropout(features, settings.dropout, self.training) if settings.dropout else features
+        model, dropout = self.model, self.settings.dropout
+        x = batch.images if self.cached is None else batch.images.to(model.head.log_scale.dtype)
+        features = model.head.features(run_stages(model, x, self.cached, None, self.recompute))
+        return F.dropout(features, dropout, self.training) if dropout else features
 
     def _candidates(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
         """(K,) words to score, ascending, and (K,) how many each stands for as a negative."""
@@ -99,7 +100,7 @@ class Objective(nn.Module):
     def _chunk(self, features: Tensor) -> int:
         """Words at a time: scores, their gradient and one intermediate must fit."""
         cells = features.shape[0] * features.shape[2] * features.shape[3]
-        return max(1, int(self.settings.memory_mb * 2**20 / (3 * cells * features.element_size())))
+        return max(1, int(self.memory_mb * 2**20 / (3 * cells * features.element_size())))
 
     def _terms(
         self, features: Tensor, words: Tensor, correction: Tensor, batch: Batch, names: list[str], again: bool

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError
-from phrase_loc.models.model import POOLS, TextHead
+from phrase_loc.models.model import POOLS, pool_named
 
 SCORES = torch.tensor([[[[0.0, 1.0], [2.0, -3.0]]]])  # (N=1, K=1, 2, 2)
 
@@ -25,4 +25,4 @@ def test_values_by_hand():
 
 def test_unknown_pool_is_told_the_known_ones():
     with pytest.raises(ConfigError, match="average"):
-        TextHead(4, 3, pool="mean")
+        pool_named("mean")

@@ -117,9 +117,9 @@ def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(tmp_p
 
 def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from phrase_loc.training import features
+    from phrase_loc.training.features import PhaseData
     from phrase_loc.training.materials import prepare
     from phrase_loc.training.phase import Phase
-    from phrase_loc.training.phase_data import PhaseData
 
     config = settings(tmp_path / "out", write_set(tmp_path / "set", (5,)))
     (tmp_path / "out").mkdir()
