@@ -19,14 +19,13 @@ from phrase_loc.datasets.web_sources import Source, open_source
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import digest, fingerprint
-from phrase_loc.models.assembly import create
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.build import create
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.text import embeddings, synonyms
 from phrase_loc.text.counting import UnitCounter
 from phrase_loc.text.labels import WordLabeller, balance
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.data_config import VectorsConfig, VocabularyConfig
+from phrase_loc.training.config import TrainConfig, VectorsConfig, VocabularyConfig
 from phrase_loc.training.identity import Identity, check_same_data, identify, read_kept, texts_of, write_kept
 
 log = logging.getLogger(__name__)
@@ -215,19 +214,9 @@ def new_model(config: TrainConfig, source: Source, identity: Identity, world: Wo
     model = create(
         vocabulary,
         vectors,
-        backbone=settings.backbone,
-        weights=settings.weights,
-        output_stride=settings.output_stride,
-        fold=settings.fold,
-        image_size=settings.image_size,
-        fuse=settings.fuse,
-        hidden=settings.hidden,
-        pool=settings.pool,
-        sharpness=settings.sharpness,
-        learn_sharpness=settings.learn_sharpness,
-        cosine=settings.cosine,
         free=config.vectors.source == "free",
         tuned=config.vectors.tuned,
+        **{key: value for key, value in vars(settings).items() if key != "start"},
     )
     # a word is said of few images: from 0 the bias would take a thousand steps to learn that
     model.head.start_bias(config.vectors.bias)
@@ -250,8 +239,6 @@ def trainable(model: TextToRegion, tuned: bool) -> TextToRegion:
     model.head.requires_grad_(True)
     model.head.log_scale.requires_grad_(not model.config.free)
     model.words.vectors.requires_grad_(tuned)
-    for name, parameter in model.head.pool.named_parameters():
-        parameter.requires_grad_(name == "log_sharpness" and model.config.learn_sharpness)
     return model
 
 

@@ -249,7 +249,7 @@ def test_joined_archives_are_read_on_and_their_keys_begin_anew(
         (lambda content: content[:2048] + bytes(2048) + content[4096:], "zeros stand"),
         (lambda content: content + b"x" * 700, "no header of a file"),
         (lambda content: content + bytes(100_000), "zeros stand"),
-        (lambda content: content.rstrip(b"\0"), "the mark at the end"),
+        (lambda content: content.rstrip(b"\0"), "mark at the end of the archive is missing"),
         (gzip.compress, "packed with gzip; unpack it"),
         (bz2.compress, "packed with bzip2; unpack it"),
         (lambda content: b"", "the file is empty"),
