@@ -1,6 +1,6 @@
 """Mutated shards, tables and indices, of which it is known what stayed whole.
 
-What was not touched must be delivered with its bytes and texts; where a touched sample is not, something must be named.
+What was not touched must be delivered with its bytes and texts; where a touched sample is not, it must be named.
 """
 
 import csv
