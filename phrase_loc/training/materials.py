@@ -1,6 +1,5 @@
 """What a run is made of: the source, the vocabulary counted from it, word vectors, labels, the model."""
 
-import gzip
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from phrase_loc.datasets.web_paths import expand
 from phrase_loc.datasets.web_shards import load_index
 from phrase_loc.datasets.web_sources import Source, open_source
 from phrase_loc.distributed import World
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import ConfigError
 from phrase_loc.files import digest, fingerprint
 from phrase_loc.models.build import create
 from phrase_loc.models.model import TextToRegion
@@ -25,6 +24,7 @@ from phrase_loc.text import embeddings, synonyms
 from phrase_loc.text.counting import UnitCounter
 from phrase_loc.text.labels import WordLabeller, balance
 from phrase_loc.text.vocabulary import Vocabulary
+from phrase_loc.text_files import text_lines
 from phrase_loc.training.config import TrainConfig, VectorsConfig, VocabularyConfig
 from phrase_loc.training.identity import Identity, check_same_data, identify, read_kept, texts_of, write_kept
 
@@ -155,13 +155,8 @@ def _count(config: VocabularyConfig, source: Source, world: World) -> Vocabulary
 def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
     """The texts of .txt or .gz files: a text a line, what stands before a tab left out."""
     for path in expand(paths) if paths else []:
-        try:
-            opener = gzip.open if path.endswith(".gz") else open
-            with opener(path, "rt", encoding="utf-8") as lines:
-                for line in lines:
-                    yield line.rstrip("\n").rpartition("\t")[2]
-        except (OSError, UnicodeDecodeError, EOFError) as error:
-            raise DataError(f"the texts {path} cannot be read: {error}") from None
+        for line in text_lines(Path(path), "the texts"):
+            yield line.rstrip("\r\n").rpartition("\t")[2]
 
 
 def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterator[str], seed: int) -> Tensor:

@@ -163,7 +163,7 @@ class Run:
                 f"the checkpoint in {self.config.out} holds another network than the settings describe; give another "
                 "out folder, or delete that one"
             ) from None
-        self.faults.seen |= {(kind, name) for kind, name in self.held.faults}
+        self.faults.restore((kind, name) for kind, name in self.held.faults)
         log.info(
             "going on after step %d (phase %d, step %d)", self.held.done, self.held.phase, self.held.step
         )

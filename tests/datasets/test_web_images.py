@@ -86,6 +86,19 @@ def test_faults_are_counted_once_named_and_limited(caplog: pytest.LogCaptureFixt
         faults.add(Fault("text", "another"))
 
 
+def test_a_broken_text_beside_a_good_one_is_named_and_the_sample_used(tmp_path: Path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, content in {"a.png": draw(0)[0], "a.txt": b"a red square", "a.json": b"{broken"}.items():
+            add(tar, name, content)
+    sample = images(str(tmp_path / "0.tar"))[0, 0, 0]
+    assert sample.weight == 1
+    assert sample.labels.ids
+    assert sample.fault is not None
+    assert (sample.fault.kind, sample.fault.detail) == ("text", "its .json is no JSON object")
+
+
 def test_a_filler_is_empty_and_no_fault(tmp_path: Path):
     sample = images(write_set(tmp_path, (3,)))[0, FILLER, 0]
     assert sample.weight == 0
