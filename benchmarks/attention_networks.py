@@ -74,7 +74,7 @@ def _shipped(device: str, model: str) -> Network:
     from phrase_loc.localizer import PhraseLocalizer
 
     localizer = PhraseLocalizer.from_pretrained(model, device=device)
-    stage = localizer.settings.stage
+    stage = localizer.settings.stages[-1]
     shipped = localizer.model.requires_grad_(False).eval()
     units = shipped.units(torch.arange(64, device=localizer.device)).detach()
 

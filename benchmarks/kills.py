@@ -41,7 +41,7 @@ SETTINGS = (
     *("log_every=1", "save_every=2", "data.workers=0", "threads=1", "ema=0.9", "average_of=[head,own]"),
     *("inference={image_sizes: [32], proposals: level_sets, grid: 16}", "validation.every=1"),
     "phases=[{name: head, epochs: 2, batch: 8, cache: true, lr: 0.01, warmup: 1, dropout: 0.2},"
-    "{name: own, epochs: 2, batch: 8, cache: true, lr: 0.01, warmup: 1, train_from: stage2, own_maps: 2},"
+    "{name: own, epochs: 2, batch: 8, cache: true, lr: 0.01, warmup: 1, train_from: stage2},"
     "{name: all, epochs: 1, batch: 8, accumulate: 2, train_from: all, lr: 0.003, warmup: 1, words: 4}]",
 )
 _TEMPORARY = re.compile(r"\.(?P<name>[^/]+)\.\d+-[0-9a-f]{8}\.part")

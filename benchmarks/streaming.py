@@ -22,7 +22,7 @@ from PIL import Image
 
 from phrase_loc.images import load_image
 from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.streaming import Question, answer_many
 from phrase_loc.structures import Scene
 

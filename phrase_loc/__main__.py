@@ -10,8 +10,9 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
+from typing import Any, TextIO
 
 from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
@@ -43,27 +44,28 @@ def guarded(action: Callable[[], int | None]) -> int:
     """Run a door's action: PhraseLocError -> one sentence and 2; Ctrl-C -> 130; a closed pipe -> 0.
 
     What is printed reaches the reader within it: a pipe that was closed is no error, a full disk is one sentence.
-    Characters that a terminal lacks are escaped.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    out, said = _Output(sys.stdout, needed=True), _Output(sys.stderr, needed=False)
     code = 0
-    try:
+    with redirect_stdout(out), redirect_stderr(said):  # type: ignore[type-var]
         try:
             code = _ended(action)
-        except SystemExit:  # of argparse, which has said why
-            _flush()
-            raise
-        _flush()
-        return code
-    except OSError as error:
-        if not _is_of_the_output():
-            raise
-        if isinstance(error, BrokenPipeError):
-            return code
-        _say(f"error: the output cannot be printed ({error.strerror}); free space there or print elsewhere")
-        return 2
+            out.flush()
+        except SystemExit:  # of argparse, which has said why, but passes over what it cannot print
+            with suppress(OSError):
+                out.flush()
+            if out.failure is None:
+                raise
+        except OSError as error:
+            if error is not out.failure:
+                raise
+        if out.failure is not None and not isinstance(out.failure, BrokenPipeError):
+            reason = out.failure.strerror
+            print(f"error: the output cannot be printed ({reason}); print to another place", file=said)
+            code = 2
+        out.end()
+        said.end()
+    return code
 
 
 def _ended(action: Callable[[], int | None]) -> int:
@@ -71,34 +73,51 @@ def _ended(action: Callable[[], int | None]) -> int:
     try:
         return action() or 0
     except PhraseLocError as error:
-        _say(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        _say("interrupted")
+        print("interrupted", file=sys.stderr)
         return 130
 
 
-def _flush() -> None:
-    if sys.stdout is not None:  # as it is without a terminal
-        sys.stdout.flush()
+class _Output:
+    """A stream that remembers why it failed, and writes escapes for characters that it lacks.
 
+    Args:
+        stream: stdout or stderr; None without a terminal.
+        needed: whether a failure is raised; notes that nobody reads are no reason to stop.
+    """
 
-def _is_of_the_output() -> bool:
-    """Whether stdout or stderr fails; it is turned away then, so that it does not fail again at Python's end."""
-    failed = False
-    for stream in (sys.stdout, sys.stderr):
+    def __init__(self, stream: TextIO | None, needed: bool):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+        self.stream, self.needed = stream or io.StringIO(), needed
+        self.failure: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """As a stream does."""
+        return self._try(self.stream.write, text) or 0
+
+    def flush(self) -> None:
+        """As a stream does."""
+        self._try(self.stream.flush)
+
+    def end(self) -> None:
+        """Turns a stream that failed away, so that it does not fail again at Python's end."""
+        if self.failure is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def _try(self, action: Callable[..., Any], *arguments: str) -> Any:
         try:
-            if stream is not None:
-                stream.flush()
-        except OSError:
-            failed = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return failed
-
-
-def _say(sentence: str) -> None:
-    with suppress(OSError):  # nobody reads it
-        print(sentence, file=sys.stderr, flush=True)
+            return action(*arguments)
+        except OSError as error:
+            self.failure = error
+            if self.needed:
+                raise
+            return None
 
 
 def _dispatch(arguments: list[str]) -> int | None:

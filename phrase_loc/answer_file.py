@@ -54,8 +54,8 @@ def check_place(output: Path) -> None:
     if len(os.fsencode(output.name)) > _LONGEST:
         raise ConfigError(f"the name of the output has more than {_LONGEST} bytes; shorten it")
     folder = output.parent
-    if not folder.is_dir():
-        reason = "Not a directory" if folder.exists() else "No such file or directory"
+    if not os.path.isdir(folder):
+        reason = "Not a directory" if os.path.exists(folder) else "No such file or directory"
         raise DataError(f"cannot write in {folder}: {reason}; choose a folder that exists")
     if not os.access(folder, os.W_OK):
         raise DataError(f"cannot write in {folder}: Permission denied; choose a folder that can be written")
@@ -120,6 +120,7 @@ def is_finished(output: Path, run: Run, overwrite: bool = False) -> bool:
         if not overwrite:
             raise
         held = None
+        _record(output).unlink()
     if overwrite:
         if held is None or held.settings != run.settings:
             _remove(parts)
@@ -130,7 +131,7 @@ def is_finished(output: Path, run: Run, overwrite: bool = False) -> bool:
                 f"{output} exists and was not written by this command, or has changed since; give another --output, "
                 "or --overwrite to replace it"
             )
-        _check_same(output, held, run)
+        _check_same(output, held, replace(run, settings=run.settings | _processes(held)))
         if held.questions != run.questions:
             raise DataError(
                 f"{output} holds answers about other photographs or phrases; give another --output, or --overwrite "
@@ -196,6 +197,11 @@ def _parts(output: Path) -> list[Path]:
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def _processes(run: Run) -> dict[str, Any]:
+    """What parts depend on, and a finished file does not."""
+    return {name: value for name, value in run.settings.items() if name == "processes"}
 
 
 def _check_same(output: Path, held: Run, run: Run) -> None:

@@ -41,6 +41,26 @@ def checked(kind: type[T], values: Any, what: str) -> T:
         raise ConfigError(problems(error, kind, what, quoted=True)) from None
 
 
+def without_retired(values: dict[str, Any], retired: dict[str, Any], what: str) -> dict[str, Any]:
+    """Values that an older version wrote, less the settings that are gone, where those did nothing.
+
+    Args:
+        values: name -> value.
+        retired: a setting that is gone -> the value at which it did nothing.
+        what: a setting is called in messages ('inference setting').
+
+    Raises:
+        ConfigError: a retired setting is in use.
+    """
+    for key in sorted(values.keys() & retired.keys()):
+        if values[key] != retired[key]:
+            raise ConfigError(
+                f"the {what} {key}={shortened(repr(values[key]))} is no longer there: it did not help "
+                f"(docs/experiments.md); set it to {retired[key]!r} or leave it out"
+            )
+    return {key: value for key, value in values.items() if key not in retired}
+
+
 def problems(error: ValidationError, kind: Any, what: str, quoted: bool = False) -> str:
     """The first three problems that pydantic found, in one sentence; `what` is a key called ('config key')."""
     found = list(dict.fromkeys(_explain(kind, e, what, quoted) for e in error.errors()))
@@ -53,7 +73,10 @@ def _explain(kind: Any, error: Any, what: str, quoted: bool) -> str:
     name = shortened(".".join(where)) or "(none)"
     name = repr(name) if quoted else name
     if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
-        known = _known(kind, where[:-1])
+        holder = _holder(kind, where[:-1])
+        known = list(fields_of(holder)) if holder else []
+        if where[-1] in getattr(holder, "RETIRED", ()):
+            return f"{what} {name} is no longer there: it did not help (docs/experiments.md); leave it out"
         hint = nearest(where[-1][:80], known) if known else ""
         return f"unknown {what} {name}{hint}; known here: {', '.join(known)}"
     if error["type"].startswith("missing"):
@@ -64,7 +87,8 @@ def _explain(kind: Any, error: Any, what: str, quoted: bool) -> str:
     return f"{what} {name}: {shortened(error['msg'].lower(), 200)}, got {shortened(repr(error['input']))}"
 
 
-def _known(kind: Any, path: list[str]) -> list[str]:
+def _holder(kind: Any, path: list[str]) -> Any:
+    """The dataclass at a path of keys."""
     for part in path:
         kind = below(kind, part)
-    return next((list(fields_of(o)) for o in options(kind) if is_dataclass(o)), [])
+    return next((o for o in options(kind) if is_dataclass(o)), None)

@@ -110,7 +110,7 @@ def picture_format(path: str | os.PathLike) -> str:
         raise DataError(
             f"cannot write {target}: the file name must end like an image that can be written, such as .png or .jpg"
         ) from None
-    if target.exists() and not target.is_file():
+    if os.path.exists(target) and not target.is_file():
         raise DataError(f"cannot write {target}: it is a folder or a device; name a file")
     return name
 
@@ -130,7 +130,7 @@ def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
         raise DataError(
             f"cannot write {target} as {name} of {picture.width} x {picture.height} pixels ({reason}); name a .png"
         ) from None
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise DataError(f"cannot write {target}: its folder does not exist; choose a folder that exists")
     files.write_bytes(target, content.getvalue(), "choose a folder that can be written")
 

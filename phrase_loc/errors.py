@@ -9,6 +9,7 @@ exits with 2; every other exception is a bug of ours and keeps its traceback. A 
 not know is an answer (`Prediction.present is None`), never an error.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TypeVar
@@ -17,7 +18,10 @@ T = TypeVar("T")
 
 
 class PhraseLocError(ValueError):
-    """The root of the errors that a user can mend."""
+    """The root of the errors that a user can mend; a word of more than 300 characters is shown in part."""
+
+    def __init__(self, message: str):
+        super().__init__(re.sub(r"\S{300,}", lambda word: f"{word[0][:80]}...", message))
 
 
 class ConfigError(PhraseLocError):
@@ -38,8 +42,9 @@ def choose(table: dict[str, T], name: str, what: str) -> T:
         raise ConfigError(f"the {what} is a name, got a {type(name).__name__}")
     if name in table:
         return table[name]
+    shown = name if len(name) <= 80 else f"{name[:80]}..."  # what came may be anything
     raise ConfigError(
-        f"unknown {what} {name!r}{nearest(name, table)}; choose from {', '.join(sorted(table))}"
+        f"unknown {what} {shown!r}{nearest(name[:80], table)}; choose from {', '.join(sorted(table))}"
     )
 
 

@@ -32,7 +32,7 @@ from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.files import digest, write_text, writing
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.maps import min_max, resize
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
 
 WORD_FILES = ("words.npz", "vocabulary.txt", "extra_words.txt")
 GRAPHS = {"onnx": "model.onnx", "torch": "model.pt2"}
@@ -172,6 +172,6 @@ def _write_words(model: TextToRegion, folder: Path) -> None:
         }
     arrays = {name: tensor.detach().half().numpy() for name, tensor in halves.items()}
     with writing(folder / "words.npz") as path:
-        np.savez(path, rows=table.rows.numpy(), cosine=np.array(head.cosine), **arrays)
+        np.savez(path, rows=table.rows.numpy(), **arrays)
     model.vocabulary.save(folder / "vocabulary.txt")
     write_text(folder / "extra_words.txt", "".join(f"{w}\n" for w in model.extra))

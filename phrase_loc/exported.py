@@ -51,6 +51,11 @@ class ExportedModel:
             raise DataError(
                 f"{folder} holds no exported model ({str(error)[:160]}); write one with `phrase-loc export`"
             ) from None
+        if self._table.pop("cosine", False):
+            raise DataError(
+                f"{folder} holds a model with cosine=True, which is no longer there (docs/experiments.md); "
+                "export another model"
+            )
         self._session = _session(folder / "model.onnx", threads)
 
     def __contains__(self, word: str) -> bool:
@@ -76,8 +81,6 @@ class ExportedModel:
             compact = t["rows"][place].astype(np.float32) * t["scale"][place, None].astype(np.float32)
             vectors[further] = compact @ t["into"].astype(np.float32) + t["offset"].astype(np.float32)
         units = vectors @ t["project"].astype(np.float32).T
-        if t["cosine"]:
-            units = units / np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1e-12)
         bias = vectors @ t["bias_weight"].astype(np.float32) + t["bias"].astype(np.float32)
         return np.ascontiguousarray(units), np.ascontiguousarray(bias)
 

@@ -29,6 +29,9 @@ observer: Callable[[str, Path], None] | None = None
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.part(\.\w+)?$")
 _REPLACED = re.compile(r"^\.(?P<name>.+)\.replaced$")
 _DIGEST = hashlib.sha256
+_GRACE = (
+    1.0  # seconds: a child that was just forked from a killed owner lets go of the lock when it first runs
+)
 #: Bytes of the digest that `sealed` puts before its content.
 SEAL = _DIGEST().digest_size
 
@@ -170,7 +173,7 @@ def lock(path: str | os.PathLike, sentence: str) -> Iterator[None]:
         DataError: another process holds the lock, or the file cannot be made.
     """
     path = Path(path)
-    held = FileLock(path, timeout=0)
+    held = FileLock(path, timeout=_GRACE)
     try:
         held.acquire()
     except Timeout:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.attention import METHODS
+from phrase_loc.checked import without_retired
 from phrase_loc.errors import ConfigError, choose, nearest
 from phrase_loc.images import MAX_PIXELS, to_tensor
 from phrase_loc.profiling import lap
@@ -37,7 +38,9 @@ class Inference:
 
     Attributes:
         method: a key of attention.METHODS.
-        stage: where maps are read: a stage of the trunk, or "features".
+        stage: where maps are read: a stage of the trunk, "features", or several of them. Of several, all are read at
+            the first input size, in one pass, and the other sizes at the highest alone: a pass further down costs
+            more with the square of the size and gains no more there. Stages count alike.
         image_sizes: sides in pixels of the squares a photograph is resized to; of several the maps are brought to
             the grid, min-max normalised and averaged.
         smoothing: Gaussian sigma of the map as a share of its side.
@@ -52,7 +55,7 @@ class Inference:
     """
 
     method: str = "contrastive_mwp"
-    stage: str = "features"
+    stage: str | tuple[str, ...] = "features"
     image_sizes: tuple[int, ...] = (224,)
     smoothing: float = 0.05
     prior: float = 0.0
@@ -66,8 +69,10 @@ class Inference:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value of a wrong type or outside its range."""
-        for name in ("method", "stage", "proposals", "score"):
+        for name in ("method", "proposals", "score"):
             _expect(isinstance(getattr(self, name), str), name, "a name", self)
+        named = bool(self.stages) and all(isinstance(stage, str) for stage in self.stages)
+        _expect(named, "stage", "a stage's name or a list of names", self)
         sides = self.image_sizes
         right = (
             isinstance(sides, (tuple, list))
@@ -84,17 +89,16 @@ class Inference:
                 self,
             )
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages at which maps are read, one or several."""
+        return self.stage if isinstance(self.stage, tuple) else (self.stage,)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
         """Checked settings from plain values; an unknown name raises a ConfigError, as does a retired one in use."""
         known = [f.name for f in fields(cls)]
-        for key in values.keys() & RETIRED.keys():
-            if values[key] != RETIRED[key]:
-                raise ConfigError(
-                    f"the {source} setting {key}={values[key]!r} is no longer there: it lowered the figures "
-                    f"(docs/experiments.md); set it to {RETIRED[key]!r} or leave it out"
-                )
-        values = {key: value for key, value in values.items() if key not in RETIRED}
+        values = without_retired(values, RETIRED, f"{source} setting")
         for key in values:
             if key not in known:
                 hint = nearest(key, known)

@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, replace
+from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,14 +20,14 @@ import torch
 from torch import Tensor
 
 from phrase_loc import maps as attention_maps
-from phrase_loc.attention import METHODS
+from phrase_loc.attention import METHODS, maps_at_depths
 from phrase_loc.distributed import pick_device
 from phrase_loc.errors import choose
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.inference import Inference, Prepared, checked_top_k, prepare
-from phrase_loc.models.store import load_model, save_model
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
+from phrase_loc.models.store import load_model, push_model, save_model
 from phrase_loc.notebook import small_jpeg
 from phrase_loc.presence import probabilities, raw_presence
 from phrase_loc.profiling import lap
@@ -53,8 +55,13 @@ class PhraseLocalizer:
         self.settings = settings or Inference.from_dict(dict(model.config.inference))
         source = PROPOSALS[self.settings.proposals]
         self.source = source if cache is None else Cached(source, cache)
-        self._below = model.below(self.settings.stage)
-        self._above = model.above(self.settings.stage)
+        stages = sorted(set(self.settings.stages), key=model.stage_index)
+        between = [model.between(low, high) for low, high in pairwise(stages)]
+        highest = model.above(stages[-1])
+        further = len(self.settings.image_sizes) - 1
+        # for each input size the network up to where its lowest map is read, and over that, cut where maps are read
+        self._below = [model.below(stages[0]), *[model.below(stages[-1])] * further]
+        self._parts = [[*between, highest], *[[highest]] * further]
 
     @classmethod
     def from_pretrained(
@@ -77,13 +84,11 @@ class PhraseLocalizer:
 
         Args:
             repo_id: made if it is not there yet.
-            options: of huggingface_hub's ModelHubMixin.push_to_hub, such as `private=True` or `token`.
+            options: see store.push_model, such as `private=True` or `token`.
 
         Raises:
             DataError: the hub cannot be reached or refuses.
         """
-        from phrase_loc.models.hub import push_model
-
         return push_model(self._with_own_settings(), repo_id, **options)
 
     def with_settings(self, **changes: Any) -> Self:
@@ -141,7 +146,10 @@ class PhraseLocalizer:
         if not pictures:
             return []
         sizes = zip(*(p.squares for p in pictures), strict=True)
-        seen = [self._below(torch.stack(squares).to(self.device)) for squares in sizes]  # (N, C, h, w) each
+        batches = (torch.stack(squares).to(self.device) for squares in sizes)
+        seen = [
+            below(images) for below, images in zip(self._below, batches, strict=True)
+        ]  # (N, C, h, w) each
         activations = zip(*(scale.split(1) for scale in seen), strict=True)
         return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
 
@@ -198,13 +206,23 @@ class PhraseLocalizer:
 
     def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]:
         """The model's raw score that the image shows each phrase; -inf without a known word. Not a probability."""
-        return raw_presence(self.model, self._above, scene, self.encode(phrases))
+        return raw_presence(self.model, self._features(scene), self.encode(phrases))
 
     def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]:
         """Calibrated probability that the image shows each phrase, as `locate` says it; None where it cannot."""
         return self._present(scene, self.encode(phrases))
 
+    @torch.inference_mode()
+    def features(self, scene: Scene) -> Tensor:
+        """The features of the scene's largest view, over which word units stand: (D, h, w) >= 0."""
+        return self._features(scene)[-1][0]
+
     # inside
+
+    def _features(self, scene: Scene) -> list[Tensor]:
+        """For each input size (1, D, h, w)."""
+        pairs = zip(self._parts, scene.activations, strict=True)
+        return [reduce(lambda value, part: part(value), parts, x) for parts, x in pairs]
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -219,25 +237,33 @@ class PhraseLocalizer:
     @lap("maps")
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
-        """(P, h, w) of one scale on its own grid, of several on the settings' grid."""
+        """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
         ids, weights = distinct_words(encoded)
         side = self._grid
         if len(ids) == 0:
-            grid = scene.activations[0].shape[-2:] if len(scene.activations) == 1 else side
+            single = len(self._parts) == len(self._parts[0]) == 1
+            grid = scene.activations[0].shape[-2:] if single else side
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
-        found = [attention(self._above, x, units, weights=weights)[:, 0] for x in scene.activations]
-        if len(found) == 1:
-            return found[0]
-        fine = [attention_maps.resize(maps, side, mode="bicubic") for maps in found]
-        return torch.stack([attention_maps.min_max(maps) for maps in fine]).mean(0)
+        found = [
+            [maps[:, 0] for maps in maps_at_depths(parts, x, units, method=attention, weights=weights)]
+            for parts, x in zip(self._parts, scene.activations, strict=True)
+        ]
+        if len(found) == len(found[0]) == 1:
+            return found[0][0]
+        fine = [
+            [attention_maps.min_max(attention_maps.resize(maps, side, mode="bicubic")) for maps in depths]
+            for depths in found
+        ]
+        highest = torch.stack([depths[-1] for depths in fine]).mean(0)  # of all sizes; the lower ones of one
+        return torch.stack([*fine[0][:-1], highest]).mean(0)
 
     def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
         fit = self.model.config.calibration
         if not fit:
             return [None] * len(encoded)
-        found = probabilities(fit, raw_presence(self.model, self._above, scene, encoded))
+        found = probabilities(fit, raw_presence(self.model, self._features(scene), encoded))
         return [p if e.head_known else None for p, e in zip(found, encoded, strict=True)]
 
     @lap("ranking")

@@ -5,13 +5,11 @@ the rectangle [j W/w, (j+1) W/w) x [i H/h, (i+1) H/h) of an image of H x W pixel
 here, never its scale; what needs one says which normalisation it takes.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phrase_loc.errors import ConfigError, choose
+from phrase_loc.errors import ConfigError
 
 ALIGNED = {"bilinear", "bicubic"}  # modes of torch that ask how corners are placed
 
@@ -78,29 +76,6 @@ def min_max(maps: Tensor) -> Tensor:
     span, info = high - low, torch.finfo(maps.dtype)
     stretched = (maps - low) / span.clamp(min=info.tiny)
     return torch.where(span > 16 * info.eps * high.abs(), stretched, 0.0)
-
-
-def unit_mass(maps: Tensor) -> Tensor:
-    """Each map divided by its sum: (..., h, w) -> same shape. A map of zeros stays zero."""
-    return maps / maps.sum((-2, -1), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
-
-
-def unit_peak(maps: Tensor) -> Tensor:
-    """Each map divided by its maximum: (..., h, w) -> same shape. A map of zeros stays zero."""
-    return maps / maps.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
-
-
-NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda maps: maps,
-    "min_max": min_max,
-    "unit_mass": unit_mass,
-    "unit_peak": unit_peak,
-}
-
-
-def normalise(maps: Tensor, how: str = "min_max") -> Tensor:
-    """Maps brought to one scale by an entry of NORMALISATIONS: (..., h, w) -> same shape."""
-    return choose(NORMALISATIONS, how, "normalisation of maps")(maps)
 
 
 def peak(maps: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def photographs_in(folder: str | os.PathLike) -> Listing:
 def _notes(other: Counter[str], linked: Sequence[str], closed: Sequence[str]) -> list[str]:
     notes = []
     if other:
-        endings = _few([ending or "no ending" for ending in sorted(other)])
+        endings = _few(sorted(ending or "no ending" for ending in other))
         notes.append(f"left out {_count(other.total(), 'file')} of endings that are not read ({endings})")
     if linked:
         notes.append(f"did not enter {_count(len(linked), 'linked folder')} ({_few(linked)})")

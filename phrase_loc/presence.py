@@ -1,28 +1,26 @@
 """Is a phrase in the photograph at all: the model's raw score, and the probability that answers give."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import exp
 
 import torch
 from torch import Tensor
 
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.profiling import lap
-from phrase_loc.structures import Scene
 from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 
 
 @lap("presence")
 @torch.inference_mode()
 def raw_presence(
-    model: TextToRegion, above: Callable[[Tensor], Tensor], scene: Scene, encoded: Sequence[EncodedPhrase]
+    model: TextToRegion, features: Sequence[Tensor], encoded: Sequence[EncodedPhrase]
 ) -> list[float]:
     """The weighted mean of the pooled scores of a phrase's words, over input sizes.
 
     Args:
         model: whose head scores.
-        above: the part of the model over the scene's activations.
-        scene: what was seen.
+        features: for each input size (1, D, h, w).
         encoded: the phrases.
 
     Returns:
@@ -32,7 +30,7 @@ def raw_presence(
     if len(ids) == 0:
         return [-torch.inf] * len(encoded)
     device = model.words.vectors.device
-    scores = [model.scores(above(x), ids.to(device))[0] for x in scene.activations]
+    scores = [model.scores(h, ids.to(device))[0] for h in features]
     found = weights @ torch.stack(scores).mean(0).cpu()  # (P,)
     return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
 

@@ -5,7 +5,7 @@ left of each corner); between corners the integral of a map that is constant wit
 boxes with fractional cells are exact as well, whatever the map's grid.
 
 A sum alone chooses the whole image and a mean chooses specks: the scores below stand between. They are
-monotone transforms of what the literature uses, given as logarithms so that `agreement` can read them as
+monotone transforms of what the literature uses, given as logarithms so that `elect` can read them as
 log-odds of a box being the truth.
 """
 
@@ -104,25 +104,17 @@ def score_boxes(
     return choose(SCORES, score, "box score")(mass, share.to(mass), gamma)
 
 
-def agreement(boxes: Tensor, scores: Tensor, temperature: float, overlap: float = 0.5) -> Tensor:
-    """The probability that each box is a hit, if scores are log-odds of the truth: (R, 4), (P, R) -> (P, R).
-
-    exp(score / temperature), normalised, is read as the probability that a box is the true one; a box is a
-    hit when its IoU with the true one reaches `overlap`. So a box is judged by all that agree with it, and
-    a lucky outlier loses to a crowd of nearly as good neighbours.
-    """
-    return _truth(scores, temperature) @ (iou(boxes, boxes) >= overlap).to(scores)
-
-
 def elect(
     boxes: Tensor, scores: Tensor, temperature: float, weight: float = 0.5, overlap: float = 0.5
 ) -> tuple[Tensor, Tensor]:
     """Let the boxes vote for a first one: (R, 4), (P, R) -> boxes (R + P, 4), scores (P, R + P).
 
-    The vote goes to the box of greatest score + weight * log(agreement). What is appended for a phrase is
-    the mean of the boxes that agree with it, weighted with their probabilities, a hair above its best score
-    (and -inf for the other phrases). The rest keep their scores: agreement makes for a good first box but
-    crowds the places after it.
+    exp(score / temperature), normalised, is read as the probability that a box is the true one, and what
+    agrees with a box is the probability of all that overlap it by half: a lucky outlier loses to a crowd of
+    nearly as good neighbours. The vote goes to the box of greatest score + weight * log(agreement). What is
+    appended for a phrase is the mean of the boxes that agree with it, weighted with their probabilities, a
+    hair above its best score (and -inf for the other phrases). The rest keep their scores: agreement makes
+    for a good first box but crowds the places after it.
     """
     near = (iou(boxes, boxes) >= overlap).to(scores)  # (R, R)
     truth = _truth(scores, temperature)

@@ -26,7 +26,7 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import IMAGE_ENDINGS, load_image
 from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared, prepare
-from phrase_loc.models.digest import model_digest
+from phrase_loc.models.store import model_digest
 from phrase_loc.photographs import photographs_in
 from phrase_loc.proposals import Source
 from phrase_loc.tables import image_path, open_table
@@ -54,7 +54,7 @@ def questions_of(
     Raises:
         DataError: nothing to ask about, a column is missing.
     """
-    if source.suffix.lower() in {".csv", ".parquet"} and not source.is_dir():
+    if source.suffix.lower() in {".csv", ".parquet"} and not os.path.isdir(source):
         if phrases:
             raise ConfigError(f"the table {source} brings its own phrases; leave out {phrases[0]!r}")
         return _table(source)
@@ -62,8 +62,8 @@ def questions_of(
         raise ConfigError(
             f"expected phrases for {source}: give them after it, or --phrases FILE with one a line"
         )
-    if not source.is_dir():
-        if not source.exists():
+    if not os.path.isdir(source):
+        if not os.path.exists(source):
             raise DataError(f"image file {source} does not exist; check the path")
         return [Question(str(source), tuple(phrases))]
     listing = photographs_in(source)
@@ -137,8 +137,9 @@ def answer_many(
         counts = {"answered": 0, "resumed": done, "refused": 0}
         part.touch()
         bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
-        with bar:
-            for batch in _batches(decoded, batch_size, workers):
+        loader = DataLoader(decoded, batch_size=batch_size, num_workers=workers, collate_fn=_as_list)
+        with bar, _dying_workers_told():
+            for batch in loader:
                 answers = list(_answers(localizer, batch, top_k))
                 refused = sum("error" in answer for answer in answers)
                 counts["refused"] += refused
@@ -194,25 +195,18 @@ def _claimed(output: Path, run: Run, overwrite: bool, world: World) -> Iterator[
         yield bool(told[1])
 
 
-def _batches(decoded: "_Decoded", size: int, workers: int) -> Iterator[list["_Item"]]:
-    """The photographs in their order; a decoding process that dies is one sentence."""
-    loader = DataLoader(decoded, batch_size=size, num_workers=workers, collate_fn=_as_list)
-    batches, first = iter(loader), 0
-    while True:
-        try:
-            batch = next(batches, None)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            name = decoded.questions[first].image
-            raise DataError(
-                f"a decoding process was killed at or after {name}, perhaps for want of memory; give fewer --workers "
-                "(0 decodes without) or a smaller --batch-size, the same command goes on"
-            ) from None
-        if batch is None:
-            return
-        first += len(batch)
-        yield batch
+@contextmanager
+def _dying_workers_told() -> Iterator[None]:
+    """A decoding process that dies is one sentence, wherever torch's signal finds this process."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "a decoding process was killed, perhaps for want of memory; give fewer --workers (or 0) or a "
+            "smaller --batch-size, the same command goes on"
+        ) from None
 
 
 def _answers(localizer: PhraseLocalizer, batch: list["_Item"], top_k: int) -> Iterator[dict]:

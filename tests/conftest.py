@@ -48,7 +48,7 @@ def drawn_image() -> Image.Image:
 def tiny_localizer():
     """A localizer with a few random convolutions, four trained words and two further ones; works on 32 pixels."""
     from phrase_loc.localizer import Inference, PhraseLocalizer
-    from phrase_loc.models.assembly import create, folded
+    from phrase_loc.models.build import create, folded
     from phrase_loc.text.vocabulary import Vocabulary
 
     torch.manual_seed(0)

@@ -35,7 +35,6 @@ FLOORS = {
         "presence",
         "export",
         "exported",
-        "losses",
         "training",
         "evaluation",
         "answer_file",

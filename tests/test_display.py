@@ -58,6 +58,11 @@ class TestExports:
             "read_as": None,
         }
         assert known["note"] is None
+        nan = prediction(
+            present=float("nan"), peak=torch.tensor([float("inf"), 1.0]), scores=torch.full((2,), torch.nan)
+        )
+        odd = json.loads(json.dumps(display.to_dict(nan), allow_nan=False))
+        assert (odd["present"], odd["peak"], odd["boxes"][0]["score"]) == (None, [None, 1.0], None)
         nothing = display.to_dict(unknown)
         assert (nothing["present"], nothing["peak"], nothing["boxes"]) == (None, None, [])
 

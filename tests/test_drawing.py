@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from phrase_loc.drawing import COLOURS, glow, overlay, save_picture
+from phrase_loc.drawing import COLOURS, glow, overlay, picture_format, save_picture
 from phrase_loc.errors import DataError
 from phrase_loc.structures import Prediction, Word
 
@@ -50,3 +50,34 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, drawn_image):
     with pytest.raises(DataError, match="cannot write"):
         save_picture(drawn_image, tmp_path / "none" / "a.png")
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("ending", [".psd", ".fits", ".blp", ".xbm", ".msp", ".h5", ".mpg", ".doc", ""])
+def test_an_ending_that_cannot_be_written_is_refused_before_there_is_a_picture(tmp_path, ending):
+    with pytest.raises(DataError, match="must end like an image that can be written"):
+        picture_format(tmp_path / f"o{ending}")
+
+
+@pytest.mark.parametrize("ending", [".png", ".JPG", ".webp", ".tiff", ".gif", ".bmp"])
+def test_usual_endings_are_written(tmp_path, drawn_image, ending):
+    save_picture(drawn_image, tmp_path / f"o{ending}")
+    with Image.open(tmp_path / f"o{ending}") as picture:
+        assert picture.size == drawn_image.size
+
+
+def test_a_folder_is_no_picture(tmp_path):
+    (tmp_path / "o.png").mkdir()
+    with pytest.raises(DataError, match="it is a folder or a device"):
+        picture_format(tmp_path / "o.png")
+
+
+@pytest.mark.parametrize(("ending", "height"), [(".jpg", 65_600), (".webp", 16_400)])
+def test_a_picture_too_long_for_its_format_is_one_sentence(tmp_path, ending, height):
+    with pytest.raises(DataError, match=rf"of 2 x {height} pixels .*name a .png"):
+        save_picture(Image.new("RGB", (2, height)), tmp_path / f"o{ending}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("phrase", ["a\ndog", "caf\udce9", "dog " * 100_000, "\0"])
+def test_any_phrase_can_be_a_caption(drawn_image, phrase):
+    assert overlay(drawn_image, [prediction(phrase)]).size == (120, 106)

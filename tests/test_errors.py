@@ -14,6 +14,9 @@ def test_choose_lists_what_there_is():
         ConfigError, match=r"unknown method 'mvp' \(did you mean 'mwp'\?\); choose from cam, mwp"
     ):
         choose({"mwp": 1, "cam": 2}, "mvp", "method")
+    with pytest.raises(ConfigError) as caught:
+        choose({"mwp": 1}, "m" * 100_000, "method")
+    assert len(str(caught.value)) < 200
 
 
 def test_all_names_can_be_imported():

@@ -15,10 +15,10 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.export import GRAPHS, ManyPhrases, export
 from phrase_loc.images import to_tensor
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.models.assembly import with_extra
+from phrase_loc.models.build import with_extra
 from phrase_loc.models.store import save_model
 from phrase_loc.text.embeddings import WordVectors
-from tests.models.test_text_to_region import WORDS, tiny_model
+from tests.models.test_model import WORDS, tiny_model
 
 onnx = pytest.mark.skipif(
     not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="the extra `onnx` is not installed"
@@ -29,9 +29,9 @@ PHRASES = ["dog", "red hat", "zebra", "qwertz", "man tree zebra"]
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A small trained-like model that reads two stages and knows words outside its vocabulary."""
+    """A small trained-like model that knows words outside its vocabulary."""
     folder = tmp_path_factory.mktemp("model")
-    model = tiny_model(fuse="stage1", pool="log_sum_exp", image_size=64)
+    model = tiny_model(pool="log_sum_exp", image_size=64)
     with torch.no_grad():
         model.head.project.weight.mul_(10)
         torch.nn.init.normal_(model.head.word_bias.weight)

@@ -6,7 +6,6 @@ from phrase_loc.boxes import area, iou
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.ranking import (
     SCORES,
-    agreement,
     elect,
     integral,
     mass_in,
@@ -152,26 +151,6 @@ def test_expected_iou_of_a_hard_region_is_its_iou():
     truth = torch.tensor([[3.0, 2, 8, 6]])
     found = score_boxes(grid, boxes, (10, 10), "expected_iou", gamma=0.2).exp()
     torch.testing.assert_close(found, iou(boxes, truth)[:, 0], atol=1e-4, rtol=1e-4)
-
-
-def test_agreement_is_the_share_of_hits():
-    boxes, scores = random_boxes(30), torch.randn(2, 30, generator=rng(5))
-    found = agreement(boxes, scores, 0.7)
-    truth = torch.softmax(scores / 0.7, -1)
-    overlap = iou(boxes, boxes)
-    for p in range(2):
-        for i in range(30):
-            expected = sum(truth[p, t].item() for t in range(30) if overlap[i, t] >= 0.5)
-            assert found[p, i].item() == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(ConfigError):
-        agreement(boxes, scores, 0.0)
-
-
-def test_agreement_prefers_a_crowd_to_an_outlier():
-    crowd = torch.tensor([[0.0, 0, 40, 40], [1, 0, 40, 40], [0, 2, 40, 40]])
-    outlier = torch.tensor([[60.0, 30, 90, 60]])
-    scores = torch.tensor([[1.0, 1.0, 1.0, 1.1]])
-    assert agreement(torch.cat([crowd, outlier]), scores, 0.1).argmax() < 3
 
 
 def test_the_elected_box_is_the_mean_of_those_that_agree():

@@ -3,14 +3,20 @@
 import json
 import os
 import signal
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import torch.multiprocessing as mp
 
+from phrase_loc import answer_file, files
 from phrase_loc.distributed import World, session
+from phrase_loc.errors import DataError
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.streaming import answer_many, questions_of
+from phrase_loc.streaming import answer_many, questions_of, read_phrases
+from phrase_loc.structures import Prediction, Scene
 
 PHRASES = ("dog", "red hat")
 COUNT, BATCH = 11, 2
@@ -101,3 +107,267 @@ def near(a: object, b: object) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(near, a, b))
     return a == pytest.approx(b, abs=1e-2) if isinstance(a, float) else a == b
+
+
+class Quick(PhraseLocalizer):
+    """Answers at once, so that a run can be killed often."""
+
+    def look_at(self, pictures):
+        """Sizes alone."""
+        return [Scene((), p.size, None) for p in pictures]
+
+    def locate(self, scene, phrases, top_k=5, method=None):
+        """One box, the whole photograph."""
+        height, width = scene.size
+        box, score = torch.tensor([[0.0, 0.0, width, height]]), torch.tensor([1.0])
+        return [Prediction(p, (), 0.5, box[0, :2], box, score, torch.zeros(1, 1)) for p in phrases]
+
+
+@pytest.fixture
+def quick(tiny_localizer):
+    return Quick(tiny_localizer.model, tiny_localizer.settings)
+
+
+@pytest.fixture
+def photographs(drawn_image, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(5):
+        drawn_image.rotate(30 * number).save(folder / f"{number}.png")
+    return folder
+
+
+def killed_at(moment: int, folder: Path, output: Path, localizer: PhraseLocalizer) -> bool:
+    """A run in a process of its own that is shot at the n-th moment of its files; whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        left = iter(range(moment, -1, -1))
+        files.observer = lambda *_: next(left) or os.kill(os.getpid(), signal.SIGKILL)
+        answered(folder, output, localizer)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_a_run_that_is_killed_in_any_window_ends_in_the_same_file(quick, photographs, tmp_path, ending):
+    whole = tmp_path / f"whole{ending}"
+    answered(photographs, whole, quick)
+    for moment in range(100):
+        output = tmp_path / f"killed{moment}{ending}"
+        killed = killed_at(moment, photographs, output, quick)
+        if ending == ".jsonl":  # a line torn by the kill
+            for part in tmp_path.glob(f".{output.name}.part0of1"):
+                with part.open("ab") as lines:
+                    lines.write(b'{"image": "')
+        counts = answered(photographs, output, quick)
+        assert counts["answered"] + counts["resumed"] == 5
+        assert output.read_bytes() == whole.read_bytes()
+        assert not list(tmp_path.glob(f".{output.name}*")), "nothing half written stays"
+        assert answered(photographs, output, quick) == {"answered": 0, "resumed": 5, "refused": 0}
+        if not killed:
+            break
+    assert moment > 10
+
+
+OTHERS = {
+    "top-k 1": lambda q: (q, {"top_k": 1}, PHRASES),
+    "method mwp": lambda q: (Quick(q.model, replace(q.settings, method="mwp")), {}, PHRASES),
+    "gamma 0.1": lambda q: (Quick(q.model, replace(q.settings, gamma=0.1)), {}, PHRASES),
+    "model ": lambda q: (Quick(other_calibration(q.model), q.settings), {}, PHRASES),
+}
+
+
+def other_calibration(model):
+    """The same weights, other probabilities."""
+    model = copy(model)
+    model.config = replace(model.config, calibration={"slope": 2.0, "offset": 0.0})
+    return model
+
+
+def interrupted(localizer, folder, output, phrases=PHRASES, **options) -> None:
+    """A run that ends after its first batch."""
+    look, calls = localizer.look_at, []
+
+    def stopped(pictures):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return look(pictures)
+
+    localizer.look_at = stopped
+    with pytest.raises(KeyboardInterrupt):
+        answer_many(localizer, questions_of(folder, phrases), output, batch_size=BATCH, **options)
+    del localizer.look_at
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("told", OTHERS)
+def test_answers_of_other_settings_are_never_mixed_nor_lost(quick, photographs, tmp_path, told, finished):
+    output = tmp_path / "o.jsonl"
+    other, options, phrases = OTHERS[told](quick)
+    questions = questions_of(photographs, phrases)
+    if finished:
+        answer_many(other, questions, output, **options)
+    else:
+        interrupted(other, photographs, output, phrases, **options)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(DataError, match=rf"o.jsonl holds answers of other settings \({told}.*--output"):
+        answered(photographs, output, quick)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert answer_many(quick, questions, output, overwrite=True)["answered"] == 5
+
+
+def test_what_was_replaced_since_is_asked_anew(quick, photographs, drawn_image, tmp_path):
+    output = tmp_path / "o.jsonl"
+    interrupted(quick, photographs, output)
+    drawn_image.resize((60, 40)).save(photographs / "1.png")
+    assert answered(photographs, output, quick) == {"answered": 4, "resumed": 1, "refused": 0}
+    sizes = [json.loads(line)["size"] for line in output.read_text().splitlines()]
+    assert sizes == [[120, 80], [60, 40], *[[120, 80]] * 3]
+    drawn_image.save(photographs / "1.png")
+    with pytest.raises(DataError, match="about other photographs or phrases"):
+        answered(photographs, output, quick)
+
+
+def test_the_phrases_of_a_part_are_its_own(quick, photographs, tmp_path):
+    output = tmp_path / "o.jsonl"
+    interrupted(quick, photographs, output, ("a man",))
+    assert answered(photographs, output, quick)["resumed"] == 0
+    assert all("red hat" in line for line in output.read_text().splitlines())
+
+
+def test_parts_belong_to_a_number_of_processes_and_a_finished_file_to_none(quick, photographs, tmp_path):
+    output = tmp_path / "o.jsonl"
+    interrupted(quick, photographs, output)
+    with pytest.raises(DataError, match="processes 1"):
+        answered(photographs, output, quick, Alone(0, 2))
+    answered(photographs, output, quick)
+    assert answered(photographs, output, quick, Alone(0, 2))["resumed"] == 5
+
+
+@pytest.mark.parametrize(
+    "record", [None, "", "{}", '{"settings": 1, "questions": 2, "output": 3}', "[" * 10_000]
+)
+def test_a_part_that_does_not_say_what_it_belongs_to_is_refused(quick, photographs, tmp_path, record):
+    output = tmp_path / "o.jsonl"
+    interrupted(quick, photographs, output)
+    path = tmp_path / "o.jsonl.run.json"
+    path.unlink() if record is None else path.write_text(record)
+    with pytest.raises(DataError, match="does not say what"):
+        answered(photographs, output, quick)
+    assert answer_many(quick, questions_of(photographs, PHRASES), output, overwrite=True)["answered"] == 5
+
+
+def test_a_foreign_file_is_not_overwritten(quick, photographs, tmp_path):
+    output = tmp_path / "o.jsonl"
+    output.write_text("mine\n")
+    for _ in range(2):
+        with pytest.raises(DataError, match="was not written by this command"):
+            answered(photographs, output, quick)
+        assert output.read_text() == "mine\n"
+        output.unlink()
+        answered(photographs, output, quick)
+        output.write_text("mine\n")  # in the place of a finished file
+
+
+def test_two_runs_into_one_output(quick, photographs, tmp_path):
+    output = tmp_path / "o.jsonl"
+    with (
+        files.lock(answer_file.lock_path(output), "held"),
+        pytest.raises(DataError, match=r"another process is writing .*o.jsonl; wait for it, or give another"),
+    ):
+        answered(photographs, output, quick)
+    assert [p.name for p in tmp_path.iterdir()] == ["many"]
+    assert answered(photographs, output, quick)["answered"] == 5
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_a_name_that_is_not_utf8_is_answered_and_written_with_an_escape(quick, photographs, tmp_path, ending):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (photographs / "0.png").rename(photographs / name)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    (photographs / "4.png").unlink()
+    output = tmp_path / f"o{ending}"
+    assert answered(photographs, output, quick) == {"answered": 4, "resumed": 0, "refused": 0}
+    assert answered(photographs, output, quick)["resumed"] == 4
+    if ending == ".jsonl":
+        text = output.read_text(encoding="utf-8")
+        assert "caf\\udce9.png" in text
+        assert os.path.exists(json.loads(text.splitlines()[-1])["image"])
+    else:
+        assert pytest.importorskip("pandas").read_parquet(output)["image"].iloc[-1].endswith("caf\\udce9.png")
+
+
+def test_a_photograph_that_goes_while_it_is_asked_is_a_line(quick, photographs, tmp_path):
+    questions = questions_of(photographs, PHRASES)
+    (photographs / "2.png").unlink()
+    output = tmp_path / "o.jsonl"
+    assert answer_many(quick, questions, output) == {"answered": 4, "resumed": 0, "refused": 1}
+    assert "does not exist" in json.loads(output.read_text().splitlines()[2])["error"]
+
+
+def test_a_decoding_process_that_dies_is_one_sentence(quick, photographs, tmp_path):
+    class Fatal:
+        """A source whose library crashes."""
+
+        def of_image(self, picture, size):
+            """Ends the process."""
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    quick.source = Fatal()
+    with pytest.raises(DataError, match=r"a decoding process was killed.*--workers"):
+        answer_many(quick, questions_of(photographs, PHRASES), tmp_path / "o.jsonl", workers=1)
+
+
+def test_the_localizers_own_source_proposes(tiny_localizer, photographs, tmp_path):
+    cached = tiny_localizer.with_settings(proposals="windows").with_cache(tmp_path / "boxes")
+    answered(photographs, tmp_path / "o.jsonl", cached)
+    assert len(list((tmp_path / "boxes").iterdir())) == 5
+
+
+def test_a_folder_names_what_it_leaves_out(photographs, tmp_path):
+    below = photographs / "b" / "c"
+    below.mkdir(parents=True)
+    for name in ("5.AVIF", "6.Jfif", "7.jp2", ".hidden.png", "raw.HEIC", "raw.heic", "notes", ".DS_Store"):
+        (below / name).write_bytes(b"")
+    (photographs / "loop").symlink_to(photographs)
+    (photographs / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(photographs / "pipe.jpg")
+    notes = []
+    questions = questions_of(photographs, PHRASES, notes.append)
+    names = [os.path.relpath(q.image, photographs) for q in questions]
+    assert names == [
+        *(f"{n}.png" for n in range(5)),
+        *(f"b/c/{name}" for name in (".hidden.png", "5.AVIF", "6.Jfif", "7.jp2")),
+        "gone.jpg",
+        "pipe.jpg",
+    ]
+    assert notes == [
+        "left out 3 files of endings that are not read (.heic, no ending)",
+        f"did not enter 1 linked folder ({photographs / 'loop'})",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xef\xbb\xbfdog\r\n\r\n red hat \n", ("dog", "red hat")),
+        (b"a dog, a cat\n# not a comment", ("a dog, a cat", "# not a comment")),
+        (b"", "is empty"),
+        (b"\n \r\n", "is empty"),
+        (b"dog\0\n", "null characters"),
+        ("dog".encode("utf-16"), "not UTF-8"),
+        ("dog".encode("utf-16-le"), "null characters"),
+        ("café".encode("latin-1"), "not UTF-8"),
+    ],
+)
+def test_files_of_phrases(tmp_path, content, told):
+    path = tmp_path / "phrases.txt"
+    path.write_bytes(content)
+    if isinstance(told, tuple):
+        assert read_phrases(path) == told
+    else:
+        with pytest.raises(DataError, match=told):
+            read_phrases(path)

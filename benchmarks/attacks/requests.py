@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.attacks.tally import Tally
 from phrase_loc.localizer import Inference, PhraseLocalizer
-from phrase_loc.models.assembly import create, folded
+from phrase_loc.models.build import create, folded
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.web.app import create_app
 from phrase_loc.web.command import listen

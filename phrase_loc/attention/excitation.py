@@ -23,7 +23,7 @@ inference mode as well; it leaves modules, weights and gradients as they are.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -267,26 +267,33 @@ def contrastive_mwp(
 
 
 def maps_at_depths(
-    parts: Sequence[Net], x: Tensor, units: Tensor, *, weights: Tensor | None = None, contrast: bool = True,
-    residual: str = "positive", rules: Rules | None = None,
+    parts: Sequence[Net], x: Tensor, units: Tensor, *, method: Callable[..., Tensor] = contrastive_mwp,
+    weights: Tensor | None = None, residual: str = "positive", rules: Rules | None = None,
 ) -> list[Tensor]:  # fmt: skip
-    """What `contrastive_mwp` (or `mwp`) gives at the input of each part of a network, from one pass.
+    """What a method gives at the input of each part of a network; `mwp` and `contrastive_mwp` from one pass.
 
     Args:
         parts: the network above `x`, cut into parts of which each takes what the one before gives.
         x: (N, C, h, w) activations.
         units: (K, D) rows of the linear layer over the last part's output.
+        method: of METHODS; any other is asked over each part anew.
         weights: (P, K) as for `mwp`.
-        contrast: whether the dual unit is set against each unit.
         residual: as for `mwp`.
         rules: as for `mwp`.
 
     Returns:
         For each part, from the lowest, (K, N, h', w') or (P, N, h', w') >= 0 on the grid of its input.
     """
+    if method not in (mwp, contrastive_mwp):
+        found = []
+        for number, part in enumerate(parts):
+            above = partial(reduce, lambda value, step: step(value), parts[number:])
+            found.append(method(above, x, units, weights=weights))
+            x = part(x)
+        return found
+    ways = (wins, winning_map) if method is mwp else (contrasts, contrastive_map)
     with attended_pass(parts, x, residual, rules) as (tape, top):
-        ways = (contrasts, contrastive_map) if contrast else (wins, winning_map)
-        return [found.clamp_(min=0) for found in _maps(tape, top, units, weights, *ways)]
+        return [signed.clamp_(min=0) for signed in _maps(tape, top, units, weights, *ways)]
 
 
 def excitation_backprop(

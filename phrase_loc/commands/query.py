@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 TABLES = (".csv", ".parquet")
+_MOST_WORKERS = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=_positive, default=8, metavar="N", help="images at once (default: %(default)s)"
     )
     many.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="decoding processes (default: %(default)s)"
+        "--workers", type=_processes, default=1, metavar="N", help="decoding processes (default: %(default)s)"
     )
 
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Answer, print, draw."""
     _check(args)
     phrases = _phrases(args)
-    if Path(args.image).is_dir() or Path(args.image).suffix.lower() in TABLES or args.output:
+    if os.path.isdir(args.image) or Path(args.image).suffix.lower() in TABLES or args.output:
         return _query_many(args, phrases)
     if not phrases:
         raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
@@ -88,9 +89,7 @@ def _check(args: argparse.Namespace) -> None:
     for phrase in args.phrases:
         if not phrase.strip():
             raise ConfigError("expected phrases such as 'a red hat', got an empty one; leave it out")
-        if not phrase.isascii() and re.search(
-            "[\ud800-\udfff]", phrase
-        ):  # bytes that Python could not decode
+        if any("\ud800" <= letter <= "\udfff" for letter in phrase):  # bytes that Python could not decode
             raise ConfigError(f"expected phrases in UTF-8, got {phrase!r}; set the terminal to UTF-8")
 
 
@@ -211,13 +210,14 @@ def _overlay_place(args: argparse.Namespace) -> Iterator[Path | None]:
 
 def _behind_link(path: str) -> Path:
     """The file itself: a new one is renamed into its place, and the link stays."""
-    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    place, named = Path(os.path.realpath(path)), Path(path)
+    return place if os.path.islink(path) and place.suffix == named.suffix else named
 
 
 def _refuse_input(place: Path, inputs: Iterable[str | None]) -> None:
     from phrase_loc.files import same_file
 
-    for path in inputs if place.exists() else ():
+    for path in inputs if os.path.exists(place) else ():
         if path and same_file(place, path):
             raise ConfigError(
                 f"{place} is read by this command and would be overwritten; give another output"
@@ -281,8 +281,14 @@ def _positive(text: str) -> int:
     return _count(text, least=1)
 
 
-def _count(text: str, least: int = 0) -> int:
+def _processes(text: str) -> int:
+    return _count(text, most=_MOST_WORKERS)
+
+
+def _count(text: str, least: int = 0, most: int = 10**9 - 1) -> int:
     value = int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at least {least} and at most {most}, got {text[:60]!r}"
+        )
     return value

@@ -28,13 +28,11 @@ Labeller = Callable[[Sequence[str]], WordLabels]
 class Sample:
     """One image as the model gets it."""
 
-    image: tuple[Tensor, ...]  # one (3,H,W) uint8, or a frozen trunk's outputs (C,h,w) float16
+    image: Tensor  # (3,H,W) uint8, or a frozen trunk's output (C,h,w) float16
     labels: WordLabels
     weight: float  # 0 where there is nothing to learn from
     caption: Sequence[int] = ()  # words of the text that was drawn this epoch
     fault: Fault | None = None
-    paraphrase: Sequence[int] = ()  # words of another of its texts
-    maps: Tensor | None = None  # (T,g,g) uint8 where each of the T words is, as far as somebody says it
 
 
 @dataclass
@@ -62,37 +60,31 @@ class Batch:
     """Images of a micro-batch with their words.
 
     Attributes:
-        images: one (N,3,H,W) uint8, or what the head reads of a frozen trunk, (N,C,h,w) float16 each.
+        images: (N,3,H,W) uint8, or the output of a frozen trunk, (N,C,h,w) float16.
         weights: (N,) 1, or 0 for fillers and faults.
         words: true words with strengths.
         ignored: words that count neither way.
         captions: words of one text of each image.
-        paraphrases: words of another text of each image, none where it has but one.
         faults: what was skipped.
-        maps: (T,g,g) uint8 in the order of `words`; None where none of the samples has any.
     """
 
-    images: tuple[Tensor, ...]
+    images: Tensor
     weights: Tensor
     words: Ragged
     ignored: Ragged
     captions: Ragged
-    paraphrases: Ragged
     faults: list[Fault] = field(default_factory=list)
-    maps: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        images = tuple(t.to(device, non_blocking=True) for t in self.images)
+        images = self.images.to(device, non_blocking=True)
         weights = self.weights.to(device, _widest(device), non_blocking=True)
-        lists = (self.words, self.ignored, self.captions, self.paraphrases)
-        words, ignored, captions, paraphrases = (part.to(device) for part in lists)
-        maps = None if self.maps is None else self.maps.to(device, non_blocking=True)
-        return Batch(images, weights, words, ignored, captions, paraphrases, self.faults, maps)
+        words, ignored, captions = (part.to(device) for part in (self.words, self.ignored, self.captions))
+        return Batch(images, weights, words, ignored, captions, self.faults)
 
     def pin_memory(self) -> "Batch":
         """For the loader: copies to the GPU then overlap with its work."""
-        self.images = tuple(image.pin_memory() for image in self.images)
+        self.images = self.images.pin_memory()
         return self
 
 
@@ -131,11 +123,11 @@ class WebImages(Dataset[Sample]):
         if image is None:
             return _nothing(transform, Fault("image", self.source.name(number), reason))
         random = np.random.default_rng([self.seed, epoch, number])
-        caption, other = draw_captions(labels, random)
+        caption = draw_caption(labels, random)
         fault = (
             Fault("text", self.source.name(number), wrong) if wrong else None
         )  # another of its texts is used
-        return Sample((transform(image, texts, random),), labels, 1.0, caption, fault, paraphrase=other)
+        return Sample(transform(image, texts, random), labels, 1.0, caption, fault)
 
 
 def unlabelled(name: str, texts: Sequence[str]) -> Fault:
@@ -143,37 +135,28 @@ def unlabelled(name: str, texts: Sequence[str]) -> Fault:
     return Fault("words", name) if texts else Fault("text", name, "has no text")
 
 
-def draw_captions(labels: WordLabels, random: np.random.Generator) -> tuple[Sequence[int], Sequence[int]]:
-    """The words of one of an image's texts, and of the next that holds any (none where it is alone).
-
-    All its words are one text where the labeller keeps no texts apart.
-    """
+def draw_caption(labels: WordLabels, random: np.random.Generator) -> Sequence[int]:
+    """The words of one of an image's texts; all its words are one text where the labeller keeps no texts apart."""
     told = [caption for caption in labels.captions if caption]
-    if not told:
-        return labels.ids, ()
-    place = int(random.integers(len(told)))
-    return told[place], told[(place + 1) % len(told)] if len(told) > 1 else ()
+    return told[int(random.integers(len(told)))] if told else labels.ids
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples of equal image size -> Batch."""
     labels = [sample.labels for sample in samples]
-    maps = [sample.maps for sample in samples if sample.maps is not None]
     return Batch(
-        images=tuple(map(torch.stack, zip(*(sample.image for sample in samples), strict=True))),
+        images=torch.stack([sample.image for sample in samples]),
         weights=torch.tensor([sample.weight for sample in samples], dtype=torch.float64),
         words=_ragged([one.ids for one in labels], [one.strengths for one in labels]),
         ignored=_ragged([one.ignored for one in labels]),
         captions=_ragged([sample.caption for sample in samples]),
-        paraphrases=_ragged([sample.paraphrase for sample in samples]),
         faults=[sample.fault for sample in samples if sample.fault],
-        maps=torch.cat(maps) if maps else None,
     )
 
 
 def _nothing(transform: Transform, fault: Fault | None) -> Sample:
     black = torch.zeros(3, *transform.size, dtype=torch.uint8)
-    return Sample((black,), WordLabels((), ()), 0.0, (), fault)
+    return Sample(black, WordLabels((), ()), 0.0, (), fault)
 
 
 def _widest(device: torch.device) -> torch.dtype:

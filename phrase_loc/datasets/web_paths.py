@@ -47,7 +47,9 @@ def is_remote(path: str) -> bool:
 
 
 def _expand_one(pattern: str, lists: tuple[str, ...]) -> Iterator[str]:
-    if pattern.strip() and is_there(pattern):
+    if not pattern.strip():
+        return
+    if is_there(pattern):
         yield pattern
         return
     pattern = pattern.strip()

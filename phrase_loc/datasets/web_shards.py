@@ -172,7 +172,7 @@ def _members(
                 log.warning(
                     "%s goes on behind its end mark, as archives joined by cat do; all is used", shard
                 )
-            folder, _, name = member.name.rpartition("/")
+            folder, slash, name = member.name.rpartition("/")
             stem, dot, ending = name.rpartition(".")
             kind = _KINDS.get(dot + ending.lower())
             if kind is None or not stem or name.startswith("."):
@@ -181,8 +181,8 @@ def _members(
                 why = member.unread or "has more than 4 GB"
                 yield Fault(kind if kind == "image" else "text", f"{shard}:{member.name}", why)
                 continue
-            key = f"{folder}/{stem}" if folder not in ("", ".") else stem
-            yield (member.archive, key.removeprefix("./")), kind, (member.header, member.data, member.size)
+            key = f"{folder}{slash}{stem}".removeprefix("./")
+            yield (member.archive, key), kind, (member.header, member.data, member.size)
 
 
 def _belongs(key: tuple[int, str], samples: dict[tuple[int, str], Parts]) -> bool:

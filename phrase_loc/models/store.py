@@ -6,25 +6,33 @@
     extra_words.txt     further words, one a line (absent without any)
     README.md           model card, made from config.card
 
-Nothing in these files is executed. The names are those of huggingface_hub: a folder can be pushed as it is.
+Nothing in these files is executed. The names are those of huggingface_hub, which is imported only when a hub is
+meant: a folder can be pushed as it is.
+
+`config.card` may hold, all optional: `summary`, `data`, `recipe`, `command`, `limits`, `license_note` (texts), and
+`figures`: a list of {"protocol", "method", "metric", "value", "ci95", "count", "baselines"} as reports have them,
+with `figures_of`, the set they were measured on.
 """
 
+import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import digest, read_json, read_text, write_bytes
-from phrase_loc.models.assembly import folded, skeleton
-from phrase_loc.models.card import model_card
+from phrase_loc.models.build import folded, skeleton
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.model_config import ModelConfig
-from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.models.transformers_nets import from_architecture
 from phrase_loc.models.weights import check_weights, read_weights
 from phrase_loc.text.vocabulary import Vocabulary
@@ -125,9 +133,77 @@ def find_model(source: str | os.PathLike) -> Path:
         raise DataError(
             f"no model at {name}; expected 'default', a folder of save_pretrained or a hub id owner/name"
         )
-    from phrase_loc.models.hub import download
+    return _download(name)
 
-    return download(name)
+
+def _download(model_id: str) -> Path:
+    """The local folder of a hub's model, downloaded if it is not there yet."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                model_id, allow_patterns=["model.safetensors", "config.json", "*.txt", "README.md"]
+            )
+        )
+    except _hub_refusals() as error:
+        raise DataError(
+            f"model {model_id!r} is no folder here and could not be fetched from the hub ({_reason(error)}); "
+            "check the name and the network, or name a folder"
+        ) from None
+
+
+def push_model(
+    model: TextToRegion,
+    model_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    branch: str | None = None,
+    **options: Any,
+) -> str:
+    """Uploads a model with its card to `owner/name`, made if need be.
+
+    Args:
+        model: to be saved and uploaded.
+        model_id: owner/name.
+        private: who sees it, where it is made.
+        token: of the hub; the one of `hf auth login` when None.
+        branch: of the repository, the main one when None.
+        options: of huggingface_hub's HfApi.upload_folder, such as `commit_message` or `create_pr`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        DataError: the hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi(token=token)
+    with TemporaryDirectory() as folder:
+        save_model(model, folder)
+        try:
+            repo = hub.create_repo(model_id, private=private, exist_ok=True).repo_id
+            return str(hub.upload_folder(repo_id=repo, folder_path=folder, revision=branch, **options))
+        except _hub_refusals() as error:
+            raise DataError(
+                f"the model could not be uploaded to {model_id!r} ({_reason(error)}); check the name, the network "
+                "and the login (hf auth login)"
+            ) from None
+
+
+def _hub_refusals() -> tuple[type[Exception], ...]:
+    """What huggingface_hub and the HTTP library that it uses (httpx2, httpx or requests) raise."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    http = next(b for b in HfHubHTTPError.__mro__ if b.__name__ == "HTTPError" and issubclass(b, Exception))
+    return http, HFValidationError, OSError
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of an error of huggingface_hub."""
+    return " ".join(str(error).split()).split(". ")[0][:160].rstrip(".")
 
 
 def _compact(name: str, tensor: Tensor) -> Tensor:
@@ -160,9 +236,6 @@ def _empty(
         sizes = {"words.vectors": torch.empty(len(vocabulary), config.embedding)}
         if config.hidden is not None:
             sizes["head.lift.weight"] = torch.empty(config.hidden, config.channels, 1, 1)
-        if config.fine_channels is not None:
-            dimensions = config.hidden or config.channels
-            sizes["head.lateral.weight"] = torch.empty(dimensions, config.fine_channels, 1, 1)
     check_weights(tensors, sizes, str(folder / WEIGHTS))
     rows = tensors.get("words.rows", torch.empty(0, 1))
     if len(rows) != len(extra) or rows.ndim != 2:
@@ -176,10 +249,7 @@ def _empty(
                 size = sum(p.numel() for p in from_architecture(config.architecture).parameters())
             if size > 2 * sum(t.numel() for t in tensors.values()):
                 raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
-        model = skeleton(config, vocabulary, extra, rows.shape[1])
-        if config.fuse is not None and config.fuse not in model.stages[:-2]:
-            raise ConfigError(f"fuse must name a stage below the last ({', '.join(model.stages[:-2])})")
-        return model
+        return skeleton(config, vocabulary, extra, rows.shape[1])
     except PhraseLocError as error:
         raise DataError(f"{folder / CONFIG}: {error}") from None
 
@@ -198,3 +268,122 @@ def _read_words(path: Path) -> tuple[str, ...]:
     if len(set(words)) < len(words):
         raise DataError(f"{path} lists a word twice; copy the model again")
     return words
+
+
+def model_digest(model: TextToRegion) -> str:
+    """12 hexadecimal digits that are others for other weights, words or calibration."""
+    facts = {key: value for key, value in model.config.to_json().items() if key not in {"card", "inference"}}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    digest.update(json.dumps([model.vocabulary.words, model.extra]).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
+
+
+TASK = "zero-shot-object-detection"  # the hub's name that comes nearest
+SECTIONS = {
+    "data": "Data",
+    "recipe": "Recipe",
+    "command": "Command",
+    "limits": "Limits",
+    "license_note": "Licence",
+}
+
+
+def model_card(config: ModelConfig, words: int, extra_words: int, size: int) -> str:
+    """Markdown with the front matter of a hub.
+
+    Args:
+        config: of the model.
+        words: V, trained words.
+        extra_words: M, further words.
+        size: of the weights, bytes.
+    """
+    card = config.card
+    parts = [
+        f"---\n{yaml.safe_dump(front_matter(config), sort_keys=False, allow_unicode=True)}---",
+        "# phrase_loc model",
+        str(card.get("summary", "Type a phrase, get the region of the photograph it names.")),
+        "\n".join(f"- {fact}" for fact in _facts(config, words, extra_words, size)),
+        "```python\nfrom phrase_loc import PhraseLocalizer\n\n"
+        'localizer = PhraseLocalizer.from_pretrained("FOLDER_OR_HUB_ID")\n'
+        'localizer.locate(localizer.look("photo.jpg"), ["a red hat"])\n```',
+    ]
+    if card.get("figures"):
+        parts += ["## Figures", str(card.get("figures_of", "")), _table(card["figures"])]
+    if config.calibration:
+        measured = {k: v for k, v in config.calibration.items() if isinstance(v, (int, float))}
+        parts += [
+            "## Is it there? (calibration)",
+            "\n".join(f"- {k}: {_number(v)}" for k, v in measured.items()),
+        ]
+    for key, title in SECTIONS.items():
+        if card.get(key):
+            text = str(card[key])
+            parts += [f"## {title}", f"```\n{text}\n```" if key == "command" else text]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def front_matter(config: ModelConfig) -> dict[str, Any]:
+    """What a hub reads of a card: licence, library, tags, and the figures of the method the model is asked by.
+
+    The figures of other methods stand in the table of the card alone. One is named with all that it depends
+    on: method, protocol, metric and, where it has one, its interval.
+    """
+    values: dict[str, Any] = {
+        "license": "apache-2.0",
+        "language": ["en"],
+        "library_name": "phrase_loc",
+        "pipeline_tag": TASK,
+        "tags": ["phrase-grounding", "weakly-supervised", "excitation-backprop", config.backbone],
+    }
+    figures = config.card.get("figures") or []
+    own = str(config.inference.get("method", ""))
+    chosen = [row for row in figures if own and str(row.get("method", "")).startswith(own)] or figures
+    if chosen:
+        dataset = {"type": "flickr30k_entities", "name": str(config.card.get("figures_of") or "not stated")}
+        metrics = [
+            {"type": str(r.get("metric", "")), "value": r.get("value"), "name": _name(r)} for r in chosen
+        ]
+        result = {"task": {"type": TASK}, "dataset": dataset, "metrics": metrics}
+        values["model-index"] = [{"name": "phrase_loc", "results": [result]}]
+    return values
+
+
+def _name(row: dict[str, Any]) -> str:
+    interval = " to ".join(_number(v) for v in row.get("ci95") or ())
+    parts = (str(row.get(key, "")) for key in ("method", "protocol", "metric"))
+    return ", ".join(parts) + (f" (95 % interval {interval})" if interval else "")
+
+
+def _facts(config: ModelConfig, words: int, extra_words: int, size: int) -> list[str]:
+    hidden = f"1x1 convolution to {config.hidden} channels" if config.hidden else "no hidden layer"
+    return [
+        f"backbone: {config.backbone}, batch norms folded",
+        f"head: reads the last stage, {hidden}, pool {config.pool}",
+        f"words: {words:,} trained, {extra_words:,} further ones; {config.embedding} numbers a vector",
+        f"images: {config.image_size} pixels; weights: {size / 1e6:.1f} MB",
+    ]
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    baselines = sorted({name for row in rows for name in row.get("baselines") or {}})
+    head = ["protocol", "method", "metric", "value", "95 % interval", *baselines, "count"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        low_high = row.get("ci95") or ()
+        lines.append(
+            [
+                *(str(row.get(key, "")) for key in head[:3]),
+                _number(row.get("value", "")),
+                " to ".join(_number(v) for v in low_high),
+                *(_number((row.get("baselines") or {}).get(name, "")) for name in baselines),
+                str(row.get("count", "")),
+            ]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,14 +6,12 @@ the words both know, gives every other GloVe word a place there; the table of th
 int8.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from phrase_loc.errors import DataError
-from phrase_loc.text.embeddings import WordVectors
 
 
 @dataclass(frozen=True)
@@ -61,39 +59,6 @@ def align(source: Tensor, target: Tensor, ridge: float = 1.0, weights: Tensor | 
     return Alignment(matrix.float(), (mean_y - mean_x @ matrix).float())
 
 
-def vectors_for(
-    words: Sequence[str], sources: Sequence[WordVectors], ridge: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Vectors of words from the first source that has them; later sources are aligned to the first.
-
-    Args:
-        words: V words.
-        sources: at least one; the space of the result is the first's.
-        ridge: see `align`.
-
-    Returns:
-        (V, E) float32, zeros where no source helps, and (V,) int64: number of the source used, -1 for none.
-    """
-    first = sources[0]
-    result = torch.zeros(len(words), first.vectors.shape[1])
-    used = torch.full((len(words),), -1)
-    for number, source in enumerate(sources):
-        bridge = _bridge(source, first, ridge) if number else None
-        for row, word in enumerate(words):
-            if used[row] < 0 and (vector := source.get(word)) is not None:
-                result[row] = vector if bridge is None else bridge(vector)
-                used[row] = number
-    return result, used
-
-
-def _bridge(source: WordVectors, target: WordVectors, ridge: float) -> Alignment:
-    both = [word for word in source.words if word in target]
-    if not both:
-        raise DataError("two sources of word vectors share no word, so one cannot be aligned to the other")
-    pick = [torch.stack([v for w in both if (v := table.get(w)) is not None]) for table in (source, target)]
-    return align(pick[0], pick[1], ridge)
-
-
 @dataclass(frozen=True)
 class QuantisedVectors:
     """Vectors as eight-bit integers with a scale a row: a quarter of float32, error below 0.4 % of a row's
@@ -114,10 +79,6 @@ class QuantisedVectors:
         """(K,) rows -> (K, E) float32; only these are decoded."""
         return self.codes[rows].float() * self.scale[rows].float()[..., None]
 
-    def decode(self) -> Tensor:
-        """(A, E) float32."""
-        return self[torch.arange(len(self))]
-
 
 def quantise(vectors: Tensor) -> QuantisedVectors:
     """(A, E) float -> int8 codes and scales; a row of zeros stays zeros.
@@ -130,23 +91,3 @@ def quantise(vectors: Tensor) -> QuantisedVectors:
     scale = (vectors.abs().amax(1) / 127).clamp(1e-7, 65_000).half()
     codes = (vectors / scale.float()[:, None]).round().clamp(-127, 127)
     return QuantisedVectors(codes.to(torch.int8), scale)
-
-
-def gather(own: Tensor, extra: QuantisedVectors | None, ids: Tensor) -> Tensor:
-    """Vectors of `EncodedPhrase.ids`: rows below V from the model's own table, the others from the extra
-    one.
-
-    Args:
-        own: (V, E) float.
-        extra: A further words, or None.
-        ids: (K,).
-
-    Returns:
-        (K, E) like `own`.
-    """
-    known = ids < len(own)
-    result = own.new_zeros(len(ids), own.shape[1])
-    result[known] = own[ids[known]]
-    if extra is not None and not bool(known.all()):
-        result[~known] = extra[ids[~known] - len(own)].to(result)
-    return result

@@ -14,16 +14,14 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, choose
 from phrase_loc.inference import Inference
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.losses import LOSSES
-from phrase_loc.models.assembly import create, folded
-from phrase_loc.models.pooling import POOLS
+from phrase_loc.models.build import create, folded
+from phrase_loc.models.model import TextToRegion, last_frozen, pool_named, trainable_stages
 from phrase_loc.models.store import load_model
-from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.text import embeddings, synonyms
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import PhaseConfig, TrainConfig
+from phrase_loc.training.losses import LOSSES
 from phrase_loc.training.materials import read_texts
-from phrase_loc.training.stages import last_frozen, trainable_stages
 from phrase_loc.training.validation import check_validation
 
 _WORDS = Vocabulary(("dog", "cat"), (2, 1))
@@ -96,7 +94,7 @@ def _model(config: TrainConfig) -> TextToRegion:
                 "own; set labels.unpunished=paraphrases"
             )
         return model
-    choose(POOLS, settings.pool, "pool")
+    pool_named(settings.pool)
     free = config.vectors.source == "free"
     return create(
         _WORDS,
@@ -117,7 +115,7 @@ def _check_phase(phase: PhaseConfig, model: TextToRegion) -> None:
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"phase {phase.name}: images of {side} x {side} pixels do not fit {model.config.backbone} "
-                f"({' '.join(str(error).split())[:120]}); take a multiple of {model.config.output_stride}"
+                f"({' '.join(str(error).split())[:120]}); take a multiple of 32"
             ) from None
 
 

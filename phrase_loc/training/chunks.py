@@ -1,4 +1,4 @@
-"""Arrays of many samples kept on disk in chunks: what phases with `cache` and `own_maps` read instead of computing.
+"""Arrays of many samples kept on disk in chunks: what phases with `cache` read instead of computing.
 
 A chunk is one file for CHUNK samples, written whole or not at all: a SHA-256, then arrays in NumPy's format, read
 through memory maps. The folder's name is a digest of all that makes its content, and a chunk whose bits have changed
@@ -31,13 +31,13 @@ _ABANDONED = 86_400.0  # seconds after which a half-written file has no writer a
 _DECODERS = ("torch", "torchvision", "pillow")
 
 
-def cache_folder(parent: Path, frozen: nn.Module, facts: dict, kind: str = "features") -> Path:
+def cache_folder(parent: Path, frozen: nn.Module, facts: dict) -> Path:
     """A folder of its own for each set of frozen weights, facts, and versions of what reads photographs."""
     versions = [__version__, *(version(name) for name in _DECODERS)]
     digest = hashlib.sha256(json.dumps({**facts, "versions": versions}, sort_keys=True).encode())
     for tensor in frozen.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return parent / f"{kind}-{digest.hexdigest()[:16]}"
+    return parent / f"features-{digest.hexdigest()[:16]}"
 
 
 def missing_chunks(folder: Path, count: int, world: World) -> list[tuple[int, range]]:

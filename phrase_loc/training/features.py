@@ -1,11 +1,11 @@
-"""The output of a trunk's frozen stages kept on disk: a head then trains on it in minutes, many times over.
+"""What a phase reads: photographs, or the output of a trunk's frozen stages, kept on disk.
 
-What the rest of the network reads (the last frozen stage, and the stage that the head fuses where that lies below)
-is stored in half precision for the image as it is and mirrored, in the files of chunks.py: a killed run goes on with
-the next one. No text has a part in it, so runs with other words can share what is kept.
+On what is kept a head trains in minutes, many times over. It is stored in half precision for the image as it is and
+mirrored, in the files of chunks.py: a killed run goes on with the next one. No text has a part in it, so runs with
+other words can share what is kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from phrase_loc.datasets.web import Sample, WebImages, collate, draw_captions, unlabelled
+from phrase_loc.datasets.web import Labeller, Sample, WebImages, collate, draw_caption, unlabelled
 from phrase_loc.datasets.web_faults import Fault
 from phrase_loc.datasets.web_sampler import FILLER, Item
-from phrase_loc.datasets.web_transforms import names_a_side
+from phrase_loc.datasets.web_transforms import Transform, names_a_side
 from phrase_loc.distributed import World
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion, last_frozen, run_stages
 from phrase_loc.text.labels import WordLabels
-from phrase_loc.training.chunks import CHUNK, Chunks, missing_chunks, write_chunk
-from phrase_loc.training.stages import run_stages
+from phrase_loc.training.chunks import CHUNK, Chunks, cache_folder, missing_chunks, write_chunk
+from phrase_loc.training.config import PhaseConfig, TrainConfig
+from phrase_loc.training.materials import Materials
 
 BATCH = 32
 
@@ -62,17 +63,16 @@ def fill_cache(
     model.eval()
     bar = tqdm(missing, desc="features", disable=None if world.is_main else True, leave=False)
     for (number, _), chunk in zip(bar, items, strict=True):
-        found: list[tuple[Tensor, ...]] = []
+        found: list[Tensor] = []
         usable: list[Tensor] = []
         for _ in range(0, len(chunk), BATCH):
             loaded = next(loader).to(world.device)
-            views = [loaded.images[0], loaded.images[0].flip(-1)][: 1 + mirrored]
+            views = [loaded.images, loaded.images.flip(-1)][: 1 + mirrored]
             with torch.no_grad(), torch.autocast(world.device.type, torch.bfloat16, enabled=half):
                 outputs = [run_stages(model, view, None, until) for view in views]
-            found.append(tuple(torch.stack(t, 1).half().cpu() for t in zip(*outputs, strict=True)))
+            found.append(torch.stack(outputs, 1).half().cpu())
             usable.append(loaded.weights.cpu() > 0)
-        stages = [torch.cat(stage).numpy() for stage in zip(*found, strict=True)]
-        write_chunk(folder, number, [*stages, torch.cat(usable).numpy()])
+        write_chunk(folder, number, [torch.cat(found).numpy(), torch.cat(usable).numpy()])
     model.train(was_training)
     world.barrier()
 
@@ -84,17 +84,10 @@ class CachedImages(Dataset[Sample]):
         folders: filled by `fill_cache`, one for each input size.
         images: whose texts and labels are used.
         mirror: probability of the mirrored image, where no text says left or right.
-        maps: (number, mirrored) -> (T,g,g) uint8 for the T words of a sample, see own_maps.py.
     """
 
-    def __init__(
-        self,
-        folders: Sequence[Path],
-        images: WebImages,
-        mirror: float,
-        maps: Callable[[int, bool], Tensor] | None = None,
-    ):
-        self.chunks, self.images, self.mirror, self.maps = list(map(Chunks, folders)), images, mirror, maps
+    def __init__(self, folders: Sequence[Path], images: WebImages, mirror: float):
+        self.chunks, self.images, self.mirror = list(map(Chunks, folders)), images, mirror
 
     def __len__(self) -> int:
         return len(self.images)
@@ -103,25 +96,23 @@ class CachedImages(Dataset[Sample]):
         """The features of that number, mirrored or not as that epoch wants it, for that input size."""
         epoch, number, choice = item
         chunk, place = divmod(max(number, 0), CHUNK)
-        *stages, usable = self.chunks[choice](chunk)
+        outputs, usable = self.chunks[choice](chunk)
         if number == FILLER:
-            return _nothing(stages, None)
+            return _nothing(outputs, None)
         name = self.images.source.name(number)
         try:
             texts = self.images.source.texts(number)
         except (OSError, UnicodeDecodeError) as error:
-            return _nothing(stages, Fault("image", name, str(error)))
+            return _nothing(outputs, Fault("image", name, str(error)))
         labels = self.images.labeller(texts)
         if not labels.ids:
-            return _nothing(stages, unlabelled(name, texts))
+            return _nothing(outputs, unlabelled(name, texts))
         if not usable[place]:
-            return _nothing(stages, Fault("image", name))
+            return _nothing(outputs, Fault("image", name))
         random = np.random.default_rng([self.images.seed, epoch, number])
         view = int(random.random() < self.mirror and not names_a_side(texts))
-        features = tuple(torch.from_numpy(np.array(stage[place, view])) for stage in stages)
-        maps = self.maps(number, bool(view)) if self.maps else None
-        caption, other = draw_captions(labels, random)
-        return Sample(features, labels, 1.0, caption, paraphrase=other, maps=maps)
+        features = torch.from_numpy(np.array(outputs[place, view]))
+        return Sample(features, labels, 1.0, draw_caption(labels, random))
 
 
 def any_word(texts: Sequence[str]) -> WordLabels:
@@ -129,6 +120,60 @@ def any_word(texts: Sequence[str]) -> WordLabels:
     return WordLabels((0,), (1.0,))
 
 
-def _nothing(stages: Sequence[np.ndarray], fault: Fault | None) -> Sample:
-    blank = tuple(torch.zeros(stage.shape[2:], dtype=torch.float16) for stage in stages)
+def _nothing(outputs: np.ndarray, fault: Fault | None) -> Sample:
+    blank = torch.zeros(outputs.shape[2:], dtype=torch.float16)
     return Sample(blank, WordLabels((), ()), 0.0, (), fault)
+
+
+class PhaseData:
+    """Makes the samples of a phase, and what is kept on disk for them.
+
+    Args:
+        config: of the run.
+        settings: of the phase.
+        materials: of the run, the model as the phase begins or goes on.
+        world: the processes, which share the work.
+    """
+
+    def __init__(self, config: TrainConfig, settings: PhaseConfig, materials: Materials, world: World):
+        self.config, self.settings, self.materials, self.world = config, settings, materials, world
+        self.sizes = settings.sizes or (materials.model.image_size,)
+        self.kept = Path(config.data.features or config.out)
+
+    def dataset(self) -> Dataset[Sample]:
+        """The samples; features that are missing on disk are computed first.
+
+        Raises:
+            DataError: the disk is full.
+        """
+        settings = self.settings
+        if not settings.cache:
+            return self.images(
+                [Transform((s, s), settings.crop, settings.mirror, settings.jitter) for s in self.sizes]
+            )
+        folders = [self._features(size) for size in self.sizes]
+        images = self.images([Transform((self.sizes[0],) * 2)])
+        return CachedImages(folders, images, settings.mirror)
+
+    def images(self, transforms: Sequence[Transform], labeller: Labeller | None = None) -> WebImages:
+        """The photographs and their labels, a transform for each input size; without a labeller the run's."""
+        labeller = labeller or self.materials.labeller
+        return WebImages(self.materials.source, labeller, transforms, self.config.seed)
+
+    def _features(self, size: int) -> Path:
+        """Where this phase keeps features: other phases with the same frozen weights and size share it."""
+        model = self.materials.model
+        until = last_frozen(model.trunk, self.settings.train_from)
+        mirrored, half = self.settings.mirror > 0, self.config.precision in ("bf16", "fp16")
+        kind = model.config
+        facts = {
+            "model": [kind.backbone, kind.mean, kind.std, until],
+            "size": [size, mirrored, half],
+            "images": self.materials.identity.stamp,
+        }
+        names = [name for name, _ in model.trunk.named_children()]
+        frozen = model.trunk[: names.index(until) + 1]
+        folder = self.world.from_main(lambda: cache_folder(self.kept, frozen, facts))
+        images = self.images([Transform((size, size))], any_word)
+        fill_cache(folder, model, until, images, self.world, mirrored, self.config.data.workers, half)
+        return folder

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.text import embeddings
 from phrase_loc.text.counting import build_vocabulary
 from phrase_loc.text.tables import Alignment, align

@@ -1,6 +1,5 @@
 """What a run is made of: the source, the vocabulary counted from it, word vectors, labels, the model."""
 
-import gzip
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,16 +16,16 @@ from phrase_loc.datasets.web_paths import expand
 from phrase_loc.datasets.web_shards import load_index
 from phrase_loc.datasets.web_sources import Source, open_source
 from phrase_loc.distributed import World
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import ConfigError
 from phrase_loc.files import digest, fingerprint
-from phrase_loc.models.assembly import create
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.build import create
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.text import embeddings, synonyms
 from phrase_loc.text.counting import UnitCounter
 from phrase_loc.text.labels import WordLabeller, balance
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.data_config import VectorsConfig, VocabularyConfig
+from phrase_loc.text_files import text_lines
+from phrase_loc.training.config import TrainConfig, VectorsConfig, VocabularyConfig
 from phrase_loc.training.identity import Identity, check_same_data, identify, read_kept, texts_of, write_kept
 
 log = logging.getLogger(__name__)
@@ -156,13 +155,8 @@ def _count(config: VocabularyConfig, source: Source, world: World) -> Vocabulary
 def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
     """The texts of .txt or .gz files: a text a line, what stands before a tab left out."""
     for path in expand(paths) if paths else []:
-        try:
-            opener = gzip.open if path.endswith(".gz") else open
-            with opener(path, "rt", encoding="utf-8") as lines:
-                for line in lines:
-                    yield line.rstrip("\n").rpartition("\t")[2]
-        except (OSError, UnicodeDecodeError, EOFError) as error:
-            raise DataError(f"the texts {path} cannot be read: {error}") from None
+        for line in text_lines(Path(path), "the texts"):
+            yield line.rstrip("\r\n").rpartition("\t")[2]
 
 
 def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterator[str], seed: int) -> Tensor:
@@ -215,19 +209,9 @@ def new_model(config: TrainConfig, source: Source, identity: Identity, world: Wo
     model = create(
         vocabulary,
         vectors,
-        backbone=settings.backbone,
-        weights=settings.weights,
-        output_stride=settings.output_stride,
-        fold=settings.fold,
-        image_size=settings.image_size,
-        fuse=settings.fuse,
-        hidden=settings.hidden,
-        pool=settings.pool,
-        sharpness=settings.sharpness,
-        learn_sharpness=settings.learn_sharpness,
-        cosine=settings.cosine,
         free=config.vectors.source == "free",
         tuned=config.vectors.tuned,
+        **{key: value for key, value in vars(settings).items() if key != "start"},
     )
     # a word is said of few images: from 0 the bias would take a thousand steps to learn that
     model.head.start_bias(config.vectors.bias)
@@ -250,8 +234,6 @@ def trainable(model: TextToRegion, tuned: bool) -> TextToRegion:
     model.head.requires_grad_(True)
     model.head.log_scale.requires_grad_(not model.config.free)
     model.words.vectors.requires_grad_(tuned)
-    for name, parameter in model.head.pool.named_parameters():
-        parameter.requires_grad_(name == "log_sharpness" and model.config.learn_sharpness)
     return model
 
 

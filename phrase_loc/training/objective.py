@@ -9,9 +9,9 @@ What one process returns is its share of a sum over all images of all processes;
 global batch therefore have the same gradient (tests/training/test_distributed.py).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,26 +20,9 @@ from torch.utils.checkpoint import checkpoint
 from phrase_loc.datasets.web import Batch, Ragged
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
-from phrase_loc.losses import LOSSES, Targets
-from phrase_loc.losses.at_locations import at_locations, captions_apart
-from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.training.negatives import hard_captions, sampled_words
-from phrase_loc.training.stages import run_stages
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """Plain numbers of an Objective; see PhaseConfig and TrainConfig."""
-
-    losses: Mapping[str, float]
-    words: int = 0
-    hard_negatives: int = 0
-    dropout: float = 0.0
-    memory_mb: int = 1024
-    recompute: bool = False
-    cached: str | None = None
-    own_maps: float = 0.0
-    paraphrases: float = 0.0
+from phrase_loc.models.model import TextToRegion, run_stages
+from phrase_loc.training.config import PhaseConfig
+from phrase_loc.training.losses import LOSSES, Targets
 
 
 class Objective(nn.Module):
@@ -48,17 +31,31 @@ class Objective(nn.Module):
     Args:
         model: its trunk runs from the image, or from the cached stage that the batch holds.
         balance: (V,) weight of each word.
-        settings: of the phase.
+        settings: of the phase: losses, words, hard_negatives, dropout.
         world: the processes whose images a coupled loss contrasts.
+        cached: the stage whose output the batch holds, None for images.
+        memory_mb: most that scores at locations may take at a time, megabytes.
+        recompute: compute activations of the trunk again in the backward pass.
     """
 
     balance: Tensor
 
-    def __init__(self, model: TextToRegion, balance: Tensor, settings: ObjectiveSettings, world: World):
+    def __init__(
+        self,
+        model: TextToRegion,
+        balance: Tensor,
+        settings: PhaseConfig,
+        world: World,
+        *,
+        cached: str | None = None,
+        memory_mb: int = 1024,
+        recompute: bool = False,
+    ):
         super().__init__()
+        self.cached, self.memory_mb, self.recompute = cached, memory_mb, recompute
         self.model, self.settings, self.world = model, settings, world
         self.losses = {name: choose(LOSSES, name, "loss") for name in settings.losses}
-        self.coupled = any(loss.COUPLED for loss in self.losses.values())
+        self.coupled = any(loss.coupled for loss in self.losses.values())
         self.register_buffer("balance", balance, persistent=False)
 
     def forward(self, batch: Batch, seed: int) -> Tensor:
@@ -70,7 +67,7 @@ class Objective(nn.Module):
         """
         features = self._features(batch)
         words, correction = self._candidates(batch, seed)
-        alone = [name for name, loss in self.losses.items() if not loss.COUPLED]
+        alone = [name for name, loss in self.losses.items() if not loss.coupled]
         total = features.new_zeros(())
         chunk = self._chunk(features)
         chunks = list(zip(words.split(chunk), correction.split(chunk), strict=True))
@@ -79,23 +76,15 @@ class Objective(nn.Module):
             for i, name in enumerate(alone):
                 each = self.losses[name].close(torch.stack([part[i] for part in parts]))
                 total = total + self.settings.losses[name] * (batch.weights.to(each.dtype) * each).sum()
-        if self.settings.own_maps and batch.maps is not None:
-            total = total + self.settings.own_maps * self._own_maps(features, batch, batch.maps)
-        if self.settings.paraphrases:
-            total = total + self.settings.paraphrases * self._paraphrases(features, batch)
         return (
             total + self._coupled(features, chunk, words, correction, batch, seed) if self.coupled else total
         )
 
     def _features(self, batch: Batch) -> Tensor:
-        model, settings = self.model, self.settings
-        if settings.cached is None:
-            read = run_stages(model, batch.images[0], None, None, settings.recompute)
-        else:
-            held = tuple(part.to(model.head.log_scale.dtype) for part in batch.images)
-            read = run_stages(model, held, settings.cached, None, settings.recompute)
-        features = model.head.features(*read)
-        return F.dropout(features, settings.dropout, self.training) if settings.dropout else features
+        model, dropout = self.model, self.settings.dropout
+        x = batch.images if self.cached is None else batch.images.to(model.head.log_scale.dtype)
+        features = model.head.features(run_stages(model, x, self.cached, None, self.recompute))
+        return F.dropout(features, dropout, self.training) if dropout else features
 
     def _candidates(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
         """(K,) words to score, ascending, and (K,) how many each stands for as a negative."""
@@ -111,7 +100,7 @@ class Objective(nn.Module):
     def _chunk(self, features: Tensor) -> int:
         """Words at a time: scores, their gradient and one intermediate must fit."""
         cells = features.shape[0] * features.shape[2] * features.shape[3]
-        return max(1, int(self.settings.memory_mb * 2**20 / (3 * cells * features.element_size())))
+        return max(1, int(self.memory_mb * 2**20 / (3 * cells * features.element_size())))
 
     def _terms(
         self, features: Tensor, words: Tensor, correction: Tensor, batch: Batch, names: list[str], again: bool
@@ -126,28 +115,6 @@ class Objective(nn.Module):
     def _scores(self, features: Tensor, words: Tensor) -> Tensor:
         """(N,D,h,w), (K,) -> (N,K); half precision ends before the pool, which exponentiates."""
         return self.model.head.pool(_full(self.model.location_scores(features, words)))
-
-    def _own_maps(self, features: Tensor, batch: Batch, maps: Tensor) -> Tensor:
-        """The sum over images and their words of how far the scores at locations are from the maps."""
-        scores = self._scores_of(features, batch.words)
-        each = at_locations(scores, maps.to(scores.dtype))
-        return (batch.weights[batch.words.owner].to(each.dtype) * each).sum()
-
-    def _paraphrases(self, features: Tensor, batch: Batch) -> Tensor:
-        """The sum over images of how far two of their texts disagree about where things are."""
-        maps = []
-        for texts in (batch.captions, batch.paraphrases):
-            shares = self._scores_of(features, texts).flatten(1).softmax(1)
-            count = torch.bincount(texts.owner, minlength=len(features)).clamp(min=1).to(shares.dtype)
-            summed = shares.new_zeros(len(features), shares.shape[1]).index_add(0, texts.owner, shares)
-            maps.append((summed / count[:, None]).unflatten(1, features.shape[2:]))
-        each = captions_apart(*maps)
-        return (batch.weights.to(each.dtype) * each).sum()
-
-    def _scores_of(self, features: Tensor, words: Ragged) -> Tensor:
-        """(T,h,w) of each word in its image."""
-        said, place = words.ids.unique(return_inverse=True)
-        return _full(self.model.location_scores(features, said))[words.owner, place]
 
     def _coupled(
         self, features: Tensor, chunk: int, words: Tensor, correction: Tensor, batch: Batch, seed: int
@@ -165,7 +132,7 @@ class Objective(nn.Module):
             targets = hard_captions(targets, everyone.captions, words, self.settings.hard_negatives, seed)
         total = scores.new_zeros(())
         for name, loss in self.losses.items():
-            if loss.COUPLED:
+            if loss.coupled:
                 each = loss.close(loss.terms(scores, targets)[None])
                 total = total + self.settings.losses[name] * (targets.weights * each).sum()
         return total / self.world.size
@@ -197,7 +164,7 @@ def gather_labels(batch: Batch, world: World) -> Batch:
     if world.size == 1:
         return batch
     device = batch.weights.device
-    parts = (batch.words, batch.ignored, batch.captions, batch.paraphrases)
+    parts = (batch.words, batch.ignored, batch.captions)
     mine = [[t.cpu() for t in (part.owner, part.ids, part.values)] for part in parts]
     ranks = world.gather((batch.weights.cpu(), mine))
     weights = _in_order(torch.cat([weights for weights, _ in ranks]), world.size)
@@ -206,8 +173,8 @@ def gather_labels(batch: Batch, world: World) -> Batch:
         owner = torch.cat([fields[i][0] * world.size + rank for rank, (_, fields) in enumerate(ranks)])
         rest = [torch.cat([fields[i][j] for _, fields in ranks]) for j in (1, 2)]
         joined.append(Ragged(owner, *rest).to(device))
-    words, ignored, captions, paraphrases = joined
-    return Batch((), weights.to(device), words, ignored, captions, paraphrases)
+    words, ignored, captions = joined
+    return Batch(weights.new_empty(0), weights.to(device), words, ignored, captions)
 
 
 def _in_order(rows: Tensor, size: int) -> Tensor:
@@ -218,3 +185,60 @@ def _in_order(rows: Tensor, size: int) -> Tensor:
 def _full(scores: Tensor) -> Tensor:
     """Half precision ends here: sums over thousands of words are taken in float32."""
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+
+
+def sampled_words(said: list[int], size: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The words of a batch and random others.
+
+    Args:
+        said: words that must be among them, ascending.
+        size: V.
+        count: words wanted; as many as `said` if those are more.
+        seed: of the draw.
+
+    Returns:
+        (K,) ascending words; (K,) how many words of the vocabulary each stands for: 1 for those said.
+    """
+    others = np.setdiff1d(np.arange(size), said, assume_unique=True)
+    drawn = np.random.default_rng(seed).choice(
+        others, min(max(0, count - len(said)), len(others)), replace=False
+    )
+    words = np.concatenate([np.asarray(said, np.int64), drawn.astype(np.int64)])
+    stands = np.ones(len(words))
+    stands[len(said) :] = len(others) / max(1, len(drawn))
+    order = np.argsort(words)
+    return torch.from_numpy(words[order]), torch.from_numpy(stands[order])
+
+
+def hard_captions(targets: Targets, captions: Ragged, words: Tensor, each: int, seed: int) -> Targets:
+    """Targets with the images' captions and, per image, `each` captions in which one word is replaced.
+
+    The new word is drawn among the words scored, from those not said of the image.
+
+    Args:
+        targets: of N images for k words.
+        captions: words of one text of each image.
+        words: (k,) ascending.
+        each: hard negatives per image.
+        seed: of the draw, the same in all processes.
+    """
+    count, device = len(targets.weights), words.device
+    place = torch.searchsorted(words, captions.ids).clamp(max=len(words) - 1)
+    here = words[place] == captions.ids
+    shares = torch.zeros(len(words), count * (1 + each), dtype=torch.float64)
+    owner, place = captions.owner[here].cpu(), place[here].cpu()
+    shares[place, owner] = 1.0
+    owners = torch.arange(count).repeat_interleave(each)
+    random = np.random.default_rng([seed, 1])
+    said = ((targets.positive > 0) | targets.ignored).cpu().numpy()
+    for j, image in enumerate(owners.tolist()):
+        own = place[owner == image].numpy()
+        false = np.flatnonzero(~said[image])
+        if len(own) == 0 or len(false) == 0:
+            continue
+        column = count + j
+        shares[:, column] = shares[:, image]
+        shares[random.choice(own), column] = 0.0
+        shares[random.choice(false), column] = 1.0
+    shares = shares / shares.sum(0).clamp_min(1.0)
+    return replace(targets, captions=shares.to(device, targets.positive.dtype), hard_owner=owners.to(device))

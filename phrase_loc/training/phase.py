@@ -19,12 +19,12 @@ from phrase_loc.datasets.web import Batch, collate
 from phrase_loc.datasets.web_sampler import Order, StepSampler, steps_per_epoch
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
+from phrase_loc.models.model import last_frozen, trainable_stages
 from phrase_loc.training.config import PhaseConfig, TrainConfig
+from phrase_loc.training.features import PhaseData
 from phrase_loc.training.materials import Materials
-from phrase_loc.training.objective import Objective, ObjectiveSettings
+from phrase_loc.training.objective import Objective
 from phrase_loc.training.optimize import Average, optimizer, parameter_groups, schedule
-from phrase_loc.training.phase_data import PhaseData
-from phrase_loc.training.stages import last_frozen, trainable_stages
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +82,11 @@ class Phase:
         objective = Objective(
             self.materials.model,
             self.materials.balance.to(self.world.device),
-            ObjectiveSettings(
-                settings.losses,
-                words=settings.words,
-                hard_negatives=settings.hard_negatives,
-                dropout=settings.dropout,
-                memory_mb=config.memory_mb,
-                recompute=config.recompute,
-                cached=self.cached,
-                own_maps=settings.own_maps,
-                paraphrases=settings.paraphrases,
-            ),
+            settings,
             self.world,
+            cached=self.cached,
+            memory_mb=config.memory_mb,
+            recompute=config.recompute,
         )
         if config.compile and settings.train_from != "none":
             for stage in self.materials.model.trunk.children():
@@ -183,7 +176,7 @@ class Phase:
             len(self.data.sizes),
         )
         return DataLoader(
-            self.data.dataset(done),
+            self.data.dataset(),
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=data.workers,

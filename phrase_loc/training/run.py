@@ -3,8 +3,8 @@
 OUT/checkpoint.pt     everything of the run (checkpoint.py)       OUT/metrics.jsonl   figures by step
 OUT/index/            offset indices of the shards                OUT/vocabulary.tsv  the counted words (.key: whence)
 OUT/features-*/       output of a frozen trunk                    OUT/model/, best/   what `query` reads
-OUT/maps-*/, teacher-PHASE/     of a phase with own_maps          OUT/after-PHASE.pt  weights for average_of
-OUT/source.key        digest of the texts                         OUT/.lock           held by the run at work
+OUT/source.key        digest of the texts                         OUT/after-PHASE.pt  weights for average_of
+OUT/.lock             held by the run at work
 
 Every file is written by files.py, whole or not at all (metrics.jsonl grows by lines), so a run that is killed at any
 moment goes on to the same weights.
@@ -28,11 +28,10 @@ from phrase_loc.datasets.web_faults import Faults
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.files import lock, remove_leftovers
-from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.training.checkpoint import Checkpoint, check_same_run
+from phrase_loc.models.model import TextToRegion
+from phrase_loc.training.checkpoint import Checkpoint, check_same_run, mean_weights, save_whole
 from phrase_loc.training.checks import check
 from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.export import mean_weights, save_whole
 from phrase_loc.training.journal import Journal
 from phrase_loc.training.materials import Materials, prepare
 from phrase_loc.training.phase import Phase, Step, phase_steps
@@ -164,7 +163,7 @@ class Run:
                 f"the checkpoint in {self.config.out} holds another network than the settings describe; give another "
                 "out folder, or delete that one"
             ) from None
-        self.faults.seen |= {(kind, name) for kind, name in self.held.faults}
+        self.faults.restore((kind, name) for kind, name in self.held.faults)
         log.info(
             "going on after step %d (phase %d, step %d)", self.held.done, self.held.phase, self.held.step
         )

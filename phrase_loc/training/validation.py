@@ -1,12 +1,12 @@
 """Figures on annotated images during training: pointing and R@k of Flickr30k Entities, by `evaluate` itself."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phrase_loc.config import build
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError, choose
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -25,17 +25,18 @@ def measure_of(config: TrainConfig) -> Measure | None:
 
 def plan_of(config: TrainConfig) -> "EvaluateConfig":
     """The evaluation that `config.validation` asks for."""
-    from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
+    from phrase_loc.evaluation.config import EvaluateConfig
 
     asked = config.validation
-    return EvaluateConfig(
-        data=DataConfig(root=Path(asked.root), split=asked.split),
-        protocols=list(asked.protocols),
-        output=config.out / "validation.json",
-        bootstrap=1,
-        limit=asked.limit,
-        resume=False,
-    )
+    plan = {
+        "data": {"root": asked.root, "split": asked.split},
+        "protocols": list(asked.protocols),
+        "output": config.out / "validation.json",
+        "bootstrap": 1,
+        "limit": asked.limit,
+        "resume": False,
+    }
+    return build(EvaluateConfig, plan)
 
 
 def check_validation(config: TrainConfig) -> None:
@@ -64,7 +65,7 @@ def measure(config: TrainConfig, model: TextToRegion, world: World) -> dict[str,
     """'protocol/metric' -> value on the validation images, which the processes share between them."""
     from phrase_loc.evaluation import procedure
     from phrase_loc.localizer import Inference, PhraseLocalizer
-    from phrase_loc.models.assembly import folded
+    from phrase_loc.models.build import folded
 
     settings = Inference.from_dict({**model.config.inference, **config.inference})
     localizer = PhraseLocalizer(folded(model).float(), settings)

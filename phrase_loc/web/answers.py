@@ -189,7 +189,7 @@ class Answers:
     def _words_at(self, kept: Kept, u: float, v: float, count: int) -> dict[str, Any]:
         """Words by how much their score at the point exceeds their mean score over the photograph."""
         model = self.localizer.model
-        features = model.above(self.localizer.settings.stage)(kept.scene.activations[-1])
+        features = self.localizer.features(kept.scene)[None]
         ids = torch.arange(min(len(model.vocabulary), COMMON_WORDS), device=features.device)
         scores = model.location_scores(features, ids)[0]  # (V, h, w)
         row = min(int(v * scores.shape[1]), scores.shape[1] - 1)

@@ -94,15 +94,15 @@ def test_one_place_is_found_where_the_evidence_is():
 
 
 @pytest.mark.parametrize("cuts", [(0, 1, 2, 3, 4), (0, 2), (0, 3, 4)])
-@pytest.mark.parametrize("contrast", [True, False])
-def test_maps_at_several_depths_are_those_of_a_pass_to_each(cuts, contrast):
+@pytest.mark.parametrize("method", [contrastive_mwp, mwp, METHODS["grad_cam"]])
+def test_maps_at_several_depths_are_those_of_a_pass_to_each(cuts, method):
     net = located()
     parts = [net[a:b] for a, b in itertools.pairwise((*cuts, len(net)))]
-    together = maps_at_depths(parts, X, UNITS, contrast=contrast, weights=WEIGHTS)
+    together = maps_at_depths(parts, X, UNITS, method=method, weights=WEIGHTS)
     assert len(together) == len(cuts)
     x = X
     for number, found in enumerate(together):
         above = nn.Sequential(*parts[number:])
-        alone = (contrastive_mwp if contrast else mwp)(above, x, UNITS, weights=WEIGHTS)
+        alone = method(above, x, UNITS, weights=WEIGHTS)
         assert torch.allclose(found, alone, atol=1e-14)
         x = parts[number](x).detach()

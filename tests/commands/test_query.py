@@ -1,11 +1,13 @@
 """`phrase-loc query` as a person or a program uses it; in one process, since each start costs seconds."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from phrase_loc import files
 from phrase_loc.__main__ import COMMANDS, main
 
 
@@ -59,12 +61,26 @@ def test_text_overlay_and_profile(photo, tiny_model, tmp_path, capsys):
         (["missing.jpg", "dog"], "image file missing.jpg does not exist"),
         (["{photo}"], "at least one phrase"),
         (["{photo}", "dog", "--method", "mvp"], "unknown attention method 'mvp'"),
-        (["{photo}", "dog", "--overlay", "no/such/folder/o.png"], "cannot write no/such/folder/o.png"),
         (["{photo}", "dog", "--overlay", "{photo}.xyz"], "must end like an image"),
+        (["{photo}", "dog", "--overlay", "o.psd"], "must end like an image that can be written"),
+        (["{photo}", "{photo}"], "photo.png is an image file, and phrases stand behind the photograph"),
+        (["{photo}", "caf\udce9"], "expected phrases in UTF-8, got 'caf\\udce9'"),
+        (["{photo}", "dog", "--overwrite"], "--overwrite is for the file of --output"),
+        (["missing.jpg", "dog", "--output", "a.jsonl"], "image file missing.jpg does not exist"),
+        (["{photo}", "dog", "--output", "a.txt"], "must end in .jsonl or .parquet"),
+        (["{photo}", "dog", "--output", "folder.jsonl"], "is a folder or a device"),
+        (["{photo}", "dog", "--output", "full.jsonl"], "is a folder or a device"),
+        (["{photo}", "dog", "--output", "a" * 250 + ".jsonl"], "has more than 200 bytes"),
+        (["{photo}", "dog", "--overlay", "a" * 300 + ".png"], "File name too long"),
+        (["{photo}", "dog", "--output", "a" * 300 + "/a.jsonl"], "choose a folder"),
+        (["a" * 300 + ".png", "dog"], "File name too long"),
+        (["a" * 300, "dog", "--output", "a.jsonl"], "does not exist"),
+        (["{photo}", "--phrases", "a" * 300], "File name too long"),
+        (["{photo}", "a" * 300 + ".png", ""], "got an empty one"),
         (["{photo}", "dog", "--device", "gpu"], "device must be"),
         (["{photo}", "dog", "--overlay", "."], "must end like an image"),
-        (["{photo}", "--phrases", "none.txt"], "file of phrases none.txt cannot be read: No such file"),
-        (["{photo}", "--phrases", "latin.txt"], "no UTF-8 text"),
+        (["{photo}", "--phrases", "none.txt"], "file of phrases none.txt does not exist"),
+        (["{photo}", "--phrases", "latin.txt"], "is not UTF-8 text"),
         (["{photo}", "dog", ""], "got an empty one"),
         (["", "dog"], "got an empty name"),
         (["https://example.org/a.jpg", "dog"], "is an address; download"),
@@ -72,7 +88,7 @@ def test_text_overlay_and_profile(photo, tiny_model, tmp_path, capsys):
         (["{photo}", "dog", "--output", "no/a.jsonl"], "cannot write in no: No such file"),
         (["pairs.csv"], "row 2 of the table pairs.csv lacks its image or its phrase"),
         (["pairs.csv", "dog"], "brings its own phrases"),
-        (["photo.csv"], "the table photo.csv cannot be read: No such file"),
+        (["photo.csv"], "the table photo.csv does not exist"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(
@@ -81,6 +97,8 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     monkeypatch.chdir(photo.parent)
     (photo.parent / "latin.txt").write_bytes("café".encode("latin-1"))
     (photo.parent / "pairs.csv").write_text("image,phrase\nphoto.png,dog\nphoto.png,\n", encoding="utf-8")
+    (photo.parent / "folder.jsonl").mkdir()
+    (photo.parent / "full.jsonl").symlink_to(os.devnull)
     words = [a.format(photo=photo) for a in arguments]
     assert main(["query", *words, "--model", str(tiny_model)]) == 2
     out, err = capsys.readouterr()
@@ -88,6 +106,16 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert out == ""
+
+
+def test_an_overlay_that_cannot_be_written_does_not_take_the_answers_with_it(
+    photo, tiny_model, tmp_path, capsys
+):
+    assert query(photo, "dog", "--overlay", tmp_path / "no" / "o.png", model=tiny_model) == 2
+    out, err = capsys.readouterr()
+    assert "'dog': box" in out
+    assert err.startswith("error: ")
+    assert "cannot" in err
 
 
 def test_phrases_of_a_file_are_asked_of_one_photograph(photo, tiny_model, tmp_path, capsys):
@@ -122,7 +150,10 @@ def test_any_kind_of_picture_is_answered_in_its_upright_frame(
     assert [len(p["boxes"]) > 0 for p in answer["predictions"]] == [True, False, False]
 
 
-@pytest.mark.parametrize(("option", "value"), [("--top-k", "0"), ("--workers", "-1"), ("--batch-size", "x")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--top-k", "0"), ("--workers", "-1"), ("--workers", "257"), ("--batch-size", "x"), ("--top-k", "1e3")],
+)
 def test_numbers_that_cannot_be_are_refused(option, value, photo, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["query", str(photo), "dog", option, value])
@@ -207,3 +238,59 @@ def test_an_argument_of_several_phrases_is_separated(photo, tiny_model, capsys):
     phrases = [p["phrase"] for p in json.loads(out)["predictions"]]
     assert phrases == ["a dog", "a man", "a big, red hat", "a man", "a hat"]
     assert "note: 2 phrases are asked for: 'a dog', 'a man'" in err
+
+
+@pytest.mark.parametrize("written", ["photo.png", "./x/../photo.png", "hard.png", "soft.png"])
+def test_an_overlay_over_the_photograph_is_refused(written, photo, tiny_model, capsys, monkeypatch):
+    monkeypatch.chdir(photo.parent)
+    (photo.parent / "x").mkdir()
+    os.link(photo, "hard.png")
+    os.symlink(photo, "soft.png")
+    before = photo.read_bytes()
+    assert query("photo.png", "dog", "--overlay", written, model=tiny_model) == 2
+    assert "is read by this command and would be overwritten" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [["p.parquet"], ["photo.png", "--phrases", "p.jsonl"]])
+def test_an_output_over_what_is_read_is_refused(arguments, photo, tiny_model, capsys, monkeypatch):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(photo.parent)
+    pd.DataFrame({"image": ["photo.png"], "phrase": ["dog"]}).to_parquet("p.parquet")
+    (photo.parent / "p.jsonl").write_text("dog\n", encoding="utf-8")
+    place = photo.parent / arguments[-1]
+    before = place.read_bytes()
+    assert query(*arguments, "--output", place, "--overwrite", model=tiny_model) == 2
+    assert "is read by this command and would be overwritten" in capsys.readouterr().err
+    assert place.read_bytes() == before
+
+
+def test_an_output_behind_a_link_is_written_where_it_leads(photo, tiny_model, tmp_path):
+    (tmp_path / "disk").mkdir()
+    for link, place in (("o.png", "disk/o.png"), ("o.jsonl", "disk/o.jsonl")):
+        (tmp_path / link).symlink_to(place)
+    assert query(photo, "dog", "--overlay", tmp_path / "o.png", model=tiny_model) == 0
+    assert query(photo, "dog", "--output", tmp_path / "o.jsonl", model=tiny_model) == 0
+    assert (tmp_path / "o.jsonl").is_symlink()
+    assert {"o.png", "o.jsonl"} <= {p.name for p in (tmp_path / "disk").iterdir()}
+
+
+def test_two_processes_do_not_write_one_overlay(photo, tiny_model, tmp_path, capsys):
+    with files.lock(tmp_path / ".o.png.lock", "held"):
+        assert query(photo, "dog", "--overlay", tmp_path / "o.png", model=tiny_model) == 2
+    assert "another process is writing" in capsys.readouterr().err
+
+
+def test_the_same_command_again_is_harmless_and_another_one_is_refused(photo, tiny_model, tmp_path, capsys):
+    told = ["--output", tmp_path / "o.jsonl", "--workers", "0"]
+    assert query(photo, "dog", *told, model=tiny_model) == 0
+    before = (tmp_path / "o.jsonl").read_bytes()
+    assert query(photo, "dog", *told, model=tiny_model) == 0
+    assert "1 images: 1 resumed" in capsys.readouterr().out
+    assert query(photo, "hat", *told, model=tiny_model) == 2
+    assert query(photo, "dog", "--top-k", "1", *told, model=tiny_model) == 2
+    assert "other settings (top-k 5)" in capsys.readouterr().err
+    assert (tmp_path / "o.jsonl").read_bytes() == before
+    assert query(photo, "hat", *told, "--overwrite", model=tiny_model) == 0
+    assert json.loads((tmp_path / "o.jsonl").read_text())["predictions"][0]["phrase"] == "hat"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from phrase_loc.datasets.web import WebImages, collate, draw_captions
+from phrase_loc.datasets.web import WebImages, collate, draw_caption
 from phrase_loc.datasets.web_faults import Fault, Faults
 from phrase_loc.datasets.web_sampler import FILLER
 from phrase_loc.datasets.web_sources import open_source
@@ -35,7 +35,7 @@ def test_a_sample_is_an_image_with_its_words(tmp_path: Path):
     sample = images(write_set(tmp_path, (3,)))[0, 1, 0]
     said = {WORDS[i] for i in sample.labels.ids}
     assert said == {word for word in WORDS if word in " ".join(draw(1)[1]).lower()}
-    assert sample.image[0].shape == (3, 24, 40)
+    assert sample.image.shape == (3, 24, 40)
     assert sample.weight == 1
     assert sample.fault is None
 
@@ -67,7 +67,7 @@ def test_broken_images_and_empty_texts_cost_a_sample_and_are_named(tmp_path: Pat
     ]
     assert [s.weight for s in samples] == [1, 0, 0, 0, 0, 0]
     batch = collate(samples)
-    assert batch.images[0].shape == (6, 3, 24, 40)
+    assert batch.images.shape == (6, 3, 24, 40)
     assert set(batch.words.owner.tolist()) == {0}
     assert len(batch.faults) == 5
 
@@ -86,6 +86,19 @@ def test_faults_are_counted_once_named_and_limited(caplog: pytest.LogCaptureFixt
         faults.add(Fault("text", "another"))
 
 
+def test_a_broken_text_beside_a_good_one_is_named_and_the_sample_used(tmp_path: Path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, content in {"a.png": draw(0)[0], "a.txt": b"a red square", "a.json": b"{broken"}.items():
+            add(tar, name, content)
+    sample = images(str(tmp_path / "0.tar"))[0, 0, 0]
+    assert sample.weight == 1
+    assert sample.labels.ids
+    assert sample.fault is not None
+    assert (sample.fault.kind, sample.fault.detail) == ("text", "its .json is no JSON object")
+
+
 def test_a_filler_is_empty_and_no_fault(tmp_path: Path):
     sample = images(write_set(tmp_path, (3,)))[0, FILLER, 0]
     assert sample.weight == 0
@@ -95,10 +108,10 @@ def test_a_filler_is_empty_and_no_fault(tmp_path: Path):
 
 def test_a_sample_depends_on_seed_epoch_and_number_alone(tmp_path: Path):
     dataset = images(write_set(tmp_path, (5,)), crop=0.5, jitter=0.5)
-    first = dataset[1, 2, 0].image[0]
+    first = dataset[1, 2, 0].image
     dataset[1, 3, 0]
-    assert torch.equal(dataset[1, 2, 0].image[0], first)
-    assert not torch.equal(dataset[2, 2, 0].image[0], first)
+    assert torch.equal(dataset[1, 2, 0].image, first)
+    assert not torch.equal(dataset[2, 2, 0].image, first)
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -187,9 +200,5 @@ def test_a_crop_keeps_its_share_and_stays_inside(smallest: float):
 
 def test_the_drawn_caption_is_one_of_the_image():
     labels = WordLabels((1, 2, 3), (1.0, 1.0, 1.0), (), ((1,), (), (2, 3)))
-    drawn = {tuple(draw_captions(labels, np.random.default_rng(seed))[0]) for seed in range(20)}
+    drawn = {tuple(draw_caption(labels, np.random.default_rng(seed))) for seed in range(20)}
     assert drawn == {(1,), (2, 3)}
-    pairs = {draw_captions(labels, np.random.default_rng(seed)) for seed in range(20)}
-    assert pairs == {((1,), (2, 3)), ((2, 3), (1,))}
-    alone = WordLabels((1,), (1.0,), (), ((1,),))
-    assert draw_captions(alone, np.random.default_rng(0)) == ((1,), ())

@@ -152,6 +152,26 @@ def test_shards_at_an_address_are_read_by_ranges(tmp_path: Path):
     store.rm("/bucket", recursive=True)
 
 
+def test_whatever_a_store_raises_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    store.pipe("/bucket/0.tar", write_shard(tmp_path / "0.tar", range(2)).read_bytes())
+    source = open_source("memory://bucket/0.tar")
+
+    def lost(*args: object, **options: object) -> None:
+        raise RuntimeError("the line\nis dead")
+
+    for name in ("cat_file", "open", "exists"):
+        monkeypatch.setattr(type(store), name, lost)
+    with pytest.raises(DataError, match="RuntimeError: the line is dead"):
+        source.image(0)
+    with pytest.raises(DataError, match="cannot be reached"):
+        open_source("memory://bucket/0.tar")
+    assert [fault.kind for fault in ShardSource(["memory://bucket/0.tar"], None).faults] == ["shard"]
+    monkeypatch.undo()
+    store.rm("/bucket", recursive=True)
+
+
 def test_the_reader_holds_few_files_and_survives_pickling(tmp_path: Path):
     import pickle
 
@@ -249,7 +269,7 @@ def test_joined_archives_are_read_on_and_their_keys_begin_anew(
         (lambda content: content[:2048] + bytes(2048) + content[4096:], "zeros stand"),
         (lambda content: content + b"x" * 700, "no header of a file"),
         (lambda content: content + bytes(100_000), "zeros stand"),
-        (lambda content: content.rstrip(b"\0"), "cut off"),
+        (lambda content: content.rstrip(b"\0"), "mark at the end of the archive is missing"),
         (gzip.compress, "packed with gzip; unpack it"),
         (bz2.compress, "packed with bzip2; unpack it"),
         (lambda content: b"", "the file is empty"),

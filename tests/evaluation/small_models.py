@@ -8,7 +8,7 @@ from torch import nn
 from phrase_loc.evaluation.classifier import Classifier, ClassifierLocalizer
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models import backbones
-from phrase_loc.models.assembly import create, folded
+from phrase_loc.models.build import create, folded
 from phrase_loc.text.vocabulary import Vocabulary
 
 WORDS = ("dog", "cat", "person", "hat", "car", "tree", "ball")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch.multiprocessing as mp
+from PIL import Image
 
 from phrase_loc.__main__ import main
 from phrase_loc.distributed import World, session
@@ -15,6 +16,7 @@ from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.models import CACHE_VARIABLE, cache_folder
 from phrase_loc.evaluation.procedure import evaluate, report
 from phrase_loc.evaluation.report import reserved, write
+from phrase_loc.localizer import PhraseLocalizer
 from tests.datasets.flickr_tree import annotation, thing, tree
 from tests.evaluation.fakes import FakeLocalizer, Settings
 from tests.evaluation.small_models import text_localizer
@@ -314,6 +316,41 @@ def test_baselines_import_no_model_and_open_no_image(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_shipped_model_finds_what_the_examples_show(root, tmp_path):
+    """A tree of our own: the three shipped photographs with boxes drawn by hand; blind baselines beside it."""
+    shown = {
+        "astronaut": (
+            (512, 512),
+            {"a smiling woman": (25, 5, 370, 512), "an orange suit": (20, 190, 370, 512)},
+        ),
+        "chelsea": ((451, 300), {"a cat": (10, 2, 450, 299)}),
+        "coffee": ((600, 400), {"a cup": (130, 60, 500, 350)}),
+    }
+    trees = {}
+    for name, ((width, height), things) in shown.items():
+        marked = [f"[/EN#{number}/other {phrase}] ." for number, phrase in enumerate(things, 1)]
+        boxes = [thing(str(number), box) for number, box in enumerate(things.values(), 1)]
+        trees[name] = (marked, annotation(width, height, *boxes))
+    tree(tmp_path / "tree", trees)
+    for name in shown:
+        Image.open(root / f"phrase_loc/examples/{name}.png").convert("RGB").save(
+            tmp_path / "tree/flickr30k-images" / f"{name}.jpg", quality=95
+        )
+    config = EvaluateConfig(
+        data=DataConfig(root=tmp_path / "tree", split="val"),
+        method=["contrastive_mwp", "centre", "whole_image"],
+        protocols=["pointing_any", "recall_union"],
+        output=tmp_path / "report.json",
+        bootstrap=10,
+    )
+    localizer = PhraseLocalizer.from_pretrained("default", device="cpu")
+    rows = {(r["method"], r["metric"]): r for r in report(evaluate(config, World(), localizer))["rows"]}
+    assert rows["contrastive_mwp", "accuracy"]["count"] == 4
+    assert rows["contrastive_mwp", "accuracy"]["value"] == 100.0
+    assert rows["contrastive_mwp", "R@1"]["value"] >= 75.0  # her head and not all of her
+    assert rows["whole_image", "R@1"]["value"] == 50.0
 
 
 def test_figures_of_the_real_val_images(shared_dir, tmp_path):

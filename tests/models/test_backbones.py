@@ -141,31 +141,11 @@ def test_the_published_names_of_densenet(tmp_path):
     assert all(torch.equal(read[key], value) for key, value in source.items())
 
 
-@pytest.mark.parametrize("stride,cells", [(32, 4), (16, 8), (8, 16)])
-def test_output_stride_keeps_every_old_value_in_the_middle(stride, cells):
-    torch.manual_seed(0)
-    usual, finer = build("resnet18"), build("resnet18", output_stride=stride)
-    finer.load_state_dict(usual.state_dict())
-    image = torch.rand(1, 3, 128, 128)
-    with torch.no_grad():
-        coarse, fine = usual(image), finer(image)
-    assert fine.shape[-2:] == (cells, cells)
-    assert torch.allclose(fine[..., :: 32 // stride, :: 32 // stride], coarse, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["vgg11", "googlenet", "densenet121", "convnext_tiny"])
-def test_output_stride_is_refused_where_stages_shrink_otherwise(name):
-    with pytest.raises(ConfigError, match="output_stride"):
-        build(name, output_stride=16)
-
-
 def test_wrong_names_are_told_the_right_ones():
     with pytest.raises(ConfigError, match="did you mean 'resnet50'"):
         build("resnet5o")
     with pytest.raises(ConfigError, match="stem, layer1, layer2, layer3, layer4"):
         split(build("resnet18"), "layer5")
-    with pytest.raises(ConfigError, match="32, 16 or 8"):
-        build("tiny", output_stride=12)
 
 
 def test_bad_weights_files_are_one_sentence(tmp_path):

@@ -9,8 +9,8 @@ import yaml
 
 from phrase_loc.errors import DataError
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.models.card import front_matter, model_card
 from phrase_loc.models.model_config import ModelConfig
+from phrase_loc.models.store import front_matter, model_card
 
 hub = pytest.importorskip("huggingface_hub")
 FIGURES = [

@@ -10,16 +10,16 @@ import torch
 
 from phrase_loc.errors import DataError
 from phrase_loc.models import store
-from phrase_loc.models.assembly import with_extra
+from phrase_loc.models.build import with_extra
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.text.embeddings import WordVectors
-from tests.models.test_text_to_region import IDS, IMAGES, WORDS, tiny_model
+from tests.models.test_model import IDS, IMAGES, WORDS, tiny_model
 
 
 @pytest.fixture
 def model():
     names = (*WORDS, "zebra", "kite")
-    made = with_extra(tiny_model(fuse="stage1"), WordVectors(names, torch.randn(7, 4)))
+    made = with_extra(tiny_model(), WordVectors(names, torch.randn(7, 4)))
     made.config = replace(
         made.config,
         inference={"method": "contrastive_mwp", "smoothing": 0.1},
@@ -118,7 +118,7 @@ def without(key):
         ("config.json", edited(format=99), "update phrase_loc"),
         ("config.json", edited(bakbone="x"), "did you mean 'backbone'"),
         ("config.json", edited(hidden=99), "where"),
-        ("config.json", edited(fuse=None, fine_channels=None, hidden=None), "where"),
+        ("config.json", edited(hidden=None), "where"),
         ("vocabulary.txt", lambda b: b[: len(b) // 2] + b"\n", "vocabulary|words|shape|lacks|where"),
         ("vocabulary.txt", lambda b: b"", "empty"),
         (
@@ -136,9 +136,11 @@ def without(key):
         ("config.json", edited(sharpness=-1.0), "key 'sharpness"),
         ("config.json", edited(sharpness=float("nan")), "key 'sharpness"),
         ("config.json", edited(pool="maximum"), "unknown pool"),
-        ("config.json", edited(fuse="stage9"), "fuse"),
+        ("config.json", edited(pool="top"), "pool 'top' is no longer there.*docs/experiments.md"),
+        ("config.json", edited(cosine=True), "key cosine=True .*docs/experiments.md"),
+        ("config.json", edited(fuse="stage9"), "key fuse='stage9' .*docs/experiments.md"),
         ("config.json", edited(backbone="tinny"), "unknown backbone"),
-        ("config.json", edited(output_stride=12), "stride"),
+        ("config.json", edited(output_stride=16), "key output_stride=16 .*docs/experiments.md"),
         ("config.json", edited(calibration={"slope": 1.0}), "slope and offset"),
         ("config.json", edited(calibration={"slope": 1.0, "offset": float("inf")}), "calibration.offset"),
         ("config.json", edited(inference=[]), "inference"),
@@ -258,24 +260,15 @@ def test_loading_imports_nothing_slow(model, tmp_path):
 
 
 class TestHub:
-    """The mixin's verbs on local folders; the network is never asked."""
+    """A model of a hub; the network is never asked."""
 
     @pytest.fixture(autouse=True)
     def offline(self, monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         pytest.importorskip("huggingface_hub")
 
-    def test_save_and_load_by_the_mixin(self, model, tmp_path):
-        from phrase_loc.models.hub import HubModel
-
-        HubModel(model).save_pretrained(tmp_path)
-        again = HubModel.from_pretrained(str(tmp_path)).model
-        with torch.no_grad():
-            assert torch.allclose(again(IMAGES, IDS), model(IMAGES, IDS), atol=2e-3)
-        assert "Figures" in (tmp_path / "README.md").read_text()
-
     def test_a_downloaded_folder_is_loaded(self, model, tmp_path, monkeypatch):
-        from phrase_loc.models import hub
+        import huggingface_hub as hub
 
         save_model(model, tmp_path)
         asked = []
@@ -286,10 +279,11 @@ class TestHub:
         assert asked == ["somebody/phrase-model"]
 
     def test_no_network_is_one_sentence(self, monkeypatch):
-        from phrase_loc.models import hub
+        import huggingface_hub as hub
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
         def no_network(name, **options):
-            raise hub.LocalEntryNotFoundError("no network")
+            raise LocalEntryNotFoundError("no network")
 
         monkeypatch.setattr(hub, "snapshot_download", no_network)
         with pytest.raises(DataError, match="check the name and the network"):

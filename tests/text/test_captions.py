@@ -1,4 +1,6 @@
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -48,17 +50,31 @@ def test_offsets_point_at_the_text(caption: str):
         end = phrase.end
 
 
+def test_marked_phrases_of_our_own_captions_are_found():
+    lines = (Path(__file__).parent / "captions.txt").read_text(encoding="utf-8").splitlines()
+    found, right, marked = _counts(lines)
+    assert marked > 50
+    assert right / found > 0.91
+    assert right / marked > 0.92
+
+
 def test_marked_phrases_of_the_val_captions_are_found(shared_dir):
     """The figures of the module's docstring."""
-    found = right = marked = 0
-    for path in (shared_dir / "data/flickr30k_entities_val/Sentences").glob("*.txt"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            caption, spans = _plain(line)
-            ours = {(phrase.start, phrase.end) for phrase in noun_phrases(caption)}
-            found, right, marked = found + len(ours), right + len(ours & spans), marked + len(spans)
+    paths = (shared_dir / "data/flickr30k_entities_val/Sentences").glob("*.txt")
+    found, right, marked = _counts(line for p in paths for line in p.read_text(encoding="utf-8").splitlines())
     assert marked > 3000
     assert right / found > 0.91
     assert right / marked > 0.92
+
+
+def _counts(lines: Iterable[str]) -> tuple[int, int, int]:
+    """Phrases that we find, that are marked as well, and that are marked."""
+    found = right = marked = 0
+    for line in lines:
+        caption, spans = _plain(line)
+        ours = {(phrase.start, phrase.end) for phrase in noun_phrases(caption)}
+        found, right, marked = found + len(ours), right + len(ours & spans), marked + len(spans)
+    return found, right, marked
 
 
 def _plain(line: str) -> tuple[str, set[tuple[int, int]]]:

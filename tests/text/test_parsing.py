@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from phrase_loc.text.parsing import Role, parse
@@ -68,10 +71,15 @@ def test_roles_fall_from_head_to_context():
     }
 
 
+def test_each_phrase_of_our_own_captions_has_a_head():
+    text = (Path(__file__).parent / "captions.txt").read_text(encoding="utf-8")
+    phrases = re.findall(r"\[/EN#\d+/\S+ ([^\]]*)\]", text)
+    assert len(phrases) > 50
+    assert all(heads(phrase) for phrase in phrases)
+
+
 def test_a_phrase_with_content_words_has_a_head(shared_dir):
     """On every marked phrase of the val captions: no phrase loses its head to a cut."""
-    import re
-
     texts = [
         p.read_text(encoding="utf-8")
         for p in (shared_dir / "data/flickr30k_entities_val/Sentences").glob("*.txt")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from phrase_loc.datasets.web_sources import open_source
 from phrase_loc.distributed import World
@@ -20,14 +19,9 @@ from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.chunks import Chunks, missing_chunks, write_chunk
 from phrase_loc.training.identity import identify
 from tests.training.pairs import draw, write_set
-from tests.training.runs import losses, run, weights
+from tests.training.runs import losses, run
 
 HEAD = "phases=[{name: head, epochs: 1, batch: 8, cache: true, mirror: 0, lr: 0.01, warmup: 0}]"
-OWN = (
-    "phases=[{name: own, epochs: 1, batch: 8, cache: true, mirror: 0, lr: 0.01, warmup: 0, train_from: stage2,"
-    " own_maps: 5}]",
-    "inference={image_sizes: [32], proposals: level_sets, grid: 16}",
-)
 
 
 def write_folder(folder: Path, numbers: range) -> str:
@@ -82,16 +76,6 @@ def test_features_do_not_depend_on_the_words_of_the_run_that_made_them(tmp_path:
     assert len(list((tmp_path / "kept").iterdir())) == 1
 
 
-def test_maps_of_other_texts_are_made_anew(tmp_path: Path):
-    folder = write_folder(tmp_path / "set", range(16))
-    told = (*OWN, f"data.features={tmp_path / 'kept'}")
-    run(tmp_path / "before", folder, *told)
-    (tmp_path / "set" / "4.txt").write_text("A yellow circle on the sand .\nA red square .\n")
-    run(tmp_path / "after", folder, *told)
-    assert len(list((tmp_path / "kept").glob("maps-*"))) == 2
-    assert len(list((tmp_path / "kept").glob("features-*"))) == 1
-
-
 def test_a_chunk_with_a_changed_bit_is_made_anew_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     draw = np.random.default_rng(0)
     arrays = [draw.random((5, 2, 3)).astype(np.float16), np.arange(5) % 2 > 0]
@@ -111,7 +95,7 @@ def test_a_chunk_with_a_changed_bit_is_made_anew_and_said(tmp_path: Path, caplog
 
 def test_a_run_over_damaged_features_is_that_over_whole_ones(tmp_path: Path):
     shards = write_set(tmp_path / "set", (16,))
-    told = (*OWN, f"data.features={tmp_path / 'kept'}", "ema=0")
+    told = (HEAD, f"data.features={tmp_path / 'kept'}", "ema=0")
     run(tmp_path / "a", shards, *told)
     for path in (tmp_path / "kept").rglob("*.chunk"):
         content = bytearray(path.read_bytes())
@@ -226,19 +210,6 @@ def test_words_that_were_counted_otherwise_are_counted_anew(
     assert kept.read_text() == (tmp_path / "fresh" / "vocabulary.tsv").read_text()
     assert (kept.read_text() != before) == (change in ("settings", "texts"))
     assert "the words are counted anew" in caplog.text
-
-
-def test_another_teacher_in_the_folder_is_not_asked(tmp_path: Path):
-    """A run begun anew after its checkpoint was deleted, as a message advises, finds the teacher of the first."""
-    shards = write_set(tmp_path / "set", (16,))
-    run(tmp_path / "a", shards, *OWN, "ema=0")
-    (tmp_path / "a" / "checkpoint.pt").unlink()
-    told = (*OWN, "ema=0", "seed=1")
-    run(tmp_path / "a", shards, *told)
-    run(tmp_path / "b", shards, *told)
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
-    one, two = weights(tmp_path / "a"), weights(tmp_path / "b")
-    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_copied_cache_folder_can_be_shared_and_leftovers_of_old_go(tmp_path: Path):

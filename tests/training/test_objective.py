@@ -5,12 +5,12 @@ import torch
 
 from phrase_loc.datasets.web import Batch, Ragged, Sample, collate
 from phrase_loc.distributed import World
-from phrase_loc.models.assembly import create
-from phrase_loc.models.text_to_region import TextToRegion
+from phrase_loc.models.build import create
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.text.labels import WordLabels
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training.negatives import sampled_words
-from phrase_loc.training.objective import Objective, ObjectiveSettings, table
+from phrase_loc.training.config import PhaseConfig
+from phrase_loc.training.objective import Objective, sampled_words, table
 
 
 def small_model(words: int, size: int = 8) -> TextToRegion:
@@ -27,14 +27,14 @@ def batch(words: int, count: int = 4) -> Batch:
         ids = sorted(set(torch.randint(words, (6,), generator=draw).tolist()))
         image = torch.randint(256, (3, 32, 32), generator=draw, dtype=torch.uint8)
         labels = WordLabels(tuple(ids), (1.0,) * len(ids), (), (tuple(ids),))
-        samples.append(Sample((image,), labels, float(n != 3), ids[::2], paraphrase=ids[1::2] if n else ()))
+        samples.append(Sample(image, labels, float(n != 3), ids[::2]))
     return collate(samples)
 
 
-def value_and_gradients(words: int, **settings: object) -> tuple[float, list[torch.Tensor]]:
+def value_and_gradients(words: int, phase: dict, **settings: object) -> tuple[float, list[torch.Tensor]]:
     model = small_model(words).double()
     objective = Objective(
-        model, torch.ones(words, dtype=torch.float64), ObjectiveSettings(**settings), World()
+        model, torch.ones(words, dtype=torch.float64), PhaseConfig(**phase), World(), **settings
     )
     loss = objective(batch(words), 7)
     gradients = torch.autograd.grad(loss, [*list(model.head.parameters())[:3], model.words.vectors])
@@ -43,33 +43,11 @@ def value_and_gradients(words: int, **settings: object) -> tuple[float, list[tor
 
 @pytest.mark.parametrize("losses", [{"sigmoid": 1.0}, {"softmax": 1.0, "sigmoid": 0.1}, {"image_word": 1.0}])
 def test_chunks_of_words_and_recomputed_stages_change_nothing(losses: dict):
-    whole, exact = value_and_gradients(1500, losses=losses)
-    chunked, again = value_and_gradients(1500, losses=losses, memory_mb=1, recompute=True)
+    whole, exact = value_and_gradients(1500, {"losses": losses})
+    chunked, again = value_and_gradients(1500, {"losses": losses}, memory_mb=1, recompute=True)
     assert chunked == pytest.approx(whole, rel=1e-12)
     for a, b in zip(exact, again, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
-
-
-def test_captions_of_one_image_are_drawn_to_the_same_places():
-    model = small_model(50).double()
-    settings = {"losses": {"sigmoid": 1.0}}
-    plain, drawn = (
-        Objective(model, torch.ones(50, dtype=torch.float64), ObjectiveSettings(**settings, **more), World())
-        for more in ({}, {"paraphrases": 3.0})
-    )
-    asked = batch(50)
-    features = model.features(asked.images[0])
-    expected = 0.0
-    for n in range(1, 4):  # the first image has one text
-        maps = []
-        for texts in (asked.captions, asked.paraphrases):
-            scores = model.location_scores(features[n : n + 1], texts.ids[texts.owner == n])[0]
-            maps.append(scores.flatten(1).softmax(1).mean(0))
-        middle = (maps[0] + maps[1]) / 2
-        apart = sum((m * (m / middle).log()).sum() for m in maps) / 2
-        expected += 3.0 * asked.weights[n].item() * apart.item()
-    assert expected > 0
-    assert drawn(asked, 0).item() - plain(asked, 0).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_table_of_labels():
@@ -90,11 +68,9 @@ def test_sampled_words_hold_those_said_and_stand_for_all():
 
 
 def test_sampled_words_estimate_the_whole_sum():
-    whole, _ = value_and_gradients(600, losses={"sigmoid": 1.0})
+    whole, _ = value_and_gradients(600, {"losses": {"sigmoid": 1.0}})
     model = small_model(600).double()
-    objective = Objective(
-        model, torch.ones(600, dtype=torch.float64), ObjectiveSettings({"sigmoid": 1.0}, words=100), World()
-    )
+    objective = Objective(model, torch.ones(600, dtype=torch.float64), PhaseConfig(words=100), World())
     found = [objective(batch(600), seed).item() for seed in range(40)]
     assert sum(found) / 40 == pytest.approx(whole, rel=0.01)
     assert max(found) != min(found)
@@ -119,7 +95,7 @@ class Peak(torch.overrides.TorchFunctionMode):
 )
 def test_a_hundred_thousand_words_stay_below_the_memory_limit(settings: dict):
     model = small_model(100_000)
-    objective = Objective(model, torch.ones(100_000), ObjectiveSettings(**settings, memory_mb=4), World())
+    objective = Objective(model, torch.ones(100_000), PhaseConfig(**settings), World(), memory_mb=4)
     with Peak() as peak:
         loss = objective(batch(100_000), 3)
     loss.backward()
@@ -131,7 +107,7 @@ def test_a_hundred_thousand_words_stay_below_the_memory_limit(settings: dict):
 
 def test_hard_negatives_make_the_caption_loss_harder():
     losses = {"image_caption": 1.0}
-    easy, _ = value_and_gradients(50, losses=losses)
-    hard, gradients = value_and_gradients(50, losses=losses, hard_negatives=3)
+    easy, _ = value_and_gradients(50, {"losses": losses})
+    hard, gradients = value_and_gradients(50, {"losses": losses, "hard_negatives": 3})
     assert hard > easy
     assert all(gradient.isfinite().all() for gradient in gradients)

@@ -10,11 +10,11 @@ import torch
 from phrase_loc.__main__ import main
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.models.model import last_frozen, run_stages, trainable_stages
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import fill_cache
 from phrase_loc.training.journal import Journal
 from phrase_loc.training.optimize import Average, optimizer, parameter_groups, schedule
-from phrase_loc.training.stages import last_frozen, run_stages, trainable_stages
 from tests.training.pairs import add, draw, write_set
 from tests.training.runs import losses, run, settings
 from tests.training.test_objective import small_model
@@ -71,19 +71,17 @@ def test_the_average_follows_its_definition_and_can_be_swapped():
     assert model.weight.item() == -1.0
 
 
-@pytest.mark.parametrize("fuse", [None, "stage1", "stage2"])
 @pytest.mark.parametrize("until", ["stem", "stage1", "stage2", "stage3"])
-def test_stages_in_two_parts_are_the_whole(fuse: str | None, until: str):
-    from phrase_loc.models.assembly import create
+def test_stages_in_two_parts_are_the_whole(until: str):
+    from phrase_loc.models.build import create
     from phrase_loc.text.vocabulary import Vocabulary
 
     vocabulary = Vocabulary(("a", "b"), (1, 1))
-    model = create(vocabulary, torch.randn(2, 4), backbone="tiny", weights=None, fuse=fuse, hidden=8)
+    model = create(vocabulary, torch.randn(2, 4), backbone="tiny", weights=None, hidden=8)
     image = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-    whole = model.activations(image)
+    whole = model.trunk(model.normalize(image))
     halves = run_stages(model, run_stages(model, image, None, until), until, None)
-    assert len(whole) == len(halves)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, halves, strict=True))
+    assert torch.allclose(whole, halves, atol=1e-5)
 
 
 def test_a_cached_phase_learns_what_an_uncached_one_learns(tmp_path: Path):
@@ -119,9 +117,9 @@ def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(tmp_p
 
 def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from phrase_loc.training import features
+    from phrase_loc.training.features import PhaseData
     from phrase_loc.training.materials import prepare
     from phrase_loc.training.phase import Phase
-    from phrase_loc.training.phase_data import PhaseData
 
     config = settings(tmp_path / "out", write_set(tmp_path / "set", (5,)))
     (tmp_path / "out").mkdir()
@@ -251,7 +249,7 @@ def test_every_shipped_config_is_valid(root: Path):
 
 
 def test_further_words_land_where_their_neighbours_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from phrase_loc.models.assembly import create
+    from phrase_loc.models.build import create
     from phrase_loc.text.embeddings import WordVectors
     from phrase_loc.text.vocabulary import Vocabulary
     from phrase_loc.training import further

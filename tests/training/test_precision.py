@@ -13,9 +13,9 @@ from PIL import Image
 
 from phrase_loc.distributed import World
 from phrase_loc.localizer import Inference, PhraseLocalizer
-from phrase_loc.models.assembly import folded
+from phrase_loc.models.build import folded
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model
-from phrase_loc.models.text_to_region import TextToRegion
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.journal import Journal
 from phrase_loc.training.run import train

@@ -272,10 +272,12 @@ def test_workers_that_outlive_a_killed_run_do_not_hold_its_folder(tmp_path: Path
 import os, signal, time
 from phrase_loc import files
 with files.lock({str(tmp_path / ".lock")!r}, "held"):
+    read, write = os.pipe()
     if os.fork() == 0:
-        os.close(1), os.close(2)  # whoever waits for the output shall not wait for this
+        os.write(write, b"alive")
         time.sleep(5)
         os._exit(0)
+    os.read(read, 1)
     os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.run(

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models import backbones, transformers_nets
+from phrase_loc.models.model import TextHead, TextToRegion, WordTable
 from phrase_loc.models.model_config import ModelConfig
-from phrase_loc.models.text_head import TextHead
-from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.models.word_table import WordTable
 from phrase_loc.text.embeddings import WordVectors
 from phrase_loc.text.tables import align
 from phrase_loc.text.vocabulary import Vocabulary
@@ -25,15 +23,11 @@ def create(
     *,
     backbone: str = "efficientnet_lite0",
     weights: str | Path | None = backbones.IMAGENET,
-    output_stride: int = 32,
     fold: bool = True,
     image_size: int | None = None,
-    fuse: str | None = None,
     hidden: int | None = 512,
     pool: str = "log_sum_exp",
     sharpness: float = 4.0,
-    learn_sharpness: bool = False,
-    cosine: bool = False,
     free: bool = False,
     tuned: bool = False,
 ) -> TextToRegion:
@@ -44,27 +38,19 @@ def create(
         vectors: (V,E) their vectors; None is a free head with random units, the usual linear classifier.
         backbone: see backbones.build.
         weights: see backbones.build.
-        output_stride: see backbones.build.
         fold: fold batch norms now; the trunk can then be fine-tuned as plain convolutions. Without, it trains
             with batch norms, and `folded` makes the model to be queried.
         image_size: short side of an image, the backbone's own when None.
-        fuse: a finer stage that the head reads as well.
-        hidden: see TextHead.
-        pool: see TextHead.
-        sharpness: see TextHead.
-        learn_sharpness: see TextHead.
-        cosine: see TextHead.
-        free: see TextHead.
+        hidden: see ModelConfig.
+        pool: see ModelConfig.
+        sharpness: see ModelConfig.
+        free: see ModelConfig.
         tuned: train the word vectors too.
     """
-    trunk = backbones.build(backbone, weights, output_stride=output_stride)
-    channels = backbones.feature_channels(trunk)
+    trunk = backbones.build(backbone, weights)
+    channels = list(backbones.feature_channels(trunk).values())[-1]
     facts = backbones.preprocessing(backbone)
-    if fuse is not None and fuse not in list(channels)[:-1]:
-        raise ConfigError(
-            f"fuse must name a stage below the last ({', '.join(list(channels)[:-1])}), got {fuse!r}"
-        )
-    dimensions = list(channels.values())[-1] if hidden is None else hidden
+    dimensions = channels if hidden is None else hidden
     if vectors is None:
         vectors, free, tuned = free_vectors(len(vocabulary), dimensions), True, True
     if len(vectors) != len(vocabulary):
@@ -74,25 +60,20 @@ def create(
     config = ModelConfig(
         backbone=backbone,
         architecture=_architecture(backbone),
-        output_stride=output_stride,
         folded=fold,
         mean=_to_bytes(facts.mean),
         std=_to_bytes(facts.std),
         image_size=facts.size if image_size is None else image_size,
-        fuse=fuse,
-        channels=list(channels.values())[-1],
-        fine_channels=None if fuse is None else channels[fuse],
+        channels=channels,
         hidden=hidden,
         embedding=vectors.shape[1],
         pool=pool,
         sharpness=sharpness,
-        learn_sharpness=learn_sharpness,
-        cosine=cosine,
         free=free,
         tuned=tuned,
     )
     trunk = backbones.fold_batch_norm(trunk) if fold else trunk
-    return TextToRegion(config, trunk, head_of(config), WordTable(vectors, tuned), vocabulary)
+    return TextToRegion(config, trunk, TextHead(config), WordTable(vectors, tuned), vocabulary)
 
 
 def free_vectors(words: int, dimensions: int, bias: float = 0.0) -> Tensor:
@@ -152,30 +133,14 @@ def skeleton(
     words = WordTable(torch.zeros(len(vocabulary), config.embedding), config.tuned)
     if extra:
         words.reserve(len(extra), extra_size)
-    return TextToRegion(config, _trunk_of(config), head_of(config), words, vocabulary, extra)
-
-
-def head_of(config: ModelConfig) -> TextHead:
-    """The untrained head that a config describes."""
-    return TextHead(
-        channels=config.channels,
-        embedding=config.embedding,
-        hidden=config.hidden,
-        fine_channels=config.fine_channels,
-        pool=config.pool,
-        sharpness=config.sharpness,
-        learn_sharpness=config.learn_sharpness,
-        cosine=config.cosine,
-        free=config.free,
-    )
+    return TextToRegion(config, _trunk_of(config), TextHead(config), words, vocabulary, extra)
 
 
 def _trunk_of(config: ModelConfig) -> nn.Sequential:
     if config.architecture is not None:
         trunk = transformers_nets.stages(transformers_nets.from_architecture(config.architecture)).eval()
-        backbones.set_output_stride(trunk, config.output_stride)
     else:
-        trunk = backbones.build(config.backbone, output_stride=config.output_stride)
+        trunk = backbones.build(config.backbone)
     return backbones.fold_batch_norm(trunk) if config.folded else trunk
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from phrase_loc.losses import LOSSES, Targets
+from phrase_loc.training.losses import LOSSES, Targets
 
 N, K = 5, 12
 

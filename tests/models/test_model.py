@@ -4,11 +4,8 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.assembly import create, folded, with_extra
-from phrase_loc.models.pooling import POOLS
-from phrase_loc.models.text_head import TextHead
-from phrase_loc.models.text_to_region import TextToRegion
-from phrase_loc.models.word_table import WordTable
+from phrase_loc.models.build import create, folded, with_extra
+from phrase_loc.models.model import POOLS, TextToRegion, WordTable
 from phrase_loc.text.embeddings import WordVectors
 from phrase_loc.text.tables import Alignment
 from phrase_loc.text.vocabulary import Vocabulary
@@ -24,50 +21,28 @@ def tiny_model(**options) -> TextToRegion:
     return create(Vocabulary(WORDS, (9, 7, 5, 3, 2)), torch.randn(5, 6), **settings).eval()
 
 
-@pytest.mark.parametrize("fuse", [None, "stage1"])
 @pytest.mark.parametrize("hidden", [12, None])
-def test_cutting_at_any_stage_gives_the_same_features(fuse, hidden):
-    model = tiny_model(fuse=fuse, hidden=hidden)
+def test_cutting_at_any_stage_gives_the_same_features(hidden):
+    model = tiny_model(hidden=hidden)
     with torch.no_grad():
         features = model.features(IMAGES)
-        assert features.shape == (2, hidden or 32, *((16, 16) if fuse else (8, 8)))
+        assert features.shape == (2, hidden or 32, 8, 8)
         assert (features >= 0).all()
-        for stage in ("stem", "stage1", "features") if fuse else model.stages:
+        for stage in model.stages:
             assert torch.equal(model.above(stage)(model.below(stage)(IMAGES)), features)
 
 
-def test_a_head_that_reads_two_stages_cannot_be_cut_between_them():
-    with pytest.raises(ConfigError, match="take stage1 or features"):
-        tiny_model(fuse="stage1").above("stage2")
-
-
-def test_fusing_is_the_classifier_of_both_maps_stacked():
-    """relu(up(W coarse + b) + V fine) = relu([W V] [up(coarse); fine] + b): resizing commutes with a 1x1."""
-    torch.manual_seed(0)
-    head = TextHead(5, 3, hidden=4, fine_channels=2)
-    coarse, fine = torch.rand(1, 5, 4, 4), torch.rand(1, 2, 8, 8)
-    up = torch.nn.functional.interpolate(coarse, (8, 8), mode="bilinear", align_corners=False)
-    weight = torch.cat([head.lift.weight, head.lateral.weight], 1)
-    expected = torch.relu(torch.conv2d(torch.cat([up, fine], 1), weight, head.lift.bias))
-    assert torch.allclose(head.features(coarse, fine), expected, atol=1e-6)
-
-
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("cosine", [False, True])
-def test_scores_are_units_times_features(pool, cosine):
-    model = tiny_model(pool=pool, cosine=cosine)
+def test_scores_are_units_times_features(pool):
+    model = tiny_model(pool=pool)
     torch.nn.init.normal_(model.head.word_bias.weight)
     with torch.no_grad():
         features = model.features(IMAGES)
         units = model.units(IDS)
-        assert torch.equal(units, model.head.units(model.word_vectors(IDS)))
         scores = torch.einsum("kd,ndhw->nkhw", units, features)
-        if cosine:
-            scores = scores / features.norm(dim=1, keepdim=True).clamp_min(1e-6)
         scores = scores * model.head.log_scale.exp() + model.word_bias(IDS)[:, None, None]
         assert torch.allclose(model.location_scores(features, IDS), scores, atol=1e-5)
         assert torch.allclose(model(IMAGES, IDS), model.head.pool(scores), atol=1e-5)
-        assert model.posterior(features, IDS).shape == (3, 2, 8, 8)
 
 
 def test_words_are_rows_or_vectors():
@@ -87,7 +62,7 @@ def test_images_are_bytes_or_floats_of_the_same_range():
 
 @pytest.mark.parametrize("tuned", [False, True])
 def test_what_trains(tuned):
-    model = tiny_model(fold=False, tuned=tuned, learn_sharpness=True).train()
+    model = tiny_model(fold=False, tuned=tuned).train()
     model(IMAGES, IDS).sum().backward()
     trained = {name for name, p in model.named_parameters() if p.grad is not None}
     assert ("words.vectors" in trained) == tuned
@@ -95,7 +70,6 @@ def test_what_trains(tuned):
         "head.project.weight",
         "head.word_bias.weight",
         "head.log_scale",
-        "head.pool.log_sharpness",
     } <= trained
     assert "trunk.stem.norm.weight" in trained
 
@@ -157,8 +131,6 @@ def test_only_the_most_frequent_further_words_are_taken():
 def test_tables_must_fit():
     with pytest.raises(ConfigError, match="a vector a word"):
         create(Vocabulary(("a", "b"), (1, 1)), torch.randn(3, 4), backbone="tiny", weights=None)
-    with pytest.raises(ConfigError, match="fuse must name"):
-        tiny_model(fuse="stage3")
     with pytest.raises(ConfigError, match="unknown stage 'stage9'"):
         tiny_model().below("stage9")
     with pytest.raises(DataError, match="must be"):

@@ -1,0 +1,383 @@
+"""The model: a trunk, a text head over it, and the words it knows.
+
+    images (N,3,H,W), RGB 0..255 -> trunk
+    h(x, y) = relu( conv1x1(trunk) )                    features (N,D,h,w) >= 0: excitation backprop needs that
+    unit(w) = project(vector of w)                      (K,D), for any word with a vector, trained or not
+    score(w; x, y) = scale * unit(w) . h(x, y) + bias(w)
+    score(w) = pool over locations                      (N,K)
+
+For attention the same chain is cut at a stage: `below(stage)` maps images to activations, `above(stage)` maps
+those to features. The last stage, "features", leaves nothing above: there a map is a matrix product.
+Letters: N images, K words, D channels, h w grid, E numbers in a word vector.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from phrase_loc.errors import ConfigError, DataError, choose
+from phrase_loc.models.model_config import ModelConfig
+from phrase_loc.text.phrases import PhraseEncoder
+from phrase_loc.text.tables import Alignment, quantise
+from phrase_loc.text.vocabulary import Vocabulary
+
+FEATURES = "features"
+
+
+class Average(nn.Module):
+    """The mean."""
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(N,K,h,w) -> (N,K)."""
+        return scores.mean((2, 3))
+
+
+class LogSumExp(nn.Module):
+    """A soft maximum, (1/r) log mean exp(r s), between mean (r -> 0) and maximum (Pinheiro & Collobert 2015)."""
+
+    log_sharpness: Tensor
+
+    def __init__(self, sharpness: float = 4.0):
+        super().__init__()
+        self.register_buffer("log_sharpness", torch.tensor(math.log(sharpness)))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(N,K,h,w) -> (N,K)."""
+        r, flat = self.log_sharpness.exp(), scores.flatten(2)
+        return (torch.logsumexp(r * flat, -1) - math.log(flat.shape[-1])) / r
+
+
+#: Name -> pool of scores at locations, given its sharpness r (the average has none).
+POOLS: dict[str, Callable[[float], nn.Module]] = {
+    "average": lambda sharpness: Average(),
+    "log_sum_exp": LogSumExp,
+}
+
+
+def pool_named(name: str) -> Callable[[float], nn.Module]:
+    """An entry of POOLS; raises ConfigError for an unknown name and for one that is no longer there."""
+    if name in ("attention", "top", "max"):
+        raise ConfigError(
+            f"the pool {name!r} is no longer there: it was no better than log_sum_exp (docs/experiments.md); "
+            "take pool log_sum_exp"
+        )
+    return choose(POOLS, name, "pool")
+
+
+class TextHead(nn.Module):
+    """Scores words at every location of a feature map.
+
+    Args:
+        config: its channels, hidden, embedding, pool, sharpness and free.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        hidden = config.hidden
+        dimensions = config.channels if hidden is None else hidden
+        self.lift = nn.Identity() if hidden is None else nn.Conv2d(config.channels, hidden, 1)
+        make = _free if config.free else _mapped
+        self.project, self.word_bias = make(config.embedding, dimensions)
+        # free units find their own length; a common scale beside it only hastens over-fitting
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not config.free)
+        self.pool = pool_named(config.pool)(config.sharpness)
+
+    def start_bias(self, value: float) -> None:
+        """Lets every word begin with this bias; a free head's words bring their own and stay as they are."""
+        if isinstance(self.word_bias, nn.Linear):
+            nn.init.constant_(self.word_bias.bias, value)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N,C,h,w) of the last stage -> (N,D,h,w) >= 0."""
+        return F.relu(self.lift(x))
+
+    def unit_scores(self, features: Tensor, units: Tensor, bias: Tensor) -> Tensor:
+        """(N,D,h,w), units (K,D), their biases (K,) -> scores at locations (N,K,h,w)."""
+        scores = F.conv2d(features, units[:, :, None, None])
+        return self.log_scale.exp() * scores + bias[:, None, None]
+
+
+class Columns(nn.Module):
+    """Some of the numbers of each vector."""
+
+    def __init__(self, first: int, last: int):
+        super().__init__()
+        self.first, self.last = first, last
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(K,E) -> (K, last - first)."""
+        return vectors[:, self.first : self.last]
+
+
+def _mapped(embedding: int, dimensions: int) -> tuple[nn.Module, nn.Module]:
+    project, bias = nn.Linear(embedding, dimensions, bias=False), nn.Linear(embedding, 1)
+    nn.init.normal_(project.weight, std=dimensions**-0.5)  # for vectors of length 1: both learn at one rate
+    nn.init.zeros_(bias.weight)
+    nn.init.zeros_(bias.bias)
+    return project, bias
+
+
+def _free(embedding: int, dimensions: int) -> tuple[nn.Module, nn.Module]:
+    if embedding != dimensions + 1:
+        raise ConfigError(
+            f"a free head of {dimensions} channels needs word vectors of {dimensions + 1} numbers, got {embedding}"
+        )
+    return Columns(0, dimensions), Columns(dimensions, dimensions + 1)
+
+
+class WordTable(nn.Module):
+    """Row numbers to vectors: rows below V are the vocabulary's, row V + i the i-th further word's.
+
+    Args:
+        vectors: (V,E) for the vocabulary.
+        tuned: whether training may change them.
+    """
+
+    rows: Tensor
+    scale: Tensor
+    into: Tensor
+    offset: Tensor
+
+    def __init__(self, vectors: Tensor, tuned: bool = False):
+        super().__init__()
+        self.vectors = nn.Parameter(vectors.detach().clone().float(), requires_grad=tuned)
+        self.reserve(0, 1)
+
+    def reserve(self, words: int, numbers: int) -> None:
+        """Makes room for M further words of F numbers each."""
+        embedding, device = self.vectors.shape[1], self.vectors.device
+        self.register_buffer("rows", torch.zeros(words, numbers, dtype=torch.int8, device=device))
+        self.register_buffer("scale", torch.zeros(words, device=device))
+        self.register_buffer("into", torch.zeros(numbers, embedding, device=device))
+        self.register_buffer("offset", torch.zeros(embedding, device=device))
+
+    @torch.no_grad()
+    def set_extra(self, vectors: Tensor, alignment: Alignment) -> None:
+        """Replaces the further words: (M,F) vectors, most frequent first, and their map into this space."""
+        expected = (vectors.shape[1], self.vectors.shape[1])
+        if alignment.matrix.shape != expected:
+            raise DataError(
+                f"the map of further words must be {expected}, got {tuple(alignment.matrix.shape)}; "
+                "fit it from their embedding to the model's"
+            )
+        self.reserve(*vectors.shape)
+        table = quantise(vectors.float())
+        for own, new in (
+            (self.rows, table.codes),
+            (self.scale, table.scale),
+            (self.into, alignment.matrix),
+            (self.offset, alignment.bias),
+        ):
+            own.copy_(new)
+
+    def __len__(self) -> int:
+        return len(self.vectors) + len(self.rows)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(K,) row numbers -> (K,E)."""
+        trained = len(self.vectors)
+        if not len(self.rows):
+            return self.vectors[ids]
+        own = self.vectors[ids.clamp(max=trained - 1)]
+        place = (ids - trained).clamp(min=0)
+        further = (self.rows[place].to(own.dtype) * self.scale[place, None]) @ self.into + self.offset
+        return torch.where((ids < trained)[:, None], own, further)
+
+
+class TextToRegion(nn.Module):
+    """Trunk + text head + words. `build.create` makes one from names, `store.load_model` from a folder.
+
+    Args:
+        config: what the parts are.
+        trunk: chain of named stages.
+        head: over its last stage.
+        words: vectors of V vocabulary words and M further ones.
+        vocabulary: the V words.
+        extra: the M further ones, row V + i.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        trunk: nn.Sequential,
+        head: TextHead,
+        words: WordTable,
+        vocabulary: Vocabulary,
+        extra: tuple[str, ...] = (),
+    ):
+        super().__init__()
+        if len(words) != len(vocabulary) + len(extra):
+            raise ConfigError(
+                f"a model needs a vector a word, got {len(words)} for {len(vocabulary)} + {len(extra)} "
+                "words; give both tables in the order of the vectors"
+            )
+        self.config, self.vocabulary, self.extra = config, vocabulary, extra
+        self.trunk, self.head, self.words = trunk, head, words
+        self.normalize = Normalize(config.mean, config.std)
+
+    @property
+    def image_size(self) -> int:
+        """Short side in pixels of the images it was trained on."""
+        return self.config.image_size
+
+    @cached_property
+    def encoder(self) -> PhraseEncoder:
+        """Phrases -> rows of `words`."""
+        return PhraseEncoder(self.vocabulary, self.extra)
+
+    # images -> features
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) RGB 0..255, uint8 or float -> (N,D,h,w) >= 0."""
+        return self.head.features(self.trunk(self.normalize(images)))
+
+    # words -> units
+
+    def word_vectors(self, words: Tensor) -> Tensor:
+        """(K,) row numbers -> (K,E); vectors (K,E) pass as they are."""
+        return words if words.is_floating_point() else self.words(words)
+
+    def word_bias(self, words: Tensor) -> Tensor:
+        """Row numbers (K,) or vectors (K,E) -> (K,) what is added to their scores at every location."""
+        bias: Tensor = self.head.word_bias(self.word_vectors(words))
+        return bias[:, 0]
+
+    def units(self, words: Tensor) -> Tensor:
+        """Row numbers (K,) or vectors (K,E) -> (K,D): the seeds of a top-down pass."""
+        units: Tensor = self.head.project(self.word_vectors(words))
+        return units
+
+    # both -> scores
+
+    def location_scores(self, features: Tensor, words: Tensor) -> Tensor:
+        """(N,D,h,w) and row numbers (K,) or vectors (K,E) -> (N,K,h,w)."""
+        return self.head.unit_scores(features, self.units(words), self.word_bias(words))
+
+    def scores(self, features: Tensor, words: Tensor) -> Tensor:
+        """(N,D,h,w) and row numbers (K,) or vectors (K,E) -> (N,K): is the word in the image."""
+        pooled: Tensor = self.head.pool(self.location_scores(features, words))
+        return pooled
+
+    def forward(self, images: Tensor, words: Tensor) -> Tensor:
+        """(N,3,H,W) RGB 0..255 and row numbers (K,) or vectors (K,E) -> (N,K) scores, for training."""
+        return self.scores(self.features(images), words)
+
+    # cutting
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Where the model can be cut, from the image up; the last is "features"."""
+        return (*(name for name, _ in self.trunk.named_children()), FEATURES)
+
+    def below(self, stage: str = FEATURES) -> nn.Module:
+        """The part up to a stage: images (N,3,H,W) RGB 0..255 -> activations (N,C,h,w)."""
+        parts = OrderedDict(normalize=self.normalize, **dict(self.trunk.named_children()))
+        if stage == FEATURES:
+            return Above(parts, self.head)
+        return nn.Sequential(OrderedDict(list(parts.items())[: self.stage_index(stage) + 2]))
+
+    def above(self, stage: str = FEATURES) -> nn.Module:
+        """The part over a stage: activations (N,C,h,w) -> features (N,D,h',w') >= 0."""
+        if stage == FEATURES:
+            return nn.Identity()
+        parts = list(self.trunk.named_children())[self.stage_index(stage) + 1 :]
+        return Above(OrderedDict(parts), self.head)
+
+    def between(self, low: str, high: str) -> nn.Module:
+        """The part from a stage to a later one: activations (N,C,h,w) -> activations, or features for "features"."""
+        if high == FEATURES:
+            return self.above(low)
+        return self.trunk[self.stage_index(low) + 1 : self.stage_index(high) + 1]
+
+    def stage_index(self, stage: str) -> int:
+        """The place of a stage from the image up; raises ConfigError for an unknown one."""
+        if stage not in self.stages:
+            raise ConfigError(f"unknown stage {stage[:80]!r}; this model has {', '.join(self.stages)}")
+        return self.stages.index(stage)
+
+
+class Above(nn.Module):
+    """The stages over a cut and the head's features; it shares the model's weights."""
+
+    def __init__(self, stages: OrderedDict[str, nn.Module], head: TextHead):
+        super().__init__()
+        self.stages, self.head = nn.Sequential(stages), head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,h,w) -> (N,D,h',w') >= 0."""
+        return self.head.features(self.stages(x))
+
+
+class Normalize(nn.Module):
+    """RGB 0..255, uint8 or float -> (x - mean) / std in float32 (float64 stays)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) -> (N,3,H,W)."""
+        return (images - self.mean) / self.std
+
+
+def trainable_stages(trunk: nn.Sequential, train_from: str) -> list[str]:
+    """Names of the stages that a phase trains, lowest first: 'none', 'all', or from the named one upwards."""
+    names = [name for name, _ in trunk.named_children()]
+    if train_from == "none":
+        return []
+    if train_from == "all":
+        return names
+    if train_from not in names:
+        raise ConfigError(f"train_from must be none, all or a stage ({', '.join(names)}), got {train_from!r}")
+    return names[names.index(train_from) :]
+
+
+def last_frozen(trunk: nn.Sequential, train_from: str) -> str:
+    """The stage below the trained ones, whose output can be cached.
+
+    Raises:
+        ConfigError: all stages are trained.
+    """
+    names = [name for name, _ in trunk.named_children()]
+    frozen = names[: len(names) - len(trainable_stages(trunk, train_from))]
+    if not frozen:
+        raise ConfigError(
+            "cache: true needs frozen stages; set train_from to none or to a stage above the first"
+        )
+    return frozen[-1]
+
+
+def run_stages(
+    model: TextToRegion,
+    x: Tensor,
+    after: str | None,
+    until: str | None,
+    again: bool = False,
+) -> Tensor:
+    """The output of one of the trunk's stages.
+
+    Args:
+        model: whose trunk runs.
+        x: images (N,3,H,W) RGB 0..255, or what this function returned for `until=after`.
+        after: the stage whose output `x` is; None for images.
+        until: the last stage to run; None for all.
+        again: compute activations again in the backward pass instead of keeping them.
+    """
+    names = [name for name, _ in model.trunk.named_children()]
+    first = 0 if after is None else names.index(after) + 1
+    last = len(names) if until is None else names.index(until) + 1
+    x = model.normalize(x) if after is None else x
+    x = x.contiguous(memory_format=torch.channels_last)
+    for stage in model.trunk[first:last]:
+        x = checkpoint(stage, x, use_reentrant=False) if again and torch.is_grad_enabled() else stage(x)
+    return x

@@ -1,0 +1,124 @@
+"""What the command line prints reaches its reader, whatever the terminal, the pipe or the disk is like."""
+
+import argparse
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from phrase_loc.__main__ import guarded, main
+from phrase_loc.errors import DataError
+
+
+class Failing(io.TextIOBase):
+    """A stream that fails when it is flushed, or at once."""
+
+    def __init__(self, number: int, buffered: bool):
+        self.number, self.buffered = number, buffered
+        self.null = os.open(os.devnull, os.O_WRONLY)
+
+    def fileno(self) -> int:
+        return self.null
+
+    def write(self, text: str) -> int:
+        return len(text) if self.buffered else self._fail()
+
+    def flush(self) -> None:
+        self._fail()
+
+    def _fail(self) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+def printing() -> None:
+    print("an answer")
+
+
+def helping() -> None:
+    argparse.ArgumentParser().parse_args(["--help"])
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("action", [printing, helping])
+@pytest.mark.parametrize(("number", "code"), [(errno.EPIPE, 0), (errno.ENOSPC, 2), (errno.EIO, 2)])
+def test_an_output_that_fails(action, number, code, buffered, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Failing(number, buffered))
+    assert guarded(action) == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == (code == 2)
+    assert ("cannot be printed" in said) == (code == 2)
+
+
+def test_notes_that_nobody_reads_stop_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Failing(errno.EPIPE, False))
+
+    def action() -> None:
+        print("a note", file=sys.stderr)
+        print("an answer")
+
+    assert guarded(action) == 0
+    assert capsys.readouterr().out == "an answer\n"
+
+
+def test_another_failure_keeps_its_traceback():
+    def action() -> None:
+        raise OSError(errno.ENOSPC, "of a file")
+
+    with pytest.raises(OSError, match="of a file"):
+        guarded(action)
+
+
+def test_a_refusal_into_a_closed_pipe_keeps_its_code(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Failing(errno.EPIPE, True))
+
+    def action() -> None:
+        print("half")
+        raise DataError("no")
+
+    assert guarded(action) == 2
+
+
+@pytest.mark.parametrize("target", ["| true", "> /dev/full"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_python_ends_in_silence(target, unbuffered, root):
+    """As a shell runs it: nothing is 'ignored' on the way out."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    command = f"{sys.executable} -m phrase_loc --help {target}; exit ${{PIPESTATUS[0]}}"
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(root)}
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
+    assert done.stdout == ""
+    if target == "| true":
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: the output cannot be printed (No space left on device)")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8", "utf-16"])
+def test_any_terminal_gets_the_answer(encoding, drawn_image, tiny_model, tmp_path, monkeypatch):
+    photo = tmp_path / "cafe\u0301 \U0001f415.png"
+    drawn_image.save(photo)
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    asked = [
+        str(photo),
+        "a red hat",
+        "a café dog 犬 \U0001f415",
+        "--model",
+        str(tiny_model),
+        "--device",
+        "cpu",
+    ]
+    assert main(["query", *asked, "--json"]) == 0
+    answer = json.loads(out.buffer.getvalue().decode(encoding))
+    assert answer["image"] == str(photo)
+    assert answer["predictions"][-1]["phrase"] == asked[2]
+    assert main(["query", *asked]) == 0
+    assert "'a red hat': box [" in out.buffer.getvalue().decode(encoding)
