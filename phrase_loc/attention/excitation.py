@@ -344,13 +344,16 @@ def attended_pass(
         copy = x.detach().to(dtype, copy=True, memory_format=layout(x))
         kept = net.positive if isinstance(net, KeptPositive) else None
         tape = Tape({**RULES, **(rules or {})}, residual, kept)
-        top: Tensor = tape.watch(copy)
-        for number, part in enumerate(net if isinstance(net, Sequence) else [net]):
-            if number:
-                tape.mark(_live(top))
-            top = part(top)
-        top = _live(top)
-        yield tape, top
+        try:
+            top: Tensor = tape.watch(copy)
+            for number, part in enumerate(net if isinstance(net, Sequence) else [net]):
+                if number:
+                    tape.mark(_live(top))
+                top = part(top)
+            top = _live(top)
+            yield tape, top
+        finally:
+            tape.marked.clear()  # nodes know their tape: all of the pass would wait for the collector of cycles
 
 
 def checked(h: Tensor, units: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,9 @@
 """What a pass holds and what it writes to: nothing that somebody else still needs."""
 
+import gc
 import weakref
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,3 +59,16 @@ def test_values_that_the_network_let_go_are_not_held():
     with attended_pass(net, torch.rand(1, 4, 5, 5)) as (tape, top):
         assert sum(out() is not None for out in made) == 0
         assert len(tape.propagate(top, torch.rand(1, *top.shape))) == 1
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_nothing_of_a_pass_waits_for_the_collector_of_cycles(parts):
+    gc.collect()
+    gc.disable()
+    try:
+        with attended_pass([nn.Conv2d(4, 4, 1) for _ in range(parts)], torch.rand(1, 4, 5, 5)) as (tape, top):
+            held = weakref.ref(tape)
+        del tape, top
+        assert held() is None
+    finally:
+        gc.enable()
