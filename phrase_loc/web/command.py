@@ -8,6 +8,7 @@ import argparse
 import os
 import socket
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from phrase_loc.errors import ConfigError
@@ -117,6 +118,7 @@ def server_of(args: argparse.Namespace, token: str | None) -> "Server":
     from phrase_loc.web.connections import Server
     from phrase_loc.web.limits import Limits
 
+    _return_memory()
     localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
     limits = Limits()
     hosts, addresses = names_of(args.host, args.allowed_host, token)
@@ -138,6 +140,22 @@ def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str]
     machine = {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
     own = {f"[{host}]" if ":" in host else host} if local else machine
     return {*names, *own, *(name.lower() for name in allowed)}, not local
+
+
+def _return_memory() -> None:
+    """Let the C library give back what photographs took: glibc would keep it, in one heap for each thread.
+
+    Without it 200 photographs of 12 million pixels leave 1,333 MB behind instead of 885 (docs/serving.md).
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    mmap_threshold, arena_max = -3, -8  # of malloc.h
+    with suppress(AttributeError):  # another C library than glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 4 << 20)
+        mallopt(arena_max, 2)
 
 
 def _announce(host: str, port: int, token: str | None) -> None:
