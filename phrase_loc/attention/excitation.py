@@ -7,7 +7,7 @@ Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016 / IJ
     maps = maps_at_depths([low, high], x, units)   # at x and at low(x), both from one pass
 
 `net` is the part of a network above the activations `x`; a unit is a row of the linear layer over its output. A
-winner is drawn at each unit and handed down operation by operation. If unit i has won, its input j wins with
+winner is drawn at each unit and propagated operation by operation. If unit i has won, its input j wins with
 
     P(j | i) = x_j w+_ij / z_i,    z_i = sum_k x_k w+_ik,    w+ = max(w, 0)                       (equation 5)
 
