@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
 
-#: name -> (module with add_arguments(parser) and run(args) -> int | None, one line of help)
+#: name -> (module with NAME_arguments(parser) and run_NAME(args) -> int | None, one line of help)
 COMMANDS = {
     "query": ("phrase_loc.commands.query", "find phrases in a photograph, or in a folder of photographs"),
     "serve": ("phrase_loc.web.command", "open the query page in a browser"),
@@ -132,8 +132,8 @@ def _dispatch(arguments: list[str]) -> int | None:
     module, summary = COMMANDS[name]
     command = import_module(module)
     parser = argparse.ArgumentParser(prog=f"phrase-loc {name}", description=summary)
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(rest))
+    getattr(command, f"{name}_arguments")(parser)
+    return getattr(command, f"run_{name}")(parser.parse_args(rest))
 
 
 def _top_parser() -> argparse.ArgumentParser:

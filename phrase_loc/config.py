@@ -26,7 +26,6 @@ from phrase_loc.checked import adapter, problems
 from phrase_loc.errors import ConfigError
 from phrase_loc.yaml_values import below, options, read_yaml, shortened, value_of
 
-T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

@@ -119,7 +119,7 @@ def test_python_runs(page, line, code, tmp_path, monkeypatch, registries):
 def test_commands_parse(words):
     assert words[0] in COMMANDS
     parser = argparse.ArgumentParser()
-    import_module(COMMANDS[words[0]][0]).add_arguments(parser)
+    getattr(import_module(COMMANDS[words[0]][0]), f"{words[0]}_arguments")(parser)
     parser.exit_on_error = False
     try:
         rest = parser.parse_known_args(words[1:])[1]

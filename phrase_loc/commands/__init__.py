@@ -1,1 +1,1 @@
-"""One file a sub-command of `phrase-loc`: add_arguments(parser) and run(args)."""
+"""The sub-commands of `phrase-loc`: NAME_arguments(parser) and run_NAME(args)."""

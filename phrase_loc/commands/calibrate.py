@@ -13,7 +13,7 @@ from typing import Any
 from phrase_loc.errors import ConfigError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="a model folder, changed in place")
     parser.add_argument("--root", type=Path, required=True, help="tree of Flickr30k Entities")
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run_calibrate(args: argparse.Namespace) -> int:
     """Fit, save, print the figures."""
     from phrase_loc.datasets.flickr30k import Flickr30kEntities
     from phrase_loc.evaluation.calibration import calibrate

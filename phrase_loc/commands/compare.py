@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Two reports of evaluate.py."""
     parser.add_argument("a", type=Path, help="report.json")
     parser.add_argument("b", type=Path, help="report.json on the same images; differences are a - b")
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_compare(args: argparse.Namespace) -> int:
     """The command."""
     from phrase_loc.evaluation.compare import compare, table
 

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from phrase_loc.config import load_config
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG.yaml and key=value pairs, read by `load_config`."""
     parser.add_argument(
         "settings", nargs="*", metavar="CONFIG.yaml | key=value", help="see configs/flickr30k.yaml"
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_evaluate(args: argparse.Namespace) -> int:
     """The command."""
     from phrase_loc.profiling import watching
 

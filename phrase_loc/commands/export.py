@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def export_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("out", type=Path, help="folder to be made")
     parser.add_argument("--model", default="default", help="'default', a folder or a hub id")
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run_export(args: argparse.Namespace) -> int:
     """The command."""
     from phrase_loc.export import GRAPHS, export
 

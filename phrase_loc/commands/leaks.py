@@ -6,7 +6,7 @@ import json
 from phrase_loc.files import write_text
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def leaks_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
         "--train",
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="OUT.json", help="write every pair found as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_leaks(args: argparse.Namespace) -> int:
     """Print the summary; exit 1 when there is a leak, so that a script can stop on it."""
     from phrase_loc.evaluation.leaks import audit
 

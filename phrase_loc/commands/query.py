@@ -26,7 +26,7 @@ TABLES = (".csv", ".parquet")
 _MOST_WORKERS = 256
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def query_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
         "image",
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run_query(args: argparse.Namespace) -> int:
     """Answer, print, draw."""
     _check(args)
     phrases = _phrases(args)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from phrase_loc.config import load_config
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def train_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG.yaml and key=value pairs, read by `load_config`."""
     parser.add_argument(
         "arguments", nargs="*", metavar="CONFIG.yaml | key=value", help="see configs/train_web.yaml"
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run_train(args: argparse.Namespace) -> int:
     """The command."""
     return train_from(args.arguments)
 

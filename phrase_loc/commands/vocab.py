@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from phrase_loc.text.vocabulary import Vocabulary
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def vocab_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
         "sources",
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_vocab(args: argparse.Namespace) -> int:
     """Build, write, report."""
     from phrase_loc.datasets.web_faults import Faults
     from phrase_loc.datasets.web_sources import TEXT_FIELDS

@@ -17,7 +17,6 @@ from phrase_loc.evaluation.photographs import framed
 from phrase_loc.evaluation.words import content_words
 from phrase_loc.structures import GroundingSample
 
-BINS = 10
 IMAGES = 80  # looked at for the plot
 SEED = 7
 

@@ -5,66 +5,66 @@ times the time; `parsing` says how often the head noun comes out right with them
 """
 
 
-def _set(text: str) -> frozenset[str]:
+def _word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-DETERMINERS = _set(
+DETERMINERS = _word_set(
     "a an the this that these those my your his her its our their some any no each every either neither "
     "both all another other several many few various different same own such certain more most less much "
     "enough what whose"
 )
-OPENING_DETERMINERS = _set("a an the my your his her its our their some")
-NUMBERS = _set(
+OPENING_DETERMINERS = _word_set("a an the my your his her its our their some")
+NUMBERS = _word_set(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty thirty forty fifty hundred thousand million dozen dozens hundreds "
     "thousands first second third single double multiple numerous half"
 )
-COUNTS = _set("one two three four five six seven eight nine ten")
+COUNTS = _word_set("one two three four five six seven eight nine ten")
 """Numbers that captions use of things in view: a model that has learnt 'two' finds pairs with it."""
 
-PREPOSITIONS = _set(
+PREPOSITIONS = _word_set(
     "of in on at by with without near nearby beside besides behind under underneath over above below "
     "beneath from to into onto through throughout across along alongside around for against between among "
     "amongst inside outside toward towards during upon off down up out about next past within beyond atop "
     "amid amidst like via per after before until since except despite opposite aboard who whom which where "
     "when while as because if than then so but there here away together"
 )
-CONJUNCTIONS = _set("and or nor")
-AUXILIARIES = _set(
+CONJUNCTIONS = _word_set("and or nor")
+AUXILIARIES = _word_set(
     "is are was were be been being am has have had having does do did can could will would may might must "
     "shall should not isn't aren't doesn't don't can't isnt arent"
 )
 PERSONS = {
-    **dict.fromkeys(_set("he him himself"), "man"),
-    **dict.fromkeys(_set("she her herself hers"), "woman"),
-    **dict.fromkeys(_set("they them themselves others everyone everybody we us ourselves theirs"), "people"),
+    **dict.fromkeys(_word_set("he him himself"), "man"),
+    **dict.fromkeys(_word_set("she her herself hers"), "woman"),
+    **dict.fromkeys(_word_set("they them themselves others everyone everybody we us ourselves theirs"), "people"),
     **dict.fromkeys(
-        _set("someone somebody anyone anybody i me myself you yourself who whom nobody"), "person"
+        _word_set("someone somebody anyone anybody i me myself you yourself who whom nobody"), "person"
     ),
 }
 """A pronoun that can only mean people, standing where a noun should, is read as that noun."""
 
-NEGATIONS = _set(
+NEGATIONS = _word_set(
     "no not never none nobody nothing nowhere neither nor without cannot except excluding lacking "
     "isnt arent wasnt werent dont doesnt didnt cant wont"
 )
 """What denies the words behind it; `parsing.negation` knows "n't", 'cat-free' and 'free of' as well."""
 
-PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | _set(
+PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | _word_set(
     "it itself something anything nothing everything mine yours"
 )
-ADVERBS = _set(
+ADVERBS = _word_set(
     "very too also just only really quite almost apparently fully partially partly heavily highly brightly "
     "slightly newly well still now again ever never already perhaps maybe etc even midair mid-air apart "
     "alone backwards downhill uphill"
 )
 
-COLOURS = _set(
+COLOURS = _word_set(
     "red orange yellow green blue purple violet pink brown black white gray tan beige gold golden silver "
     "turquoise teal maroon navy lavender cream magenta cyan bronze khaki burgundy"
 )
-ADJECTIVES = COLOURS | _set(
+ADJECTIVES = COLOURS | _word_set(
     "big small large little tiny huge tall short long wide narrow thick thin high low deep shallow old "
     "young new elderly older younger middle-aged adult teenage open closed empty full busy crowded quiet "
     "dark light bright pale colorful multicolor multicolored striped plaid checkered floral patterned plain wet dry "
@@ -84,7 +84,7 @@ ADJECTIVES = COLOURS | _set(
 )
 """Words that are modifiers even where they stand last ('his mouth open', 'all black')."""
 
-NOUNS_WHEN_LAST = _set(
+NOUNS_WHEN_LAST = _word_set(
     "toy metal stone concrete plastic top back front square adult male female blond brunette military"
 )
 """Modifiers that name the thing where they end the noun phrase: 'a dog toy', but 'a toy dog'."""
@@ -102,7 +102,7 @@ _ADJECTIVE_ENDINGS = (
     "-skinned",
 )
 
-EMPTY_BEFORE_OF = _set(
+EMPTY_BEFORE_OF = _word_set(
     "group pair couple bunch set lot number bit piece kind type sort variety series part side top bottom "
     "edge end middle back front rest half majority plenty handful dozen collection array assortment trio "
     "duo foursome view picture photo photograph image shot closeup close-up close sight scene one two "
@@ -111,14 +111,14 @@ EMPTY_BEFORE_OF = _set(
 )
 """'a group of people', 'the side of a house', 'a photo of a dog': the noun after 'of' is what is meant."""
 
-SHARED_BEFORE_OF = _set(
+SHARED_BEFORE_OF = _word_set(
     "crowd herd flock team row pile stack line pool bowl glass cup bottle can plate body pack band class "
     "bouquet bunch basket bucket bag box family gathering army school sea patch field puddle stream cloud "
     "blanket layer slice loaf tray rack string train troupe gang squad mob swarm litter deck"
 )
 """'a herd of sheep', 'a cup of tea': both nouns name the region, and weigh the same."""
 
-_VERBS = _set(
+_VERBS = _word_set(
     "wear hold carry play sit stand walk run ride jump look eat drink talk sleep smile laugh dance sing "
     "work perform climb swim ski surf skate skateboard snowboard fish race fly throw catch kick hit push "
     "pull lean lie lay kneel crouch squat bend reach point watch read write cook prepare sell buy wait "
@@ -163,17 +163,17 @@ def _third(verb: str) -> str:
 
 
 PRESENT_PARTICIPLES = frozenset(map(_ing, _VERBS))
-PAST_PARTICIPLES = _set(
+PAST_PARTICIPLES = _word_set(
     "dressed covered seated surrounded filled made named called shown used located followed attached tied "
     "wrapped piled parked decorated lined pulled pushed ridden held carried worn played"
 )
 THIRD_PERSON = frozenset(map(_third, _VERBS))
-_NOUNS_TOO = _set(
+_NOUNS_TOO = _word_set(
     "bike cycle fish fight box race land head hand paint dive slide swing bat pitch shop smoke cook drink "
     "face show skate ski surf skateboard snowboard touch march bite shake"
 )
 VERB_BASES = _VERBS - _NOUNS_TOO
-VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | PAST_PARTICIPLES | _set("taking overlooking")
+VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | PAST_PARTICIPLES | _word_set("taking overlooking")
 """What makes a pair of words a clause ('dog runs') and not a name ('dirt bike')."""
 
 

@@ -19,7 +19,7 @@ def is_word(token: str) -> bool:
     >>> [is_word(w) for w in ("toaster", "toasters", "sloth", "umbrela")]
     [True, True, True, False]
     """
-    return any(_listed(w, mark) for w in {token, canonical(token)} for mark in ("", "+", "="))
+    return any(_is_listed(w, mark) for w in {token, canonical(token)} for mark in ("", "+", "="))
 
 
 def is_adjective(token: str) -> bool:
@@ -28,7 +28,7 @@ def is_adjective(token: str) -> bool:
     >>> [is_adjective(w) for w in ("odd", "weird", "puppy")]
     [True, True, False]
     """
-    return _listed(token, "+")
+    return _is_listed(token, "+")
 
 
 def is_compound(token: str) -> bool:
@@ -37,11 +37,11 @@ def is_compound(token: str) -> bool:
     >>> [is_compound(w) for w in ("goldfish", "ladybird", "carpet")]
     [True, False, False]
     """
-    return _listed(canonical(token), "=")
+    return _is_listed(canonical(token), "=")
 
 
 @lru_cache(maxsize=1 << 12)
-def _listed(token: str, mark: str) -> bool:
+def _is_listed(token: str, mark: str) -> bool:
     return f"\n{token}{mark}\n".encode() in _list()
 
 

@@ -29,9 +29,6 @@ _SLASH = re.compile(r"(?<=[^\W\d_])\s*/\s*(?=[^\W\d_])")
 _SPACED_SHIRT = re.compile(r"\bt(?:ee)?\s?-?\s?(shirts?)\b")
 
 
-def _set(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
 
 def _table(text: str) -> dict[str, str]:
     return dict(pair.split(":") for pair in text.split())
@@ -66,7 +63,7 @@ VARIANTS = _table(
 )
 """Spellings of one word: the one on the right stands for all."""
 
-INVARIANT = _set(
+INVARIANT = _word_set(
     "glasses sunglasses eyeglasses pants jeans shorts trousers tights leggings overalls goggles scissors "
     "clothes woods trunks binoculars pajamas sports news gas lens canvas christmas atlas texas bias chaos "
     "cosmos thermos rhinoceros series species means barracks headquarters always perhaps as is was has "
@@ -78,7 +75,7 @@ INVARIANT = _set(
 )
 """Words that end like a plural and are not, or that mean something else without the s."""
 
-_KEEP_S_ONLY = _set("toes canoes hoes oboes tiptoes foes woes floes aloes")
+_KEEP_S_ONLY = _word_set("toes canoes hoes oboes tiptoes foes woes floes aloes")
 _IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolves")
 
 

@@ -76,7 +76,7 @@ class Checkpoint:
                 torch.save(values, file)
             except RuntimeError as error:  # torch turns a full disk into a RuntimeError
                 raise OSError(str(error)) from None
-            file.write(_digest(file, file.tell()))
+            file.write(_stream_digest(file, file.tell()))
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -89,7 +89,7 @@ class Checkpoint:
         try:
             with path.open("rb") as file:
                 size = file.seek(0, 2) - SEAL
-                whole = size > 0 and _digest(file, size) == file.read()
+                whole = size > 0 and _stream_digest(file, size) == file.read()
             held = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a dozen kinds for a file that is no checkpoint
             raise DataError(
@@ -107,7 +107,7 @@ class Checkpoint:
             ) from None
 
 
-def _digest(file: IO[bytes], size: int) -> bytes:
+def _stream_digest(file: IO[bytes], size: int) -> bytes:
     """SHA-256 of the first bytes of a file, which is left standing behind them."""
     digest = hashlib.sha256()
     file.seek(0)

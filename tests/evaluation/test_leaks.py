@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from phrase_loc.commands import leaks as command
+from phrase_loc.commands.leaks import leaks_arguments, run_leaks
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.leaks import audit, image_ids
 from phrase_loc.evaluation.near_duplicates import REACH, Index, Prints, duplicates
@@ -186,9 +186,9 @@ def test_the_command_prints_the_summary_and_says_by_its_code(tmp_path, evaluatio
     import argparse
 
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    leaks_arguments(parser)
     output = tmp_path / "leaks.json"
     leak = ["--train", str(evaluation), "--eval", str(evaluation), "--output", str(output)]
-    assert command.run(parser.parse_args(leak)) == 1
+    assert run_leaks(parser.parse_args(leak)) == 1
     assert "8 share an id, 8 have a near duplicate" in capsys.readouterr().out
     assert len(json.loads(output.read_text())["shared_ids"]) == 8

@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from phrase_loc.__main__ import main
-from phrase_loc.web.command import TOKEN, _announce, add_arguments, listen, names_of, token_of
+from phrase_loc.web.command import TOKEN, _announce, serve_arguments, listen, names_of, token_of
 
 
 def said(capsys) -> str:
@@ -87,7 +87,7 @@ def test_a_token_file_that_is_missing(capsys, tmp_path):
 
 def test_where_the_token_comes_from(tmp_path, monkeypatch, capsys):
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    serve_arguments(parser)
     monkeypatch.delenv(TOKEN, raising=False)
     assert token_of(parser.parse_args([])) is None
     monkeypatch.setenv(TOKEN, "of the environment")
