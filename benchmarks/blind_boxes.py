@@ -15,9 +15,9 @@ import torch
 
 from phrase_loc.datasets.flickr30k import Flickr30kEntities
 from phrase_loc.evaluation.baselines import blind_boxes
-from phrase_loc.evaluation.counted import gather
 from phrase_loc.evaluation.protocols import PROTOCOLS
-from phrase_loc.metrics import overlaps
+from phrase_loc.evaluation.scoring import overlaps
+from phrase_loc.evaluation.targets import gather
 
 STEPS, NUMBER = 8, 10
 

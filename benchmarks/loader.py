@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 
 from phrase_loc.config import load_config
-from phrase_loc.datasets.web_sources import open_source
-from phrase_loc.datasets.web_transforms import decode
 from phrase_loc.distributed import World, session
+from phrase_loc.pairs.sources import open_source
+from phrase_loc.pairs.transforms import decode
 from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.materials import prepare
 from phrase_loc.training.phase import Phase
+from phrase_loc.training.setup import prepare
 
 SECONDS = 5.0
 

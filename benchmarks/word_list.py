@@ -18,7 +18,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-from phrase_loc.text.words import canonical
+from phrase_loc.text.english import canonical
 
 OUT = Path(__file__).parents[1] / "phrase_loc/text/lists/words.txt.xz"
 

@@ -19,18 +19,18 @@ from phrase_loc.errors import PhraseLocError, nearest
 
 #: name -> (module with NAME_arguments(parser) and run_NAME(args) -> int | None, one line of help)
 COMMANDS = {
-    "query": ("phrase_loc.commands.query", "find phrases in a photograph, or in a folder of photographs"),
-    "serve": ("phrase_loc.web.command", "open the query page in a browser"),
-    "train": ("phrase_loc.commands.train", "train on weakly labelled images (what train.py does)"),
-    "evaluate": ("phrase_loc.commands.evaluate", "score on a dataset (what evaluate.py does)"),
-    "compare": ("phrase_loc.commands.compare", "paired difference of two evaluation reports"),
-    "vocab": ("phrase_loc.commands.vocab", "build a vocabulary from texts"),
-    "leaks": ("phrase_loc.commands.leaks", "look for evaluation images in training shards"),
+    "query": ("phrase_loc.cli.query", "find phrases in a photograph, or in a folder of photographs"),
+    "serve": ("phrase_loc.cli.serve", "open the query page in a browser"),
+    "train": ("phrase_loc.cli.commands", "train on weakly labelled images (what train.py does)"),
+    "evaluate": ("phrase_loc.cli.commands", "score on a dataset (what evaluate.py does)"),
+    "compare": ("phrase_loc.cli.commands", "paired difference of two evaluation reports"),
+    "vocab": ("phrase_loc.cli.vocab", "build a vocabulary from texts"),
+    "leaks": ("phrase_loc.cli.commands", "look for evaluation images in training shards"),
     "calibrate": (
-        "phrase_loc.commands.calibrate",
+        "phrase_loc.cli.commands",
         "fit the probability that a phrase is shown, save it with a model",
     ),
-    "export": ("phrase_loc.commands.export", "write the model as ONNX or torch.export"),
+    "export": ("phrase_loc.cli.commands", "write the model as ONNX or torch.export"),
 }
 
 

@@ -19,11 +19,13 @@ from phrase_loc.image_inputs import (
     UNREAD_ENDINGS,
     Picture,
     file_given,
+    foreign_format,
     name_of,
     one_sentence,
+    orientation,
     pixels_given,
+    without_metadata,
 )
-from phrase_loc.image_metadata import foreign_format, orientation, without_metadata
 from phrase_loc.profiling import lap
 
 if TYPE_CHECKING:  # an exported model reads pictures without torch

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.attention import METHODS
-from phrase_loc.checked import without_retired
+from phrase_loc.config import without_retired
 from phrase_loc.errors import ConfigError, choose, nearest
 from phrase_loc.images import MAX_PIXELS, to_tensor
 from phrase_loc.profiling import lap

@@ -8,11 +8,12 @@ threads may share it.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from functools import reduce
 from itertools import pairwise
+from math import exp
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,21 +23,54 @@ from torch import Tensor
 from phrase_loc import maps as attention_maps
 from phrase_loc.attention import METHODS, maps_at_depths
 from phrase_loc.distributed import pick_device
+from phrase_loc.drawing import small_jpeg
 from phrase_loc.errors import choose
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.inference import Inference, Prepared, checked_top_k, prepare
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, push_model, save_model
-from phrase_loc.notebook import small_jpeg
-from phrase_loc.presence import probabilities, raw_presence
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached
 from phrase_loc.ranking import rank_boxes, rank_phrases
 from phrase_loc.structures import Prediction, Predictions, Scene
-from phrase_loc.text.phrase_list import phrase_list
 from phrase_loc.text.phrases import EncodedPhrase, distinct_words
+from phrase_loc.text.splitting import phrase_list
 from phrase_loc.text.vocabulary import Vocabulary
+
+
+@lap("presence")
+@torch.inference_mode()
+def raw_presence(
+    model: TextToRegion, features: Sequence[Tensor], encoded: Sequence[EncodedPhrase]
+) -> list[float]:
+    """The weighted mean of the pooled scores of a phrase's words, over input sizes.
+
+    Args:
+        model: whose head scores.
+        features: for each input size (1, D, h, w).
+        encoded: the phrases.
+
+    Returns:
+        A score a phrase, -inf for one without a known word.
+    """
+    ids, weights = distinct_words(encoded)
+    if len(ids) == 0:
+        return [-torch.inf] * len(encoded)
+    device = model.words.vectors.device
+    scores = [model.scores(h, ids.to(device))[0] for h in features]
+    found = weights @ torch.stack(scores).mean(0).cpu()  # (P,)
+    return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
+
+
+def probabilities(fit: Mapping[str, float], scores: Sequence[float]) -> list[float | None]:
+    """Platt-scaled scores, 1 / (1 + exp(-(slope * score + offset))); None for a score of -inf, no known word."""
+    exponents = [max(-700.0, min(fit["slope"] * score + fit["offset"], 700.0)) for score in scores]
+    return [
+        None if score == -torch.inf else 1 / (1 + exp(-exponent))
+        for score, exponent in zip(scores, exponents, strict=True)
+    ]
+
 
 __all__ = ["Inference", "PhraseLocalizer", "Prepared", "prepare"]
 

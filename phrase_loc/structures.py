@@ -105,12 +105,12 @@ class Scene:
         return f"Scene({self.size[1]} x {self.size[0]} pixels{boxes})"
 
     def _repr_html_(self) -> str:
-        from phrase_loc.notebook import scene_html
+        from phrase_loc.drawing import scene_html
 
         return scene_html(self)
 
     def _repr_png_(self) -> bytes | None:
-        from phrase_loc.notebook import scene_png
+        from phrase_loc.drawing import scene_png
 
         return scene_png(self)
 
@@ -156,12 +156,12 @@ class Prediction:
         return f"Prediction({self.phrase!r}, box [{box}]{sure})"
 
     def _repr_html_(self) -> str:
-        from phrase_loc.notebook import predictions_html
+        from phrase_loc.drawing import predictions_html
 
         return predictions_html([self])
 
     def _repr_png_(self) -> bytes | None:
-        from phrase_loc.notebook import predictions_png
+        from phrase_loc.drawing import predictions_png
 
         return predictions_png([self])
 
@@ -170,11 +170,11 @@ class Predictions(list[Prediction]):
     """The answers for one photograph, in the order of the phrases: a list that a notebook shows as pictures."""
 
     def _repr_html_(self) -> str:
-        from phrase_loc.notebook import predictions_html
+        from phrase_loc.drawing import predictions_html
 
         return predictions_html(self)
 
     def _repr_png_(self) -> bytes | None:
-        from phrase_loc.notebook import predictions_png
+        from phrase_loc.drawing import predictions_png
 
         return predictions_png(self)

@@ -16,9 +16,8 @@ from PIL import Image
 
 import phrase_loc
 from phrase_loc import display
-from phrase_loc.drawing import COLOURS
+from phrase_loc.drawing import COLOURS, small_jpeg
 from phrase_loc.errors import ConfigError
-from phrase_loc.notebook import small_jpeg
 from phrase_loc.structures import Prediction, Predictions, Scene, Word
 
 SCRIPT = "<script>alert(1)</script> & dog"

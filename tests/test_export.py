@@ -17,7 +17,7 @@ from phrase_loc.images import to_tensor
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import with_extra
 from phrase_loc.models.store import save_model
-from phrase_loc.text.embeddings import WordVectors
+from phrase_loc.text.vectors import WordVectors
 from tests.models.test_model import WORDS, tiny_model
 
 onnx = pytest.mark.skipif(
@@ -104,7 +104,7 @@ def exported(saved, tmp_path_factory):
 
 @onnx
 def test_onnx_runtime_has_parity_with_torch(exported, localizer, photo):
-    from phrase_loc.exported import ExportedModel
+    from phrase_loc.runtime import ExportedModel
 
     model = ExportedModel(exported, threads=1)
     maps, scores = model.maps(photo, PHRASES)
@@ -132,7 +132,7 @@ def test_onnx_runtime_has_parity_with_torch(exported, localizer, photo):
 
 @onnx
 def test_words_are_found_in_their_dictionary_form(exported):
-    from phrase_loc.exported import ExportedModel
+    from phrase_loc.runtime import ExportedModel
 
     model = ExportedModel(exported, threads=1)
     assert model.rows("Dogs") == model.rows("dog") == (1,)
@@ -142,7 +142,7 @@ def test_words_are_found_in_their_dictionary_form(exported):
 
 @onnx
 def test_pictures_are_read_as_by_queries(exported, photo):
-    from phrase_loc.exported import ExportedModel
+    from phrase_loc.runtime import ExportedModel
 
     model = ExportedModel(exported, threads=1)
     exif = Image.Exif()
@@ -167,7 +167,7 @@ def test_pictures_are_read_as_by_queries(exported, photo):
 
 @onnx
 def test_phrases_are_read_as_by_queries(exported, photo):
-    from phrase_loc.exported import ExportedModel
+    from phrase_loc.runtime import ExportedModel
 
     model = ExportedModel(exported, threads=1)
     maps, scores = model.maps(photo, (p for p in ["red hat", "a red hat", "The red hat,", "red"]))
@@ -193,7 +193,7 @@ def test_answers_without_importing_torch(exported):
 
 def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):
     from phrase_loc import export as module
-    from phrase_loc.exported import ExportedModel
+    from phrase_loc.runtime import ExportedModel
 
     with pytest.raises(ConfigError, match="choose from onnx, torch"):
         export(saved, tmp_path / "a", "onxx")
@@ -208,7 +208,7 @@ def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):
 
 def test_files_of_two_exports_do_not_mix(saved, tmp_path):
     """Exchanged lines of the vocabulary would make one word answer for another."""
-    from phrase_loc.exported import ExportedModel
+    from phrase_loc.runtime import ExportedModel
 
     folder = export(saved, tmp_path / "out", "torch")
     for name in ("vocabulary.txt", "extra_words.txt", "words.npz"):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from phrase_loc.errors import DataError
-from phrase_loc.image_metadata import orientation
+from phrase_loc.image_inputs import orientation
 from phrase_loc.images import IMAGE_ENDINGS, UNREAD_ENDINGS, load_image, load_tensor, picture_size, to_tensor
 
 

@@ -2,14 +2,7 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError
-from phrase_loc.maps import (
-    centre_prior,
-    min_max,
-    peak,
-    resize,
-    resized_peak,
-    smooth,
-)
+from phrase_loc.maps import centre_prior, min_max, peak, resize, resized_peak, smooth
 
 
 def noise(*shape: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from phrase_loc.metrics import average_precision, first_correct, inside_any, overlaps, recall_at
+from phrase_loc.evaluation.scoring import average_precision, first_correct, inside_any, overlaps, recall_at
 
 NAN = float("nan")
 

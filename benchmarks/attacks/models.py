@@ -22,7 +22,7 @@ from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import create, folded, with_extra
 from phrase_loc.models.store import CONFIG, EXTRA, VOCABULARY, WEIGHTS, load_model
-from phrase_loc.text.embeddings import WordVectors
+from phrase_loc.text.vectors import WordVectors
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import TrainConfig
 

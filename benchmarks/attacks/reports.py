@@ -18,9 +18,8 @@ from torch import Tensor
 
 from benchmarks.attacks.mutations import changed_bytes, changed_tree
 from benchmarks.attacks.tally import Tally
-from phrase_loc.evaluation.compare import compare, seal, table
-from phrase_loc.evaluation.progress import Progress
-from phrase_loc.evaluation.statistics import sums_by_image, sums_by_label
+from phrase_loc.evaluation.evaluator import Progress
+from phrase_loc.evaluation.statistics import compare, seal, sums_by_image, sums_by_label, table
 from phrase_loc.proposals import Cached
 
 IMAGES = 12

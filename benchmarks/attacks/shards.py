@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.attacks.tally import Tally
-from phrase_loc.datasets.web_shards import load_index
-from phrase_loc.datasets.web_sources import Source, open_source
 from phrase_loc.errors import DataError
+from phrase_loc.pairs.shards import load_index
+from phrase_loc.pairs.sources import Source, open_source
 from phrase_loc.tables import cell_texts, open_table
 
 Pairs = dict[bytes, list[str]]  # content of an image -> its texts

@@ -9,12 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from phrase_loc.attention.excitation import (
-    contrastive_mwp,
-    excitation_backprop,
-    maps_at_depths,
-    mwp,
-)
+from phrase_loc.attention.excitation import contrastive_mwp, excitation_backprop, maps_at_depths, mwp
 from phrase_loc.attention.gradients import cam, deconvnet, grad_cam, gradient, guided_backprop
 from phrase_loc.attention.lrp import lrp
 from phrase_loc.attention.perturbation import occlusion, rise

@@ -17,10 +17,10 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from phrase_loc.datasets.skipped import Skipped
 from phrase_loc.errors import DataError
 from phrase_loc.files import read_bytes
 from phrase_loc.images import MAX_PIXELS
+from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")

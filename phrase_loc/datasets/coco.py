@@ -18,8 +18,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from phrase_loc.datasets.annotations import Annotated, brief, frame, number
-from phrase_loc.datasets.class_names import ClassName, by_name
-from phrase_loc.datasets.class_samples import class_sample, stack
+from phrase_loc.datasets.classes import ClassName, by_name, class_sample, stack
 from phrase_loc.errors import DataError
 from phrase_loc.files import read_json
 from phrase_loc.structures import GroundingSample

@@ -17,17 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from phrase_loc.datasets.annotations import (
-    Annotated,
-    brief,
-    number,
-    read_lines,
-    read_xml,
-    xml_box,
-    xml_frame,
-)
-from phrase_loc.datasets.class_names import imagenet_phrases
-from phrase_loc.datasets.class_samples import stack
+from phrase_loc.datasets.annotations import Annotated, brief, number, read_lines, read_xml, xml_box, xml_frame
+from phrase_loc.datasets.classes import imagenet_phrases, stack
 from phrase_loc.errors import DataError
 from phrase_loc.structures import GroundingSample, Phrase
 

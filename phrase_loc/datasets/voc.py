@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from phrase_loc.datasets.annotations import Annotated, brief, read_ids, read_xml, xml_box, xml_frame
-from phrase_loc.datasets.class_names import ClassName, class_names
-from phrase_loc.datasets.class_samples import class_sample, stack, union_share
+from phrase_loc.datasets.classes import ClassName, class_names, class_sample, stack, union_share
 from phrase_loc.errors import DataError
 
 

@@ -16,8 +16,7 @@ from typing import Any
 import yaml
 
 from phrase_loc.datasets.annotations import Annotated, brief, frame, number
-from phrase_loc.datasets.class_names import ClassName, by_name, class_names
-from phrase_loc.datasets.class_samples import class_sample, stack, union_share
+from phrase_loc.datasets.classes import ClassName, by_name, class_names, class_sample, stack, union_share
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.images import IMAGE_ENDINGS, picture_size

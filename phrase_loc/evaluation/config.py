@@ -8,8 +8,7 @@ from typing import Any
 
 from phrase_loc.config import config_dataclass
 from phrase_loc.errors import ConfigError, choose
-from phrase_loc.evaluation.protocol import Protocol
-from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS
+from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS, Protocol
 
 MOST_DRAWS = 100_000
 # In messages; the thresholds of imagenet_box_<rule>_<value> would be a hundred more.

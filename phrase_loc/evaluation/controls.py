@@ -12,14 +12,50 @@ alone, so the rows are the same on every machine and at any number of processes.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from phrase_loc.attention import METHODS
 from phrase_loc.evaluation.map_method import Looker, MapMethod
+from phrase_loc.evaluation.protocols import Protocol
+from phrase_loc.evaluation.rows import Rows
+from phrase_loc.evaluation.tables import Floats, Table
 from phrase_loc.structures import GroundingSample, Scene
+
+METRIC = "same_peak"
+NEAR = 0.05  # of the longer side
+
+
+def same_peak_rows(
+    rows: Rows, protocols: tuple[Protocol, ...], asked: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """One row for each pointing protocol and control whose own method is among `asked`."""
+    found = []
+    for protocol in protocols:
+        for name in asked:
+            method, _, control = name.partition("@")
+            if control and method in asked and "pointing" in protocol.kind:
+                found.append(_row(rows, protocol, method, name))
+    return found
+
+
+def same_peak(own: Table, other: Table) -> Floats:
+    """(N,) 1 where the two peaks are near each other; 0 where one of them is missing."""
+    sizes = np.array([max(own.things.samples[i].size) for i in own.things.image.tolist()], dtype=np.float64)
+    distance = np.linalg.norm(own.peak - other.peak, axis=1)
+    return (np.nan_to_num(distance, nan=np.inf) <= NEAR * sizes).astype(np.float64)
+
+
+def _row(rows: Rows, protocol: Protocol, method: str, control: str) -> dict[str, Any]:
+    own, other = rows.tables[protocol.name, method], rows.tables[protocol.name, control]
+    compared = {(protocol.name, control): replace(other, values={METRIC: same_peak(own, other)})}
+    row = Rows(compared, rows.images, rows.bootstrap).row(protocol, control, METRIC, own.known)
+    return row | {"baselines": {}, "by_type": {}, "compared_with": method}
+
 
 Choice = Callable[[Any, GroundingSample, Sequence[str]], list[str]]
 

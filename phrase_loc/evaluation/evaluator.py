@@ -6,22 +6,172 @@ together in the order of the dataset, so that the report is the same at any numb
 """
 
 import base64
+import json
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from phrase_loc.distributed import World
-from phrase_loc.errors import DataError
-from phrase_loc.evaluation.answers import Answers, Method, Request
-from phrase_loc.evaluation.counted import Batch, gather
-from phrase_loc.evaluation.photographs import framed
-from phrase_loc.evaluation.progress import Outcome, Progress
-from phrase_loc.evaluation.protocol import Protocol
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.evaluation.protocols import Protocol
 from phrase_loc.evaluation.scoring import SCORERS
+from phrase_loc.evaluation.targets import Answers, Batch, Method, Request, gather
+from phrase_loc.files import digest
+from phrase_loc.images import load_image, picture_size
 from phrase_loc.structures import GroundingSample
+
+Outcome = dict[str, Any]
+
+
+class Progress:
+    """The finished images of one evaluation.
+
+    Args:
+        output: path of the report.
+        key: what the results depend on (`key_of`).
+        rank: number of this process; each writes a file of its own.
+    """
+
+    def __init__(self, output: Path, key: str, rank: int = 0):
+        self.folder = output.with_name(output.stem + ".progress")
+        self.key, self.rank = key, rank
+        self._path = self.folder / f"{key}-{rank}.jsonl"
+        self._file: TextIO | None = None
+
+    def read(self) -> dict[str, Outcome]:
+        """Finished images of all processes of earlier runs, by image id."""
+        done: dict[str, Outcome] = {}
+        damaged = 0
+        for path in sorted(self.folder.glob(f"{self.key}-*.jsonl")):
+            for line in path.read_bytes().splitlines():
+                seal, _, content = line.partition(b" ")
+                if seal.decode("ascii", "replace") == digest(content):
+                    outcome = json.loads(content)
+                    done[outcome["image"]] = outcome
+                else:
+                    damaged += bool(line)
+        if damaged and self.rank == 0:
+            print(f"{self.folder}: {damaged} damaged lines are computed again", file=sys.stderr)
+        return done
+
+    def add(self, outcome: Outcome) -> None:
+        """Keep one image's results; they are in the file when this returns.
+
+        Raises:
+            ConfigError: the folder beside the report cannot be written to.
+        """
+        try:
+            if self._file is None:
+                self._file = self._open()
+            content = json.dumps(outcome)
+            self._file.write(f"{digest(content.encode())} {content}\n")
+            self._file.flush()
+        except OSError as error:
+            raise ConfigError(
+                f"results cannot be kept in {self.folder} ({error.strerror}); choose another output"
+            ) from None
+
+    def _open(self) -> TextIO:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torn = self._path.is_file() and not self._path.read_bytes().endswith(b"\n")
+        file = self._path.open("a", encoding="utf-8")
+        file.write("\n" if torn else "")
+        return file
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def clear(self) -> None:
+        """Remove this evaluation's files, and the folder when nothing else is in it: the first process does it.
+
+        The others must be past reading and writing, as they are before `run` and after it.
+        """
+        if self.rank:
+            return
+        for path in self.folder.glob(f"{self.key}-*.jsonl"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or not empty
+            self.folder.rmdir()
+
+
+def key_of(*facts: Any) -> str:
+    """A short hash of plain values; equal values give equal keys in every process."""
+    return digest(json.dumps(facts, sort_keys=True, default=str).encode())[:16]
+
+
+SQUASHED = range(
+    32, 385
+)  # sides of the squares that are taken for squashed copies: inputs of common networks
+
+Size = tuple[int, int]  # (H, W)
+
+
+@dataclass(frozen=True)
+class Framed:
+    """What to look at, and what must be said of it ('' for nothing)."""
+
+    picture: Path | Image.Image
+    note: str = ""
+
+
+def framed(sample: GroundingSample) -> Framed:
+    """The photograph of a sample such that it fills the sample's frame.
+
+    Raises:
+        DataError: the file is no image, or shows another frame; a missing file is left to whoever opens it.
+    """
+    if not sample.path.is_file():
+        return Framed(sample.path)
+    upright, stored = picture_size(sample.path)
+    if same_shape(upright, sample.size):
+        return Framed(sample.path)
+    if same_shape(stored, sample.size):
+        return Framed(_untagged(load_image(sample.path, upright=False)))
+    if upright[0] == upright[1] and upright[0] in SQUASHED and upright[0] < max(sample.size):
+        return Framed(
+            sample.path,
+            f"{_shown(upright)} pixels are taken for the whole {_shown(sample.size)} frame, squashed",
+        )
+    raise DataError(
+        f"{sample.path.name} has {_shown(upright)} pixels, but its annotation is of {_shown(sample.size)}: no copy "
+        "at another scale; give the photograph that was annotated"
+    )
+
+
+def same_shape(picture: Size, frame: Size) -> bool:
+    """Whether one is the other at another scale: the sides it would have, rounded up or down, are those it has.
+
+    >>> same_shape((224, 336), (333, 500)), same_shape((336, 224), (333, 500))
+    (True, False)
+    """
+    small, large = sorted((picture, frame), key=lambda size: size[0] * size[1])
+    scales = [((side - 1) / whole, (side + 1) / whole) for side, whole in zip(small, large, strict=True)]
+    near = (
+        abs(small[0] * large[1] - small[1] * large[0]) <= 0.05 * small[0] * large[1]
+    )  # of tiny ones all would do
+    return near and max(low for low, _ in scales) < min(high for _, high in scales)
+
+
+def _untagged(picture: Image.Image) -> Image.Image:
+    """The same pixels without EXIF, so that nobody turns them."""
+    return Image.fromarray(np.asarray(picture))
+
+
+def _shown(size: Size) -> str:
+    return f"{size[1]} x {size[0]}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phrase_loc.evaluation.protocol import MapBox
+from phrase_loc.evaluation.protocols import MapBox
 
 
 def map_boxes(heat: Tensor, rules: Sequence[MapBox]) -> Tensor:

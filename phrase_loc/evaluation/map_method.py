@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from phrase_loc.boxes import rescale
-from phrase_loc.evaluation.answers import Answers, Request
-from phrase_loc.evaluation.counted import Query, padded
+from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.map_boxes import map_boxes
-from phrase_loc.evaluation.photographs import framed
-from phrase_loc.evaluation.protocol import MapBox
+from phrase_loc.evaluation.protocols import MapBox
+from phrase_loc.evaluation.targets import Answers, Query, Request, padded
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
 

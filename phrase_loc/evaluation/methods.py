@@ -1,14 +1,60 @@
 """Names of methods -> methods. Blind baselines load nothing: no model, no torchvision, no image file."""
 
 import hashlib
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from phrase_loc.errors import ConfigError, nearest
-from phrase_loc.evaluation.answers import Method
 from phrase_loc.evaluation.baselines import BASELINES, Baseline
 from phrase_loc.evaluation.config import EvaluateConfig
+from phrase_loc.evaluation.targets import Method
+
+CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
+
+
+def load(source: str, inference: dict[str, Any], device: str, proposal_cache: Path | None = None) -> Any:
+    """A localizer with its settings changed.
+
+    Args:
+        source: what PhraseLocalizer.from_pretrained takes ("default", a folder, a hub id), or
+            `classifier:BACKBONE[@imagenet]`, an ImageNet classifier with its own units (classifier.py).
+        inference: settings to change.
+        device: where it runs.
+        proposal_cache: folder that keeps proposals between runs; None for none.
+    """
+    from phrase_loc.evaluation.classifier import PREFIX, load_classifier
+    from phrase_loc.localizer import PhraseLocalizer
+
+    if source.startswith(PREFIX):
+        localizer: PhraseLocalizer = load_classifier(source, device, **inference)
+    else:
+        localizer = PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
+    return localizer if proposal_cache is None else localizer.with_cache(proposal_cache)
+
+
+def cache_folder(setting: str) -> Path | None:
+    """The folder that `proposal_cache` names, tidied; None where nothing is kept."""
+    from phrase_loc.proposals.cache import tidy
+
+    if setting in ("", "none"):
+        return None
+    try:
+        folder = _of_user() if setting == "auto" else Path(setting).expanduser()
+    except RuntimeError:  # ~nobody
+        raise ConfigError(f"proposal_cache is auto, none or a folder, got {setting!r:.200}") from None
+    tidy(folder)
+    return folder
+
+
+def _of_user() -> Path:
+    from platformdirs import user_cache_path
+
+    own = os.environ.get(CACHE_VARIABLE)
+    return (Path(own) if own else user_cache_path("phrase_loc", appauthor=False)) / "proposals"
+
 
 BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
 WITHOUT_PRIOR = "_no_prior"  # suffix of the row whose maps are not multiplied by a location prior
@@ -45,8 +91,6 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
 
 def load_localizer(config: EvaluateConfig, device: str) -> Any:
     """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
-    from phrase_loc.evaluation.models import cache_folder, load
-
     if any(protocol.top_k for protocol in config.chosen_protocols()):
         return load(config.model, config.inference, device, cache_folder(config.proposal_cache))
     return load(config.model, {"proposals": BOXES_OF_MAPS, **config.inference}, device)

@@ -11,7 +11,7 @@ people quote, read at the commit named. `kept` says whether we reproduce it:
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from phrase_loc.evaluation.protocol import MapBox, Protocol
+from phrase_loc.evaluation.protocols import MapBox, Protocol
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,168 @@ at which the pointing game's Difficult subset parts small from large. No publish
 Flickr30k Entities as far as we could read, so its rows stand beside their blind baselines alone.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from phrase_loc.evaluation.class_protocols import CLASS_PROTOCOLS
-from phrase_loc.evaluation.protocol import MapBox, Protocol
+
+@dataclass(frozen=True)
+class MapBox:
+    """How a map becomes one tight box (map_boxes.py).
+
+    Attributes:
+        rule: threshold as a share of the maximum ('max'), a multiple of the mean ('mean'), a place between
+            minimum and maximum ('range'), the smallest set of cells that holds a share of the sum
+            ('energy'), or what one published script does ('wwbl_script', see parity.py).
+        value: that share, multiple or place.
+        component: the box around 'all' cells at or above the threshold, or around the 'largest' component.
+        grid: side of the square grid on which the map is thresholded; 0 is the frame of the boxes.
+    """
+
+    rule: Literal["max", "mean", "range", "energy", "wwbl_script"]
+    value: float
+    component: Literal["all", "largest"] = "all"
+    grid: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """The facts of one test.
+
+    Attributes:
+        name: its name in reports and configs.
+        kind: which scorer reads it (SCORERS in scoring.py).
+        unit: counts each 'mention' (a phrase of a caption), or each 'entity' (chain): its mentions' maps are
+            averaged. Only what has a true box counts.
+        truth: a hit on 'any' box, or on the 'union' box, min / max over all boxes of the chain.
+        strict: whether a point on the border of a box is outside.
+        margin: pixels by which boxes are widened for pointing.
+        offset: what is added to widths and heights (1 where pixels count inclusively).
+        iou: overlap that makes a box correct.
+        iou_closed: whether exactly that overlap is enough.
+        ks: ranks at which recall is taken.
+        top_k: boxes asked of a method; more than max(ks) only feeds mAP.
+        min_area: smallest share of the image the truth must cover (kept when equal, unless area_strict).
+        max_area: share of the image the truth must stay below.
+        area_of: whose area the two filters read: the 'union' box or the 'first' box of the XML.
+        area_strict: whether a truth of exactly min_area is left out.
+        border: width of the frame of map pixels that is set to zero before the peak is taken.
+        map_box: how a map becomes the one box that is scored (kind 'map_box').
+        sweep: rules tried in one pass, of which localization.py chooses one (kind 'map_box_sweep').
+        average: mean over 'item's, or over 'label's (classes) of their means.
+        subset: key of GroundingSample.facts with one bool per phrase: only these count.
+        shift: added to the true boxes; 1 for scripts that leave the XML's 1-based corners as they are.
+        metrics: names of the values a scorer gives, in the order reported.
+        small_of: the protocol of which this one is the small-instance subset, or ''.
+        about: one sentence for tables.
+    """
+
+    name: str
+    kind: str
+    metrics: tuple[str, ...]
+    unit: Literal["mention", "entity"] = "mention"
+    truth: Literal["any", "union"] = "any"
+    strict: bool = False
+    margin: float = 0.0
+    offset: float = 0.0
+    iou: float = 0.5
+    iou_closed: bool = True
+    ks: tuple[int, ...] = ()
+    top_k: int = 0
+    min_area: float | None = None
+    max_area: float | None = None
+    area_of: Literal["union", "first"] = "union"
+    area_strict: bool = False
+    border: int = 0
+    map_box: MapBox | None = None
+    sweep: tuple[MapBox, ...] = ()
+    average: Literal["item", "label"] = "item"
+    subset: str | None = None
+    shift: float = 0.0
+    small_of: str = ""
+    about: str = ""
+
+
+TOLERANCE = 15.0
+
+#: Thresholds tried for ImageNet boxes, per rule; 'mean' is the grid of the paper's authors, 0 to 10 by 0.5.
+GRIDS: dict[str, tuple[float, ...]] = {
+    "mean": tuple(i * 0.5 for i in range(21)),
+    "energy": tuple(round(0.30 + 0.05 * i, 2) for i in range(14)),
+    "range": tuple(round(0.05 * i, 2) for i in range(1, 18)),
+}
+
+
+def _pointing(name: str, kind: str, truth: str) -> tuple[Protocol, Protocol]:
+    """A set's pointing game: all pairs, and the Difficult subset."""
+    about = f"pointing game on {truth}: peak within 15 px of the class, mean over classes"
+    everything = Protocol(
+        name=f"{name}_pointing",
+        kind=kind,
+        metrics=("accuracy",),
+        margin=TOLERANCE,
+        average="label",
+        about=about,
+    )
+    difficult = Protocol(
+        name=f"{name}_pointing_difficult",
+        kind=kind,
+        metrics=("accuracy",),
+        margin=TOLERANCE,
+        average="label",
+        subset="hard",
+        about=f"{about}; class covers < 1/4 of the image and another class is present",
+    )
+    return everything, difficult
+
+
+def imagenet_protocol(rule: str, value: float, component: str = "all") -> Protocol:
+    """ImageNet localization with one threshold: IoU >= 0.5 with any box of the class."""
+    box = MapBox(rule, value, component)  # type: ignore[arg-type]
+    suffix = "" if component == "all" else f"_{component}"
+    return Protocol(
+        name=f"imagenet_box_{rule}_{value:g}{suffix}",
+        kind="map_box",
+        metrics=("accuracy",),
+        map_box=box,
+        about=f"tight box of {_of(component)}, threshold by {rule} {value:g}; IoU >= 0.5",
+    )
+
+
+def _of(component: str) -> str:
+    return "the map" if component == "all" else "the map's largest component"
+
+
+def imagenet_grid(component: str = "all") -> tuple[Protocol, ...]:
+    """Every threshold tried, as a protocol of its own."""
+    return tuple(imagenet_protocol(rule, v, component) for rule, grid in GRIDS.items() for v in grid)
+
+
+def imagenet_sweep(rule: str, component: str = "all") -> Protocol:
+    """ImageNet localization with the threshold of a rule chosen on held-out images."""
+    boxes = tuple(MapBox(rule, value, component) for value in GRIDS[rule])  # type: ignore[arg-type]
+    suffix = "" if component == "all" else f"_{component}"
+    return Protocol(
+        name=f"imagenet_sweep_{rule}{suffix}",
+        kind="map_box_sweep",
+        metrics=("error", "top1_error", "top5_error"),
+        sweep=boxes,
+        about=f"tight box of {_of(component)}, threshold by {rule} chosen on held-out images; "
+        "error where IoU < 0.5 with every box of the class",
+    )
+
+
+CLASS_PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        *_pointing("voc", "disc_pointing", "boxes"),
+        *_pointing("coco", "mask_pointing", "masks"),
+        *_pointing("yolo", "disc_pointing", "boxes that stand for masks"),
+        *imagenet_grid(),
+        *imagenet_grid("largest"),
+        *(imagenet_sweep(rule, component) for component in ("all", "largest") for rule in GRIDS),
+    )
+}
+
 
 SMALL = 0.25  # share of the image below which an instance is small
 RECALLS = ("R@1", "R@5", "R@10")

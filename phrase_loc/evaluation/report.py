@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc.errors import ConfigError
-from phrase_loc.evaluation.compare import seal
 from phrase_loc.evaluation.config import EvaluateConfig
-from phrase_loc.evaluation.procedure import Evaluation, report
-from phrase_loc.evaluation.results import records
+from phrase_loc.evaluation.run import Evaluation, report
+from phrase_loc.evaluation.statistics import seal
+from phrase_loc.evaluation.tables import records
 from phrase_loc.files import lock, write_text, writing
 
 COLUMNS = (
@@ -79,7 +79,7 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
         files.append(output.with_suffix(".csv"))
         _write_csv(evaluation, files[-1])
     if evaluation.config.html:
-        from phrase_loc.evaluation.html_report import write_html
+        from phrase_loc.evaluation.html import write_html
 
         files.append(output.with_suffix(".html"))
         found = [

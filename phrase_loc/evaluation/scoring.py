@@ -4,16 +4,105 @@ Beside its metrics a scorer may give 'iou' (P,), the overlap of the first box wi
 mean average precision, 'first' (P,), the rank of the first correct box.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from pycocotools import mask as rle
 from torch import Tensor
 
-from phrase_loc.evaluation.answers import Answers
-from phrase_loc.evaluation.class_scoring import CLASS_SCORERS
-from phrase_loc.evaluation.counted import Batch
-from phrase_loc.evaluation.protocol import Protocol
-from phrase_loc.metrics import first_correct, inside_any, overlaps, recall_at
+from phrase_loc.evaluation.protocols import Protocol
+from phrase_loc.evaluation.targets import Answers, Batch
+
+if TYPE_CHECKING:
+    from phrase_loc.evaluation.targets import Answers, Batch
+
+Array = NDArray[np.float64]
+
+
+def inside_any(points: Tensor, boxes: Tensor, margin: float = 0.0, strict: bool = False) -> Tensor:
+    """Whether a point lies in any of its boxes: (P, 2) x, y and (P, M, 4) -> (P,) bool.
+
+    Args:
+        points: one point for each thing, NaN where there is none.
+        boxes: the thing's own true boxes, NaN rows as padding.
+        margin: pixels by which each side is pushed outwards first.
+        strict: whether a point on the border is outside.
+    """
+    x, y = points[:, None, 0], points[:, None, 1]
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    x1, y1, x2, y2 = x1 - margin, y1 - margin, x2 + margin, y2 + margin
+    if strict:
+        return ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(1)
+    return ((x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)).any(1)
+
+
+def overlaps(boxes: Tensor, truth: Tensor, offset: float = 0.0) -> Tensor:
+    """IoU of each thing's boxes with its own truth: (P, k, 4), (P, M, 4) -> (P, k, M), NaN rows give 0."""
+    a, b = boxes[:, :, None, :], truth[:, None, :, :]
+    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]) + offset
+    shared = sides.clamp(min=0).prod(-1)
+    areas = [(x[..., 2:] - x[..., :2] + offset).clamp(min=0).prod(-1) for x in (a, b)]
+    union = areas[0] + areas[1] - shared
+    return torch.where(union > 0, shared / union, 0.0)
+
+
+def first_correct(ious: Tensor, threshold: float = 0.5, closed: bool = True) -> Tensor:
+    """Rank of the first box that reaches the threshold with any true box: (P, k, M) -> (P,), k if none.
+
+    An overlap of exactly the threshold is enough where it is `closed`.
+    """
+    correct = ((ious >= threshold) if closed else (ious > threshold)).any(2)
+    ranks = torch.arange(ious.shape[1], device=ious.device)
+    return torch.where(correct, ranks, ious.shape[1]).amin(1) if ious.shape[1] else correct.sum(1)
+
+
+def recall_at(first: Tensor, k: int, boxes: int) -> Tensor:
+    """R@k of each thing from `first_correct` over `boxes` ranked boxes: (P,) -> (P,) bool."""
+    return first < min(k, boxes)
+
+
+def average_precision(
+    scores: Array, correct: NDArray[np.bool_], image: NDArray[np.intp], weights: Array, positives: Array
+) -> Array:
+    """11-point average precision over detections pooled from all images, once for each row of weights.
+
+    AP = mean over t in 0, .1, ..., 1 of the highest precision at a recall of t or more (0 where recall ends
+    before t). Equal scores keep the order given. Recall is compared in tenths of the positives, so that no
+    rounding of t decides. Only true positives are visited: precision can peak nowhere else.
+
+    Args:
+        scores: (n,) confidence of each detection.
+        correct: (n,) whether it is a true positive; a phrase has at most one.
+        image: (n,) image it comes from.
+        weights: (B, I) how often each image counts: ones for the value, bootstrap draws for its interval.
+        positives: (B,) weighted number of phrases to find.
+
+    Returns:
+        (B,) AP in 0..1, NaN where there is nothing to find.
+    """
+    order = np.argsort(-scores, kind="stable")
+    correct, image = correct[order], image[order]
+    hits = np.flatnonzero(correct)
+    tenths = np.arange(11) * positives[:, None]
+    if len(hits) == 0:
+        return np.where(positives > 0, 0.0, np.nan)
+    starts = np.concatenate([[0], hits[:-1] + 1])
+    drawn = np.cumsum(np.add.reduceat(weights[:, image[: hits[-1] + 1]], starts, axis=1), axis=1)
+    found = np.cumsum(weights[:, image[hits]], axis=1)
+    precision = found / np.maximum(drawn, 1e-12)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    envelope = np.concatenate([envelope, np.zeros((len(envelope), 1))], axis=1)
+    place = np.stack([np.searchsorted(row * 10, t, "left") for row, t in zip(found, tenths)])
+    with np.errstate(invalid="ignore"):
+        return np.where(positives > 0, np.take_along_axis(envelope, place, axis=1).mean(1), np.nan)
+
 
 Scorer = Callable[[Protocol, Batch, Answers], dict[str, Tensor]]
 
@@ -71,6 +160,63 @@ def _best_of_each(boxes: Tensor, batch: Batch, protocol: Protocol) -> Tensor:
     """(P, k, 4) -> (P, k)."""
     ious = overlaps(boxes.double(), batch.truth.double(), protocol.offset)
     return ious.amax(2) if ious.numel() else ious.new_zeros(boxes.shape[:2])
+
+
+def disc_pointing(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
+    """Accuracy against boxes: distance from peak to the nearest box strictly below the margin."""
+    distance = distance_to_boxes(answers.peaks[protocol.border], batch.truth)
+    return {"accuracy": (distance < protocol.margin).float()}
+
+
+def mask_pointing(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
+    """Accuracy against masks: a mask pixel lies strictly within the margin of the peak."""
+    masks = batch.sample.facts["masks"]
+    peaks = answers.peaks[protocol.border]
+    hits = [
+        any(touches(masks[i], peak.tolist(), protocol.margin) for i in members)
+        for members, peak in zip(batch.members, peaks, strict=True)
+    ]
+    return {"accuracy": torch.tensor(hits, dtype=torch.float32)}
+
+
+def distance_to_boxes(points: Tensor, boxes: Tensor) -> Tensor:
+    """Pixels from each point to its nearest box, 0 inside: (P, 2), (P, M, 4) NaN-padded -> (P,).
+
+    NaN when the point is NaN or there is no box.
+    """
+    x, y = points[:, None, 0], points[:, None, 1]
+    sideways = torch.maximum(boxes[..., 0] - x, x - boxes[..., 2]).clamp(min=0)
+    upright = torch.maximum(boxes[..., 1] - y, y - boxes[..., 3]).clamp(min=0)
+    distance = torch.hypot(sideways, upright).nan_to_num(nan=torch.inf)
+    nearest = distance.amin(1) if boxes.shape[1] else points.new_full((len(points),), torch.inf)
+    return nearest.masked_fill(nearest.isinf(), torch.nan)
+
+
+def touches(mask: dict[str, Any], point: list[float], radius: float) -> bool:
+    """Whether a pixel of a compressed RLE lies at a distance strictly below `radius` of a point (x, y)."""
+    x, y = point
+    if math.isnan(x) or math.isnan(y):
+        return False
+    pixels = decode(mask)
+    top, left = max(math.floor(y - radius), 0), max(math.floor(x - radius), 0)
+    window = pixels[top : math.ceil(y + radius) + 1, left : math.ceil(x + radius) + 1]
+    rows, columns = np.nonzero(window)
+    return bool((((rows + top - y) ** 2 + (columns + left - x) ** 2) < radius**2).any())
+
+
+def decode(mask: dict[str, Any]) -> np.ndarray:
+    """Compressed RLE -> (H, W) bool."""
+    with (
+        warnings.catch_warnings()
+    ):  # pycocotools 2.0.11 still hands numpy 2 an array without its copy keyword
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return rle.decode(mask).astype(bool)
+
+
+CLASS_SCORERS: dict[str, Callable[[Protocol, Batch, Answers], dict[str, Tensor]]] = {
+    "disc_pointing": disc_pointing,
+    "mask_pointing": mask_pointing,
+}
 
 
 SCORERS: dict[str, Scorer] = {

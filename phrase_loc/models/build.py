@@ -9,12 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models import backbones, transformers_nets
+from phrase_loc.models.backbones import registry, transformers_nets
 from phrase_loc.models.model import TextHead, TextToRegion, WordTable
-from phrase_loc.models.model_config import ModelConfig
-from phrase_loc.text.embeddings import WordVectors
-from phrase_loc.text.tables import align
+from phrase_loc.models.model_config import (
+    ModelConfig,
+)
+from phrase_loc.text.vectors import WordVectors, align
 from phrase_loc.text.vocabulary import Vocabulary
+
+"""Version of the model folder; a reader refuses a newer one."""
+#: Keys of older models and the value at which they did nothing; any other value is refused.
+RETIRED: dict[str, Any] = {
+    "fuse": None,
+    "fine_channels": None,
+    "output_stride": 32,
+    "learn_sharpness": False,
+    "cosine": False,
+}
 
 
 def create(
@@ -22,7 +33,7 @@ def create(
     vectors: Tensor | None = None,
     *,
     backbone: str = "efficientnet_lite0",
-    weights: str | Path | None = backbones.IMAGENET,
+    weights: str | Path | None = registry.IMAGENET,
     fold: bool = True,
     image_size: int | None = None,
     hidden: int | None = 512,
@@ -36,8 +47,8 @@ def create(
     Args:
         vocabulary: V words.
         vectors: (V,E) their vectors; None is a free head with random units, the usual linear classifier.
-        backbone: see backbones.build.
-        weights: see backbones.build.
+        backbone: see registry.build.
+        weights: see registry.build.
         fold: fold batch norms now; the trunk can then be fine-tuned as plain convolutions. Without, it trains
             with batch norms, and `folded` makes the model to be queried.
         image_size: short side of an image, the backbone's own when None.
@@ -47,9 +58,9 @@ def create(
         free: see ModelConfig.
         tuned: train the word vectors too.
     """
-    trunk = backbones.build(backbone, weights)
-    channels = list(backbones.feature_channels(trunk).values())[-1]
-    facts = backbones.preprocessing(backbone)
+    trunk = registry.build(backbone, weights)
+    channels = list(registry.feature_channels(trunk).values())[-1]
+    facts = registry.preprocessing(backbone)
     dimensions = channels if hidden is None else hidden
     if vectors is None:
         vectors, free, tuned = free_vectors(len(vocabulary), dimensions), True, True
@@ -72,7 +83,7 @@ def create(
         free=free,
         tuned=tuned,
     )
-    trunk = backbones.fold_batch_norm(trunk) if fold else trunk
+    trunk = registry.fold_batch_norm(trunk) if fold else trunk
     return TextToRegion(config, trunk, TextHead(config), WordTable(vectors, tuned), vocabulary)
 
 
@@ -84,7 +95,7 @@ def free_vectors(words: int, dimensions: int, bias: float = 0.0) -> Tensor:
 
 def folded(model: TextToRegion) -> TextToRegion:
     """The model to be queried: in eval mode, batch norms folded, nothing to train; `model` is untouched."""
-    trunk = model.trunk if model.config.folded else backbones.fold_batch_norm(model.trunk)
+    trunk = model.trunk if model.config.folded else registry.fold_batch_norm(model.trunk)
     config = replace(model.config, folded=True)
     trunk, head, words = copy.deepcopy(trunk), copy.deepcopy(model.head), copy.deepcopy(model.words)
     return (
@@ -140,14 +151,14 @@ def _trunk_of(config: ModelConfig) -> nn.Sequential:
     if config.architecture is not None:
         trunk = transformers_nets.stages(transformers_nets.from_architecture(config.architecture)).eval()
     else:
-        trunk = backbones.build(config.backbone)
-    return backbones.fold_batch_norm(trunk) if config.folded else trunk
+        trunk = registry.build(config.backbone)
+    return registry.fold_batch_norm(trunk) if config.folded else trunk
 
 
 def _architecture(backbone: str) -> dict[str, Any] | None:
-    if not backbone.startswith(backbones.TRANSFORMERS):
+    if not backbone.startswith(registry.TRANSFORMERS):
         return None
-    return transformers_nets.architecture(backbone.removeprefix(backbones.TRANSFORMERS))
+    return transformers_nets.architecture(backbone.removeprefix(registry.TRANSFORMERS))
 
 
 def _to_bytes(values: tuple[float, float, float]) -> tuple[float, float, float]:

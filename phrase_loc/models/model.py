@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.text.phrases import PhraseEncoder
-from phrase_loc.text.tables import Alignment, quantise
+from phrase_loc.text.vectors import Alignment, quantise
 from phrase_loc.text.vocabulary import Vocabulary
 
 FEATURES = "features"

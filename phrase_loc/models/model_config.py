@@ -5,9 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from phrase_loc.checked import STRICT, checked, without_retired
+from phrase_loc.config import STRICT, checked, shortened, without_retired
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.yaml_values import shortened
 
 FORMAT = 1
 """Version of the model folder; a reader refuses a newer one."""

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import digest, read_json, read_text, write_bytes
+from phrase_loc.models.backbones.transformers_nets import from_architecture
+from phrase_loc.models.backbones.weights import check_weights, read_weights
 from phrase_loc.models.build import folded, skeleton
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.model_config import ModelConfig
-from phrase_loc.models.transformers_nets import from_architecture
-from phrase_loc.models.weights import check_weights, read_weights
 from phrase_loc.text.vocabulary import Vocabulary
 
 WEIGHTS, CONFIG, VOCABULARY, EXTRA, CARD = (

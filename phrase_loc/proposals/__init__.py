@@ -14,11 +14,9 @@ source on disk.
 """
 
 from phrase_loc.proposals.cache import Cached
-from phrase_loc.proposals.levels import LevelSets
-from phrase_loc.proposals.regions import Regions
-from phrase_loc.proposals.segments import EdgeBoxes, SelectiveSearch
-from phrase_loc.proposals.source import Preferred, Source, proposals_for
-from phrase_loc.proposals.windows import Windows
+from phrase_loc.proposals.level_sets import LevelSets
+from phrase_loc.proposals.selective_search import EdgeBoxes, Regions, SelectiveSearch
+from phrase_loc.proposals.source import Preferred, Source, Windows, proposals_for
 
 PROPOSALS: dict[str, Source] = {
     "default": Preferred(Regions(), Windows()),

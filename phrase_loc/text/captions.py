@@ -13,8 +13,8 @@ overlap with a found one.
 import re
 from dataclasses import dataclass
 
-from phrase_loc.text import grammar
-from phrase_loc.text.words import canonical, normalise
+from phrase_loc.text import english
+from phrase_loc.text.english import canonical, normalise
 
 
 def _set(text: str) -> frozenset[str]:
@@ -45,12 +45,12 @@ _SUBJECTS = _set("he she it they who which that i we you someone")
 _SINGULAR_OPENERS = frozenset({"a", "an", "one", "this", "another", "each"})
 _BEFORE_PARTICIPLE = ("", "D", "M", "A", "K", "S", "R", "O", "P")
 _TAGS = (
-    ("D", grammar.DETERMINERS),
-    ("M", grammar.NUMBERS),
+    ("D", english.DETERMINERS),
+    ("M", english.NUMBERS),
     ("O", frozenset({"of"})),
-    ("P", grammar.PREPOSITIONS | grammar.AUXILIARIES | grammar.PRONOUNS),
-    ("C", grammar.CONJUNCTIONS),
-    ("K", grammar.COLOURS),
+    ("P", english.PREPOSITIONS | english.AUXILIARIES | english.PRONOUNS),
+    ("C", english.CONJUNCTIONS),
+    ("K", english.COLOURS),
 )
 
 
@@ -114,7 +114,7 @@ class _Context:
     def closed(self) -> bool:
         """Whether the next token cannot go on with a noun phrase."""
         word = self.following
-        return not word or not word[0].isalnum() or grammar.is_function_word(word)
+        return not word or not word[0].isalnum() or english.is_function_word(word)
 
 
 def _opened_singular(lower: list[str], tags: str) -> bool:
@@ -142,13 +142,13 @@ def _tag(word: str, context: _Context) -> str:
 def _verb(word: str, context: _Context) -> str:
     """V for a verb by its form and place, else nothing."""
     if context.previous == "to" and context.closed and not _plural(word):
-        return "V" if context.following not in ("", ".", ",", "and") or word in grammar.VERB_BASES else ""
+        return "V" if context.following not in ("", ".", ",", "and") or word in english.VERB_BASES else ""
     pronoun = context.before.endswith("P") and context.previous in _SUBJECTS
-    if pronoun and (_plural(word) or word in grammar.VERB_FORMS):
+    if pronoun and (_plural(word) or word in english.VERB_FORMS):
         return "V"
     if context.after_noun and _plural(word) and (context.singular or _is_third_person(word, context)):
         return "V"
-    if context.after_noun and word in grammar.VERB_BASES and _several(context):
+    if context.after_noun and word in english.VERB_BASES and _several(context):
         return "V"
     if _is_ing(word):
         return "" if _stands_before_noun(context) else "V"
@@ -157,7 +157,7 @@ def _verb(word: str, context: _Context) -> str:
 
 def _stands_before_noun(context: _Context) -> bool:
     """Whether an -ing form here belongs to a noun: 'a running man', but 'is playing soccer'."""
-    verbal = context.previous in grammar.AUXILIARIES or context.previous in ("while", "whilst", "by", "for")
+    verbal = context.previous in english.AUXILIARIES or context.previous in ("while", "whilst", "by", "for")
     return not context.closed and context.before[-1:] in _BEFORE_PARTICIPLE and not verbal
 
 
@@ -168,16 +168,16 @@ def _several(context: _Context) -> bool:
 
 
 def _is_third_person(word: str, context: _Context) -> bool:
-    return word in grammar.THIRD_PERSON and not _plural(context.previous)
+    return word in english.THIRD_PERSON and not _plural(context.previous)
 
 
 def _is_ing(word: str) -> bool:
-    listed = word in grammar.PRESENT_PARTICIPLES or (len(word) > 5 and word.endswith("ing"))
+    listed = word in english.PRESENT_PARTICIPLES or (len(word) > 5 and word.endswith("ing"))
     return listed and word not in _NOUN_ING
 
 
 def _is_past(word: str) -> bool:
-    return word in grammar.PAST_PARTICIPLES or (len(word) > 4 and word.endswith("ed") and "-" not in word)
+    return word in english.PAST_PARTICIPLES or (len(word) > 4 and word.endswith("ed") and "-" not in word)
 
 
 def _adjective(word: str, context: _Context) -> str:
@@ -185,12 +185,12 @@ def _adjective(word: str, context: _Context) -> str:
     if _is_ing(word):
         return "G"
     ly = len(word) > 4 and word.endswith("ly") and word not in _NOUN_LY
-    if ly or word in grammar.ADVERBS:
+    if ly or word in english.ADVERBS:
         return "P" if context.closed else "R"
-    if word in _PEOPLE_TOO and (_is_ing(context.following) or context.following in grammar.THIRD_PERSON):
+    if word in _PEOPLE_TOO and (_is_ing(context.following) or context.following in english.THIRD_PERSON):
         return ""
-    goes_on = not context.closed or context.following in grammar.CONJUNCTIONS or context.following == ","
-    if _is_past(word) or (grammar.is_modifier(word) and goes_on):
+    goes_on = not context.closed or context.following in english.CONJUNCTIONS or context.following == ","
+    if _is_past(word) or (english.is_modifier(word) and goes_on):
         return "A"
     return ""
 

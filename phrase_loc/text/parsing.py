@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from phrase_loc.text import grammar
-from phrase_loc.text.words import canonical, tokens
+from phrase_loc.text import english
+from phrase_loc.text.english import canonical, tokens
 
 
 class Role(IntEnum):
@@ -57,7 +57,7 @@ def parsed(found: list[str]) -> tuple[Token, ...]:
     found = _without_no_one(found) if "one" in found or "no-one" in found else found
     clauses = _clauses(found)
     if not clauses:
-        nouns = [grammar.PERSONS[t] for t in found if t in grammar.PERSONS]
+        nouns = [english.PERSONS[t] for t in found if t in english.PERSONS]
         return (Token(nouns[0], Role.HEAD, 0),) if nouns else ()
     headed = _headed(clauses)
     result: list[Token] = []
@@ -77,7 +77,7 @@ def negation(found: Sequence[str]) -> str | None:
     """
     for token, following in zip(found, [*found[1:], ""]):
         if (
-            token in grammar.NEGATIONS
+            token in english.NEGATIONS
             or token.endswith(("n't", "-free"))
             or token.startswith(("no-", "non-"))
         ):
@@ -91,7 +91,7 @@ def _without_no_one(found: list[str]) -> list[str]:
     """'no one' and 'no-one' as the pronoun that they are; 'no one dog' keeps its number."""
     result: list[str] = []
     for place, token in enumerate(found):
-        last = place + 1 == len(found) or grammar.is_function_word(found[place + 1])
+        last = place + 1 == len(found) or english.is_function_word(found[place + 1])
         if token == "one" and result[-1:] == ["no"] and last:
             result[-1] = "nobody"
         else:
@@ -105,10 +105,10 @@ def _clauses(found: list[str]) -> list[_Clause]:
     for place, token in enumerate(found):
         following = found[place + 1] if place + 1 < len(found) else ""
         if _cuts(token, following, clauses[-1].words):
-            if token == "of" and _last(clauses[-1]) in grammar.EMPTY_BEFORE_OF:
+            if token == "of" and _last(clauses[-1]) in english.EMPTY_BEFORE_OF:
                 clauses[-1].words.clear()
             clauses.append(_Clause([], token))
-        elif grammar.may_be_shown(token):
+        elif english.may_be_shown(token):
             clauses[-1].words.append(token)
     return [clause for clause in clauses if clause.words]
 
@@ -119,17 +119,17 @@ def _last(clause: _Clause) -> str:
 
 def _cuts(token: str, following: str, before: list[str]) -> bool:
     """Whether the clause ends here. A verb form cuts only after a noun: 'a running man' is one clause."""
-    if token in grammar.PREPOSITIONS or token in grammar.AUXILIARIES:
+    if token in english.PREPOSITIONS or token in english.AUXILIARIES:
         return True
-    if token in grammar.CONJUNCTIONS:
-        return following in grammar.DETERMINERS or following in grammar.NUMBERS or _ends_in_noun(before)
+    if token in english.CONJUNCTIONS:
+        return following in english.DETERMINERS or following in english.NUMBERS or _ends_in_noun(before)
     if not _ends_in_noun(before):
         return False
-    if token in grammar.PAST_PARTICIPLES:  # 'a man dressed in red', but 'a snow covered mountain'
-        return not following or grammar.is_function_word(following)
-    if token in grammar.THIRD_PERSON:
+    if token in english.PAST_PARTICIPLES:  # 'a man dressed in red', but 'a snow covered mountain'
+        return not following or english.is_function_word(following)
+    if token in english.THIRD_PERSON:
         return bool(following)
-    return token in grammar.PRESENT_PARTICIPLES or token in grammar.OPENING_DETERMINERS
+    return token in english.PRESENT_PARTICIPLES or token in english.OPENING_DETERMINERS
 
 
 def _ends_in_noun(words: list[str]) -> bool:
@@ -137,7 +137,7 @@ def _ends_in_noun(words: list[str]) -> bool:
 
 
 def _is_noun(word: str) -> bool:
-    return not grammar.is_modifier(word) and word not in grammar.COUNTS
+    return not english.is_modifier(word) and word not in english.COUNTS
 
 
 def _headed(clauses: list[_Clause]) -> set[int]:
@@ -145,8 +145,8 @@ def _headed(clauses: list[_Clause]) -> set[int]:
     headed = {0}
     for number in range(1, len(clauses)):
         opener = clauses[number].opener
-        joined = opener in grammar.CONJUNCTIONS
-        shared = opener == "of" and _last(clauses[number - 1]) in grammar.SHARED_BEFORE_OF
+        joined = opener in english.CONJUNCTIONS
+        shared = opener == "of" and _last(clauses[number - 1]) in english.SHARED_BEFORE_OF
         if number - 1 not in headed or not (joined or shared):
             break
         headed.add(number)
@@ -155,12 +155,12 @@ def _headed(clauses: list[_Clause]) -> set[int]:
 
 def _heads(words: list[str]) -> set[int]:
     """Places of the head in a clause: its last noun, or its colours when colours are all it has."""
-    if words[-1] in grammar.NOUNS_WHEN_LAST:
+    if words[-1] in english.NOUNS_WHEN_LAST:
         return {len(words) - 1}
     nouns = [i for i, word in enumerate(words) if _is_noun(word)]
     if nouns:
         return {nouns[-1]}
-    named = [i for i, word in enumerate(words) if word not in grammar.COUNTS] or [len(words) - 1]
-    if all(words[i] in grammar.COLOURS for i in named):
+    named = [i for i, word in enumerate(words) if word not in english.COUNTS] or [len(words) - 1]
+    if all(words[i] in english.COLOURS for i in named):
         return set(named)
     return {named[-1]}

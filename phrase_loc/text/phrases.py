@@ -25,12 +25,21 @@ import torch
 from torch import Tensor
 
 from phrase_loc.structures import Word
-from phrase_loc.text.grammar import CONJUNCTIONS, COUNTS, DETERMINERS, PREPOSITIONS
-from phrase_loc.text.notes import note
-from phrase_loc.text.parsing import Role, Token, parsed
+from phrase_loc.text.english import (
+    CONJUNCTIONS,
+    COUNTS,
+    DETERMINERS,
+    MAX_LETTERS,
+    MAX_TOKENS,
+    PREPOSITIONS,
+    canonical,
+    normalise,
+    spellings,
+    tokens,
+)
+from phrase_loc.text.parsing import Role, Token, negation, parsed
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.text.word_list import is_compound, is_word
-from phrase_loc.text.words import MAX_LETTERS, canonical, normalise, spellings, tokens
 
 ROLE_WEIGHTS = {Role.HEAD: 1.0, Role.MODIFIER: 0.7, Role.CONTEXT: 0.3}
 """Shares before normalising, chosen on the Flickr30k Entities val phrases.
@@ -247,3 +256,60 @@ def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:
         weights[row].index_add_(0, place[start : start + len(e.ids)], e.weights)
         start += len(e.ids)
     return ids, weights
+
+
+_MOST = 5  # words that one sentence lists
+
+
+def note(found: Sequence[str], words: Sequence[Word]) -> str | None:
+    """The note of an answer, None when the phrase was asked as it is written.
+
+    Args:
+        found: the tokens of the phrase.
+        words: its content words as they were read.
+
+    >>> note(["a", "red", "lorry"], (Word("red", True, 1.0), Word("lorry", False, 0.0)))
+    "'lorry' is not known; only 'red' was looked for"
+    """
+    if all(word.known and not word.misspelt for word in words) and len(found) < MAX_TOKENS:
+        return ". ".join(_denied(found)) or None
+    said = [*_misspelt(words), *_not_known(words), *_denied(found)]
+    if len(found) >= MAX_TOKENS:
+        said.append(f"no more than the first {MAX_TOKENS} words were read")
+    return ". ".join(said) or None
+
+
+def _misspelt(words: Sequence[Word]) -> list[str]:
+    read: dict[str, list[str]] = {}
+    for word in words:
+        if word.misspelt:
+            read.setdefault(word.misspelt, []).append(word.text)
+    return [f"{text!r} is read as {' '.join(parts)!r}" for text, parts in read.items()]
+
+
+def _not_known(words: Sequence[Word]) -> list[str]:
+    known, unknown = ([w.text for w in words if w.known is state] for state in (True, False))
+    if not unknown:
+        return []
+    if not known:
+        return [f"no word of it is known to the model ({', '.join(unknown[:_MOST])}); try another word"]
+    were = "were" if len(known) > 1 else "was"
+    are = "are" if len(unknown) > 1 else "is"
+    return [f"{_listed(unknown)} {are} not known; only {_listed(known)} {were} looked for"]
+
+
+def _denied(found: Sequence[str]) -> list[str]:
+    word = negation(found)
+    if word is None:
+        return []
+    return [
+        f"{word!r} is read as a negation: what it denies was looked for all the same, and present speaks of "
+        "the thing, not of its absence"
+    ]
+
+
+def _listed(words: Sequence[str]) -> str:
+    shown = [repr(word) for word in words[:_MOST]]
+    if len(words) > _MOST:
+        shown.append(f"{len(words) - _MOST} more")
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

@@ -6,11 +6,12 @@ hands over (a Python list, the API's JSON, a table, a line of a file) are taken 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from phrase_loc.text import grammar
+from phrase_loc.errors import ConfigError
+from phrase_loc.text import english
+from phrase_loc.text.english import tokens
 from phrase_loc.text.word_list import is_adjective
-from phrase_loc.text.words import tokens
 
 _ABBREVIATED = "".join(
     rf"(?<!\b{name})" for name in ("st", "mr", "mrs", "ms", "dr", "jr", "sr", "no", "vs", r"\w")
@@ -18,8 +19,8 @@ _ABBREVIATED = "".join(
 _STOP = re.compile(rf"[\n\r;；。！？]+|{_ABBREVIATED}(?<![.!?．])[.!?．]+(?=\s|$|[\"'”’)])", re.IGNORECASE)
 _COMMA = re.compile(r"[,，、](?!\d)|(?<!\d)[,，、]")  # '1,000 people' is one
 _EDGES = ' \t"“”„«»:,.!?'
-_GOES_ON = grammar.PREPOSITIONS - frozenset(("then", "so", "but", "here", "there", "away", "together"))
-_PARTICIPLES = grammar.PRESENT_PARTICIPLES | grammar.PAST_PARTICIPLES
+_GOES_ON = english.PREPOSITIONS - frozenset(("then", "so", "but", "here", "there", "away", "together"))
+_PARTICIPLES = english.PRESENT_PARTICIPLES | english.PAST_PARTICIPLES
 _JOINING = re.compile(r"^(?:and|or|then|but|&)\s+", re.IGNORECASE)
 
 
@@ -70,23 +71,23 @@ def _belongs(before: list[str], after: list[str]) -> bool:
         return True
     if _has_noun(before):
         return False
-    rest = after[1:] if after[0] in grammar.CONJUNCTIONS else after
+    rest = after[1:] if after[0] in english.CONJUNCTIONS else after
     return bool(rest) and not _opens(rest[0]) and (_opened(before) or _is_modifier(rest[0]))
 
 
 def _begins_clause(found: list[str]) -> bool:
     """'wearing a hat', but not 'running water'."""
-    return found[0] in grammar.PRESENT_PARTICIPLES and len(found) > 1 and grammar.is_function_word(found[1])
+    return found[0] in english.PRESENT_PARTICIPLES and len(found) > 1 and english.is_function_word(found[1])
 
 
 def _last_noun_phrase(found: list[str]) -> list[str]:
     """The tokens behind the last function word."""
-    places = [place for place, token in enumerate(found) if grammar.is_function_word(token)]
+    places = [place for place, token in enumerate(found) if english.is_function_word(token)]
     return found[places[-1] + 1 :] if places else found
 
 
 def _opens(token: str) -> bool:
-    return token in grammar.DETERMINERS or token in grammar.NUMBERS or token.isdigit()
+    return token in english.DETERMINERS or token in english.NUMBERS or token.isdigit()
 
 
 def _opened(found: list[str]) -> bool:
@@ -101,4 +102,48 @@ def _has_noun(found: list[str]) -> bool:
 
 def _is_modifier(token: str) -> bool:
     formed = token in _PARTICIPLES or ("-" in token and token.endswith(("ed", "ing")))
-    return formed or grammar.is_modifier(token) or is_adjective(token)
+    return formed or english.is_modifier(token) or is_adjective(token)
+
+
+def phrase_list(phrases: object) -> list[str]:
+    """Any iterable of text, generators and arrays included, as a list.
+
+    >>> phrase_list(phrase for phrase in ("a dog", "a cat"))
+    ['a dog', 'a cat']
+
+    Raises:
+        ConfigError: a bare string (it would be taken letter by letter), no iterable, or something that is no text.
+    """
+    if isinstance(phrases, str):
+        shown = phrases if len(phrases) <= 60 else phrases[:60] + "..."
+        raise ConfigError(f"expected a list of phrases, got a string; write [{shown!r}]")
+    if isinstance(phrases, (bytes, bytearray, memoryview, Mapping)) or not _iterable(phrases):
+        raise ConfigError(f"expected a list of phrases, got {_kind(phrases)}")
+    asked: list[str] = []
+    for phrase in phrases:  # type: ignore[attr-defined]
+        if not isinstance(phrase, str):
+            raise ConfigError(
+                f"phrase {len(asked) + 1} is {_kind(phrase)}; expected text such as 'a red hat'"
+            )
+        asked.append(str(phrase))  # numpy has strings of its own
+    return asked
+
+
+def _iterable(value: object) -> bool:
+    if not isinstance(value, Iterable):
+        return False
+    try:
+        iter(value)  # an array without axes calls itself iterable
+    except TypeError:
+        return False
+    return True
+
+
+def _kind(value: object) -> str:
+    """The value where it is a short plain one, else its type: never the content of an array or a file."""
+    name = type(value).__qualname__
+    return (
+        f"{value!r} ({name})"[:60]
+        if value is None or isinstance(value, (bool, int, float))
+        else f"a {name}"[:60]
+    )

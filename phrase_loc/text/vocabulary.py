@@ -5,14 +5,24 @@ A unit is a word in its dictionary form, or a pair of words that means more than
 """
 
 import io
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text, write_text
-from phrase_loc.text.words import canonical, runs, spellings
+from phrase_loc.text.english import (
+    VERB_FORMS,
+    canonical,
+    is_function_word,
+    is_modifier,
+    may_be_shown,
+    runs,
+    spellings,
+)
 
 _DIGITS = 18  # of a count: what 64 bits hold
 
@@ -117,3 +127,133 @@ def _entry(line: str, path: Path | str, number: int) -> tuple[str, int]:
     if word.strip() and told.isdecimal() and len(told) <= _DIGITS:
         return word.strip(), int(told)
     raise DataError(f"{path}, line {number}: expected `word<tab>count`, got {line.rstrip()[:60]!r}")
+
+
+DEFAULT_SIZE = 18_000  # the paper's dictionary; 100,000 is tested
+TABLE_LIMIT = 2_000_000  # entries a counting table may hold: about 300 MB for words and pairs together
+_INSEPARABLE = 0.6
+
+
+class UnitCounter:
+    """Counts of words and of neighbouring pairs, fed text by text; several can be merged into one.
+
+    Args:
+        table_limit: entries each of the two tables may hold before its rarest are dropped.
+    """
+
+    def __init__(self, table_limit: int = TABLE_LIMIT) -> None:
+        if table_limit < 1:
+            raise ConfigError(f"the table limit of a vocabulary must be 1 or more, got {table_limit}")
+        self.table_limit = table_limit
+        self.texts = 0
+        self.words: Counter[str] = Counter()
+        self.pairs: Counter[tuple[str, str]] = Counter()
+
+    def update(self, texts: Iterable[str]) -> None:
+        """Count content words (dictionary forms) and the pairs of them that stand side by side."""
+        for text in texts:
+            self.texts += 1
+            for run in runs(text):
+                self.words.update(canonical(token) for token in run if may_be_shown(token))
+                content = [None if is_function_word(token) else canonical(token) for token in run]
+                self.pairs.update((a, b) for a, b in pairwise(content) if a and b and a != b)
+            self._bound()
+
+    def merge(self, other: "UnitCounter") -> None:
+        """Add what another process counted."""
+        self.texts += other.texts
+        self.words.update(other.words)
+        self.pairs.update(other.pairs)
+        self._bound()
+
+    def _bound(self) -> None:
+        _drop_rarest(self.words, self.table_limit)
+        _drop_rarest(self.pairs, self.table_limit)
+
+    def vocabulary(
+        self,
+        size: int = DEFAULT_SIZE,
+        min_count: int = 5,
+        min_association: float = 0.35,
+        pair_share: float = 0.25,
+    ) -> Vocabulary:
+        """The most frequent units.
+
+        Args:
+            size: at most so many units.
+            min_count: a unit must be seen so often.
+            min_association: normalised PMI (-1..1) from which two adjacent nouns become a unit.
+            pair_share: at most this share of `size` are pairs (the most frequent ones); 0 keeps none.
+
+        Raises:
+            ConfigError: size or min_count below 1.
+            DataError: no word reaches the minimum count.
+        """
+        if size < 1 or min_count < 1:
+            raise ConfigError(
+                f"a vocabulary needs a size and a min_count of 1 or more, got {size} and {min_count}"
+            )
+        frequent = {w: n for w, n in self.words.items() if n >= min_count}
+        if not frequent:
+            raise DataError(
+                f"no word was seen {min_count} times in {self.texts} texts "
+                f"({len(self.words)} different words); give more text or lower the minimum count"
+            )
+        pairs = self._units(min_count, min_association)
+        ranked = _ranked(frequent | dict(_ranked(pairs)[: int(size * pair_share)]))[:size]
+        return Vocabulary(tuple(w for w, _ in ranked), tuple(n for _, n in ranked))
+
+    def _units(self, min_count: int, min_association: float) -> dict[str, int]:
+        total, words = self.words.total(), self.words
+        return {
+            f"{a} {b}": n
+            for (a, b), n in self.pairs.items()
+            if n >= min_count and association(n, words[a], words[b], total) >= _needed(a, b, min_association)
+        }
+
+
+def build_vocabulary(captions: Iterable[str], table_limit: int = TABLE_LIMIT, **options: float) -> Vocabulary:
+    """The vocabulary of captions by one pass over them; a generator is consumed once and never held.
+
+    Args:
+        captions: texts.
+        table_limit: see `UnitCounter`.
+        options: those of `UnitCounter.vocabulary`.
+    """
+    counter = UnitCounter(table_limit)
+    counter.update(captions)
+    return counter.vocabulary(**options)  # type: ignore[arg-type]
+
+
+def _ranked(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _needed(first: str, second: str, min_association: float) -> float:
+    """Association that makes two words a unit: for nouns as asked, else nearly inseparable ('hot dog').
+
+    'brown dog' and 'dog runs' are frequent and mean no more than their parts.
+    """
+    verbal = second in VERB_FORMS or first in VERB_FORMS
+    return max(min_association, _INSEPARABLE) if verbal or is_modifier(first) else min_association
+
+
+def _drop_rarest(table: Counter, limit: int) -> None:
+    """Drop the rarest entries of a table that outgrew its limit, until it is at most half full."""
+    floor = 1
+    while len(table) > limit:
+        for key in [key for key, count in table.items() if count <= floor]:
+            del table[key]
+        if len(table) <= limit // 2:
+            return
+        floor += 1
+
+
+def association(together: int, first: int, second: int, total: int) -> float:
+    """Normalised pointwise mutual information of two adjacent words: 1 never apart, 0 independent."""
+    if not (together and first and second):
+        return -1.0
+    p = together / total
+    if p >= 1:
+        return 1.0
+    return math.log(p * total * total / (first * second)) / -math.log(p)

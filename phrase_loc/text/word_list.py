@@ -8,7 +8,7 @@ import lzma
 from functools import cache, lru_cache
 from importlib.resources import files
 
-from phrase_loc.text.words import canonical
+from phrase_loc.text.english import canonical
 
 SHORTEST = 5  # words that are not adjectives are listed from here on: shorter ones are never corrected
 

@@ -23,11 +23,15 @@ from torch import Tensor
 
 from phrase_loc.config import to_dict
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import SEAL, writing, writing_folder
+from phrase_loc.files import (
+    SEAL,
+    writing,
+    writing_folder,
+)
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import save_model
 from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.further import add_further_words
+from phrase_loc.training.out_of_vocabulary import add_further_words
 
 #: Version 1 is the same without a digest.
 VERSION = 2

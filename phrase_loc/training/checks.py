@@ -6,23 +6,25 @@ phase or the last step opens.
 """
 
 from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
-from phrase_loc.datasets.web_paths import expand
+from phrase_loc.config import build
 from phrase_loc.distributed import World
-from phrase_loc.errors import ConfigError, choose
+from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.inference import Inference
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import create, folded
 from phrase_loc.models.model import TextToRegion, last_frozen, pool_named, trainable_stages
 from phrase_loc.models.store import load_model
-from phrase_loc.text import embeddings, synonyms
+from phrase_loc.pairs.paths import expand
+from phrase_loc.text import labels, vectors
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.losses import LOSSES
-from phrase_loc.training.materials import read_texts
-from phrase_loc.training.validation import check_validation
+from phrase_loc.training.setup import read_texts
 
 _WORDS = Vocabulary(("dog", "cat"), (2, 1))
 
@@ -65,10 +67,10 @@ def check(config: TrainConfig, world: World) -> None:
 def _check_words(config: TrainConfig) -> None:
     """Vocabulary, vectors, related and further words: whether what they are read from is there."""
     if config.further.words:
-        embeddings.glove_package(limit=1)
+        vectors.glove_package(limit=1)
         deque(read_texts(config.further.texts), maxlen=0)  # to the end: they are used in the last step
     if config.labels.unpunished == "hypernyms":
-        synonyms.hypernyms(_WORDS)
+        labels.hypernyms(_WORDS)
     if config.model.start:
         return
     if config.vocabulary.file:
@@ -76,11 +78,11 @@ def _check_words(config: TrainConfig) -> None:
     for path in expand(config.vocabulary.extra_texts) if config.vocabulary.extra_texts else ():
         next(read_texts((path,)), None)
     if config.vectors.source == "glove":
-        embeddings.glove_package(limit=1)
+        vectors.glove_package(limit=1)
     elif config.vectors.source == "file":
-        embeddings.read_glove(config.vectors.file, limit=3)
+        vectors.read_glove(config.vectors.file, limit=3)
     elif config.vectors.source == "encoder":
-        embeddings.encoder_vectors(_WORDS.words, config.vectors.file)
+        vectors.encoder_vectors(_WORDS.words, config.vectors.file)
 
 
 def _model(config: TrainConfig) -> TextToRegion:
@@ -127,3 +129,75 @@ def _check_compiler(world: World) -> None:
             f"compile=true cannot work here ({' '.join(str(error).split())[:160]}); install a C++ compiler or set "
             "compile=false"
         ) from None
+
+
+if TYPE_CHECKING:
+    from phrase_loc.evaluation.config import EvaluateConfig
+
+#: The model as it is, all processes -> figures, higher is better, the same everywhere.
+Measure = Callable[[TextToRegion, World], dict[str, float]]
+
+
+def measure_of(config: TrainConfig) -> Measure | None:
+    """The measure that `config.validation` asks for; None without annotated images."""
+    if not config.validation.root:
+        return None
+    return lambda model, world: measure(config, model, world)
+
+
+def plan_of(config: TrainConfig) -> "EvaluateConfig":
+    """The evaluation that `config.validation` asks for."""
+    from phrase_loc.evaluation.config import EvaluateConfig
+
+    asked = config.validation
+    plan = {
+        "data": {"root": asked.root, "split": asked.split},
+        "protocols": list(asked.protocols),
+        "output": config.out / "validation.json",
+        "bootstrap": 1,
+        "limit": asked.limit,
+        "resume": False,
+    }
+    return build(EvaluateConfig, plan)
+
+
+def check_validation(config: TrainConfig) -> None:
+    """Refuses what the first measurement would stumble over; without annotated images there is none.
+
+    Raises:
+        ConfigError: an unknown protocol, split or figure.
+        DataError: no annotations there.
+    """
+    asked = config.validation
+    if not asked.root:
+        return
+    from phrase_loc.datasets import DATASETS
+    from phrase_loc.evaluation import thresholds
+
+    plan = plan_of(config)
+    protocols = plan.chosen_protocols()
+    thresholds.check(protocols, plan.held_out)
+    figures = [f"{protocol.name}/{metric}" for protocol in protocols for metric in protocol.metrics]
+    choose(dict.fromkeys(figures), asked.metric, "figure in validation.metric")
+    if not len(DATASETS[plan.data.name](root=plan.data.root, split=plan.data.split)):
+        raise DataError(f"validation.root {asked.root} has no image in split {asked.split!r}; check both")
+
+
+def measure(config: TrainConfig, model: TextToRegion, world: World) -> dict[str, float]:
+    """'protocol/metric' -> value on the validation images, which the processes share between them."""
+    from phrase_loc.evaluation import run as procedure
+    from phrase_loc.localizer import Inference, PhraseLocalizer
+    from phrase_loc.models.build import folded
+
+    settings = Inference.from_dict({**model.config.inference, **config.inference})
+    localizer = PhraseLocalizer(folded(model).float(), settings)
+    evaluation = procedure.evaluate(plan_of(config), world, localizer)
+    figures = {}
+    for protocol in evaluation.plan.protocols:
+        for metric in protocol.metrics:
+            row = evaluation.rows.row(protocol, evaluation.asked[0], metric)
+            figures[f"{protocol.name}/{metric}"] = float(row["value"])
+    world.barrier()  # until then another process may read the results of single images
+    if world.is_main:
+        evaluation.progress.clear()
+    return figures

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from phrase_loc.config import config_dataclass
-from phrase_loc.datasets.web_sources import TEXT_FIELDS
 from phrase_loc.errors import ConfigError
+from phrase_loc.pairs.sources import TEXT_FIELDS
 
 # Every number of a run has its range here, so that a wrong one is told before the run begins.
 Finite = Annotated[float, Field(allow_inf_nan=False)]

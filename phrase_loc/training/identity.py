@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc import __version__
-from phrase_loc.datasets.web_paths import is_remote
-from phrase_loc.datasets.web_remote import remote_version
-from phrase_loc.datasets.web_sources import ShardSource, Source
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.files import fingerprint, read_bytes, sealed, unsealed, write_bytes
+from phrase_loc.pairs.paths import is_remote, remote_version
+from phrase_loc.pairs.sources import ShardSource, Source
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from phrase_loc.datasets.web import Batch, Ragged
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
 from phrase_loc.models.model import TextToRegion, run_stages
+from phrase_loc.pairs.dataset import Batch, Ragged
 from phrase_loc.training.config import PhaseConfig
 from phrase_loc.training.losses import LOSSES, Targets
 

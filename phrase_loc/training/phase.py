@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from phrase_loc.datasets.web import Batch, collate
-from phrase_loc.datasets.web_sampler import Order, StepSampler, steps_per_epoch
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.models.model import last_frozen, trainable_stages
+from phrase_loc.pairs.dataset import Batch, collate
+from phrase_loc.pairs.sampler import Order, StepSampler, steps_per_epoch
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import PhaseData
-from phrase_loc.training.materials import Materials
 from phrase_loc.training.objective import Objective
-from phrase_loc.training.optimize import Average, optimizer, parameter_groups, schedule
+from phrase_loc.training.optim import Average, optimizer, parameter_groups, schedule
+from phrase_loc.training.setup import Materials
 
 log = logging.getLogger(__name__)
 

@@ -20,22 +20,26 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from phrase_loc.config import to_dict
-from phrase_loc.datasets.web_faults import Faults
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.files import lock, remove_leftovers
 from phrase_loc.models.model import TextToRegion
+from phrase_loc.skipped import Faults
 from phrase_loc.training.checkpoint import Checkpoint, check_same_run, mean_weights, save_whole
-from phrase_loc.training.checks import check
+from phrase_loc.training.checks import Measure, check, measure_of
 from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.journal import Journal
-from phrase_loc.training.materials import Materials, prepare
+from phrase_loc.training.logger import Journal
 from phrase_loc.training.phase import Phase, Step, phase_steps
-from phrase_loc.training.validation import Measure, measure_of
+from phrase_loc.training.setup import Materials, prepare
+
+if TYPE_CHECKING:
+    pass
+
 
 log = logging.getLogger(__name__)
 

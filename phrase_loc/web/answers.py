@@ -6,9 +6,13 @@ ranks the proposals itself when a slider moves (page/ranking.js does what rankin
 
 import asyncio
 import base64
+import hmac
+import queue
 import secrets
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,12 +25,197 @@ from phrase_loc.errors import DataError, choose
 from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer, Prepared, prepare
 from phrase_loc.maps import min_max
-from phrase_loc.structures import Prediction
+from phrase_loc.structures import Prediction, Scene
 from phrase_loc.text.captions import noun_phrases
 from phrase_loc.text.splitting import split_phrases
-from phrase_loc.web.batching import Batcher, Busy
-from phrase_loc.web.limits import Limits
-from phrase_loc.web.scenes import Kept, SceneCache, content_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on a request, on all of them together, and on what is kept.
+
+    Attributes:
+        upload_bytes: largest image file.
+        pixels: largest width times height, refused before decoding.
+        phrases: most phrases of one request.
+        phrase_length: most characters of one phrase.
+        words: most words of all phrases of one request together; each is a seed of its own.
+        top_k: most boxes of one phrase.
+        seconds: longest wait for an answer once the request is there; then 503.
+        queue: requests waiting at once; one more is refused with 503.
+        batch: images looked at together.
+        decoders: photographs decoded at once.
+        scenes: photographs kept in memory for further questions, the least recently used leaves first.
+        kept_bytes: of the files of those photographs together.
+        uploading_bytes: of all requests that are read or wait for their answer; what goes beyond is refused with 503.
+        connections: open at once (fewer where the system allows few open files); then the one that has been idle
+            for longest is closed.
+        header_seconds: in which a connection must have sent the head of a request.
+        body_seconds: in which the rest must have come; every `body_rate` bytes that come give one second more.
+        body_rate: bytes a second of the slowest sender that is waited for.
+        leaving_seconds: in which what was asked is still answered when the server is stopped; then 503.
+    """
+
+    upload_bytes: int = 20 * 1024 * 1024
+    pixels: int = 40_000_000
+    phrases: int = 64
+    phrase_length: int = 200
+    words: int = 400
+    top_k: int = 50
+    seconds: float = 30.0
+    queue: int = 64
+    batch: int = 8
+    decoders: int = 2
+    scenes: int = 64
+    kept_bytes: int = 128 * 1024 * 1024
+    uploading_bytes: int = 256 * 1024 * 1024
+    connections: int = 256
+    header_seconds: float = 10.0
+    body_seconds: float = 20.0
+    body_rate: float = 50_000.0
+    leaving_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A photograph as it was uploaded and what the network saw in it; not what somebody called it."""
+
+    key: str
+    content: bytes
+    kind: str  # its media type
+    scene: Scene
+
+
+def content_key(content: bytes, secret: bytes) -> str:
+    """Name of a photograph: 32 hexadecimal digits that nobody can compute who lacks the server's secret."""
+    return hmac.digest(secret, content, "sha256").hex()[:32]
+
+
+class SceneCache:
+    """At most `capacity` photographs and `most_bytes` of their files; reading one makes it the youngest."""
+
+    def __init__(self, capacity: int, most_bytes: int):
+        self.capacity, self.most_bytes, self._bytes = capacity, most_bytes, 0
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: str) -> Kept | None:
+        """The photograph of that name, or None when it has left."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, kept: Kept) -> None:
+        """Keep a photograph; the least recently read leave when there are too many, or too large ones."""
+        with self._lock:
+            old = self._kept.pop(kept.key, None)
+            self._bytes += len(kept.content) - (len(old.content) if old else 0)
+            self._kept[kept.key] = kept
+            while len(self._kept) > self.capacity or (self._bytes > self.most_bytes and len(self._kept) > 1):
+                self._bytes -= len(self._kept.popitem(last=False)[1].content)
+
+
+class Busy(Exception):
+    """The queue is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    prepared: Prepared
+    future: Future
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    action: Callable[[], Any]
+    future: Future
+
+
+class Batcher:
+    """One thread that owns the model while the server runs.
+
+    Args:
+        localizer: what looks and answers.
+        capacity: jobs that may wait.
+        batch: photographs looked at in one pass.
+    """
+
+    def __init__(self, localizer: PhraseLocalizer, capacity: int, batch: int):
+        self.localizer, self.batch = localizer, batch
+        self._jobs: queue.Queue[_Look | _Ask | None] = queue.Queue(capacity)
+        self._thread = threading.Thread(target=self._work, name="phrase-loc-model", daemon=True)
+        self._thread.start()
+
+    def look(self, prepared: Prepared) -> Future:
+        """A Future of the Scene of a photograph."""
+        return self._put(_Look(prepared, Future()))
+
+    def ask(self, action: Callable[[], Any]) -> Future:
+        """A Future of what `action` returns, run on the model's thread."""
+        return self._put(_Ask(action, Future()))
+
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return self._jobs.qsize()
+
+    def close(self) -> None:
+        """Finish what runs, give up what waits, then stop."""
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is not None:
+                job.future.cancel()
+        self._jobs.put(None)
+        self._thread.join(timeout=10)
+
+    def _put(self, job: "_Look | _Ask") -> Future:
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            raise Busy(f"{self._jobs.maxsize} requests are waiting already; try again in a moment") from None
+        return job.future
+
+    def _work(self) -> None:
+        open_ = True
+        while open_:
+            jobs = [self._jobs.get()]
+            while len(jobs) < self.batch and not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            open_ = None not in jobs
+            self._look([j for j in jobs if isinstance(j, _Look)])
+            for question in (j for j in jobs if isinstance(j, _Ask)):
+                _settle(question.future, question.action)
+
+    def _look(self, jobs: Sequence[_Look]) -> None:
+        jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+        if not jobs:
+            return
+        try:
+            scenes: list[Scene] = self.localizer.look_at([job.prepared for job in jobs])
+            if len(scenes) != len(jobs):
+                raise RuntimeError(f"{len(jobs)} photographs gave {len(scenes)} scenes")
+        except Exception as error:  # the waiting request reports it; the worker must live on
+            for job in jobs:
+                job.future.set_exception(error)
+            return
+        for job, scene in zip(jobs, scenes, strict=True):
+            job.future.set_result(scene)
+
+
+def _settle(future: Future, action: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(action())
+    except Exception as error:
+        future.set_exception(error)
+
 
 #: Methods that need nothing beyond the package, quick enough for a page.
 PAGE_METHODS = ("contrastive_mwp", "mwp", "grad_cam", "cam", "gradient")

@@ -31,13 +31,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from phrase_loc import __version__
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.web.answers import Answers
-from phrase_loc.web.batching import Batcher
+from phrase_loc.web.answers import Answers, Batcher, Kept, Limits
 from phrase_loc.web.door import Access, Door, Leaving, too_large
-from phrase_loc.web.forms import StrictRoute
-from phrase_loc.web.limits import Limits
-from phrase_loc.web.scenes import Kept
-from phrase_loc.web.sentences import Refused, add_sentences, plain
+from phrase_loc.web.forms import Refused, StrictRoute, add_sentences, plain
 
 SCRIPTS = [
     "page",

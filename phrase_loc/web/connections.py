@@ -15,9 +15,9 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from phrase_loc.web.answers import Limits
 from phrase_loc.web.door import Leaving
-from phrase_loc.web.limits import Limits
-from phrase_loc.web.sentences import LOG, failure
+from phrase_loc.web.forms import LOG, failure
 
 ACCEPTED = 32  # connections that asyncio takes in one go, so many may be open beyond the bound for a moment
 OTHER_FILES = 128  # that the process has open beside its connections, and what is accepted in one go

@@ -17,8 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from phrase_loc.web.limits import Limits
-from phrase_loc.web.sentences import Refused, failed, sentence
+from phrase_loc.web.answers import Limits
+from phrase_loc.web.forms import Refused, failed, sentence
 
 OVERHEAD = 1 << 20  # bytes of a request beside the photograph: phrases, names, boundaries
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})

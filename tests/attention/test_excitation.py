@@ -5,12 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phrase_loc.attention import (
-    METHODS,
-    contrastive_mwp,
-    excitation_backprop,
-    mwp,
-)
+from phrase_loc.attention import METHODS, contrastive_mwp, excitation_backprop, mwp
 from phrase_loc.attention.excitation import attended_pass, contrasts, passed, wins
 from phrase_loc.attention.tape import KeptPositive
 from phrase_loc.errors import ConfigError

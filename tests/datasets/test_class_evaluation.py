@@ -7,7 +7,7 @@ import pytest
 from phrase_loc.config import load_config
 from phrase_loc.distributed import World
 from phrase_loc.evaluation.config import EvaluateConfig
-from phrase_loc.evaluation.procedure import evaluate, report
+from phrase_loc.evaluation.run import evaluate, report
 from tests.datasets.trees import coco_tree, rectangle, voc_tree, xml
 
 CENTRE, CORNER = (90, 40, 110, 60), (1, 1, 20, 20)  # in images of 200 x 100, whose centre is (100, 50)

@@ -5,7 +5,7 @@ from pycocotools import mask as rle
 
 from phrase_loc.datasets.coco import COCO
 from phrase_loc.errors import DataError
-from phrase_loc.evaluation.class_scoring import decode
+from phrase_loc.evaluation.scoring import decode
 from tests.datasets.trees import coco_tree, rectangle
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from phrase_loc.datasets.class_names import (
+from phrase_loc.datasets.classes import (
     AMBIGUOUS,
     class_names,
     imagenet_classes,

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from phrase_loc.datasets.web import WebImages, collate, draw_caption
-from phrase_loc.datasets.web_faults import Fault, Faults
-from phrase_loc.datasets.web_sampler import FILLER
-from phrase_loc.datasets.web_sources import open_source
-from phrase_loc.datasets.web_transforms import Transform, decode, names_a_colour, names_a_side
 from phrase_loc.errors import DataError
 from phrase_loc.images import load_image, to_tensor
+from phrase_loc.pairs.dataset import WebImages, collate, draw_caption
+from phrase_loc.pairs.sampler import FILLER
+from phrase_loc.pairs.sources import open_source
+from phrase_loc.pairs.transforms import Transform, decode, names_a_colour, names_a_side
+from phrase_loc.skipped import Fault, Faults
 from phrase_loc.text.labels import WordLabeller, WordLabels
 from phrase_loc.text.vocabulary import Vocabulary
 from tests.training.pairs import add, draw, write_set
@@ -188,7 +188,7 @@ def test_jitter_keeps_hues_where_a_colour_is_named():
 
 @pytest.mark.parametrize("smallest", [0.3, 0.8])
 def test_a_crop_keeps_its_share_and_stays_inside(smallest: float):
-    from phrase_loc.datasets.web_transforms import _window
+    from phrase_loc.pairs.transforms import _window
 
     random = np.random.default_rng(0)
     for _ in range(200):

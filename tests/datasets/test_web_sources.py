@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from phrase_loc.datasets.web_faults import Fault, Faults
-from phrase_loc.datasets.web_paths import expand
-from phrase_loc.datasets.web_shards import ShardReader, load_index
-from phrase_loc.datasets.web_sources import ShardSource, clean, json_texts, open_source
 from phrase_loc.errors import DataError
+from phrase_loc.pairs.paths import expand
+from phrase_loc.pairs.shards import ShardReader, load_index
+from phrase_loc.pairs.sources import ShardSource, clean, json_texts, open_source
+from phrase_loc.skipped import Fault, Faults
 from tests.training.pairs import add, draw, write_set, write_shard
 
 

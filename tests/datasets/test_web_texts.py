@@ -5,8 +5,8 @@ import tarfile
 
 import pytest
 
-from phrase_loc.datasets.web_texts import stream_texts
 from phrase_loc.errors import DataError
+from phrase_loc.pairs.sources import stream_texts
 
 
 def tar(path, members):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pycocotools import mask as rle
 
-from phrase_loc.evaluation.class_protocols import CLASS_PROTOCOLS
-from phrase_loc.evaluation.class_scoring import CLASS_SCORERS, disc_pointing, distance_to_boxes, touches
+from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS
+from phrase_loc.evaluation.scoring import CLASS_SCORERS, disc_pointing, distance_to_boxes, touches
 
 NAN = float("nan")
 

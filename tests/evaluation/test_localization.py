@@ -8,13 +8,13 @@ import pytest
 from phrase_loc.config import load_config
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.evaluation import localization
-from phrase_loc.evaluation.class_protocols import CLASS_PROTOCOLS, GRIDS, imagenet_sweep
-from phrase_loc.evaluation.compare import compare
+from phrase_loc.evaluation import thresholds
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
-from phrase_loc.evaluation.procedure import evaluate, report
+from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS, GRIDS, imagenet_sweep
 from phrase_loc.evaluation.report import write
-from phrase_loc.evaluation.results import Table, Things
+from phrase_loc.evaluation.run import evaluate, report
+from phrase_loc.evaluation.statistics import compare
+from phrase_loc.evaluation.tables import Table, Things
 from tests.datasets.trees import photograph, xml
 from tests.evaluation.small_models import classifier
 
@@ -44,9 +44,9 @@ def test_the_choice_reads_only_the_held_out_part():
     """The second threshold is better on the reported part, worse on the held-out one."""
     found = table([1, 1, 0, 0, 0, 0], [1, 0, 1, 1, 1, 1])
     held = np.array([True, True, False, False, False, False])
-    assert localization.best_threshold(SWEEP, found, held) == 0
-    assert localization.best_threshold(SWEEP, found, ~held) == 1
-    rest = localization.reported(SWEEP, found, 0, ~held)
+    assert thresholds.best_threshold(SWEEP, found, held) == 0
+    assert thresholds.best_threshold(SWEEP, found, ~held) == 1
+    rest = thresholds.reported(SWEEP, found, 0, ~held)
     assert rest.values["error"].tolist() == [1, 1, 1, 1]
     assert rest.things.image.tolist() == [2, 3, 4, 5]
     assert rest.iou.tolist() == [0.4999] * 4
@@ -56,13 +56,13 @@ def test_the_choice_reads_only_the_held_out_part():
 
 def test_of_equal_thresholds_the_first():
     both = np.array([True, True])
-    assert localization.best_threshold(SWEEP, table([1, 0], [0, 1]), both) == 0
-    assert localization.best_threshold(SWEEP, table([1, 0], [1, 1]), both) == 1
+    assert thresholds.best_threshold(SWEEP, table([1, 0], [0, 1]), both) == 0
+    assert thresholds.best_threshold(SWEEP, table([1, 0], [1, 1]), both) == 1
 
 
 def test_top_k_needs_the_class_and_the_box():
     found = table([1, 1, 1, 0], [0, 0, 0, 0], rank=[0, 3, 7, 0])
-    values = localization.reported(SWEEP, found, 0, np.ones(4, bool)).values
+    values = thresholds.reported(SWEEP, found, 0, np.ones(4, bool)).values
     assert values["error"].tolist() == [0, 0, 0, 1]
     assert values["top1_error"].tolist() == [0, 1, 1, 1]
     assert values["top5_error"].tolist() == [0, 0, 1, 1]
@@ -70,10 +70,10 @@ def test_top_k_needs_the_class_and_the_box():
 
 def test_the_parts_are_fixed_by_the_name_of_the_image():
     names = [f"ILSVRC2012_val_{i:08d}" for i in range(4000)]
-    held = [localization.is_held_out(n, 0.25) for n in names]
-    assert held == [localization.is_held_out(n, 0.25) for n in names]
+    held = [thresholds.is_held_out(n, 0.25) for n in names]
+    assert held == [thresholds.is_held_out(n, 0.25) for n in names]
     assert 0.22 < np.mean(held) < 0.28
-    assert not any(localization.is_held_out(n, 0.0) for n in names)
+    assert not any(thresholds.is_held_out(n, 0.0) for n in names)
 
 
 def test_grids_hold_the_published_thresholds():
@@ -135,7 +135,7 @@ def test_a_sweep_agrees_with_its_thresholds_asked_one_by_one(tree, tmp_path):
         config_of(tree, tmp_path, protocols=[name], method="mwp", held_out=0.0), World(), classifier(NAMES)
     )
     found = single.tables[name, "mwp"]
-    keep = [not localization.is_held_out(single.plan.samples[i].image_id, 0.3) for i in found.things.image]
+    keep = [not thresholds.is_held_out(single.plan.samples[i].image_id, 0.3) for i in found.things.image]
     assert row["value"] == round(100 * (1 - found.values["accuracy"][keep].mean()), 2)
 
 

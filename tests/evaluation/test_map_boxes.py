@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from phrase_loc.evaluation.class_protocols import GRIDS
 from phrase_loc.evaluation.map_boxes import map_box, map_boxes
-from phrase_loc.evaluation.protocol import MapBox
+from phrase_loc.evaluation.protocols import GRIDS, MapBox
 
 RULES = [
     MapBox(rule, value, component)

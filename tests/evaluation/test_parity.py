@@ -5,14 +5,13 @@ import pytest
 import torch
 from torchvision.ops import nms
 
-from phrase_loc.evaluation.counted import Batch
 from phrase_loc.evaluation.map_boxes import map_box
 from phrase_loc.evaluation.parity import SURPRISES, faithful, table
-from phrase_loc.evaluation.protocol import MapBox
-from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS
-from phrase_loc.evaluation.results import Table, Things
+from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS, MapBox
 from phrase_loc.evaluation.rows import Rows, filtered
-from phrase_loc.metrics import overlaps
+from phrase_loc.evaluation.scoring import overlaps
+from phrase_loc.evaluation.tables import Table, Things
+from phrase_loc.evaluation.targets import Batch
 from tests.evaluation.fakes import FakeLocalizer, point
 from tests.evaluation.test_protocols import one, values
 

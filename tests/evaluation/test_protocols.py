@@ -7,9 +7,9 @@ import torch
 
 from phrase_loc.distributed import World
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
-from phrase_loc.evaluation.counted import gather
-from phrase_loc.evaluation.procedure import evaluate, report
 from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS
+from phrase_loc.evaluation.run import evaluate, report
+from phrase_loc.evaluation.targets import gather
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.datasets.flickr_tree import annotation, thing, tree
 from tests.evaluation.fakes import FakeLocalizer, point

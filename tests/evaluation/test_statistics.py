@@ -7,14 +7,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from phrase_loc.evaluation import statistics
-from phrase_loc.evaluation.statistics import (
-    Sums,
-    draws,
-    interval,
-    paired,
-    sums_by_image,
-    sums_by_label,
-)
+from phrase_loc.evaluation.statistics import Sums, draws, interval, paired, sums_by_image, sums_by_label
 
 VALUES = np.array([1.0, 0, 1, 1, 0, 1])
 IMAGE = np.array([0, 0, 1, 1, 1, 3])

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models import backbones
-from phrase_loc.models.backbones import BACKBONES, build, fold_batch_norm, split
+from phrase_loc.models.backbones import registry
+from phrase_loc.models.backbones.registry import BACKBONES, build, fold_batch_norm, split
 from phrase_loc.models.folding import NORMS
 
 PREACTIVATED = {"densenet121"}  # norms before a convolution cannot be folded
@@ -173,9 +173,9 @@ def test_no_code_of_a_weights_file_runs(tmp_path):
 
 def test_preprocessing_is_stated_for_every_backbone():
     for name in BACKBONES:
-        facts = backbones.preprocessing(name)
+        facts = registry.preprocessing(name)
         assert len(facts.mean) == len(facts.std) == 3
         assert facts.size > 0
-    lite = backbones.preprocessing("efficientnet_lite0")
+    lite = registry.preprocessing("efficientnet_lite0")
     assert (127 / 255 - lite.mean[0]) / lite.std[0] == pytest.approx(0)
     assert (255 / 255 - lite.mean[0]) / lite.std[0] == pytest.approx(1)

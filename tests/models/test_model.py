@@ -6,8 +6,7 @@ import torch
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.build import create, folded, with_extra
 from phrase_loc.models.model import POOLS, TextToRegion, WordTable
-from phrase_loc.text.embeddings import WordVectors
-from phrase_loc.text.tables import Alignment
+from phrase_loc.text.vectors import Alignment, WordVectors
 from phrase_loc.text.vocabulary import Vocabulary
 
 WORDS = ("man", "dog", "hat", "red", "tree")

@@ -12,7 +12,7 @@ from phrase_loc.errors import DataError
 from phrase_loc.models import store
 from phrase_loc.models.build import with_extra
 from phrase_loc.models.store import load_model, save_model
-from phrase_loc.text.embeddings import WordVectors
+from phrase_loc.text.vectors import WordVectors
 from tests.models.test_model import IDS, IMAGES, WORDS, tiny_model
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from phrase_loc.proposals import PROPOSALS, Cached
 from phrase_loc.proposals.cache import tidy
-from phrase_loc.proposals.levels import LevelSets
-from phrase_loc.proposals.windows import Windows
+from phrase_loc.proposals.level_sets import LevelSets
+from phrase_loc.proposals.source import Windows
 
 SIZE = (80, 120)
 

@@ -13,11 +13,9 @@ from PIL import Image
 from phrase_loc.boxes import iou
 from phrase_loc.errors import ConfigError
 from phrase_loc.proposals import PROPOSALS, proposals_for
-from phrase_loc.proposals.levels import LevelSets
-from phrase_loc.proposals.regions import Regions
-from phrase_loc.proposals.segments import lab_edges, ximgproc
-from phrase_loc.proposals.source import Mixed
-from phrase_loc.proposals.windows import Windows
+from phrase_loc.proposals.level_sets import LevelSets
+from phrase_loc.proposals.selective_search import Regions, lab_edges, ximgproc
+from phrase_loc.proposals.source import Mixed, Windows
 
 SIZE = (80, 120)
 SQUARE = torch.tensor([[10.0, 20, 50, 60]])  # the red square of `drawn_image`

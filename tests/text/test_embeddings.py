@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.text.embeddings import (
+from phrase_loc.text.vectors import (
+    align,
     cooccurrence_vectors,
     encoder_vectors,
     glove_package,
+    quantise,
     read_glove,
 )
-from phrase_loc.text.tables import align, quantise
 from phrase_loc.text.vocabulary import Vocabulary
 
 GLOVE = "dog 1 0 0.5\nhot -1 2 0\ncat 1 0.25 0.5\n"

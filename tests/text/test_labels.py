@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError
-from phrase_loc.text.labels import WordLabeller, balance
-from phrase_loc.text.synonyms import hypernyms, near_vectors, paraphrases, union
+from phrase_loc.text.labels import WordLabeller, balance, hypernyms, near_vectors, paraphrases, union
 from phrase_loc.text.vocabulary import Vocabulary
 
 WORDS = ("dog", "man", "guy", "player", "hot", "hot dog", "football player", "ball", "terrier", "cat")

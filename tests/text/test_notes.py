@@ -1,9 +1,9 @@
 import pytest
 
 from phrase_loc.structures import Word
-from phrase_loc.text.notes import note
+from phrase_loc.text.english import tokens
 from phrase_loc.text.parsing import negation
-from phrase_loc.text.words import tokens
+from phrase_loc.text.phrases import note
 
 DOG, HAT, ZORG, LORRY = (
     Word("dog", True, 0.5),

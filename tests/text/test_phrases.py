@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import phrase_loc
-from phrase_loc.datasets.class_names import class_names, imagenet_classes
+from phrase_loc.datasets.classes import class_names, imagenet_classes
+from phrase_loc.text.english import MAX_LETTERS
 from phrase_loc.text.parsing import Role
 from phrase_loc.text.phrases import PhraseEncoder, one_edit_away
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.text.words import MAX_LETTERS
 
 WORDS = [
     "man",
@@ -164,7 +164,7 @@ def test_a_query_imports_neither_nltk_nor_sklearn():
     import sys
 
     code = (
-        "import sys, phrase_loc.text.tables; from phrase_loc.text.phrases import PhraseEncoder\n"
+        "import sys, phrase_loc.text.vectors; from phrase_loc.text.phrases import PhraseEncoder\n"
         "from phrase_loc.text.vocabulary import Vocabulary\n"
         "PhraseEncoder(Vocabulary(('doorway',), (99,))).encode('a dooorway')\n"
         "print([m for m in ('nltk', 'sklearn', 'pandas', 'transformers', 'scipy') if m in sys.modules])"

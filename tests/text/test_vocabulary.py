@@ -5,8 +5,7 @@ import tracemalloc
 import pytest
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.text.counting import UnitCounter, association, build_vocabulary
-from phrase_loc.text.vocabulary import Vocabulary
+from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, association, build_vocabulary
 
 CAPTIONS = [
     "Two dogs eat hot dogs.",

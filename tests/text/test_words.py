@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phrase_loc.text.words import MAX_LETTERS, MAX_TOKENS, canonical, normalise, runs, spellings, tokens
+from phrase_loc.text.english import MAX_LETTERS, MAX_TOKENS, canonical, normalise, runs, spellings, tokens
 
 PLURALS = """
  men:man women:woman firemen:fireman children:child grandchildren:grandchild feet:foot teeth:tooth

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phrase_loc.datasets.web_sources import open_source
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
+from phrase_loc.pairs.sources import open_source
 from phrase_loc.training import chunks
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.chunks import Chunks, missing_chunks, write_chunk

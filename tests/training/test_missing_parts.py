@@ -5,7 +5,7 @@ import pytest
 from phrase_loc.config import load_config
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.text import embeddings
+from phrase_loc.text import vectors
 from phrase_loc.training import run
 from phrase_loc.training.config import TrainConfig
 
@@ -16,7 +16,7 @@ def test_a_run_that_could_not_be_saved_does_not_begin(tmp_path, monkeypatch):
     def no_pyarrow(*arguments, **options):
         raise ImportError("no pyarrow")
 
-    pytest.importorskip(embeddings.GLOVE_PACKAGE)
+    pytest.importorskip(vectors.GLOVE_PACKAGE)
     monkeypatch.setattr(pandas, "read_parquet", no_pyarrow)
     config = load_config(TrainConfig, ["data.shards=none", f"out={tmp_path / 'run'}", "further.words=10"])
     with pytest.raises(DataError, match="pip install pyarrow"):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from phrase_loc.datasets.web import Batch, Ragged, Sample, collate
 from phrase_loc.distributed import World
 from phrase_loc.models.build import create
 from phrase_loc.models.model import TextToRegion
+from phrase_loc.pairs.dataset import Batch, Ragged, Sample, collate
 from phrase_loc.text.labels import WordLabels
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import PhaseConfig

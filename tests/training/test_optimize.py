@@ -13,8 +13,8 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.model import last_frozen, run_stages, trainable_stages
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import fill_cache
-from phrase_loc.training.journal import Journal
-from phrase_loc.training.optimize import Average, optimizer, parameter_groups, schedule
+from phrase_loc.training.logger import Journal
+from phrase_loc.training.optim import Average, optimizer, parameter_groups, schedule
 from tests.training.pairs import add, draw, write_set
 from tests.training.runs import losses, run, settings
 from tests.training.test_objective import small_model
@@ -118,8 +118,8 @@ def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(tmp_p
 def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from phrase_loc.training import features
     from phrase_loc.training.features import PhaseData
-    from phrase_loc.training.materials import prepare
     from phrase_loc.training.phase import Phase
+    from phrase_loc.training.setup import prepare
 
     config = settings(tmp_path / "out", write_set(tmp_path / "set", (5,)))
     (tmp_path / "out").mkdir()
@@ -136,7 +136,7 @@ def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch
 
 
 def features_transform() -> object:
-    from phrase_loc.datasets.web_transforms import Transform
+    from phrase_loc.pairs.transforms import Transform
 
     return Transform((32, 32))
 
@@ -250,22 +250,22 @@ def test_every_shipped_config_is_valid(root: Path):
 
 def test_further_words_land_where_their_neighbours_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from phrase_loc.models.build import create
-    from phrase_loc.text.embeddings import WordVectors
+    from phrase_loc.text.vectors import WordVectors
     from phrase_loc.text.vocabulary import Vocabulary
-    from phrase_loc.training import further
+    from phrase_loc.training import out_of_vocabulary
 
     draw = torch.Generator().manual_seed(0)
     words = tuple(f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(120))
     glove = torch.randn(120, 6, generator=draw)
     space = glove @ torch.randn(6, 9, generator=draw) + torch.randn(9, generator=draw)
-    monkeypatch.setattr(further.embeddings, "glove_package", lambda: WordVectors(words, glove))
+    monkeypatch.setattr(out_of_vocabulary.text_vectors, "glove_package", lambda: WordVectors(words, glove))
     vocabulary = Vocabulary(words[:100], (5,) * 100)
     model = create(vocabulary, space[:100], backbone="tiny", weights=None, hidden=8, free=True)
-    further.add_further_words(model, 15, (), 1e-6, 0)
+    out_of_vocabulary.add_further_words(model, 15, (), 1e-6, 0)
     assert model.extra == words[100:115]
     found = model.words(torch.arange(100, 115))
     assert (found - space[100:115]).abs().max() < 0.02 * space.abs().max()  # eight bits a number
     (tmp_path / "texts.txt").write_text("".join(f"1\t{a} near {b}\n" for a in words for b in words[:9]) * 2)
-    further.add_further_words(model, 15, (str(tmp_path / "texts.txt"),), 1e-6, 0)
+    out_of_vocabulary.add_further_words(model, 15, (str(tmp_path / "texts.txt"),), 1e-6, 0)
     assert set(model.extra) <= set(words[100:])
     assert model.words(torch.arange(100, 115)).isfinite().all()

@@ -17,7 +17,7 @@ from phrase_loc.models.build import folded
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model
 from phrase_loc.training.checkpoint import Checkpoint
-from phrase_loc.training.journal import Journal
+from phrase_loc.training.logger import Journal
 from phrase_loc.training.run import train
 from tests.training.pairs import draw, write_set
 from tests.training.runs import assert_same_weights, losses, run, settings

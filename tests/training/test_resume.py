@@ -17,7 +17,7 @@ from phrase_loc import files
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.training import checkpoint as checkpoints
 from phrase_loc.training.checkpoint import Checkpoint
-from phrase_loc.training.journal import Journal
+from phrase_loc.training.logger import Journal
 from phrase_loc.training.run import claimed
 from tests.training.pairs import write_set, write_shard
 from tests.training.runs import assert_same_weights, forked, losses, run

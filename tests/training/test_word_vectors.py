@@ -9,7 +9,7 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import VectorsConfig
-from phrase_loc.training.materials import prepare, unpunished_words, word_vectors
+from phrase_loc.training.setup import prepare, unpunished_words, word_vectors
 from tests.training.pairs import write_set
 from tests.training.runs import settings
 

@@ -25,9 +25,8 @@ from phrase_loc.display import to_dict
 from phrase_loc.images import load_image
 from phrase_loc.localizer import prepare
 from phrase_loc.maps import min_max
+from phrase_loc.web.answers import Batcher, Busy, Kept, SceneCache
 from phrase_loc.web.app import EXAMPLES, PAGE_FILES, create_app
-from phrase_loc.web.batching import Batcher, Busy
-from phrase_loc.web.scenes import Kept, SceneCache
 from tests.web.conftest import LIMITS, encoded
 
 

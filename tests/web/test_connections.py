@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from phrase_loc.web import connections
-from phrase_loc.web.limits import Limits
+from phrase_loc.web.answers import Limits
 from tests.web.browser import until
 from tests.web.conftest import request, upload
 

@@ -1,0 +1,170 @@
+"""What a protocol counts in an image, and its truth, as one batch.
+
+A phrase without a true box is not counted. A mention counts once for each time it is written; an entity once
+for its chain, however often it is mentioned.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
+
+import torch
+from torch import Tensor
+
+from phrase_loc import boxes
+from phrase_loc.evaluation.protocols import MapBox, Protocol
+from phrase_loc.evaluation.protocols import Protocol as Test
+from phrase_loc.structures import GroundingSample
+
+Query = tuple[str, ...]  # phrases whose maps are averaged; a mention is a query of one
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The P things that a protocol counts in one image.
+
+    Attributes:
+        sample: the image.
+        members: per thing the indices into sample.phrases it stands for: one mention, or those of a chain.
+        queries: per thing the phrases whose maps are averaged, one for each member.
+        truth: (P, M, 4) true boxes, NaN rows as padding: M = 1, the union box, where the protocol says so.
+        union: (P, 4) box around all boxes of the thing.
+    """
+
+    sample: GroundingSample
+    members: tuple[tuple[int, ...], ...]
+    queries: tuple[Query, ...]
+    truth: Tensor
+    union: Tensor
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def texts(self) -> list[str]:
+        """Per thing its phrase, or the phrases of its chain joined by ' / '."""
+        return [" / ".join(dict.fromkeys(query)) for query in self.queries]
+
+    @property
+    def labels(self) -> list[tuple[str, ...]]:
+        """Per thing the types of all its mentions, each once."""
+        phrases = self.sample.phrases
+        return [tuple(dict.fromkeys(x for i in m for x in phrases[i].labels)) for m in self.members]
+
+
+def gather(protocol: Protocol, sample: GroundingSample) -> Batch:
+    """The batch of an image under a protocol; it may be empty."""
+    members = [m for m in _members(protocol, sample) if _kept(protocol, sample, m)]
+    truths = [sample.boxes[m[0]] + protocol.shift for m in members]
+    union = torch.stack([boxes.enclosing(t) for t in truths]) if truths else torch.zeros(0, 4)
+    truth = union[:, None] if protocol.truth == "union" else padded(truths)
+    queries = tuple(tuple(sample.phrases[i].text for i in m) for m in members)
+    return Batch(sample, tuple(members), queries, truth, union)
+
+
+def padded(rows: Sequence[Tensor]) -> Tensor:
+    """Ragged boxes side by side: P of (M_i, 4) -> (P, M, 4) with NaN rows."""
+    if not rows:
+        return torch.zeros(0, 0, 4)
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=float("nan"))
+
+
+def _members(protocol: Protocol, sample: GroundingSample) -> list[tuple[int, ...]]:
+    boxed = [i for i, truth in enumerate(sample.boxes) if len(truth)]
+    if protocol.unit == "mention":
+        return [(i,) for i in boxed]
+    chains: dict[str, list[int]] = {}
+    for i in boxed:
+        chains.setdefault(sample.phrases[i].entity, []).append(i)
+    return [tuple(members) for members in chains.values()]
+
+
+def _kept(protocol: Protocol, sample: GroundingSample, members: tuple[int, ...]) -> bool:
+    if protocol.subset and not all(sample.facts[protocol.subset][i] for i in members):
+        return False
+    if protocol.min_area is None and protocol.max_area is None:
+        return True
+    truth = sample.boxes[members[0]] + protocol.shift
+    box = truth[0] if protocol.area_of == "first" else boxes.enclosing(truth)
+    share = float(boxes.area(box.double())) / (sample.size[0] * sample.size[1])
+    if protocol.max_area is not None and share >= protocol.max_area:
+        return False
+    if protocol.min_area is None:
+        return True
+    return share > protocol.min_area if protocol.area_strict else share >= protocol.min_area
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the protocols of one unit need, so that nothing else is computed.
+
+    Attributes:
+        borders: widths of the zeroed frame at which a peak is wanted; empty where nobody points.
+        top_k: ranked boxes wanted; 0 for none.
+        map_boxes: rules by which a map becomes one box.
+        ranks: whether the ranks of the classes are wanted, where a method classifies.
+    """
+
+    borders: frozenset[int] = frozenset()
+    top_k: int = 0
+    map_boxes: frozenset[MapBox] = frozenset()
+    ranks: bool = False
+
+    @classmethod
+    def of(cls, tests: Sequence[Test]) -> "Request":
+        """The union of what some protocols need."""
+        return cls(
+            frozenset(t.border for t in tests if "pointing" in t.kind),
+            max((t.top_k for t in tests), default=0),
+            frozenset(rule for t in tests for rule in (*t.sweep, t.map_box) if rule is not None),
+            any(t.sweep for t in tests),
+        )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to P queries, in pixels of sample.size. NaN stands for no answer, which scores as a miss.
+
+    Attributes:
+        known: (P,) whether any word of the query has a vector.
+        peaks: border -> (P, 2) x, y of the first maximum.
+        boxes: (P, k, 4) best first.
+        scores: (P, k) of the boxes, descending, comparable between images as far as the method makes them so.
+        map_boxes: rule -> (P, 4).
+        ranks: (P,) how many classes score above the query's own; none of a method that classifies nothing.
+    """
+
+    known: Tensor
+    peaks: dict[int, Tensor] = field(default_factory=dict)
+    boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 4))
+    scores: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    map_boxes: dict[MapBox, Tensor] = field(default_factory=dict)
+    ranks: Tensor | None = None
+
+    def take(self, rows: Sequence[int]) -> "Answers":
+        """The answers to some of the queries, in a new order; a row may come more than once."""
+        index = torch.tensor(rows, dtype=torch.long)
+        return Answers(
+            self.known[index],
+            {border: peaks[index] for border, peaks in self.peaks.items()},
+            self.boxes[index] if self.boxes.shape[1] else self.boxes.new_zeros(len(index), 0, 4),
+            self.scores[index] if self.scores.shape[1] else self.scores.new_zeros(len(index), 0),
+            {rule: boxes[index] for rule, boxes in self.map_boxes.items()},
+            None if self.ranks is None else self.ranks[index],
+        )
+
+
+class Method(Interface):
+    """Anything that can be evaluated.
+
+    Attributes:
+        name: its name in reports.
+        needs_image: whether `answer` opens the image file; what does not runs on annotations alone.
+    """
+
+    name: str
+    needs_image: bool
+
+    def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
+        """Answer distinct queries about one image; DataError where the image cannot be read."""
+        ...
