@@ -1,9 +1,11 @@
 """How a model is asked, and a photograph made ready for it: no model is needed for either."""
 
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from operator import index
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 from torch import Tensor
@@ -11,10 +13,14 @@ from torch import Tensor
 from phrase_loc.attention import METHODS
 from phrase_loc.config import without_retired
 from phrase_loc.errors import ConfigError, choose, nearest
+from phrase_loc.image_inputs import Picture
 from phrase_loc.images import MAX_PIXELS, to_tensor
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Source
 from phrase_loc.ranking import SCORES
+from phrase_loc.structures import Predictions, Scene
+from phrase_loc.text.phrases import EncodedPhrase
+from phrase_loc.text.vocabulary import Vocabulary
 
 _LARGEST = 1e9
 _SIDES = (1, 4096)  # pixels of an input, cells of a grid
@@ -186,3 +192,61 @@ def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
             f"got {str(size)[:60]}"
         )
     return height, width
+
+
+class Localizer(Protocol):
+    """What evaluation, server and command line ask of a localizer: see PhraseLocalizer for each."""
+
+    @property
+    def model(self) -> Any:
+        """The word classifier (TextToRegion)."""
+
+    @property
+    def settings(self) -> Inference:
+        """How it is asked."""
+
+    @property
+    def source(self) -> Source:
+        """Where its boxes come from."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words it was trained on."""
+
+    def with_settings(self, **changes: Any) -> "Localizer":
+        """The same weights asked otherwise."""
+
+    def with_cache(self, folder: str | os.PathLike) -> "Localizer":
+        """The same, keeping proposals in a folder."""
+
+    def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
+        """The words of each phrase."""
+
+    def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene:
+        """The network below the map's stage, on a photograph."""
+
+    def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]:
+        """The same for several that are prepared."""
+
+    def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor:
+        """(P, h, w) attention maps."""
+
+    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
+        """(P, H, W) maps as they are ranked."""
+
+    def locate(
+        self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
+    ) -> Predictions:
+        """An answer for each phrase."""
+
+    def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
+        """The best boxes of each map, and their scores."""
+
+    def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]:
+        """The raw image-level score of each phrase."""
+
+    def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]:
+        """The calibrated image-level confidence of each phrase."""
+
+    def features(self, scene: Scene) -> Tensor:
+        """(D, h, w) the features under the words."""
