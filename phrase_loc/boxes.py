@@ -54,15 +54,8 @@ def rescale(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor
 def contains(boxes: Tensor, points: Tensor, margin: float = 0.0, strict: bool = False) -> Tensor:
     """Which box holds which point: (M, 4), (P, 2) as x, y -> (M, P) bool.
 
-    Args:
-        boxes: (M, 4) xyxy.
-        points: (P, 2) x, y in the same frame.
-        margin: pixels by which each side is pushed outwards first.
-        strict: whether a point on the border is outside.
+    Each side is first pushed outwards by `margin` pixels; `strict` leaves out points on the border.
     """
-    x, y = points[None, :, 0], points[None, :, 1]
-    x1, y1, x2, y2 = (boxes[:, i, None] for i in range(4))
-    x1, y1, x2, y2 = x1 - margin, y1 - margin, x2 + margin, y2 + margin
-    if strict:
-        return (x > x1) & (x < x2) & (y > y1) & (y < y2)
-    return (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)
+    low, high = boxes[:, None, :2] - margin, boxes[:, None, 2:] + margin
+    inside = (points > low) & (points < high) if strict else (points >= low) & (points <= high)
+    return inside.all(-1)

@@ -1,4 +1,4 @@
-"""Attention maps: bring to a grid, smooth, stretch, take the peak.
+"""Attention maps: bring to a grid, smooth, min-max normalise, take the peak.
 
 A map is a plain non-negative float tensor (..., h, w) that covers the whole image: cell (i, j) stands for
 the rectangle [j W/w, (j+1) W/w) x [i H/h, (i+1) H/h) of an image of H x W pixels. Only its shape matters
@@ -11,21 +11,21 @@ from torch.nn import functional
 
 from phrase_loc.errors import ConfigError
 
-ALIGNED = {"bilinear", "bicubic"}  # modes of torch that ask how corners are placed
+_AT_ONCE = 8  # maps whose lines stay in a processor's cache
+_ROUNDING = 64  # a product of two axes and torch's own kernel differ by at most 40 roundings
 
 
 def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Maps on another grid: (..., h, w) -> (..., H, W), clamped at 0 since bicubic weights overshoot.
 
     Args:
-        maps: at least two dimensions; the last two are the grid.
+        maps: the last two dimensions are the grid.
         size: (H, W), each >= 1.
-        mode: 'bilinear', 'bicubic', 'nearest-exact' or 'area' of torch's interpolate. Corners are the
-            corners of the image (align_corners=False), not the centres of the outer cells.
+        mode: of torch's interpolate; corners are those of the image (align_corners=False).
     """
     if min(size) < 1:
         raise ConfigError(f"a map cannot have the size {size}: give a height and a width of at least 1")
-    options = {"align_corners": False} if mode in ALIGNED else {}
+    options = {"align_corners": False} if mode in ("bilinear", "bicubic") else {}
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
     out = functional.interpolate(flat, size=tuple(size), mode=mode, **options)
     return out.clamp(min=0).reshape(*maps.shape[:-2], *size)
@@ -34,10 +34,8 @@ def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tenso
 def smooth(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian smoothing, each axis apart, that keeps a constant map constant: (..., h, w) -> same shape.
 
-    Args:
-        maps: (..., h, w).
-        sigma: standard deviation as a share of the grid's side, so that it means the same on every grid;
-            0 returns the maps as they are. At the border the kernel is cut and renormalised.
+    `sigma` is the standard deviation as a share of the grid's side, so that it means the same on every grid; 0
+    returns the maps as they are. At the border the kernel is cut and renormalised.
     """
     if sigma < 0:
         raise ConfigError(f"sigma of smooth() is a share of the side, >= 0, got {sigma:g}")
@@ -57,12 +55,8 @@ def _gaussian(side: int, sigma: float) -> Tensor:
 def centre_prior(size: tuple[int, int], sigma: float = 0.25, power: float = 0.2) -> Tensor:
     """A mild Gaussian bump at the image's centre, 1 at its top: (h, w) float32.
 
-    It is bias and no grounding: multiply a map by it only where that is declared.
-
-    Args:
-        size: (h, w) of the grid.
-        sigma: standard deviation as a share of the side.
-        power: exponent put on the whole bump; 0 makes it flat.
+    It is bias and no grounding: multiply a map by it only where that is declared. `sigma` is the standard
+    deviation as a share of the side, `power` an exponent put on the whole bump; 0 makes it flat.
     """
     if sigma <= 0:
         raise ConfigError(f"sigma of centre_prior() is a share of the side, > 0, got {sigma:g}")
@@ -71,7 +65,7 @@ def centre_prior(size: tuple[int, int], sigma: float = 0.25, power: float = 0.2)
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each map stretched to 0..1: (..., h, w) -> same shape. A map flat up to rounding becomes 0."""
+    """Each map min-max normalised to 0..1: (..., h, w) -> same shape. A map flat up to rounding becomes 0."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     span, info = high - low, torch.finfo(maps.dtype)
     stretched = (maps - low) / span.clamp(min=info.tiny)
@@ -104,10 +98,6 @@ def resized_peak(maps: Tensor, size: tuple[int, int]) -> Tensor:
     rows, columns = (_bicubic(n, side, maps) for n, side in zip(maps.shape[-2:], size, strict=True))
     found = [_peak_of_few(part, rows, columns) for part in maps.split(_AT_ONCE)] if len(maps) else []
     return torch.cat([maps.new_zeros(0, 2, dtype=torch.float32), *found])
-
-
-_AT_ONCE = 8  # maps whose lines stay in a processor's cache
-_ROUNDING = 64  # a product of two axes and torch's own kernel differ by at most 40 roundings
 
 
 def _peak_of_few(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

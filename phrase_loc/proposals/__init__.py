@@ -14,9 +14,8 @@ source on disk.
 """
 
 from phrase_loc.proposals.cache import Cached
-from phrase_loc.proposals.level_sets import LevelSets
-from phrase_loc.proposals.selective_search import EdgeBoxes, Regions, SelectiveSearch
-from phrase_loc.proposals.source import Preferred, Source, Windows, proposals_for
+from phrase_loc.proposals.selective_search import Regions, SelectiveSearch
+from phrase_loc.proposals.source import LevelSets, Preferred, Source, Windows
 
 PROPOSALS: dict[str, Source] = {
     "default": Preferred(Regions(), Windows()),
@@ -24,7 +23,6 @@ PROPOSALS: dict[str, Source] = {
     "windows": Windows(),
     "level_sets": LevelSets(),
     "selective_search": SelectiveSearch(),
-    "edge_boxes": EdgeBoxes(),
 }
 
-__all__ = ["PROPOSALS", "Cached", "Source", "proposals_for"]
+__all__ = ["PROPOSALS", "Cached", "Source"]
