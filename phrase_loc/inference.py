@@ -72,20 +72,16 @@ class Inference:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value of a wrong type or outside its range."""
-        sides = self.image_sizes
-        sides_fit = (
-            isinstance(sides, (tuple, list))
-            and len(sides) > 0
-            and all(_within(s, *_SIDES, True) for s in sides)
-        )
-        checks = {
+        sides = self.image_sizes if isinstance(self.image_sizes, (tuple, list)) else ()
+        named = self.stages and all(isinstance(stage, str) for stage in self.stages)
+        checks: dict[str, tuple[Any, str]] = {
             "method": (isinstance(self.method, str), "a name"),
             "proposals": (isinstance(self.proposals, str), "a name"),
-            "stage": (
-                bool(self.stages) and all(isinstance(stage, str) for stage in self.stages),
-                "a stage's name or a list of names",
+            "stage": (named, "a stage's name or a list of names"),
+            "image_sizes": (
+                sides and all(_within(side, *_SIDES, True) for side in sides),
+                "a list of whole numbers from 1 to 4096, such as [384]",
             ),
-            "image_sizes": (sides_fit, "a list of whole numbers from 1 to 4096, such as [384]"),
         }
         for name, (low, high) in _RANGES.items():
             whole = name == "grid"
@@ -196,43 +192,18 @@ class Localizer(Protocol):
     source: Source
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """The words it was trained on."""
-
-    def with_settings(self, **changes: Any) -> "Localizer":
-        """The same weights asked otherwise."""
-
-    def with_cache(self, folder: str | os.PathLike) -> "Localizer":
-        """The same, keeping proposals in a folder."""
-
-    def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
-        """The words of each phrase."""
-
-    def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene:
-        """The network below the map's stage, on a photograph."""
-
-    def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]:
-        """The same for several that are prepared."""
-
-    def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor:
-        """(P, h, w) attention maps."""
-
-    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
-        """(P, H, W) maps as they are ranked."""
-
+    def vocabulary(self) -> Vocabulary: ...
+    def with_settings(self, **changes: Any) -> "Localizer": ...
+    def with_cache(self, folder: str | os.PathLike) -> "Localizer": ...
+    def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]: ...
+    def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene: ...
+    def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]: ...
+    def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor: ...
+    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor: ...
     def locate(
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
-    ) -> Predictions:
-        """An answer for each phrase."""
-
-    def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
-        """The best boxes of each map, and their scores."""
-
-    def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]:
-        """The raw image-level score of each phrase."""
-
-    def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]:
-        """The calibrated image-level confidence of each phrase."""
-
-    def features(self, scene: Scene) -> Tensor:
-        """(D, h, w) the features under the words."""
+    ) -> Predictions: ...
+    def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]: ...
+    def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]: ...
+    def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]: ...
+    def features(self, scene: Scene) -> Tensor: ...

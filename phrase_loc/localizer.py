@@ -67,12 +67,7 @@ class PhraseLocalizer:
     def from_pretrained(
         cls, source: str | os.PathLike = "default", device: str | torch.device = "auto"
     ) -> "PhraseLocalizer":
-        """The shipped model ("default"), one in a folder, or one from a hub.
-
-        Raises:
-            DataError: there is no model, or it is broken.
-            ConfigError: the device does not exist, or the saved settings are unknown.
-        """
+        """The shipped model ("default"), one in a folder, or one from a hub; a DataError where it is broken."""
         return cls(load_model(source).to(pick_device(device)))
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
@@ -80,15 +75,7 @@ class PhraseLocalizer:
         return save_model(self._with_own_settings(), folder)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload model, settings and model card to `owner/name`; the address of the commit.
-
-        Args:
-            repo_id: made if it is not there yet.
-            options: see store.push_model, such as `private=True` or `token`.
-
-        Raises:
-            DataError: the hub cannot be reached or refuses.
-        """
+        """Upload model, settings and card to `owner/name`; the address of the commit. Options: store.push_model."""
         return push_model(self._with_own_settings(), repo_id, **options)
 
     def _with_own_settings(self) -> TextToRegion:
@@ -150,11 +137,7 @@ class PhraseLocalizer:
         return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
 
     def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
-        """The words of each phrase, which of them are known, and their weights.
-
-        Raises:
-            ConfigError: a bare string was given, which would be taken letter by letter, or something that is no text.
-        """
+        """The words of each phrase and their weights; a ConfigError for a bare string and for what is no text."""
         return [self.model.encoder.encode(phrase) for phrase in phrase_list(phrases)]
 
     def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor:

@@ -29,10 +29,7 @@ def integral(maps: Tensor) -> Tensor:
 def mass_in(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """The map's sum within each box, exact for boxes that cut cells: (..., h, w), (R, 4) -> (..., R).
 
-    Args:
-        maps: the grid covers the whole image.
-        boxes: xyxy in pixels of the image; what lies outside of it holds nothing.
-        size: (H, W) of the image.
+    The grid covers an image of `size` (H, W); what of a box lies outside of it holds nothing.
     """
     height, width = maps.shape[-2:]
     table = integral(maps)
@@ -138,7 +135,6 @@ def rank_phrases(
     temperature: float = 0.0,
     overlap: float = 0.5,
     top_k: int = 10,
-    offset: float = 0.0,
 ) -> list[tuple[Tensor, Tensor]]:
     """The best boxes of each phrase, from maps over shared proposals.
 
@@ -150,7 +146,6 @@ def rank_phrases(
         temperature: of the vote that may put a mean of proposals first; 0 for none.
         overlap: greatest IoU between two boxes of an answer.
         top_k: how many boxes at most.
-        offset: added to widths in the suppression.
 
     Returns:
         For each phrase boxes (k, 4), best first, and their scores (k,), descending.
@@ -165,5 +160,5 @@ def rank_phrases(
     scores = score_boxes(attention, boxes, size, gamma)
     if temperature > 0:
         boxes, scores = vote(boxes, scores, temperature)
-    kept = suppress(boxes, scores, overlap, offset, top_k)
+    kept = suppress(boxes, scores, overlap, limit=top_k)
     return [(boxes[row], values[row]) for row, values in zip(kept, scores, strict=True)]

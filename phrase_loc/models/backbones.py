@@ -110,10 +110,6 @@ def imagenet_classifier(name: str, weights: str | Path = IMAGENET) -> tuple[Tens
     """The 1,000 ImageNet units over an EfficientNet-Lite's pooled features: (1000,1280) and biases (1000,).
 
     Units are in the order of the sorted WordNet ids of the 1,000 classes.
-
-    Raises:
-        ConfigError: the backbone is no EfficientNet-Lite.
-        DataError: its package is not installed, or the file has no such units.
     """
     lite = {f"efficientnet_lite{version}": version for version in efficientnet_lite.SCALES}
     version = choose(lite, name, "backbone with an ImageNet classifier")
@@ -127,11 +123,7 @@ def imagenet_classifier(name: str, weights: str | Path = IMAGENET) -> tuple[Tens
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Every tensor of a .safetensors, .pth or .pt file by name; nothing in the file is executed.
-
-    Raises:
-        DataError: the file is missing, truncated, or holds something else.
-    """
+    """Every tensor of a .safetensors, .pth or .pt file by name; nothing in the file is executed."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"weights file {path} does not exist; give a .safetensors, .pth or .pt file")
@@ -167,13 +159,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 def load_weights(trunk: nn.Module, path: str | Path, names: Mapping[str, str]) -> None:
     """Puts a file's weights into `trunk`, all or none; what belongs to a classifier is left out.
 
-    Args:
-        trunk: filled in place.
-        path: see `read_weights`.
-        names: name in the source library's state dict -> name in the trunk. The trunk's own names count too.
-
-    Raises:
-        DataError: also when a weight of the trunk is missing or has another shape.
+    `names` maps those of the source library to the trunk's, which count too.
     """
     wanted = trunk.state_dict()
     found = {names.get(name, name): tensor for name, tensor in read_weights(path).items()}

@@ -46,8 +46,8 @@ def create(
         fold: fold batch norms now; the trunk can then be fine-tuned as plain convolutions. Without, it trains
             with batch norms, and `folded` makes the model to be queried.
         image_size: short side of an image, the backbone's own when None.
-        hidden: see ModelConfig.
-        free: see ModelConfig.
+        hidden: channels of the head's 1x1 projection.
+        free: whether the vectors are the units themselves.
         tuned: train the word vectors too.
         head: `pool` and `sharpness` of ModelConfig.
     """
@@ -61,13 +61,16 @@ def create(
         raise ConfigError(
             f"a model needs a vector a word, got {len(vectors)} vectors for {len(vocabulary)} words"
         )
+    mean: Any
+    std: Any
+    mean, std = (tuple(round(255 * value, 6) for value in values) for values in (facts.mean, facts.std))
     source = backbone.removeprefix(backbones.TRANSFORMERS)
     config = ModelConfig(
         backbone=backbone,
         architecture=None if source == backbone else library_nets.architecture(source),
         folded=fold,
-        mean=_to_bytes(facts.mean),
-        std=_to_bytes(facts.std),
+        mean=mean,
+        std=std,
         image_size=facts.size if image_size is None else image_size,
         channels=channels,
         hidden=hidden,
@@ -78,33 +81,6 @@ def create(
     )
     trunk = fold_batch_norm(trunk) if fold else trunk
     return TextToRegion(config, trunk, TextHead(config), WordTable(vectors, tuned), vocabulary)
-
-
-def _to_bytes(values: tuple[float, float, float]) -> tuple[float, float, float]:
-    red, green, blue = (round(255 * value, 6) for value in values)
-    return red, green, blue
-
-
-def empty(
-    config: ModelConfig, vocabulary: Vocabulary, extra: tuple[str, ...], extra_size: int
-) -> TextToRegion:
-    """A model of the right shapes, its numbers any, to be filled from a file.
-
-    Args:
-        config: read from config.json.
-        vocabulary: V words.
-        extra: M out-of-vocabulary words.
-        extra_size: F, numbers in the compact row of one of those.
-    """
-    words = WordTable(torch.zeros(len(vocabulary), config.embedding), config.tuned)
-    if extra:
-        words.reserve(len(extra), extra_size)
-    if config.architecture is not None:
-        trunk = library_nets.transformers_stages(library_nets.from_architecture(config.architecture)).eval()
-    else:
-        trunk = backbones.build(config.backbone)
-    trunk = fold_batch_norm(trunk) if config.folded else trunk
-    return TextToRegion(config, trunk, TextHead(config), words, vocabulary, extra)
 
 
 def folded(model: TextToRegion) -> TextToRegion:

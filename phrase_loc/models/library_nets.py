@@ -55,11 +55,7 @@ DEEPEST = 1000
 
 
 def from_torchvision(name: str, pretrained: bool) -> tuple[nn.Sequential, dict[str, str]]:
-    """A classifier's trunk, with random weights or the ImageNet ones that torchvision downloads.
-
-    Returns:
-        The trunk without pool and classifier, and the name of each weight in torchvision -> in the trunk.
-    """
+    """A classifier without pool and head, its weights random or downloaded, and their names there -> here."""
     net = _torchvision_net(name, pretrained)
     cut = next(cut for prefix, cut in CUTS.items() if name.startswith(prefix))
     trunk = nn.Sequential(cut(net))
@@ -148,16 +144,16 @@ def _slices(attribute: str, **bounds: tuple[int, int]) -> Callable[[Any], Stages
 
 
 def _ending_in_pools(last: str) -> Callable[[Any], Stages]:
-    """A plain chain of layers: a stage ends after each max pool; a closing pool is a stage of its own."""
+    """A plain chain of layers: a stage ends after each max pool; a closing pool is a stage of its own, pool5."""
 
     def cut(net: Any) -> Stages:
-        layers = list(net.features)
-        ends = [i + 1 for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
-        closing = ends[-1] == len(layers)  # the chain ends in a pool: its input is a stage as well
-        bounds = [0, *ends[:-1], len(layers) - 1, len(layers)] if closing else [0, *ends, len(layers)]
-        names = [f"pool{i}" for i in range(1, len(bounds) - (2 if closing else 1))] + [last]
-        names += ["pool5"] if closing else []
-        return _slices("features", **dict(zip(names, pairwise(bounds))))(net)
+        count = len(net.features)
+        ends = [i + 1 for i, layer in enumerate(net.features) if isinstance(layer, nn.MaxPool2d)]
+        closing = ends[-1] == count  # the chain ends in a pool: its input is a stage as well
+        bounds = [0, *ends[:-1], count - 1, count] if closing else [0, *ends, count]
+        pools = [f"pool{i}" for i in range(1, len(ends) + (not closing))]
+        names = [*pools, last, "pool5"] if closing else [*pools, last]
+        return _slices("features", **dict(zip(names, pairwise(bounds), strict=True)))(net)
 
     return cut
 
@@ -185,11 +181,6 @@ def _densenet(net: Any) -> Stages:
     return found
 
 
-def _shufflenet(net: Any) -> Stages:
-    stages = {f"stage{i}": getattr(net, f"stage{i}") for i in range(2, 5)}
-    return OrderedDict(**_parts(net, stem="conv1 maxpool"), **stages, top=net.conv5)
-
-
 #: Beginning of a torchvision name -> how it is cut.
 CUTS: dict[str, Callable[[Any], Stages]] = {
     "alexnet": _ending_in_pools("conv5"),
@@ -215,7 +206,13 @@ CUTS: dict[str, Callable[[Any], Stages]] = {
     "mnasnet": _slices(
         "layers", stem=(0, 8), **{f"stage{i}": (i + 7, i + 8) for i in range(1, 7)}, top=(14, 17)
     ),
-    "shufflenet": _shufflenet,
+    "shufflenet": lambda net: OrderedDict(
+        **_parts(net, stem="conv1 maxpool"),
+        stage2=net.stage2,
+        stage3=net.stage3,
+        stage4=net.stage4,
+        top=net.conv5,
+    ),
     "regnet": lambda net: OrderedDict(stem=net.stem, **dict(net.trunk_output.named_children())),
     "convnext": _slices("features", stem=(0, 1), stage1=(1, 2), stage2=(2, 4), stage3=(4, 6), stage4=(6, 8)),
 }
@@ -235,12 +232,7 @@ class Plain(nn.Module):
 
 
 def architecture(source: str) -> dict[str, Any]:
-    """The config.json of a folder or hub id, kept in a saved model so that it needs neither again.
-
-    Raises:
-        DataError: no such folder, no config in it, or no network to reach the hub.
-        ConfigError: a network that is no convolutional one known here.
-    """
+    """The config.json of a folder or hub id, kept in a saved model so that it needs neither again."""
     from transformers import AutoConfig
 
     try:

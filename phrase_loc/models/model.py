@@ -128,9 +128,7 @@ class TextHead(nn.Module):
 class WordTable(nn.Module):
     """Row numbers to vectors: rows below V are the vocabulary's, row V + i the i-th out-of-vocabulary word's.
 
-    Args:
-        vectors: (V,E) for the vocabulary.
-        tuned: whether training may change them.
+    `vectors` (V,E) are for the vocabulary; training may change them where they are `tuned`.
     """
 
     rows: Tensor
@@ -212,13 +210,7 @@ class ToFeatures(nn.Module):
 class TextToRegion(nn.Module):
     """Trunk + text head + words. `build.create` makes one from names, `store.load_model` from a folder.
 
-    Args:
-        config: what the parts are.
-        trunk: chain of named stages.
-        head: over its last stage.
-        words: vectors of V vocabulary words and M out-of-vocabulary ones.
-        vocabulary: the V words.
-        extra: the M others, row V + i.
+    `words` holds vectors of the V words of `vocabulary` and of the M others in `extra`, row V + i.
     """
 
     def __init__(

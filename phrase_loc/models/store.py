@@ -25,14 +25,14 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import digest, read_json, read_text, write_bytes
-from phrase_loc.models.backbones import check_weights, read_weights
-from phrase_loc.models.build import empty, folded
-from phrase_loc.models.library_nets import from_architecture
-from phrase_loc.models.model import TextToRegion
+from phrase_loc.models.backbones import build, check_weights, read_weights
+from phrase_loc.models.build import fold_batch_norm, folded
+from phrase_loc.models.library_nets import from_architecture, transformers_stages
+from phrase_loc.models.model import TextHead, TextToRegion, WordTable
 from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -95,14 +95,18 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     tensors = read_weights(folder / WEIGHTS)
     vocabulary, extra = Vocabulary.load(folder / VOCABULARY), _read_words(folder / EXTRA)
     for key, expected in digests.items():
-        _check_digest(folder / DIGESTS[key], expected)
+        path = folder / DIGESTS[key]
+        if not path.is_file() or digest(path) != expected:
+            raise DataError(
+                f"{path} is not the file that {CONFIG} beside it was written with; copy the whole folder again"
+            )
     model = _empty(config, vocabulary, extra, tensors, folder)
     wanted = model.state_dict()
     check_weights(tensors, wanted, str(folder / WEIGHTS))
-    if surplus := sorted(set(tensors) - set(wanted)):
+    if unknown := sorted(set(tensors) - set(wanted)):
         raise DataError(
-            f"{folder / WEIGHTS} has {len(surplus)} weights that {CONFIG} beside it has no place for (first: "
-            f"{surplus[0][:80]}); copy the whole folder again"
+            f"{folder / WEIGHTS} has {len(unknown)} weights that {CONFIG} beside it has no place for (first: "
+            f"{unknown[0][:80]}); copy the whole folder again"
         )
     model.load_state_dict({name: tensors[name] for name in wanted})
     model.to(memory_format=torch.channels_last)  # a quarter less time in the trunk on a CPU
@@ -132,7 +136,7 @@ def find_model(source: str | os.PathLike) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, "*.txt", CARD]))
-    except _hub_refusals() as error:
+    except Exception as error:  # huggingface_hub and its HTTP library have no common root
         raise DataError(
             f"model {name!r} is no folder here and could not be fetched from the hub ({_reason(error)}); "
             "check the name and the network, or name a folder"
@@ -150,16 +154,8 @@ def push_model(
 ) -> str:
     """Uploads a model with its card to `owner/name`, made if need be; the address of the commit.
 
-    Args:
-        model: to be saved and uploaded.
-        model_id: owner/name.
-        private: who sees it, where it is made.
-        token: of the hub; the one of `hf auth login` when None.
-        branch: of the repository, the main one when None.
-        options: of huggingface_hub's HfApi.upload_folder, such as `commit_message` or `create_pr`.
-
-    Raises:
-        DataError: the hub cannot be reached or refuses.
+    `options` are those of huggingface_hub's HfApi.upload_folder, such as `commit_message` or `create_pr`. Raises a
+    DataError where the hub cannot be reached or refuses.
     """
     from huggingface_hub import HfApi
 
@@ -169,23 +165,14 @@ def push_model(
         try:
             repo = hub.create_repo(model_id, private=private, exist_ok=True).repo_id
             return str(hub.upload_folder(repo_id=repo, folder_path=folder, revision=branch, **options))
-        except _hub_refusals() as error:
+        except Exception as error:
             raise DataError(
                 f"the model could not be uploaded to {model_id!r} ({_reason(error)}); check the name, the network "
                 "and the login (hf auth login)"
             ) from None
 
 
-def _hub_refusals() -> tuple[type[Exception], ...]:
-    """What huggingface_hub and the HTTP library that it uses (httpx2, httpx or requests) raise."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    http = next(b for b in HfHubHTTPError.__mro__ if b.__name__ == "HTTPError" and issubclass(b, Exception))
-    return http, HFValidationError, OSError
-
-
 def _reason(error: Exception) -> str:
-    """The first sentence of an error of huggingface_hub."""
     return " ".join(str(error).split()).split(". ")[0][:160].rstrip(".")
 
 
@@ -200,13 +187,6 @@ def _compact(name: str, tensor: Tensor) -> Tensor:
     return half
 
 
-def _check_digest(path: Path, expected: Any) -> None:
-    if not path.is_file() or digest(path) != expected:
-        raise DataError(
-            f"{path} is not the file that {CONFIG} beside it was written with; copy the whole folder again"
-        )
-
-
 def _empty(
     config: ModelConfig,
     vocabulary: Vocabulary,
@@ -215,10 +195,9 @@ def _empty(
     folder: Path,
 ) -> TextToRegion:
     """A model to be filled, once its sizes are known to be those of the weights: they could be anything."""
-    with torch.device("meta"):
-        sizes = {"words.vectors": torch.empty(len(vocabulary), config.embedding)}
-        if config.hidden is not None:
-            sizes["head.lift.weight"] = torch.empty(config.hidden, config.channels, 1, 1)
+    sizes = {"words.vectors": torch.empty(len(vocabulary), config.embedding, device="meta")}
+    if config.hidden is not None:
+        sizes["head.lift.weight"] = torch.empty(config.hidden, config.channels, 1, 1, device="meta")
     check_weights(tensors, sizes, str(folder / WEIGHTS))
     rows = tensors.get("words.rows", torch.empty(0, 1))
     if len(rows) != len(extra) or rows.ndim != 2:
@@ -226,15 +205,24 @@ def _empty(
             f"{folder} holds {len(extra)} further words ({EXTRA}) where {len(rows)} were expected by its weights; "
             "copy the whole folder again"
         )
+    words = WordTable(torch.zeros(len(vocabulary), config.embedding), config.tuned)
+    words.reserve(*(rows.shape if extra else (0, 1)))
     try:
-        if config.architecture is not None:
-            with torch.device("meta"):
-                size = sum(p.numel() for p in from_architecture(config.architecture).parameters())
-            if size > 2 * sum(t.numel() for t in tensors.values()):
-                raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
-        return empty(config, vocabulary, extra, rows.shape[1])
+        trunk = _empty_trunk(config, sum(tensor.numel() for tensor in tensors.values()))
+        return TextToRegion(config, trunk, TextHead(config), words, vocabulary, extra)
     except PhraseLocError as error:
         raise DataError(f"{folder / CONFIG}: {error}") from None
+
+
+def _empty_trunk(config: ModelConfig, numbers: int) -> nn.Sequential:
+    """The trunk of a config whose weights have so many numbers, its own any."""
+    if config.architecture is None:
+        return fold_batch_norm(build(config.backbone))
+    with torch.device("meta"):
+        size = sum(p.numel() for p in from_architecture(config.architecture).parameters())
+    if size > 2 * numbers:
+        raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
+    return fold_batch_norm(transformers_stages(from_architecture(config.architecture)).eval())
 
 
 def _read_words(path: Path) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ Every source has two methods, one for each thing that it may look at, and answer
 
 `picture` is an 8-bit RGB Pillow image, `attention` one (h, w) map, `size` the (H, W) of the frame in which
 boxes are wanted. Boxes are float32 xyxy in pixels of that frame. The same picture gives the same boxes in
-every process. `source.supervision` is "boxes" for a source that was made with annotated boxes.
+every process.
 
 A new source is a frozen dataclass with these two methods and one entry below. `Cached` keeps the boxes of a
 source on disk.

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.errors import ConfigError
-from phrase_loc.proposals.source import MissingLibrary, in_frame
+from phrase_loc.proposals.source import FromImage, MissingLibrary, in_frame
 
 _RAND = threading.Lock()  # rand() is one state for the whole process
 
 
 @dataclass(frozen=True)
-class Regions:
+class Regions(FromImage):
     """Boxes around segments and around what similar neighbours grow into.
 
     Attributes:
@@ -39,7 +39,6 @@ class Regions:
     scales: tuple[float, ...] = (150.0, 300.0)
     blur: float = 0.8
     smallest: float = 0.07
-    supervision: str = "none"
 
     def __post_init__(self) -> None:
         if self.side < 16 or not self.scales or min(self.scales) <= 0:
@@ -71,12 +70,9 @@ class Regions:
         search.setBaseImage(pixels[..., ::-1].copy())
         return _found(search, pixels, self.smallest, size)
 
-    def of_map(self, attention: Tensor, size: tuple[int, int]) -> None:
-        """None: the boxes are those of `of_image`."""
-
 
 @dataclass(frozen=True)
-class SelectiveSearch:
+class SelectiveSearch(FromImage):
     """Boxes of a hierarchical grouping of segments (Uijlings et al., IJCV 2013).
 
     Attributes:
@@ -86,7 +82,6 @@ class SelectiveSearch:
 
     side: int = 300
     smallest: float = 0.07
-    supervision: str = "none"
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
         """Boxes in the order of the search: (R, 4)."""
@@ -97,9 +92,6 @@ class SelectiveSearch:
         search.setBaseImage(pixels[..., ::-1].copy())
         search.switchToSelectiveSearchFast()
         return _found(search, pixels, self.smallest, size)
-
-    def of_map(self, attention: Tensor, size: tuple[int, int]) -> None:
-        """None: the boxes are those of `of_image`."""
 
 
 def ximgproc() -> ModuleType:

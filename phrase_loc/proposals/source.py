@@ -14,8 +14,15 @@ from phrase_loc.errors import ConfigError
 from phrase_loc.maps import min_max, resize
 
 
+class FromImage:
+    """A source whose boxes do not depend on the phrase."""
+
+    def of_map(self, attention: Tensor, size: tuple[int, int]) -> None:
+        """None: the boxes are those of `of_image`."""
+
+
 @dataclass(frozen=True)
-class Windows:
+class Windows(FromImage):
     """Every box whose corners lie on a grid of `cells` x `cells`.
 
     Attributes:
@@ -25,7 +32,6 @@ class Windows:
 
     cells: int = 8
     aspect: float = 6.0
-    supervision: str = "none"
 
     def __post_init__(self) -> None:
         if self.cells < 1 or self.aspect < 1:
@@ -36,9 +42,6 @@ class Windows:
     def of_image(self, picture: Image.Image | None, size: tuple[int, int]) -> Tensor:
         """The grid's boxes in the frame: (R, 4); the picture is not looked at."""
         return in_frame(_grid(self.cells, self.aspect), size)
-
-    def of_map(self, attention: Tensor, size: tuple[int, int]) -> None:
-        """None: the boxes are those of `of_image`."""
 
 
 @cache
@@ -69,7 +72,6 @@ class LevelSets:
     steps: int = 19
     grid: int = 48
     smallest: float = 0.004
-    supervision: str = "none"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.grid < 2:
@@ -113,11 +115,6 @@ class MissingLibrary(ConfigError):
 class Source(Protocol):
     """Where candidate boxes come from: from the picture alone, from one attention map, or from both."""
 
-    @property
-    def supervision(self) -> str:
-        """For reports: "none", or "boxes" if the source was made with the help of annotated boxes."""
-        ...
-
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
         """Boxes from an 8-bit RGB picture in a frame of `size` (H, W): (R, 4), or None."""
         ...
@@ -133,11 +130,6 @@ class Preferred:
 
     first: Source
     second: Source
-
-    @property
-    def supervision(self) -> str:
-        """That of both."""
-        return "boxes" if "boxes" in (self.first.supervision, self.second.supervision) else "none"
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
         """The boxes of the first that can work; a warning says so when it is the second."""

@@ -18,8 +18,6 @@ SIZE = (80, 120)
 class Counting:
     """A source that says how often it was asked."""
 
-    supervision = "none"
-
     def __init__(self, constant: int = 0):
         self.asked, self.constant = 0, constant
 

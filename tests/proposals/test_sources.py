@@ -61,7 +61,6 @@ def test_boxes_are_float_xyxy_within_the_frame(name: str, noisy_image: Image.Ima
     assert (boxes[:, 2:] <= torch.tensor([120.0, 80.0]) + 1e-4).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
     assert len(boxes.unique(dim=0)) == len(boxes)
-    assert source.supervision == "none"
 
 
 @pytest.mark.parametrize("name", PROPOSALS)
