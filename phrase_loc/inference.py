@@ -140,14 +140,8 @@ def prepare(
 ) -> Prepared:
     """Squash an RGB picture to the settings' input sizes and propose boxes in it.
 
-    Args:
-        picture: as `load_image` gives it.
-        settings: of the localizer that will look at it.
-        size: (H, W) of the frame of the answers; None is the picture's own.
-        source: of the boxes; None is the settings' own.
-
-    Raises:
-        ConfigError: `size` is no pair of at least one pixel each, or has more than MAX_PIXELS.
+    `size` is the (H, W) of the frame of the answers, None the picture's own; `source` proposes boxes, None is
+    that of the settings. Raises a ConfigError for a frame without pixels or with more than MAX_PIXELS.
     """
     source = PROPOSALS[settings.proposals] if source is None else source
     frame = (picture.height, picture.width) if size is None else _checked_frame(size)

@@ -89,11 +89,11 @@ def peak(maps: Tensor) -> Tensor:
 def resized_peak(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """`peak(resize(maps, size, "bicubic"))`, found without making the maps at full size: (P, h, w) -> (P, 2).
 
-    Columns are interpolated first. A value of row y is then a sum over four of these lines whose weights add up
-    to 1, the negative ones to at most 0.1875; that bounds it, and only rows that may reach the maximum are made.
-    Where one cell alone lies within rounding of the maximum it is the peak. A map with several such cells (a
-    tie, a plateau) is resized and looked at as a whole, so the first maximum still wins; one that is nowhere
-    positive has its peak at the first cell, since `resize` clamps at 0.
+    Columns are interpolated first. A value of row y is then a weighted sum of these lines, which their greatest
+    and least values bound, and only rows that may reach the maximum are made. Where one cell alone lies within
+    rounding of the maximum it is the peak. A map with several such cells (a tie, a plateau) is resized and looked
+    at as a whole, so the first maximum still wins; one that is nowhere positive has its peak at the first cell,
+    since `resize` clamps at 0.
     """
     rows, columns = (_bicubic(n, side, maps) for n, side in zip(maps.shape[-2:], size, strict=True))
     found = [_peak_of_few(part, rows, columns) for part in maps.split(_AT_ONCE)] if len(maps) else []
@@ -105,7 +105,11 @@ def _peak_of_few(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     size = (len(rows), len(columns))
     lines = maps @ columns.T  # (P, h, W)
     slack = _ROUNDING * torch.finfo(maps.dtype).eps * maps.abs().amax((-2, -1))  # (P,)
-    hopeful = _row_bounds(lines, size[0]) >= (_attained(lines, rows) - slack)[:, None]  # (P, H)
+    most, least = lines.amax(-1), lines.amin(-1)  # (P, h)
+    bounds = most @ rows.clamp(min=0).T + least @ rows.clamp(max=0).T  # (P, H)
+    nearest = ((most.argmax(-1) + 0.5) * (size[0] / lines.shape[1])).long().clamp(max=size[0] - 1)
+    attained = (rows[nearest][:, None] @ lines).amax((1, 2))  # in the row that lies nearest to the top line
+    hopeful = bounds >= (attained - slack)[:, None]  # (P, H)
     found = maps.new_zeros(len(maps), 2, dtype=torch.float32)
     for i, margin in enumerate(slack.tolist()):
         chosen = hopeful[i].nonzero().flatten()
@@ -124,23 +128,3 @@ def _bicubic(side: int, wide: int, like: Tensor) -> Tensor:
     """(wide, side) weights with which torch's bicubic kernel resizes an axis of maps `like` these."""
     identity = torch.eye(side, dtype=like.dtype, device=like.device)[None, None]
     return functional.interpolate(identity, size=(wide, side), mode="bicubic", align_corners=False)[0, 0]
-
-
-def _row_bounds(lines: Tensor, wide: int) -> Tensor:
-    """What no value in each of `wide` rows between `lines` (P, h, W) can exceed: (P, wide)."""
-    side = lines.shape[1]
-    padded = torch.cat([lines[:, :1]] * 2 + [lines] + [lines[:, -1:]] * 2, 1)
-    most, least = padded, padded
-    for step in (1, 2):  # over the four lines about each gap, (P, h + 1, W)
-        most = torch.maximum(most[:, :-step], most[:, step:])
-        least = torch.minimum(least[:, :-step], least[:, step:])
-    bounds = torch.lerp(least, most, 1.1875).amax(-1)
-    gap = ((torch.arange(wide, device=lines.device) + 0.5) * (side / wide) - 0.5).floor().long() + 1
-    return bounds[:, gap]
-
-
-def _attained(lines: Tensor, rows: Tensor) -> Tensor:
-    """A value that each resized map reaches, (P,): the largest in the row that lies nearest to its top line."""
-    (wide, side), top = rows.shape, lines.amax(-1).argmax(-1)  # (P,)
-    nearest = ((top + 0.5) * (wide / side)).long().clamp(max=wide - 1)
-    return (rows[nearest][:, None] @ lines).amax((1, 2))

@@ -76,9 +76,7 @@ class GroundingSample:
 
     def __post_init__(self) -> None:
         if len(self.phrases) != len(self.boxes):
-            raise ValueError(
-                f"{self.image_id}: {len(self.phrases)} phrases but {len(self.boxes)} sets of boxes"
-            )
+            raise ValueError(f"{self.image_id}: {len(self.phrases)} phrases, {len(self.boxes)} sets of boxes")
 
 
 @dataclass(frozen=True, repr=False)

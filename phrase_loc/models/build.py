@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +61,7 @@ def create(
         raise ConfigError(
             f"a model needs a vector a word, got {len(vectors)} vectors for {len(vocabulary)} words"
         )
-    mean: Any
-    std: Any
-    mean, std = (tuple(round(255 * value, 6) for value in values) for values in (facts.mean, facts.std))
+    mean, std = (cast(Any, tuple(round(255 * v, 6) for v in values)) for values in (facts.mean, facts.std))
     source = backbone.removeprefix(backbones.TRANSFORMERS)
     config = ModelConfig(
         backbone=backbone,
@@ -101,7 +99,7 @@ def fold_batch_norm(trunk: Trunk) -> Trunk:
     are kept: a folded norm becomes an Identity, so stages can still be cut by name.
     """
     whole = copy.deepcopy(trunk).eval()
-    for linear_name, norm_name in list(_pairs(whole)):
+    for norm_name, linear_name in list(_pairs(whole)):
         linear: Any = whole.get_submodule(linear_name)
         fuse: Any = fuse_linear_bn_eval if isinstance(linear, nn.Linear) else fuse_conv_bn_eval
         whole.set_submodule(linear_name, fuse(linear, whole.get_submodule(norm_name)))
@@ -117,11 +115,11 @@ class _Tracer(Tracer):
 
 
 def _pairs(root: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names (linear layer, norm) such that the norm is the layer's only reader."""
+    """Names (norm, linear layer) such that the norm is the layer's only reader."""
     chained = dict(_chained(root))
-    yield from ((linear, norm) for norm, linear in chained.items())
+    yield from chained.items()
     if any(isinstance(m, NORMS) and name not in chained for name, m in root.named_modules()):
-        yield from (pair for pair in _written(root, chained) if pair[1] not in chained)
+        yield from (pair for pair in _written(root, chained) if pair[0] not in chained)
 
 
 def _chained(root: nn.Module) -> Iterator[tuple[str, str]]:
@@ -162,7 +160,7 @@ def _traced(root: nn.Module, prefix: str) -> Iterator[tuple[str, str]]:
             and len(before.users) == 1
             and sum(n.target in (node.target, before.target) for n in calls) == 2  # neither is used twice
         ):
-            yield _join(prefix, str(before.target)), _join(prefix, str(node.target))
+            yield _join(prefix, str(node.target)), _join(prefix, str(before.target))
 
 
 def _join(prefix: str, name: str) -> str:

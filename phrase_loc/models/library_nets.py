@@ -133,12 +133,12 @@ def _parts(net: Any, **stages: str) -> Stages:
     )
 
 
-def _slices(attribute: str, **bounds: tuple[int, int]) -> Callable[[Any], Stages]:
-    """Stages as slices of the chain `net.<attribute>`."""
+def _slices(attribute: str, names: str, *ends: int) -> Callable[[Any], Stages]:
+    """Stages as consecutive slices of the chain `net.<attribute>`."""
 
     def cut(net: Any) -> Stages:
-        chain = getattr(net, attribute)
-        return OrderedDict((name, chain[first:last]) for name, (first, last) in bounds.items())
+        chain, bounds = getattr(net, attribute), pairwise((0, *ends))
+        return OrderedDict((name, chain[i:j]) for name, (i, j) in zip(names.split(), bounds, strict=True))
 
     return cut
 
@@ -149,11 +149,12 @@ def _ending_in_pools(last: str) -> Callable[[Any], Stages]:
     def cut(net: Any) -> Stages:
         count = len(net.features)
         ends = [i + 1 for i, layer in enumerate(net.features) if isinstance(layer, nn.MaxPool2d)]
-        closing = ends[-1] == count  # the chain ends in a pool: its input is a stage as well
-        bounds = [0, *ends[:-1], count - 1, count] if closing else [0, *ends, count]
-        pools = [f"pool{i}" for i in range(1, len(ends) + (not closing))]
-        names = [*pools, last, "pool5"] if closing else [*pools, last]
-        return _slices("features", **dict(zip(names, pairwise(bounds), strict=True)))(net)
+        pools = [f"pool{i + 1}" for i in range(len(ends))]
+        if ends[-1] == count:  # the chain ends in a pool: its input is a stage as well
+            names, ends = [*pools[:-1], last, "pool5"], [*ends[:-1], count - 1, count]
+        else:
+            names, ends = [*pools, last], [*ends, count]
+        return _slices("features", " ".join(names), *ends)(net)
 
     return cut
 
@@ -181,6 +182,7 @@ def _densenet(net: Any) -> Stages:
     return found
 
 
+_FOUR, _SIX = "stem stage1 stage2 stage3 stage4 top", "stage1 stage2 stage3 stage4 stage5 stage6"
 #: Beginning of a torchvision name -> how it is cut.
 CUTS: dict[str, Callable[[Any], Stages]] = {
     "alexnet": _ending_in_pools("conv5"),
@@ -191,21 +193,11 @@ CUTS: dict[str, Callable[[Any], Stages]] = {
     "resnext": _resnet,
     "wide_resnet": _resnet,
     "densenet": _densenet,
-    "mobilenet_v2": _slices(
-        "features", stem=(0, 1), stage1=(1, 4), stage2=(4, 7), stage3=(7, 14), stage4=(14, 18), top=(18, 19)
-    ),
-    "mobilenet_v3_large": _slices(
-        "features", stem=(0, 1), stage1=(1, 4), stage2=(4, 7), stage3=(7, 13), stage4=(13, 16), top=(16, 17)
-    ),
-    "mobilenet_v3_small": _slices(
-        "features", stem=(0, 1), stage1=(1, 2), stage2=(2, 4), stage3=(4, 9), stage4=(9, 12), top=(12, 13)
-    ),
-    "efficientnet_b0": _slices(
-        "features", stem=(0, 1), **{f"stage{i}": (i, i + 1) for i in range(1, 8)}, top=(8, 9)
-    ),
-    "mnasnet": _slices(
-        "layers", stem=(0, 8), **{f"stage{i}": (i + 7, i + 8) for i in range(1, 7)}, top=(14, 17)
-    ),
+    "mobilenet_v2": _slices("features", _FOUR, 1, 4, 7, 14, 18, 19),
+    "mobilenet_v3_large": _slices("features", _FOUR, 1, 4, 7, 13, 16, 17),
+    "mobilenet_v3_small": _slices("features", _FOUR, 1, 2, 4, 9, 12, 13),
+    "efficientnet_b0": _slices("features", f"stem {_SIX} stage7 top", *range(1, 10)),
+    "mnasnet": _slices("layers", f"stem {_SIX} top", *range(8, 15), 17),
     "shufflenet": lambda net: OrderedDict(
         **_parts(net, stem="conv1 maxpool"),
         stage2=net.stage2,
@@ -214,7 +206,7 @@ CUTS: dict[str, Callable[[Any], Stages]] = {
         top=net.conv5,
     ),
     "regnet": lambda net: OrderedDict(stem=net.stem, **dict(net.trunk_output.named_children())),
-    "convnext": _slices("features", stem=(0, 1), stage1=(1, 2), stage2=(2, 4), stage3=(4, 6), stage4=(6, 8)),
+    "convnext": _slices("features", "stem stage1 stage2 stage3 stage4", 1, 2, 4, 6, 8),
 }
 
 

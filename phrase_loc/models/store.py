@@ -116,18 +116,16 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
 def find_model(source: str | os.PathLike) -> Path:
     """The folder of a model; one on a hub is downloaded first."""
     name = os.fspath(source)
-    folder = Path(name)
-    if name == DEFAULT and not folder.is_dir():
-        folder = default_folder()
-        if not (folder / CONFIG).is_file():
-            raise DataError("this installation of phrase_loc ships no model; name a folder or train one")
+    shipped = name == DEFAULT and not Path(name).is_dir()
+    folder = default_folder() if shipped else Path(name)
+    if (folder / CONFIG).is_file():
         return folder
+    if shipped:
+        raise DataError("this installation of phrase_loc ships no model; name a folder or train one")
     if folder.is_dir():
-        if not (folder / CONFIG).is_file():
-            raise DataError(
-                f"{name} holds no model: {CONFIG} is missing; name a folder written by save_pretrained"
-            )
-        return folder
+        raise DataError(
+            f"{name} holds no model: {CONFIG} is missing; name a folder written by save_pretrained"
+        )
     if folder.exists() or not _HUB_ID.fullmatch(name):
         raise DataError(
             f"no model at {name}; expected 'default', a folder of save_pretrained or a hub id owner/name"
