@@ -20,7 +20,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from phrase_loc import maps as attention_maps
 from phrase_loc.attention import METHODS, maps_at_depths
 from phrase_loc.distributed import pick_device
 from phrase_loc.drawing import small_jpeg
@@ -28,6 +27,7 @@ from phrase_loc.errors import choose
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.inference import Inference, Prepared, checked_top_k, prepare
+from phrase_loc.maps import centre_prior, min_max, resize, resized_peak, smooth
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, push_model, save_model
 from phrase_loc.profiling import lap
@@ -164,13 +164,7 @@ class PhraseLocalizer:
         ]
         if single:
             return found[0][0]
-        fine = [
-            [
-                attention_maps.min_max(attention_maps.resize(maps, self._grid, mode="bicubic"))
-                for maps in depths
-            ]
-            for depths in found
-        ]
+        fine = [[min_max(resize(maps, self._grid)) for maps in depths] for depths in found]
         highest = torch.stack([depths[-1] for depths in fine]).mean(0)  # of all sizes; the lower ones of one
         return torch.stack([*fine[0][:-1], highest]).mean(0)
 
@@ -185,12 +179,10 @@ class PhraseLocalizer:
         Smoothing and prior work on the settings' square `grid`, so their cost does not grow with the photograph.
         """
         s = self.settings
-        fine = attention_maps.smooth(
-            attention_maps.resize(attention, self._grid, mode="bicubic"), s.smoothing
-        )
+        fine = smooth(resize(attention, self._grid), s.smoothing)
         if s.prior > 0:
-            fine = fine * attention_maps.centre_prior(self._grid, s.prior_sigma, s.prior).to(fine)
-        return fine if size == self._grid else attention_maps.resize(fine, size, mode="bicubic")
+            fine = fine * centre_prior(self._grid, s.prior_sigma, s.prior).to(fine)
+        return fine if size == self._grid else resize(fine, size)
 
     def locate(
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
@@ -202,7 +194,7 @@ class PhraseLocalizer:
         known = [i for i, e in enumerate(encoded) if e.known]
         heats = self.heat(attention[known], self._grid)
         with lap("peaks"):
-            peaks = attention_maps.resized_peak(heats, scene.size)
+            peaks = resized_peak(heats, scene.size)
         found = dict(zip(known, zip(peaks, self._ranked(scene, heats, top_k), strict=True), strict=True))
         none = attention.new_zeros(0, 4)
         answers = Predictions()

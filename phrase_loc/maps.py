@@ -9,25 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phrase_loc.errors import ConfigError
-
 _AT_ONCE = 8  # maps whose lines stay in a processor's cache
 _ROUNDING = 64  # a product of two axes and torch's own kernel differ by at most 40 roundings
 
 
-def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """Maps on another grid: (..., h, w) -> (..., H, W), clamped at 0 since bicubic weights overshoot.
-
-    Args:
-        maps: the last two dimensions are the grid.
-        size: (H, W), each >= 1.
-        mode: of torch's interpolate; corners are those of the image (align_corners=False).
-    """
-    if min(size) < 1:
-        raise ConfigError(f"a map cannot have the size {size}: give a height and a width of at least 1")
-    options = {"align_corners": False} if mode in ("bilinear", "bicubic") else {}
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps on another grid, bicubic: (..., h, w) -> (..., H, W), clamped at 0 since the weights overshoot."""
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    out = functional.interpolate(flat, size=tuple(size), mode=mode, **options)
+    out = functional.interpolate(flat, size=tuple(size), mode="bicubic", align_corners=False)
     return out.clamp(min=0).reshape(*maps.shape[:-2], *size)
 
 
@@ -37,8 +26,6 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     `sigma` is the standard deviation as a share of the grid's side, so that it means the same on every grid; 0
     returns the maps as they are. At the border the kernel is cut and renormalised.
     """
-    if sigma < 0:
-        raise ConfigError(f"sigma of smooth() is a share of the side, >= 0, got {sigma:g}")
     if sigma == 0:
         return maps
     rows, columns = (_gaussian(side, sigma).to(maps) for side in maps.shape[-2:])
@@ -58,8 +45,6 @@ def centre_prior(size: tuple[int, int], sigma: float = 0.25, power: float = 0.2)
     It is bias and no grounding: multiply a map by it only where that is declared. `sigma` is the standard
     deviation as a share of the side, `power` an exponent put on the whole bump; 0 makes it flat.
     """
-    if sigma <= 0:
-        raise ConfigError(f"sigma of centre_prior() is a share of the side, > 0, got {sigma:g}")
     rows, columns = (torch.exp(-0.5 * (((torch.arange(n) + 0.5) / n - 0.5) / sigma) ** 2) for n in size)
     return torch.outer(rows, columns) ** power
 
@@ -87,7 +72,7 @@ def peak(maps: Tensor) -> Tensor:
 
 
 def resized_peak(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """`peak(resize(maps, size, "bicubic"))`, found without making the maps at full size: (P, h, w) -> (P, 2).
+    """`peak(resize(maps, size))`, found without making the maps at full size: (P, h, w) -> (P, 2).
 
     Columns are interpolated first. A value of row y is then a weighted sum of these lines, which their greatest
     and least values bound, and only rows that may reach the maximum are made. Where one cell alone lies within
@@ -120,7 +105,7 @@ def _peak_of_few(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
             row, column = divmod(int(at), size[1])
             found[i] = torch.stack([chosen.new_tensor(column), chosen[row]])
         elif maps[i].any():
-            found[i] = peak(resize(maps[i], size, "bicubic"))
+            found[i] = peak(resize(maps[i], size))
     return found
 
 

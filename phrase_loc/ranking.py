@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from phrase_loc.boxes import area, clip, iou
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.maps import min_max
 
 TINY = 1e-6  # share of the map's mass below which boxes are alike; keeps logarithms finite
@@ -152,8 +152,6 @@ def rank_phrases(
     """
     if attention.ndim != 3:
         raise DataError(f"maps of phrases have the shape (P, h, w), got {tuple(attention.shape)}")
-    if top_k < 1:
-        raise ConfigError(f"top_k is how many boxes are wanted, at least 1, got {top_k}")
     boxes = boxes.to(attention.device)
     if boxes.shape[0] == 0:
         return [(boxes.reshape(0, 4), attention.new_zeros(0)) for _ in attention]

@@ -99,13 +99,6 @@ def split(trunk: nn.Sequential, stage: str) -> tuple[nn.Sequential, nn.Sequentia
     return between(trunk, None, stage), between(trunk, stage, None)
 
 
-@torch.no_grad()
-def last_channels(trunk: nn.Sequential) -> int:
-    """Channels after the last stage of a trunk in eval mode, found by running a small image through."""
-    images = torch.zeros(1, 3, 64, 64, device=next(trunk.parameters()).device)
-    return int(trunk(images).shape[1])
-
-
 def imagenet_classifier(name: str, weights: str | Path = IMAGENET) -> tuple[Tensor, Tensor]:
     """The 1,000 ImageNet units over an EfficientNet-Lite's pooled features: (1000,1280) and biases (1000,).
 

@@ -52,7 +52,9 @@ def create(
         head: `pool` and `sharpness` of ModelConfig.
     """
     trunk = backbones.build(backbone, weights)
-    channels, facts = backbones.last_channels(trunk), backbones.preprocessing(backbone)
+    facts = backbones.preprocessing(backbone)
+    with torch.no_grad():
+        channels = trunk(torch.zeros(1, 3, 64, 64)).shape[1]
     if vectors is None:
         dimensions = channels if hidden is None else hidden
         units = torch.randn(len(vocabulary), dimensions) * dimensions**-0.5

@@ -44,16 +44,14 @@ class SameConv(nn.Conv2d):
         """(N,C,H,W) -> (N,C',ceil(H/s),ceil(W/s))."""
         top, bottom = self._padding(input.shape[-2], 0)
         left, right = self._padding(input.shape[-1], 1)
-        if top == bottom and left == right:  # let the convolution pad: it saves a copy
-            return F.conv2d(
-                input, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups
-            )
-        padded = F.pad(input, (left, right, top, bottom))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        padding = (top, left)
+        if padding != (bottom, right):  # else the convolution pads: it saves a copy
+            input, padding = F.pad(input, (left, right, top, bottom)), (0, 0)
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def _padding(self, size: int, axis: int) -> tuple[int, int]:
-        stride, reach = self.stride[axis], (self.kernel_size[axis] - 1) * self.dilation[axis]
-        total = max((math.ceil(size / stride) - 1) * stride + reach + 1 - size, 0)
+        stride = self.stride[axis]
+        total = max((math.ceil(size / stride) - 1) * stride + self.kernel_size[axis] - size, 0)
         return total // 2, total - total // 2
 
 

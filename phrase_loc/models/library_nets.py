@@ -21,6 +21,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -164,17 +165,6 @@ def _resnet(net: Any) -> Stages:
     return OrderedDict(**_parts(net, stem="conv1 bn1 relu maxpool"), **layers)
 
 
-def _googlenet(net: Any) -> Stages:
-    return _parts(
-        net,
-        pool1="conv1 maxpool1",
-        pool2="conv2 conv3 maxpool2",
-        pool3="inception3a inception3b maxpool3",
-        pool4="inception4a inception4b inception4c inception4d inception4e maxpool4",
-        inception5="inception5a inception5b",
-    )
-
-
 def _densenet(net: Any) -> Stages:
     blocks = {f"block{i}": f"denseblock{i} transition{i}" for i in range(1, 4)}
     found = _parts(net.features, stem="conv0 norm0 relu0 pool0", **blocks, block4="denseblock4 norm5")
@@ -188,7 +178,14 @@ CUTS: dict[str, Callable[[Any], Stages]] = {
     "alexnet": _ending_in_pools("conv5"),
     "vgg": _ending_in_pools("conv5"),
     "squeezenet": _ending_in_pools("fire9"),
-    "googlenet": _googlenet,
+    "googlenet": partial(
+        _parts,
+        pool1="conv1 maxpool1",
+        pool2="conv2 conv3 maxpool2",
+        pool3="inception3a inception3b maxpool3",
+        pool4="inception4a inception4b inception4c inception4d inception4e maxpool4",
+        inception5="inception5a inception5b",
+    ),
     "resnet": _resnet,
     "resnext": _resnet,
     "wide_resnet": _resnet,

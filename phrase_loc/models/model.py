@@ -101,9 +101,8 @@ class TextHead(nn.Module):
         else:
             self.project = nn.Linear(config.embedding, dimensions, bias=False)
             self.word_bias = nn.Linear(config.embedding, 1)
-            nn.init.normal_(
-                self.project.weight, std=dimensions**-0.5
-            )  # vectors of length 1: both learn at one rate
+            # vectors have length 1: so both learn at one rate
+            nn.init.normal_(self.project.weight, std=dimensions**-0.5)
             nn.init.zeros_(self.word_bias.weight)
             nn.init.zeros_(self.word_bias.bias)
         # free units find their own length; a common scale beside it only hastens over-fitting

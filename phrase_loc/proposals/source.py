@@ -84,7 +84,7 @@ class LevelSets:
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """Distinct boxes of one map (h, w), largest sets first: (R, 4); the whole image if it is flat."""
-        fine = resize(attention.detach().float().cpu(), (self.grid, self.grid), mode="bicubic")
+        fine = resize(attention.detach().float().cpu(), (self.grid, self.grid))
         levels = min_max(fine).numpy()
         found = [(0, 0, self.grid, self.grid)]
         for step in range(1, self.steps + 1):
