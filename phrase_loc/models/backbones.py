@@ -60,9 +60,7 @@ def build(name: str, weights: str | Path | None = None) -> nn.Sequential:
             EfficientNet-Lite, a download by torchvision, what the transformers folder holds), or a
             .safetensors/.pth file with the trunk's names or those of the source library.
 
-    Raises:
-        ConfigError: an unknown name.
-        DataError: the weights are missing, broken, or another network's.
+    Raises a ConfigError for an unknown name, a DataError for weights that are missing, broken, or another network's.
     """
     trunk, names = _backbone(name).make(weights == IMAGENET)
     if weights is not None and weights != IMAGENET:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.fx import Node, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from phrase_loc.errors import ConfigError
 from phrase_loc.models import backbones, library_nets
 from phrase_loc.models.model import TextHead, TextToRegion, WordTable
 from phrase_loc.models.model_config import ModelConfig
@@ -59,10 +58,6 @@ def create(
         dimensions = channels if hidden is None else hidden
         units = torch.randn(len(vocabulary), dimensions) * dimensions**-0.5
         vectors, free, tuned = torch.cat([units, torch.zeros(len(vocabulary), 1)], 1), True, True
-    if len(vectors) != len(vocabulary):
-        raise ConfigError(
-            f"a model needs a vector a word, got {len(vectors)} vectors for {len(vocabulary)} words"
-        )
     mean, std = (cast(Any, tuple(round(255 * v, 6) for v in values)) for values in (facts.mean, facts.std))
     source = backbone.removeprefix(backbones.TRANSFORMERS)
     config = ModelConfig(

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from phrase_loc.errors import ConfigError, DataError, choose
+from phrase_loc.errors import ConfigError, choose
 from phrase_loc.models.backbones import between, stage_names
 from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.text.phrases import PhraseEncoder
@@ -151,12 +151,6 @@ class WordTable(nn.Module):
     @torch.no_grad()
     def set_extra(self, vectors: Tensor, alignment: Alignment) -> None:
         """Replaces the out-of-vocabulary words: (M,F) vectors, most frequent first, and their map into this space."""
-        expected = (vectors.shape[1], self.vectors.shape[1])
-        if alignment.matrix.shape != expected:
-            raise DataError(
-                f"the map of further words must be {expected}, got {tuple(alignment.matrix.shape)}; "
-                "fit it from their embedding to the model's"
-            )
         self.reserve(*vectors.shape)
         table = quantise(vectors.float())
         self.rows.copy_(table.codes)

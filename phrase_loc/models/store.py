@@ -41,6 +41,7 @@ EXTRA, CARD = "extra_words.txt", "README.md"
 #: key of config.json -> the file whose SHA-256 it holds; a model of old has that of the weights alone
 DIGESTS = {"weights_sha256": WEIGHTS, "vocabulary_sha256": VOCABULARY, "extra_words_sha256": EXTRA}
 DEFAULT = "default"
+TASK = "zero-shot-object-detection"  # the hub's name that comes nearest
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -52,10 +53,8 @@ def default_folder() -> Path:
 def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
     """Writes a model to a folder, made if need be; each file whole or not at all, config.json last.
 
-    Batch norms are folded on the way: a saved model is one to be queried.
-
-    Raises:
-        DataError: the folder cannot be written, a weight is not finite, or the config holds what cannot be read.
+    Batch norms are folded on the way: a saved model is one to be queried. Raises a DataError where the folder cannot
+    be written, a weight is not finite, or the config holds what cannot be read.
     """
     from safetensors.torch import save
 
@@ -85,8 +84,7 @@ def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
 def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     """The shipped model ("default"), one in a folder, or one from a hub ("owner/name"); ready to be queried.
 
-    Raises:
-        DataError: there is no model, or its files are missing, truncated, of a newer format or of two models.
+    Raises a DataError where there is none, or its files are missing, truncated, of a newer format or of two models.
     """
     folder = find_model(source)
     values = read_json(folder / CONFIG, "the model's config")
@@ -248,9 +246,6 @@ def model_digest(model: TextToRegion) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:12]
-
-
-TASK = "zero-shot-object-detection"  # the hub's name that comes nearest
 
 
 def model_card(config: ModelConfig, words: int, extra_words: int, size: int) -> str:

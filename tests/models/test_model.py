@@ -1,11 +1,13 @@
 """The model: any word has a unit, any stage is a place to cut, features are never negative."""
 
+import math
+
 import pytest
 import torch
 
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import ConfigError
 from phrase_loc.models.build import create, folded
-from phrase_loc.models.model import POOLS, TextToRegion, WordTable
+from phrase_loc.models.model import POOLS, TextToRegion, pool_named
 from phrase_loc.text.vectors import Alignment
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -127,7 +129,23 @@ def test_tables_must_fit():
         create(Vocabulary(("a", "b"), (1, 1)), torch.randn(3, 4), backbone="tiny", weights=None)
     with pytest.raises(ConfigError, match="unknown stage 'stage9'"):
         tiny_model().below("stage9")
-    with pytest.raises(DataError, match="must be"):
-        WordTable(torch.zeros(2, 4)).set_extra(
-            torch.zeros(2, 3), Alignment(torch.zeros(3, 5), torch.zeros(5))
-        )
+
+
+SCORES = torch.tensor([[[[0.0, 1.0], [2.0, -3.0]]]])  # (N=1, K=1, 2, 2)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_pool_of_equal_scores_is_that_score(name):
+    assert POOLS[name](4.0)(torch.full((1, 1, 5, 5), 1.5)).item() == pytest.approx(1.5, abs=1e-5)
+
+
+def test_values_by_hand():
+    exponentials = [math.exp(2 * s) for s in (0, 1, 2, -3)]
+    soft = math.log(sum(exponentials) / 4) / 2
+    assert POOLS["average"](2.0)(SCORES).item() == pytest.approx(0.0)
+    assert POOLS["log_sum_exp"](2.0)(SCORES).item() == pytest.approx(soft, rel=1e-5)
+
+
+def test_unknown_pool_is_told_the_known_ones():
+    with pytest.raises(ConfigError, match="average"):
+        pool_named("mean")
