@@ -104,26 +104,26 @@ def suppress(
             f"suppression expects boxes (R, 4) and a score for each, got {tuple(boxes.shape)} and "
             f"{tuple(scores.shape)}"
         )
-    apart = (
-        ~(iou(boxes.detach(), boxes.detach(), offset) > overlap).cpu().numpy()
-    )  # (R, R) may stand together
+    boxes = boxes.detach()
+
+    def apart(place: slice) -> np.ndarray:
+        """Which boxes may stand together: (S, R)."""
+        return (~(iou(boxes[place], boxes, offset) > overlap)).cpu().numpy()
+
+    # of several phrases the overlaps of all pairs are cheaper than those that each asks for
+    every = apart(slice(None)) if len(scores) > 1 else None
     values = scores.detach().cpu()
     places = values.argsort(dim=-1, descending=True, stable=True)
-    kept = [_greedy(order, row > -torch.inf, apart, limit) for order, row in zip(places, values, strict=True)]
+    kept: list[list[int]] = []
+    for order, alive in zip(places.tolist(), (values > -torch.inf).numpy(), strict=True):
+        kept.append([])
+        for i in order:
+            if len(kept[-1]) == limit:
+                break
+            if alive[i]:
+                kept[-1].append(i)
+                alive &= apart(slice(i, i + 1))[0] if every is None else every[i]
     return [torch.tensor(chosen, dtype=torch.long, device=boxes.device) for chosen in kept]
-
-
-def _greedy(order: Tensor, candidates: Tensor, apart: np.ndarray, limit: int | None) -> list[int]:
-    """NumPy and not torch: what the loop costs is the overhead of its small calls."""
-    kept: list[int] = []
-    alive = candidates.numpy().copy()
-    for place in order.tolist():
-        if len(kept) == limit:
-            break
-        if alive[place]:
-            kept.append(place)
-            alive &= apart[place]
-    return kept
 
 
 def rank_phrases(
