@@ -62,7 +62,7 @@ class ManyPhrases(nn.Module):
         if len(maps) == 1:
             return maps[0], strength
         grid = (self.settings.grid, self.settings.grid)
-        fine = [min_max(resize(found, grid, mode="bicubic")) for found in maps]
+        fine = [min_max(resize(found, grid)) for found in maps]
         return torch.stack(fine).mean(0), strength
 
     def _one_size(self, image: Tensor, units: Tensor, bias: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

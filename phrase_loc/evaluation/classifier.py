@@ -20,7 +20,8 @@ from phrase_loc.datasets.classes import imagenet_phrases, imagenet_units
 from phrase_loc.errors import ConfigError, choose
 from phrase_loc.evaluation.controls import shuffled
 from phrase_loc.localizer import Inference, PhraseLocalizer
-from phrase_loc.models.backbones import registry
+from phrase_loc.models import backbones
+from phrase_loc.models.build import fold_batch_norm
 from phrase_loc.models.model import FEATURES, Normalize
 from phrase_loc.structures import Scene, Word
 from phrase_loc.text.phrases import EncodedPhrase
@@ -45,7 +46,7 @@ class Classifier:
         weight: Tensor,
         bias: Tensor,
         names: Mapping[str, tuple[int, ...]],
-        preprocessing: registry.Preprocessing,
+        preprocessing: backbones.Preprocessing,
     ) -> None:
         self.trunk, self.weight, self.bias, self.names = trunk, weight, bias, names
         mean, std = (tuple(255 * v for v in values) for values in (preprocessing.mean, preprocessing.std))
@@ -64,19 +65,19 @@ class Classifier:
 
     def below(self, stage: str = FEATURES) -> nn.Module:
         """The part up to a stage: (N, 3, H, W) RGB 0..255 -> activations."""
-        return nn.Sequential(self.normalize, registry.split(self.trunk, self._stage(stage))[0])
+        return nn.Sequential(self.normalize, backbones.split(self.trunk, self._stage(stage))[0])
 
     def above(self, stage: str = FEATURES) -> nn.Module:
         """The part over a stage: activations -> features (N, D, h, w)."""
-        return registry.split(self.trunk, self._stage(stage))[1]
+        return backbones.split(self.trunk, self._stage(stage))[1]
 
     def between(self, low: str, high: str) -> nn.Module:
         """The part from a stage to a later one: activations -> activations."""
-        return registry.between(self.trunk, low, self._stage(high))
+        return backbones.between(self.trunk, low, self._stage(high))
 
     def stage_index(self, stage: str) -> int:
         """The place of a stage from the image up; raises ConfigError for an unknown one."""
-        return registry.stage_index(self.trunk, self._stage(stage))
+        return backbones.stage_index(self.trunk, self._stage(stage))
 
     def units(self, words: Tensor) -> Tensor:
         """Numbers (K,) -> (K, D)."""
@@ -146,14 +147,14 @@ def load_classifier(source: str, device: torch.device | str = "cpu", **settings:
     """
     backbone, _, which = source.removeprefix(PREFIX).partition("@")
     names = choose(VOCABULARIES, which or "objects", "classifier vocabulary")()
-    weight, bias = (part.to(device) for part in registry.imagenet_classifier(backbone))
-    trunk = registry.fold_batch_norm(registry.build(backbone, weights=registry.IMAGENET)).to(device)
+    weight, bias = (part.to(device) for part in backbones.imagenet_classifier(backbone))
+    trunk = fold_batch_norm(backbones.build(backbone, weights=backbones.IMAGENET)).to(device)
     model = Classifier(
         cast(nn.Sequential, trunk.requires_grad_(False)),
         weight,
         bias,
         names,
-        registry.preprocessing(backbone),
+        backbones.preprocessing(backbone),
     )
     return ClassifierLocalizer(model, Inference.from_dict({**model.config.inference, **settings}))  # type: ignore[arg-type]
 
