@@ -13,8 +13,7 @@ import pytest
 from phrase_loc.errors import DataError
 from phrase_loc.pairs.paths import expand
 from phrase_loc.pairs.shards import ShardReader, load_index
-from phrase_loc.pairs.sources import ShardSource, clean, json_texts, open_source
-from phrase_loc.skipped import Fault, Faults
+from phrase_loc.pairs.sources import ShardSource, member_texts, open_source
 from tests.training.pairs import add, draw, write_set, write_shard
 
 
@@ -183,8 +182,6 @@ def test_the_reader_holds_few_files_and_survives_pickling(tmp_path: Path):
     other = pickle.loads(pickle.dumps(reader))
     assert other._files == {}
     assert other.read(3, 0, 100) == reader.read(3, 0, 100)
-    reader.close()
-    other.close()
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -451,19 +448,9 @@ def test_only_what_is_not_there_is_a_pattern(tmp_path: Path):
     assert expand("{x}.tar") == ["{x}.tar"]
 
 
-def test_faults_are_counted_once_each_and_restored():
-    faults = Faults(limit=3)
-    for name in ("a", "b", "a"):
-        faults.add(Fault("image", name))
-    faults.restore([("text", "c"), ("image", "a")])
-    assert faults.counts() == {"image": 2, "text": 1}
-    assert Faults(seen={("row", "x")}).report() == "1 x unreadable row of a table"
-    with pytest.raises(DataError, match="more than 3 samples"):
-        faults.add(Fault("image", "d"))
-
-
 def test_texts_of_json_members():
-    raw = json.dumps({"captions": ["a", 3, "b"], "tags": "x, y", "width": 5}).encode()
-    assert json_texts(raw, ("captions", "tags", "width")) == ["a", "b", "x, y"]
-    assert json_texts(b"[1]", ("a",)) == json_texts(b"\xff", ("a",)) == []
-    assert clean([" a ", "", "a", "b"]) == ["a", "b"]
+    raw = json.dumps({"captions": ["a", 3, "b"], "tags": "x, y", "width": 5, "title": "\ud800"}).encode()
+    assert member_texts(None, raw, ("captions", "tags", "width", "title")) == (["a", "b", "x, y", "?"], "")
+    assert member_texts(b"c\n", raw, ("tags",)) == (["c", "x, y"], "")
+    for broken in (b"[1]", b"\xff", b"", b"[" * 100_000):
+        assert member_texts(b"c", broken, ("a",)) == (["c"], "its .json is no JSON object")
