@@ -54,7 +54,7 @@ def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
             os.replace(temporary, path)
             _flush(path.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
     _observe("after", path)
 
 
@@ -85,23 +85,15 @@ def writing_folder(folder: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
     was killed between the two.
     """
     folder = Path(folder)
-    fresh, old = _temporary(folder), folder.with_name(f".{folder.name}.replaced")
-    with refusing(f"the folder {folder}", advice):
-        try:
-            _observe("before", folder)
-            fresh.mkdir(parents=True)
-            yield fresh
-            _observe("written", folder)
-            shutil.rmtree(old, ignore_errors=True)
-            if folder.exists():
-                folder.rename(old)
-                _observe("renamed", folder)
-            fresh.rename(folder)
-            _flush(folder.parent)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-    _observe("after", folder)
+    old = folder.with_name(f".{folder.name}.replaced")
+    with writing(folder, advice) as fresh:
+        fresh.mkdir(parents=True)
+        yield fresh
+        _remove(old)
+        if folder.exists():
+            folder.rename(old)
+            _observe("renamed", folder)
+    _remove(old)
 
 
 def remove_leftovers(folder: Path, age: float = 0.0, name: str | None = None) -> None:
@@ -120,10 +112,8 @@ def remove_leftovers(folder: Path, age: float = 0.0, name: str | None = None) ->
             continue
         if found["old"] and not path.with_name(found["name"]).exists():
             path.rename(path.with_name(found["name"]))
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
+            _remove(path)
 
 
 @contextmanager
@@ -250,6 +240,13 @@ def reason(error: Exception) -> str:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -1,7 +1,4 @@
-"""The one record of what was left out: of an evaluation set, an evaluation, a training run or a source of texts.
-
-The policy, everywhere: what cannot be read is neither a hit nor a miss. It leaves the count, and it is named here.
-"""
+"""The one record of what was left out: what cannot be read is neither a hit nor a miss, it is named here."""
 
 import logging
 from collections import Counter
@@ -36,17 +33,13 @@ class Fault(NamedTuple):
 
 @dataclass
 class Skipped:
-    """What was left out, each thing once however often it is met.
+    """What was left out of a set, an evaluation or a run, each thing once however often it is met."""
 
-    Attributes:
-        limit: things that are accepted; None accepts all.
-        seen: (kind, sentence or name) in the order met; of a dict, the keys.
-        counts: how many of each kind.
-    """
-
-    limit: int | None = None
-    seen: dict[tuple[str, str], None] = field(default_factory=dict, init=False)
-    counts: Counter[str] = field(default_factory=Counter, init=False)
+    limit: int | None = None  # things that are accepted; None accepts all
+    seen: dict[tuple[str, str], None] = field(
+        default_factory=dict, init=False
+    )  # (kind, sentence) as they were met
+    counts: Counter[str] = field(default_factory=Counter, init=False)  # of each kind
 
     def note(self, kind: str, sentence: str) -> bool:
         """Takes up one thing, neither named in the log nor checked; whether it is new."""
@@ -62,11 +55,7 @@ class Skipped:
             self.note(kind, sentence)
 
     def add(self, fault: Fault) -> None:
-        """Counts a fault and names it in the log while it is among the first of its kind.
-
-        Raises:
-            DataError: there are more than the limit.
-        """
+        """Counts a fault and names it in the log while it is among the first of its kind; checks the limit."""
         if self.note(fault.kind, fault.name):
             count = self.counts[fault.kind]
             if count <= NAMED:

@@ -6,7 +6,8 @@ so that one bad file costs one sample and every process keeps its step.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +34,7 @@ _COLOURS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One image as the model gets it."""
 
     image: Tensor  # (3,H,W) uint8, or a frozen trunk's output (C,h,w) float16
@@ -44,8 +44,7 @@ class Sample:
     fault: Fault | None = None
 
 
-@dataclass
-class Ragged:
+class Ragged(NamedTuple):
     """Lists of word ids of several images, flat."""
 
     owner: Tensor  # (T,) number of the image in the batch
@@ -58,8 +57,7 @@ class Ragged:
         return Ragged(owner, ids, self.values.to(device, _widest(device), non_blocking=True))
 
 
-@dataclass
-class Batch:
+class Batch(NamedTuple):
     """Images of a micro-batch with their words."""
 
     images: Tensor  # (N,3,H,W) uint8, or the output of a frozen trunk, (N,C,h,w) float16
@@ -67,7 +65,7 @@ class Batch:
     words: Ragged  # true words with strengths
     ignored: Ragged  # words that count neither way
     captions: Ragged  # words of one text of each image
-    faults: list[Fault] = field(default_factory=list)
+    faults: Sequence[Fault] = ()
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
@@ -75,11 +73,6 @@ class Batch:
         weights = self.weights.to(device, _widest(device), non_blocking=True)
         words, ignored, captions = (part.to(device) for part in (self.words, self.ignored, self.captions))
         return Batch(images, weights, words, ignored, captions, self.faults)
-
-    def pin_memory(self) -> "Batch":
-        """For the loader: copies to the GPU then overlap with its work."""
-        self.images = self.images.pin_memory()
-        return self
 
 
 @dataclass(frozen=True)
@@ -123,13 +116,9 @@ class Transform:
 
 
 class WebImages(Dataset[Sample]):
-    """The samples of a source, indexed by (epoch, number, which transform).
+    """The samples of a source, indexed by (epoch, number, which of the transforms).
 
-    Args:
-        source: pairs of image and text.
-        labeller: texts -> words.
-        transforms: image -> training tensor, one for each input size.
-        seed: of the run; with epoch and number it fixes every random choice, in whichever process.
+    `seed`, epoch and number fix every random choice, in whichever process.
     """
 
     def __init__(self, source: Source, labeller: Labeller, transforms: Sequence[Transform], seed: int):

@@ -64,11 +64,7 @@ def store(address: str) -> Iterator[tuple[Any, str]]:
 
 
 def expand(patterns: str | Sequence[str]) -> list[str]:
-    """Patterns -> paths in a fixed order, each file once.
-
-    Raises:
-        DataError: nothing was named, a glob finds nothing, a list file is missing, a range runs backwards.
-    """
+    """Patterns -> paths in a fixed order, each file once; a DataError where one means nothing."""
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
     paths = [path for pattern in wanted for path in _expand_one(pattern, ())]
     if not paths:

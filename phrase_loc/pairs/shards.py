@@ -115,9 +115,8 @@ def read_samples(shard: str, file: IO[bytes] | None = None) -> tuple[dict[Key, P
     for key in further:
         del samples[key]
     if further:
-        what = "%s: %d further files of samples, such as %s, are passed over"
-        log.info(what, shard, len(further), further[0][1])
-    lone = [key for _, key in (key for key, parts in samples.items() if "image" not in parts)]
+        log.info("%s: %d files, such as %s, are passed over", shard, len(further), further[0][1])
+    lone = [key for (_, key), parts in samples.items() if "image" not in parts]
     return samples, faults + [Fault("lone", f"{shard}:{key}", "has no image") for key in lone]
 
 
@@ -132,8 +131,7 @@ def _take(found: "Member | Damage", shard: str, samples: dict[Key, Parts], fault
     kind = _KINDS.get(dot + ending.lower())
     if kind is None or not stem or name.startswith("."):
         return
-    if found.unread or found.size > _MOST_MEMBER:
-        why = found.unread or "has more than 4 GB"
+    if why := found.unread or ("has more than 4 GB" if found.size > _MOST_MEMBER else ""):
         faults.append(Fault(kind if kind == "image" else "text", f"{shard}:{found.name}", why))
         return
     key = f"{folder}{slash}{stem}".removeprefix("./")
@@ -148,11 +146,8 @@ def _belongs(key: Key, samples: dict[Key, Parts]) -> bool:
     """Whether `a.seg` is a further file of a sample `a`."""
     archive, name = key
     folder, slash, stem = name.rpartition("/")
-    while "." in stem:
-        stem = stem.rpartition(".")[0]
-        if "image" in samples.get((archive, folder + slash + stem), {}):
-            return True
-    return False
+    stems = (stem.rsplit(".", cuts)[0] for cuts in range(1, stem.count(".") + 1))
+    return any("image" in samples.get((archive, folder + slash + stem), {}) for stem in stems)
 
 
 def open_shard(shard: str) -> IO[bytes]:
@@ -258,11 +253,10 @@ def walk(file: IO[bytes]) -> Iterator[Member | Damage]:
     """
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
-    start_of_file = file.read(8)
+    head, tar = file.read(8), _tar(file)
     for mark, name in _PACKED.items():
-        if start_of_file.startswith(mark):
+        if head.startswith(mark):
             raise DataError(f"is packed with {name}; unpack it to .tar first")
-    tar = _tar(file)
     at = archive = begin = 0
     mark_missing = True
     while at < length:
@@ -277,7 +271,7 @@ def walk(file: IO[bytes]) -> Iterator[Member | Damage]:
         if member is not None:
             at = _find(file, max(start + BLOCK, member.offset_data), length, _is_header)
             yield Damage(member.offset_data, at, f"{member.name} is cut off")
-        elif (at := _find(file, start, length, _is_not_zero)) == start:
+        elif (at := _find(file, start, length, any)) == start:
             at = _find(file, start + BLOCK, length, _is_header)
             yield Damage(start, at, _guess(file, start))
         elif at < length and (at - start == 2 * BLOCK or (at - begin) % tarfile.RECORDSIZE == 0):
@@ -315,10 +309,6 @@ def _find(file: IO[bytes], at: int, length: int, wanted: Callable[[bytes], bool]
         if wanted(block):
             return start
     return length
-
-
-def _is_not_zero(block: bytes) -> bool:
-    return block.count(0) < len(block)
 
 
 def _is_header(block: bytes) -> bool:

@@ -211,19 +211,18 @@ def read_folder(folder: Path, text_fields: Sequence[str]) -> Pairs:
 
 def _files_below(folder: Path) -> list[Path]:
     """The files below a folder, sorted; links to folders are followed, each folder is entered once."""
-    entered: set[tuple[int, int]] = set()
+    entered: set[str] = set()
     found: list[Path] = []
 
     def failed(error: OSError) -> None:
         log.warning("the folder %s is left out: %s", error.filename, error.strerror)
 
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=failed):
-        facts = os.stat(parent)
-        if (facts.st_dev, facts.st_ino) in entered:
+        if (real := os.path.realpath(parent)) in entered:
             folders.clear()
             log.warning("the folder %s is left out: a link leads to it a second time", parent)
             continue
-        entered.add((facts.st_dev, facts.st_ino))
+        entered.add(real)
         found += [Path(parent, name) for name in names]
     return sorted(found)
 
@@ -381,18 +380,16 @@ def _shard_texts(path: Path, fields: Sequence[str], skipped: Skipped) -> Iterato
                 skipped.add(fault)
         bare = any(parts.keys() == {"image"} for parts in samples.values())
         table = side_table(shard, fields) if bare else {}
-
-        def read(parts: dict[str, tuple[int, int, int]], kind: str) -> bytes | None:
-            if kind not in parts:
-                return None
-            _, offset, size = parts[kind]
-            file.seek(offset)
-            return file.read(size)
-
         for (_, key), parts in samples.items():
             if parts.keys() == {"image"}:
                 yield _beside(table, key)
-            texts, wrong = member_texts(read(parts, "text"), read(parts, "json"), fields)
+                continue
+            found: dict[str, bytes] = {}
+            for kind in parts.keys() - {"image"}:
+                _, offset, size = parts[kind]
+                file.seek(offset)
+                found[kind] = file.read(size)
+            texts, wrong = member_texts(found.get("text"), found.get("json"), fields)
             if wrong:
                 skipped.add(Fault("text", f"{shard}:{key}", wrong))
             yield from texts
