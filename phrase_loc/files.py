@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -194,18 +194,16 @@ def read_json(path: AnyPath, what: str = "the file") -> Any:
 
 def is_there(path: AnyPath) -> bool:
     """Whether a path exists; False for what can be no path (too long, a null character)."""
-    try:
+    with suppress(OSError, ValueError):
         return Path(path).exists()
-    except (OSError, ValueError):
-        return False
+    return False
 
 
 def same_file(one: AnyPath, other: AnyPath) -> bool:
     """Whether two paths lead to one file that exists, however they are written: links, `..`, another case."""
-    try:
+    with suppress(OSError, ValueError):
         return os.path.samefile(one, other)
-    except (OSError, ValueError):
-        return False
+    return False
 
 
 def digest(content: bytes | Path) -> str:

@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -115,22 +115,15 @@ def _braces(rest: str, pattern: str) -> Iterator[str]:
     if match is None:
         yield rest
         return
-    for choice in _choices(match[1], pattern):
+    choices: Iterable[str] = match[1].split(",")
+    if span := _RANGE.match(match[1]):
+        first, last = span.groups()
+        if len(last) > 18 or int(last) < int(first):
+            what = f"the range {match[0]} in {pattern!r} runs backwards or too far"
+            raise DataError(f"{what}; write the smaller number first")
+        choices = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    for choice in choices:
         yield from _braces(rest[: match.start()] + choice + rest[match.end() :], pattern)
-
-
-def _choices(inside: str, pattern: str) -> Iterator[str]:
-    span = _RANGE.match(inside)
-    if span is None:
-        yield from inside.split(",")
-        return
-    first, last = span[1], span[2]
-    if len(last) > 18 or int(last) < int(first):
-        raise DataError(
-            f"the range {{{inside}}} in {pattern!r} runs backwards or too far; write the smaller number first"
-        )
-    for number in range(int(first), int(last) + 1):
-        yield str(number).zfill(len(first))
 
 
 def _lines(path: Path) -> list[str]:

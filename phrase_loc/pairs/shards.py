@@ -271,7 +271,7 @@ def walk(file: IO[bytes]) -> Iterator[Member | Damage]:
         if member is not None:
             at = _find(file, max(start + BLOCK, member.offset_data), length, _is_header)
             yield Damage(member.offset_data, at, f"{member.name} is cut off")
-        elif (at := _find(file, start, length, any)) == start:
+        elif (at := _find(file, start, length, lambda block: block.count(0) < len(block))) == start:
             at = _find(file, start + BLOCK, length, _is_header)
             yield Damage(start, at, _guess(file, start))
         elif at < length and (at - start == 2 * BLOCK or (at - begin) % tarfile.RECORDSIZE == 0):

@@ -17,28 +17,27 @@ from typing import Protocol
 
 import numpy as np
 
-from phrase_loc import files
+from phrase_loc import files, tables
 from phrase_loc.errors import DataError
 from phrase_loc.images import IMAGE_ENDINGS, UNREAD_ENDINGS
 from phrase_loc.pairs.paths import exists, expand, is_remote
 from phrase_loc.pairs.shards import ShardReader, load_index, read_samples, side_table
 from phrase_loc.skipped import Fault, Skipped
-from phrase_loc.tables import (
-    TABLE_ENDINGS,
-    cell_texts,
-    image_path,
-    is_table,
-    lines_of,
-    open_table,
-    text_lines,
-    whole,
-)
 
 log = logging.getLogger(__name__)
 
 #: Fields of a JSON member or columns of a table that hold text, in the order in which they are read.
 TEXT_FIELDS = ("captions", "caption", "text", "texts", "title", "description", "tags", "keywords")
-IMAGE_COLUMNS = ("image", "path", "file_name", "filename", "file", "filepath", "image_path", "image_name")
+IMAGE_COLUMNS = (
+    "image",
+    "path",
+    "file_name",
+    "filename",
+    "file",
+    "filepath",
+    "tables.image_path",
+    "image_name",
+)
 CAPTION_FILES = (
     *("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", "metadata.jsonl"),
     *("metadata.csv", "metadata.parquet", "captions.parquet", "results.csv"),
@@ -94,7 +93,7 @@ def open_source(
         source: Source = TableSource(*read_folder(first, text_fields))
     elif not odd:
         source = ShardSource(found, index, text_fields)
-    elif len(found) == 1 and is_table(first):
+    elif len(found) == 1 and tables.is_table(first):
         source = TableSource(*read_table(first, text_fields))
     else:
         raise DataError(
@@ -150,7 +149,7 @@ class TableSource(Source):
 
 def read_table(path: Path, text_fields: Sequence[str]) -> Pairs:
     """The pairs of a table; rows of one image are its several captions, paths count from the table's folder."""
-    table = open_table(path)
+    table = tables.open_table(path)
     image_column = next((name for name in IMAGE_COLUMNS if name in table.columns), None)
     columns = text_columns(table.columns, text_fields)
     if image_column is None or not columns:
@@ -169,12 +168,12 @@ def read_table(path: Path, text_fields: Sequence[str]) -> Pairs:
         if not isinstance(name, str) or not name.strip():
             bad(place, "names no image", "lone")
             continue
-        image = str(image_path(path.parent, name))
+        image = str(tables.image_path(path.parent, name))
         held = texts.setdefault(image, [])
         if len(held) > _MANY and image not in many:
             many[image] = set(held)
         known: Collection[str] = many.get(image, held)
-        found = dict.fromkeys(text for cell in cells for text in cell_texts(cell))
+        found = dict.fromkeys(text for cell in cells for text in tables.cell_texts(cell))
         fresh = [text for text in found if text not in known]
         if found and not fresh:
             bad(place, "repeats an earlier row", "duplicate")
@@ -201,7 +200,7 @@ def read_folder(folder: Path, text_fields: Sequence[str]) -> Pairs:
             faults.append(Fault("lone", str(path), "has no .txt beside it"))
         elif ending in IMAGE_ENDINGS:
             try:
-                lines, wrong = lines_of(files.read_bytes(sidecar, "the text"))
+                lines, wrong = tables.lines_of(files.read_bytes(sidecar, "the text"))
             except DataError as error:
                 lines, wrong = [], str(error)
             texts[str(path)] = lines
@@ -239,10 +238,10 @@ class ShardSource(Source):
     def __init__(self, shards: Sequence[str], index: Path | None, text_fields: Sequence[str] = TEXT_FIELDS):
         self.reader = ShardReader(shards)
         self.text_fields = tuple(text_fields)
-        tables, faults = zip(*(load_index(shard, index) for shard in shards), strict=True)
+        rows, faults = zip(*(load_index(shard, index) for shard in shards), strict=True)
         self.faults = [fault for several in faults for fault in several]
-        self.rows = np.concatenate(tables)
-        self.groups = np.repeat(np.arange(len(shards)), [len(rows) for rows in tables])
+        self.rows = np.concatenate(rows)
+        self.groups = np.repeat(np.arange(len(shards)), list(map(len, rows)))
         self._bare = np.flatnonzero((self.rows["text_size"] == 0) & (self.rows["json_size"] == 0))
         self._beside = PackedStrings(self._texts_beside())
 
@@ -291,7 +290,7 @@ def _beside(table: dict[str, str], key: str) -> str:
 
 def member_texts(text: bytes | None, record: bytes | None, fields: Sequence[str]) -> tuple[list[str], str]:
     """The texts of a sample's .txt and .json, None for what is missing, and what is wrong with them."""
-    texts, wrong = lines_of(text or b"")
+    texts, wrong = tables.lines_of(text or b"")
     if record is None:
         return texts, wrong
     try:
@@ -302,7 +301,7 @@ def member_texts(text: bytes | None, record: bytes | None, fields: Sequence[str]
         return texts, "its .json is no JSON object"
     values = (tree.get(name) for name in fields)
     found = (one for value in values for one in (value if isinstance(value, list) else [value]))
-    return texts + [whole(one) for one in found if isinstance(one, str)], wrong
+    return texts + [tables.whole(one) for one in found if isinstance(one, str)], wrong
 
 
 def stream_texts(
@@ -320,9 +319,7 @@ def stream_texts(
     for path in expand(paths):
         if is_remote(path):
             raise DataError(f"{path} is an address; copy the file to a disk first")
-        for text in _texts(Path(path), tuple(fields), skipped):
-            if text := text.strip():
-                yield text
+        yield from filter(None, map(str.strip, _texts(Path(path), fields, skipped)))
 
 
 def _texts(path: Path, fields: Sequence[str], skipped: Skipped) -> Iterator[str]:
@@ -334,22 +331,24 @@ def _texts(path: Path, fields: Sequence[str], skipped: Skipped) -> Iterator[str]
         yield from (text for texts in pairs.values() for text in texts)
     elif name.endswith(_SHARDS):
         yield from _shard_texts(path, fields, skipped)
-    elif is_table(path):
+    elif tables.is_table(path):
         yield from _table_texts(path, fields, skipped)
     elif name.endswith(_CAPTIONS):
-        header = next(text_lines(path, "the texts"), "")
-        names = open_table(path).columns if header.strip() else ()
+        header = next(tables.text_lines(path, "the texts"), "")
+        names = tables.open_table(path).columns if header.strip() else ()
         if text_columns(names, fields) and set(names) & set(IMAGE_COLUMNS):
             yield from _table_texts(path, fields, skipped)
         else:
-            yield from (line.rstrip("\r\n").rpartition("\t")[2] for line in text_lines(path, "the texts"))
+            yield from (
+                line.rstrip("\r\n").rpartition("\t")[2] for line in tables.text_lines(path, "the texts")
+            )
     else:
-        kinds = ", ".join((*_CAPTIONS, *TABLE_ENDINGS, *_SHARDS))
+        kinds = ", ".join((*_CAPTIONS, *tables.TABLE_ENDINGS, *_SHARDS))
         raise DataError(f"{path} is of no known kind; expected one of {kinds}, or a folder")
 
 
 def _table_texts(path: Path, fields: Sequence[str], skipped: Skipped) -> Iterator[str]:
-    table = open_table(path)
+    table = tables.open_table(path)
     columns = text_columns(table.columns, fields)
     if not columns:
         raise DataError(
@@ -361,7 +360,7 @@ def _table_texts(path: Path, fields: Sequence[str], skipped: Skipped) -> Iterato
         skipped.add(Fault("row", f"{path}:{place}", wrong))
 
     for _, cells in table.rows(columns, bad):
-        yield from (text for cell in cells for text in cell_texts(cell))
+        yield from (text for cell in cells for text in tables.cell_texts(cell))
 
 
 def _shard_texts(path: Path, fields: Sequence[str], skipped: Skipped) -> Iterator[str]:
