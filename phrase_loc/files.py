@@ -71,9 +71,10 @@ def write_text(path: AnyPath, text: str, advice: str = ADVICE) -> None:
 
 def append_text(path: AnyPath, text: str, advice: str = ADVICE) -> None:
     """UTF-8 text at the end of a file; whoever reads it drops a last line that a kill or a full disk has torn."""
-    _observe("before", Path(path))
-    with refusing(path, advice), open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
+    with refusing(path, advice):
+        _observe("before", Path(path))
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
     _observe("after", Path(path))
 
 
