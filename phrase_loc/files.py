@@ -44,7 +44,7 @@ def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
         DataError: the folder is missing or read-only, or the disk is full.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
     with refusing(path, advice):
         try:
             _observe("before", path)
@@ -235,10 +235,6 @@ def fingerprint(path: AnyPath) -> list[Any]:
 def reason(error: Exception) -> str:
     """What an exception says, short and in one line."""
     return " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
 
 
 def _remove(path: Path) -> None:

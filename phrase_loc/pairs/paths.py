@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,10 @@ def _expand_one(pattern: str, lists: tuple[str, ...]) -> Iterator[str]:
             yield from _expand_one(line, (*lists, pattern))
         return
     folder, rest = ("", pattern) if is_remote(pattern) else _existing(pattern)
-    for number, choice in enumerate(_braces(rest, pattern)):
-        if number == _MOST:
-            raise DataError(f"{pattern!r} means more than {_MOST:,} paths; write a smaller range")
+    choices = list(islice(_braces(rest, pattern), _MOST + 1))
+    if len(choices) > _MOST:
+        raise DataError(f"{pattern!r} means more than {_MOST:,} paths; write a smaller range")
+    for choice in choices:
         path = folder + choice
         if is_remote(path) or is_there(path) or not glob.has_magic(choice):
             yield path
