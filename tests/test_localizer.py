@@ -157,7 +157,9 @@ def test_cached_proposals_are_the_same(tiny_localizer, drawn_image, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "make", [tuple, iter, np.array, dict.fromkeys(PHRASES).keys, lambda p: (x for x in p)], ids=str
+    "make",
+    [tuple, iter, np.array, dict.fromkeys(PHRASES).keys, lambda p: (x for x in p)],
+    ids=["tuple", "iterator", "array", "keys", "generator"],
 )
 def test_phrases_come_from_any_iterable(make, tiny_localizer, drawn_image):
     given = make() if make.__name__ == "keys" else make(PHRASES)
