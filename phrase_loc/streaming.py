@@ -9,6 +9,7 @@ where its parts end: `answer_file` knows what they belong to.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -27,9 +28,10 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import IMAGE_ENDINGS, load_image
 from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared, prepare
 from phrase_loc.models.store import model_digest
-from phrase_loc.photographs import photographs_in
 from phrase_loc.proposals import Source
 from phrase_loc.tables import image_path, open_table
+
+_NAMED = 8  # endings and folders that a sentence names
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,10 @@ def questions_of(
         if not os.path.exists(source):
             raise DataError(f"image file {source} does not exist; check the path")
         return [Question(str(source), tuple(phrases))]
-    listing = photographs_in(source)
-    for sentence in listing.notes:
-        note(sentence)
-    if not listing.photographs:
+    photographs = _photographs_in(source, note)
+    if not photographs:
         raise DataError(f"no image was found in {source} (looked for {', '.join(sorted(IMAGE_ENDINGS))})")
-    return [Question(str(path), tuple(phrases)) for path in listing.photographs]
+    return [Question(str(path), tuple(phrases)) for path in photographs]
 
 
 def read_phrases(path: Path) -> tuple[str, ...]:
@@ -251,6 +251,35 @@ def _as_list(items: list[_Item]) -> list[_Item]:
 
 def _line(answer: dict) -> str:
     return json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _photographs_in(folder: Path, note: Callable[[str], None]) -> list[Path]:
+    """The photographs in a folder and below it, by their endings alone, sorted; `note` is told what is left out.
+
+    Hidden photographs are taken, hidden files of another ending passed over without a word; folders behind links are
+    not entered.
+    """
+    found: list[Path] = []
+    other: Counter[str] = Counter()
+    linked: list[str] = []
+    closed: list[str] = []
+    for parent, folders, names in os.walk(folder, onerror=lambda error: closed.append(error.filename)):
+        linked += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()
+            if ending in IMAGE_ENDINGS:
+                found.append(Path(parent, name))
+            elif not name.startswith("."):
+                other[ending or "no ending"] += 1
+    for sentence, count, left_out in (
+        ("left out {} file{} of endings that are not read", other.total(), other),
+        ("did not enter {} linked folder{}", len(linked), linked),
+        ("could not read {} folder{}", len(closed), closed),
+    ):
+        if count:
+            few = ", ".join(sorted(left_out)[:_NAMED]) + (", ..." if len(left_out) > _NAMED else "")
+            note(f"{sentence.format(count, '' if count == 1 else 's')} ({few})")
+    return sorted(found)
 
 
 def _table(path: Path) -> list[Question]:

@@ -9,7 +9,6 @@ A name tells a photograph only where it is an id: `image_ids` says which names a
 a name is found by its looks.
 """
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,10 +24,10 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from phrase_loc.errors import DataError
+from phrase_loc.files import reason
 from phrase_loc.images import IMAGE_ENDINGS, load_image
-from phrase_loc.pairs.paths import expand, is_remote, remote_file
-from phrase_loc.pairs.tar import Damage, walk
-from phrase_loc.tables import opened
+from phrase_loc.pairs.paths import expand
+from phrase_loc.pairs.shards import Damage, open_shard, walk
 
 BANDS, BITS = 4, 16
 REACH = 2 * BANDS - 1  # differing bits up to which no pair is missed
@@ -292,8 +291,8 @@ def shard_images(shard: str) -> Iterator[tuple[str, Source]]:
     """
     damage, images = "", 0
     try:
-        with remote_file(shard) if is_remote(shard) else opened(Path(shard), "shard") as tar:
-            for member in walk(tar, tar.seek(0, os.SEEK_END)):
+        with open_shard(shard) as tar:
+            for member in walk(tar):
                 if isinstance(member, Damage):
                     damage = damage or member.what
                     yield f"{shard}:byte {member.start}", DataError(member.what)
@@ -302,12 +301,10 @@ def shard_images(shard: str) -> Iterator[tuple[str, Source]]:
                     if member.unread:
                         yield member.name, DataError(member.unread)
                     else:
-                        tar.seek(member.data)
+                        tar.seek(member.offset_data)
                         yield member.name, tar.read(member.size)
     except Exception as error:  # each store of remote shards raises its own
-        damage = (
-            " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
-        )
+        damage = reason(error)
         yield shard, DataError(damage)
     if damage and not images:
         raise DataError(f"shard {shard} cannot be read: {damage}")
