@@ -27,9 +27,8 @@ XML_FOLDERS = ("Annotations/CLS-LOC/val", "annotations/val", "bbox/val", "val", 
 TINY_FOLDERS = (".", "val")
 TINY_SIDE = 64
 Annotation = tuple[tuple[int, int], str, list[list[float]]]  # (H, W), WordNet id, corners
-Found = tuple[
-    str, Path, Callable[[], Annotation]
-]  # what the annotation is called, the photograph, how it is read
+#: What the annotation is called, the photograph, how it is read.
+Found = tuple[str, Path, Callable[[], Annotation]]
 
 
 class ImageNet(Annotated):
@@ -57,19 +56,13 @@ class ImageNet(Annotated):
         root = Path(root)
         tiny = next((root / f for f in TINY_FOLDERS if (root / f / "val_annotations.txt").is_file()), None)
         self.name = "tiny_imagenet" if tiny else "imagenet"
-        for where, path, annotation in self._tiny(tiny) if tiny else self._ilsvrc(root):
-            try:
-                self.keep(self._sample(where, path, *annotation()))
-            except DataError as error:
-                self.skipped.note("images", f"{where}: {error}")
-            if len(self.samples) == limit > 0:
-                break
-        self.skipped.refuse_if_empty(len(self.samples), f"the ImageNet tree {root}")
+        found = self._tiny(tiny) if tiny else self._ilsvrc(root)
+        entries = ((where, partial(self._sample, where, path, read)) for where, path, read in found)
+        self.fill(entries, f"the ImageNet tree {root}", limit)
 
-    def _sample(
-        self, where: str, path: Path, size: tuple[int, int], wnid: str, corners: list[list[float]]
-    ) -> GroundingSample:
+    def _sample(self, where: str, path: Path, annotation: Callable[[], Annotation]) -> GroundingSample:
         """One photograph, one class, its boxes; corners are pixel numbers, both ends inside."""
+        size, wnid, corners = annotation()
         if wnid not in imagenet_phrases():
             raise DataError(f"its class {brief(wnid)} is none of ImageNet's 1,000 WordNet ids")
         edges = [self.fit(where, [x1, y1, x2 + 1, y2 + 1], size) for x1, y1, x2, y2 in corners]

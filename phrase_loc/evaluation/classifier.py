@@ -134,7 +134,8 @@ class ClassifierLocalizer(PhraseLocalizer):
 
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         scores = self.classify(scene).cpu()
-        return super()._attend(scene, [_by_kind(e, scores) for e in encoded], method)
+        by_kind = [replace(e, weights=scores[e.ids].softmax(0)) if e.known else e for e in encoded]
+        return super()._attend(scene, by_kind, method)
 
 
 def load_classifier(source: str, device: torch.device | str = "cpu", **settings: Any) -> ClassifierLocalizer:
@@ -148,25 +149,12 @@ def load_classifier(source: str, device: torch.device | str = "cpu", **settings:
     names = choose(VOCABULARIES, which or "objects", "classifier vocabulary")()
     weight, bias = (part.to(device) for part in registry.imagenet_classifier(backbone))
     trunk = registry.fold_batch_norm(registry.build(backbone, weights=registry.IMAGENET)).to(device)
-    model = Classifier(
-        cast(nn.Sequential, trunk.requires_grad_(False)),
-        weight,
-        bias,
-        names,
-        registry.preprocessing(backbone),
-    )
+    stages = cast(nn.Sequential, trunk.requires_grad_(False))
+    model = Classifier(stages, weight, bias, names, registry.preprocessing(backbone))
     return ClassifierLocalizer(model, Inference.from_dict({**model.config.inference, **settings}))  # type: ignore[arg-type]
-
-
-def _by_kind(encoded: EncodedPhrase, scores: Tensor) -> EncodedPhrase:
-    return replace(encoded, weights=scores[encoded.ids].softmax(0)) if encoded.known else encoded
-
-
-def _each_its_own() -> dict[str, tuple[int, ...]]:
-    return {phrase: (number,) for number, phrase in enumerate(imagenet_phrases().values())}
 
 
 VOCABULARIES: dict[str, Callable[[], Mapping[str, tuple[int, ...]]]] = {
     "objects": imagenet_units,
-    "imagenet": _each_its_own,
+    "imagenet": lambda: {phrase: (n,) for n, phrase in enumerate(imagenet_phrases().values())},
 }
