@@ -114,15 +114,10 @@ def fit_box(
         raise DataError(f"its box {_shown(box)} is inverted or empty (xmax < xmin, ymax < ymin)")
     height, width = size[0] - one_based, size[1] - one_based
     cut = [
-        min(max(x1, 0.0), width),
-        min(max(y1, 0.0), height),
-        min(max(x2, 0.0), width),
-        min(max(y2, 0.0), height),
+        min(max(value, 0.0), side) for value, side in zip(own, (width, height, width, height), strict=True)
     ]
-    seen = (
-        x2 >= 0 and y2 >= 0 and x1 <= width and y1 <= height if thin else cut[0] < cut[2] and cut[1] < cut[3]
-    )
-    if not seen:
+    touches = x2 >= 0 and y2 >= 0 and x1 <= width and y1 <= height
+    if not (touches if thin else cut[0] < cut[2] and cut[1] < cut[3]):
         raise DataError(f"its box {_shown(box)} lies outside the {size[1]} x {size[0]} image")
     return own, cut
 
@@ -140,9 +135,8 @@ def frame(height: float, width: float) -> tuple[int, int]:
     if min(height, width) < 1:
         raise DataError(f"it gives {given}; it must be at least 1 x 1")
     if height * width > MAX_PIXELS:
-        raise DataError(
-            f"it gives {given}, more than the {MAX_PIXELS:,} pixels of the largest photograph accepted"
-        )
+        most = f"the {MAX_PIXELS:,} pixels of the largest photograph accepted"
+        raise DataError(f"it gives {given}, more than {most}")
     return int(height), int(width)
 
 

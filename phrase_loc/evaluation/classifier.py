@@ -9,6 +9,7 @@ stands in for the model of a PhraseLocalizer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -93,8 +94,8 @@ class Classifier:
 
     def with_random_top(self) -> "Classifier":
         """The control of controls.py: every unit's weights shuffled, each in its own fixed order."""
-        other = Classifier.__new__(Classifier)
-        other.__dict__ = {**self.__dict__, "encoder": other}
+        other = copy(self)
+        other.encoder = other
         other.weight = torch.stack([shuffled(unit, number) for number, unit in enumerate(self.weight)])
         return other
 

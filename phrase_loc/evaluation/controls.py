@@ -38,6 +38,9 @@ CHUNK = 16  # full-size maps held at once,
 HELD_PIXELS = 2**25  # or fewer, of so many pixels together
 
 
+Choice = Callable[[Localizer, GroundingSample, Sequence[str]], Sequence[str]]
+
+
 class Looker:
     """Looks at each image once for all methods: keeps the last scene."""
 
@@ -55,23 +58,23 @@ class Looker:
 class MapMethod:
     """A method that gives attention maps; peaks and boxes follow from the localizer's own rules.
 
-    Subclasses override `attention` for other maps over the same look and ranker.
-
     Args:
         name: its name in reports.
         localizer: as it is asked.
         looker: shared by all methods over the same network.
+        choose: what is asked instead of the phrases of a sample; None asks them as they are.
     """
 
     needs_image = True
 
-    def __init__(self, name: str, localizer: Localizer, looker: Looker):
-        self.name, self.localizer, self.looker = name, localizer, looker
+    def __init__(self, name: str, localizer: Localizer, looker: Looker, choose: Choice | None = None):
+        self.name, self.localizer, self.looker, self.choose = name, localizer, looker, choose
         self._last: tuple[GroundingSample | None, dict[str, Tensor]] = (None, {})
 
     def attention(self, scene: Scene, sample: GroundingSample, phrases: Sequence[str]) -> Tensor:
         """Maps of distinct phrases, >= 0, zeros for a phrase without a known word: (P, h, w)."""
-        return self.localizer.attend(scene, phrases)
+        asked = self.choose(self.localizer, sample, phrases) if self.choose else phrases
+        return self.localizer.attend(scene, asked)
 
     def knows(self, phrases: Sequence[str]) -> list[bool]:
         """Whether each phrase has a word with a vector."""
@@ -186,21 +189,6 @@ def _row(rows: Rows, protocol: Protocol, method: str, control: str) -> dict[str,
     return row | {"baselines": {}, "by_type": {}, "compared_with": method}
 
 
-Choice = Callable[[Localizer, GroundingSample, Sequence[str]], list[str]]
-
-
-class OtherWords(MapMethod):
-    """A method whose phrases are replaced before it is asked, by what `choose` gives instead of each."""
-
-    def __init__(self, name: str, localizer: Localizer, looker: Looker, choose: Choice):
-        super().__init__(name, localizer, looker)
-        self.choose = choose
-
-    def attention(self, scene: Scene, sample: GroundingSample, phrases: Sequence[str]) -> Tensor:
-        """Maps of the other phrases, in the order of the asked ones: (P, h, w)."""
-        return self.localizer.attend(scene, self.choose(self.localizer, sample, phrases))
-
-
 def shuffled_words(localizer: Localizer, sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
     """For each phrase another one of the image that shares no word with it, else a word from elsewhere."""
     said = sorted({phrase.text for phrase in sample.phrases})
@@ -254,9 +242,8 @@ def _with(method: str, control: str) -> Callable[[Localizer, Looker], MapMethod]
 
     def build(localizer: Localizer, looker: Looker) -> MapMethod:
         asked, name = localizer.with_settings(method=method), f"{method}@{control}"
-        if control == "random_top":
-            return MapMethod(name, randomised(asked), looker)
-        return OtherWords(name, asked, looker, CHOICES[control])
+        choose = CHOICES.get(control)
+        return MapMethod(name, asked if choose else randomised(asked), looker, choose)
 
     return build
 

@@ -67,15 +67,7 @@ def draw_cases(
     localizer: Localizer | None,
     method: str,
 ) -> list[Case]:
-    """Cases with pictures; each photograph is read and looked at once.
-
-    Args:
-        chosen: groups and records.
-        peaks: key of a record -> its peak, from a protocol that points.
-        samples: the dataset, for paths.
-        localizer: gives the maps; None for baselines, which have none.
-        method: the method whose maps are shown.
-    """
+    """Cases with pictures; each photograph is read and looked at once, and has no maps without a localizer."""
     places = {sample.image_id: sample for sample in samples}
     by_image: dict[str, dict[str, None]] = {}
     for _, record in chosen:
@@ -85,19 +77,11 @@ def draw_cases(
     for group, record in chosen:
         photo, answers = seen[record["image_id"]]
         overlay, present = answers.get(record["phrase"], ("", None))
-        point = [p for p in (record["peak"], peaks.get(key_of(record))) if p is not None and not _empty(p)]
-        cases.append(
-            Case(
-                group=group,
-                record=record,
-                photo=photo,
-                overlay=overlay,
-                box=None if _empty(record["box"]) else _sides(record["box"]),
-                truth=[_sides(box) for box in record["truth"]],
-                peak=(point[0][0], point[0][1]) if point else None,
-                present=present,
-            )
-        )
+        box = None if _empty(record["box"]) else _sides(record["box"])
+        truth = [_sides(box) for box in record["truth"]]
+        points = [p for p in (record["peak"], peaks.get(key_of(record))) if p is not None and not _empty(p)]
+        peak = (points[0][0], points[0][1]) if points else None
+        cases.append(Case(group, record, photo, overlay, box, truth, peak, present))
     return cases
 
 

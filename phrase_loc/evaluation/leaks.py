@@ -62,14 +62,18 @@ class Prints:
     @classmethod
     def of(cls, images: Iterable[Image.Image]) -> "Prints":
         """Fingerprints of pictures in order."""
-        pairs = [(int(str(imagehash.phash(image)), 16), thumbnail(image)) for image in images]
-        thumbs = np.array([t for _, t in pairs], dtype=np.float32).reshape(-1, THUMB * THUMB)
-        return cls(np.array([h for h, _ in pairs], dtype=np.uint64), thumbs)
+        return cls.joined([fingerprint(image) for image in images])
 
     @classmethod
-    def joined(cls, parts: Sequence["Prints"]) -> "Prints":
-        """Several, one after the other."""
-        return cls(np.concatenate([p.hashes for p in parts]), np.concatenate([p.thumbs for p in parts]))
+    def joined(cls, prints: Sequence[tuple[int, NDArray[np.float32]]]) -> "Prints":
+        """Several fingerprints."""
+        hashes, thumbs = zip(*prints, strict=True)
+        return cls(np.array(hashes, dtype=np.uint64), np.stack(thumbs))
+
+
+def fingerprint(image: Image.Image) -> tuple[int, NDArray[np.float32]]:
+    """The perceptual hash as one 64-bit number, and the thumbnail."""
+    return int(str(imagehash.phash(image)), 16), thumbnail(image)
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.float32]:
@@ -137,7 +141,13 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
     if not 0 <= distance <= FARTHEST:
         raise DataError(f"the distance is a number of bits from 0 to {FARTHEST}, got {distance}")
     asked = Stream(folder_images(Path(evaluation)))
-    names, prints, mirrored = _fingerprints(asked, f"no readable image in {evaluation}")
+    both = [(name, fingerprint(image), fingerprint(ImageOps.mirror(image))) for name, image in asked]
+    if not both:
+        raise DataError(
+            f"no readable image in {evaluation}; name the folder that holds the evaluation images"
+        )
+    names, straight, flipped = zip(*both, strict=True)
+    prints, mirrored = Prints.joined(straight), Prints.joined(flipped)
     ids: dict[str, list[str]] = defaultdict(list)
     for name in names:
         for key in image_ids(name):
@@ -146,20 +156,15 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
     shared: list[dict[str, str]] = []
     near: list[dict[str, Any]] = []
     with tqdm(unit=" images", desc="train", disable=None) as bar:
-        for chunk in _chunks(seen):
+        rest = iter(seen)
+        while chunk := list(islice(rest, CHUNK)):
             for name, _ in chunk:
                 hits = {hit for key in image_ids(name) for hit in ids.get(key, [])}
                 shared += [{"train": name, "evaluation": hit} for hit in sorted(hits)]
             own = Prints.of(picture for _, picture in chunk)
             near += [
-                {
-                    "train": chunk[a][0],
-                    "evaluation": names[b],
-                    "bits": n,
-                    "correlation": r,
-                    "mirrored": flipped,
-                }
-                for flipped, known in ((False, prints), (True, mirrored))
+                {"train": chunk[a][0], "evaluation": names[b], "bits": n, "correlation": r, "mirrored": m}
+                for m, known in ((False, prints), (True, mirrored))
                 for a, b, n, r in duplicates(known, own, distance)
             ]
             bar.update(len(chunk))
@@ -224,11 +229,11 @@ def folder_images(folder: Path) -> Iterator[tuple[str, Path]]:
 def training_images(sources: Sequence[str]) -> Iterator[tuple[str, Source]]:
     """Images of shards and folders, one source after the other."""
     for source in sources:
-        if Path(source).is_dir() and not list(Path(source).glob("*.tar")):
-            yield from folder_images(Path(source))
+        folder = Path(source)
+        if folder.is_dir() and not any(folder.glob("*.tar")):
+            yield from folder_images(folder)
         else:
-            pattern = str(Path(source) / "*.tar") if Path(source).is_dir() else source
-            for shard in expand(pattern):
+            for shard in expand(str(folder / "*.tar") if folder.is_dir() else source):
                 yield from shard_images(shard)
 
 
@@ -259,22 +264,3 @@ def shard_images(shard: str) -> Iterator[tuple[str, Source]]:
         yield shard, DataError(damage)
     if damage and not images:
         raise DataError(f"shard {shard} cannot be read: {damage}")
-
-
-def _fingerprints(stream: Stream, empty: str) -> tuple[list[str], Prints, Prints]:
-    """Names, and fingerprints as they are and mirrored."""
-    names: list[str] = []
-    straight, mirrored = [], []
-    for chunk in _chunks(stream):
-        names += [name for name, _ in chunk]
-        straight.append(Prints.of(picture for _, picture in chunk))
-        mirrored.append(Prints.of(ImageOps.mirror(picture) for _, picture in chunk))
-    if not names:
-        raise DataError(f"{empty}; name the folder that holds the evaluation images")
-    return names, Prints.joined(straight), Prints.joined(mirrored)
-
-
-def _chunks(stream: Iterable[tuple[str, Image.Image]]) -> Iterator[list[tuple[str, Image.Image]]]:
-    rest = iter(stream)
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk
