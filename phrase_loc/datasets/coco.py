@@ -39,7 +39,7 @@ class COCO(Annotated):
     Args:
         root: folder with `annotations` and the split's images.
         split: val2014, val2017, ...
-        only_units: keep only classes that an ImageNet classifier has units for (classes.py).
+        only_units: keep only classes that an ImageNet classifier has units for.
         own_categories: the file has categories of its own: each name in it is the phrase, COCO's or not.
 
     Raises:

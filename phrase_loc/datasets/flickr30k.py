@@ -10,10 +10,9 @@ The rules of the official reader (flickr30k_entities_utils.py): corners are 1-ba
 the box of an object belongs to each of its names; chain `0` is not visual; empty lines are no captions.
 Boxes stay in the frame of the XML's <size>, whatever the size of the image file.
 
-What cannot be read leaves the count and is named in `skipped`: an image whose XML or sentences are missing,
-broken, not UTF-8 or hold entity declarations; a caption with an unclosed bracket; a chain with a box that is
-inverted or wholly outside the image (all its mentions, since its truth would be incomplete). A box that
-reaches partly outside, or is one pixel wide, is kept as annotated, as every published script does, and named.
+What cannot be read leaves the count and is named in `skipped`: an image, a caption, or a chain with a box that is
+inverted or wholly outside (all its mentions, since its truth would be incomplete). A box that reaches partly outside,
+or is one pixel wide, is kept as annotated, as every published script does, and named.
 """
 
 import re
@@ -47,11 +46,7 @@ HEAD = re.compile(r"(?P<chain>\d+)(?P<types>(?:/[^\s/\]]+)+)\s+(?P<words>\S.*)",
 
 
 class Flickr30kEntities(Annotated):
-    """The images of one split, in the order of its file.
-
-    Args:
-        root: folder of the official tree.
-        split: name of a `<split>.txt` in it.
+    """The images of one split, in the order of its `<split>.txt`.
 
     Raises:
         ConfigError: the tree or the split file is not there.

@@ -13,7 +13,7 @@ plain widths are what the official script counts with its + 1.
 The class is taken from the annotation, so it needs no folder names and no list of labels.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -34,19 +34,16 @@ Found = tuple[str, Path, Callable[[], Annotation]]
 class ImageNet(Annotated):
     """Photographs with one class each.
 
-    The only phrase is the class's first name (`imagenet_phrases`), its label the WordNet id.
+    The only phrase is the class's first name (`imagenet_phrases`), its label the WordNet id; `name` is 'imagenet', or
+    'tiny_imagenet' for the 64-pixel set.
 
     Args:
         root: root of either tree.
         split: 'val', the only part with public boxes.
         limit: use only the first so many photographs, 0 for all.
 
-    Attributes:
-        name: 'imagenet', or 'tiny_imagenet' for the 64-pixel set.
-
     Raises:
-        DataError: neither tree is there, or nothing in it can be used; an annotation that is broken, or names no one
-            class of the 1,000, leaves the count and is named in `skipped`.
+        DataError: neither tree is there, or nothing in it can be used.
     """
 
     def __init__(self, root: Path, split: str = "val", limit: int = 0) -> None:
@@ -78,7 +75,11 @@ class ImageNet(Annotated):
 
     def _ilsvrc(self, root: Path) -> Iterator[Found]:
         """The photographs of the ILSVRC validation set that have an annotation, in the order of the file names."""
-        annotations = _first(root, XML_FOLDERS, "*.xml", "annotation XML")
+        options = [root / folder for folder in XML_FOLDERS]
+        annotations = next((folder for folder in options if any(folder.glob("*.xml"))), None)
+        if annotations is None:
+            places = ", ".join(map(str, options))
+            raise DataError(f"no annotation XML in any of {places}; see data/README.md for the tree")
         photographs, paths = _photographs(root), sorted(annotations.glob("*.xml"))
         for stem in sorted(photographs.keys() - {path.stem for path in paths}):
             self.skipped.note("images", f"{stem}: a photograph without an annotation")
@@ -109,14 +110,6 @@ def ilsvrc_xml(path: Path) -> Annotation:
     if len(nodes) != len(things):
         raise DataError(f"it has {len(nodes)} boxes for {len(things)} objects; use the official file")
     return xml_frame(root), names.pop(), [xml_box(node) for node in nodes]
-
-
-def _first(root: Path, folders: Iterable[str], pattern: str, what: str) -> Path:
-    options = [root / folder for folder in folders]
-    for folder in options:
-        if next(folder.glob(pattern), None):
-            return folder
-    raise DataError(f"no {what} in any of {', '.join(map(str, options))}; see data/README.md for the tree")
 
 
 def _photographs(root: Path) -> dict[str, Path]:

@@ -193,9 +193,9 @@ def page(
         cases=cases,
         labels=sorted({label for case in cases for label in case.record["labels"]}),
         diagram=diagram,
-        curve=" ".join(f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in diagram.bins)
-        if diagram
-        else "",
+        curve=" ".join(
+            f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in (diagram.bins if diagram else ())
+        ),
         left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
         ticks=TICKS,
     )

@@ -72,16 +72,12 @@ class Prints:
 
 
 def fingerprint(image: Image.Image) -> tuple[int, NDArray[np.float32]]:
-    """The perceptual hash as one 64-bit number, and the thumbnail."""
-    return int(str(imagehash.phash(image)), 16), thumbnail(image)
-
-
-def thumbnail(image: Image.Image) -> NDArray[np.float32]:
-    """A 16 x 16 grey picture with mean 0 and norm 1 (all zeros when it is flat): (256,)."""
+    """The perceptual hash as one number, and the 16 x 16 grey picture with mean 0 and norm 1 (zeros when flat)."""
     small = np.asarray(image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX), dtype=np.float32)
     centred = small.ravel() - small.mean()
     norm = float(np.linalg.norm(centred))
-    return centred / norm if norm > 1e-3 else np.zeros_like(centred)
+    thumb = centred / norm if norm > 1e-3 else np.zeros_like(centred)
+    return int(str(imagehash.phash(image)), 16), thumb
 
 
 def duplicates(known: Prints, asked: Prints, distance: int) -> list[tuple[int, int, int, float]]:

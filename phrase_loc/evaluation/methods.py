@@ -25,11 +25,7 @@ def load(
 ) -> "Localizer":
     """A localizer with its settings changed, of what PhraseLocalizer.from_pretrained takes or `classifier:...`.
 
-    Args:
-        source: "default", a folder, a hub id, or `classifier:BACKBONE[@imagenet]` (classifier.py).
-        inference: settings to change.
-        device: where it runs.
-        proposal_cache: folder that keeps proposals between runs; None for none.
+    `proposal_cache` is a folder that keeps proposals between runs, None for none.
     """
     from phrase_loc.evaluation.classifier import PREFIX, load_classifier
     from phrase_loc.localizer import PhraseLocalizer
@@ -116,9 +112,7 @@ def build(names: list[str], localizer: "Localizer | None") -> list[Method]:
     A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
     `<name>_no_prior`: a prior is bias and no grounding, so no table is without that row.
 
-    Args:
-        names: attention methods (with or without the suffix), controls, baselines.
-        localizer: None when all are baselines.
+    `localizer` may be None when all are baselines.
     """
     if not needs_model(names):
         return [Baseline(name, BASELINES[name]) for name in names]
