@@ -73,12 +73,11 @@ class Annotated(Sequence[GroundingSample]):
     def _keep(self, sample: GroundingSample) -> None:
         """Add a sample; a second one of the same name is named instead, since results go by name."""
         if sample.image_id in self._ids:
-            self.skipped.note(
-                "images", f"{sample.image_id}: {sample.path.name} bears the name of another image"
-            )
-            return
-        self._ids.add(sample.image_id)
-        self.samples.append(sample)
+            again = f"{sample.path.name} bears the name of another image"
+            self.skipped.note("images", f"{sample.image_id}: {again}")
+        else:
+            self._ids.add(sample.image_id)
+            self.samples.append(sample)
 
     def fit(
         self, where: str, box: Sequence[float], size: tuple[int, int], one_based: bool = False
@@ -236,9 +235,8 @@ def read_ids(path: Path, what: str, skipped: Skipped) -> list[str]:
     lines, ids = read_lines(path, what, skipped), dict[str, int]()
     for place, name in lines:
         if name in ids:
-            skipped.note(
-                "lines", f"{path.name} line {place}: {brief(name)[1:-1]} was listed in line {ids[name]}"
-            )
+            again = f"{brief(name)[1:-1]} was listed in line {ids[name]}"
+            skipped.note("lines", f"{path.name} line {place}: {again}")
         elif Path(name).name != name or len(name) > 200:
             skipped.note("images", f"{path.name} line {place}: image id {brief(name)} is no file name")
         else:

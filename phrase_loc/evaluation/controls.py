@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from phrase_loc.attention import METHODS
 from phrase_loc.boxes import rescale
@@ -155,11 +156,8 @@ def _framed(heat: Tensor, border: int) -> Tensor:
 
 def _side_by_side(ranked: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """P ragged rankings -> (P, k, 4) and (P, k), NaN where a ranking is shorter."""
-    boxes = padded([b for b, _ in ranked])
-    scores = torch.full(boxes.shape[:2], float("nan"))
-    for row, (_, score) in zip(scores, ranked):
-        row[: len(score)] = score
-    return boxes, scores
+    scores = pad_sequence([score for _, score in ranked], batch_first=True, padding_value=float("nan"))
+    return padded([boxes for boxes, _ in ranked]), scores
 
 
 def same_peak_rows(

@@ -254,9 +254,8 @@ def shard_images(shard: str) -> Iterator[tuple[str, Source]]:
                         tar.seek(member.data)
                         yield member.name, tar.read(member.size)
     except Exception as error:  # each store of remote shards raises its own
-        damage = (
-            " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
-        )
+        said = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        damage = said or type(error).__name__
         yield shard, DataError(damage)
     if damage and not images:
         raise DataError(f"shard {shard} cannot be read: {damage}")
