@@ -9,6 +9,7 @@ stands in for the model of a PhraseLocalizer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -94,8 +95,8 @@ class Classifier:
 
     def with_random_top(self) -> "Classifier":
         """The control of controls.py: every unit's weights shuffled, each in its own fixed order."""
-        other = Classifier.__new__(Classifier)
-        other.__dict__ = {**self.__dict__, "encoder": other}
+        other = copy(self)
+        other.encoder = other
         other.weight = torch.stack([shuffled(unit, number) for number, unit in enumerate(self.weight)])
         return other
 
@@ -135,7 +136,8 @@ class ClassifierLocalizer(PhraseLocalizer):
 
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         scores = self.classify(scene).cpu()
-        return super()._attend(scene, [_by_kind(e, scores) for e in encoded], method)
+        by_kind = [replace(e, weights=scores[e.ids].softmax(0)) if e.known else e for e in encoded]
+        return super()._attend(scene, by_kind, method)
 
 
 def load_classifier(source: str, device: torch.device | str = "cpu", **settings: Any) -> ClassifierLocalizer:
@@ -149,25 +151,12 @@ def load_classifier(source: str, device: torch.device | str = "cpu", **settings:
     names = choose(VOCABULARIES, which or "objects", "classifier vocabulary")()
     weight, bias = (part.to(device) for part in backbones.imagenet_classifier(backbone))
     trunk = fold_batch_norm(backbones.build(backbone, weights=backbones.IMAGENET)).to(device)
-    model = Classifier(
-        cast(nn.Sequential, trunk.requires_grad_(False)),
-        weight,
-        bias,
-        names,
-        backbones.preprocessing(backbone),
-    )
+    stages = cast(nn.Sequential, trunk.requires_grad_(False))
+    model = Classifier(stages, weight, bias, names, backbones.preprocessing(backbone))
     return ClassifierLocalizer(model, Inference.from_dict({**model.config.inference, **settings}))  # type: ignore[arg-type]
-
-
-def _by_kind(encoded: EncodedPhrase, scores: Tensor) -> EncodedPhrase:
-    return replace(encoded, weights=scores[encoded.ids].softmax(0)) if encoded.known else encoded
-
-
-def _each_its_own() -> dict[str, tuple[int, ...]]:
-    return {phrase: (number,) for number, phrase in enumerate(imagenet_phrases().values())}
 
 
 VOCABULARIES: dict[str, Callable[[], Mapping[str, tuple[int, ...]]]] = {
     "objects": imagenet_units,
-    "imagenet": _each_its_own,
+    "imagenet": lambda: {phrase: (n,) for n, phrase in enumerate(imagenet_phrases().values())},
 }
