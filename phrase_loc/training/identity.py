@@ -104,7 +104,7 @@ def write_kept(path: Path, facts: dict[str, Any]) -> None:
 def _stamp(source: Source) -> str:
     if not isinstance(source, ShardSource):
         return _digest(_place(source.name(i)) for i in range(len(source)))
-    shards = source.reader.shards
+    shards = source.shards
     sides = [
         None if is_remote(shard) else _place(os.path.splitext(shard)[0] + ".parquet") for shard in shards
     ]
@@ -122,7 +122,7 @@ def _place(path: str) -> Any:
 
 def _names_and_sizes(source: Source) -> Iterator[tuple[str, Any]]:
     """Of each shard, or of each photograph; for an address what its store says of the content."""
-    named = source.reader.shards if isinstance(source, ShardSource) else map(source.name, range(len(source)))
+    named = source.shards if isinstance(source, ShardSource) else map(source.name, range(len(source)))
     for path in named:
         found = _place(path)
         size = found.partition("|")[2] if isinstance(found, str) else found and found[1]
@@ -131,7 +131,7 @@ def _names_and_sizes(source: Source) -> Iterator[tuple[str, Any]]:
 
 def _texts(source: Source, world: World) -> str:
     """Digest of all texts in their order; empty for shards at an address, whose store marks their content."""
-    if isinstance(source, ShardSource) and any(map(is_remote, source.reader.shards)):
+    if isinstance(source, ShardSource) and any(map(is_remote, source.shards)):
         return ""
     log.info("reading the texts of %d images", len(source))
     starts = range(0, len(source), _BLOCK)
