@@ -17,6 +17,8 @@ from tqdm import tqdm
 from phrase_loc.distributed import World
 from phrase_loc.models.model import TextToRegion, last_frozen, run_stages
 from phrase_loc.pairs.dataset import (
+    FILLER,
+    Item,
     Labeller,
     Sample,
     Transform,
@@ -26,7 +28,6 @@ from phrase_loc.pairs.dataset import (
     names_a_side,
     unlabelled,
 )
-from phrase_loc.pairs.sampler import FILLER, Item
 from phrase_loc.skipped import Fault
 from phrase_loc.text.labels import WordLabels
 from phrase_loc.training.chunks import CHUNK, Chunks, cache_folder, missing_chunks, write_chunk
@@ -129,8 +130,7 @@ def any_word(texts: Sequence[str]) -> WordLabels:
 
 
 def _nothing(outputs: np.ndarray, fault: Fault | None) -> Sample:
-    blank = torch.zeros(outputs.shape[2:], dtype=torch.float16)
-    return Sample(blank, WordLabels((), ()), 0.0, (), fault)
+    return Sample(torch.zeros(outputs.shape[2:], dtype=torch.float16), fault=fault)
 
 
 class PhaseData:

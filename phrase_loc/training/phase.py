@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.models.model import last_frozen, trainable_stages
-from phrase_loc.pairs.dataset import Batch, collate
-from phrase_loc.pairs.sampler import Order, StepSampler, steps_per_epoch
+from phrase_loc.pairs.dataset import Batch, Order, StepSampler, collate, steps_per_epoch
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import PhaseData
 from phrase_loc.training.objective import Objective
