@@ -48,6 +48,7 @@ _KINDS = {".txt": "text", ".caption": "text", ".json": "json"} | dict.fromkeys(I
 Key = tuple[int, str]
 #: 'image' | 'text' | 'json' -> (offset of its header, of its content, bytes) of the files of a sample.
 Parts = dict[str, tuple[int, int, int]]
+_ABSENT: Parts = {"text": (0, 0, 0), "json": (0, 0, 0)}
 
 
 def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]:
@@ -83,12 +84,8 @@ def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]
 
 def _index(shard: str) -> tuple[np.ndarray, list[Fault]]:
     samples, faults = read_samples(shard)
-    none = (0, 0, 0)
-    rows = [
-        (*parts["image"], *parts.get("text", none)[1:], *parts.get("json", none)[1:])
-        for parts in samples.values()
-        if "image" in parts
-    ]
+    pictured = [{**_ABSENT, **parts} for parts in samples.values() if "image" in parts]
+    rows = [(*parts["image"], *parts["text"][1:], *parts["json"][1:]) for parts in pictured]
     return np.array(rows, ROW), faults
 
 

@@ -11,6 +11,8 @@ import shutil
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,10 +38,8 @@ CAPTION_FILES = (
 _SHARDS = (".tar", ".tar.gz")
 _CAPTIONS = (".txt", ".txt.gz")
 
-#: Path of an image -> its texts, in the order of the file.
-Texts = Mapping[str, Iterable[str]]
-#: Told what is wrong with a pair.
-Note = Callable[[Fault], None]
+Texts = Mapping[str, Iterable[str]]  # path of an image -> its texts, in the order of the file
+Note = Callable[[Fault], None]  # told what is wrong with a pair
 
 
 class Source(Protocol):
@@ -143,10 +143,10 @@ class ShardSource(Source):
         self,
         shards: Sequence[str],
         index: Path | None,
-        text_fields: Sequence[str] = TEXT_FIELDS,
+        fields: Sequence[str] = TEXT_FIELDS,
         open_files: int = 256,
     ):
-        self.shards, self.text_fields, self.open_files = list(shards), tuple(text_fields), open_files
+        self.shards, self.text_fields, self.open_files = list(shards), tuple(fields), open_files
         rows, faults = zip(*(load_index(shard, index) for shard in shards), strict=True)
         self.rows, self.faults = np.concatenate(rows), list(chain(*faults))
         self.groups = np.repeat(np.arange(len(shards)), list(map(len, rows)))
@@ -224,7 +224,7 @@ def side_table(shard: str, fields: Sequence[str]) -> dict[str, str]:
     if is_remote(shard) or not path.is_file():
         return {}
     table = tables.open_table(path)
-    found = [name.lower() for name in fields if name.lower() in table.columns]
+    found = [name for name in map(str.lower, fields) if name in table.columns]
     if "key" not in table.columns or not found:
         return {}
     return {str(key): text for _, (key, text) in table.rows(["key", found[0]]) if isinstance(text, str)}
@@ -239,14 +239,13 @@ def member_texts(text: bytes | None, record: bytes | None, fields: Sequence[str]
     texts, wrong = tables.lines_of(text or b"")
     if record is None:
         return texts, wrong
-    try:
+    tree = None
+    with suppress(ValueError, RecursionError):
         tree = json.loads(record)
-    except (ValueError, RecursionError):
-        tree = None
     if not isinstance(tree, dict):
         return texts, "its .json is no JSON object"
     values = (tree.get(name) for name in fields)
-    found = (one for value in values for one in (value if isinstance(value, list) else [value]))
+    found = chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
     return texts + [tables.whole(one) for one in found if isinstance(one, str)], wrong
 
 
@@ -313,20 +312,16 @@ def read_folder(folder: Path, fields: Sequence[str], note: Note) -> Texts:
 
 def _files_below(folder: Path) -> list[Path]:
     """The files below a folder, sorted; links to folders are followed, each folder is entered once."""
-    entered: set[str] = set()
-    found: list[Path] = []
-
-    def failed(error: OSError) -> None:
-        log.warning("the folder %s is left out: %s", error.filename, error.strerror)
-
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=failed):
-        if (real := os.path.realpath(parent)) in entered:
+    found: dict[str, list[Path]] = {}
+    left_out = partial(log.warning, "the folder %s is left out: %s")
+    walked = os.walk(folder, followlinks=True, onerror=lambda error: left_out(error.filename, error.strerror))
+    for parent, folders, names in walked:
+        if (real := os.path.realpath(parent)) in found:
             folders.clear()
-            log.warning("the folder %s is left out: a link leads to it a second time", parent)
-            continue
-        entered.add(real)
-        found += [Path(parent, name) for name in names]
-    return sorted(found)
+            left_out(parent, "a link leads to it a second time")
+        else:
+            found[real] = [Path(parent, name) for name in names]
+    return sorted(chain(*found.values()))
 
 
 def stream_texts(
@@ -384,9 +379,8 @@ def _shard_texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]
         for (_, key), parts in samples.items():
             found: dict[str, bytes] = {}
             for kind in parts.keys() - {"image"}:
-                _, offset, size = parts[kind]
-                file.seek(offset)
-                found[kind] = file.read(size)
+                file.seek(parts[kind][1])
+                found[kind] = file.read(parts[kind][2])
             texts, wrong = member_texts(found.get("text"), found.get("json"), fields)
             if wrong:
                 note(Fault("text", f"{shard}:{key}", wrong))
