@@ -38,24 +38,33 @@ _GRACE = 1.0  # seconds: a child just forked from a killed owner lets go of the 
 def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
     """A temporary name beside `path`, of its ending, that takes its place when the block ends well; else it goes.
 
-    `advice` says in the imperative what the user can do.
+    The block makes a file or a folder of it. An older folder is renamed before the new one takes its name;
+    `remove_leftovers` puts it back if the process was killed between the two.
 
     Raises:
         DataError: the folder is missing or read-only, or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
+    old = path.with_name(f".{path.name}.replaced")
     with refusing(path, advice):
         try:
             observer("before", path)
             yield temporary
             observer("written", path)
             _flush(temporary)
+            if is_folder := temporary.is_dir():
+                _remove(old)
+                if path.exists():
+                    path.rename(old)
+                    observer("renamed", path)
             os.replace(temporary, path)
             _flush(path.parent)
         finally:
             _remove(temporary)
     observer("after", path)
+    if is_folder:
+        _remove(old)
 
 
 def write_bytes(path: AnyPath, content: bytes, advice: str = ADVICE) -> None:
@@ -76,25 +85,6 @@ def append_text(path: AnyPath, text: str, advice: str = ADVICE) -> None:
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     observer("after", Path(path))
-
-
-@contextmanager
-def writing_folder(folder: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
-    """A fresh folder that takes the place of `folder` when the block ends well; else it is removed.
-
-    An older folder is renamed before the new one takes its name; `remove_leftovers` puts it back if the process
-    was killed between the two.
-    """
-    folder = Path(folder)
-    old = folder.with_name(f".{folder.name}.replaced")
-    with writing(folder, advice) as fresh:
-        fresh.mkdir(parents=True)
-        yield fresh
-        _remove(old)
-        if folder.exists():
-            folder.rename(old)
-            observer("renamed", folder)
-    _remove(old)
 
 
 def remove_leftovers(folder: Path, age: float = 0.0, name: str | None = None) -> None:

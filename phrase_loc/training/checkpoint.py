@@ -26,7 +26,6 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import (
     SEAL,
     writing,
-    writing_folder,
 )
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import save_model
@@ -179,7 +178,7 @@ def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: 
     card["training"].pop("out")
     inference = {**released.config.inference, **config.inference}
     released.config = replace(released.config, card=_printable(card), inference=inference)
-    with writing_folder(folder, "free space there; the same command then goes on") as fresh:
+    with writing(folder, "free space there; the same command then goes on") as fresh:
         save_model(released, fresh)
 
 
