@@ -4,7 +4,6 @@ One pass over the headers of a shard gives an index of byte offsets, kept on dis
 in any order, which makes an exact resume in the middle of an epoch possible.
 """
 
-import hashlib
 import io
 import json
 import logging
@@ -63,7 +62,7 @@ def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]
     except OSError as error:
         return np.zeros(0, ROW), [_unreadable(shard, error)]
     stamp = f"{version}|{_VERSION}"
-    name = hashlib.sha256(stamp.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    name = files.digest(stamp.encode("utf-8", "surrogatepass"))[:16]
     path = cache / f"{Path(shard).stem[:40]}-{name}.index"
     if path.is_file():
         content = files.unsealed(files.read_bytes(path, "the index")) or b"{}"
