@@ -24,7 +24,7 @@ TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")  # those of text may be f
 #: Told the place ("row 3") of a row that cannot be read, and what is wrong with it.
 Bad = Callable[[str, str], None]
 #: Its place, the cells that were asked for, None where it lacks one, and what is wrong with it.
-Row = tuple[str, Sequence[Any], str]
+Row = tuple[str, tuple[Any, ...], str]
 
 _UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 _LONGEST_LINE = 2**24  # bytes; a binary file with a text's name must not fill the memory
@@ -53,7 +53,7 @@ class Table:
         with told(self.path, "the table"):
             for place, cells, wrong in self._read(wanted):
                 if not wrong:
-                    yield place, tuple(cells)
+                    yield place, cells
                 elif bad:
                     bad(place, wrong)
                 else:
@@ -174,7 +174,7 @@ def _delimited(path: Path) -> Table:
         if not headless:
             next(line for line in lines if line.strip())
         for number, (fields, wrong) in enumerate(_records(lines, len(columns), options), start=1):
-            yield f"row {number}", () if wrong else [fields[i] for i in chosen], wrong
+            yield f"row {number}", () if wrong else tuple([fields[i] for i in chosen]), wrong
 
     return Table(path, columns, read)
 
@@ -224,7 +224,7 @@ def _json_lines(path: Path) -> Table:
     def read(wanted: Sequence[str]) -> Iterator[Row]:
         for place, found in _objects(path):
             wrong = "is no JSON object" if found is None else ""
-            yield place, [(found or {}).get(name) for name in wanted], wrong
+            yield place, tuple([(found or {}).get(name) for name in wanted]), wrong
 
     return Table(path, tuple(columns), read)
 

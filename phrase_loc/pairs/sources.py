@@ -278,7 +278,7 @@ def _rows(
         )
     rows = table.rows([*images, *columns], lambda place, wrong: note(Fault("row", f"{path}:{place}", wrong)))
     for place, cells in rows:
-        yield place, cells[0], list(chain(*map(tables.cell_texts, cells[len(images) :])))
+        yield place, cells[0], [text for cell in cells[len(images) :] for text in tables.cell_texts(cell)]
 
 
 def _text_columns(table: tables.Table, fields: Sequence[str]) -> list[str]:
