@@ -1,7 +1,6 @@
 """One process or many: the only file that calls torch.distributed.
 
-`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without them the world has one member and nothing of
-torch.distributed is started.
+`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without them the world has one member and starts nothing.
 """
 
 import os
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among its fellows."""
+    """This process among all ranks."""
 
     rank: int = 0
     size: int = 1
@@ -45,10 +44,9 @@ class World:
 
     def gather(self, value: object) -> list:
         """Every process's picklable value, in order of rank, everywhere."""
-        if self.size == 1:
-            return [value]
-        values: list = [None] * self.size
-        dist.all_gather_object(values, value)
+        values: list = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
         return values
 
     def from_main(self, make: Callable[[], T]) -> T:
@@ -98,10 +96,8 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
         device = torch.device(name if isinstance(name, (str, torch.device)) else str(name))
     except RuntimeError:
         raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, got {str(name)[:60]!r}") from None
-    if device.type == "cpu":
-        return device
     count = _count(device.type)
-    if (device.index or 0) >= count:
+    if device.type != "cpu" and (device.index or 0) >= count:
         seen = f"{count or 'no'} {_GPUS.get(device.type, device.type + ' device')}"
         raise ConfigError(
             f"device {str(name)!r} was asked for, but torch sees {seen}; use --device auto or cpu"
@@ -110,7 +106,6 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def _count(kind: str) -> int:
-    """How many devices of a kind torch can compute on."""
     if kind == "mps":
         return int(torch.backends.mps.is_available())
     module: Any = getattr(torch, kind, None)  # of kinds that are built in or were registered; 'meta' has none
@@ -155,7 +150,6 @@ def session(device: str = "auto") -> Iterator[World]:
 
 
 def _whole(variable: str, default: int | None = None, least: int = 0) -> int:
-    """A whole number from the environment; raises ConfigError for another value."""
     text = os.environ.get(variable, "" if default is None else str(default))
     if not text.isdecimal() or int(text) < least:
         raise ConfigError(
