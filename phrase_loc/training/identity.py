@@ -1,22 +1,21 @@
-"""Which data a run belongs to: by the files' places and times for what is cached, by their content for what goes on.
+"""Whether a run goes on as it began: its settings, and its data, wherever they lie now.
 
-A cache may be made anew whenever a file was touched, so its name holds each file's place, size and time of change. A
-run goes on with the same data wherever they lie: copied to another disk they have other places and times, but the
-same names, sizes and texts. The texts are read once and their digest is kept in OUT/source.key until a file changes.
+Data on another disk have other places and times, but the same names, sizes and texts; the texts are read once and
+their digest is kept in OUT/source.key until a file changes. Caches are named by places and times instead: a cache may
+be made anew whenever a file was touched.
 """
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from phrase_loc import __version__
 from phrase_loc.distributed import World
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import fingerprint, read_bytes, sealed, unsealed, write_bytes
 from phrase_loc.pairs.paths import is_remote, remote_version
 from phrase_loc.pairs.sources import ShardSource, Source
@@ -26,73 +25,79 @@ log = logging.getLogger(__name__)
 _BLOCK = 4096  # samples whose texts make one digest: the same at any number of processes
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What is known of a run's data.
+class Identity(NamedTuple):
+    """What is known of a run's data."""
 
-    Attributes:
-        stamp: changes when a file with photographs is replaced, touched or moved, or their order is another.
-        facts: number of images, digest of the files' names and sizes, digest of the texts.
-    """
-
-    stamp: str
-    facts: dict[str, Any]
+    stamp: (
+        str  # changes when a file with photographs is replaced, touched or moved, or their order is another
+    )
+    facts: dict[
+        str, Any
+    ]  # number of images, digests of the files' names and sizes, of the texts, of the vocabulary
 
 
 def identify(source: Source, kept: Path, world: World) -> Identity:
-    """The identity of a source, equal on all processes.
-
-    Args:
-        source: opened.
-        kept: file that keeps the digest of the texts, for the next start.
-        world: the processes, which share the reading of the texts.
-    """
+    """The identity of a source, equal on all processes, which share the reading; `kept` is for the next start."""
     stamp, held = world.from_main(lambda: (_stamp(source), read_kept(kept)))
     # the texts of a table are in memory and cost little; they come from a file whose time is not known here
     if isinstance(source, ShardSource) and held is not None and held.get("stamp") == stamp:
         return Identity(stamp, held["facts"])
-    facts = {
-        "images": len(source),
-        "files": world.from_main(lambda: _digest(_names_and_sizes(source))),
-        "texts": _texts(source, world),
-    }
+    files = world.from_main(lambda: _digest(_names_and_sizes(source)))
+    facts = {"images": len(source), "files": files, "texts": _digest_of_texts(source, world)}
     if world.is_main:
         write_kept(kept, {"stamp": stamp, "facts": facts})
     return Identity(stamp, facts)
 
 
-def check_same_data(held: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """Refuses to go on with a run on other data.
-
-    Args:
-        held: facts in the checkpoint; those of an older program may be fewer.
-        now: facts of the data that were found.
-        folder: of the run, for the message.
-
-    Raises:
-        DataError: a fact differs.
-    """
-    changed = [key for key in held.keys() & now.keys() if held[key] != now[key]]
-    if changed:
-        told = [f"images: {held[k]} -> {now[k]}" if k == "images" else f"other {k}" for k in sorted(changed)]
+def check_same_data(held: dict[str, Any] | None, now: dict[str, Any], folder: Path) -> None:
+    """Refuses, with a DataError, to go on with a run on data of other facts; an older program knew fewer of them."""
+    changed = sorted(key for key in (held or {}).keys() & now.keys() if held and held[key] != now[key])
+    if held and changed:
+        told = [f"images: {held[k]} -> {now[k]}" if k == "images" else f"other {k}" for k in changed]
         raise DataError(
             f"{folder} holds a run on other data ({', '.join(told)}); give the same data, or another out folder"
         )
 
 
-def texts_of(source: Source, i: int) -> list[str]:
-    """The texts of a sample; none where they cannot be read, which the loader counts and names."""
-    try:
-        return source.texts(i)
-    except (OSError, UnicodeDecodeError):
-        return []
+def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, free: Iterable[str]) -> None:
+    """Refuses, with a ConfigError, to go on with a run under other settings (configs as plain values).
+
+    Dotted keys in `free` may differ, with all below them, and settings that only one version of the program knows.
+    """
+    before, now = _flat(held), _flat(asked)
+    both = before.keys() & now.keys() | {k for k in before.keys() ^ now.keys() if k.startswith("phases.")}
+    bound = sorted(k for k in both if not any(f"{k}.".startswith(f"{one}.") for one in free))
+    changed = [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in bound if before.get(k) != now.get(k)]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with other settings ({', '.join(changed[:3])}); give another out folder, or "
+            "delete that one"
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, list) and any(isinstance(entry, dict) for entry in tree):
+        tree = {str(i): entry for i, entry in enumerate(tree)}
+    if not isinstance(tree, dict):
+        return {prefix.rstrip("."): tree}
+    return {
+        name: leaf for key, value in tree.items() for name, leaf in _flat(value, f"{prefix}{key}.").items()
+    }
+
+
+def texts_of(source: Source, numbers: range) -> Iterator[list[str]]:
+    """The texts of these samples; none where they cannot be read, which the loader counts and names."""
+    for i in numbers:
+        try:
+            texts = source.texts(i)
+        except DataError:
+            texts = []
+        yield texts
 
 
 def read_kept(path: Path) -> dict[str, Any] | None:
     """What `write_kept` wrote; None where it is missing or has changed since."""
-    if not path.is_file():
-        return None
-    content = unsealed(read_bytes(path))
+    content = unsealed(read_bytes(path)) if path.is_file() else None
     return None if content is None else json.loads(content)
 
 
@@ -129,21 +134,18 @@ def _names_and_sizes(source: Source) -> Iterator[tuple[str, Any]]:
         yield os.path.basename(path), size
 
 
-def _texts(source: Source, world: World) -> str:
-    """Digest of all texts in their order; empty for shards at an address, whose store marks their content."""
+def _digest_of_texts(source: Source, world: World) -> str:
+    """Of all texts in their order; empty for shards at an address, whose store marks their content."""
     if isinstance(source, ShardSource) and any(map(is_remote, source.reader.shards)):
         return ""
     log.info("reading the texts of %d images", len(source))
-    starts = range(0, len(source), _BLOCK)
-    mine = {
-        start: _digest(texts_of(source, i) for i in range(start, min(start + _BLOCK, len(source))))
-        for start in starts[world.rank :: world.size]
-    }
+    blocks = [range(i, min(i + _BLOCK, len(source))) for i in range(0, len(source), _BLOCK)]
+    mine = {block.start: _digest(texts_of(source, block)) for block in blocks[world.rank :: world.size]}
     found = {start: one for rank in world.gather(mine) for start, one in rank.items()}
-    return _digest(found[start] for start in starts)
+    return _digest(found[block.start] for block in blocks)
 
 
-def _digest(*parts: Any) -> str:
+def _digest(*parts: Iterable[Any]) -> str:
     """Of JSON values, read one at a time: ten million of them need no memory."""
     digest = hashlib.sha256()
     for part in parts:
