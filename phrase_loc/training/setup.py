@@ -118,7 +118,7 @@ def find_vocabulary(
     kept, key = folder / "vocabulary.tsv", folder / "vocabulary.key"
 
     def look() -> tuple[dict[str, Any], bool]:
-        extra = [fingerprint(path) for path in (expand(config.extra_texts) if config.extra_texts else [])]
+        extra = [fingerprint(path) for path in text_files(config.extra_texts)]
         texts = identity.facts["texts"] or identity.stamp
         asked = {"settings": to_dict(config), "texts": texts, "extra": extra, "version": __version__}
         there = kept.is_file()
@@ -156,9 +156,14 @@ def _count(config: VocabularyConfig, source: Source, world: World) -> Vocabulary
     return found
 
 
+def text_files(paths: tuple[str, ...]) -> list[str]:
+    """The files that paths and patterns mean; there need be none."""
+    return expand(paths) if paths else []
+
+
 def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
     """The texts of .txt or .gz files: a text a line, what stands before a tab left out."""
-    for path in expand(paths) if paths else []:
+    for path in text_files(paths):
         for line in text_lines(Path(path), "the texts"):
             yield line.rstrip("\r\n").rpartition("\t")[2]
 
