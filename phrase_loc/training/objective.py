@@ -30,26 +30,20 @@ T = TypeVar("T")
 
 
 class Words(NamedTuple):
-    """The words that a step scores."""
+    """The words that a step scores: (K,) rows, ascending, and how many words each stands for as a negative."""
 
-    ids: Tensor  # (K,) rows of the vocabulary, ascending
-    stands: Tensor  # (K,) how many words each stands for as a negative
+    ids: Tensor
+    stands: Tensor
 
 
 class Objective(nn.Module):
     """The module that DistributedDataParallel wraps: forward(batch) -> this process's share of the summed loss.
 
-    Args:
-        model: its trunk runs from the image, or from the cached stage that the batch holds.
-        balance: (V,) weight of each word.
-        phase: its losses, words, hard_negatives and dropout.
-        world: the processes whose images a coupled loss contrasts.
-        cached: the stage whose output the batch holds, None for images.
-        memory_mb: most that scores at locations may take at a time, megabytes.
-        recompute: compute activations of the trunk again in the backward pass.
+    The trunk runs from images, or from the output of the stage `cached`. `memory_mb` bounds the scores at locations;
+    `recompute` makes activations of the trunk again in the backward pass.
     """
 
-    balance: Tensor
+    balance: Tensor  # (V,) weight of each word
 
     def __init__(
         self,
@@ -71,9 +65,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, seed: int) -> Tensor:
         """The sum over this process's images of weight * loss; coupled losses give 1/size of everybody's.
 
-        Args:
-            batch: a micro-batch of this process, on its device.
-            seed: of the sampled words, the same in all processes.
+        `seed` is of the sampled words, the same in all processes.
         """
         features = self._features(batch)
         words = self._words(batch, seed)
@@ -154,10 +146,16 @@ def _each(compute: Callable[..., T], features: Tensor, chunks: list[Words]) -> l
 def table(labels: Ragged, words: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """Flat labels -> (count, k) values for these words (ascending), 0 where nothing is said."""
     result = torch.zeros(count, len(words), dtype=dtype, device=words.device)
+    owner, place, values = _among(labels, words)
+    result[owner, place] = values.to(dtype)
+    return result
+
+
+def _among(labels: Ragged, words: Tensor) -> Ragged:
+    """The labels that are among these words (ascending), their ids the places there."""
     place = torch.searchsorted(words, labels.ids).clamp(max=len(words) - 1)
     here = words[place] == labels.ids
-    result[labels.owner[here], place[here]] = labels.values[here].to(dtype)
-    return result
+    return Ragged(labels.owner[here], place[here], labels.values[here])
 
 
 def gather_labels(batch: Batch, world: World) -> Batch:
@@ -183,21 +181,14 @@ def _in_order(rows: Tensor, size: int) -> Tensor:
 
 
 def sampled_words(said: list[int], size: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The words of a batch and random others.
-
-    Args:
-        said: words that must be among them, ascending.
-        size: V.
-        count: words wanted; as many as `said` if those are more.
-        seed: of the draw.
+    """The words of a batch (ascending) and random others of V = `size`, `count` in all unless more are said.
 
     Returns:
         (K,) ascending words; (K,) how many words of the vocabulary each stands for: 1 for those said.
     """
     others = np.setdiff1d(np.arange(size), said, assume_unique=True)
-    drawn = np.random.default_rng(seed).choice(
-        others, min(max(0, count - len(said)), len(others)), replace=False
-    )
+    wanted = min(max(0, count - len(said)), len(others))
+    drawn = np.random.default_rng(seed).choice(others, wanted, replace=False)
     words = np.concatenate([np.asarray(said, np.int64), drawn.astype(np.int64)])
     stands = np.ones(len(words))
     stands[len(said) :] = len(others) / max(1, len(drawn))
@@ -208,32 +199,20 @@ def sampled_words(said: list[int], size: int, count: int, seed: int) -> tuple[Te
 def hard_captions(targets: Targets, captions: Ragged, words: Tensor, each: int, seed: int) -> Targets:
     """Targets with the images' captions and, per image, `each` captions in which one word is replaced.
 
-    The new word is drawn among the words scored, from those not said of the image.
-
-    Args:
-        targets: of N images for k words.
-        captions: words of one text of each image.
-        words: (k,) ascending.
-        each: hard negatives per image.
-        seed: of the draw, the same in all processes.
+    The new word is drawn among the (k,) words scored, from those not said of the image, alike in all processes.
     """
     count, device = len(targets.weights), words.device
-    place = torch.searchsorted(words, captions.ids).clamp(max=len(words) - 1)
-    here = words[place] == captions.ids
+    owner, place, _ = (part.cpu() for part in _among(captions, words))
     shares = torch.zeros(len(words), count * (1 + each), dtype=torch.float64)
-    owner, place = captions.owner[here].cpu(), place[here].cpu()
     shares[place, owner] = 1.0
     owners = torch.arange(count).repeat_interleave(each)
     random = np.random.default_rng([seed, 1])
     said = ((targets.positive > 0) | targets.ignored).cpu().numpy()
-    for j, image in enumerate(owners.tolist()):
-        own = place[owner == image].numpy()
-        false = np.flatnonzero(~said[image])
-        if len(own) == 0 or len(false) == 0:
-            continue
-        column = count + j
-        shares[:, column] = shares[:, image]
-        shares[random.choice(own), column] = 0.0
-        shares[random.choice(false), column] = 1.0
+    for column, image in enumerate(owners.tolist(), start=count):
+        own, false = place[owner == image].numpy(), np.flatnonzero(~said[image])
+        if len(own) and len(false):
+            shares[:, column] = shares[:, image]
+            shares[random.choice(own), column] = 0.0
+            shares[random.choice(false), column] = 1.0
     shares = shares / shares.sum(0).clamp_min(1.0)
     return replace(targets, captions=shares.to(device, targets.positive.dtype), hard_owner=owners.to(device))
