@@ -42,9 +42,7 @@ class Checkpoint:
     average: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
-    best: dict[str, float] = field(
-        default_factory=dict
-    )  # validation score so far, and its step over all phases
+    best: dict[str, float] = field(default_factory=dict)  # validation score so far, and its step
     faults: list[list[str]] = field(default_factory=list)  # (kind, name) of the samples that were skipped
     data: dict[str, Any] = field(default_factory=dict)  # facts of identity.py; empty in version 1
     version: int = VERSION

@@ -33,16 +33,11 @@ class DataConfig:
     # or a folder with a captions file
     shards: str | tuple[str, ...]
     index: str = ""  # folder for the shards' offset indices; the run's own when empty
-    features: str = (
-        ""  # folder for what phases with `cache` keep, which runs can share; the run's own when empty
-    )
-    text_fields: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        TEXT_FIELDS  # JSON fields or columns of text
-    )
+    features: str = ""  # folder for what phases with `cache` keep, which runs can share
+    # JSON fields or columns that hold text
+    text_fields: Annotated[tuple[str, ...], Field(min_length=1)] = TEXT_FIELDS
     max_faults: Share = 0.05  # share of the samples that may be unusable before the run stops
-    window: Count = (
-        0  # shards whose samples are shuffled together; 0 shuffles all, which asks for a fast disk
-    )
+    window: Count = 0  # shards that are shuffled together; 0 shuffles all, which asks for a fast disk
     workers: Processes = 2  # processes that decode, for each training process
 
 
@@ -51,9 +46,7 @@ class VocabularyConfig:
     """The words that are learned."""
 
     file: str = ""  # a finished vocabulary; else it is counted from the texts
-    extra_texts: tuple[
-        str, ...
-    ] = ()  # .txt or .gz files, a text a line (after a tab, if any), counted as well
+    extra_texts: tuple[str, ...] = ()  # files, a text a line (after a tab, if any), counted as well
     size: AtLeastOne = 18_000  # most words
     min_count: AtLeastOne = 20  # a word must be seen so often
     min_association: Finite = 0.35  # normalised PMI from which two words are one unit
@@ -126,9 +119,7 @@ class PhaseConfig:
     batch: AtLeastOne = 64  # images of a step, over all processes and micro-batches
     accumulate: AtLeastOne = 1  # micro-batches of a step; coupled losses contrast within one
     train_from: str = "none"  # none (frozen trunk), all, or the lowest trained stage
-    cache: bool = (
-        False  # keep the frozen stages' output on disk; images are then not augmented, only mirrored
-    )
+    cache: bool = False  # keep the frozen stages' output; images are then not augmented, only mirrored
     sizes: tuple[Side, ...] = ()  # input sizes (H = W), one drawn for each step; the model's own when empty
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # smallest share of the area that a random crop keeps
     mirror: Share = 0.5  # probability of mirroring, where no text says left or right
@@ -181,9 +172,7 @@ class FurtherConfig:
     """Out-of-vocabulary words; see setup.add_further_words."""
 
     words: Count = 0  # how many
-    texts: tuple[
-        str, ...
-    ] = ()  # .txt or .gz files whose words get vectors by their company, before GloVe's do
+    texts: tuple[str, ...] = ()  # files whose words get vectors by their company, before GloVe's do
     penalty: Positive = 3.0  # of the ridge regression that places them
 
 
@@ -204,9 +193,7 @@ class TrainConfig:
     precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"  # float64 for tests, mixed on a GPU
     ema: BelowOne = 0.0  # decay of the average of the weights that is released; 0 releases the last weights
     only: tuple[str, ...] = ()  # names of the phases that are run; all when empty
-    average_of: tuple[
-        str, ...
-    ] = ()  # phases whose last weights are averaged for the model; the last alone when empty
+    average_of: tuple[str, ...] = ()  # phases whose last weights are averaged; the last alone when empty
     compile: bool = False  # torch.compile the trunk (minutes at the start, faster steps)
     recompute: bool = False  # compute activations of the trunk's stages again instead of keeping them
     memory_mb: AtLeastOne = 1024  # most that the scores of words at locations may take at a time, megabytes
@@ -215,9 +202,7 @@ class TrainConfig:
     tensorboard: bool = False  # write event files too
     threads: Processes = 0  # of each process on the CPU; 0 leaves torch's choice
     further: FurtherConfig = field(default_factory=FurtherConfig)
-    inference: dict[str, Any] = field(
-        default_factory=dict
-    )  # settings of the localizer that the model is released with
+    inference: dict[str, Any] = field(default_factory=dict)  # settings that the model is released with
     card: dict[str, str] = field(default_factory=dict)  # facts for the model card
 
     def __post_init__(self) -> None:

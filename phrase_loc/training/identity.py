@@ -28,12 +28,8 @@ _BLOCK = 4096  # samples whose texts make one digest: the same at any number of 
 class Identity(NamedTuple):
     """What is known of a run's data."""
 
-    stamp: (
-        str  # changes when a file with photographs is replaced, touched or moved, or their order is another
-    )
-    facts: dict[
-        str, Any
-    ]  # number of images, digests of the files' names and sizes, of the texts, of the vocabulary
+    stamp: str  # changes when a file is replaced, touched or moved, or the photographs' order is another
+    facts: dict[str, Any]  # number of images, digests of files' names and sizes, of texts, of the vocabulary
 
 
 def identify(source: Source, kept: Path, world: World) -> Identity:
@@ -51,8 +47,9 @@ def identify(source: Source, kept: Path, world: World) -> Identity:
 
 def check_same_data(held: dict[str, Any] | None, now: dict[str, Any], folder: Path) -> None:
     """Refuses, with a DataError, to go on with a run on data of other facts; an older program knew fewer of them."""
-    changed = sorted(key for key in (held or {}).keys() & now.keys() if held and held[key] != now[key])
-    if held and changed:
+    held = held or {}
+    changed = sorted(key for key in held.keys() & now.keys() if held[key] != now[key])
+    if changed:
         told = [f"images: {held[k]} -> {now[k]}" if k == "images" else f"other {k}" for k in changed]
         raise DataError(
             f"{folder} holds a run on other data ({', '.join(told)}); give the same data, or another out folder"

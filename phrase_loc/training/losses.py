@@ -23,13 +23,9 @@ class Targets:
     """Weak labels of N images for k words."""
 
     positive: Tensor  # (N,k) strength in [0,1] with which a word belongs to an image; 0 where it was not said
-    ignored: (
-        Tensor  # (N,k) bool: words that are neither true nor false of the image; never where positive > 0
-    )
+    ignored: Tensor  # (N,k) bool: words that are neither true nor false of the image, none of them positive
     balance: Tensor  # (k,) weight of each word, larger for rare ones
-    correction: (
-        Tensor  # (k,) how many words of the vocabulary each stands for as a negative; 1 unless sampled
-    )
+    correction: Tensor  # (k,) how many words each stands for as a negative; 1 unless sampled
     weights: Tensor  # (N,) 1, or 0 for images that do not count
     # (k,M) share of each word in caption m, columns sum to 1 or 0; the first N are the images' own, the others hard
     # negatives; None where no loss asks for it

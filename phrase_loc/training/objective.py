@@ -170,9 +170,10 @@ def gather_labels(batch: Batch, world: World) -> Batch:
         rest = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "values"))
         return Ragged(owner, *rest)
 
-    labels = {name: joined([getattr(r, name) for r in ranks]) for name in ("words", "ignored", "captions")}
-    weights = _in_order(torch.cat([rank.weights for rank in ranks]), world.size)
-    return Batch(weights.new_empty(0), weights, **labels).to(device)
+    _, all_weights, words, ignored, captions, _ = map(list, zip(*ranks, strict=True))
+    weights = _in_order(torch.cat(all_weights), world.size)
+    labels = joined(words), joined(ignored), joined(captions)
+    return Batch(weights.new_empty(0), weights, *labels).to(device)
 
 
 def _in_order(rows: Tensor, size: int) -> Tensor:
