@@ -116,8 +116,7 @@ def _count(kind: str) -> int:
 def session(device: str = "auto") -> Iterator[World]:
     """The world that torchrun describes, or a world of one; left in order also after an exception.
 
-    PHRASE_LOC_TIMEOUT is how many seconds a process waits for the others (1800). After a rank was lost, gloo can wait
-    for an address that is gone; the wait then ends and torchrun restarts once more.
+    PHRASE_LOC_TIMEOUT is how many seconds a process waits for the others (1800).
     """
     size = _whole("WORLD_SIZE", 1, least=1)
     if size == 1:
@@ -137,7 +136,12 @@ def session(device: str = "auto") -> Iterator[World]:
         torch.cuda.set_device(place)
     patience = timedelta(seconds=_whole("PHRASE_LOC_TIMEOUT", 1800, least=1))
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience)
+        store, _, _ = next(dist.rendezvous("env://", timeout=patience))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # torchrun keeps one store over its restarts: there a rank would find the addresses of those that died
+            store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
