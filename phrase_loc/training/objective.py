@@ -75,13 +75,13 @@ class Objective(nn.Module):
         chunks = [Words(*pair) for pair in zip(words.ids.split(size), words.stands.split(size), strict=True)]
         total = features.new_zeros(())
         alone = {name: loss for name, loss in self.losses.items() if not loss.coupled}
+
+        def terms(features: Tensor, chunk: Words) -> list[Tensor]:
+            scores = self._scores(features, chunk.ids)
+            targets = self._targets(batch, chunk, scores)
+            return [loss.terms(scores, targets) for loss in alone.values()]
+
         if alone:
-
-            def terms(features: Tensor, chunk: Words) -> list[Tensor]:
-                scores = self._scores(features, chunk.ids)
-                targets = self._targets(batch, chunk, scores)
-                return [loss.terms(scores, targets) for loss in alone.values()]
-
             parts = _each(terms, features, chunks)
             for (name, loss), found in zip(alone.items(), zip(*parts, strict=True), strict=True):
                 each = loss.close(torch.stack(found))

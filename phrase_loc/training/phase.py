@@ -7,8 +7,7 @@ can be entered at any step and goes on as if it had never stopped.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +27,7 @@ from phrase_loc.training.objective import Objective
 from phrase_loc.training.setup import Setup
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What a step says of itself, over all processes."""
 
     number: int  # steps of the phase that are done
@@ -54,7 +52,12 @@ class Phase:
         self.setup, self.world, self.on_fault = setup, world, on_fault
         model, settings = setup.model, self.settings
         groups = parameter_groups(model, settings)
-        self.optimizer = optimizer(groups, settings)
+        self.optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+        else:
+            momentum = settings.momentum
+            self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0)
         self.parameters = [p for group in groups for p in group["params"]]
         self.average = Average(model, config.ema) if config.ema else None
         fp16 = config.precision == "fp16"
@@ -95,7 +98,13 @@ class Phase:
         summed = torch.zeros((), device=device)
         for i, part in enumerate(parts):
             summed = summed + self._backward(part.to(device), seed + i, count, last=i + 1 == len(parts))
-        norm = self._update()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.setup.model)
         loss = world.sum(summed) / max(count, 1)
         if not torch.isfinite(loss):
             raise DataError(
@@ -115,24 +124,11 @@ class Phase:
             self.scaler.scale(summed * (self.world.size / max(count, 1))).backward()
         return summed.detach()
 
-    def _update(self) -> Tensor:
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update(self.setup.model)
-        return norm
-
     def state(self) -> dict[str, dict]:
         """The fields of a checkpoint in the middle of this phase."""
         average = self.average.state() if self.average else {}
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "average": average,
-        }
+        optimizer, scaler = self.optimizer.state_dict(), self.scaler.state_dict()
+        return {"optimizer": optimizer, "scaler": scaler, "average": average}
 
     def load(self, held: Checkpoint) -> None:
         """Takes up what `state` gave."""
@@ -157,16 +153,9 @@ class Phase:
 
     def _loader(self, done: int) -> DataLoader:
         config, phase, world = self.config, self.settings, self.world
-        sampler = StepSampler(
-            Order(self.setup.source.groups, config.seed, config.data.window),
-            phase.batch,
-            phase.accumulate,
-            done,
-            self.total,
-            world.rank,
-            world.size,
-            len(input_sizes(phase, self.setup)),
-        )
+        order = Order(self.setup.source.groups, config.seed, config.data.window)
+        steps, sizes = (done, self.total), len(input_sizes(phase, self.setup))
+        sampler = StepSampler(order, phase.batch, phase.accumulate, *steps, world.rank, world.size, sizes)
         return DataLoader(
             samples(config, phase, self.setup, world),
             batch_sampler=sampler,
@@ -215,13 +204,6 @@ def parameter_groups(model: TextToRegion, phase: PhaseConfig) -> list[dict]:
     return groups
 
 
-def optimizer(groups: list[dict], phase: PhaseConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over the groups."""
-    if phase.optimizer == "adamw":
-        return torch.optim.AdamW(groups, betas=(0.9, 0.999))
-    return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=phase.momentum, nesterov=phase.momentum > 0)
-
-
 def schedule(phase: PhaseConfig, step: int, total: int) -> float:
     """Share of the base learning rate at a step: linear warm-up, then cosine to 0 or constant."""
     if step < phase.warmup:
@@ -268,5 +250,5 @@ class Average:
             value.copy_(state[f"value.{name}"])
 
 
-def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
