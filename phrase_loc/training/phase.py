@@ -124,11 +124,10 @@ class Phase:
             self.scaler.scale(summed * (self.world.size / max(count, 1))).backward()
         return summed.detach()
 
-    def state(self) -> dict[str, dict]:
-        """The fields of a checkpoint in the middle of this phase."""
+    def state(self) -> tuple[dict, dict, dict]:
+        """The optimizer, scaler and average of a checkpoint in the middle of this phase."""
         average = self.average.state() if self.average else {}
-        optimizer, scaler = self.optimizer.state_dict(), self.scaler.state_dict()
-        return {"optimizer": optimizer, "scaler": scaler, "average": average}
+        return self.optimizer.state_dict(), self.scaler.state_dict(), average
 
     def load(self, held: Checkpoint) -> None:
         """Takes up what `state` gave."""

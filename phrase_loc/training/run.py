@@ -67,7 +67,7 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
         world.barrier()
         held = read_checkpoint(config, world)
         setup = prepare(config, world, held.data if held else None)
-        run = Run(config, setup, world, measure or measure_of(config), held)
+        run = Run(config, setup, world, measure or measure_of(config), held.done if held else 0)
         try:
             run.restore(held)
             for number in range(run.state.phase, len(config.run_phases)):
@@ -92,9 +92,8 @@ def read_checkpoint(config: TrainConfig, world: World) -> Checkpoint | None:
     if not world.from_main(path.exists):
         return None
     held = Checkpoint.load(path)
-    # data that are known by their content may lie elsewhere
-    free = FREE | {"data.shards"} if held.data else FREE
-    check_same_run(held.config, to_dict(config), config.out, free)
+    known = {"data.shards"} if held.data else set()  # data that are known by their content may lie elsewhere
+    check_same_run(held.config, to_dict(config), config.out, FREE | known)
     for phase in config.run_phases[: held.phase]:
         if phase.name in config.average_of and world.is_main:
             Checkpoint.load(kept_weights(config, phase.name))
@@ -102,31 +101,23 @@ def read_checkpoint(config: TrainConfig, world: World) -> Checkpoint | None:
 
 
 def kept_weights(config: TrainConfig, phase: str) -> Path:
-    """The file of a phase's last weights."""
+    """The file of the last weights of a phase in average_of."""
     return config.out / f"after-{phase}.pt"
 
 
 class Run:
     """The state between steps, and who writes what when."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        setup: Setup,
-        world: World,
-        measure: Measure | None,
-        held: Checkpoint | None,
-    ):
+    def __init__(self, config: TrainConfig, setup: Setup, world: World, measure: Measure | None, saved: int):
         self.config, self.model, self.setup = config, setup.model, setup
-        self.world, self.measure = world, measure
+        self.world, self.measure, self.saved = world, measure, saved
         self.state = Checkpoint(to_dict(config), data=setup.identity.facts)
         samples = len(setup.source)
         self.faults = Skipped(math.ceil(config.data.max_faults * samples))
         for fault in setup.source.faults:
             self.faults.add(fault)
-        self.saved = held.done if held else 0
         steps = sum(phase_steps(phase, samples) for phase in config.run_phases)
-        self.logger = Logger(config.out if world.is_main else None, steps, self.saved, config.tensorboard)
+        self.logger = Logger(config.out if world.is_main else None, steps, saved, config.tensorboard)
 
     def restore(self, held: Checkpoint | None) -> None:
         """The checkpoint's weights and position, or a first checkpoint, which shows that one can be written."""
@@ -203,9 +194,7 @@ class Run:
         state.faults = [list(fault) for fault in sorted({fault for rank in seen for fault in rank})]
         if self.world.is_main:
             state.model = self.model.state_dict()
-            parts = phase.state() if phase else {}
-            for name in ("optimizer", "scaler", "average"):
-                setattr(state, name, parts.get(name, {}))
+            state.optimizer, state.scaler, state.average = phase.state() if phase else ({}, {}, {})
             state.save(self.config.out / "checkpoint.pt")
         self.world.barrier()
         self.saved = state.done
@@ -227,8 +216,7 @@ class Run:
 def claimed(folder: Path) -> Iterator[None]:
     """Holds the run's folder, made if need be, as this run's own, shows that it can be written and clears it.
 
-    Raises:
-        DataError: it cannot be written, or another run is at work there.
+    Raises DataError when it cannot be written, or another run is at work there.
     """
     full = f"the out folder {folder} cannot be written: %s; give another out="
     try:

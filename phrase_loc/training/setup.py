@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def new_model(config: TrainConfig, source: Source, identity: Identity, world: Wo
     if free:
         vectors = untied_rows(len(vocabulary), asked.hidden or 0, words.bias, config.seed)
     else:
-        said = (text for texts in texts_of(source, range(len(source))) for text in texts)
-        every = (text for part in (said, read_texts(config.vocabulary.extra_texts)) for text in part)
+        texts = chain.from_iterable(texts_of(source, range(len(source))))
+        every = chain(texts, read_texts(config.vocabulary.extra_texts))
         vectors = word_vectors(words, vocabulary, every, config.seed)
     torch.manual_seed(config.seed)
     settings = {key: value for key, value in vars(asked).items() if key != "start"}
@@ -147,12 +148,8 @@ def _count(config: VocabularyConfig, source: Source, world: World) -> Vocabulary
     for other in others:
         counter.merge(other)
     counter.update(read_texts(config.extra_texts))
-    found: Vocabulary = counter.vocabulary(
-        size=config.size,
-        min_count=config.min_count,
-        min_association=config.min_association,
-        pair_share=config.pair_share,
-    )
+    limits = {key: value for key, value in vars(config).items() if key not in ("file", "extra_texts")}
+    found: Vocabulary = counter.vocabulary(**limits)
     return found
 
 
@@ -183,12 +180,8 @@ def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterable[
     elif config.source == "encoder":
         vectors = text_vectors.encoder_vectors(words, config.file)
     else:
-        from_package = config.source == "glove"
-        read = (
-            text_vectors.glove_package(set(words))
-            if from_package
-            else text_vectors.read_glove(config.file, set(words))
-        )
+        of_file = partial(text_vectors.read_glove, config.file)
+        read = (text_vectors.glove_package if config.source == "glove" else of_file)(set(words))
         empty = torch.zeros(read.vectors.shape[1])
         vectors = torch.stack([empty if vector is None else vector for vector in map(read.get, words)])
     known = vectors.abs().sum(1, keepdim=True) > 0
@@ -220,7 +213,7 @@ def add_further_words(model: TextToRegion, config: FurtherConfig, seed: int) -> 
     """
     glove, trained = text_vectors.glove_package(), model.vocabulary
     by_glove = {word: glove.vectors[i] * GLOVE_SCALE for i, word in enumerate(glove.words)}
-    by_text = _company(config.texts, seed)
+    by_text = _company(config.texts, seed)  # co-occurrence vectors
     by_both = {w: torch.cat([v, by_glove[w]]) for w, v in by_text.items() if w in by_glove}
     found = _mapped(model, by_both, config.penalty)
     wanted = [w for w in by_glove if w.isalpha() and w not in found and w not in trained]
@@ -236,7 +229,6 @@ def add_further_words(model: TextToRegion, config: FurtherConfig, seed: int) -> 
 
 @lru_cache(maxsize=1)  # each best model of a run is written with it
 def _company(paths: tuple[str, ...], seed: int) -> dict[str, Tensor]:
-    """Word -> its scaled co-occurrence vector."""
     texts = list(read_texts(paths))
     if not texts:
         return {}
