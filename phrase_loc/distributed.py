@@ -83,17 +83,13 @@ class World:
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """The device called `name`; 'auto' takes a CUDA or Apple GPU when there is one, else the CPU.
-
-    Raises:
-        ConfigError: no device has that name, or torch sees none of its kind.
-    """
+    """The device called `name`, or a ConfigError; 'auto' takes a CUDA or Apple GPU where there is one."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name if isinstance(name, (str, torch.device)) else str(name))
+        device = torch.device(name if isinstance(name, torch.device) else str(name))
     except RuntimeError:
         raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, got {str(name)[:60]!r}") from None
     count = _count(device.type)
@@ -127,12 +123,11 @@ def session(device: str = "auto") -> Iterator[World]:
     place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if device != "auto" and pick_device(device).type != place.type:
         raise ConfigError(f"several processes run on device auto, cpu or cuda, got {device!r}")
-    if on_gpu and local >= torch.cuda.device_count():
-        raise ConfigError(
-            f"process {local} of this machine has no GPU, torch sees {torch.cuda.device_count()}; "
-            "lower --nproc_per_node"
-        )
     if on_gpu:
+        if local >= (seen := torch.cuda.device_count()):
+            raise ConfigError(
+                f"process {local} of this machine has no GPU, torch sees {seen}; lower --nproc_per_node"
+            )
         torch.cuda.set_device(place)
     patience = timedelta(seconds=_whole("PHRASE_LOC_TIMEOUT", 1800, least=1))
     try:

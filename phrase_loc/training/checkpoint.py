@@ -73,11 +73,9 @@ class Checkpoint:
             raise DataError(f"{path} is no checkpoint of version {VERSION}; {advice}")
         if not whole and held["version"] == VERSION:
             raise DataError(f"{path} has changed since it was written (its digest is another); {advice}")
-        try:
-            return cls(**{**held, "version": VERSION})
-        except TypeError:
-            what = f"other parts than a checkpoint of version {VERSION}"
-            raise DataError(f"{path} holds {what}; {advice}") from None
+        if not {"config"} <= held.keys() <= cls.__dataclass_fields__.keys():
+            raise DataError(f"{path} holds other parts than a checkpoint of version {VERSION}; {advice}")
+        return cls(**{**held, "version": VERSION})
 
 
 def _stream_digest(file: IO[bytes], size: int) -> bytes:
@@ -91,11 +89,7 @@ def _stream_digest(file: IO[bytes], size: int) -> bytes:
 
 
 def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: dict[str, float]) -> None:
-    """Writes a model folder whole or not at all, with the config and the figures in its card.
-
-    Raises:
-        DataError: the folder cannot be written, or the disk is full; an older model there is then untouched.
-    """
+    """Writes a model folder whole or not at all (DataError), with the config and the figures in its card."""
     released = deepcopy(model).cpu().float().eval().requires_grad_(False)
     if config.further.words:
         add_further_words(released, config.further, config.seed)

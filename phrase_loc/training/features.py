@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from phrase_loc import __version__
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.files import SEAL, read_bytes, remove_leftovers, sealed, unsealed, writing
+from phrase_loc.files import SEAL, read_bytes, refusing, remove_leftovers, sealed, unsealed, writing
 from phrase_loc.models.model import last_frozen, run_stages
 from phrase_loc.pairs.dataset import (
     Sample,
@@ -49,18 +50,9 @@ OPEN = 64
 _ABANDONED = 86_400.0  # seconds after which a half-written file has no writer any more
 
 
-def input_sizes(phase: PhaseConfig, setup: Setup) -> tuple[int, ...]:
-    """Sides of the images, one of which is drawn for each step."""
-    return phase.sizes or (setup.model.image_size,)
-
-
 def samples(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: World) -> Dataset[Sample]:
-    """The samples of a phase; features that are missing on disk are computed first.
-
-    Raises:
-        DataError: the disk is full.
-    """
-    sizes = input_sizes(phase, setup)
+    """The samples of a phase; features that are missing on disk are computed first (DataError: the disk is full)."""
+    sizes = phase.sizes or (setup.model.image_size,)
     drawn = [Transform((s, s), phase.crop, phase.mirror, phase.jitter) for s in sizes]
     images = WebImages(setup.source, setup.labeller, drawn, config.seed)
     if not phase.cache:
@@ -111,9 +103,6 @@ def kept_features(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: 
     """The folder with the frozen stages' output for images of a size; what is missing there is computed.
 
     Phases with the same frozen weights share it, and the processes share the work.
-
-    Raises:
-        DataError: the disk is full.
     """
     model, workers = setup.model, config.data.workers
     until = last_frozen(model.trunk, phase.train_from)
@@ -121,14 +110,13 @@ def kept_features(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: 
     folder = world.from_main(lambda: _folder(config, phase, setup, size, until, half))
     images = WebImages(setup.source, any_word, [Transform((size, size))], config.seed)
     missing = missing_chunks(folder, len(images), world)
-    parts = [[(0, i, 0) for i in part] for _, chunk in missing for part in _split(chunk)]
-    loader = iter(
-        DataLoader(images, batch_sampler=parts, collate_fn=collate, num_workers=workers)  # type: ignore[arg-type]
-    )
+    parts = [chunk[i : i + BATCH] for _, chunk in missing for i in range(0, len(chunk), BATCH)]
+    items: Any = [[(0, i, 0) for i in part] for part in parts]
+    loader = iter(DataLoader(images, batch_sampler=items, collate_fn=collate, num_workers=workers))
     model.eval()
     for number, chunk in tqdm(missing, "features", disable=None if world.is_main else True, leave=False):
         found, usable = [], []
-        for _ in _split(chunk):
+        for _ in range(0, len(chunk), BATCH):
             loaded = next(loader).to(world.device)
             views = [loaded.images, loaded.images.flip(-1)] if phase.mirror else [loaded.images]
             with torch.no_grad(), torch.autocast(world.device.type, torch.bfloat16, enabled=half):
@@ -138,10 +126,6 @@ def kept_features(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: 
         write_chunk(folder, number, [torch.cat(found).numpy(), torch.cat(usable).numpy()])
     world.barrier()
     return folder
-
-
-def _split(chunk: range) -> list[range]:
-    return [chunk[i : i + BATCH] for i in range(0, len(chunk), BATCH)]
 
 
 def _folder(config: TrainConfig, phase: PhaseConfig, setup: Setup, size: int, until: str, half: bool) -> Path:
@@ -166,14 +150,10 @@ def missing_chunks(folder: Path, count: int, world: World) -> list[tuple[int, ra
     Each process looks at its share of the files, and all share out one list: what one found missing cannot depend on
     how far another has come since. Raises DataError when the folder cannot be made.
     """
-    try:
+    with refusing(f"the folder {folder}", "give another data.features"):
         folder.mkdir(parents=True, exist_ok=True)
         if world.is_main:
             remove_leftovers(folder, _ABANDONED)
-    except OSError as error:
-        raise DataError(
-            f"the folder {folder} cannot be written ({error.strerror}); give another data.features"
-        ) from None
     chunks = range(-(-count // CHUNK))
     absent = [chunk for chunk in chunks[world.rank :: world.size] if not _is_whole(_path(folder, chunk))]
     missing = sorted(chunk for rank in world.gather(absent) for chunk in rank)

@@ -17,17 +17,9 @@ log = logging.getLogger(__name__)
 
 
 class Logger:
-    """The main process's voice; that of the others, without a folder, is silent.
+    """The main process's voice for a run of `steps`; that of the others, without a folder, is silent.
 
-    Args:
-        folder: of the run, or None to be silent.
-        steps: of the whole run.
-        done: steps that an earlier process did; what its file says beyond them is dropped.
-        tensorboard: write event files too (the import takes seconds).
-
-    Raises:
-        ConfigError: TensorBoard is asked for and not installed.
-        DataError: the folder cannot be written.
+    What the files in the folder say beyond `done`, the steps that an earlier process did, is dropped.
     """
 
     def __init__(self, folder: Path | None, steps: int, done: int = 0, tensorboard: bool = False):

@@ -22,7 +22,7 @@ from phrase_loc.pairs.sampler import Order, StepSampler, steps_per_epoch
 from phrase_loc.skipped import Fault
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import PhaseConfig, TrainConfig
-from phrase_loc.training.features import input_sizes, samples
+from phrase_loc.training.features import samples
 from phrase_loc.training.objective import Objective
 from phrase_loc.training.setup import Setup
 
@@ -153,7 +153,7 @@ class Phase:
     def _loader(self, done: int) -> DataLoader:
         config, phase, world = self.config, self.settings, self.world
         order = Order(self.setup.source.groups, config.seed, config.data.window)
-        steps, sizes = (done, self.total), len(input_sizes(phase, self.setup))
+        steps, sizes = (done, self.total), len(phase.sizes) or 1
         sampler = StepSampler(order, phase.batch, phase.accumulate, *steps, world.rank, world.size, sizes)
         return DataLoader(
             samples(config, phase, self.setup, world),

@@ -12,11 +12,9 @@ moment goes on to the same weights.
 
 import logging
 import math
-import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,7 +24,7 @@ import torch
 from phrase_loc.config import to_dict
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.files import lock, reason, remove_leftovers
+from phrase_loc.files import lock, refusing, remove_leftovers
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.skipped import Skipped
 from phrase_loc.training.checkpoint import Checkpoint, mean_weights, save_whole
@@ -84,9 +82,7 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
 def read_checkpoint(config: TrainConfig, world: World) -> Checkpoint | None:
     """Where an earlier start of the run has come to; None at its begin.
 
-    Raises:
-        ConfigError: the folder holds a run with other settings.
-        DataError: the checkpoint is damaged, or one of a phase whose weights are to be averaged.
+    Raises ConfigError where the folder holds a run with other settings, DataError where a checkpoint is damaged.
     """
     path = config.out / "checkpoint.pt"
     if not world.from_main(path.exists):
@@ -184,7 +180,7 @@ class Run:
         phase.set_mode()
 
     def _all_faults(self) -> int:
-        """Faults of all processes, as far as this one knows; `_save` makes it exact."""
+        """Of all processes, as far as this one knows; `_save` makes it exact."""
         return max(len(self.faults.seen), len(self.state.faults))
 
     def _save(self, phase: Phase | None) -> None:
@@ -214,29 +210,24 @@ class Run:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Holds the run's folder, made if need be, as this run's own, shows that it can be written and clears it.
+    """Holds the run's folder, made if need be, as this run's own, and clears it of what a killed run left.
 
     Raises DataError when it cannot be written, or another run is at work there.
     """
-    full = f"the out folder {folder} cannot be written: %s; give another out="
-    try:
+    if "\0" in str(folder):
+        raise DataError(
+            "the out folder cannot be written: its name holds a null character; give another out="
+        )
+    with refusing(f"the out folder {folder}", "give another out="):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\0" * 4096)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        raise DataError(full % reason(error)) from None
     busy = f"another training is at work in {folder}; wait for it, or give another out="
     with lock(folder / ".lock", busy):
-        try:
+        with refusing(f"the out folder {folder}", "give another out="):
             for place in filter(Path.is_dir, (folder, folder / "index")):
                 remove_leftovers(place)
             for path in folder.iterdir():
                 if _OLD_LEFTOVER.search(path.name):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        except OSError as error:
-            raise DataError(full % reason(error)) from None
         yield
 
 
