@@ -1,8 +1,7 @@
 """What can be wrong with a run's settings, looked for before it begins: a typing error must not cost an hour.
 
-Types and ranges are checked as the config is read (config.py). Here stands what needs torch, the network or a file:
-names of losses, pools and stages, input sizes, how the model will be asked, and files that only a later phase or the
-last step opens; and the figures on annotated images that `config.validation` asks for.
+Types and ranges are checked as the config is read (config.py). Here stands what needs torch, the network or a file,
+such as those that only a later phase or the last step opens; and the measure that `config.validation` asks for.
 """
 
 from collections import deque
@@ -36,12 +35,7 @@ _WORDS = Vocabulary(("dog", "cat"), (2, 1))
 
 
 def check(config: TrainConfig, world: World) -> None:
-    """Refuses settings that would fail later; the main process looks at files and networks.
-
-    Raises:
-        ConfigError: a name, a size or a combination that cannot be.
-        DataError: a file that is missing or unreadable, a package that is not installed.
-    """
+    """Refuses what would fail later: names, sizes and combinations (ConfigError), files and packages (DataError)."""
     for phase in config.run_phases:
         for name in phase.losses:
             choose(LOSSES, name, f"loss of phase {phase.name}")
@@ -52,37 +46,32 @@ def check(config: TrainConfig, world: World) -> None:
             )
     if config.precision == "float64" and world.device.type == "mps":
         raise ConfigError("precision=float64 does not exist on an Apple GPU; take float32, or device=cpu")
-    if not world.is_main:
-        return
-    _check_words(config)
-    if config.validation.root:
+    if world.is_main:
+        _check_words(config)
         _check_validation(config)
-    model = _model(config)
-    for phase in config.run_phases:
-        _check_phase(phase, model)
-    _localizer(config, model)
-    if config.compile:
-        _check_compiler(world)
+        model = _model(config)
+        for phase in config.run_phases:
+            _check_phase(phase, model)
+        _localizer(config, model)
+        if config.compile:
+            _check_compiler(world)
 
 
 def _check_words(config: TrainConfig) -> None:
     """Whether what the vocabulary, vectors and out-of-vocabulary words are read from is there."""
-    asked = config.vectors
+    source, fresh = config.vectors.source, not config.model.start
+    if config.further.words or (fresh and source == "glove"):
+        vectors.glove_package(limit=1)
     if config.further.words:
-        vectors.glove_package(limit=1)
         deque(read_texts(config.further.texts), maxlen=0)  # to the end: they are used in the last step
-    if config.model.start:
-        return
-    if config.vocabulary.file:
+    if fresh and config.vocabulary.file:
         Vocabulary.load(config.vocabulary.file)
-    for path in text_files(config.vocabulary.extra_texts):
+    for path in text_files(config.vocabulary.extra_texts) if fresh else ():
         next(read_texts((path,)), None)
-    if asked.source == "glove":
-        vectors.glove_package(limit=1)
-    elif asked.source == "file":
-        vectors.read_glove(asked.file, limit=3)
-    elif asked.source == "encoder":
-        vectors.encoder_vectors(_WORDS.words, asked.file)
+    if fresh and source == "file":
+        vectors.read_glove(config.vectors.file, limit=3)
+    if fresh and source == "encoder":
+        vectors.encoder_vectors(_WORDS.words, config.vectors.file)
 
 
 def _model(config: TrainConfig) -> TextToRegion:
@@ -135,23 +124,20 @@ def _plan(config: TrainConfig) -> "EvaluateConfig":
     from phrase_loc.evaluation.config import EvaluateConfig
 
     asked = config.validation
-    plan = {
-        "data": {"root": asked.root, "split": asked.split},
-        "protocols": list(asked.protocols),
-        "output": config.out / "validation.json",
-        "bootstrap": 1,
-        "limit": asked.limit,
-        "resume": False,
-    }
-    return build(EvaluateConfig, plan)
+    plan = {"data": {"root": asked.root, "split": asked.split}, "protocols": list(asked.protocols)}
+    rest = {"limit": asked.limit, "output": config.out / "validation.json", "bootstrap": 1, "resume": False}
+    return build(EvaluateConfig, {**plan, **rest})
 
 
 def _check_validation(config: TrainConfig) -> None:
     """Unknown protocols, splits and figures, and annotations that are not there."""
+    asked = config.validation
+    if not asked.root:
+        return
     from phrase_loc.datasets import DATASETS
     from phrase_loc.evaluation import thresholds
 
-    asked, plan = config.validation, _plan(config)
+    plan = _plan(config)
     protocols = plan.chosen_protocols()
     thresholds.check(protocols, plan.held_out)
     figures = [f"{protocol.name}/{metric}" for protocol in protocols for metric in protocol.metrics]

@@ -107,9 +107,8 @@ def _stamp(source: Source) -> str:
     if not isinstance(source, ShardSource):
         return _digest(_place(source.name(i)) for i in range(len(source)))
     shards = source.reader.shards
-    sides = [
-        None if is_remote(shard) else _place(os.path.splitext(shard)[0] + ".parquet") for shard in shards
-    ]
+    texts = [f"{os.path.splitext(shard)[0]}.parquet" for shard in shards]  # the tables beside them
+    sides = [None if is_remote(path) else _place(path) for path in texts]
     rows = hashlib.sha256(source.rows.tobytes()).hexdigest()
     return _digest([__version__, source.text_fields, rows], zip(map(_place, shards), sides, strict=True))
 

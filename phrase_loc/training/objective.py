@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
-from phrase_loc.models.model import TextToRegion, run_stages
+from phrase_loc.models.model import TextToRegion, last_frozen, run_stages
 from phrase_loc.pairs.dataset import Batch, Ragged
 from phrase_loc.training.config import PhaseConfig
 from phrase_loc.training.losses import LOSSES, Targets
@@ -39,8 +39,8 @@ class Words(NamedTuple):
 class Objective(nn.Module):
     """The module that DistributedDataParallel wraps: forward(batch) -> this process's share of the summed loss.
 
-    The trunk runs from images, or from the output of the stage `cached`. `memory_mb` bounds the scores at locations;
-    `recompute` makes activations of the trunk again in the backward pass.
+    The trunk runs from images, or from its kept stage where the phase has a cache. `memory_mb` bounds the scores at
+    locations; `recompute` makes activations of the trunk again in the backward pass.
     """
 
     balance: Tensor  # (V,) weight of each word
@@ -51,14 +51,13 @@ class Objective(nn.Module):
         balance: Tensor,
         phase: PhaseConfig,
         world: World,
-        *,
-        cached: str | None = None,
         memory_mb: int = 1024,
         recompute: bool = False,
     ):
         super().__init__()
-        self.cached, self.memory_mb, self.recompute = cached, memory_mb, recompute
         self.model, self.phase, self.world = model, phase, world
+        self.memory_mb, self.recompute = memory_mb, recompute
+        self.cached = last_frozen(model.trunk, phase.train_from) if phase.cache else None
         self.losses = {name: choose(LOSSES, name, "loss") for name in phase.losses}
         self.register_buffer("balance", balance, persistent=False)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.model import TextToRegion, last_frozen, trainable_stages
+from phrase_loc.models.model import TextToRegion, trainable_stages
 from phrase_loc.pairs.dataset import Batch, collate
 from phrase_loc.pairs.sampler import Order, StepSampler, steps_per_epoch
 from phrase_loc.skipped import Fault
@@ -63,15 +63,8 @@ class Phase:
         fp16 = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)  # type: ignore[attr-defined]
         self.total = phase_steps(settings, len(setup.source))
-        objective = Objective(
-            model,
-            setup.balance.to(world.device),
-            settings,
-            world,
-            cached=last_frozen(model.trunk, settings.train_from) if settings.cache else None,
-            memory_mb=config.memory_mb,
-            recompute=config.recompute,
-        )
+        balance = setup.balance.to(world.device)
+        objective = Objective(model, balance, settings, world, config.memory_mb, config.recompute)
         if config.compile and settings.train_from != "none":
             for stage in model.trunk.children():
                 stage.compile()
