@@ -42,7 +42,7 @@ def check(config: TrainConfig, world: World) -> None:
         if phase.batch < world.size * phase.accumulate:
             raise ConfigError(
                 f"phase {phase.name}: a batch of {phase.batch} cannot be split over {world.size} processes and "
-                f"{phase.accumulate} micro-batches; raise phases.batch"
+                f"{phase.accumulate} micro-batches; raise phases.batch or lower accumulate"
             )
     if config.precision == "float64" and world.device.type == "mps":
         raise ConfigError("precision=float64 does not exist on an Apple GPU; take float32, or device=cpu")

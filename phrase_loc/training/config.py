@@ -148,11 +148,6 @@ class PhaseConfig:
             raise ConfigError(
                 f"phase {self.name} has no loss; give losses a weight over 0, such as sigmoid: 1"
             )
-        if self.batch < self.accumulate:
-            raise ConfigError(
-                f"phase {self.name}: a batch of {self.batch} cannot be split into {self.accumulate} micro-batches; "
-                "raise batch or lower accumulate"
-            )
 
 
 @config_dataclass

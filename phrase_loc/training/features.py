@@ -12,6 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -195,13 +196,11 @@ def _path(folder: Path, number: int) -> Path:
 def _is_whole(path: Path) -> bool:
     if not path.exists():
         return False
-    try:
-        whole = unsealed(read_bytes(path)) is not None
-    except DataError:
-        whole = False
-    if not whole:
-        log.warning("%s has changed since it was written; it is made anew", path)
-    return whole
+    with suppress(DataError):
+        if unsealed(read_bytes(path)) is not None:
+            return True
+    log.warning("%s has changed since it was written; it is made anew", path)
+    return False
 
 
 def _arrays(path: Path) -> list[np.ndarray]:

@@ -77,9 +77,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         tree = {str(i): entry for i, entry in enumerate(tree)}
     if not isinstance(tree, dict):
         return {prefix.rstrip("."): tree}
-    return {
-        name: leaf for key, value in tree.items() for name, leaf in _flat(value, f"{prefix}{key}.").items()
-    }
+    below = (_flat(value, f"{prefix}{key}.") for key, value in tree.items())
+    return {name: leaf for found in below for name, leaf in found.items()}
 
 
 def texts_of(source: Source, numbers: range) -> Iterator[list[str]]:

@@ -43,9 +43,8 @@ class Logger:
         if self.folder is None:
             return
         now = time.perf_counter()
-        rate = round(self.images / max(now - self.since, 1e-9), 2)
+        values = {"step": step, **values, "images_per_s": round(self.images / max(now - self.since, 1e-9), 2)}
         self.images, self.since = 0, now
-        values = {"step": step, **values, "images_per_s": rate}
         # the gradient of a step that fp16's scaler leaves out is not finite, and JSON has no word for that
         values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         append_text(self.path, json.dumps(values) + "\n", "free space there; the same command then goes on")
@@ -53,13 +52,12 @@ class Logger:
             for key, value in values.items():
                 if isinstance(value, (int, float)):
                     self._events.add_scalar(key, value, step)
+        few = {key: values[key] for key in ("loss", "images_per_s") if key in values}
+        self._bar.set_postfix(few, refresh=False)
         if self._bar.disable:
             left = (self.steps - step) * (now - self.begin) / max(1, step - self.done)
             shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
             log.info("%s  left %s", "  ".join(shown), tqdm.format_interval(left))
-        else:
-            few = {key: values[key] for key in ("loss", "images_per_s") if key in values}
-            self._bar.set_postfix(few, refresh=False)
 
     def close(self) -> None:
         """Ends the bar and the event files."""
