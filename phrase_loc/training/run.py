@@ -10,30 +10,34 @@ Every file is written by files.py, whole or not at all (metrics.jsonl grows by l
 moment goes on to the same weights.
 """
 
+import json
 import logging
 import math
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from phrase_loc.config import to_dict
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.files import lock, refusing, remove_leftovers
+from phrase_loc.files import lock, refusing, remove_leftovers, writing_folder
 from phrase_loc.models.model import TextToRegion
+from phrase_loc.models.store import save_model
 from phrase_loc.skipped import Skipped
-from phrase_loc.training.checkpoint import Checkpoint, mean_weights, save_whole
+from phrase_loc.training.checkpoint import Checkpoint, check_same_run
 from phrase_loc.training.checks import Measure, check, measure_of
 from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.identity import check_same_run
 from phrase_loc.training.logger import Logger
 from phrase_loc.training.phase import Phase, Step, phase_steps
-from phrase_loc.training.setup import Setup, prepare
+from phrase_loc.training.setup import Setup, add_further_words, prepare
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +210,31 @@ class Run:
             save_whole(self.model, self.config, self.config.out / "model", found)
             log.info("done: %d steps; skipped: %s", self.state.done, self.faults.summary() or "none")
         self.world.barrier()
+
+
+def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: dict[str, float]) -> None:
+    """Writes a model folder whole or not at all (DataError), with the config and the figures in its card."""
+    released = deepcopy(model).cpu().float().eval().requires_grad_(False)
+    if config.further.words:
+        add_further_words(released, config.further, config.seed)
+    training = to_dict(config)
+    training.pop("out")
+    measured = {key: value if math.isfinite(value) else None for key, value in figures.items()}
+    card = {**released.config.card, **config.card, "training": training, "measured": measured}
+    # without what UTF-8 cannot hold, such as the bytes of a path that is not UTF-8
+    card = json.loads(json.dumps(card, ensure_ascii=False).encode("utf-8", "replace"))
+    inference = {**released.config.inference, **config.inference}
+    released.config = replace(released.config, card=card, inference=inference)
+    with writing_folder(folder, "free space there; the same command then goes on") as fresh:
+        save_model(released, fresh)
+
+
+def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several state dictionaries of one model; whole numbers are those of the last."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[-1].items()
+    }
 
 
 @contextmanager

@@ -27,8 +27,15 @@ from phrase_loc.text import vectors as text_vectors
 from phrase_loc.text.labels import WordLabeller, balance, near_vectors
 from phrase_loc.text.vectors import Alignment, align
 from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, build_vocabulary
+from phrase_loc.training.checkpoint import (
+    Identity,
+    check_same_data,
+    identify,
+    read_kept,
+    texts_of,
+    write_kept,
+)
 from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
-from phrase_loc.training.identity import Identity, check_same_data, identify, read_kept, texts_of, write_kept
 
 log = logging.getLogger(__name__)
 

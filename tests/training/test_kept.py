@@ -15,9 +15,8 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.pairs.sources import open_source
 from phrase_loc.training import features
-from phrase_loc.training.checkpoint import Checkpoint
+from phrase_loc.training.checkpoint import Checkpoint, identify
 from phrase_loc.training.features import Chunks, missing_chunks, write_chunk
-from phrase_loc.training.identity import identify
 from tests.training.pairs import draw, write_set
 from tests.training.runs import losses, run
 
