@@ -1,12 +1,10 @@
 """From a batch to the number that is differentiated: word scores in chunks, losses, other processes' images.
 
 The scores of words at locations, (N, k, h, w), are the largest thing in a step. They are made for as many words
-at a time as `memory_mb` allows and, when that is not all of them, made again in the backward pass
-(torch.utils.checkpoint) instead of being kept. With `words` set, a step scores the words said in its batch and a
-seeded sample of the others, each standing for its share of the vocabulary.
-
-What one process returns is its share of a sum over all images of all processes; R processes and one with the same
-global batch therefore have the same gradient (tests/training/test_distributed.py).
+at a time as `memory_mb` allows and, when that is not all of them, made again in the backward pass instead of being
+kept. With `words` set, a step scores the words said in its batch and a seeded sample of the others, each standing
+for its share of the vocabulary. What one process returns is its share of a sum over all images of all processes: R
+processes and one with the same global batch have the same gradient.
 """
 
 from collections.abc import Callable

@@ -99,8 +99,10 @@ def new_model(config: TrainConfig, source: Source, identity: Identity, world: Wo
     vocabulary = find_vocabulary(config.vocabulary, source, identity, config.out, world)
     log.info("vocabulary: %d units, most frequent %s", len(vocabulary), ", ".join(vocabulary.words[:8]))
     free = words.source == "free"
-    if free:
-        vectors = untied_rows(len(vocabulary), asked.hidden or 0, words.bias, config.seed)
+    if free:  # random classifier rows, each with its bias
+        channels, draw = asked.hidden or 0, torch.Generator().manual_seed(config.seed)
+        rows = (2 * torch.rand(len(vocabulary), channels, generator=draw) - 1) / channels**0.5
+        vectors = torch.cat([rows, torch.full((len(vocabulary), 1), words.bias)], 1)
     else:
         texts = chain.from_iterable(texts_of(source, range(len(source))))
         every = chain(texts, read_texts(config.vocabulary.extra_texts))
@@ -201,13 +203,6 @@ def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterable[
             "give vectors of these words, or vectors.source=free"
         )
     return vectors / length
-
-
-def untied_rows(words: int, channels: int, bias: float, seed: int) -> Tensor:
-    """(V, D + 1) random classifier rows with their bias, for vectors.source=free."""
-    draw = torch.Generator().manual_seed(seed)
-    units = (2 * torch.rand(words, channels, generator=draw) - 1) / channels**0.5
-    return torch.cat([units, torch.full((words, 1), bias)], 1)
 
 
 def add_further_words(model: TextToRegion, config: FurtherConfig, seed: int) -> None:
