@@ -258,7 +258,8 @@ def _maps(
 
 
 def _rules(residual: str, rules: Rules | None) -> Rules:
-    return {**RULES, **choose(_RESIDUAL, residual, "residual rule"), **(rules or {})}
+    sums = choose(_RESIDUAL, residual, "residual rule")
+    return {**RULES, **sums, **(rules or {})}
 
 
 def seeded(seed: Seed, h: Tensor, units: Tensor, weights: Tensor | None) -> Tensor:
