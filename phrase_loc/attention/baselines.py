@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from phrase_loc.attention.excitation import RULES, Net, reciprocal, seeded
-from phrase_loc.attention.functions import named
+from phrase_loc.attention.functions import POOLS, named
 from phrase_loc.attention.tape import Move, Rule, Tape, attended_pass, plain
 from phrase_loc.attention.transposes import transpose
 from phrase_loc.errors import ConfigError
@@ -219,7 +219,7 @@ class _Pooled(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        if func in _POOLS:
+        if func in POOLS:
             source = args[0] if args else (kwargs or {}).get("input")
             if isinstance(source, Tensor) and source.dim() > 2:
                 self.features.append(source)

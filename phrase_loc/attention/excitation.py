@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from phrase_loc.attention import functions
-from phrase_loc.attention.functions import beside_constants, named, unbroadcast
+from phrase_loc.attention.functions import beside_constants, unbroadcast
 from phrase_loc.attention.tape import Move, Rule, Tape, attended_pass, excitatory, is_live, plain
 from phrase_loc.attention.transposes import summed_transpose, transpose
 from phrase_loc.errors import ConfigError, choose
@@ -47,7 +47,7 @@ def equation_5(source: Tensor, op: Callable[..., Tensor], *args: Any, **kwargs: 
 
     def down(p: Tensor) -> Tensor:
         back = transpose(op, seen, *args, **kwargs)(p * per_unit)
-        return back.mul_(seen) if op in _WEIGHTED else seen * back  # of others `back` may be a view
+        return back.mul_(seen) if op in functions.WEIGHTED else seen * back  # of others `back` may be a view
 
     return Move(source, down, summed and (lambda p: summed(p, per_unit)))
 
@@ -68,10 +68,9 @@ def multiplied(tape: Tape, func: Rule, a: Any, b: Any) -> Tensor:
     """Matrix product with a constant on one side: weighted."""
     if is_live(a) and is_live(b):
         raise NotImplementedError(f"no excitation rule for {func.__name__} of two activations: cut above it")
-    positive = tape.positive(b if is_live(a) else a)
-    if is_live(a):
-        return tape.record(func(a, b), equation_5(a, lambda t: func(t, positive)))
-    return tape.record(func(a, b), equation_5(b, lambda t: func(positive, t)))
+    source, positive = (a, tape.positive(b)) if is_live(a) else (b, tape.positive(a))
+    move = equation_5(source, lambda t: func(t, positive) if source is a else func(positive, t))
+    return tape.record(func(a, b), move)
 
 
 def averaged(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -91,13 +90,11 @@ def added(
         a, b = a.clamp(min=0), b.clamp(min=0)
     per_unit = reciprocal(a + b)
     # Shares are made now: an in-place sum is about to overwrite its input.
-    moves = [_share(input, a * per_unit), _share(other, b * per_unit)]
+    moves = [
+        Move(source, partial(unbroadcast, shape=source.shape, share=part * per_unit))
+        for source, part in ((input, a), (other, b))
+    ]
     return tape.record(func(input, other, alpha=alpha), *moves)
-
-
-def _share(source: Tensor, share: Tensor) -> Move:
-    shape = source.shape
-    return Move(source, lambda p: unbroadcast(p * share, shape))
 
 
 def reciprocal(z: Tensor) -> Tensor:
@@ -105,23 +102,14 @@ def reciprocal(z: Tensor) -> Tensor:
     return z.reciprocal().masked_fill_(z.abs() <= _NOTHING.get(z.dtype, 0.0), 0.0)
 
 
-_WEIGHTED = named("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear")
-_AVERAGED = named(
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-    "interpolate upsample mean sum"
-)
-_SUMS = named("add add_ __radd__")
 RULES: dict[Callable[..., Any], Rule] = {
     **functions.RULES,
-    **dict.fromkeys(_WEIGHTED, weighted),
-    **dict.fromkeys(named("matmul __rmatmul__ mm"), multiplied),
-    **dict.fromkeys(_AVERAGED, averaged),
-    **dict.fromkeys(_SUMS, added),
+    **dict.fromkeys(functions.WEIGHTED, weighted),
+    **dict.fromkeys(functions.MULTIPLIED, multiplied),
+    **dict.fromkeys(functions.AVERAGED, averaged),
+    **dict.fromkeys(functions.SUMS, added),
 }
-_RESIDUAL: dict[str, dict[Callable[..., Any], Rule]] = {
-    "positive": {},
-    "proportional": dict.fromkeys(_SUMS, partial(added, signed=True)),
-}
+SIGNED_SUMS: dict[Callable[..., Any], Rule] = dict.fromkeys(functions.SUMS, partial(added, signed=True))
 
 
 # The top: K units become K signals over the network's features.
@@ -258,7 +246,7 @@ def _maps(
 
 
 def _rules(residual: str, rules: Rules | None) -> Rules:
-    sums = choose(_RESIDUAL, residual, "residual rule")
+    sums = choose({"positive": {}, "proportional": SIGNED_SUMS}, residual, "residual rule")
     return {**RULES, **sums, **(rules or {})}
 
 

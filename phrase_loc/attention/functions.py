@@ -32,8 +32,9 @@ def beside_constants(tape: Tape, func: Rule, source: Tensor, *args: Any, **kwarg
     return tape.record(func(*args, **kwargs), Move(source, partial(unbroadcast, shape=source.shape)))
 
 
-def unbroadcast(p: Tensor, shape: torch.Size) -> Tensor:
-    """(K, *output shape) summed over the axes along which a source of `shape` was broadcast."""
+def unbroadcast(p: Tensor, shape: torch.Size, share: Tensor | None = None) -> Tensor:
+    """`share` of (K, *output shape), summed over the axes along which a source of `shape` was broadcast."""
+    p = p if share is None else p * share
     if p.shape[1:] == shape:
         return p
     return p.sum_to_size(len(p), *(1,) * (p.dim() - 1 - len(shape)), *shape).reshape(len(p), *shape)
@@ -46,15 +47,11 @@ def subtracted(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) ->
     return beside_constants(tape, func, input, input, other, **kwargs)
 
 
-def divided(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) -> Tensor:
-    """The dividend inherits everything, a divisor beside it nothing."""
-    return beside_constants(tape, func, input if is_live(input) else other, input, other, **kwargs)
-
-
 def gated(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) -> Tensor:
-    """The signal inherits everything; the gate (the constant, else the smaller factor, else the second) nothing."""
-    both = is_live(input) and is_live(other)
-    signal = other if not is_live(input) or (both and other.numel() > input.numel()) else input
+    """The signal inherits everything, the gate nothing: a constant, a divisor, the smaller factor, the second."""
+    signal = input if is_live(input) else other
+    if is_live(input) and is_live(other) and func not in _DIVIDED and other.numel() > input.numel():
+        signal = other
     return beside_constants(tape, func, signal, input, other, **kwargs)
 
 
@@ -149,6 +146,15 @@ def pooled(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> 
     return tape.record(value, Move(input, down))
 
 
+# Under equation 5 (`excitation`).
+WEIGHTED = named("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear")
+MULTIPLIED = named("matmul __rmatmul__ mm")
+POOLS = named(
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean"
+)
+AVERAGED = [*POOLS, *named("interpolate upsample sum")]
+SUMS = named("add add_ __radd__")
+
 _WITH_PLACES: dict[Any, Any] = {
     pool: getattr(F, f"{name}{n}d_with_indices")
     for n in (1, 2, 3)
@@ -157,6 +163,7 @@ _WITH_PLACES: dict[Any, Any] = {
 }
 _TURNED: Any = (Tensor.T, Tensor.mT)  # descriptors, which the stubs take for tensors
 _DATA: Any = Tensor.data
+_DIVIDED = named("div div_ true_divide __truediv__")
 
 RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys(
@@ -169,8 +176,7 @@ RULES: dict[Callable[..., Any], Rule] = {
         passed,
     ),
     **dict.fromkeys(named("sub sub_"), subtracted),
-    **dict.fromkeys(named("div div_ true_divide __truediv__"), divided),
-    **dict.fromkeys(named("mul mul_ __rmul__"), gated),
+    **dict.fromkeys([*_DIVIDED, *named("mul mul_ __rmul__")], gated),
     **dict.fromkeys(named("addcmul"), gated_and_shifted),
     **dict.fromkeys(named("to float double half bfloat16 type type_as cpu cuda"), cast),
     **dict.fromkeys(named("flatten unflatten view view_as reshape reshape_as squeeze unsqueeze"), reshaped),
