@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from phrase_loc.datasets.classes import imagenet_phrases, imagenet_units
+from phrase_loc.datasets.annotations import imagenet_phrases, imagenet_units
 from phrase_loc.errors import ConfigError, choose
 from phrase_loc.evaluation.controls import shuffled
 from phrase_loc.localizer import Inference, PhraseLocalizer

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from phrase_loc.datasets import DATASETS
-from phrase_loc.datasets.annotations import fit_box, number, read_xml
-from phrase_loc.datasets.classes import union_share
+from phrase_loc.datasets.annotations import fit_box, number, read_xml, union_share
 from phrase_loc.datasets.coco import mask
 from phrase_loc.errors import ConfigError, DataError
 from tests.datasets import flickr_tree
