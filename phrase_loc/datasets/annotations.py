@@ -47,13 +47,18 @@ Entry = tuple[str, Callable[[], GroundingSample | None]]
 
 
 class Annotated(Sequence[GroundingSample]):
-    """The samples of a dataset in its order, and what was left out; a reader fills it through `fill`."""
+    """The samples of a dataset in its order, and what was left out; a reader fills it through `fill`.
+
+    `only_units` keeps only the classes that an ImageNet classifier has units for, so that it and a text model can be
+    compared on what both can play; what is hard stays as it was.
+    """
 
     name: str
 
-    def __init__(self) -> None:
+    def __init__(self, only_units: bool = False) -> None:
         self.samples: list[GroundingSample] = []
         self.skipped = Skipped()
+        self.only_units = only_units
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -94,6 +99,76 @@ class Annotated(Sequence[GroundingSample]):
         if max(abs(a - b) for a, b in zip(own, cut, strict=True)) > 1:
             self.skipped.note("boxes cut to the image (kept)", f"{where}: {beyond(box, size)}")
         return cut
+
+    def class_sample(
+        self,
+        image_id: str,
+        path: Path,
+        size: Size,
+        objects: Mapping["ClassName", Sequence[Box]],
+        shares: Sequence[float],
+        others: int = 0,
+        masks: Sequence[Any] = (),
+    ) -> GroundingSample:
+        """A sample with one phrase per class.
+
+        Args:
+            image_id: unique name of the image.
+            path: its file.
+            size: (H, W) in pixels.
+            objects: class -> its instances' boxes in that frame, in the order of the phrases.
+            shares: per class the share of the image that the union of its instances covers.
+            others: classes of the image that are present and not in `objects` (they still make the rest hard).
+            masks: per class the union of its instances, where the dataset has masks.
+
+        Returns:
+            The sample; `facts["hard"]` holds per phrase whether the pair belongs to the Difficult subset of the
+            pointing game: share < 1/4 and another class in the image. That is the paper's rule; its authors' own
+            list of pairs is not shipped, so counts can differ by a few.
+        """
+        crowded = len(objects) + others > 1
+        kept = [not self.only_units or c.phrase in imagenet_units() for c in objects]
+        columns: dict[str, Sequence[Any]] = {"hard": [crowded and share < HARD_SHARE for share in shares]}
+        columns |= {"masks": masks} if masks else {}
+        phrases = tuple(Phrase(c.phrase, (c.name,), c.name) for c in compress(objects, kept))
+        boxes = tuple(stack(instances) for instances in compress(objects.values(), kept))
+        facts = {name: tuple(compress(column, kept)) for name, column in columns.items()}
+        return GroundingSample(image_id, path, size, phrases, boxes, facts)
+
+    def read_lines(self, path: Path, what: str) -> list[tuple[int, str]]:
+        """(number, text) of the lines of a list that are not empty; a line that is not UTF-8 is named, not lost.
+
+        Raises a DataError where the list cannot be read, or is in UTF-16.
+        """
+        content = read_bytes(path, what)
+        if b"\0" in content:
+            raise DataError(f"{what} {path} is not UTF-8 text; save it as UTF-8")
+        lines = []
+        for place, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+            try:
+                lines.append((place, line.decode().strip()))
+            except UnicodeDecodeError:
+                why = f"{brief(line)[1:]} is not UTF-8 text"
+                self.skipped.note("images", f"{path.name} line {place}: {why}")
+        return [(place, text) for place, text in lines if text]
+
+    def read_ids(self, path: Path, what: str) -> list[str]:
+        """The image ids of a list, one a line; what is no file name, or listed again, is named.
+
+        Raises a DataError where the list cannot be read or is empty.
+        """
+        lines, ids = self.read_lines(path, what), dict[str, int]()
+        for place, name in lines:
+            where = f"{path.name} line {place}"
+            if name in ids:
+                self.skipped.note("lines", f"{where}: {brief(name)[1:-1]} was listed in line {ids[name]}")
+            elif Path(name).name != name or len(name) > 200:
+                self.skipped.note("images", f"{where}: image id {brief(name)} is no file name")
+            else:
+                ids[name] = place
+        if not lines and not self.skipped.notes:
+            raise DataError(f"{what} {path} is empty; it must hold one image id a line")
+        return list(ids)
 
 
 def fit_box(box: Sequence[float], size: Size, one_based: bool = False, thin: bool = False) -> tuple[Box, Box]:
@@ -197,44 +272,6 @@ def existing(path: Path) -> Path:
     return path
 
 
-def read_lines(path: Path, what: str, skipped: Skipped) -> list[tuple[int, str]]:
-    """(number, text) of the lines of a list that are not empty; a line that is not UTF-8 is named, not lost.
-
-    Raises:
-        DataError: the list cannot be read, or is in UTF-16.
-    """
-    content = read_bytes(path, what)
-    if b"\0" in content:
-        raise DataError(f"{what} {path} is not UTF-8 text; save it as UTF-8")
-    lines = []
-    for place, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        try:
-            lines.append((place, line.decode().strip()))
-        except UnicodeDecodeError:
-            skipped.note("images", f"{path.name} line {place}: {brief(line)[1:]} is not UTF-8 text")
-    return [(place, text) for place, text in lines if text]
-
-
-def read_ids(path: Path, what: str, skipped: Skipped) -> list[str]:
-    """The image ids of a list, one a line; what is no file name, or listed again, is named.
-
-    Raises:
-        DataError: the list cannot be read or is empty.
-    """
-    lines, ids = read_lines(path, what, skipped), dict[str, int]()
-    for place, name in lines:
-        if name in ids:
-            again = f"{brief(name)[1:-1]} was listed in line {ids[name]}"
-            skipped.note("lines", f"{path.name} line {place}: {again}")
-        elif Path(name).name != name or len(name) > 200:
-            skipped.note("images", f"{path.name} line {place}: image id {brief(name)} is no file name")
-        else:
-            ids[name] = place
-    if not lines and not skipped.notes:
-        raise DataError(f"{what} {path} is empty; it must hold one image id a line")
-    return list(ids)
-
-
 class ClassName(NamedTuple):
     """A class of a dataset: its name there, its official number there, the words to type for it."""
 
@@ -301,48 +338,17 @@ def _table(name: str) -> list[list[str]]:
     return [line.split("\t") for line in _read(name).splitlines() if line and not line.startswith("#")]
 
 
-def class_sample(
-    image_id: str,
-    path: Path,
-    size: Size,
-    objects: Mapping[ClassName, Sequence[Box]],
-    shares: Sequence[float],
-    others: int = 0,
-    masks: tuple[Any, ...] | None = None,
-    only_units: bool = False,
-) -> GroundingSample:
-    """A sample with one phrase per class.
+def union_share(boxes: Sequence[Box], size: Size, inclusive: int = 0) -> float:
+    """Share of an image of `size` (H, W) that at least one of the boxes covers, by whole pixels.
 
-    Args:
-        image_id: unique name of the image.
-        path: its file.
-        size: (H, W) in pixels.
-        objects: class -> its instances' boxes in that frame, in the order of the phrases.
-        shares: per class the share of the image that the union of its instances covers.
-        others: classes of the image that are present and not in `objects` (they still make the rest hard).
-        masks: per class the union of its instances, where the dataset has masks.
-        only_units: keep only the classes that an ImageNet classifier has units for, so that it and a text model can
-            be compared on what both can play; what is hard stays as it was.
-
-    Returns:
-        The sample; `facts["hard"]` holds per phrase whether the pair belongs to the Difficult subset of the
-        pointing game: share < 1/4 and another class in the image. That is the paper's rule; its authors' own
-        list of pairs is not shipped, so counts can differ by a few.
+    `inclusive` is 1 where x2 and y2 are the last pixels, and not the edges behind them.
     """
-    crowded = len(objects) + others > 1
-    kept = [not only_units or c.phrase in imagenet_units() for c in objects]
-    columns = {"hard": tuple(crowded and share < HARD_SHARE for share in shares)}
-    columns |= {"masks": masks} if masks else {}
-    phrases = tuple(Phrase(c.phrase, (c.name,), c.name) for c in compress(objects, kept))
-    boxes = tuple(stack(instances) for instances in compress(objects.values(), kept))
-    facts = {name: tuple(compress(column, kept)) for name, column in columns.items()}
-    return GroundingSample(image_id, path, size, phrases, boxes, facts)
-
-
-def union_share(boxes: Tensor, size: Size) -> float:
-    """Share of an image of `size` (H, W) that at least one of the boxes (M, 4) covers, by whole pixels."""
     height, width = size
-    corners = np.round(boxes.double().numpy()).clip(0, [width, height, width, height])
+    corners = (
+        np.round(np.float32(boxes) + np.float32([0, 0, inclusive, inclusive]))
+        .astype(float)
+        .clip(0, [width, height, width, height])
+    )
     corners = corners[np.argsort(corners[:, 1])]  # by upper edge
     columns = np.unique(corners[:, [0, 2]])
     covered = 0.0

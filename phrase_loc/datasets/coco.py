@@ -17,17 +17,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from phrase_loc.datasets.annotations import (
-    Annotated,
-    Box,
-    ClassName,
-    Size,
-    brief,
-    by_name,
-    class_sample,
-    frame,
-    number,
-)
+from phrase_loc.datasets.annotations import Annotated, Box, ClassName, Size, brief, by_name, frame, number
 from phrase_loc.errors import DataError
 from phrase_loc.files import read_json
 from phrase_loc.structures import GroundingSample
@@ -59,8 +49,7 @@ class COCO(Annotated):
     def __init__(
         self, root: Path, split: str = "val2014", only_units: bool = False, own_categories: bool = False
     ) -> None:
-        super().__init__()
-        self.only_units = only_units
+        super().__init__(only_units)
         self.images = Path(root) / split
         path = Path(root) / "annotations" / f"instances_{split}.json"
         content = read_instances(path)
@@ -116,7 +105,7 @@ class COCO(Annotated):
         masks = tuple(rle.merge([runs for _, runs in found]) for found in truth.values())
         shares = [float(rle.area(m)) / (size[0] * size[1]) for m in masks]
         boxes = {kind: [box for box, _ in found] for kind, found in truth.items()}
-        return class_sample(name, self.images / file, size, boxes, shares, broken, masks, self.only_units)
+        return self.class_sample(name, self.images / file, size, boxes, shares, broken, masks)
 
     def _truth(self, name: str, annotations: list[Object], size: Size) -> tuple[Truth, int]:
         """The classes whose truth is whole, and the number of the others."""

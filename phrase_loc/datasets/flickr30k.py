@@ -27,7 +27,6 @@ from phrase_loc.datasets.annotations import (
     brief,
     existing,
     fit_box,
-    read_ids,
     read_xml,
     stack,
 )
@@ -64,7 +63,7 @@ class Flickr30kEntities(Annotated):
         if not path.is_file():
             there = ", ".join(sorted(p.stem for p in self.root.glob("*.txt"))) or "none"
             raise ConfigError(f"split file {path} does not exist; splits in this tree: {there}")
-        ids = read_ids(path, "split file", self.skipped)
+        ids = self.read_ids(path, "split file")
         self.fill(((image, partial(self._read, image)) for image in ids), f"split {split!r} of {self.root}")
         if split == "test" and len(ids) == OFFICIAL_IDS:
             self._check_official()

@@ -25,7 +25,6 @@ from phrase_loc.datasets.annotations import (
     brief,
     imagenet_phrases,
     number,
-    read_lines,
     read_xml,
     stack,
 )
@@ -64,7 +63,7 @@ class ImageNet(Annotated):
 
     def _tiny(self, folder: Path) -> Iterator[Entry]:
         """In the order of the list."""
-        for place, line in read_lines(folder / TINY_LIST, "the list", self.skipped):
+        for place, line in self.read_lines(folder / TINY_LIST, "the list"):
             where = f"{TINY_LIST} line {place}"
             yield where, partial(self._of_line, where, line, folder / "images")
 

@@ -18,10 +18,7 @@ from phrase_loc.datasets.annotations import (
     ClassName,
     brief,
     class_names,
-    class_sample,
-    read_ids,
     read_xml,
-    stack,
     union_share,
 )
 from phrase_loc.errors import DataError
@@ -44,8 +41,7 @@ class VOC(Annotated):
     name = "voc"
 
     def __init__(self, root: Path, split: str = "test", year: int = 2007, only_units: bool = False) -> None:
-        super().__init__()
-        self.only_units = only_units
+        super().__init__(only_units)
         options = [Path(root) / part for part in (f"VOCdevkit/VOC{year}", f"VOC{year}", ".")]
         folder = next((option for option in options if (option / "Annotations").is_dir()), None)
         if folder is None:
@@ -55,7 +51,7 @@ class VOC(Annotated):
         listing = folder / "ImageSets" / "Main" / f"{split}.txt"
         if not listing.is_file():
             raise DataError(f"no list {listing}; unpack the official {split} part of VOC{year} there")
-        names = read_ids(listing, "the list", self.skipped)
+        names = self.read_ids(listing, "the list")
         self.folder = folder
         self.fill(
             ((f"{name}.xml", partial(self._read, name)) for name in names), f"the {split} list of {folder}"
@@ -83,8 +79,6 @@ class VOC(Annotated):
         if not played:
             self.skipped.note("images", f"{name}: no class to play")
             return None
-        edges = stack([[0, 0, 1, 1]])  # from the last pixel to the edge behind it
-        shares = [union_share(stack(found) + edges, size) for found in played.values()]
+        shares = [union_share(found, size, inclusive=1) for found in played.values()]
         path = self.folder / "JPEGImages" / f"{name}.jpg"
-        others = len(boxes) - len(played)
-        return class_sample(name, path, size, played, shares, others, only_units=self.only_units)
+        return self.class_sample(name, path, size, played, shares, others=len(boxes) - len(played))

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from phrase_loc.datasets import annotations
 from phrase_loc.datasets.annotations import (
     Annotated,
     Box,
@@ -23,11 +24,7 @@ from phrase_loc.datasets.annotations import (
     brief,
     by_name,
     class_names,
-    class_sample,
-    frame,
     number,
-    stack,
-    union_share,
 )
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
@@ -59,8 +56,7 @@ class YOLO(Annotated):
     def __init__(
         self, root: Path, split: str = "", names: Sequence[str] | None = None, only_units: bool = False
     ) -> None:
-        super().__init__()
-        self.only_units = only_units
+        super().__init__(only_units)
         images, self.labels = Path(root) / "images" / split, Path(root) / "labels" / split
         for folder in (images, self.labels):
             if not folder.is_dir():
@@ -86,13 +82,13 @@ class YOLO(Annotated):
         found = [self._label(t, f"{labels.name} line {n}") for n, t in enumerate(lines, 1) if t.strip()]
         if not found:
             raise DataError("no label")
-        rows, columns = size = frame(*picture_size(path)[0])
+        rows, columns = size = annotations.frame(*picture_size(path)[0])
         boxes: dict[ClassName, list[Box]] = {}
         for kind, (x1, y1, x2, y2) in found:
             box = self.fit(path.name, [x1 * columns, y1 * rows, x2 * columns, y2 * rows], size)
             boxes.setdefault(kind, []).append(box)
-        shares = [union_share(stack(instances), size) for instances in boxes.values()]
-        return class_sample(path.stem, path, size, boxes, shares, only_units=self.only_units)
+        shares = [annotations.union_share(instances, size) for instances in boxes.values()]
+        return self.class_sample(path.stem, path, size, boxes, shares)
 
     def _label(self, line: str, where: str) -> tuple[ClassName, Box]:
         """`class cx cy w h`, or an outline -> the class and its box x1, y1, x2, y2 in shares of the image."""
