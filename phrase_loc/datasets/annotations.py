@@ -106,9 +106,9 @@ class Annotated(Sequence[GroundingSample]):
         path: Path,
         size: Size,
         objects: Mapping["ClassName", Sequence[Box]],
-        shares: Sequence[float],
         others: int = 0,
-        masks: Sequence[Any] = (),
+        inclusive: int = 0,
+        masks: Mapping["ClassName", tuple[Any, float]] | None = None,
     ) -> GroundingSample:
         """A sample with one phrase per class.
 
@@ -117,9 +117,9 @@ class Annotated(Sequence[GroundingSample]):
             path: its file.
             size: (H, W) in pixels.
             objects: class -> its instances' boxes in that frame, in the order of the phrases.
-            shares: per class the share of the image that the union of its instances covers.
             others: classes of the image that are present and not in `objects` (they still make the rest hard).
-            masks: per class the union of its instances, where the dataset has masks.
+            inclusive: 1 where x2 and y2 of a box are the last pixels, and not the edges behind them.
+            masks: per class the union of its instances and the share of the image that it covers; of boxes without.
 
         Returns:
             The sample; `facts["hard"]` holds per phrase whether the pair belongs to the Difficult subset of the
@@ -128,8 +128,11 @@ class Annotated(Sequence[GroundingSample]):
         """
         crowded = len(objects) + others > 1
         kept = [not self.only_units or c.phrase in imagenet_units() for c in objects]
-        columns: dict[str, Sequence[Any]] = {"hard": [crowded and share < HARD_SHARE for share in shares]}
-        columns |= {"masks": masks} if masks else {}
+        shares = [
+            masks[c][1] if masks else union_share(boxes, size, inclusive) for c, boxes in objects.items()
+        ]
+        columns: dict[str, list[Any]] = {"hard": [crowded and share < HARD_SHARE for share in shares]}
+        columns |= {"masks": [masks[c][0] for c in objects]} if masks else {}
         phrases = tuple(Phrase(c.phrase, (c.name,), c.name) for c in compress(objects, kept))
         boxes = tuple(stack(instances) for instances in compress(objects.values(), kept))
         facts = {name: tuple(compress(column, kept)) for name, column in columns.items()}

@@ -102,10 +102,10 @@ class COCO(Annotated):
         truth, broken = self._truth(name, annotations, size)
         if not truth:
             raise DataError("no category that can be counted")
-        masks = tuple(rle.merge([runs for _, runs in found]) for found in truth.values())
-        shares = [float(rle.area(m)) / (size[0] * size[1]) for m in masks]
         boxes = {kind: [box for box, _ in found] for kind, found in truth.items()}
-        return self.class_sample(name, self.images / file, size, boxes, shares, broken, masks)
+        whole = {kind: rle.merge([runs for _, runs in found]) for kind, found in truth.items()}
+        masks = {kind: (m, float(rle.area(m)) / (size[0] * size[1])) for kind, m in whole.items()}
+        return self.class_sample(name, self.images / file, size, boxes, broken, masks=masks)
 
     def _truth(self, name: str, annotations: list[Object], size: Size) -> tuple[Truth, int]:
         """The classes whose truth is whole, and the number of the others."""

@@ -19,17 +19,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from phrase_loc.datasets.annotations import (
-    Annotated,
-    Box,
-    Size,
-    beyond,
-    brief,
-    existing,
-    fit_box,
-    read_xml,
-    stack,
-)
+from phrase_loc.datasets.annotations import Annotated, Size, beyond, brief, existing, fit_box, read_xml, stack
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.structures import GroundingSample, Phrase
@@ -72,7 +62,7 @@ class Flickr30kEntities(Annotated):
         text = read_text(existing(self.root / "Sentences" / f"{image_id}.txt"), "captions")
         captions = [(line, caption) for line, caption in enumerate(text.split("\n"), 1) if caption.strip()]
         size, things = read_xml(self.root / "Annotations" / f"{image_id}.xml")
-        chains: dict[str, list[Box]] = {}
+        chains: dict[str, list[list[float]]] = {}
         left_out = set()
         for thing in things:
             found = [_judged(box, size) for box in thing.boxes]
@@ -121,7 +111,7 @@ def parse_caption(caption: str, number: int) -> list[Phrase]:
     return phrases
 
 
-def _judged(corners: Box, size: Size) -> tuple[Box, str, str]:
+def _judged(corners: list[float], size: Size) -> tuple[list[float], str, str]:
     """Box of origin 0 as annotated, kind and sentence of what is wrong with it; two empty strings for a good one."""
     try:
         own, cut = fit_box(corners, size, one_based=True, thin=True)

@@ -12,15 +12,7 @@ named. For classes of your own write YOLO labels (yolo.py).
 from functools import partial
 from pathlib import Path
 
-from phrase_loc.datasets.annotations import (
-    Annotated,
-    Box,
-    ClassName,
-    brief,
-    class_names,
-    read_xml,
-    union_share,
-)
+from phrase_loc.datasets.annotations import Annotated, Box, ClassName, brief, class_names, read_xml
 from phrase_loc.errors import DataError
 from phrase_loc.structures import GroundingSample
 
@@ -79,6 +71,5 @@ class VOC(Annotated):
         if not played:
             self.skipped.note("images", f"{name}: no class to play")
             return None
-        shares = [union_share(found, size, inclusive=1) for found in played.values()]
-        path = self.folder / "JPEGImages" / f"{name}.jpg"
-        return self.class_sample(name, path, size, played, shares, others=len(boxes) - len(played))
+        path, others = self.folder / "JPEGImages" / f"{name}.jpg", len(boxes) - len(played)
+        return self.class_sample(name, path, size, played, others, inclusive=1)

@@ -15,17 +15,7 @@ from typing import Any
 
 import yaml
 
-from phrase_loc.datasets import annotations
-from phrase_loc.datasets.annotations import (
-    Annotated,
-    Box,
-    ClassName,
-    Entry,
-    brief,
-    by_name,
-    class_names,
-    number,
-)
+from phrase_loc.datasets.annotations import Annotated, ClassName, brief, by_name, class_names, frame, number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.images import IMAGE_ENDINGS, picture_size
@@ -64,7 +54,7 @@ class YOLO(Annotated):
         self.classes = own_names(names) if names is not None else listed_names(Path(root))
         self.fill(self._entries(sorted(images.iterdir())), f"the pair {images} and {self.labels}")
 
-    def _entries(self, found: list[Path]) -> Iterator[Entry]:
+    def _entries(self, found: list[Path]) -> Iterator[tuple[str, partial[GroundingSample]]]:
         """The photographs, and notes of files and labels that belong to none."""
         for path in found:
             if path.suffix.lower() in IMAGE_ENDINGS:
@@ -82,15 +72,14 @@ class YOLO(Annotated):
         found = [self._label(t, f"{labels.name} line {n}") for n, t in enumerate(lines, 1) if t.strip()]
         if not found:
             raise DataError("no label")
-        rows, columns = size = annotations.frame(*picture_size(path)[0])
-        boxes: dict[ClassName, list[Box]] = {}
+        rows, columns = size = frame(*picture_size(path)[0])
+        boxes: dict[ClassName, list[list[float]]] = {}
         for kind, (x1, y1, x2, y2) in found:
             box = self.fit(path.name, [x1 * columns, y1 * rows, x2 * columns, y2 * rows], size)
             boxes.setdefault(kind, []).append(box)
-        shares = [annotations.union_share(instances, size) for instances in boxes.values()]
-        return self.class_sample(path.stem, path, size, boxes, shares)
+        return self.class_sample(path.stem, path, size, boxes)
 
-    def _label(self, line: str, where: str) -> tuple[ClassName, Box]:
+    def _label(self, line: str, where: str) -> tuple[ClassName, list[float]]:
         """`class cx cy w h`, or an outline -> the class and its box x1, y1, x2, y2 in shares of the image."""
         got = f"got {brief(line)}; mend the label"
         try:
