@@ -347,11 +347,8 @@ def union_share(boxes: Sequence[Box], size: Size, inclusive: int = 0) -> float:
     `inclusive` is 1 where x2 and y2 are the last pixels, and not the edges behind them.
     """
     height, width = size
-    corners = (
-        np.round(np.float32(boxes) + np.float32([0, 0, inclusive, inclusive]))
-        .astype(float)
-        .clip(0, [width, height, width, height])
-    )
+    edges = np.array(boxes, np.float32) + np.array([0, 0, inclusive, inclusive], np.float32)
+    corners = np.round(edges).astype(float).clip(0, [width, height, width, height])
     corners = corners[np.argsort(corners[:, 1])]  # by upper edge
     columns = np.unique(corners[:, [0, 2]])
     covered = 0.0
