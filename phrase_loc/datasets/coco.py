@@ -2,14 +2,13 @@
 
     ROOT/annotations/instances_<split>.json, ROOT/<split>/*.jpg        split: val2014, val2017, ...
 
-Every annotation of a category counts, crowds too, as in the public re-runs of the pointing game. Boxes are
-continuous xywh from 0 and become xyxy, cut to the image. Categories go by their names, whatever their ids.
-
-An annotation that fails takes its category in its image out of the count, since the truth would be incomplete; one
-whose category cannot be told takes the whole image out. Masks are checked before pycocotools sees them: its C code
-reads past the end of a malformed one.
+Every annotation of a category counts, crowds too, as in the public re-runs of the pointing game. Categories go by
+their names, whatever their ids. An annotation that fails takes its category in its image out of the count, since the
+truth would be incomplete; one whose category cannot be told takes the whole image out. Masks are checked before
+pycocotools sees them: its C code reads past the end of a malformed one.
 """
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from phrase_loc.structures import GroundingSample
 
 OWN = "use the official file, or ask for each by its own name with data.options.own_categories=true"
 LONGEST = 200  # outline of a polygon, in widths and heights of its image
+_COUNT = "[P-o]{0,6}[0-O]"  # of a compressed RLE: up to seven characters, the last without the sixth bit
 Object = dict[str, Any]
 #: Class -> (box xyxy, run-length mask) of its instances.
 Truth = dict[ClassName, list[tuple[Box, Any]]]
@@ -209,25 +209,15 @@ def _polygon(points: Any, size: tuple[int, int]) -> list[float]:
 
 
 def _runs(text: str) -> list[int]:
-    """The counts of a compressed RLE: five bits a character, low ones first; from the third on differences.
-
-    Raises:
-        DataError: it breaks off, or holds what no compressed RLE holds.
-    """
+    """The counts of a compressed RLE: five bits a character, low ones first; from the third on differences."""
+    if not re.fullmatch(f"({_COUNT})*", text):
+        raise DataError("its compressed runs are malformed or break off")
     runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise DataError("its compressed runs are malformed")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (1 << shift) if bits & 16 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise DataError("its compressed runs break off")
+    for count in re.findall(_COUNT, text):
+        bits = [ord(character) - 48 for character in count]
+        value = sum((five & 31) << 5 * place for place, five in enumerate(bits))
+        value -= 1 << 5 * len(bits) if bits[-1] & 16 else 0
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
     return runs
 
 

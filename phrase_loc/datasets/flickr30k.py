@@ -6,13 +6,11 @@
       Annotations/<id>.xml              <size>; <object>s with <name>s (chains) and <bndbox> or <nobndbox>
       flickr30k-images/<id>.jpg         opened only by methods that look
 
-The rules of the official reader (flickr30k_entities_utils.py): corners are 1-based and lose 1 on all four;
-the box of an object belongs to each of its names; chain `0` is not visual; empty lines are no captions.
-Boxes stay in the frame of the XML's <size>, whatever the size of the image file.
-
-What cannot be read leaves the count and is named in `skipped`: an image, a caption, or a chain with a box that is
-inverted or wholly outside (all its mentions, since its truth would be incomplete). A box that reaches partly outside,
-or is one pixel wide, is kept as annotated, as every published script does, and named.
+The rules of the official reader (flickr30k_entities_utils.py): corners are 1-based and lose 1 on all four; the box
+of an object belongs to each of its names; chain `0` is not visual; empty lines are no captions. Boxes stay in the
+frame of the XML's <size>. A chain with a box that is inverted or wholly outside is left out with all its mentions: its
+truth would be incomplete. A box that reaches partly outside, or is one pixel wide, is kept as annotated, as every
+published script does. Both are named.
 """
 
 import re

@@ -1,12 +1,7 @@
 """Is an evaluation image among the training images? Shared ids, and near duplicates by their looks.
 
-Flickr30k, COCO, YFCC, SBU and Open Images are all Flickr: a model that saw an evaluation photograph with its
-captions has seen the answer. The evaluation set is indexed; the training set streams past it once, in chunks,
-so it may hold millions of images. Mirrored copies are looked for as well.
-
-A name tells a photograph only where it is an id: `image_ids` says which names are. A counter ('1', '0001', 'image1',
-'IMG_0001', 'DSC00012', 'photo (3)', a downloader's '000000123') or a date of a camera is none; a true copy under such
-a name is found by its looks.
+Flickr30k, COCO, YFCC, SBU and Open Images are all Flickr: a model that saw an evaluation photograph with its captions
+has seen the answer. The training set streams past the evaluation set once, so it may hold millions of images.
 """
 
 import re
@@ -84,16 +79,12 @@ def duplicates(known: Prints, asked: Prints, distance: int) -> list[tuple[int, i
 
 
 def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE) -> dict[str, Any]:
-    """Look for the images of an evaluation set among training images.
+    """Look for the images of an evaluation set, mirrored or not, among training images.
 
     Args:
         train: shards (.tar, braces and globs allowed) and folders of images.
         evaluation: a folder with images, at any depth.
         distance: bits of 64 in which two perceptual hashes may differ, at most 7.
-
-    Returns:
-        {"train", "evaluation"}: counts and what was unreadable; {"rule", "shared_ids", "near_duplicates"}:
-        what was found and how; {"summary"}: one paragraph.
 
     Raises:
         DataError: one of the two sets holds no readable image, or the distance is out of range.
@@ -101,13 +92,13 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
     if not 0 <= distance <= FARTHEST:
         raise DataError(f"the distance is a number of bits from 0 to {FARTHEST}, got {distance}")
     unread: tuple[list[str], list[str]] = ([], [])
-    asked = list(_pictures(folder_images(Path(evaluation)), unread[1]))
+    asked = dict(_pictures(folder_images(Path(evaluation)), unread[1]))
     if not asked:
         raise DataError(
             f"no readable image in {evaluation}; name the folder that holds the evaluation images"
         )
-    names, images = [name for name, _ in asked], [image for _, image in asked]
-    prints = {False: Prints.of(images), True: Prints.of(map(ImageOps.mirror, images))}
+    names = list(asked)
+    prints = {False: Prints.of(asked.values()), True: Prints.of(map(ImageOps.mirror, asked.values()))}
     ids: dict[str, list[str]] = {}
     for name in names:
         for key in image_ids(name):
@@ -152,19 +143,15 @@ def _pictures(sources: Iterator[Source], unreadable: list[str]) -> Iterator[tupl
 
 def summary(content: dict[str, Any]) -> str:
     """One paragraph on what was found."""
-    train, asked = content["train"], content["evaluation"]
+    train, asked, rule = content["train"], content["evaluation"], content["rule"]
     by_id = {pair["evaluation"] for pair in content["shared_ids"]}
     by_look = {pair["evaluation"] for pair in content["near_duplicates"]}
-    touched = len(by_id | by_look)
     unreadable = len(train["unreadable"]) + len(asked["unreadable"])
     exact = sum(pair["bits"] == 0 for pair in content["near_duplicates"])
-    verdict = (
-        f"{touched:,} evaluation images ({100 * touched / asked['images']:.1f} %) are in the training set: "
-        "leave them out of one of the two before reporting"
-        if touched
-        else "No leak was found"
-    )
-    rule = content["rule"]
+    verdict = "No leak was found"
+    if touched := len(by_id | by_look):
+        share = f"{touched:,} evaluation images ({100 * touched / asked['images']:.1f} %)"
+        verdict = f"{share} are in the training set: leave them out of one of the two before reporting"
     return (
         f"{train['images']:,} training images against {asked['images']:,} evaluation images: {len(by_id):,} "
         f"share an id, {len(by_look):,} have a near duplicate (at most {rule['distance']} of 64 bits apart, "
@@ -174,10 +161,10 @@ def summary(content: dict[str, Any]) -> str:
 
 
 def image_ids(name: str) -> set[str]:
-    """What in a file's name tells one photograph from all others anywhere; empty for counters and dates.
+    """What in a file's name tells one photograph from all others anywhere.
 
-    COCO's twelve digits, Flickr's numbers, ImageNet's names, UUIDs and hashes. Leading zeros stay: a downloader's
-    nine-digit counter is no COCO number.
+    COCO's twelve digits, Flickr's numbers, ImageNet's names, UUIDs and hashes. A counter ('0001', 'IMG_0001',
+    'photo (3)', a downloader's '000000123') or a date of a camera is none: such a copy is found by its looks.
 
     >>> image_ids("COCO_val2014_000000391895.jpg")
     {'000000391895'}

@@ -139,7 +139,7 @@ def build(names: list[str], localizer: Localizer | None) -> list[Method]:
     for name in names:
         twice = name in METHODS and localizer is not None and localizer.settings.prior > 0
         rows |= dict.fromkeys([name, name + WITHOUT_PRIOR] if twice else [name])
-    looker, built = Looker(localizer), list[Method]()
+    scenes, built = list[tuple[GroundingSample, Scene]](), list[Method]()
     for name in rows:
         if name in BASELINES:
             built.append(Baseline(name, BASELINES[name]))
@@ -149,44 +149,34 @@ def build(names: list[str], localizer: Localizer | None) -> list[Method]:
         base = method.removesuffix(WITHOUT_PRIOR)
         asked = localizer.with_settings(method=base, **({} if base == method else {"prior": 0.0}))
         asked = randomised(asked) if control == "random_top" else asked
-        built.append(MapMethod(name, asked, looker, CONTROLS.get(control)))
+        built.append(MapMethod(name, asked, scenes, CONTROLS.get(control)))
     return built
-
-
-class Looker:
-    """Looks at each image once for all methods: keeps the last scene."""
-
-    def __init__(self, localizer: Localizer | None):
-        self.localizer = localizer
-        self._last: tuple[GroundingSample, Scene] | None = None
-
-    def __call__(self, sample: GroundingSample) -> Scene:
-        """The scene of an image in the frame of its annotation; DataError where the file is unreadable."""
-        if self._last is None or self._last[0] is not sample:
-            assert self.localizer is not None
-            self._last = (sample, self.localizer.look(framed(sample).picture, size=sample.size))
-        return self._last[1]
 
 
 class MapMethod:
     """A method that gives attention maps; peaks and boxes follow from the localizer's own rules.
 
-    Args:
-        name: its name in reports.
-        localizer: as it is asked.
-        looker: shared by all methods over the same network.
-        choose: what is asked instead of the phrases of a sample; None asks them as they are.
+    `scenes` keeps the last image looked at for all methods over the same network; `choose` says what is asked instead
+    of the phrases.
     """
 
     needs_image = True
 
-    def __init__(self, name: str, localizer: Localizer, looker: Looker, choose: Choice | None = None):
-        self.name, self.localizer, self.looker, self.choose = name, localizer, looker, choose
+    def __init__(
+        self,
+        name: str,
+        localizer: Localizer,
+        scenes: list[tuple[GroundingSample, Scene]],
+        choose: Choice | None = None,
+    ):
+        self.name, self.localizer, self.scenes, self.choose = name, localizer, scenes, choose
         self._last: tuple[GroundingSample | None, dict[str, Tensor]] = (None, {})
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image (targets.py)."""
-        scene = self.looker(sample)
+        if not self.scenes or self.scenes[0][0] is not sample:
+            self.scenes[:] = [(sample, self.localizer.look(framed(sample).picture, size=sample.size))]
+        scene = self.scenes[0][1]
         phrases = list(dict.fromkeys(p for query in queries for p in query))
         found = self._maps(scene, sample, phrases)
         maps = torch.stack([torch.stack([found[p] for p in query]).mean(0) for query in queries])
@@ -301,7 +291,8 @@ def randomised(localizer: Localizer) -> Localizer:
 
     The weights keep their values and lose their places, so nothing but what was learnt is taken away.
     """
-    model, own = copy(localizer.model), localizer.model.units
+    known: Any = localizer
+    model, own = copy(known.model), known.model.units
 
     def units(words: Tensor) -> Tensor:
         """(K,) rows -> (K, D)."""
@@ -309,8 +300,7 @@ def randomised(localizer: Localizer) -> Localizer:
         return torch.stack([unit[_order(len(unit), number).to(unit.device)] for unit, number in rows])
 
     model.units = units
-    kind: Any = type(localizer)
-    return kind(model, localizer.settings)
+    return type(known)(model, known.settings, known.cache)
 
 
 @lru_cache(maxsize=1 << 12)

@@ -168,13 +168,9 @@ def page(
     samples: Sequence[GroundingSample],
     localizer: Localizer | None = None,
 ) -> str:
-    """The text of the page.
+    """The text of the page of report.json's content, and of the records of every protocol and method asked.
 
-    Args:
-        report: what goes into report.json.
-        records: of every protocol and method asked (`tables.records`).
-        samples: the dataset.
-        localizer: gives maps and probabilities; without it the page has neither.
+    The localizer gives maps and probabilities; without it the page has neither.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
