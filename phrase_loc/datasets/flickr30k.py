@@ -8,9 +8,9 @@
 
 The rules of the official reader (flickr30k_entities_utils.py): corners are 1-based and lose 1 on all four; the box
 of an object belongs to each of its names; chain `0` is not visual; empty lines are no captions. Boxes stay in the
-frame of the XML's <size>. A chain with a box that is inverted or wholly outside is left out with all its mentions: its
-truth would be incomplete. A box that reaches partly outside, or is one pixel wide, is kept as annotated, as every
-published script does. Both are named.
+frame of the XML's <size>. A chain with a box that is inverted or wholly outside is left out with all its mentions,
+since its truth would be incomplete. A box that reaches partly outside, or is one pixel wide, is kept as annotated, as
+every published script does. Both are named.
 """
 
 import re
