@@ -257,6 +257,7 @@ def read_xml(path: Path) -> tuple[Size, list[Thing]]:
     except Exception as error:  # an unknown encoding is a LookupError, a false one a ValueError, ...
         raise DataError(f"it cannot be read as XML ({' '.join(str(error).split())[:160]})") from None
     height, width = (number(root.findtext(k) or "", f"<{k}>") for k in ("size/height", "size/width"))
+    size = frame(height, width)
     things = [
         Thing(
             [(name.text or "").strip() for name in thing.findall("name")],
@@ -265,7 +266,7 @@ def read_xml(path: Path) -> tuple[Size, list[Thing]]:
         )
         for thing in root.iter("object")
     ]
-    return frame(height, width), things
+    return size, things
 
 
 def existing(path: Path) -> Path:
