@@ -1,10 +1,8 @@
-"""Answers for other tools: a JSON-ready dictionary, a pandas table, COCO results, detections, a plot.
-
-Nothing here is needed to find a box; pandas and matplotlib are imported when they are asked for.
-"""
+"""Answers for other tools: a JSON-ready dictionary, a pandas table, COCO results, detections, Parquet, a plot."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,37 +48,32 @@ def _rounded(value: float, digits: int) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
+def answer_dict(image: str, size: tuple[int, int], predictions: Iterable[Prediction]) -> dict[str, Any]:
+    """The object that `phrase-loc query --json` prints; `size` is (H, W) of the photograph."""
+    return {"image": image, "size": [size[1], size[0]], "predictions": [to_dict(p) for p in predictions]}
+
+
+def _boxes(predictions: Iterable[Prediction]) -> Iterator[tuple[int, Prediction, int, list[float], float]]:
+    """Number of the phrase, its answer, rank, xyxy and score of every box; numbers count from 1."""
+    for number, p in enumerate(predictions, start=1):
+        for rank, (box, score) in enumerate(zip(p.boxes.tolist(), p.scores.tolist(), strict=True), start=1):
+            yield number, p, rank, box, score
+
+
 def to_frame(predictions: Sequence[Prediction]) -> "DataFrame":
     """One row a box: phrase, rank (from 1), x1, y1, x2, y2, score, present."""
     import pandas as pd
 
-    rows = [
-        {
-            "phrase": p.phrase,
-            "rank": rank,
-            **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
-            "score": score,
-        }
-        | {"present": p.present}
-        for p in predictions
-        for rank, (box, score) in enumerate(zip(p.boxes.tolist(), p.scores.tolist(), strict=True), start=1)
-    ]
-    columns = ["phrase", "rank", "x1", "y1", "x2", "y2", "score", "present"]
-    return pd.DataFrame(rows, columns=columns)
+    rows = [(p.phrase, rank, *box, score, p.present) for _, p, rank, box, score in _boxes(predictions)]
+    return pd.DataFrame(rows, columns=["phrase", "rank", "x1", "y1", "x2", "y2", "score", "present"])
 
 
 def to_coco(predictions: Sequence[Prediction], image_id: int) -> list[dict[str, Any]]:
     """Boxes in COCO's result format: `bbox` is [x, y, width, height]; the category is the phrase's number."""
     return [
-        {
-            "image_id": image_id,
-            "category_id": number,
-            "category_name": p.phrase,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        for number, p in enumerate(predictions, start=1)
-        for (x1, y1, x2, y2), score in zip(p.boxes.tolist(), p.scores.tolist(), strict=True)
+        {"image_id": image_id, "category_id": number, "category_name": p.phrase}
+        | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        for number, p, _, (x1, y1, x2, y2), score in _boxes(predictions)
     ]
 
 
@@ -124,18 +117,14 @@ def plot(
 
     Returns:
         (P,) the axes; the figure is `plot(...)[0].figure`.
-
-    Raises:
-        ConfigError: matplotlib is not installed, or there are fewer axes than phrases.
     """
     picture, count = load_image(image), len(predictions)
     places = _new_axes(count, picture.height / picture.width) if axes is None else np.ravel(axes)  # type: ignore[arg-type]
     if len(places) < count:
         raise ConfigError(f"expected axes for {count} phrases, got {len(places)}")
     for number, (p, place) in enumerate(zip(predictions, places[:count], strict=True)):
-        _plot_one(
-            place, picture, p, p.attention if heats is None else heats[number], COLOURS[number % len(COLOURS)]
-        )
+        heat = p.attention if heats is None else heats[number]
+        _plot_one(place, picture, p, heat, COLOURS[number % len(COLOURS)])
     return places[:count]
 
 
@@ -175,3 +164,40 @@ def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: 
     axes.set_title(
         f"{prediction.phrase}\n{note}" if note else prediction.phrase, fontsize="medium", parse_math=False
     )
+
+
+def write_parquet(answers: Iterable[dict[str, Any]], path: Path) -> None:
+    """Answers of `answer_dict` (or {"image", "error"}), one row a phrase, in groups of some thousand rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers = pa.list_(pa.float32())
+    columns = {"image": pa.string(), "width": pa.int32(), "height": pa.int32(), "error": pa.string()}
+    columns |= {"phrase": pa.string(), "present": pa.float32(), "peak": numbers, "boxes": pa.list_(numbers)}
+    schema = pa.schema(list((columns | {"scores": numbers}).items()))
+    rows: list[dict] = []
+    with pq.ParquetWriter(path, schema) as writer:
+        for answer in answers:
+            rows += _rows(answer)
+            if len(rows) >= 4096:
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                rows.clear()
+        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    image = _text(answer["image"])
+    if "error" in answer:
+        return [{"image": image, "error": _text(answer["error"])}]
+    shared = {"image": image, "width": answer["size"][0], "height": answer["size"][1]}
+    return [
+        shared
+        | {"phrase": _text(p["phrase"]), "present": p["present"], "peak": p["peak"]}
+        | {"boxes": [b["xyxy"] for b in p["boxes"]], "scores": [b["score"] for b in p["boxes"]]}
+        for p in answer["predictions"]
+    ]
+
+
+def _text(name: str) -> str:
+    """What Parquet can hold: bytes of a name that are not UTF-8 are written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -3,9 +3,8 @@
     model = ExportedModel("exported")
     maps, scores = model.maps("photo.jpg", ["a red hat", "the dog"])     # (2,h,w), (2,)
 
-A picture is read by the decoder of queries and turned upright. Words are those of text/phrases.py ("a" and "the" are
-none), looked up one by one: as written, then in their dictionary form. The full rule from a phrase to weighted words
-(text/phrases.py) stays with the torch path; pass its weights to `answer` where they matter.
+Pictures are read as by queries. Words are looked up one by one: as written, then in their dictionary form; the full
+rule from a phrase to weighted words (text/phrases.py) stays with the torch path: pass its weights to `answer`.
 """
 
 import os
@@ -34,10 +33,6 @@ class ExportedModel:
     Args:
         folder: holds model.onnx, words.npz, vocabulary.txt, extra_words.txt and export.json.
         threads: of ONNX Runtime; None leaves the choice to it.
-
-    Raises:
-        ConfigError: onnxruntime is not installed.
-        DataError: a file is missing or broken.
     """
 
     def __init__(self, folder: str | os.PathLike, threads: int | None = None):
@@ -65,21 +60,18 @@ class ExportedModel:
         """Row numbers of a word: as written, else of its dictionary form; () when it is unknown."""
         if word in self._rows:
             return (self._rows[word],)
-        for way in spellings(word.lower()):
-            found = tuple(self._rows[part] for part in way if part in self._rows)
-            if found:
-                return found
-        return ()
+        ways = [[self._rows[part] for part in way if part in self._rows] for way in spellings(word.lower())]
+        return next((tuple(found) for found in ways if found), ())
 
     def units(self, rows: Sequence[int]) -> tuple[Floats, Floats]:
         """Row numbers -> units (K,D) and biases (K,)."""
         t, ids = self._table, np.asarray(rows, dtype=np.int64)
         trained = len(t["vectors"])
         vectors = t["vectors"][np.minimum(ids, trained - 1)].astype(np.float32)
-        if (further := ids >= trained).any():
-            place = ids[further] - trained
+        if (extra := ids >= trained).any():
+            place = ids[extra] - trained
             compact = t["rows"][place].astype(np.float32) * t["scale"][place, None].astype(np.float32)
-            vectors[further] = compact @ t["into"].astype(np.float32) + t["offset"].astype(np.float32)
+            vectors[extra] = compact @ t["into"].astype(np.float32) + t["offset"].astype(np.float32)
         units = vectors @ t["project"].astype(np.float32).T
         bias = vectors @ t["bias_weight"].astype(np.float32) + t["bias"].astype(np.float32)
         return np.ascontiguousarray(units), np.ascontiguousarray(bias)
@@ -93,10 +85,6 @@ class ExportedModel:
 
         Returns:
             (P,h,w) maps >= 0 and (P,) scores; zeros and -inf for a phrase without a known word.
-
-        Raises:
-            ConfigError: `phrases` is a bare string, or not all of it is text.
-            DataError: the picture cannot be read.
         """
         phrases = phrase_list(phrases)
         rows = [[row for word in parse(phrase) for row in self.rows(word.text)] for phrase in phrases]
@@ -114,8 +102,7 @@ class ExportedModel:
         units, bias = self.units(rows)
         picture = load_image(image)
         pictures = {f"image_{side}": pixels(picture, side) for side in self.facts["image_sizes"]}
-        inputs = {**pictures, "units": units, "bias": bias, "weights": weights}
-        maps, scores = self._session.run(None, inputs)
+        maps, scores = self._session.run(None, pictures | {"units": units, "bias": bias, "weights": weights})
         return maps, scores
 
     def present(self, scores: Floats) -> Floats | None:
@@ -153,13 +140,10 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _rows(folder: Path) -> dict[str, int]:
-    own = [line.split("\t")[0] for line in read_text(folder / "vocabulary.txt").split("\n")]
-    further = read_text(folder / "extra_words.txt").split("\n")
-    own, further = own[:-1], further[:-1]  # each line ends
-    rows: dict[str, int] = {}
-    for row, word in enumerate([*own, *further]):
-        rows.setdefault(word, row)
-    return rows
+    """Words to the row of their first mention; each line ends, so that the last one is empty."""
+    own = [line.split("\t")[0] for line in read_text(folder / "vocabulary.txt").split("\n")[:-1]]
+    words = [*own, *read_text(folder / "extra_words.txt").split("\n")[:-1]]
+    return {word: row for row, word in reversed(list(enumerate(words)))}
 
 
 def _session(path: Path, threads: int | None) -> Any:

@@ -1,17 +1,22 @@
 """Many photographs, many phrases: questions stream in, answers stream out, and nothing piles up.
 
-A question is an image and its phrases; an answer is the object that `phrase-loc query --json` prints, one a
-line (JSON Lines), or {"image", "error"} for a photograph that could not be read. Decoding runs in worker
-processes, the network in batches. Each process of `torchrun` takes every size-th question and writes a part
-of its own; the first one joins the parts in the order of the questions. A run that was interrupted continues
-where its parts end: `answer_file` knows what they belong to.
+    answers.jsonl              whole or not there: renamed into place at the end
+    answers.jsonl.run.json     what it belongs to, and the digest of the finished file
+    .answers.jsonl.partRofS    the answers of process R of S so far, one JSON object a line
+    .answers.jsonl.lock        held while a run writes
+
+An answer is the object that `phrase-loc query --json` prints, or {"image", "error"} for a photograph that cannot be
+read. Process R of S (torchrun) answers every S-th question from R on, in order; the first one joins the parts. An
+interrupted run goes on where its parts end; an answer is kept only for the question it was given to.
 """
 
+import glob
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +24,20 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from phrase_loc import __version__, answer_file, files
-from phrase_loc.answer_file import Run
-from phrase_loc.display import to_dict
+from phrase_loc import __version__, files
+from phrase_loc.display import answer_dict, write_parquet
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import IMAGE_ENDINGS, load_image
-from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared, prepare
+from phrase_loc.inference import Inference, Localizer, Prepared, prepare
 from phrase_loc.models.store import model_digest
 from phrase_loc.photographs import photographs_in
 from phrase_loc.proposals import Source
 from phrase_loc.tables import image_path, open_table
+
+_LONGEST = 200  # bytes of a name; 255 are allowed, and hidden names are longer
+_FULL_DISK = "free space there and run the same command again, it goes on"
+_ELSEWHERE = "give another --output, or --overwrite to replace it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,15 @@ class Question:
 
     image: str
     phrases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a file of answers belongs to."""
+
+    settings: dict[str, Any]  # JSON values by the names in which they are told: method, top-k, model, ...
+    questions: tuple[str, ...]  # for each a digest of the photograph's file and the phrases, in order
+    output: str | None = None  # digest of the finished file, None before
 
 
 def questions_of(
@@ -50,14 +67,11 @@ def questions_of(
             `phrase` (paths relative to the table), or an image file.
         phrases: asked of every photograph; a table brings its own.
         note: told what of a folder is left out.
-
-    Raises:
-        DataError: nothing to ask about, a column is missing.
     """
     if source.suffix.lower() in {".csv", ".parquet"} and not os.path.isdir(source):
         if phrases:
             raise ConfigError(f"the table {source} brings its own phrases; leave out {phrases[0]!r}")
-        return _table(source)
+        return _questions_in_table(source)
     if not phrases:
         raise ConfigError(
             f"expected phrases for {source}: give them after it, or --phrases FILE with one a line"
@@ -74,24 +88,49 @@ def questions_of(
     return [Question(str(path), tuple(phrases)) for path in listing.photographs]
 
 
-def read_phrases(path: Path) -> tuple[str, ...]:
-    """One phrase a line, as it stands; empty lines are passed over."""
-    what = "the file of phrases"
-    try:
-        piped = os.fspath(path).startswith("/dev/") and path.is_fifo()  # a shell's <(...), or /dev/stdin
-        text = path.read_text(encoding="utf-8-sig") if piped else files.read_text(path, what)
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{what} {path} cannot be read as UTF-8 text; save it as a file") from None
-    if "\0" in text:
-        raise DataError(f"{what} {path} holds null characters and is no UTF-8 text; save it as UTF-8")
-    phrases = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not phrases:
-        raise DataError(f"{what} {path} is empty; write one phrase a line")
-    return phrases
+def _questions_in_table(path: Path) -> list[Question]:
+    table = open_table(path)
+    missing = sorted({"image", "phrase"} - set(table.columns))
+    if missing:
+        raise DataError(
+            f"the table {path} needs the columns image and phrase, it lacks {' and '.join(missing)}"
+        )
+    asked: dict[str, list[str]] = {}
+    for place, cells in table.rows(["image", "phrase"]):
+        image, phrase = ("" if cell is None else str(cell) for cell in cells)
+        if not image.strip() or not phrase.strip():
+            raise DataError(f"{place} of the table {path} lacks its image or its phrase; fill it in")
+        asked.setdefault(str(image_path(path.parent, image)), []).append(phrase)
+    if not asked:
+        raise DataError(f"the table {path} has no row below its header; write one for each phrase")
+    return [Question(image, tuple(phrases)) for image, phrases in asked.items()]
+
+
+def check_place(output: Path) -> None:
+    """Whether a file of answers can be written there; said before a model is loaded.
+
+    Raises:
+        ConfigError: the ending is unknown or needs pyarrow, or the name is too long.
+        DataError: the folder is missing or read-only, or something else has the name.
+    """
+    if output.suffix not in {".jsonl", ".parquet"}:
+        raise ConfigError(f"the output must end in .jsonl or .parquet, got {output.name!r}")
+    if output.suffix == ".parquet" and not find_spec("pyarrow"):
+        raise ConfigError("parquet needs pyarrow; install it with: pip install 'phrase_loc[parquet]'")
+    if len(os.fsencode(output.name)) > _LONGEST:
+        raise ConfigError(f"the name of the output has more than {_LONGEST} bytes; shorten it")
+    folder = output.parent
+    if not os.path.isdir(folder):
+        reason = "Not a directory" if os.path.exists(folder) else "No such file or directory"
+        raise DataError(f"cannot write in {folder}: {reason}; choose a folder that exists")
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"cannot write in {folder}: Permission denied; choose a folder that can be written")
+    if output.exists() and not output.is_file():
+        raise DataError(f"the output {output} is a folder or a device; name a file")
 
 
 def answer_many(
-    localizer: PhraseLocalizer,
+    localizer: Localizer,
     questions: Sequence[Question],
     output: Path,
     *,
@@ -104,7 +143,7 @@ def answer_many(
     """Answer all questions into `output` (.jsonl or .parquet); how many were answered, resumed, refused.
 
     Args:
-        localizer: that answers; its own source proposes the boxes.
+        localizer: its own source proposes the boxes.
         questions: the same on all processes.
         output: a finished file of the same run is left as it is, one of another run is refused.
         top_k: boxes a phrase.
@@ -114,47 +153,42 @@ def answer_many(
         world: the processes that share the questions.
 
     Raises:
-        ConfigError: `output` has another ending, or parquet is asked for without pyarrow.
-        DataError: the folder of `output` is missing or not writable, `output` belongs to something else, or
-            another process is writing it.
+        ConfigError: see `check_place`.
+        DataError: see `check_place`; `output` belongs to something else, or another process is writing it.
     """
-    answer_file.check_place(output)
-    if output.suffix == ".parquet":
-        _require_pyarrow()
-    run = Run(settings_of(localizer, top_k, world.size), tuple(map(_fingerprint, questions)))
+    check_place(output)
+    run = Run(_settings(localizer, top_k, world.size), tuple(map(_fingerprint, questions)))
     mine = range(world.rank, len(questions), world.size)
+    counts = {"answered": 0, "resumed": len(questions), "refused": 0}
     with _claimed(output, run, overwrite, world) as finished:
         if finished:
-            return {"answered": 0, "resumed": len(questions), "refused": 0}
-        part = answer_file.part_path(output, world.rank, world.size)
-        held = answer_file.read_run(output)
-        done = answer_file.resume(part, held, run, [q.image for q in questions], mine)
+            return counts
+        part = _part(output, world.rank, world.size)
+        counts["resumed"] = done = _resume(part, _read_run(output), run, questions, mine)
         world.barrier()
         if world.is_main:
-            answer_file.write_run(output, run)
+            _write_run(output, run)
         world.barrier()
         decoded = _Decoded([questions[i] for i in mine[done:]], localizer.settings, localizer.source)
-        counts = {"answered": 0, "resumed": done, "refused": 0}
-        part.touch()
+        loader = DataLoader(decoded, batch_size=batch_size, num_workers=workers, collate_fn=list)
         bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
-        loader = DataLoader(decoded, batch_size=batch_size, num_workers=workers, collate_fn=_as_list)
-        with bar, _dying_workers_told():
+        with bar, _dead_workers_as_sentence():
             for batch in loader:
-                answers = list(_answers(localizer, batch, top_k))
+                answers = _answers(localizer, batch, top_k)
+                files.append_text(part, _as_lines(answers), _FULL_DISK)
                 refused = sum("error" in answer for answer in answers)
                 counts["refused"] += refused
                 counts["answered"] += len(answers) - refused
-                files.append_text(part, "".join(map(_line, answers)), answer_file.ADVICE)
-                bar.update(len(batch))
+                bar.update(len(answers))
         world.barrier()
         if world.is_main:
-            answer_file.join(output, run, world.size)
+            _join(output, run, world.size)
         world.barrier()
     totals = world.sum(torch.tensor(list(counts.values()), device=world.device))
     return dict(zip(counts, totals.tolist(), strict=True))
 
 
-def settings_of(localizer: PhraseLocalizer, top_k: int, processes: int = 1) -> dict[str, Any]:
+def _settings(localizer: Localizer, top_k: int, processes: int) -> dict[str, Any]:
     """All that an answer depends on but photograph and phrase, as JSON values."""
     settings = json.loads(json.dumps(asdict(localizer.settings)))
     first = {"method": settings.pop("method"), "top-k": top_k, "model": model_digest(localizer.model)}
@@ -181,8 +215,8 @@ def _claimed(output: Path, run: Run, overwrite: bool, world: World) -> Iterator[
     with ExitStack() as stack:
         if world.is_main:
             try:
-                stack.enter_context(files.lock(answer_file.lock_path(output), sentence))
-                finished = answer_file.is_finished(output, run, overwrite)
+                stack.enter_context(files.lock(lock_path(output), sentence))
+                finished = _is_finished(output, run, overwrite)
             except DataError as error:
                 refusal = error
         told = world.sum(
@@ -195,8 +229,135 @@ def _claimed(output: Path, run: Run, overwrite: bool, world: World) -> Iterator[
         yield bool(told[1])
 
 
+def _is_finished(output: Path, run: Run, overwrite: bool) -> bool:
+    """Whether `output` (locked) holds the answers of this run already; else it is free, or a DataError."""
+    files.remove_leftovers(output.parent, name=output.name)
+    files.remove_leftovers(output.parent, name=_record(output).name)
+    parts = [part for part in _parts(output) if part.stat().st_size]
+    try:
+        held = _read_run(output)
+    except DataError:
+        if not overwrite:
+            raise
+        held = None
+        _record(output).unlink()
+    if overwrite:
+        if held is None or held.settings != run.settings:
+            _remove(parts)
+        return False
+    if output.exists():
+        if held is None or held.output != files.digest(output):
+            raise DataError(
+                f"{output} exists and was not written by this command, or has changed since; {_ELSEWHERE}"
+            )
+        _check_same(output, held, run, ignored="processes")  # parts depend on it, a finished file does not
+        if held.questions != run.questions:
+            raise DataError(f"{output} holds answers about other photographs or phrases; {_ELSEWHERE}")
+        _remove(_parts(output))
+        return True
+    if parts and held is None:
+        raise DataError(f"{parts[0]} does not say what its answers belong to; {_ELSEWHERE}")
+    if parts and held is not None:
+        _check_same(output, held, run)
+    return False
+
+
+def _check_same(output: Path, held: Run, run: Run, ignored: str = "") -> None:
+    nothing = object()
+    names = dict.fromkeys([*held.settings, *run.settings])
+    other = [n for n in names if held.settings.get(n, nothing) != run.settings.get(n, nothing)]
+    if told := ", ".join(f"{name} {held.settings.get(name, 'unknown')}" for name in other if name != ignored):
+        raise DataError(f"{output} holds answers of other settings ({told}); {_ELSEWHERE}")
+
+
+def _resume(part: Path, held: Run | None, run: Run, questions: Sequence[Question], mine: range) -> int:
+    """How many of the questions `mine` a part answers from the first on; what follows them is cut off."""
+    if held is None or not part.exists():
+        part.unlink(missing_ok=True)
+        part.touch()
+        return 0
+    done = end = 0
+    with part.open("rb") as lines:
+        for number, line in zip(mine, lines):
+            same = held.questions[number : number + 1] == run.questions[number : number + 1]
+            if not same or not _is_about(line, questions[number].image):
+                break
+            done, end = done + 1, end + len(line)
+    os.truncate(part, end)
+    return done
+
+
+def _is_about(line: bytes, image: str) -> bool:
+    """Whether a line is a whole answer about a photograph."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n") and isinstance(answer, dict) and answer.get("image") == image
+
+
+def lock_path(output: Path) -> Path:
+    """Of the file that a run holds while it writes."""
+    return output.with_name(f".{output.name}.lock")
+
+
+def _part(output: Path, rank: int, size: int) -> Path:
+    return output.with_name(f".{output.name}.part{rank}of{size}")
+
+
+def _parts(output: Path) -> list[Path]:
+    return sorted(output.parent.glob(f".{glob.escape(output.name)}.part*of*"))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _record(output: Path) -> Path:
+    return output.with_name(f"{output.name}.run.json")
+
+
+def _write_run(output: Path, run: Run) -> None:
+    files.write_text(_record(output), json.dumps(asdict(run)) + "\n", _FULL_DISK)
+
+
+def _read_run(output: Path) -> Run | None:
+    """What the answers in `output`, or in its parts, belong to; None where nothing says it."""
+    path = _record(output)
+    if not os.path.lexists(path):
+        return None
+    try:
+        values = files.read_json(path, "the record")
+        run = Run(values["settings"], tuple(values["questions"]), values["output"])
+        if isinstance(run.settings, dict) and all(isinstance(q, str) for q in run.questions):
+            return run
+    except (KeyError, TypeError, DataError):
+        pass
+    raise DataError(
+        f"{path} does not say what {output.name} belongs to; move it away or give another --output"
+    )
+
+
+class _Decoded(Dataset):
+    """Photographs made ready for the network; a broken one is its sentence."""
+
+    def __init__(self, questions: list[Question], settings: Inference, source: Source):
+        self.questions, self.settings, self.source = questions, settings, source
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> tuple[Question, Prepared | str]:
+        question = self.questions[index]
+        try:
+            return question, prepare(load_image(question.image), self.settings, source=self.source)
+        except DataError as error:
+            return question, str(error)
+
+
 @contextmanager
-def _dying_workers_told() -> Iterator[None]:
+def _dead_workers_as_sentence() -> Iterator[None]:
     """A decoding process that dies is one sentence, wherever torch's signal finds this process."""
     try:
         yield
@@ -209,74 +370,44 @@ def _dying_workers_told() -> Iterator[None]:
         ) from None
 
 
-def _answers(localizer: PhraseLocalizer, batch: list["_Item"], top_k: int) -> Iterator[dict]:
-    scenes = iter(localizer.look_at([item.prepared for item in batch if item.prepared is not None]))
-    for item in batch:
-        if item.prepared is None:
-            yield {"image": item.question.image, "error": item.error}
+def _answers(
+    localizer: Localizer, batch: list[tuple[Question, Prepared | str]], top_k: int
+) -> list[dict[str, Any]]:
+    scenes = iter(localizer.look_at([ready for _, ready in batch if not isinstance(ready, str)]))
+    answers = []
+    for question, ready in batch:
+        if isinstance(ready, str):
+            answers.append({"image": question.image, "error": ready})
             continue
-        predictions = localizer.locate(next(scenes), item.question.phrases, top_k=top_k)
-        height, width = item.prepared.size
-        found = [to_dict(p) for p in predictions]
-        yield {"image": item.question.image, "size": [width, height], "predictions": found}
+        predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k)
+        answers.append(answer_dict(question.image, ready.size, predictions))
+    return answers
 
 
-@dataclass(slots=True)
-class _Item:
-    question: Question
-    prepared: Prepared | None
-    error: str = ""
+def _as_lines(answers: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
 
 
-class _Decoded(Dataset):
-    """Photographs made ready for the network; a broken one brings its sentence."""
-
-    def __init__(self, questions: list[Question], settings: Inference, source: Source):
-        self.questions, self.settings, self.source = questions, settings, source
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def __getitem__(self, index: int) -> _Item:
-        question = self.questions[index]
-        try:
-            return _Item(question, prepare(load_image(question.image), self.settings, source=self.source))
-        except DataError as error:
-            return _Item(question, None, str(error))
+def _join(output: Path, run: Run, size: int) -> None:
+    """Makes the finished file of the parts of `size` processes, and removes them."""
+    parts = [_part(output, rank, size) for rank in range(size)]
+    with files.writing(output, _FULL_DISK) as temporary:
+        lines = _lines(parts, len(run.questions))
+        if output.suffix == ".parquet":
+            write_parquet(map(json.loads, lines), temporary)
+        else:
+            with temporary.open("wb") as whole:
+                whole.writelines(lines)
+        _write_run(output, replace(run, output=files.digest(temporary)))
+    _remove(parts)
 
 
-def _as_list(items: list[_Item]) -> list[_Item]:
-    return items
-
-
-def _line(answer: dict) -> str:
-    return json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _table(path: Path) -> list[Question]:
-    if path.suffix.lower() == ".parquet":
-        _require_pyarrow()
-    table = open_table(path)
-    missing = sorted({"image", "phrase"} - set(table.columns))
-    if missing:
-        raise DataError(
-            f"the table {path} needs the columns image and phrase, it lacks {' and '.join(missing)}"
-        )
-    asked: dict[str, list[str]] = {}
-    for place, cells in table.rows(["image", "phrase"]):
-        image, phrase = ("" if cell is None else str(cell) for cell in cells)
-        if not image.strip() or not phrase.strip():
-            raise DataError(f"{place} of the table {path} lacks its image or its phrase; fill it in")
-        asked.setdefault(str(image_path(path.parent, image)), []).append(phrase)
-    if not asked:
-        raise DataError(f"the table {path} has no row below its header; write one for each phrase")
-    return [Question(image, tuple(phrases)) for image, phrases in asked.items()]
-
-
-def _require_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "parquet needs pyarrow; install it with: pip install 'phrase_loc[parquet]'"
-        ) from None
+def _lines(parts: Sequence[Path], total: int) -> Iterator[bytes]:
+    """All answers in the order of the questions."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(part.open("rb")) for part in parts]
+        for number in range(total):
+            line = opened[number % len(parts)].readline()
+            if not line.endswith(b"\n"):
+                raise DataError(f"{parts[number % len(parts)]} was changed by somebody else; run again")
+            yield line

@@ -11,59 +11,39 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from phrase_loc.errors import ConfigError
+from phrase_loc.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from phrase_loc.localizer import PhraseLocalizer
+    from phrase_loc.inference import Localizer
     from phrase_loc.structures import Prediction, Scene
 
 TABLES = (".csv", ".parquet")
-_MOST_WORKERS = 256
 
 
 def query_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "image",
-        metavar="IMAGE",
-        help="a photograph, a folder of them, or a .csv or .parquet table with the columns image and phrase",
-    )
-    parser.add_argument("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
-    parser.add_argument(
-        "--model", default="default", help="'default', a model folder or a hub id (default: %(default)s)"
-    )
-    parser.add_argument("--method", help="attention method (default: the model's own, contrastive_mwp)")
-    parser.add_argument(
-        "--top-k", type=_positive, default=5, metavar="K", help="boxes per phrase (default: %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument("--overlay", metavar="OUT.png", help="also draw maps and boxes over the photograph")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
-    )
-    parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
-    many = parser.add_argument_group("many images")
-    many.add_argument(
-        "--phrases", dest="phrase_file", metavar="FILE", help="one phrase a line, asked of every image"
-    )
-    many.add_argument(
-        "--output",
-        metavar="OUT",
-        help="answers as .jsonl or .parquet (default: predictions.jsonl); an interrupted run continues",
-    )
-    many.add_argument(
-        "--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers"
-    )
-    many.add_argument(
-        "--batch-size", type=_positive, default=8, metavar="N", help="images at once (default: %(default)s)"
-    )
-    many.add_argument(
-        "--workers", type=_processes, default=1, metavar="N", help="decoding processes (default: %(default)s)"
-    )
+    """A photograph or many, phrases, and where the answers go."""
+    add, default = parser.add_argument, "(default: %(default)s)"
+    text = "a photograph, a folder of them, or a .csv or .parquet table with the columns image and phrase"
+    add("image", metavar="IMAGE", help=text)
+    add("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
+    add("--model", default="default", help=f"'default', a model folder or a hub id {default}")
+    add("--method", help="attention method (default: the model's own, contrastive_mwp)")
+    add("--top-k", type=_positive, default=5, metavar="K", help=f"boxes per phrase {default}")
+    add("--json", action="store_true", help="print one JSON object instead of text")
+    add("--overlay", metavar="OUT.png", help="also draw maps and boxes over the photograph")
+    add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {default}")
+    add("--profile", action="store_true", help="print on stderr where the time went")
+    add = parser.add_argument_group("many images").add_argument
+    add("--phrases", dest="phrase_file", metavar="FILE", help="one phrase a line, asked of every image")
+    text = "answers as .jsonl or .parquet (default: predictions.jsonl); an interrupted run continues"
+    add("--output", metavar="OUT", help=text)
+    add("--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers")
+    add("--batch-size", type=_positive, default=8, metavar="N", help=f"images at once {default}")
+    add("--workers", type=_processes, default=1, metavar="N", help=f"decoding processes {default}")
 
 
 def run_query(args: argparse.Namespace) -> int:
@@ -93,8 +73,9 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _phrases(args: argparse.Namespace) -> list[str]:
-    """Those of the command line, parted as on the page, and those of the file, one a line."""
+    """Those of the command line, separated as on the page (which is said), and those of the file."""
     from phrase_loc.image_inputs import IMAGE_ENDINGS
+    from phrase_loc.text.splitting import split_phrases
 
     for phrase in args.phrases:
         if Path(phrase).suffix.lower() in IMAGE_ENDINGS and os.path.isfile(phrase):
@@ -102,25 +83,31 @@ def _phrases(args: argparse.Namespace) -> list[str]:
                 f"{phrase} is an image file, and phrases stand behind the photograph; ask one photograph, "
                 "or put them into a folder and name that"
             )
-    phrases = _separated(args.phrases)
-    if args.phrase_file:
-        from phrase_loc.streaming import read_phrases
-
-        phrases += read_phrases(Path(args.phrase_file))
-    return phrases
-
-
-def _separated(arguments: "Sequence[str]") -> list[str]:
-    """The phrases of the arguments, separated as on the page; what was separated is said."""
-    from phrase_loc.text.splitting import split_phrases
-
     phrases = []
-    for argument in arguments:
+    for argument in args.phrases:
         found = split_phrases(argument)
         if len(found) > 1:
             shown = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
             print(f"note: {len(found)} phrases are asked for: {shown}", file=sys.stderr)
         phrases += found
+    return phrases + (read_phrases(Path(args.phrase_file)) if args.phrase_file else [])
+
+
+def read_phrases(path: Path) -> list[str]:
+    """One phrase a line, as it stands; empty lines are passed over."""
+    from phrase_loc.files import read_text
+
+    what = "the file of phrases"
+    try:
+        piped = os.fspath(path).startswith("/dev/") and path.is_fifo()  # a shell's <(...), or /dev/stdin
+        text = path.read_text(encoding="utf-8-sig") if piped else read_text(path, what)
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{what} {path} cannot be read as UTF-8 text; save it as a file") from None
+    if "\0" in text:
+        raise DataError(f"{what} {path} holds null characters and is no UTF-8 text; save it as UTF-8")
+    phrases = [line.strip() for line in text.splitlines() if line.strip()]
+    if not phrases:
+        raise DataError(f"{what} {path} is empty; write one phrase a line")
     return phrases
 
 
@@ -138,7 +125,7 @@ def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
                 localizer = localizer.with_settings(method=args.method)
         scene = localizer.look(image)
         predictions = localizer.locate(scene, phrases, top_k=args.top_k)
-        _print(args, image.size, predictions)
+        _print(args, scene.size, predictions)
         if place is not None:  # after the answers, which a full disk does not take away
             with watch("draw"):
                 _draw(localizer, image, scene, predictions, place)
@@ -155,10 +142,9 @@ def _query_many(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
             raise ConfigError(
                 f"{option} is for one photograph without --output; the answers go to a file here"
             )
-    from phrase_loc.answer_file import check_place
     from phrase_loc.distributed import session
     from phrase_loc.localizer import PhraseLocalizer
-    from phrase_loc.streaming import answer_many, questions_of
+    from phrase_loc.streaming import answer_many, check_place, questions_of
 
     output = _behind_link(args.output or "predictions.jsonl")
     check_place(output)
@@ -172,16 +158,8 @@ def _query_many(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
         localizer = PhraseLocalizer.from_pretrained(args.model, device=str(world.device))
         if args.method:
             localizer = localizer.with_settings(method=args.method)
-        counts = answer_many(
-            localizer,
-            questions,
-            output,
-            top_k=args.top_k,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            overwrite=args.overwrite,
-            world=world,
-        )
+        options = {"top_k": args.top_k, "batch_size": args.batch_size, "workers": args.workers}
+        counts = answer_many(localizer, questions, output, overwrite=args.overwrite, world=world, **options)
         if world.is_main:
             said = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
             print(f"{len(questions)} images: {said}; written to {output}")
@@ -224,11 +202,7 @@ def _refuse_input(place: Path, inputs: Iterable[str | None]) -> None:
 
 
 def _draw(
-    localizer: "PhraseLocalizer",
-    image: "Image",
-    scene: "Scene",
-    predictions: "Sequence[Prediction]",
-    path: Path,
+    localizer: "Localizer", image: "Image", scene: "Scene", predictions: "Sequence[Prediction]", path: Path
 ) -> None:
     import torch
 
@@ -239,14 +213,9 @@ def _draw(
     save_picture(overlay(image, predictions, localizer.heat(maps, grid)), path)
 
 
-def to_json(image: str, size: tuple[int, int], predictions: "Sequence[Prediction]") -> dict[str, Any]:
-    """The object that `--json` and the HTTP API answer with; `size` is (W, H)."""
-    from phrase_loc.display import to_dict
-
-    return {"image": image, "size": list(size), "predictions": [to_dict(p) for p in predictions]}
-
-
 def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequence[Prediction]") -> None:
+    from phrase_loc.display import answer_dict
+
     for p in predictions:
         if not p.known:
             words = ", ".join(w.text for w in p.words[:5]) or "nothing to look for"
@@ -259,10 +228,10 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
     if args.json:
         # escapes for what the terminal lacks are JSON's own
         unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
-        answer = to_json(args.image, size, predictions)
+        answer = answer_dict(args.image, size, predictions)
         print(json.dumps(answer, ensure_ascii=not unicode, allow_nan=False))
         return
-    print(f"{args.image}  {size[0]} x {size[1]} pixels")
+    print(f"{args.image}  {size[1]} x {size[0]} pixels")
     for p in predictions:
         print(f"  {_line(p)}")
 
@@ -277,14 +246,15 @@ def _line(prediction: "Prediction") -> str:
 
 
 def _positive(text: str) -> int:
-    return _count(text, least=1)
+    return whole_number(text, 1, 10**9 - 1)
 
 
 def _processes(text: str) -> int:
-    return _count(text, most=_MOST_WORKERS)
+    return whole_number(text, 0, 256)
 
 
-def _count(text: str, least: int = 0, most: int = 10**9 - 1) -> int:
+def whole_number(text: str, least: int, most: int) -> int:
+    """What argparse reads as a number, without signs, exponents and underscores."""
     value = int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
     if not least <= value <= most:
         raise argparse.ArgumentTypeError(

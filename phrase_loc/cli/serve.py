@@ -1,8 +1,4 @@
-"""`phrase-loc serve`: the query page and its API on this machine.
-
-phrase-loc serve                         http://127.0.0.1:8000/, for this machine alone
-phrase-loc serve --host 0.0.0.0 --token-file FILE
-"""
+"""`phrase-loc serve`: the query page and its API on this machine."""
 
 import argparse
 import os
@@ -15,42 +11,26 @@ from phrase_loc.errors import ConfigError
 from phrase_loc.files import read_text
 
 if TYPE_CHECKING:
-    from phrase_loc.web.connections import Server
+    from phrase_loc.web.server import Server
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 TOKEN = "PHRASE_LOC_TOKEN"  # the environment's own
 
 
 def serve_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)"
-    )
-    parser.add_argument(
-        "--port", type=_port, default=8000, help="0 takes any that is free (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--model", default="default", help="'default', a model folder or a hub id (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--allowed-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a further name by which the server is called, as of a proxy before it; may be repeated",
-    )
-    tokens = parser.add_mutually_exclusive_group()
-    tokens.add_argument(
-        "--token-file",
-        metavar="FILE",
-        help=f"holds the token that is asked of everybody who uses the API (default: the variable {TOKEN}, or none)",
-    )
-    tokens.add_argument(
-        "--token", help="the same; every user of this machine can read it in its process list"
-    )
+    """Where to listen, what to load, who may ask."""
+    add, default = parser.add_argument, "(default: %(default)s)"
+    text = "address to listen on (default: %(default)s, this machine alone)"
+    add("--host", default="127.0.0.1", help=text)
+    add("--port", type=_port, default=8000, help=f"0 takes any that is free {default}")
+    add("--model", default="default", help=f"'default', a model folder or a hub id {default}")
+    add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {default}")
+    text = "a further name by which the server is called, as of a proxy before it; may be repeated"
+    add("--allowed-host", action="append", default=[], metavar="NAME", help=text)
+    add = parser.add_mutually_exclusive_group().add_argument
+    text = f"holds the token that is asked of everybody who uses the API (default: the variable {TOKEN}, or none)"
+    add("--token-file", metavar="FILE", help=text)
+    add("--token", help="the same; every user of this machine can read it in its process list")
 
 
 def run_serve(args: argparse.Namespace) -> int:
@@ -71,12 +51,8 @@ def token_of(args: argparse.Namespace) -> str | None:
     token, where = os.environ.get(TOKEN), f"in {TOKEN}"
     if args.token is not None:
         token, where = args.token, "in --token"
-        print(
-            "note: --token can be read in the process list; --token-file or",
-            TOKEN,
-            "hide it",
-            file=sys.stderr,
-        )
+        said = f"note: --token can be read in the process list; --token-file or {TOKEN} hide it"
+        print(said, file=sys.stderr)
     if args.token_file is not None:
         token, where = read_text(args.token_file, "the token file").strip("\r\n"), f"in {args.token_file}"
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
@@ -87,17 +63,10 @@ def token_of(args: argparse.Namespace) -> str | None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket.
-
-    Raises:
-        ConfigError: the port is taken or forbidden, or the address is empty or none of this machine's.
-    """
-    if (
-        not host
-    ):  # the system would read it as "every address", an unset variable of a shell would open the door
+    """A bound socket; a ConfigError when the port is taken, or the address is empty or none of this machine's."""
+    if not host:  # the system would take an unset variable of a shell for "every address"
         raise ConfigError("expected an address in --host, got an empty one; 0.0.0.0 listens on all")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
@@ -116,14 +85,13 @@ def server_of(args: argparse.Namespace, token: str | None) -> "Server":
     from phrase_loc.localizer import PhraseLocalizer
     from phrase_loc.web.answers import Limits
     from phrase_loc.web.app import create_app
-    from phrase_loc.web.connections import Server
+    from phrase_loc.web.server import Server
 
     _return_memory()
     localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
-    limits = Limits()
     hosts, addresses = names_of(args.host, args.allowed_host, token)
-    app = create_app(localizer, limits, token, hosts, addresses)
-    return Server(app, limits, lambda port: _announce(args.host, port, token))
+    app = create_app(localizer, Limits(), token, hosts, addresses)
+    return Server(app, Limits(), lambda port: _announce(args.host, port, token))
 
 
 def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str] | None, bool]:
@@ -132,14 +100,12 @@ def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str]
     A page elsewhere could otherwise give it a name of its own and read the answers as if they were its own; from a
     server with a token it reads nothing, and one for many machines may have names that it does not know.
     """
-    from phrase_loc.web.door import LOOPBACK as names
-
     local = host in LOOPBACK or host.startswith("127.")
     if not local and token is not None and not allowed:
         return None, True
-    machine = {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
-    own = {f"[{host}]" if ":" in host else host} if local else machine
-    return {*names, *own, *(name.lower() for name in allowed)}, not local
+    machine = socket.gethostname().lower()
+    own = {f"[{host}]" if ":" in host else host} if local else {machine, f"{machine}.local"}
+    return {"localhost", "127.0.0.1", "[::1]", *own, *(name.lower() for name in allowed)}, not local
 
 
 def _return_memory() -> None:

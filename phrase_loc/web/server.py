@@ -1,4 +1,7 @@
-"""Uvicorn, bearing who connects and says nothing, who reads nothing, and who is still asking when it stops."""
+"""Uvicorn, bearing who connects and says nothing, who reads nothing, and who is still asking when it stops.
+
+Uvicorn's `limit_concurrency` counts idle connections, and its `timeout_keep_alive` begins with the first answer.
+"""
 
 import asyncio
 import json
@@ -16,8 +19,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from phrase_loc.web.answers import Limits
-from phrase_loc.web.door import Leaving
-from phrase_loc.web.forms import LOG, failure
+from phrase_loc.web.middleware import LOG, Shutdown, failure
 
 ACCEPTED = 32  # connections that asyncio takes in one go, so many may be open beyond the bound for a moment
 OTHER_FILES = 128  # that the process has open beside its connections, and what is accepted in one go
@@ -36,7 +38,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_protocol(limits),
+                http=connection_class(limits),
                 ws="none",
                 log_level=logging.CRITICAL,  # its own lines repeat what was sent, one for each bad request
                 access_log=False,
@@ -47,27 +49,25 @@ class Server(uvicorn.Server):
             )
         )
         self._limits, self._announce = limits, announce
-        self._leaving: Leaving = app.state.leaving
+        self._shutdown: Shutdown = app.state.shutdown
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then announce."""
         asyncio.get_running_loop().set_exception_handler(_Quiet())
         await super().startup(sockets)
         for bound in sockets or []:
-            bound.listen(
-                128
-            )  # how many may wait in the system is another matter than how many are taken at once
+            bound.listen(128)  # may wait in the system, of which ACCEPTED are taken at once
         if sockets and not self.should_exit:
             self._announce(sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new questions, answer those that were asked, tell 503 to the rest, close."""
-        self._leaving.begun = True
+        self._shutdown.begun = True
         end = time.monotonic() + self._limits.leaving_seconds
         await asyncio.sleep(0.1)  # what lies in the sockets already is read and refused
         while self.server_state.tasks and time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(0.05)
-        self._leaving.end()
+        self._shutdown.ended.set()
         await super().shutdown(sockets)
 
 
@@ -89,7 +89,7 @@ class Connection(H11Protocol):
                 self.refuse(503, "too many connections are open; try again in a moment")
                 return
             min(idle, key=lambda c: c._since).drop()
-        self._look_again()
+        self._watch = self.loop.call_later(self.limits.header_seconds / 2, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing more to watch."""
@@ -113,11 +113,11 @@ class Connection(H11Protocol):
             self.cycle.disconnected = True  # the application sends nothing more
             self.cycle.message_event.set()
         body = json.dumps({"error": text}).encode()
-        head = [(b"Content-Type", b"application/json"), (b"Content-Length", str(len(body)).encode())]
-        head += [(b"Connection", b"close"), (b"X-Content-Type-Options", b"nosniff")]
-        head += [(b"Retry-After", b"1")] if status == 503 else []
-        events = [h11.Response(status_code=status, headers=head), h11.Data(data=body), h11.EndOfMessage()]
+        head = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+        head |= {"X-Content-Type-Options": "nosniff"} | ({"Retry-After": "1"} if status == 503 else {})
+        response = h11.Response(status_code=status, headers=list(head.items()))
         with suppress(h11.LocalProtocolError):  # an answer has begun already
+            events = [response, h11.Data(data=body), h11.EndOfMessage()]
             self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.connections.discard(self)
         self.transport.close()
@@ -131,25 +131,21 @@ class Connection(H11Protocol):
         self._since = self.loop.time()
         super().on_response_complete()
 
-    def _look_again(self) -> None:
-        self._watch = self.loop.call_later(self.limits.header_seconds / 2, self._look)
-
     def _look(self) -> None:
-        unsent = self.transport.get_write_buffer_size()
+        unsent, patience = self.transport.get_write_buffer_size(), self.limits.header_seconds
         reads_nothing = 0 < unsent >= self._unsent > 0
-        says_nothing = (
-            unsent == 0 and self.idle and self.loop.time() - self._since >= self.limits.header_seconds
-        )
+        says_nothing = unsent == 0 and self.idle and self.loop.time() - self._since >= patience
         self._unsent = unsent
-        if reads_nothing:
+        if says_nothing and self.cycle is None:
+            self.refuse(408, "no request came in time; send it again")
+        elif says_nothing or reads_nothing:
             self.drop()
-        elif says_nothing:
-            self.refuse(408, "no request came in time; send it again") if self.cycle is None else self.drop()
         else:
-            self._look_again()
+            self._watch = self.loop.call_later(patience / 2, self._look)
 
 
-def _protocol(limits: Limits) -> type[Connection]:
+def connection_class(limits: Limits) -> type[Connection]:
+    """What uvicorn makes for each connection, fewer than there may be open files."""
     most = min(limits.connections, max(_open_files() - OTHER_FILES, 8))
     return type("Connection", (Connection,), {"limits": limits, "most": most})
 

@@ -1,0 +1,267 @@
+"""What stands between server and application: who may ask, how much may be sent, one end for every request.
+
+A request ends when it is answered, refused or late, when its sender has left, or when the server stops; whatever of
+it is still under way is cancelled then. Written for ASGI itself: the middleware of Starlette hides who has left.
+"""
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import re
+import traceback
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from phrase_loc.errors import PhraseLocError
+from phrase_loc.web.answers import Busy, Limits
+
+LOG = logging.getLogger("phrase_loc.web")
+PACKAGE = Path(__file__).resolve().parents[1]
+LONGEST = 400  # characters of a sentence: it may repeat what was asked
+OVERHEAD = 1 << 20  # bytes of a request beside the photograph: phrases, names, boundaries
+STOPPING = "the server is stopping; try again later"
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+
+
+class Refused(HTTPException):
+    """A request that cannot be served, with its status and one sentence.
+
+    It is an HTTPException since FastAPI turns whatever else a form's parser raises into a 400 of its own.
+    """
+
+
+def plain(text: str) -> str:
+    """One line of at most `LONGEST` characters that UTF-8 can carry."""
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+
+
+def sentence(status: int, text: str) -> JSONResponse:
+    """The answer to a refused request."""
+    headers = {503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
+    return JSONResponse({"error": plain(text)}, status, headers)
+
+
+def too_large(limits: Limits) -> str:
+    """The sentence of a 413 for a photograph."""
+    return (
+        f"the photograph is larger than the {limits.upload_bytes / 2**20:g} MB that are accepted; shrink it"
+    )
+
+
+async def in_words(request: Request, error: Exception) -> Response:
+    """The answer to a request that ended in one of `WORDED`."""
+    if isinstance(error, PhraseLocError | Busy):
+        return sentence(400 if isinstance(error, PhraseLocError) else 503, str(error))
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+        return sentence(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+    assert isinstance(error, HTTPException)
+    if isinstance(error, Refused):
+        return sentence(error.status_code, error.detail)
+    asked = f"{request.method} {request.scope['path'][:200]}"
+    answer = sentence(
+        error.status_code, f"{asked}: {error.detail.lower()}; /openapi.json lists what there is"
+    )
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+#: Exceptions that `in_words` answers.
+WORDED = (Refused, PhraseLocError, Busy, HTTPException, RequestValidationError)
+
+
+def failure(error: BaseException) -> str:
+    """Kind of an exception and the line of ours where it arose; its message may hold what somebody sent."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if PACKAGE in Path(f.filename).parents]
+    place = f" at {Path(ours[-1].filename).relative_to(PACKAGE.parent)}:{ours[-1].lineno}" if ours else ""
+    return f"{type(error).__name__}{place}"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        token: that a request must bring, None for none.
+        hosts: names by which the server may be called, None for any. A page elsewhere can give the server a name of
+            its own (DNS rebinding), never one of these.
+        addresses: whether it may also be called by any numeric address, which nobody can rebind.
+        pages: paths that need no token and that a link elsewhere may lead to.
+    """
+
+    token: str | None = None
+    hosts: Collection[str] | None = None
+    addresses: bool = False
+    pages: Collection[str] = ()
+
+    def refusal(self, scope: Scope) -> Response | None:
+        """Why a request is not let in, or None."""
+        headers, public = Headers(scope=scope), scope["path"] in self.pages
+        host = headers.get("host", "")
+        if not self._is_named(host):
+            return sentence(
+                403, f"this server is not called {host[:100]!r}; start it with --allowed-host NAME"
+            )
+        if self._is_of_another_site(headers) and not (public and headers.get("sec-fetch-mode") == "navigate"):
+            return sentence(403, "pages of other sites may not use this server; open its own page")
+        if self.token is not None and not public:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            same = hmac.compare_digest(given.strip().encode(), self.token.encode())
+            if not same or scheme.lower() != "bearer":
+                return sentence(401, "this server wants a token: send `Authorization: Bearer TOKEN`")
+        return None
+
+    def _is_named(self, host: str) -> bool:
+        if self.hosts is None:
+            return True
+        read = _HOST.fullmatch(host.lower())
+        if read is None or read[1] in self.hosts:
+            return read is not None
+        with suppress(ValueError):
+            return self.addresses and bool(ipaddress.ip_address(read[1].strip("[]")))
+        return False
+
+    def _is_of_another_site(self, headers: Headers) -> bool:
+        if (site := headers.get("sec-fetch-site")) is not None:
+            return site not in {"same-origin", "none"}
+        if (origin := headers.get("origin")) is None:
+            return False
+        # browsers leave Sec-Fetch-Site out on plain HTTP to another machine
+        host = origin.partition("://")[2].lower()
+        return host != headers.get("host", "").lower() and host not in (self.hosts or ())
+
+
+@dataclass
+class Shutdown:
+    """How far a server is on its way out: once `begun`, new requests are told 503; once `ended`, all are."""
+
+    begun: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Middleware:
+    """The application, of which every request is let in, measured, timed and brought to an end."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, access: Access, shutdown: Shutdown):
+        self.app, self.limits, self.access, self.shutdown = app, limits, access, shutdown
+        self.uploading = 0  # bytes of all requests under way
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send, self)
+        refusal = self.access.refusal(scope)
+        if refusal is None and self.shutdown.begun:
+            refusal = sentence(503, STOPPING)
+        if refusal is None:
+            try:
+                refusal = await self._run(exchange)
+            finally:
+                self.uploading -= exchange.size
+        if refusal is not None and not exchange.answered:
+            await refusal(scope, receive, exchange.send)
+
+    async def _run(self, exchange: "_Exchange") -> Response | None:
+        """The refusal of a request that is not answered by the application, or None."""
+        work = asyncio.ensure_future(self.app(exchange.scope, exchange.receive, exchange.send))  # type: ignore[arg-type]
+        late = asyncio.ensure_future(exchange.overdue())
+        stopped = asyncio.ensure_future(self.shutdown.ended.wait())
+        waited: list[asyncio.Future[Any]] = [work, late, stopped]
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+                return late.result() if late.done() else sentence(503, STOPPING)
+            if work.cancelled():  # from within: a job that is no more
+                return sentence(503, "the server gave this request up; try again")
+            error = work.exception()
+            if error is None or isinstance(error, ClientDisconnect):
+                return None
+            LOG.error("a request failed: %s", failure(error))
+            return sentence(500, f"the server failed ({type(error).__name__}); its log says where")
+        finally:
+            for task in waited:
+                task.cancel()
+
+
+class _Exchange:
+    """A request, counted and timed as it comes, and its answer with the headers that every answer has."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, server: Middleware):
+        self.scope, self._receive, self._send, self._server = scope, receive, send, server
+        self.answered, self.size, self._all = False, 0, asyncio.Event()
+        headers, self._limits = Headers(scope=scope), server.limits
+        form = headers.get("content-type", "").lower().startswith("multipart/form-data")
+        self._most = OVERHEAD + (self._limits.upload_bytes if form else 0)
+        self._sentence = too_large(self._limits) if form else "the request is larger than 1 MB; shorten it"
+        length = headers.get("content-length", "0")
+        self._declared = int(length) if length.isdecimal() and len(length) < 20 else 0
+        self._until = asyncio.get_running_loop().time() + self._limits.body_seconds
+
+    async def receive(self) -> Message:
+        """The next piece; a Refused when it is too much or too late."""
+        if self._declared > self._most:
+            raise Refused(413, self._sentence)
+        try:
+            async with asyncio.timeout_at(self._until + self.size / self._limits.body_rate):
+                message = await self._receive()
+        except TimeoutError:
+            raise Refused(408, "the request did not come to its end in time; send it again") from None
+        piece = len(message.get("body", b""))
+        self.size += piece
+        self._server.uploading += piece
+        if self.size > self._most:
+            raise Refused(413, self._sentence)
+        if self._server.uploading > self._limits.uploading_bytes:
+            raise Refused(503, "too many photographs are being sent at once; try again in a moment")
+        if not message.get("more_body", False):
+            self._all.set()
+        return message
+
+    async def overdue(self) -> Response | None:
+        """Returns when the sender has left (None) or the answer to what was received takes too long."""
+        await self._all.wait()
+        seconds = self._limits.seconds
+        try:
+            async with asyncio.timeout(seconds):
+                while (await self._receive())["type"] != "http.disconnect":
+                    pass
+        except TimeoutError:
+            return sentence(503, f"no answer within {seconds:g} seconds; the server is busy, try again")
+        return None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.answered = True
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+            if self._server.shutdown.begun:
+                headers["Connection"] = "close"
+        await self._send(message)
