@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from phrase_loc.models.folding import fold_batch_norm
+from phrase_loc.models.build import fold_batch_norm
 
 
 @dataclass(frozen=True)

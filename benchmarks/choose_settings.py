@@ -15,8 +15,9 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from phrase_loc.boxes import contains, enclosing, iou
+from phrase_loc.boxes import enclosing, iou
 from phrase_loc.datasets.flickr30k import Flickr30kEntities
+from phrase_loc.evaluation.scoring import inside_any
 from phrase_loc.images import load_image
 from phrase_loc.localizer import Inference, PhraseLocalizer, prepare
 from phrase_loc.structures import GroundingSample, Scene
@@ -35,7 +36,7 @@ def figures(localizer: PhraseLocalizer, samples: list[GroundingSample], scenes: 
             answer = answers[sample.phrases[i].text]
             if answer.peak is None:
                 continue
-            hits[0] += contains(sample.boxes[i], answer.peak[None], strict=True).any()
+            hits[0] += inside_any(answer.peak[None], sample.boxes[i][None], strict=True)
             good = iou(answer.boxes, enclosing(sample.boxes[i])[None], offset=1.0)[:, 0] >= 0.5
             hits[1:] += torch.stack([good[:k].any() for k in (1, 5, 10)])
     return (100 * hits / count).tolist()

@@ -22,8 +22,8 @@ import torch
 
 from phrase_loc.config import load_config
 from phrase_loc.distributed import World, session
+from phrase_loc.images import load_tensor
 from phrase_loc.pairs.sources import open_source
-from phrase_loc.pairs.transforms import decode
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.phase import Phase
 from phrase_loc.training.setup import prepare
@@ -58,9 +58,9 @@ def reading(shards: str, folder: str) -> None:
     clock = Clock()
     source = open_source(shards, Path(folder) / "index")
     clock.tell("index", len(source), size=len(source))
-    decode(source.image(0))  # the import of torchvision
+    load_tensor(source.image(0))  # the import of torchvision
     repeat("read", lambda i: source.image(i % len(source)))
-    repeat("read and decode", lambda i: decode(source.image(i % len(source))))
+    repeat("read and decode", lambda i: load_tensor(source.image(i % len(source))))
     repeat("texts", lambda i: source.texts(i % len(source)))
 
 

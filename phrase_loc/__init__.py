@@ -13,53 +13,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from phrase_loc.attention import contrastive_mwp, excitation_backprop, mwp
-    from phrase_loc.display import plot, to_coco, to_detections, to_dict, to_frame
-    from phrase_loc.errors import ConfigError, DataError, PhraseLocError
-    from phrase_loc.localizer import PhraseLocalizer
-    from phrase_loc.structures import Phrase, Prediction, Predictions, Scene, Word
+    from phrase_loc.attention import contrastive_mwp, excitation_backprop, mwp  # noqa: F401
+    from phrase_loc.display import plot, to_coco, to_detections, to_dict, to_frame  # noqa: F401
+    from phrase_loc.errors import ConfigError, DataError, PhraseLocError  # noqa: F401
+    from phrase_loc.localizer import PhraseLocalizer  # noqa: F401
+    from phrase_loc.structures import Phrase, Prediction, Predictions, Scene, Word  # noqa: F401
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "ConfigError": "phrase_loc.errors",
-    "DataError": "phrase_loc.errors",
-    "Phrase": "phrase_loc.structures",
-    "PhraseLocError": "phrase_loc.errors",
-    "PhraseLocalizer": "phrase_loc.localizer",
-    "Prediction": "phrase_loc.structures",
-    "Predictions": "phrase_loc.structures",
-    "Scene": "phrase_loc.structures",
-    "Word": "phrase_loc.structures",
-    "contrastive_mwp": "phrase_loc.attention",
-    "excitation_backprop": "phrase_loc.attention",
-    "mwp": "phrase_loc.attention",
-    "plot": "phrase_loc.display",
-    "to_coco": "phrase_loc.display",
-    "to_detections": "phrase_loc.display",
-    "to_dict": "phrase_loc.display",
-    "to_frame": "phrase_loc.display",
+_NAMES = {
+    "attention": ("contrastive_mwp", "excitation_backprop", "mwp"),
+    "display": ("plot", "to_coco", "to_detections", "to_dict", "to_frame"),
+    "errors": ("ConfigError", "DataError", "PhraseLocError"),
+    "localizer": ("PhraseLocalizer",),
+    "structures": ("Phrase", "Prediction", "Predictions", "Scene", "Word"),
 }
-
-__all__ = [
-    "ConfigError",
-    "DataError",
-    "Phrase",
-    "PhraseLocError",
-    "PhraseLocalizer",
-    "Prediction",
-    "Predictions",
-    "Scene",
-    "Word",
-    "contrastive_mwp",
-    "excitation_backprop",
-    "mwp",
-    "plot",
-    "to_coco",
-    "to_detections",
-    "to_dict",
-    "to_frame",
-]
+_HOME = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:

@@ -16,17 +16,11 @@ def area(boxes: Tensor, offset: float = 0.0) -> Tensor:
     return sides[..., 0] * sides[..., 1]
 
 
-def intersection(a: Tensor, b: Tensor, offset: float = 0.0) -> Tensor:
-    """Shared area of every pair: (R, 4), (M, 4) -> (R, M)."""
-    corner = torch.maximum(a[:, None, :2], b[None, :, :2])
-    far = torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    sides = (far - corner + offset).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
-
-
 def iou(a: Tensor, b: Tensor, offset: float = 0.0) -> Tensor:
     """Intersection over union of every pair, 0 where both areas are 0: (R, 4), (M, 4) -> (R, M)."""
-    shared = intersection(a, b, offset)
+    near, far = torch.maximum(a[:, None, :2], b[None, :, :2]), torch.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = (far - near + offset).clamp(min=0)
+    shared = sides[..., 0] * sides[..., 1]
     union = area(a, offset)[:, None] + area(b, offset)[None, :] - shared
     return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
 
@@ -49,20 +43,3 @@ def rescale(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor
     """Boxes of an image of size `old` (H, W) in the frame of the same image at size `new`, not rounded."""
     factor = boxes.new_tensor([new[1] / old[1], new[0] / old[0]] * 2)
     return boxes * factor
-
-
-def contains(boxes: Tensor, points: Tensor, margin: float = 0.0, strict: bool = False) -> Tensor:
-    """Which box holds which point: (M, 4), (P, 2) as x, y -> (M, P) bool.
-
-    Args:
-        boxes: (M, 4) xyxy.
-        points: (P, 2) x, y in the same frame.
-        margin: pixels by which each side is pushed outwards first.
-        strict: whether a point on the border is outside.
-    """
-    x, y = points[None, :, 0], points[None, :, 1]
-    x1, y1, x2, y2 = (boxes[:, i, None] for i in range(4))
-    x1, y1, x2, y2 = x1 - margin, y1 - margin, x2 + margin, y2 + margin
-    if strict:
-        return (x > x1) & (x < x2) & (y > y1) & (y < y2)
-    return (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
 from phrase_loc.errors import ConfigError, PhraseLocError
 
@@ -68,7 +69,7 @@ class World:
 
     def gather_rows(self, rows: Tensor) -> Tensor:
         """(n, ...) of each process -> (size * n, ...) by rank, n the same everywhere; gradients flow back."""
-        return rows if self.size == 1 else _GatherRows.apply(rows, self.rank, self.size)
+        return rows if self.size == 1 else torch.cat(all_gather(rows.contiguous()))
 
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module whose backward averages gradients over all processes; itself in a world of one."""
@@ -81,23 +82,6 @@ class World:
         """Wait for the others."""
         if self.size > 1:
             dist.barrier()
-
-
-class _GatherRows(torch.autograd.Function):
-    """All-gather along the first axis; backward sums over the processes what each sends to a row."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, rank: int, size: int) -> Tensor:
-        ctx.rank, ctx.count = rank, len(rows)
-        parts = [torch.empty_like(rows) for _ in range(size)]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        total = gradient.contiguous()
-        dist.all_reduce(total)
-        return total[ctx.rank * ctx.count : (ctx.rank + 1) * ctx.count], None, None
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:

@@ -1,12 +1,7 @@
-"""What can go wrong that is the user's to mend.
+"""What can go wrong that is the user's to mend, each in one sentence: what was expected, what came, what to do.
 
-    PhraseLocError
-    ├── ConfigError   a setting, an option or an argument is wrong
-    └── DataError     a file or a tensor is not what it should be
-
-Each message is one sentence: what was expected, what came, what to do. The command line prints it and
-exits with 2; every other exception is a bug of ours and keeps its traceback. A phrase that the model does
-not know is an answer (`Prediction.present is None`), never an error.
+The command line prints it and exits with 2; every other exception is a bug of ours and keeps its traceback. A phrase
+that the model does not know is an answer (`Prediction.present is None`), never an error.
 """
 
 import re

@@ -47,7 +47,7 @@ class ManyPhrases(nn.Module):
         if len(maps) == 1:
             return maps[0], strength
         grid = (self.settings.grid, self.settings.grid)
-        fine = [min_max(resize(found, grid, mode="bicubic")) for found in maps]
+        fine = [min_max(resize(found, grid)) for found in maps]
         return torch.stack(fine).mean(0), strength
 
     def _one_size(self, image: Tensor, units: Tensor, bias: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,11 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
             write(ManyPhrases(model, settings).eval(), _example(model, settings.image_sizes), path)
         _write_words(model, folder)
         digests = {name: digest(folder / name) for name in (GRAPHS[format], *WORD_FILES)}
-        facts: dict[str, Any] = {"format": format, "image_sizes": settings.image_sizes, "method": "contrastive_mwp"}
+        facts: dict[str, Any] = {
+            "format": format,
+            "image_sizes": settings.image_sizes,
+            "method": "contrastive_mwp",
+        }
         facts |= {"stage": "features", "calibration": model.config.calibration}
         facts |= {"source": str(source), "sha256": digests}
         write_text(folder / "export.json", json.dumps(facts, indent=1) + "\n")

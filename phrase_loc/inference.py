@@ -17,7 +17,6 @@ from phrase_loc.image_inputs import Picture
 from phrase_loc.images import MAX_PIXELS, to_tensor
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Source
-from phrase_loc.ranking import SCORES
 from phrase_loc.structures import Predictions, Scene
 from phrase_loc.text.phrases import EncodedPhrase
 from phrase_loc.text.vocabulary import Vocabulary
@@ -35,7 +34,7 @@ _RANGES = {
     "grid": _SIDES,
 }
 #: Settings of older models and the value at which they did nothing; any other value is refused.
-RETIRED: dict[str, Any] = {"sharpness": 0, "mirrored": False}
+RETIRED: dict[str, Any] = {"sharpness": 0, "mirrored": False, "score": "mass"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +52,8 @@ class Inference:
         prior: exponent of a Gaussian bump at the image's centre, 0 for none. It is bias and no grounding.
         prior_sigma: width of that bump as a share of the side.
         proposals: a key of proposals.PROPOSALS.
-        score: a key of ranking.SCORES.
-        gamma: its constant; of "mass" the exponent of the area.
-        temperature: of the vote of neighbouring boxes that elects the first (ranking.elect); 0 for none.
+        gamma: exponent of the area in the score of a box (ranking.score_boxes).
+        temperature: of the vote of neighbouring boxes on the first (ranking.vote); 0 for none.
         nms: greatest IoU between two boxes of an answer.
         grid: side of the square grid on which maps are smoothed and boxes ranked.
     """
@@ -67,7 +65,6 @@ class Inference:
     prior: float = 0.0
     prior_sigma: float = 0.25
     proposals: str = "default"
-    score: str = "mass"
     gamma: float = 0.4
     temperature: float = 0.1
     nms: float = 0.5
@@ -75,25 +72,24 @@ class Inference:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value of a wrong type or outside its range."""
-        for name in ("method", "proposals", "score"):
-            _expect(isinstance(getattr(self, name), str), name, "a name", self)
-        named = bool(self.stages) and all(isinstance(stage, str) for stage in self.stages)
-        _expect(named, "stage", "a stage's name or a list of names", self)
-        sides = self.image_sizes
-        right = (
-            isinstance(sides, (tuple, list))
-            and len(sides) > 0
-            and all(_within(s, *_SIDES, True) for s in sides)
-        )
-        _expect(right, "image_sizes", "a list of whole numbers from 1 to 4096, such as [384]", self)
+        sides = self.image_sizes if isinstance(self.image_sizes, (tuple, list)) else ()
+        named = self.stages and all(isinstance(stage, str) for stage in self.stages)
+        checks: dict[str, tuple[Any, str]] = {
+            "method": (isinstance(self.method, str), "a name"),
+            "proposals": (isinstance(self.proposals, str), "a name"),
+            "stage": (named, "a stage's name or a list of names"),
+            "image_sizes": (
+                sides and all(_within(side, *_SIDES, True) for side in sides),
+                "a list of whole numbers from 1 to 4096, such as [384]",
+            ),
+        }
         for name, (low, high) in _RANGES.items():
-            whole, value = name == "grid", getattr(self, name)
-            _expect(
-                _within(value, low, high, whole),
-                name,
-                f"a {'whole ' * whole}number from {low:g} to {high:g}",
-                self,
-            )
+            whole = name == "grid"
+            what = f"a {'whole ' * whole}number from {low:g} to {high:g}"
+            checks[name] = (_within(getattr(self, name), low, high, whole), what)
+        for name, (right, what) in checks.items():
+            if not right:
+                raise ConfigError(f"the inference setting {name} is {what}, got {getattr(self, name)!r:.100}")
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -113,18 +109,12 @@ class Inference:
         settings = cls(**plain)
         choose(METHODS, settings.method, "attention method")
         choose(PROPOSALS, settings.proposals, "proposal source")
-        choose(SCORES, settings.score, "box score")
         return settings
 
 
 def _within(value: Any, low: float, high: float, whole: bool = False) -> bool:
     number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     return number and low <= value <= high  # false for nan
-
-
-def _expect(right: bool, name: str, what: str, settings: Inference) -> None:
-    if not right:
-        raise ConfigError(f"the inference setting {name} is {what}, got {getattr(settings, name)!r:.100}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +140,8 @@ def prepare(
 ) -> Prepared:
     """Squash an RGB picture to the settings' input sizes and propose boxes in it.
 
-    Args:
-        picture: as `load_image` gives it.
-        settings: of the localizer that will look at it.
-        size: (H, W) of the frame of the answers; None is the picture's own.
-        source: of the boxes; None is the settings' own.
-
-    Raises:
-        ConfigError: `size` is no pair of at least one pixel each, or has more than MAX_PIXELS.
+    `size` is the (H, W) of the frame of the answers, None the picture's own; `source` proposes boxes, None is
+    that of the settings. Raises a ConfigError for a frame without pixels or with more than MAX_PIXELS.
     """
     source = PROPOSALS[settings.proposals] if source is None else source
     frame = (picture.height, picture.width) if size is None else _checked_frame(size)
@@ -197,56 +181,23 @@ def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
 class Localizer(Protocol):
     """What evaluation, server and command line ask of a localizer: see PhraseLocalizer for each."""
 
-    @property
-    def model(self) -> Any:
-        """The word classifier (TextToRegion)."""
+    model: Any
+    settings: Inference
+    source: Source
 
     @property
-    def settings(self) -> Inference:
-        """How it is asked."""
-
-    @property
-    def source(self) -> Source:
-        """Where its boxes come from."""
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The words it was trained on."""
-
-    def with_settings(self, **changes: Any) -> "Localizer":
-        """The same weights asked otherwise."""
-
-    def with_cache(self, folder: str | os.PathLike) -> "Localizer":
-        """The same, keeping proposals in a folder."""
-
-    def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
-        """The words of each phrase."""
-
-    def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene:
-        """The network below the map's stage, on a photograph."""
-
-    def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]:
-        """The same for several that are prepared."""
-
-    def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor:
-        """(P, h, w) attention maps."""
-
-    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
-        """(P, H, W) maps as they are ranked."""
-
+    def vocabulary(self) -> Vocabulary: ...
+    def with_settings(self, **changes: Any) -> "Localizer": ...
+    def with_cache(self, folder: str | os.PathLike) -> "Localizer": ...
+    def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]: ...
+    def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene: ...
+    def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]: ...
+    def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor: ...
+    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor: ...
     def locate(
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
-    ) -> Predictions:
-        """An answer for each phrase."""
-
-    def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
-        """The best boxes of each map, and their scores."""
-
-    def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]:
-        """The raw image-level score of each phrase."""
-
-    def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]:
-        """The calibrated image-level confidence of each phrase."""
-
-    def features(self, scene: Scene) -> Tensor:
-        """(D, h, w) the features under the words."""
+    ) -> Predictions: ...
+    def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]: ...
+    def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]: ...
+    def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]: ...
+    def features(self, scene: Scene) -> Tensor: ...

@@ -8,7 +8,7 @@ threads may share it.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from functools import reduce
@@ -20,7 +20,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from phrase_loc import maps as attention_maps
 from phrase_loc.attention import METHODS, maps_at_depths
 from phrase_loc.distributed import pick_device
 from phrase_loc.drawing import small_jpeg
@@ -28,49 +27,16 @@ from phrase_loc.errors import choose
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.inference import Inference, Prepared, checked_top_k, prepare
+from phrase_loc.maps import centre_prior, min_max, resize, resized_peak, smooth
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, push_model, save_model
 from phrase_loc.profiling import lap
-from phrase_loc.proposals import PROPOSALS, Cached
-from phrase_loc.ranking import rank_boxes, rank_phrases
+from phrase_loc.proposals import PROPOSALS, Cached, Source
+from phrase_loc.ranking import rank_phrases
 from phrase_loc.structures import Prediction, Predictions, Scene
 from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 from phrase_loc.text.splitting import phrase_list
 from phrase_loc.text.vocabulary import Vocabulary
-
-
-@lap("presence")
-@torch.inference_mode()
-def raw_presence(
-    model: TextToRegion, features: Sequence[Tensor], encoded: Sequence[EncodedPhrase]
-) -> list[float]:
-    """The weighted mean of the pooled scores of a phrase's words, over input sizes.
-
-    Args:
-        model: whose head scores.
-        features: for each input size (1, D, h, w).
-        encoded: the phrases.
-
-    Returns:
-        A score a phrase, -inf for one without a known word.
-    """
-    ids, weights = distinct_words(encoded)
-    if len(ids) == 0:
-        return [-torch.inf] * len(encoded)
-    device = model.words.vectors.device
-    scores = [model.scores(h, ids.to(device))[0] for h in features]
-    found = weights @ torch.stack(scores).mean(0).cpu()  # (P,)
-    return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
-
-
-def probabilities(fit: Mapping[str, float], scores: Sequence[float]) -> list[float | None]:
-    """Platt-scaled scores, 1 / (1 + exp(-(slope * score + offset))); None for a score of -inf, no known word."""
-    exponents = [max(-700.0, min(fit["slope"] * score + fit["offset"], 700.0)) for score in scores]
-    return [
-        None if score == -torch.inf else 1 / (1 + exp(-exponent))
-        for score, exponent in zip(scores, exponents, strict=True)
-    ]
-
 
 __all__ = ["Inference", "PhraseLocalizer", "Prepared", "prepare"]
 
@@ -88,7 +54,7 @@ class PhraseLocalizer:
         self.model, self.cache = model, cache
         self.settings = settings or Inference.from_dict(dict(model.config.inference))
         source = PROPOSALS[self.settings.proposals]
-        self.source = source if cache is None else Cached(source, cache)
+        self.source: Source = source if cache is None else Cached(source, cache)
         stages = sorted(set(self.settings.stages), key=model.stage_index)
         between = [model.between(low, high) for low, high in pairwise(stages)]
         highest = model.above(stages[-1])
@@ -101,12 +67,7 @@ class PhraseLocalizer:
     def from_pretrained(
         cls, source: str | os.PathLike = "default", device: str | torch.device = "auto"
     ) -> "PhraseLocalizer":
-        """The shipped model ("default"), one in a folder, or one from a hub.
-
-        Raises:
-            DataError: there is no model, or it is broken.
-            ConfigError: the device does not exist, or the saved settings are unknown.
-        """
+        """The shipped model ("default"), one in a folder, or one from a hub; a DataError where it is broken."""
         return cls(load_model(source).to(pick_device(device)))
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
@@ -114,16 +75,14 @@ class PhraseLocalizer:
         return save_model(self._with_own_settings(), folder)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload model, settings and model card to `owner/name`; the address of the commit.
-
-        Args:
-            repo_id: made if it is not there yet.
-            options: see store.push_model, such as `private=True` or `token`.
-
-        Raises:
-            DataError: the hub cannot be reached or refuses.
-        """
+        """Upload model, settings and card to `owner/name`; the address of the commit. Options: store.push_model."""
         return push_model(self._with_own_settings(), repo_id, **options)
+
+    def _with_own_settings(self) -> TextToRegion:
+        """The model with these settings to be saved; tensors are shared, other localizers keep their settings."""
+        model = copy(self.model)
+        model.config = replace(model.config, inference=asdict(self.settings))
+        return model
 
     def with_settings(self, **changes: Any) -> Self:
         """The same weights asked otherwise, such as `with_settings(method="cam", prior=0.0)`."""
@@ -144,20 +103,13 @@ class PhraseLocalizer:
         """Where the weights are."""
         return self.model.words.vectors.device
 
-    # asking
-
     def __call__(
-        self,
-        image: Picture,
-        phrases: Iterable[str],
-        top_k: int = 5,
-        method: str | None = None,
+        self, image: Picture, phrases: Iterable[str], top_k: int = 5, method: str | None = None
     ) -> Predictions:
         """Look at a photograph and locate phrases in it; keep the scene of `look` to ask it again."""
         phrases, top_k = phrase_list(phrases), checked_top_k(top_k)
         return self.locate(self.look(image), phrases, top_k, method)
 
-    @torch.inference_mode()
     def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene:
         """Run the network below the map's stage on a photograph; any phrase can be asked of the result.
 
@@ -165,9 +117,6 @@ class PhraseLocalizer:
             image: a path, the bytes of a file, an open file, a Pillow picture, or uint8 pixels: an array (H,W,3),
                 (H,W,4) or (H,W), or a tensor (3,H,W).
             size: (H, W) of the frame in which answers are given; None is the photograph's own.
-
-        Returns:
-            The scene.
         """
         picture = load_image(image)
         scene = self.look_at([prepare(picture, self.settings, size, self.source)])[0]
@@ -188,11 +137,7 @@ class PhraseLocalizer:
         return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
 
     def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
-        """The words of each phrase, which of them are known, and their weights.
-
-        Raises:
-            ConfigError: a bare string was given, which would be taken letter by letter, or something that is no text.
-        """
+        """The words of each phrase and their weights; a ConfigError for a bare string and for what is no text."""
         return [self.model.encoder.encode(phrase) for phrase in phrase_list(phrases)]
 
     def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor:
@@ -202,6 +147,31 @@ class PhraseLocalizer:
         """
         return self._attend(scene, self.encode(phrases), method or self.settings.method)
 
+    @lap("maps")
+    @torch.inference_mode()
+    def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
+        """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
+        ids, weights = distinct_words(encoded)
+        single = len(self._parts) == len(self._parts[0]) == 1
+        if len(ids) == 0:
+            grid = scene.activations[0].shape[-2:] if single else self._grid
+            return scene.activations[0].new_zeros(len(encoded), *grid)
+        attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
+        units, weights = self.model.units(ids), weights.to(self.device)
+        found = [
+            [maps[:, 0] for maps in maps_at_depths(parts, x, units, method=attention, weights=weights)]
+            for parts, x in zip(self._parts, scene.activations, strict=True)
+        ]
+        if single:
+            return found[0][0]
+        fine = [[min_max(resize(maps, self._grid)) for maps in depths] for depths in found]
+        highest = torch.stack([depths[-1] for depths in fine]).mean(0)  # of all sizes; the lower ones of one
+        return torch.stack([*fine[0][:-1], highest]).mean(0)
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        return (self.settings.grid, self.settings.grid)
+
     @lap("full-size maps")
     def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps over the whole image, smoothed, with the prior if one is set: (P, h, w) -> (P, H, W).
@@ -209,11 +179,10 @@ class PhraseLocalizer:
         Smoothing and prior work on the settings' square `grid`, so their cost does not grow with the photograph.
         """
         s = self.settings
-        fine = attention_maps.resize(attention, (s.grid, s.grid), mode="bicubic")
-        fine = attention_maps.smooth(fine, s.smoothing)
+        fine = smooth(resize(attention, self._grid), s.smoothing)
         if s.prior > 0:
-            fine = fine * attention_maps.centre_prior((s.grid, s.grid), s.prior_sigma, s.prior).to(fine)
-        return fine if size == (s.grid, s.grid) else attention_maps.resize(fine, size, mode="bicubic")
+            fine = fine * centre_prior(self._grid, s.prior_sigma, s.prior).to(fine)
+        return fine if size == self._grid else resize(fine, size)
 
     def locate(
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
@@ -225,119 +194,77 @@ class PhraseLocalizer:
         known = [i for i, e in enumerate(encoded) if e.known]
         heats = self.heat(attention[known], self._grid)
         with lap("peaks"):
-            peaks = attention_maps.resized_peak(heats, scene.size)
-        ranked = self._ranked(scene, heats, top_k)
-        present = self._present(scene, encoded)
-        answers = dict(zip(known, zip(peaks, ranked, strict=True), strict=True))
-        return Predictions(
-            _answer(scene, phrase, e, attention[i], present[i], answers.get(i))
-            for i, (phrase, e) in enumerate(zip(phrases, encoded, strict=True))
-        )
+            peaks = resized_peak(heats, scene.size)
+        found = dict(zip(known, zip(peaks, self._ranked(scene, heats, top_k), strict=True), strict=True))
+        none = attention.new_zeros(0, 4)
+        answers = Predictions()
+        for i, (e, present) in enumerate(zip(encoded, self._present(scene, encoded), strict=True)):
+            peak, (boxes, scores) = found.get(i, (None, (none, none[:, 0])))
+            shown = (scene.size, scene.picture, e.note)
+            answers.append(
+                Prediction(phrases[i], e.words, present, peak, boxes, scores, attention[i], *shown)
+            )
+        return answers
 
     def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""
         return self._ranked(scene, self.heat(attention, self._grid), checked_top_k(top_k))
 
+    @lap("ranking")
+    def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
+        """The best boxes of maps on the settings' grid."""
+        s, size = self.settings, scene.size
+        rule: dict[str, Any] = {
+            "gamma": s.gamma,
+            "temperature": s.temperature,
+            "overlap": s.nms,
+            "top_k": top_k,
+        }
+        own = [self.source.of_map(heat, size) for heat in heats]
+        if scene.proposals is not None and all(boxes is None for boxes in own):
+            return rank_phrases(heats, scene.proposals, size, **rule)
+        none = heats.new_zeros(0, 4)
+        parts = [[b for b in (none, scene.proposals, boxes) if b is not None] for boxes in own]
+        return [
+            rank_phrases(h[None], torch.cat(p), size, **rule)[0] for h, p in zip(heats, parts, strict=True)
+        ]
+
     def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]:
         """The model's raw score that the image shows each phrase; -inf without a known word. Not a probability."""
-        return raw_presence(self.model, self._features(scene), self.encode(phrases))
+        return self._presence(scene, self.encode(phrases))
 
     def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]:
-        """Calibrated probability that the image shows each phrase, as `locate` says it; None where it cannot."""
+        """Calibrated image-level confidence of each phrase, as `locate` says it; None where there is none."""
         return self._present(scene, self.encode(phrases))
+
+    @lap("presence")
+    @torch.inference_mode()
+    def _presence(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
+        """The weighted mean of the pooled scores of a phrase's words, over input sizes."""
+        ids, weights = distinct_words(encoded)
+        if len(ids) == 0:
+            return [-torch.inf] * len(encoded)
+        scores = [self.model.scores(h, ids.to(self.device))[0] for h in self._features(scene)]
+        found = weights @ torch.stack(scores).mean(0).cpu()  # (P,)
+        return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
+
+    def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
+        """Platt-scaled `_presence`, of the phrases whose naming noun is known."""
+        fit = self.model.config.calibration
+        if not fit:
+            return [None] * len(encoded)
+        raw = [fit["slope"] * score + fit["offset"] for score in self._presence(scene, encoded)]
+        return [
+            1 / (1 + exp(-max(-700.0, min(logit, 700.0)))) if e.known and e.head_known else None
+            for logit, e in zip(raw, encoded, strict=True)
+        ]
 
     @torch.inference_mode()
     def features(self, scene: Scene) -> Tensor:
         """The features of the scene's largest view, over which word units stand: (D, h, w) >= 0."""
         return self._features(scene)[-1][0]
 
-    # inside
-
     def _features(self, scene: Scene) -> list[Tensor]:
         """For each input size (1, D, h, w)."""
         pairs = zip(self._parts, scene.activations, strict=True)
         return [reduce(lambda value, part: part(value), parts, x) for parts, x in pairs]
-
-    @property
-    def _grid(self) -> tuple[int, int]:
-        return (self.settings.grid, self.settings.grid)
-
-    def _with_own_settings(self) -> TextToRegion:
-        """The model with these settings to be saved; tensors are shared, other localizers keep their settings."""
-        model = copy(self.model)
-        model.config = replace(model.config, inference=asdict(self.settings))
-        return model
-
-    @lap("maps")
-    @torch.inference_mode()
-    def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
-        """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
-        ids, weights = distinct_words(encoded)
-        side = self._grid
-        if len(ids) == 0:
-            single = len(self._parts) == len(self._parts[0]) == 1
-            grid = scene.activations[0].shape[-2:] if single else side
-            return scene.activations[0].new_zeros(len(encoded), *grid)
-        attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
-        units, weights = self.model.units(ids), weights.to(self.device)
-        found = [
-            [maps[:, 0] for maps in maps_at_depths(parts, x, units, method=attention, weights=weights)]
-            for parts, x in zip(self._parts, scene.activations, strict=True)
-        ]
-        if len(found) == len(found[0]) == 1:
-            return found[0][0]
-        fine = [
-            [attention_maps.min_max(attention_maps.resize(maps, side, mode="bicubic")) for maps in depths]
-            for depths in found
-        ]
-        highest = torch.stack([depths[-1] for depths in fine]).mean(0)  # of all sizes; the lower ones of one
-        return torch.stack([*fine[0][:-1], highest]).mean(0)
-
-    def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
-        fit = self.model.config.calibration
-        if not fit:
-            return [None] * len(encoded)
-        found = probabilities(fit, raw_presence(self.model, self._features(scene), encoded))
-        return [p if e.head_known else None for p, e in zip(found, encoded, strict=True)]
-
-    @lap("ranking")
-    def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
-        """The best boxes of maps on the settings' grid."""
-        s, source = self.settings, self.source
-        rule: dict[str, Any] = {
-            "score": s.score,
-            "gamma": s.gamma,
-            "temperature": s.temperature,
-            "overlap": s.nms,
-            "top_k": top_k,
-        }
-        own = [source.of_map(heat, scene.size) for heat in heats]
-        if scene.proposals is not None and all(boxes is None for boxes in own):
-            return rank_phrases(heats, scene.proposals, scene.size, **rule)
-        parts = [[heats.new_zeros(0, 4), scene.proposals, boxes] for boxes in own]
-        every = [torch.cat([boxes for boxes in part if boxes is not None]) for part in parts]
-        return [rank_boxes(h, boxes, scene.size, **rule) for h, boxes in zip(heats, every, strict=True)]
-
-
-def _answer(
-    scene: Scene,
-    phrase: str,
-    encoded: EncodedPhrase,
-    attention: Tensor,
-    present: float | None,
-    found: tuple[Tensor, tuple[Tensor, Tensor]] | None,
-) -> Prediction:
-    nothing = attention.new_zeros(0, 4)
-    peak, (boxes, scores) = found or (None, (nothing, nothing[:, 0]))
-    return Prediction(
-        phrase,
-        encoded.words,
-        present,
-        peak,
-        boxes,
-        scores,
-        attention,
-        scene.size,
-        scene.picture,
-        encoded.note,
-    )

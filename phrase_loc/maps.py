@@ -1,4 +1,4 @@
-"""Attention maps: bring to a grid, smooth, stretch, take the peak.
+"""Attention maps: bring to a grid, smooth, min-max normalise, take the peak.
 
 A map is a plain non-negative float tensor (..., h, w) that covers the whole image: cell (i, j) stands for
 the rectangle [j W/w, (j+1) W/w) x [i H/h, (i+1) H/h) of an image of H x W pixels. Only its shape matters
@@ -9,38 +9,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phrase_loc.errors import ConfigError
+_AT_ONCE = 8  # maps whose lines stay in a processor's cache
+_ROUNDING = 64  # a product of two axes and torch's own kernel differ by at most 40 roundings
 
-ALIGNED = {"bilinear", "bicubic"}  # modes of torch that ask how corners are placed
 
-
-def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """Maps on another grid: (..., h, w) -> (..., H, W), clamped at 0 since bicubic weights overshoot.
-
-    Args:
-        maps: at least two dimensions; the last two are the grid.
-        size: (H, W), each >= 1.
-        mode: 'bilinear', 'bicubic', 'nearest-exact' or 'area' of torch's interpolate. Corners are the
-            corners of the image (align_corners=False), not the centres of the outer cells.
-    """
-    if min(size) < 1:
-        raise ConfigError(f"a map cannot have the size {size}: give a height and a width of at least 1")
-    options = {"align_corners": False} if mode in ALIGNED else {}
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps on another grid, bicubic: (..., h, w) -> (..., H, W), clamped at 0 since the weights overshoot."""
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    out = functional.interpolate(flat, size=tuple(size), mode=mode, **options)
+    out = functional.interpolate(flat, size=tuple(size), mode="bicubic", align_corners=False)
     return out.clamp(min=0).reshape(*maps.shape[:-2], *size)
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian smoothing, each axis apart, that keeps a constant map constant: (..., h, w) -> same shape.
 
-    Args:
-        maps: (..., h, w).
-        sigma: standard deviation as a share of the grid's side, so that it means the same on every grid;
-            0 returns the maps as they are. At the border the kernel is cut and renormalised.
+    `sigma` is the standard deviation as a share of the grid's side, so that it means the same on every grid; 0
+    returns the maps as they are. At the border the kernel is cut and renormalised.
     """
-    if sigma < 0:
-        raise ConfigError(f"sigma of smooth() is a share of the side, >= 0, got {sigma:g}")
     if sigma == 0:
         return maps
     rows, columns = (_gaussian(side, sigma).to(maps) for side in maps.shape[-2:])
@@ -57,21 +42,15 @@ def _gaussian(side: int, sigma: float) -> Tensor:
 def centre_prior(size: tuple[int, int], sigma: float = 0.25, power: float = 0.2) -> Tensor:
     """A mild Gaussian bump at the image's centre, 1 at its top: (h, w) float32.
 
-    It is bias and no grounding: multiply a map by it only where that is declared.
-
-    Args:
-        size: (h, w) of the grid.
-        sigma: standard deviation as a share of the side.
-        power: exponent put on the whole bump; 0 makes it flat.
+    It is bias and no grounding: multiply a map by it only where that is declared. `sigma` is the standard
+    deviation as a share of the side, `power` an exponent put on the whole bump; 0 makes it flat.
     """
-    if sigma <= 0:
-        raise ConfigError(f"sigma of centre_prior() is a share of the side, > 0, got {sigma:g}")
     rows, columns = (torch.exp(-0.5 * (((torch.arange(n) + 0.5) / n - 0.5) / sigma) ** 2) for n in size)
     return torch.outer(rows, columns) ** power
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each map stretched to 0..1: (..., h, w) -> same shape. A map flat up to rounding becomes 0."""
+    """Each map min-max normalised to 0..1: (..., h, w) -> same shape. A map flat up to rounding becomes 0."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     span, info = high - low, torch.finfo(maps.dtype)
     stretched = (maps - low) / span.clamp(min=info.tiny)
@@ -93,21 +72,17 @@ def peak(maps: Tensor) -> Tensor:
 
 
 def resized_peak(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """`peak(resize(maps, size, "bicubic"))`, found without making the maps at full size: (P, h, w) -> (P, 2).
+    """`peak(resize(maps, size))`, found without making the maps at full size: (P, h, w) -> (P, 2).
 
-    Columns are interpolated first. A value of row y is then a sum over four of these lines whose weights add up
-    to 1, the negative ones to at most 0.1875; that bounds it, and only rows that may reach the maximum are made.
-    Where one cell alone lies within rounding of the maximum it is the peak. A map with several such cells (a
-    tie, a plateau) is resized and looked at as a whole, so the first maximum still wins; one that is nowhere
-    positive has its peak at the first cell, since `resize` clamps at 0.
+    Columns are interpolated first. A value of row y is then a weighted sum of these lines, which their greatest
+    and least values bound, and only rows that may reach the maximum are made. Where one cell alone lies within
+    rounding of the maximum it is the peak. A map with several such cells (a tie, a plateau) is resized and looked
+    at as a whole, so the first maximum still wins; one that is nowhere positive has its peak at the first cell,
+    since `resize` clamps at 0.
     """
     rows, columns = (_bicubic(n, side, maps) for n, side in zip(maps.shape[-2:], size, strict=True))
     found = [_peak_of_few(part, rows, columns) for part in maps.split(_AT_ONCE)] if len(maps) else []
     return torch.cat([maps.new_zeros(0, 2, dtype=torch.float32), *found])
-
-
-_AT_ONCE = 8  # maps whose lines stay in a processor's cache
-_ROUNDING = 64  # a product of two axes and torch's own kernel differ by at most 40 roundings
 
 
 def _peak_of_few(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -115,7 +90,11 @@ def _peak_of_few(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     size = (len(rows), len(columns))
     lines = maps @ columns.T  # (P, h, W)
     slack = _ROUNDING * torch.finfo(maps.dtype).eps * maps.abs().amax((-2, -1))  # (P,)
-    hopeful = _row_bounds(lines, size[0]) >= (_attained(lines, rows) - slack)[:, None]  # (P, H)
+    most, least = lines.amax(-1), lines.amin(-1)  # (P, h)
+    bounds = most @ rows.clamp(min=0).T + least @ rows.clamp(max=0).T  # (P, H)
+    nearest = ((most.argmax(-1) + 0.5) * (size[0] / lines.shape[1])).long().clamp(max=size[0] - 1)
+    attained = (rows[nearest][:, None] @ lines).amax((1, 2))  # in the row that lies nearest to the top line
+    hopeful = bounds >= (attained - slack)[:, None]  # (P, H)
     found = maps.new_zeros(len(maps), 2, dtype=torch.float32)
     for i, margin in enumerate(slack.tolist()):
         chosen = hopeful[i].nonzero().flatten()
@@ -126,7 +105,7 @@ def _peak_of_few(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
             row, column = divmod(int(at), size[1])
             found[i] = torch.stack([chosen.new_tensor(column), chosen[row]])
         elif maps[i].any():
-            found[i] = peak(resize(maps[i], size, "bicubic"))
+            found[i] = peak(resize(maps[i], size))
     return found
 
 
@@ -134,23 +113,3 @@ def _bicubic(side: int, wide: int, like: Tensor) -> Tensor:
     """(wide, side) weights with which torch's bicubic kernel resizes an axis of maps `like` these."""
     identity = torch.eye(side, dtype=like.dtype, device=like.device)[None, None]
     return functional.interpolate(identity, size=(wide, side), mode="bicubic", align_corners=False)[0, 0]
-
-
-def _row_bounds(lines: Tensor, wide: int) -> Tensor:
-    """What no value in each of `wide` rows between `lines` (P, h, W) can exceed: (P, wide)."""
-    side = lines.shape[1]
-    padded = torch.cat([lines[:, :1]] * 2 + [lines] + [lines[:, -1:]] * 2, 1)
-    most, least = padded, padded
-    for step in (1, 2):  # over the four lines about each gap, (P, h + 1, W)
-        most = torch.maximum(most[:, :-step], most[:, step:])
-        least = torch.minimum(least[:, :-step], least[:, step:])
-    bounds = torch.lerp(least, most, 1.1875).amax(-1)
-    gap = ((torch.arange(wide, device=lines.device) + 0.5) * (side / wide) - 0.5).floor().long() + 1
-    return bounds[:, gap]
-
-
-def _attained(lines: Tensor, rows: Tensor) -> Tensor:
-    """A value that each resized map reaches, (P,): the largest in the row that lies nearest to its top line."""
-    (wide, side), top = rows.shape, lines.amax(-1).argmax(-1)  # (P,)
-    nearest = ((top + 0.5) * (wide / side)).long().clamp(max=wide - 1)
-    return (rows[nearest][:, None] @ lines).amax((1, 2))

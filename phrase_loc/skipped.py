@@ -1,66 +1,16 @@
-"""What a dataset or an evaluation left out, by kind, in sentences: nothing is counted silently.
-
-The policy, everywhere: what cannot be read is neither a hit nor a miss. It leaves the count, and it is named
-here. `Skipped` is filled while annotations are read and travels into the report.
-"""
+"""The one record of what was left out: what cannot be read is neither a hit nor a miss, it is named here."""
 
 import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from phrase_loc.errors import DataError
 
-
-@dataclass
-class Skipped:
-    """Sentences about what was left out, in the order met, under a short kind ('images', 'captions', ...)."""
-
-    notes: dict[str, list[str]] = field(default_factory=dict)
-    _seen: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        self._seen = {(kind, sentence) for kind, entries in self.notes.items() for sentence in entries}
-
-    def note(self, kind: str, sentence: str) -> None:
-        """Add one sentence; the same sentence is kept once."""
-        if (kind, sentence) not in self._seen:
-            self._seen.add((kind, sentence))
-            self.notes.setdefault(kind, []).append(sentence)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many of each kind."""
-        return {kind: len(entries) for kind, entries in self.notes.items()}
-
-    def to_dict(self) -> dict[str, dict[str, object]]:
-        """{kind: {"count": n, "sentences": [...]}}, ready for JSON."""
-        return {kind: {"count": len(entries), "sentences": entries} for kind, entries in self.notes.items()}
-
-    def merged(self, others: Iterable["Skipped"]) -> "Skipped":
-        """These notes and those of others, each sentence once."""
-        total = Skipped({kind: list(entries) for kind, entries in self.notes.items()})
-        for other in others:
-            for kind, entries in other.notes.items():
-                for sentence in entries:
-                    total.note(kind, sentence)
-        return total
-
-    def summary(self) -> str:
-        """One line: '2 images, 1 captions left out', or '' when there is nothing to tell."""
-        return ", ".join(f"{n} {kind}" for kind, n in self.counts.items())
-
-    def refuse_if_empty(self, kept: int, what: str) -> None:
-        """Raise when nothing is left to evaluate, with the first reason."""
-        if kept == 0:
-            reasons = [sentence for entries in self.notes.values() for sentence in entries]
-            why = f"; the first of {len(reasons)} problems: {reasons[0]}" if reasons else ""
-            raise DataError(f"{what} holds nothing that can be evaluated{why}")
-
-
 log = logging.getLogger(__name__)
 
-#: kind -> the words of the log.
+#: Kinds of faults of image-text pairs -> their words in the log.
 KINDS = {
     "image": "broken image",
     "text": "empty or unreadable text",
@@ -70,12 +20,11 @@ KINDS = {
     "shard": "damaged, truncated or unreadable part of a shard",
     "duplicate": "duplicate key",
 }
-NAMED = 10
+NAMED = 10  # faults of a kind that the log names
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that was skipped."""
+class Fault(NamedTuple):
+    """One thing that is wrong with image-text pairs: its kind (see KINDS), the name of the sample, and why."""
 
     kind: str
     name: str
@@ -83,60 +32,62 @@ class Fault:
 
 
 @dataclass
-class Faults:
-    """The tally of a run; the same sample counts once, however many epochs meet it.
+class Skipped:
+    """What was left out of a set, an evaluation or a run, each thing once however often it is met."""
 
-    Attributes:
-        limit: faults that are accepted; None accepts all.
-        seen: (kind, name) of each fault so far.
-    """
+    limit: int | None = None  # things that are accepted; None accepts all
+    seen: dict[tuple[str, str], None] = field(
+        default_factory=dict, init=False
+    )  # (kind, sentence) as they were met
+    counts: Counter[str] = field(default_factory=Counter, init=False)  # of each kind
 
-    limit: int | None = None
-    seen: set[tuple[str, str]] = field(default_factory=set)
-    _counts: Counter[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._counts = Counter(kind for kind, _ in self.seen)
-
-    def add(self, fault: Fault) -> None:
-        """Counts a fault and names it in the log while it is among the first of its kind.
-
-        Raises:
-            DataError: there are more than the limit.
-        """
-        if not self._take(fault.kind, fault.name):
-            return
-        count = self._counts[fault.kind]
-        if count <= NAMED:
-            more = "; further ones are only counted" if count == NAMED else ""
-            log.warning("skipped: %s: %s %s%s", KINDS[fault.kind], fault.name, fault.detail, more)
-        self.check(len(self.seen))
+    def note(self, kind: str, sentence: str) -> bool:
+        """Takes up one thing, neither named in the log nor checked; whether it is new."""
+        fresh = (kind, sentence) not in self.seen
+        if fresh:
+            self.seen[kind, sentence] = None
+            self.counts[kind] += 1
+        return fresh
 
     def restore(self, seen: Iterable[tuple[str, str]]) -> None:
-        """Takes over what an earlier part of the run counted, unnamed and unchecked."""
-        for kind, name in seen:
-            self._take(kind, name)
+        """Takes up what another record, or an earlier part of the run, has seen."""
+        for kind, sentence in seen:
+            self.note(kind, sentence)
 
-    def _take(self, kind: str, name: str) -> bool:
-        fresh = (kind, name) not in self.seen
-        if fresh:
-            self.seen.add((kind, name))
-            self._counts[kind] += 1  # counting the set anew for each fault would be quadratic
-        return fresh
+    def add(self, fault: Fault) -> None:
+        """Counts a fault and names it in the log while it is among the first of its kind; checks the limit."""
+        if self.note(fault.kind, fault.name):
+            count = self.counts[fault.kind]
+            if count <= NAMED:
+                more = "; further ones are only counted" if count == NAMED else ""
+                log.warning("skipped: %s: %s %s%s", KINDS[fault.kind], fault.name, fault.detail, more)
+            self.check(len(self.seen))
 
     def check(self, total: int) -> None:
         """Raises DataError when `total` faults, over all processes, are more than the limit."""
         if self.limit is not None and total > self.limit:
             raise DataError(
-                f"more than {self.limit} samples are unusable ({self.report()}); mend the data or raise "
+                f"more than {self.limit} samples are unusable ({self.summary()}); mend the data or raise "
                 "data.max_faults"
             )
 
-    def counts(self) -> Counter[str]:
-        """Faults by kind."""
-        return Counter(self._counts)
+    def refuse_if_empty(self, kept: int, what: str) -> None:
+        """Raises DataError, with the first reason, when nothing is left to evaluate."""
+        if kept == 0:
+            reasons = [sentence for _, sentence in self.seen]
+            why = f"; the first of {len(reasons)} problems: {reasons[0]}" if reasons else ""
+            raise DataError(f"{what} holds nothing that can be evaluated{why}")
 
-    def report(self) -> str:
-        """Such as '3 x broken image, 1 x duplicate key'; 'none' without faults."""
-        found = self.counts()
-        return ", ".join(f"{found[kind]} x {KINDS[kind]}" for kind in KINDS if found[kind]) or "none"
+    @property
+    def notes(self) -> dict[str, list[str]]:
+        """Kind -> sentences."""
+        return {kind: [sentence for k, sentence in self.seen if k == kind] for kind in self.counts}
+
+    def to_dict(self) -> dict[str, dict[str, object]]:
+        """{kind: {"count": n, "sentences": [...]}}, ready for JSON."""
+        return {kind: {"count": len(entries), "sentences": entries} for kind, entries in self.notes.items()}
+
+    def summary(self) -> str:
+        """Such as '3 x broken image, 1 x duplicate key' or '2 images, 1 captions'; '' where nothing was left out."""
+        counts = self.counts.items()
+        return ", ".join(f"{n} x {KINDS[kind]}" if kind in KINDS else f"{n} {kind}" for kind, n in counts)

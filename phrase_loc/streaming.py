@@ -13,6 +13,7 @@ interrupted run goes on where its parts end; an answer is kept only for the ques
 import glob
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -31,13 +32,13 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import IMAGE_ENDINGS, load_image
 from phrase_loc.inference import Inference, Localizer, Prepared, prepare
 from phrase_loc.models.store import model_digest
-from phrase_loc.photographs import photographs_in
 from phrase_loc.proposals import Source
 from phrase_loc.tables import image_path, open_table
 
 _LONGEST = 200  # bytes of a name; 255 are allowed, and hidden names are longer
 _FULL_DISK = "free space there and run the same command again, it goes on"
 _ELSEWHERE = "give another --output, or --overwrite to replace it"
+_NAMED = 8  # endings and folders that a sentence names
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +81,10 @@ def questions_of(
         if not os.path.exists(source):
             raise DataError(f"image file {source} does not exist; check the path")
         return [Question(str(source), tuple(phrases))]
-    listing = photographs_in(source)
-    for sentence in listing.notes:
-        note(sentence)
-    if not listing.photographs:
+    photographs = _photographs_in(source, note)
+    if not photographs:
         raise DataError(f"no image was found in {source} (looked for {', '.join(sorted(IMAGE_ENDINGS))})")
-    return [Question(str(path), tuple(phrases)) for path in listing.photographs]
+    return [Question(str(path), tuple(phrases)) for path in photographs]
 
 
 def _questions_in_table(path: Path) -> list[Question]:
@@ -411,3 +410,32 @@ def _lines(parts: Sequence[Path], total: int) -> Iterator[bytes]:
             if not line.endswith(b"\n"):
                 raise DataError(f"{parts[number % len(parts)]} was changed by somebody else; run again")
             yield line
+
+
+def _photographs_in(folder: Path, note: Callable[[str], None]) -> list[Path]:
+    """The photographs in a folder and below it, by their endings alone, sorted; `note` is told what is left out.
+
+    Hidden photographs are taken, hidden files of another ending passed over without a word; folders behind links are
+    not entered.
+    """
+    found: list[Path] = []
+    other: Counter[str] = Counter()
+    linked: list[str] = []
+    closed: list[str] = []
+    for parent, folders, names in os.walk(folder, onerror=lambda error: closed.append(error.filename)):
+        linked += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()
+            if ending in IMAGE_ENDINGS:
+                found.append(Path(parent, name))
+            elif not name.startswith("."):
+                other[ending or "no ending"] += 1
+    for sentence, count, left_out in (
+        ("left out {} file{} of endings that are not read", other.total(), other),
+        ("did not enter {} linked folder{}", len(linked), linked),
+        ("could not read {} folder{}", len(closed), closed),
+    ):
+        if count:
+            few = ", ".join(sorted(left_out)[:_NAMED]) + (", ..." if len(left_out) > _NAMED else "")
+            note(f"{sentence.format(count, '' if count == 1 else 's')} ({few})")
+    return sorted(found)

@@ -1,7 +1,8 @@
-"""The values that travel between the floors: a phrase and its truth, an image looked at, an answer.
+"""The values that travel between the layers: a phrase and its truth, an image looked at, an answer.
 
 Letters used in every docstring: N images, C channels, h w map grid, H W image pixels, K word units, D
-pooled features, V vocabulary, E embedding size, P phrases, R proposal boxes, M true boxes.
+pooled features, V vocabulary, E embedding size, P phrases, R proposal boxes, M true boxes. What a notebook
+asks of a value (`_repr_html_`, `_repr_png_`) is drawn by `drawing`, imported when asked.
 """
 
 from dataclasses import dataclass, field
@@ -10,8 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-# What a notebook asks of a value (`_repr_html_`, `_repr_png_`) is drawn by `notebook`, imported when asked.
-
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -19,7 +18,6 @@ class Word:
 
     Attributes:
         text: the word that is looked for, in its dictionary form.
-        known: whether the model has a vector for it.
         weight: share in the phrase's map; the known words of a phrase sum to 1.
         misspelt: what was written where that is no form of `text` ('umbrela' for umbrella), else None.
     """
@@ -45,7 +43,6 @@ class Phrase:
     """A mention of something in an image.
 
     Attributes:
-        text: the words as written.
         labels: kinds it belongs to: Flickr30k types ('people', 'scene', ...) or the name of a class.
         entity: what it refers to within its image (Flickr30k chain id); mentions may share one.
         sentence: 0-based number of the caption it stands in, -1 when there is none.
@@ -63,7 +60,7 @@ class GroundingSample:
 
     Attributes:
         image_id: unique name within the dataset.
-        path: file of the image (it may be absent when only annotations are there).
+        path: of the image; the file may be absent when only annotations are there.
         size: (H, W) of the frame in which the boxes are given, the annotation's own.
         phrases: P mentions.
         boxes: per phrase the true boxes (M_i, 4) xyxy in that frame; M_i may be 0.
@@ -79,9 +76,7 @@ class GroundingSample:
 
     def __post_init__(self) -> None:
         if len(self.phrases) != len(self.boxes):
-            raise ValueError(
-                f"{self.image_id}: {len(self.phrases)} phrases but {len(self.boxes)} sets of boxes"
-            )
+            raise ValueError(f"{self.image_id}: {len(self.phrases)} phrases, {len(self.boxes)} sets of boxes")
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,7 +85,7 @@ class Scene:
 
     Attributes:
         activations: for each input size (1, C, h, w) features at the attended stage, >= 0.
-        size: (H, W) of the original image in pixels.
+        size: (H, W) of the frame of the answers in pixels.
         proposals: (R, 4) boxes that do not depend on the phrase, or None when the map alone proposes.
         picture: a small JPEG of the photograph for showing, or None; no answer depends on it.
     """
@@ -120,15 +115,11 @@ class Prediction:
     """Where a phrase is.
 
     Attributes:
-        phrase: the text as asked.
-        words: its content words with their weights.
         present: probability that the image shows it, None when the noun that names it is not known.
         peak: (2,) x, y of the map's first maximum in pixels of the original image, or None.
         boxes: (k, 4) best first, xyxy in pixels of the original image; k = 0 when no word is known.
         scores: (k,) the ranker's scores, descending.
         attention: (h, w) the map on its grid, >= 0.
-        size: (H, W) of the original image in pixels, None when it is not known.
-        picture: the scene's, for showing.
         note: what of the phrase was not asked as it is written, in a sentence or more; None when all was.
     """
 
@@ -156,14 +147,10 @@ class Prediction:
         return f"Prediction({self.phrase!r}, box [{box}]{sure})"
 
     def _repr_html_(self) -> str:
-        from phrase_loc.drawing import predictions_html
-
-        return predictions_html([self])
+        return Predictions([self])._repr_html_()
 
     def _repr_png_(self) -> bytes | None:
-        from phrase_loc.drawing import predictions_png
-
-        return predictions_png([self])
+        return Predictions([self])._repr_png_()
 
 
 class Predictions(list[Prediction]):

@@ -21,7 +21,7 @@ FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REGISTRIES = {
     "phrase_loc.attention": "METHODS",
-    "phrase_loc.models.backbones.registry": "BACKBONES",
+    "phrase_loc.models.backbones": "BACKBONES",
     "phrase_loc.proposals": "PROPOSALS",
     "phrase_loc.evaluation.protocols": "PROTOCOLS",
 }

@@ -15,10 +15,8 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.export import GRAPHS, ManyPhrases, export
 from phrase_loc.images import to_tensor
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.models.build import with_extra
 from phrase_loc.models.store import save_model
-from phrase_loc.text.vectors import WordVectors
-from tests.models.test_model import WORDS, tiny_model
+from tests.models.test_model import extended, tiny_model
 
 onnx = pytest.mark.skipif(
     not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="the extra `onnx` is not installed"
@@ -40,8 +38,7 @@ def saved(tmp_path_factory):
         inference={"image_sizes": [64, 48], "grid": 24},
         calibration={"slope": 2.0, "offset": 0.5},
     )
-    extended = with_extra(model, WordVectors((*WORDS, "zebra", "kite"), torch.randn(7, 4)))
-    return save_model(extended, folder)
+    return save_model(extended(model), folder)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,9 @@ write("new")
     )
 
 
-def test_a_lock_is_held_by_one(tmp_path):
+def test_a_lock_is_held_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_GRACE", 0.01)
+
     def take():
         with files.lock(tmp_path / ".lock", "held by another process"):
             return True

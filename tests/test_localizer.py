@@ -59,7 +59,7 @@ def test_several_sizes_are_the_mean_of_single_ones(tiny_localizer, drawn_image):
     single = []
     for side in (32, 48):
         one = tiny_localizer.with_settings(image_sizes=(side,))
-        single.append(min_max(resize(one.attend(one.look(drawn_image), ["dog"]), (16, 16), mode="bicubic")))
+        single.append(min_max(resize(one.attend(one.look(drawn_image), ["dog"]), (16, 16))))
     both = tiny_localizer.attend(tiny_localizer.look(drawn_image), ["dog"])
     torch.testing.assert_close(both, torch.stack(single).mean(0))
 
@@ -132,7 +132,10 @@ def test_threads_share_one_localizer(tiny_localizer, drawn_image):
     [
         ({"method": "mvp"}, "unknown attention method 'mvp'.*mwp"),
         ({"proposals": "rpn"}, "unknown proposal source 'rpn'"),
-        ({"score": "sum"}, "unknown box score 'sum'"),
+        (
+            {"score": "surplus"},
+            "score='surplus' is no longer there.*docs/experiments.md.*'mass' or leave it out",
+        ),
         ({"gama": 1}, "unknown inference setting 'gama'.*did you mean 'gamma'"),
         ({"stage": "layer9"}, "unknown stage 'layer9'"),
     ],
@@ -145,6 +148,7 @@ def test_wrong_settings_are_named(changes, sentence, tiny_localizer):
 def test_settings_survive_json():
     settings = Inference(image_sizes=(320, 448), prior=0.2)
     assert Inference.from_dict({"image_sizes": [320, 448], "prior": 0.2}) == settings
+    assert Inference.from_dict({"score": "mass"}) == Inference()  # as saved models have it
 
 
 def test_cached_proposals_are_the_same(tiny_localizer, drawn_image, tmp_path, monkeypatch):
@@ -157,7 +161,9 @@ def test_cached_proposals_are_the_same(tiny_localizer, drawn_image, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "make", [tuple, iter, np.array, dict.fromkeys(PHRASES).keys, lambda p: (x for x in p)], ids=str
+    "make",
+    [tuple, iter, np.array, dict.fromkeys(PHRASES).keys, lambda p: (x for x in p)],
+    ids=["tuple", "iterator", "array", "keys", "generator"],
 )
 def test_phrases_come_from_any_iterable(make, tiny_localizer, drawn_image):
     given = make() if make.__name__ == "keys" else make(PHRASES)

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from phrase_loc.errors import ConfigError
 from phrase_loc.maps import centre_prior, min_max, peak, resize, resized_peak, smooth
 
 
@@ -9,21 +8,15 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest-exact", "area"])
-def test_resize_keeps_leading_dimensions_and_a_constant(mode: str):
-    out = resize(torch.full((2, 3, 4, 5), 0.7), (9, 8), mode)
+def test_resize_keeps_leading_dimensions_and_a_constant():
+    out = resize(torch.full((2, 3, 4, 5), 0.7), (9, 8))
     torch.testing.assert_close(out, torch.full((2, 3, 9, 8), 0.7))
 
 
 def test_bicubic_overshoot_is_clamped():
     spike = torch.zeros(5, 5)
     spike[2, 2] = 1
-    assert resize(spike, (40, 40), "bicubic").min() == 0
-
-
-def test_resize_refuses_an_empty_size():
-    with pytest.raises(ConfigError):
-        resize(torch.ones(2, 2), (0, 3))
+    assert resize(spike, (40, 40)).min() == 0
 
 
 def test_smooth_equals_the_sum_over_all_cells():
@@ -47,11 +40,9 @@ def test_smooth_keeps_a_constant_and_means_the_same_on_every_grid():
     torch.testing.assert_close(resize(coarse, (64, 64)), fine, atol=0.01, rtol=0.02)
 
 
-def test_smooth_by_nothing_and_by_a_negative():
+def test_smooth_by_nothing():
     maps = noise(3, 3)
     assert smooth(maps, 0) is maps
-    with pytest.raises(ConfigError):
-        smooth(maps, -0.1)
 
 
 def test_centre_prior():
@@ -62,8 +53,6 @@ def test_centre_prior():
     # one sigma off the centre to the left: x = 0.25, exp(-1/2)
     assert centre_prior((1, 2), 0.25, 1.0)[0, 0].item() == pytest.approx(0.6065, abs=1e-4)
     assert (centre_prior((5, 5), power=0.0) == 1).all()
-    with pytest.raises(ConfigError):
-        centre_prior((5, 5), sigma=0)
 
 
 @pytest.mark.parametrize("flat", [0.0, 1.0, 0.1, 1e-30, 1e30])
@@ -99,7 +88,7 @@ def test_the_peak_of_a_resized_map_is_that_of_the_map_made_whole(size, dtype):
     two[0, 10, 20] = two[0, 40, 50] = 1.0
     negative = -rough[:1]
     every = torch.cat([rough, soft, zeros, flat, mirrored, two, negative, 1e-30 * soft, 1e6 * soft])
-    whole = peak(resize(every, size, "bicubic"))
+    whole = peak(resize(every, size))
     assert torch.equal(resized_peak(every, size), whole)
 
 

@@ -20,9 +20,9 @@ from phrase_loc.config import load_config, to_dict
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.models.build import create, folded, with_extra
+from phrase_loc.models.build import create, folded
 from phrase_loc.models.store import CONFIG, EXTRA, VOCABULARY, WEIGHTS, load_model
-from phrase_loc.text.vectors import WordVectors
+from phrase_loc.text.vectors import Alignment
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import TrainConfig
 
@@ -107,7 +107,6 @@ class Saved:
 
 def _model(folder: Path) -> Saved:
     torch.manual_seed(0)
-    names = (*WORDS, "zebra", "kite")
     made = create(
         Vocabulary(WORDS, (9, 7, 5, 3, 2)),
         torch.randn(5, 6),
@@ -116,7 +115,8 @@ def _model(folder: Path) -> Saved:
         image_size=32,
         hidden=12,
     )
-    made = with_extra(made, WordVectors(names, torch.randn(7, 4)))
+    made.words.set_extra(torch.randn(2, 4), Alignment(torch.randn(4, 6), torch.randn(6)))
+    made.extra = ("zebra", "kite")
     inference = {"image_sizes": [32], "grid": 16, "proposals": "windows"}
     made.config = replace(made.config, inference=inference, calibration={"slope": 1.0, "offset": 0.5})
     PhraseLocalizer(folded(made)).save_pretrained(folder)

@@ -110,8 +110,6 @@ def _progress(tally: Tally, name: str, random: Random, folder: Path) -> None:
 class _Fixed:
     """A source of boxes that depend on the frame."""
 
-    supervision = "none"
-
     def __repr__(self) -> str:
         return "fixed"
 

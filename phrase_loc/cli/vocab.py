@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.tables import is_there
+from phrase_loc.files import is_there
 from phrase_loc.text.parsing import Role, parse
 from phrase_loc.text.phrases import PhraseEncoder
 
@@ -124,12 +124,12 @@ def vocab_arguments(parser: argparse.ArgumentParser) -> None:
 def run_vocab(args: argparse.Namespace) -> int:
     """Build, write, report."""
     from phrase_loc.pairs.sources import TEXT_FIELDS, stream_texts
-    from phrase_loc.skipped import Faults
+    from phrase_loc.skipped import Skipped
     from phrase_loc.text.vocabulary import UnitCounter
 
     _check(args)
-    counter, faults = UnitCounter(), Faults()
-    texts = stream_texts(args.sources, args.fields or TEXT_FIELDS, faults)
+    counter, skipped = UnitCounter(), Skipped()
+    texts = stream_texts(args.sources, args.fields or TEXT_FIELDS, skipped)
     counter.update(_shown(texts, args.quiet))
     vocabulary = counter.vocabulary(args.size, args.min_count, args.min_association, args.pair_share)
     vocabulary.save(args.output)
@@ -138,8 +138,8 @@ def run_vocab(args: argparse.Namespace) -> int:
         f"{args.output}: {len(vocabulary)} units ({pairs} pairs) of {counter.texts} texts, "
         f"rarest seen {vocabulary.counts[-1]} times"
     )
-    if faults.seen:
-        print(f"skipped: {faults.report()}")
+    if skipped.seen:
+        print(f"skipped: {skipped.summary()}")
     if args.coverage:
         print(_coverage(args.coverage, vocabulary))
     return 0

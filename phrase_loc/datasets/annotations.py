@@ -9,7 +9,7 @@ does. A cut of more than a pixel is named.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 from xml.etree.ElementTree import Element, ParseError
@@ -27,10 +27,11 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
+Entry = tuple[str, Callable[[], GroundingSample | None]]
 
 
 class Annotated(Sequence[GroundingSample]):
-    """The samples of a dataset in its order, and what was left out; a reader fills it through `keep`."""
+    """The samples of a dataset in its order, and what was left out; a reader fills it through `fill`."""
 
     name: str
 
@@ -49,15 +50,34 @@ class Annotated(Sequence[GroundingSample]):
     def __getitem__(self, index: int | slice) -> GroundingSample | Sequence[GroundingSample]:
         return self.samples[index]
 
-    def keep(self, sample: GroundingSample) -> None:
+    def fill(self, entries: Iterable[Entry], what: str, limit: int = 0) -> None:
+        """Read the samples of a set; an annotation that fails is named under 'images'.
+
+        Args:
+            entries: what each is called in sentences, and how it is read; None is no sample and already named.
+            what: the set, for the sentence when nothing of it is left.
+            limit: stop after so many samples, 0 for none.
+        """
+        for called, read in entries:
+            try:
+                sample = read()
+            except DataError as error:
+                self.skipped.note("images", f"{called}: {error}")
+                continue
+            if sample is not None:
+                self._keep(sample)
+            if len(self.samples) == limit > 0:
+                break
+        self.skipped.refuse_if_empty(len(self.samples), what)
+
+    def _keep(self, sample: GroundingSample) -> None:
         """Add a sample; a second one of the same name is named instead, since results go by name."""
         if sample.image_id in self._ids:
-            self.skipped.note(
-                "images", f"{sample.image_id}: {sample.path.name} bears the name of another image"
-            )
-            return
-        self._ids.add(sample.image_id)
-        self.samples.append(sample)
+            again = f"{sample.path.name} bears the name of another image"
+            self.skipped.note("images", f"{sample.image_id}: {again}")
+        else:
+            self._ids.add(sample.image_id)
+            self.samples.append(sample)
 
     def fit(
         self, where: str, box: Sequence[float], size: tuple[int, int], one_based: bool = False
@@ -93,15 +113,10 @@ def fit_box(
         raise DataError(f"its box {_shown(box)} is inverted or empty (xmax < xmin, ymax < ymin)")
     height, width = size[0] - one_based, size[1] - one_based
     cut = [
-        min(max(x1, 0.0), width),
-        min(max(y1, 0.0), height),
-        min(max(x2, 0.0), width),
-        min(max(y2, 0.0), height),
+        min(max(value, 0.0), side) for value, side in zip(own, (width, height, width, height), strict=True)
     ]
-    seen = (
-        x2 >= 0 and y2 >= 0 and x1 <= width and y1 <= height if thin else cut[0] < cut[2] and cut[1] < cut[3]
-    )
-    if not seen:
+    touches = x2 >= 0 and y2 >= 0 and x1 <= width and y1 <= height
+    if not (touches if thin else cut[0] < cut[2] and cut[1] < cut[3]):
         raise DataError(f"its box {_shown(box)} lies outside the {size[1]} x {size[0]} image")
     return own, cut
 
@@ -114,14 +129,13 @@ def beyond(box: Sequence[float], size: tuple[int, int]) -> str:
 def frame(height: float, width: float) -> tuple[int, int]:
     """(H, W) of an annotation's frame; DataError unless both are whole numbers of at least 1 and not too large."""
     given = f"the size {width:g} x {height:g}"
-    if height != int(height) or width != int(width):
+    if height % 1 or width % 1:
         raise DataError(f"it gives {given}; whole pixels were expected")
     if min(height, width) < 1:
         raise DataError(f"it gives {given}; it must be at least 1 x 1")
     if height * width > MAX_PIXELS:
-        raise DataError(
-            f"it gives {given}, more than the {MAX_PIXELS:,} pixels of the largest photograph accepted"
-        )
+        most = f"the {MAX_PIXELS:,} pixels of the largest photograph accepted"
+        raise DataError(f"it gives {given}, more than {most}")
     return int(height), int(width)
 
 
@@ -162,9 +176,7 @@ def read_xml(path: Path) -> Element:
         raise DataError(f"it is not well-formed: broken XML ({error})") from None
     except DefusedXmlException:
         raise DataError("it declares XML entities, which are refused") from None
-    except (
-        Exception
-    ) as error:  # an encoding that nobody knows is a LookupError, a false one a ValueError, ...
+    except Exception as error:  # an unknown encoding is a LookupError, a false one a ValueError, ...
         raise DataError(f"it cannot be read as XML ({' '.join(str(error).split())[:160]})") from None
 
 
@@ -223,9 +235,8 @@ def read_ids(path: Path, what: str, skipped: Skipped) -> list[str]:
     lines, ids = read_lines(path, what, skipped), dict[str, int]()
     for place, name in lines:
         if name in ids:
-            skipped.note(
-                "lines", f"{path.name} line {place}: {brief(name)[1:-1]} was listed in line {ids[name]}"
-            )
+            again = f"{brief(name)[1:-1]} was listed in line {ids[name]}"
+            skipped.note("lines", f"{path.name} line {place}: {again}")
         elif Path(name).name != name or len(name) > 200:
             skipped.note("images", f"{path.name} line {place}: image id {brief(name)} is no file name")
         else:

@@ -1,4 +1,4 @@
-"""Names of classes: what a dataset calls them, what a person would type, and a classifier's own units.
+"""Classes of a dataset: what it calls them, what a person would type, a classifier's units, and samples of them.
 
 The lists are data beside this file (`lists/`). A class name becomes a phrase so that the text-to-region model
 plays zero-shot; where the name is no word for the thing ('tvmonitor', 'sports ball'), the list gives one.
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from phrase_loc.structures import GroundingSample, Phrase
 
 #: What to type for classes whose first WordNet name is another class's too.
 AMBIGUOUS = {"n02012849": "crane bird", "n03126707": "construction crane", "n03710721": "tank suit"}
+#: A class counts as hard when it covers less than this share of the image and another class is present.
+HARD_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,8 @@ def imagenet_phrases() -> dict[str, str]:
 def imagenet_units() -> dict[str, tuple[int, ...]]:
     """Phrase of a VOC or COCO class -> the ImageNet classes that are kinds of it; absent where none is."""
     table = yaml.safe_load(_read("imagenet_units.yaml"))
-    return {phrase: tuple(n for entry in entries for n in _range(entry)) for phrase, entries in table.items()}
-
-
-def _range(entry: int | str) -> range:
-    first, _, last = str(entry).partition("-")
-    return range(int(first), int(last or first) + 1)
+    ends = {phrase: [str(entry).split("-") for entry in entries] for phrase, entries in table.items()}
+    return {p: tuple(n for e in pairs for n in range(int(e[0]), int(e[-1]) + 1)) for p, pairs in ends.items()}
 
 
 def _read(name: str) -> str:
@@ -111,10 +109,6 @@ def _read(name: str) -> str:
 
 def _lines(name: str) -> list[str]:
     return [line for line in _read(name).splitlines() if line and not line.startswith("#")]
-
-
-#: A class counts as hard when it covers less than this share of the image and another class is present.
-HARD_SHARE = 0.25
 
 
 def class_sample(
@@ -137,8 +131,8 @@ def class_sample(
         shares: per class the share of the image that the union of its instances covers.
         others: classes of the image that are present and not in `objects` (they still make the rest hard).
         facts: further per-phrase tuples of the dataset.
-        only_units: keep only the classes that an ImageNet classifier has units for (imagenet_units), so that
-            it and a text model can be compared on what both can play; what is hard stays as it was.
+        only_units: keep only the classes that an ImageNet classifier has units for, so that it and a text model can
+            be compared on what both can play; what is hard stays as it was.
 
     Returns:
         The sample; `facts["hard"]` holds per phrase whether the pair belongs to the Difficult subset of the
@@ -146,19 +140,15 @@ def class_sample(
         list of pairs is not shipped, so counts can differ by a few.
     """
     crowded = len(objects) + others > 1
-    hard = tuple(crowded and share < HARD_SHARE for share in shares)
-    kept = [i for i, c in enumerate(objects) if not only_units or c.phrase in imagenet_units()]
-    classes, boxes = list(objects), list(objects.values())
-    columns = {"hard": hard, **(facts or {})}
+    kept = [not only_units or c.phrase in imagenet_units() for c in objects]
+    columns = {"hard": tuple(crowded and share < HARD_SHARE for share in shares), **(facts or {})}
     return GroundingSample(
         image_id=image_id,
         path=path,
         size=size,
-        phrases=tuple(
-            Phrase(text=classes[i].phrase, labels=(classes[i].name,), entity=classes[i].name) for i in kept
-        ),
-        boxes=tuple(boxes[i] for i in kept),
-        facts={name: tuple(column[i] for i in kept) for name, column in columns.items()},
+        phrases=tuple(Phrase(c.phrase, (c.name,), c.name) for c in compress(objects, kept)),
+        boxes=tuple(compress(objects.values(), kept)),
+        facts={name: tuple(compress(column, kept)) for name, column in columns.items()},
     )
 
 

@@ -11,6 +11,7 @@ reads past the end of a malformed one.
 """
 
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,8 @@ from phrase_loc.structures import GroundingSample
 OWN = "use the official file, or ask for each by its own name with data.options.own_categories=true"
 LONGEST = 200  # outline of a polygon, in widths and heights of its image
 Object = dict[str, Any]
-Truth = dict[
-    ClassName, list[tuple[list[float], Any]]
-]  # class -> (box xyxy, run-length mask) of its instances
+#: Class -> (box xyxy, run-length mask) of its instances.
+Truth = dict[ClassName, list[tuple[list[float], Any]]]
 
 
 class COCO(Annotated):
@@ -39,7 +39,7 @@ class COCO(Annotated):
     Args:
         root: folder with `annotations` and the split's images.
         split: val2014, val2017, ...
-        only_units: keep only classes that an ImageNet classifier has units for (class_samples.py).
+        only_units: keep only classes that an ImageNet classifier has units for.
         own_categories: the file has categories of its own: each name in it is the phrase, COCO's or not.
 
     Raises:
@@ -58,30 +58,26 @@ class COCO(Annotated):
         content = read_instances(path)
         self.classes = categories(content["categories"], path.name, own_categories)
         images = self._by_id(content["images"])
+        groups = self._by_image(content["annotations"], images)
+        content["annotations"].clear()  # from here on each is freed with its image
+        order = sorted(images, key=lambda key: (isinstance(key, str), key))
+        self.fill(((brief(key), partial(self._read, images[key], groups)) for key in order), str(path))
+
+    def _by_image(self, annotations: list[Any], images: dict[Any, Object]) -> dict[Any, list[Object]]:
+        """Image id -> its annotations; one of no image is named, as is an id that comes again."""
         groups: dict[Any, list[Object]] = {key: [] for key in images}
         seen = set()
-        for place, annotation in enumerate(content["annotations"]):
-            own, key = (
-                (annotation.get("id"), annotation.get("image_id"))
-                if isinstance(annotation, dict)
-                else (0, None)
-            )
+        for place, annotation in enumerate(annotations):
+            found = annotation if isinstance(annotation, dict) else {}
+            own, key, called = found.get("id"), found.get("image_id"), _name(annotation, place)
             if _is_id(own) and own in seen:
-                self.skipped.note(
-                    "annotations of one id (kept)", f"{_name(annotation, place)} is there again"
-                )
+                self.skipped.note("annotations of one id (kept)", f"{called} is there again")
             seen.update([own] if _is_id(own) else [])
             if _is_id(key) and key in groups:
                 groups[key].append(annotation)
             else:
-                self.skipped.note("annotations", f"{_name(annotation, place)}: of no image that is listed")
-        content["annotations"].clear()  # from here on each is freed with its image
-        for key in sorted(images, key=lambda key: (isinstance(key, str), key)):
-            try:
-                self._read(images[key], groups.pop(key))
-            except DataError as error:
-                self.skipped.note("images", f"{brief(key)}: {error}")
-        self.skipped.refuse_if_empty(len(self.samples), str(path))
+                self.skipped.note("annotations", f"{called}: of no image that is listed")
+        return groups
 
     def _by_id(self, listed: list[Any]) -> dict[Any, Object]:
         """Id -> image; what has none, or shares it with another image, is named."""
@@ -96,7 +92,8 @@ class COCO(Annotated):
                 doubtful.add(key)
         return {key: image for key, image in images.items() if key not in doubtful}
 
-    def _read(self, image: Object, annotations: list[Object]) -> None:
+    def _read(self, image: Object, groups: dict[Any, list[Object]]) -> GroundingSample:
+        annotations = groups.pop(image["id"])
         if not annotations:
             raise DataError("no annotation")
         file = image.get("file_name")
@@ -106,7 +103,17 @@ class COCO(Annotated):
         truth, broken = self._truth(str(image["id"]), annotations, size)
         if not truth:
             raise DataError("no category that can be counted")
-        self.keep(self._sample(str(image["id"]), self.images / file, size, truth, broken))
+        masks = tuple(rle.merge([runs for _, runs in found]) for found in truth.values())
+        return class_sample(
+            str(image["id"]),
+            self.images / file,
+            size,
+            {kind: stack([box for box, _ in found]) for kind, found in truth.items()},
+            [float(rle.area(m)) / (size[0] * size[1]) for m in masks],
+            others=broken,
+            facts={"masks": masks},
+            only_units=self.only_units,
+        )
 
     def _truth(self, name: str, annotations: list[Object], size: tuple[int, int]) -> tuple[Truth, int]:
         """The classes whose truth is whole, and the number of the others."""
@@ -121,9 +128,8 @@ class COCO(Annotated):
                 truth.setdefault(kind, []).append((box, mask(annotation.get("segmentation"), size)))
             except DataError as error:
                 broken.add(kind)
-                self.skipped.note(
-                    "classes", f"{name}: every {kind.name} left out, since {_name(annotation)}: {error}"
-                )
+                left_out = f"{name}: every {kind.name} left out"
+                self.skipped.note("classes", f"{left_out}, since {_name(annotation)}: {error}")
         for kind in [kind for kind in truth if kind not in broken]:
             if not any(rle.area(runs) for _, runs in truth[kind]):
                 broken.add(kind)
@@ -131,21 +137,6 @@ class COCO(Annotated):
                     "classes", f"{name}: every {kind.name} left out: no mask of it holds a pixel"
                 )
         return {kind: found for kind, found in truth.items() if kind not in broken}, len(broken)
-
-    def _sample(
-        self, name: str, path: Path, size: tuple[int, int], truth: Truth, others: int
-    ) -> GroundingSample:
-        masks = tuple(rle.merge([runs for _, runs in found]) for found in truth.values())
-        return class_sample(
-            name,
-            path,
-            size,
-            {kind: stack([box for box, _ in found]) for kind, found in truth.items()},
-            [float(rle.area(m)) / (size[0] * size[1]) for m in masks],
-            others=others,
-            facts={"masks": masks},
-            only_units=self.only_units,
-        )
 
 
 def read_instances(path: Path) -> dict[str, list[Any]]:

@@ -10,13 +10,13 @@ The rules of the official reader (flickr30k_entities_utils.py): corners are 1-ba
 the box of an object belongs to each of its names; chain `0` is not visual; empty lines are no captions.
 Boxes stay in the frame of the XML's <size>, whatever the size of the image file.
 
-What cannot be read leaves the count and is named in `skipped`: an image whose XML or sentences are missing,
-broken, not UTF-8 or hold entity declarations; a caption with an unclosed bracket; a chain with a box that is
-inverted or wholly outside the image (all its mentions, since its truth would be incomplete). A box that
-reaches partly outside, or is one pixel wide, is kept as annotated, as every published script does, and named.
+What cannot be read leaves the count and is named in `skipped`: an image, a caption, or a chain with a box that is
+inverted or wholly outside (all its mentions, since its truth would be incomplete). A box that reaches partly outside,
+or is one pixel wide, is kept as annotated, as every published script does, and named.
 """
 
 import re
+from functools import partial
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -34,11 +34,11 @@ from phrase_loc.datasets.annotations import (
     xml_box,
     xml_frame,
 )
+from phrase_loc.datasets.classes import stack
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.structures import GroundingSample, Phrase
 
-TYPES = ("people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other")
 OFFICIAL_IDS = 1000  # ids in the official val and test split files
 OFFICIAL_TEST = (14_481, 999)  # phrases with a box, and images that have one, in the complete test split
 MARK = re.compile(r"\[/EN#\S*|\]")  # what annotation adds to a caption
@@ -46,11 +46,7 @@ HEAD = re.compile(r"(?P<chain>\d+)(?P<types>(?:/[^\s/\]]+)+)\s+(?P<words>\S.*)",
 
 
 class Flickr30kEntities(Annotated):
-    """The images of one split, in the order of its file.
-
-    Args:
-        root: folder of the official tree.
-        split: name of a `<split>.txt` in it.
+    """The images of one split, in the order of its `<split>.txt`.
 
     Raises:
         ConfigError: the tree or the split file is not there.
@@ -64,12 +60,8 @@ class Flickr30kEntities(Annotated):
         super().__init__()
         self.root, self.split = Path(root), split
         ids = read_ids(self._list(), "split file", self.skipped)
-        for image_id in ids:
-            try:
-                self.keep(self._read(image_id))
-            except DataError as error:
-                self.skipped.note("images", f"{image_id}: {error}")
-        self.skipped.refuse_if_empty(len(self.samples), f"split {split!r} of {self.root}")
+        entries = ((image_id, partial(self._read, image_id)) for image_id in ids)
+        self.fill(entries, f"split {split!r} of {self.root}")
         if split == "test" and len(ids) == OFFICIAL_IDS:
             self._check_official()
 
@@ -101,15 +93,12 @@ class Flickr30kEntities(Annotated):
 
     def _phrases(self, image_id: str, captions: list[str]) -> list[Phrase]:
         phrases: list[Phrase] = []
-        number = 0
-        for line, caption in enumerate(captions, 1):
-            if not caption.strip():
-                continue
+        filled = [(line, caption) for line, caption in enumerate(captions, 1) if caption.strip()]
+        for number, (line, caption) in enumerate(filled):
             try:
                 phrases += parse_caption(caption, number)
             except DataError as error:
                 self.skipped.note("captions", f"{image_id}: caption in line {line} left out, {error}")
-            number += 1
         return phrases
 
     def _check_official(self) -> None:
@@ -147,25 +136,18 @@ def read_annotation(
     Returns:
         (H, W); chain -> (M, 4) boxes, origin 0, M = 0 for chains without a box; and (kind, chain, sentence)
         of each box that is unusable (kind 'chains') or kept though it reaches out of the image or has no area.
-
-    Raises:
-        DataError: no file, no XML, entity declarations, no size, or a corner that is no number.
     """
     root = read_xml(path)
     size = xml_frame(root)
     chains: dict[str, list[list[float]]] = {}
     bad = []
     for thing in root.iter("object"):
-        names = list(dict.fromkeys((name.text or "").strip() for name in thing.findall("name")))
+        names = dict.fromkeys((name.text or "").strip() for name in thing.findall("name"))
+        found = [_judged(node, size) for node in thing.findall("bndbox")]
         for chain in names:
-            chains.setdefault(chain, [])
-        for node in thing.findall("bndbox"):
-            box, kind, why = _judged(node, size)
-            bad += [(kind, brief(chain)[1:-1], why) for chain in names if kind]
-            for chain in names:
-                chains[chain].append(box)
-    boxes = {chain: torch.tensor(c, dtype=torch.float32).reshape(-1, 4) for chain, c in chains.items()}
-    return size, boxes, bad
+            chains.setdefault(chain, []).extend(box for box, _, _ in found)
+        bad += [(kind, brief(chain)[1:-1], why) for _, kind, why in found for chain in names if kind]
+    return size, {chain: stack(boxes) for chain, boxes in chains.items()}, bad
 
 
 def _judged(node: Element, size: tuple[int, int]) -> tuple[list[float], str, str]:

@@ -13,7 +13,7 @@ plain widths are what the official script counts with its + 1.
 The class is taken from the annotation, so it needs no folder names and no list of labels.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -27,27 +27,23 @@ XML_FOLDERS = ("Annotations/CLS-LOC/val", "annotations/val", "bbox/val", "val", 
 TINY_FOLDERS = (".", "val")
 TINY_SIDE = 64
 Annotation = tuple[tuple[int, int], str, list[list[float]]]  # (H, W), WordNet id, corners
-Found = tuple[
-    str, Path, Callable[[], Annotation]
-]  # what the annotation is called, the photograph, how it is read
+#: What the annotation is called, the photograph, how it is read.
+Found = tuple[str, Path, Callable[[], Annotation]]
 
 
 class ImageNet(Annotated):
     """Photographs with one class each.
 
-    The only phrase is the class's first name (`imagenet_phrases`), its label the WordNet id.
+    The only phrase is the class's first name (`imagenet_phrases`), its label the WordNet id; `name` is 'imagenet', or
+    'tiny_imagenet' for the 64-pixel set.
 
     Args:
         root: root of either tree.
         split: 'val', the only part with public boxes.
         limit: use only the first so many photographs, 0 for all.
 
-    Attributes:
-        name: 'imagenet', or 'tiny_imagenet' for the 64-pixel set.
-
     Raises:
-        DataError: neither tree is there, or nothing in it can be used; an annotation that is broken, or names no one
-            class of the 1,000, leaves the count and is named in `skipped`.
+        DataError: neither tree is there, or nothing in it can be used.
     """
 
     def __init__(self, root: Path, split: str = "val", limit: int = 0) -> None:
@@ -57,19 +53,13 @@ class ImageNet(Annotated):
         root = Path(root)
         tiny = next((root / f for f in TINY_FOLDERS if (root / f / "val_annotations.txt").is_file()), None)
         self.name = "tiny_imagenet" if tiny else "imagenet"
-        for where, path, annotation in self._tiny(tiny) if tiny else self._ilsvrc(root):
-            try:
-                self.keep(self._sample(where, path, *annotation()))
-            except DataError as error:
-                self.skipped.note("images", f"{where}: {error}")
-            if len(self.samples) == limit > 0:
-                break
-        self.skipped.refuse_if_empty(len(self.samples), f"the ImageNet tree {root}")
+        found = self._tiny(tiny) if tiny else self._ilsvrc(root)
+        entries = ((where, partial(self._sample, where, path, read)) for where, path, read in found)
+        self.fill(entries, f"the ImageNet tree {root}", limit)
 
-    def _sample(
-        self, where: str, path: Path, size: tuple[int, int], wnid: str, corners: list[list[float]]
-    ) -> GroundingSample:
+    def _sample(self, where: str, path: Path, annotation: Callable[[], Annotation]) -> GroundingSample:
         """One photograph, one class, its boxes; corners are pixel numbers, both ends inside."""
+        size, wnid, corners = annotation()
         if wnid not in imagenet_phrases():
             raise DataError(f"its class {brief(wnid)} is none of ImageNet's 1,000 WordNet ids")
         edges = [self.fit(where, [x1, y1, x2 + 1, y2 + 1], size) for x1, y1, x2, y2 in corners]
@@ -85,7 +75,11 @@ class ImageNet(Annotated):
 
     def _ilsvrc(self, root: Path) -> Iterator[Found]:
         """The photographs of the ILSVRC validation set that have an annotation, in the order of the file names."""
-        annotations = _first(root, XML_FOLDERS, "*.xml", "annotation XML")
+        options = [root / folder for folder in XML_FOLDERS]
+        annotations = next((folder for folder in options if any(folder.glob("*.xml"))), None)
+        if annotations is None:
+            places = ", ".join(map(str, options))
+            raise DataError(f"no annotation XML in any of {places}; see data/README.md for the tree")
         photographs, paths = _photographs(root), sorted(annotations.glob("*.xml"))
         for stem in sorted(photographs.keys() - {path.stem for path in paths}):
             self.skipped.note("images", f"{stem}: a photograph without an annotation")
@@ -116,14 +110,6 @@ def ilsvrc_xml(path: Path) -> Annotation:
     if len(nodes) != len(things):
         raise DataError(f"it has {len(nodes)} boxes for {len(things)} objects; use the official file")
     return xml_frame(root), names.pop(), [xml_box(node) for node in nodes]
-
-
-def _first(root: Path, folders: Iterable[str], pattern: str, what: str) -> Path:
-    options = [root / folder for folder in folders]
-    for folder in options:
-        if next(folder.glob(pattern), None):
-            return folder
-    raise DataError(f"no {what} in any of {', '.join(map(str, options))}; see data/README.md for the tree")
 
 
 def _photographs(root: Path) -> dict[str, Path]:

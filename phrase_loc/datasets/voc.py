@@ -10,6 +10,7 @@ truth (annotations.py), leaves the count and is named. For classes of your own w
 """
 
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from phrase_loc.datasets.annotations import Annotated, brief, read_ids, read_xml, xml_box, xml_frame
 from phrase_loc.datasets.classes import ClassName, class_names, class_sample, stack, union_share
 from phrase_loc.errors import DataError
+from phrase_loc.structures import GroundingSample
 
 
 class VOC(Annotated):
@@ -26,14 +28,10 @@ class VOC(Annotated):
         root: folder that holds VOCdevkit, VOCdevkit itself, or the year's folder.
         split: name of the list in ImageSets/Main: test, trainval, val, train.
         year: 2007 to 2012.
-        only_units: keep only classes that an ImageNet classifier has units for (class_samples.py).
-
-    Attributes:
-        skipped: (image, class) pairs and images that are not counted, with the reason.
+        only_units: keep only classes that an ImageNet classifier has units for (classes.py).
 
     Raises:
-        DataError: a folder or the list is missing, or no annotation can be read; a single broken annotation
-            leaves the count and is named in `skipped`.
+        DataError: a folder or the list is missing, or no annotation can be read.
     """
 
     name = "voc"
@@ -45,14 +43,11 @@ class VOC(Annotated):
         listing = self.folder / "ImageSets" / "Main" / f"{split}.txt"
         if not listing.is_file():
             raise DataError(f"no list {listing}; unpack the official {split} part of VOC{year} there")
-        for name in read_ids(listing, "the list", self.skipped):
-            try:
-                self._read(name)
-            except DataError as error:
-                self.skipped.note("images", f"{name}.xml: {error}")
-        self.skipped.refuse_if_empty(len(self.samples), f"the {split} list of {self.folder}")
+        names = read_ids(listing, "the list", self.skipped)
+        entries = ((f"{name}.xml", partial(self._read, name)) for name in names)
+        self.fill(entries, f"the {split} list of {self.folder}")
 
-    def _read(self, name: str) -> None:
+    def _read(self, name: str) -> GroundingSample | None:
         size, objects = self._annotation(name)
         boxes = {c: stack([box for box, _ in found]) for c, found in objects.items()}
         played = {c: b for c, b in boxes.items() if not all(difficult for _, difficult in objects[c])}
@@ -60,9 +55,9 @@ class VOC(Annotated):
             self.skipped.note("classes", f"{name}: every {c.name} is marked difficult")
         if not played:
             self.skipped.note("images", f"{name}: no class to play")
-            return
+            return None
         to_edges = torch.tensor([0.0, 0.0, 1.0, 1.0])  # last pixel -> the edge behind it
-        sample = class_sample(
+        return class_sample(
             name,
             self.folder / "JPEGImages" / f"{name}.jpg",
             size,
@@ -71,7 +66,6 @@ class VOC(Annotated):
             others=len(objects) - len(played),
             only_units=self.only_units,
         )
-        self.keep(sample)
 
     def _annotation(
         self, name: str

@@ -9,17 +9,19 @@ a box is easier than a hit on a mask, so figures never stand beside those of `co
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from phrase_loc.datasets.annotations import Annotated, brief, frame, number
+from phrase_loc.datasets.annotations import Annotated, Entry, brief, frame, number
 from phrase_loc.datasets.classes import ClassName, by_name, class_names, class_sample, stack, union_share
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.images import IMAGE_ENDINGS, picture_size
+from phrase_loc.structures import GroundingSample
 
 #: Class number and (cx, cy, width, height) in shares of the image.
 Label = tuple[int, tuple[float, float, float, float]]
@@ -36,12 +38,12 @@ class YOLO(Annotated):
         root: folder with `images` and `labels`.
         split: sub-folder of both, or '' when the files lie in them directly.
         names: class names in the order of the labels' numbers; COCO's 80 when not given.
-        only_units: keep only classes that an ImageNet classifier has units for (class_samples.py).
+        only_units: keep only classes that an ImageNet classifier has units for (classes.py).
 
     Raises:
         ConfigError: `names` is no list of names.
         DataError: a folder is missing, a list in the tree names a class that is none of COCO's, or nothing in them
-            can be used; an image whose label file is broken leaves the count and is named in `skipped`.
+            can be used.
     """
 
     name = "yolo"
@@ -56,22 +58,21 @@ class YOLO(Annotated):
             if not folder.is_dir():
                 raise DataError(f"no folder {folder}; expected images and labels side by side")
         self.classes = own_names(names) if names is not None else listed_names(Path(root))
-        found = sorted(images.iterdir())
+        self.fill(self._entries(sorted(images.iterdir())), f"the pair {images} and {self.labels}")
+
+    def _entries(self, found: list[Path]) -> Iterator[Entry]:
+        """The photographs, and notes of files and labels that belong to none."""
         for path in found:
-            if path.suffix.lower() not in IMAGE_ENDINGS:
+            if path.suffix.lower() in IMAGE_ENDINGS:
+                yield path.name, partial(self._read, path)
+            else:
                 self.skipped.note("files", f"{path.name}: its ending is none of a picture's that is read")
-                continue
-            try:
-                self._read(path)
-            except DataError as error:
-                self.skipped.note("images", f"{path.name}: {error}")
         stems = {path.stem for path in found} | {Path(name).stem for name in LISTS}
         for path in sorted(self.labels.glob("*.txt")):
             if path.stem not in stems:
                 self.skipped.note("images", f"{path.name}: labels without a photograph")
-        self.skipped.refuse_if_empty(len(self.samples), f"the pair {images} and {self.labels}")
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path) -> GroundingSample:
         labels = read_labels(self.labels / f"{path.stem}.txt", self.classes)
         if not labels:
             raise DataError("no label")
@@ -81,15 +82,14 @@ class YOLO(Annotated):
             found[self.classes[key]].append(self.fit(path.name, corners(shares, size), size))
         boxes = {c: stack(corners) for c, corners in found.items()}
         covered = [union_share(b, size) for b in boxes.values()]
-        self.keep(class_sample(path.stem, path, size, boxes, covered, only_units=self.only_units))
+        return class_sample(path.stem, path, size, boxes, covered, only_units=self.only_units)
 
 
 def read_labels(path: Path, classes: dict[int, ClassName]) -> list[Label]:
     """A label file -> its (class number, (cx, cy, w, h)); none when there is no such file."""
     lines = read_text(path, "label file").splitlines() if path.is_file() else []
-    return [
-        read_line(line, classes, f"{path.name} line {n}") for n, line in enumerate(lines, 1) if line.strip()
-    ]
+    filled = [(f"{path.name} line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+    return [read_line(line, classes, where) for where, line in filled]
 
 
 def read_line(line: str, classes: dict[int, ClassName], where: str) -> Label:
@@ -99,47 +99,35 @@ def read_line(line: str, classes: dict[int, ClassName], where: str) -> Label:
         key, *shares = (number(field, "a field") for field in fields)
     except DataError as error:
         raise DataError(f"{where}: {error} in {brief(line)}; mend the label") from None
+    got = f"got {brief(line)}; mend the label"
     outline = len(shares) >= 6 and len(shares) % 2 == 0
     if len(shares) != 4 and not outline:
-        raise DataError(
-            f"{where}: expected `class cx cy width height` or an outline of three or more points, got {brief(line)}; "
-            "mend the label"
-        )
-    if key != int(key) or int(key) not in classes:
+        expected = "`class cx cy width height` or an outline of three or more points"
+        raise DataError(f"{where}: expected {expected}, {got}")
+    if key not in classes:
         raise DataError(
             f"{where}: class {key:g} is none of the {len(classes)} classes; give the list of names"
         )
     if not all(-ROUNDING <= share <= 1 + ROUNDING for share in shares):
-        raise DataError(
-            f"{where}: expected shares of the image between 0 and 1, got {brief(line)}; mend the label"
-        )
+        raise DataError(f"{where}: expected shares of the image between 0 and 1, {got}")
     if outline:
         x1, x2, y1, y2 = min(shares[::2]), max(shares[::2]), min(shares[1::2]), max(shares[1::2])
         shares = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
     if shares[2] <= 0 or shares[3] <= 0:
-        raise DataError(f"{where}: a box without width or height, got {brief(line)}; mend the label")
+        raise DataError(f"{where}: a box without width or height, {got}")
     return int(key), (shares[0], shares[1], shares[2], shares[3])
 
 
 def corners(shares: tuple[float, float, float, float], size: tuple[int, int]) -> list[float]:
     """(cx, cy, w, h) in shares -> [x1, y1, x2, y2] in pixels of an image of `size` (H, W)."""
-    cx, cy, width, height = shares
-    rows, columns = size
-    return [
-        (cx - width / 2) * columns,
-        (cy - height / 2) * rows,
-        (cx + width / 2) * columns,
-        (cy + height / 2) * rows,
-    ]
+    (cx, cy, width, height), (rows, columns) = shares, size
+    left, right = (cx - width / 2) * columns, (cx + width / 2) * columns
+    return [left, (cy - height / 2) * rows, right, (cy + height / 2) * rows]
 
 
 def own_names(names: Sequence[str]) -> dict[int, ClassName]:
     """Names in the order of the labels' numbers -> number -> class; those of VOC and COCO have their phrases."""
-    if (
-        isinstance(names, str)
-        or not names
-        or not all(isinstance(name, str) and name.strip() for name in names)
-    ):
+    if isinstance(names, str) or not names or not all(isinstance(n, str) and n.strip() for n in names):
         raise ConfigError(
             f"data.options.names is a list of class names in the order of the labels, got {names!r:.80}"
         )

@@ -18,11 +18,13 @@ from tqdm import tqdm
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.rows import content_words
-from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.inference import Localizer
 from phrase_loc.structures import GroundingSample
 
 IMAGES = 80  # looked at for the plot
 SEED = 7
+FOLDS = 5
+BINS = 10
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram.
-
-    Attributes:
-        bins: those with at least one pair, from 0 to 1.
-        error: expected calibration error, mean gap between said and seen weighted by counts.
-        brier: mean squared error of the probabilities.
-        pairs: how many, half of them positive where enough negatives were found.
-        images: how many were looked at.
-    """
+    """A reliability diagram: bins that hold a pair from 0 to 1, expected calibration error, Brier score, counts."""
 
     bins: tuple[Bin, ...]
     error: float
@@ -53,7 +47,7 @@ class Reliability:
     images: int
 
 
-def reliability(localizer: Any, samples: Sequence[GroundingSample]) -> Reliability | None:
+def reliability(localizer: Localizer, samples: Sequence[GroundingSample]) -> Reliability | None:
     """The diagram on up to IMAGES images, evenly spaced; None when the model gives no probability."""
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(IMAGES, len(samples))).astype(int))
     generator = np.random.default_rng(SEED)
@@ -100,18 +94,21 @@ def absent_phrases(
 
 def binned(said: NDArray[np.float64], positive: NDArray[np.bool_], images: int) -> Reliability:
     """Probabilities (n,) and truths (n,) -> tenths."""
+    bins = _bins(said, positive)
+    error, brier = calibration_error(positive, said), float(((said - positive) ** 2).mean())
+    return Reliability(bins, error, brier, len(said), images)
+
+
+def calibration_error(positive: np.ndarray, probability: np.ndarray) -> float:
+    """Expected calibration error: mean gap between said and seen over equal bins, weighted by their counts."""
+    bins = _bins(probability, positive)
+    return float(sum(abs(b.seen - b.said) * (b.count / len(probability)) for b in bins))
+
+
+def _bins(said: np.ndarray, positive: np.ndarray) -> tuple[Bin, ...]:
     place = np.minimum((said * BINS).astype(int), BINS - 1)
-    bins = tuple(
-        Bin(float(said[place == b].mean()), float(positive[place == b].mean()), int((place == b).sum()))
-        for b in range(BINS)
-        if (place == b).any()
-    )
-    error = sum(abs(b.said - b.seen) * b.count for b in bins) / len(said)
-    return Reliability(bins, float(error), float(((said - positive) ** 2).mean()), len(said), images)
-
-
-FOLDS = 5
-BINS = 10
+    inside = [place == b for b in np.unique(place)]
+    return tuple(Bin(float(said[i].mean()), float(positive[i].mean()), int(i.sum())) for i in inside)
 
 
 @dataclass(frozen=True)
@@ -123,9 +120,7 @@ class Pairs:
     image: np.ndarray
 
 
-def calibrate(
-    localizer: PhraseLocalizer, samples: Sequence[GroundingSample], seed: int = 0
-) -> dict[str, Any]:
+def calibrate(localizer: Localizer, samples: Sequence[GroundingSample], seed: int = 0) -> dict[str, Any]:
     """Platt's two numbers and how good they are.
 
     Returns:
@@ -141,12 +136,14 @@ def calibrate(
             f"calibration needs phrases with a known word, and phrases to set against them, in at least {FOLDS} "
             f"images, got {len(np.unique(pairs.image))}; take a larger split"
         )
+    from sklearn.metrics import roc_auc_score
+
     held_out = cross_validated(pairs)
     slope, offset = platt(pairs.scores, pairs.positive)
     return {
         "slope": slope,
         "offset": offset,
-        "auc": auc(pairs.positive, held_out),
+        "auc": float(roc_auc_score(pairs.positive, held_out)),
         "brier": float(np.mean((held_out - pairs.positive) ** 2)),
         "calibration_error": calibration_error(pairs.positive, held_out),
         "pairs": len(pairs.scores),
@@ -154,7 +151,7 @@ def calibrate(
     }
 
 
-def score_pairs(localizer: PhraseLocalizer, samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
+def score_pairs(localizer: Localizer, samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
     """One negative for each positive phrase with a known word; the same pairs for the same seed."""
     rng = np.random.default_rng(seed)
     everywhere = [(i, phrase.text) for i, sample in enumerate(samples) for phrase in sample.phrases]
@@ -200,25 +197,7 @@ def platt(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     return float(fit.coef_[0, 0]), float(fit.intercept_[0])
 
 
-def auc(positive: np.ndarray, probability: np.ndarray) -> float:
-    """Area under the receiver operating characteristic."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(positive, probability))
-
-
-def calibration_error(positive: np.ndarray, probability: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error: mean gap between said and seen over equal bins, weighted by their counts."""
-    place = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = [
-        abs(positive[place == b].mean() - probability[place == b].mean()) * np.mean(place == b)
-        for b in range(bins)
-        if (place == b).any()
-    ]
-    return float(sum(gaps))
-
-
-def _content(localizer: PhraseLocalizer, text: str) -> frozenset[str]:
+def _content(localizer: Localizer, text: str) -> frozenset[str]:
     return frozenset(word.text for word in localizer.model.encoder.encode(text).words if word.known)
 
 
@@ -233,9 +212,9 @@ def _negatives(
     """`count` phrases of other images without a word that is said of this one."""
     found: list[str] = []
     for _ in range(200 * count):
-        if len(found) == count:
-            break
         other, text = everywhere[rng.integers(len(everywhere))]
         if other != image and known[text] and not known[text] & said:
             found.append(text)
+            if len(found) == count:
+                break
     return found

@@ -9,6 +9,7 @@ stands in for the model of a PhraseLocalizer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,7 +21,8 @@ from phrase_loc.datasets.classes import imagenet_phrases, imagenet_units
 from phrase_loc.errors import ConfigError, choose
 from phrase_loc.evaluation.controls import shuffled
 from phrase_loc.localizer import Inference, PhraseLocalizer
-from phrase_loc.models.backbones import registry
+from phrase_loc.models import backbones
+from phrase_loc.models.build import fold_batch_norm
 from phrase_loc.models.model import FEATURES, Normalize
 from phrase_loc.structures import Scene, Word
 from phrase_loc.text.phrases import EncodedPhrase
@@ -45,7 +47,7 @@ class Classifier:
         weight: Tensor,
         bias: Tensor,
         names: Mapping[str, tuple[int, ...]],
-        preprocessing: registry.Preprocessing,
+        preprocessing: backbones.Preprocessing,
     ) -> None:
         self.trunk, self.weight, self.bias, self.names = trunk, weight, bias, names
         mean, std = (tuple(255 * v for v in values) for values in (preprocessing.mean, preprocessing.std))
@@ -64,19 +66,19 @@ class Classifier:
 
     def below(self, stage: str = FEATURES) -> nn.Module:
         """The part up to a stage: (N, 3, H, W) RGB 0..255 -> activations."""
-        return nn.Sequential(self.normalize, registry.split(self.trunk, self._stage(stage))[0])
+        return nn.Sequential(self.normalize, backbones.split(self.trunk, self._stage(stage))[0])
 
     def above(self, stage: str = FEATURES) -> nn.Module:
         """The part over a stage: activations -> features (N, D, h, w)."""
-        return registry.split(self.trunk, self._stage(stage))[1]
+        return backbones.split(self.trunk, self._stage(stage))[1]
 
     def between(self, low: str, high: str) -> nn.Module:
         """The part from a stage to a later one: activations -> activations."""
-        return registry.between(self.trunk, low, self._stage(high))
+        return backbones.between(self.trunk, low, self._stage(high))
 
     def stage_index(self, stage: str) -> int:
         """The place of a stage from the image up; raises ConfigError for an unknown one."""
-        return registry.stage_index(self.trunk, self._stage(stage))
+        return backbones.stage_index(self.trunk, self._stage(stage))
 
     def units(self, words: Tensor) -> Tensor:
         """Numbers (K,) -> (K, D)."""
@@ -93,8 +95,8 @@ class Classifier:
 
     def with_random_top(self) -> "Classifier":
         """The control of controls.py: every unit's weights shuffled, each in its own fixed order."""
-        other = Classifier.__new__(Classifier)
-        other.__dict__ = {**self.__dict__, "encoder": other}
+        other = copy(self)
+        other.encoder = other
         other.weight = torch.stack([shuffled(unit, number) for number, unit in enumerate(self.weight)])
         return other
 
@@ -134,7 +136,8 @@ class ClassifierLocalizer(PhraseLocalizer):
 
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         scores = self.classify(scene).cpu()
-        return super()._attend(scene, [_by_kind(e, scores) for e in encoded], method)
+        by_kind = [replace(e, weights=scores[e.ids].softmax(0)) if e.known else e for e in encoded]
+        return super()._attend(scene, by_kind, method)
 
 
 def load_classifier(source: str, device: torch.device | str = "cpu", **settings: Any) -> ClassifierLocalizer:
@@ -146,27 +149,14 @@ def load_classifier(source: str, device: torch.device | str = "cpu", **settings:
     """
     backbone, _, which = source.removeprefix(PREFIX).partition("@")
     names = choose(VOCABULARIES, which or "objects", "classifier vocabulary")()
-    weight, bias = (part.to(device) for part in registry.imagenet_classifier(backbone))
-    trunk = registry.fold_batch_norm(registry.build(backbone, weights=registry.IMAGENET)).to(device)
-    model = Classifier(
-        cast(nn.Sequential, trunk.requires_grad_(False)),
-        weight,
-        bias,
-        names,
-        registry.preprocessing(backbone),
-    )
+    weight, bias = (part.to(device) for part in backbones.imagenet_classifier(backbone))
+    trunk = fold_batch_norm(backbones.build(backbone, weights=backbones.IMAGENET)).to(device)
+    stages = cast(nn.Sequential, trunk.requires_grad_(False))
+    model = Classifier(stages, weight, bias, names, backbones.preprocessing(backbone))
     return ClassifierLocalizer(model, Inference.from_dict({**model.config.inference, **settings}))  # type: ignore[arg-type]
-
-
-def _by_kind(encoded: EncodedPhrase, scores: Tensor) -> EncodedPhrase:
-    return replace(encoded, weights=scores[encoded.ids].softmax(0)) if encoded.known else encoded
-
-
-def _each_its_own() -> dict[str, tuple[int, ...]]:
-    return {phrase: (number,) for number, phrase in enumerate(imagenet_phrases().values())}
 
 
 VOCABULARIES: dict[str, Callable[[], Mapping[str, tuple[int, ...]]]] = {
     "objects": imagenet_units,
-    "imagenet": _each_its_own,
+    "imagenet": lambda: {phrase: (n,) for n, phrase in enumerate(imagenet_phrases().values())},
 }

@@ -1,4 +1,4 @@
-"""The cases of the page: which phrases are shown, and their pictures as data URIs."""
+"""The report as one HTML page: figures, words, reliability, and cases with their pictures as data URIs."""
 
 import base64
 import io
@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -17,39 +16,30 @@ from torch import Tensor
 
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.baselines import BASELINES
-from phrase_loc.evaluation.calibration import Reliability, reliability
+from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.evaluator import framed
-from phrase_loc.files import write_text
 from phrase_loc.images import load_image
+from phrase_loc.inference import Localizer
 from phrase_loc.structures import GroundingSample
 
 CASES = 24  # of each group
 PHOTO_SIDE = 320  # longer side of an embedded photograph in pixels
 MAP_SIDE = 48  # longer side of an embedded map; the browser smooths it up
 SEED = 11
+WORDS = 40  # most frequent words shown
+TICKS = {"centre": "centre", "random": "random", "whole_image": "whole image", "fixed_boxes": "fixed boxes"}
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One phrase on one photograph, ready for the template; boxes are (x, y, width, height) in pixels.
+    """One phrase on one photograph, ready for the template; boxes are (x, y, width, height) in pixels."""
 
-    Attributes:
-        group: 'best', 'worst' or 'random'.
-        record: the record of the shown protocol.
-        photo: data URI, or '' where the file is not there.
-        overlay: data URI of the map, or ''.
-        box: predicted, or None.
-        truth: true boxes.
-        peak: x, y, or None.
-        present: probability that the image shows it, or None.
-    """
-
-    group: str
-    record: Record
-    photo: str
-    overlay: str
+    group: str  # best, worst or random
+    record: Record  # of the shown protocol
+    photo: str  # data URI, or '' where the file is not there
+    overlay: str  # data URI of the map, or ''
     box: tuple[float, ...] | None
     truth: list[tuple[float, ...]]
     peak: tuple[float, float] | None
@@ -74,43 +64,24 @@ def draw_cases(
     chosen: Sequence[tuple[str, Record]],
     peaks: dict[tuple[Any, ...], Any],
     samples: Sequence[GroundingSample],
-    localizer: Any,
+    localizer: Localizer | None,
     method: str,
 ) -> list[Case]:
-    """Cases with pictures; each photograph is read and looked at once.
-
-    Args:
-        chosen: groups and records.
-        peaks: key of a record -> its peak, from a protocol that points.
-        samples: the dataset, for paths.
-        localizer: gives the maps; None for baselines, which have none.
-        method: the method whose maps are shown, as named in the records.
-    """
+    """Cases with pictures; each photograph is read and looked at once, and has no maps without a localizer."""
     places = {sample.image_id: sample for sample in samples}
-    by_image: dict[str, list[str]] = {}
+    by_image: dict[str, dict[str, None]] = {}
     for _, record in chosen:
-        by_image.setdefault(record["image_id"], []).append(record["phrase"])
-    seen = {
-        image: _look(places[image], list(dict.fromkeys(phrases)), localizer, method)
-        for image, phrases in by_image.items()
-    }
+        by_image.setdefault(record["image_id"], {})[record["phrase"]] = None
+    seen = {i: _look(places[i], list(phrases), localizer, method) for i, phrases in by_image.items()}
     cases = []
     for group, record in chosen:
         photo, answers = seen[record["image_id"]]
         overlay, present = answers.get(record["phrase"], ("", None))
-        point = [p for p in (record["peak"], peaks.get(key_of(record))) if p is not None and not _empty(p)]
-        cases.append(
-            Case(
-                group=group,
-                record=record,
-                photo=photo,
-                overlay=overlay,
-                box=None if _empty(record["box"]) else _sides(record["box"]),
-                truth=[_sides(box) for box in record["truth"]],
-                peak=(point[0][0], point[0][1]) if point else None,
-                present=present,
-            )
-        )
+        box = None if _empty(record["box"]) else _sides(record["box"])
+        truth = [_sides(box) for box in record["truth"]]
+        points = [p for p in (record["peak"], peaks.get(key_of(record))) if p is not None and not _empty(p)]
+        peak = (points[0][0], points[0][1]) if points else None
+        cases.append(Case(group, record, photo, overlay, box, truth, peak, present))
     return cases
 
 
@@ -120,7 +91,7 @@ def key_of(record: Record) -> tuple[Any, ...]:
 
 
 def _look(
-    sample: GroundingSample, phrases: list[str], localizer: Any, method: str
+    sample: GroundingSample, phrases: list[str], localizer: Localizer | None, method: str
 ) -> tuple[str, dict[str, tuple[str, float | None]]]:
     """The photograph, and per phrase its map and probability; nothing where the file is not there."""
     try:
@@ -190,36 +161,20 @@ def _number(value: float | None) -> float:
     return -1.0 if value is None or math.isnan(value) else float(value)
 
 
-WORDS = 40  # most frequent words shown
-TICKS = {"centre": "centre", "random": "random", "whole_image": "whole image", "fixed_boxes": "fixed boxes"}
-
-
-def write_html(
-    path: Path,
+def page(
     report: dict[str, Any],
     records: list[Record],
     samples: Sequence[GroundingSample],
-    localizer: Any = None,
-) -> None:
-    """Write the page.
+    localizer: Localizer | None = None,
+) -> str:
+    """The text of the page.
 
     Args:
-        path: the file, replaced at once.
         report: what goes into report.json.
-        records: of every protocol and method asked (`results.records`).
+        records: of every protocol and method asked (`tables.records`).
         samples: the dataset.
         localizer: gives maps and probabilities; without it the page has neither.
-
-    Raises:
-        DataError: the file cannot be written.
     """
-    write_text(path, page(report, records, samples, localizer), "choose another output")
-
-
-def page(
-    report: dict[str, Any], records: list[Record], samples: Sequence[GroundingSample], localizer: Any = None
-) -> str:
-    """The text of the page."""
     shown, cases = gallery(records, samples, localizer)
     diagram = reliability(localizer, samples) if localizer is not None else None
     environment = Environment(
@@ -233,12 +188,14 @@ def page(
         report=report,
         protocols=by_protocol(report),
         bars=bars(report, records),
-        words=words(report, shown),
+        words=[w for w in report.get("by_word", ()) if (w["protocol"], w["method"]) == shown][:WORDS],
         shown=shown,
         cases=cases,
         labels=sorted({label for case in cases for label in case.record["labels"]}),
         diagram=diagram,
-        curve=curve(diagram),
+        curve=" ".join(
+            f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in (diagram.bins if diagram else ())
+        ),
         left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
         ticks=TICKS,
     )
@@ -273,14 +230,8 @@ def bars(report: dict[str, Any], records: list[Record]) -> list[dict[str, Any]]:
     return figures
 
 
-def words(report: dict[str, Any], shown: tuple[str, str] | None) -> list[dict[str, Any]]:
-    """Values of the most frequent words under the protocol and method of the gallery."""
-    lines = [w for w in report.get("by_word", ()) if (w["protocol"], w["method"]) == shown]
-    return lines[:WORDS]
-
-
 def gallery(
-    records: list[Record], samples: Sequence[GroundingSample], localizer: Any
+    records: list[Record], samples: Sequence[GroundingSample], localizer: Localizer | None
 ) -> tuple[tuple[str, str] | None, list[Case]]:
     """The (protocol, method) shown, the first asked with ranked boxes, with boxes, or at all, and its cases."""
     if not records:
@@ -296,10 +247,3 @@ def gallery(
     if asked is not None and method.endswith("_no_prior"):
         asked, method = asked.with_settings(prior=0.0), method.removesuffix("_no_prior")
     return (protocol, own[0]["method"]), draw_cases(chosen, peaks, samples, asked, method)
-
-
-def curve(diagram: Reliability | None) -> str:
-    """Points of the reliability curve in a 100 x 100 square, y down."""
-    if diagram is None:
-        return ""
-    return " ".join(f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in diagram.bins)

@@ -9,7 +9,6 @@ A name tells a photograph only where it is an id: `image_ids` says which names a
 a name is found by its looks.
 """
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,125 +24,17 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from phrase_loc.errors import DataError
+from phrase_loc.files import reason
 from phrase_loc.images import IMAGE_ENDINGS, load_image
-from phrase_loc.pairs.paths import expand, is_remote, remote_file
-from phrase_loc.pairs.tar import Damage, walk
-from phrase_loc.tables import opened
+from phrase_loc.pairs.paths import expand
+from phrase_loc.pairs.shards import Damage, open_shard, walk
 
-BANDS, BITS = 4, 16
-REACH = 2 * BANDS - 1  # differing bits up to which no pair is missed
-THUMB = 16
-BLOCK = 32  # pictures looked up at a time: each may share its hash with all
+DISTANCE, FARTHEST = 6, 7  # differing bits of 64: the default, and beyond which pictures are merely alike
 SIMILAR = 0.9  # least correlation of the thumbnails
-
-Hashes = NDArray[np.uint64]
-
-
-@dataclass(frozen=True)
-class Prints:
-    """Fingerprints of n pictures: phash (n,) uint64 and standardised thumbnails (n, 256) float32."""
-
-    hashes: Hashes
-    thumbs: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.hashes)
-
-    @classmethod
-    def of(cls, images: Iterable[Image.Image]) -> "Prints":
-        """Fingerprints of pictures in order."""
-        pairs = [(perceptual_hash(image), thumbnail(image)) for image in images]
-        thumbs = np.array([t for _, t in pairs], dtype=np.float32).reshape(-1, THUMB * THUMB)
-        return cls(np.array([h for h, _ in pairs], dtype=np.uint64), thumbs)
-
-    @classmethod
-    def joined(cls, parts: Sequence["Prints"]) -> "Prints":
-        """Several, one after the other."""
-        return cls(np.concatenate([p.hashes for p in parts]), np.concatenate([p.thumbs for p in parts]))
-
-
-@dataclass(frozen=True)
-class Index:
-    """Hashes of n pictures, each band sorted."""
-
-    hashes: Hashes
-    orders: tuple[NDArray[np.intp], ...]
-    values: tuple[NDArray[np.uint32], ...]
-
-    @classmethod
-    def of(cls, hashes: Hashes) -> "Index":
-        """Sort each band."""
-        bands = [band(hashes, number) for number in range(BANDS)]
-        orders = [np.argsort(values, kind="stable") for values in bands]
-        return cls(hashes, tuple(orders), tuple(v[o] for v, o in zip(bands, orders)))
-
-    def within(self, queries: Hashes, distance: int) -> NDArray[np.int64]:
-        """All pairs at most `distance` bits apart: (q,) -> (m, 3) of query, entry, bits, in that order.
-
-        Raises:
-            ValueError: a distance beyond what the bands promise to find.
-        """
-        if not 0 <= distance <= REACH:
-            raise ValueError(f"the index finds distances 0 to {REACH}, got {distance}")
-        flips = np.array([0, *(1 << bit for bit in range(BITS))], dtype=np.uint32)
-        found = [np.zeros((0, 2), dtype=np.int64)]
-        for number, (order, values) in enumerate(zip(self.orders, self.values)):
-            probes = (band(queries, number)[:, None] ^ flips).ravel()
-            start, end = np.searchsorted(values, probes, "left"), np.searchsorted(values, probes, "right")
-            rows = np.repeat(np.arange(len(probes)), end - start)
-            places = np.arange(len(rows)) - np.repeat(np.cumsum(end - start) - (end - start), end - start)
-            found.append(np.stack([rows // len(flips), order[start[rows] + places]], 1))
-        pairs = np.unique(np.concatenate(found), axis=0)
-        bits = np.bitwise_count(queries[pairs[:, 0]] ^ self.hashes[pairs[:, 1]]).astype(np.int64)
-        near = bits <= distance
-        return np.concatenate([pairs[near], bits[near, None]], 1)
-
-
-def band(hashes: Hashes, number: int) -> NDArray[np.uint32]:
-    """The `number`-th 16 bits of each hash: (n,) -> (n,)."""
-    return ((hashes >> np.uint64(BITS * number)) & np.uint64((1 << BITS) - 1)).astype(np.uint32)
-
-
-def perceptual_hash(image: Image.Image) -> int:
-    """The phash of imagehash as one 64-bit number."""
-    return int(str(imagehash.phash(image)), 16)
-
-
-def thumbnail(image: Image.Image) -> NDArray[np.float32]:
-    """A 16 x 16 grey picture with mean 0 and norm 1 (all zeros when it is flat): (256,)."""
-    small = np.asarray(image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX), dtype=np.float32)
-    centred = small.ravel() - small.mean()
-    norm = float(np.linalg.norm(centred))
-    return centred / norm if norm > 1e-3 else np.zeros_like(centred)
-
-
-def duplicates(
-    index: Index, known: Prints, asked: Prints, distance: int, similar: float = SIMILAR
-) -> list[tuple[int, int, int, float]]:
-    """Pairs of `asked` and `known` that are near duplicates: (asked, known, bits, correlation).
-
-    Args:
-        index: over known.hashes.
-        known: n pictures.
-        asked: q pictures.
-        distance: greatest number of differing bits.
-        similar: least correlation of the thumbnails.
-    """
-    found: list[tuple[int, int, int, float]] = []
-    textured = np.flatnonzero(asked.thumbs.any(1))  # flat pictures are like nothing, and share their hashes
-    for first in range(0, len(textured), BLOCK):
-        own = textured[first : first + BLOCK]
-        pairs = index.within(asked.hashes[own], distance)
-        alike = np.einsum("ij,ij->i", asked.thumbs[own[pairs[:, 0]]], known.thumbs[pairs[:, 1]])
-        for i in np.flatnonzero(alike >= similar).tolist():
-            place, entry, bits = map(int, pairs[i])
-            found.append((int(own[place]), entry, bits, round(float(alike[i]), 4)))
-    return found
-
-
-CHUNK = 512
+THUMB = 16
 SIDE = 64  # pictures are shrunk to this before hashing; enough for 32 x 32
-DISTANCE = 6
+CHUNK = 512  # training images held at once
+BLOCK = 32  # pictures compared at a time: each may share its hash with all
 TAKEN = re.compile(  # when a camera took it, with or without the time of day
     r"(?<!\d)(19|20)\d\d[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])([-_. T]*\d{6,9})?(?!\d)"
 )
@@ -158,6 +49,52 @@ IDS = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 Source = bytes | Path | DataError  # the file of an image, or why there is none
+
+
+@dataclass(frozen=True)
+class Prints:
+    """Fingerprints of n pictures: phash (n,) uint64 and standardised thumbnails (n, 256) float32."""
+
+    hashes: NDArray[np.uint64]
+    thumbs: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, images: Iterable[Image.Image]) -> "Prints":
+        """Fingerprints of pictures in order."""
+        return cls.joined([fingerprint(image) for image in images])
+
+    @classmethod
+    def joined(cls, prints: Sequence[tuple[int, NDArray[np.float32]]]) -> "Prints":
+        """Several fingerprints."""
+        hashes, thumbs = zip(*prints, strict=True)
+        return cls(np.array(hashes, dtype=np.uint64), np.stack(thumbs))
+
+
+def fingerprint(image: Image.Image) -> tuple[int, NDArray[np.float32]]:
+    """The perceptual hash as one number, and the 16 x 16 grey picture with mean 0 and norm 1 (zeros when flat)."""
+    small = np.asarray(image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX), dtype=np.float32)
+    centred = small.ravel() - small.mean()
+    norm = float(np.linalg.norm(centred))
+    thumb = centred / norm if norm > 1e-3 else np.zeros_like(centred)
+    return int(str(imagehash.phash(image)), 16), thumb
+
+
+def duplicates(known: Prints, asked: Prints, distance: int) -> list[tuple[int, int, int, float]]:
+    """Near duplicates, at most `distance` bits apart and alike as thumbnails: (asked, known, bits, correlation).
+
+    All are compared with all: 64-bit popcounts, of which a decoded training image pays for a million.
+    """
+    found: list[tuple[int, int, int, float]] = []
+    textured = np.flatnonzero(asked.thumbs.any(1))  # flat pictures are like nothing, and share their hashes
+    for first in range(0, len(textured), BLOCK):
+        own = textured[first : first + BLOCK]
+        bits = np.bitwise_count(asked.hashes[own, None] ^ known.hashes)
+        places, entries = np.nonzero(bits <= distance)
+        alike = np.einsum("ij,ij->i", asked.thumbs[own[places]], known.thumbs[entries])
+        for i in np.flatnonzero(alike >= SIMILAR).tolist():
+            place, entry = int(places[i]), int(entries[i])
+            found.append((int(own[place]), entry, int(bits[place, entry]), round(float(alike[i]), 4)))
+    return found
 
 
 @dataclass
@@ -196,11 +133,16 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
     Raises:
         DataError: one of the two sets holds no readable image, or the distance is out of range.
     """
-    if not 0 <= distance <= REACH:
-        raise DataError(f"the distance is a number of bits from 0 to {REACH}, got {distance}")
+    if not 0 <= distance <= FARTHEST:
+        raise DataError(f"the distance is a number of bits from 0 to {FARTHEST}, got {distance}")
     asked = Stream(folder_images(Path(evaluation)))
-    names, prints, mirrored = _fingerprints(asked, f"no readable image in {evaluation}")
-    indices = [(False, Index.of(prints.hashes), prints), (True, Index.of(mirrored.hashes), mirrored)]
+    both = [(name, fingerprint(image), fingerprint(ImageOps.mirror(image))) for name, image in asked]
+    if not both:
+        raise DataError(
+            f"no readable image in {evaluation}; name the folder that holds the evaluation images"
+        )
+    names, straight, flipped = zip(*both, strict=True)
+    prints, mirrored = Prints.joined(straight), Prints.joined(flipped)
     ids: dict[str, list[str]] = defaultdict(list)
     for name in names:
         for key in image_ids(name):
@@ -209,11 +151,17 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
     shared: list[dict[str, str]] = []
     near: list[dict[str, Any]] = []
     with tqdm(unit=" images", desc="train", disable=None) as bar:
-        for chunk in _chunks(seen):
+        rest = iter(seen)
+        while chunk := list(islice(rest, CHUNK)):
             for name, _ in chunk:
                 hits = {hit for key in image_ids(name) for hit in ids.get(key, [])}
                 shared += [{"train": name, "evaluation": hit} for hit in sorted(hits)]
-            near += _near(chunk, names, indices, distance)
+            own = Prints.of(picture for _, picture in chunk)
+            near += [
+                {"train": chunk[a][0], "evaluation": names[b], "bits": n, "correlation": r, "mirrored": m}
+                for m, known in ((False, prints), (True, mirrored))
+                for a, b, n, r in duplicates(known, own, distance)
+            ]
             bar.update(len(chunk))
     if not seen.count:
         raise DataError(f"no readable image in {', '.join(train)}; name shards (.tar) or folders of images")
@@ -276,11 +224,11 @@ def folder_images(folder: Path) -> Iterator[tuple[str, Path]]:
 def training_images(sources: Sequence[str]) -> Iterator[tuple[str, Source]]:
     """Images of shards and folders, one source after the other."""
     for source in sources:
-        if Path(source).is_dir() and not list(Path(source).glob("*.tar")):
-            yield from folder_images(Path(source))
+        folder = Path(source)
+        if folder.is_dir() and not any(folder.glob("*.tar")):
+            yield from folder_images(folder)
         else:
-            pattern = str(Path(source) / "*.tar") if Path(source).is_dir() else source
-            for shard in expand(pattern):
+            for shard in expand(str(folder / "*.tar") if folder.is_dir() else source):
                 yield from shard_images(shard)
 
 
@@ -292,8 +240,8 @@ def shard_images(shard: str) -> Iterator[tuple[str, Source]]:
     """
     damage, images = "", 0
     try:
-        with remote_file(shard) if is_remote(shard) else opened(Path(shard), "shard") as tar:
-            for member in walk(tar, tar.seek(0, os.SEEK_END)):
+        with open_shard(shard) as tar:
+            for member in walk(tar):
                 if isinstance(member, Damage):
                     damage = damage or member.what
                     yield f"{shard}:byte {member.start}", DataError(member.what)
@@ -302,46 +250,10 @@ def shard_images(shard: str) -> Iterator[tuple[str, Source]]:
                     if member.unread:
                         yield member.name, DataError(member.unread)
                     else:
-                        tar.seek(member.data)
+                        tar.seek(member.offset_data)
                         yield member.name, tar.read(member.size)
     except Exception as error:  # each store of remote shards raises its own
-        damage = (
-            " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
-        )
+        damage = reason(error)
         yield shard, DataError(damage)
     if damage and not images:
         raise DataError(f"shard {shard} cannot be read: {damage}")
-
-
-def _fingerprints(stream: Stream, empty: str) -> tuple[list[str], Prints, Prints]:
-    """Names, and fingerprints as they are and mirrored."""
-    names: list[str] = []
-    straight, mirrored = [], []
-    for chunk in _chunks(stream):
-        names += [name for name, _ in chunk]
-        straight.append(Prints.of(picture for _, picture in chunk))
-        mirrored.append(Prints.of(ImageOps.mirror(picture) for _, picture in chunk))
-    if not names:
-        raise DataError(f"{empty}; name the folder that holds the evaluation images")
-    return names, Prints.joined(straight), Prints.joined(mirrored)
-
-
-def _chunks(stream: Iterable[tuple[str, Image.Image]]) -> Iterator[list[tuple[str, Image.Image]]]:
-    rest = iter(stream)
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk
-
-
-def _near(
-    chunk: list[tuple[str, Image.Image]],
-    names: list[str],
-    indices: list[tuple[bool, Index, Prints]],
-    distance: int,
-) -> list[dict[str, Any]]:
-    """Near duplicates between a chunk of training images and the evaluation set."""
-    prints = Prints.of(picture for _, picture in chunk)
-    return [
-        {"train": chunk[a][0], "evaluation": names[b], "bits": bits, "correlation": r, "mirrored": mirrored}
-        for mirrored, index, known in indices
-        for a, b, bits, r in duplicates(index, known, prints, distance)
-    ]

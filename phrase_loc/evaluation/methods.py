@@ -3,7 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,24 +12,26 @@ from phrase_loc.evaluation.baselines import BASELINES, Baseline
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.targets import Method
 
+if TYPE_CHECKING:
+    from phrase_loc.inference import Localizer
+
 CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
+BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
+WITHOUT_PRIOR = "_no_prior"  # suffix of the row whose maps are not multiplied by a location prior
 
 
-def load(source: str, inference: dict[str, Any], device: str, proposal_cache: Path | None = None) -> Any:
-    """A localizer with its settings changed.
+def load(
+    source: str, inference: dict[str, Any], device: str, proposal_cache: Path | None = None
+) -> "Localizer":
+    """A localizer with its settings changed, of what PhraseLocalizer.from_pretrained takes or `classifier:...`.
 
-    Args:
-        source: what PhraseLocalizer.from_pretrained takes ("default", a folder, a hub id), or
-            `classifier:BACKBONE[@imagenet]`, an ImageNet classifier with its own units (classifier.py).
-        inference: settings to change.
-        device: where it runs.
-        proposal_cache: folder that keeps proposals between runs; None for none.
+    `proposal_cache` is a folder that keeps proposals between runs, None for none.
     """
     from phrase_loc.evaluation.classifier import PREFIX, load_classifier
     from phrase_loc.localizer import PhraseLocalizer
 
     if source.startswith(PREFIX):
-        localizer: PhraseLocalizer = load_classifier(source, device, **inference)
+        localizer: Localizer = load_classifier(source, device, **inference)
     else:
         localizer = PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
     return localizer if proposal_cache is None else localizer.with_cache(proposal_cache)
@@ -37,27 +39,22 @@ def load(source: str, inference: dict[str, Any], device: str, proposal_cache: Pa
 
 def cache_folder(setting: str) -> Path | None:
     """The folder that `proposal_cache` names, tidied; None where nothing is kept."""
+    from platformdirs import user_cache_path
+
     from phrase_loc.proposals.cache import tidy
 
     if setting in ("", "none"):
         return None
     try:
-        folder = _of_user() if setting == "auto" else Path(setting).expanduser()
+        if setting == "auto":
+            own = os.environ.get(CACHE_VARIABLE)
+            folder = (Path(own) if own else user_cache_path("phrase_loc", appauthor=False)) / "proposals"
+        else:
+            folder = Path(setting).expanduser()
     except RuntimeError:  # ~nobody
         raise ConfigError(f"proposal_cache is auto, none or a folder, got {setting!r:.200}") from None
     tidy(folder)
     return folder
-
-
-def _of_user() -> Path:
-    from platformdirs import user_cache_path
-
-    own = os.environ.get(CACHE_VARIABLE)
-    return (Path(own) if own else user_cache_path("phrase_loc", appauthor=False)) / "proposals"
-
-
-BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
-WITHOUT_PRIOR = "_no_prior"  # suffix of the row whose maps are not multiplied by a location prior
 
 
 def baselines() -> list[Method]:
@@ -89,14 +86,14 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
             )
 
 
-def load_localizer(config: EvaluateConfig, device: str) -> Any:
+def load_localizer(config: EvaluateConfig, device: str) -> "Localizer":
     """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
     if any(protocol.top_k for protocol in config.chosen_protocols()):
         return load(config.model, config.inference, device, cache_folder(config.proposal_cache))
     return load(config.model, {"proposals": BOXES_OF_MAPS, **config.inference}, device)
 
 
-def fingerprint(localizer: Any) -> str:
+def fingerprint(localizer: "Localizer | None") -> str:
     """A hash of the weights and settings of a localizer, '' for none."""
     if localizer is None:
         return ""
@@ -109,25 +106,26 @@ def fingerprint(localizer: Any) -> str:
     return digest.hexdigest()
 
 
-def build(names: list[str], localizer: Any) -> list[Method]:
+def build(names: list[str], localizer: "Localizer | None") -> list[Method]:
     """The methods called `names`, in that order.
 
     A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
     `<name>_no_prior`: a prior is bias and no grounding, so no table is without that row.
 
-    Args:
-        names: attention methods (with or without the suffix), controls, baselines.
-        localizer: None when all are baselines.
+    `localizer` may be None when all are baselines.
     """
     if not needs_model(names):
         return [Baseline(name, BASELINES[name]) for name in names]
+    assert localizer is not None, "a method that looks needs a localizer"
     check(names)
-    from phrase_loc.evaluation.controls import CONTROLS
-    from phrase_loc.evaluation.map_method import Looker, MapMethod
+    from phrase_loc.evaluation.controls import CONTROLS, Looker, MapMethod
 
     prior = getattr(getattr(localizer, "settings", None), "prior", 0.0) > 0
-    looker, built = Looker(localizer), list[Method]()
-    for name in _with_bare_rows(names, prior, set(BASELINES) | set(CONTROLS)):
+    looker, built, rows = Looker(localizer), list[Method](), dict[str, None]()
+    for name in names:
+        plain = name in BASELINES or name in CONTROLS or name.endswith(WITHOUT_PRIOR)
+        rows |= dict.fromkeys([name] if plain or not prior else [name, name + WITHOUT_PRIOR])
+    for name in rows:
         base = name.removesuffix(WITHOUT_PRIOR)
         if name in BASELINES:
             built.append(Baseline(name, BASELINES[name]))
@@ -137,13 +135,3 @@ def build(names: list[str], localizer: Any) -> list[Method]:
             changes = {"method": base} | ({"prior": 0.0} if base != name else {})
             built.append(MapMethod(name, localizer.with_settings(**changes), looker))
     return built
-
-
-def _with_bare_rows(names: list[str], prior: bool, plain: set[str]) -> list[str]:
-    """The names, each method of a localizer with a prior followed by its row without."""
-    rows: list[str] = []
-    for name in names:
-        rows.append(name)
-        if prior and name not in plain and not name.endswith(WITHOUT_PRIOR):
-            rows.append(name + WITHOUT_PRIOR)
-    return list(dict.fromkeys(rows))

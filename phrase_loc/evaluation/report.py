@@ -79,13 +79,11 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
         files.append(output.with_suffix(".csv"))
         _write_csv(evaluation, files[-1])
     if evaluation.config.html:
-        from phrase_loc.evaluation.html import write_html
+        from phrase_loc.evaluation.html import page
 
         files.append(output.with_suffix(".html"))
-        found = [
-            r for p in evaluation.plan.protocols for m in evaluation.asked for r in _records(evaluation, p, m)
-        ]
-        write_html(files[-1], content, found, evaluation.plan.samples, evaluation.localizer)
+        text = page(content, list(_records(evaluation)), evaluation.plan.samples, evaluation.localizer)
+        write_text(files[-1], text, ADVICE)
     evaluation.progress.clear()
     return content, files
 
@@ -98,12 +96,12 @@ def markdown(content: dict[str, Any]) -> str:
     words = 3 + len(chosen)
     lines = [head, ["---"] * words + ["---:"] * (len(head) - words)]
     for row in content["rows"]:
-        low_high = " - ".join(f"{x:.2f}" for x in row["ci95"])
+        found = row.get("threshold")
+        threshold = f"{found['rule']} {found['value']:g}" if found else ""
+        known = [row["protocol"], row["method"], *[threshold for _ in chosen], row["metric"]]
+        value = [_number(row["value"]), " - ".join(f"{x:.2f}" for x in row["ci95"])]
         counts = [f"{row['count']:,}", f"{row['images']:,}"]
-        beside = [_number(row["baselines"].get(name)) for name in names]
-        known = [row["protocol"], row["method"], *[_threshold(row) for _ in chosen], row["metric"]]
-        known += [_number(row["value"]), low_high]
-        lines.append([*known, *counts, *beside])
+        lines.append([*known, *value, *counts, *(_number(row["baselines"].get(name)) for name in names)])
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     data = content["config"]["data"]
     drawn = " drawn by a hash of their names" if content["config"]["sample"] else ""
@@ -122,14 +120,10 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _threshold(row: dict[str, Any]) -> str:
-    """The rule and value that a row's method chose."""
-    found = row.get("threshold")
-    return f"{found['rule']} {found['value']:g}" if found else ""
-
-
-def _records(evaluation: Evaluation, protocol: Any, method: str) -> list[dict[str, Any]]:
-    return records(evaluation.tables, protocol, method)
+def _records(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    for protocol in evaluation.plan.protocols:
+        for method in evaluation.asked:
+            yield from records(evaluation.tables, protocol, method)
 
 
 def _write_csv(evaluation: Evaluation, path: Path) -> None:
@@ -139,9 +133,7 @@ def _write_csv(evaluation: Evaluation, path: Path) -> None:
     ):
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for protocol in evaluation.plan.protocols:
-            for method in evaluation.asked:
-                writer.writerows(_line(record) for record in _records(evaluation, protocol, method))
+        writer.writerows(map(_line, _records(evaluation)))
 
 
 def _line(record: dict[str, Any]) -> list[Any]:

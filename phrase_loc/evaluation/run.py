@@ -95,7 +95,8 @@ def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Eva
         progress.clear()
     world.barrier()
     outcomes = run(plan, world, progress)
-    skipped = Skipped().merged([samples.skipped])
+    skipped = Skipped()
+    skipped.restore(samples.skipped.seen)
     for outcome in outcomes:
         if "skipped" in outcome:
             skipped.note("images", f"{outcome['image']}: {outcome['skipped']}")

@@ -1,31 +1,25 @@
-"""A new model from names and numbers: trunk, head and word vectors put together."""
+"""A new model put together from names and numbers, and a model made ready for queries."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node, Tracer
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.backbones import registry, transformers_nets
+from phrase_loc.models import backbones, library_nets
 from phrase_loc.models.model import TextHead, TextToRegion, WordTable
-from phrase_loc.models.model_config import (
-    ModelConfig,
-)
-from phrase_loc.text.vectors import WordVectors, align
+from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.text.vocabulary import Vocabulary
 
-"""Version of the model folder; a reader refuses a newer one."""
-#: Keys of older models and the value at which they did nothing; any other value is refused.
-RETIRED: dict[str, Any] = {
-    "fuse": None,
-    "fine_channels": None,
-    "output_stride": 32,
-    "learn_sharpness": False,
-    "cosine": False,
-}
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+Trunk = TypeVar("Trunk", bound=nn.Module)
 
 
 def create(
@@ -33,134 +27,138 @@ def create(
     vectors: Tensor | None = None,
     *,
     backbone: str = "efficientnet_lite0",
-    weights: str | Path | None = registry.IMAGENET,
+    weights: str | Path | None = backbones.IMAGENET,
     fold: bool = True,
     image_size: int | None = None,
     hidden: int | None = 512,
-    pool: str = "log_sum_exp",
-    sharpness: float = 4.0,
     free: bool = False,
     tuned: bool = False,
+    **head: Any,
 ) -> TextToRegion:
     """A model whose trunk has `weights` and whose head is untrained.
 
     Args:
         vocabulary: V words.
         vectors: (V,E) their vectors; None is a free head with random units, the usual linear classifier.
-        backbone: see registry.build.
-        weights: see registry.build.
+        backbone: see backbones.build.
+        weights: see backbones.build.
         fold: fold batch norms now; the trunk can then be fine-tuned as plain convolutions. Without, it trains
             with batch norms, and `folded` makes the model to be queried.
         image_size: short side of an image, the backbone's own when None.
-        hidden: see ModelConfig.
-        pool: see ModelConfig.
-        sharpness: see ModelConfig.
-        free: see ModelConfig.
+        hidden: channels of the head's 1x1 projection.
+        free: whether the vectors are the units themselves.
         tuned: train the word vectors too.
+        head: `pool` and `sharpness` of ModelConfig.
     """
-    trunk = registry.build(backbone, weights)
-    channels = list(registry.feature_channels(trunk).values())[-1]
-    facts = registry.preprocessing(backbone)
-    dimensions = channels if hidden is None else hidden
+    trunk = backbones.build(backbone, weights)
+    facts = backbones.preprocessing(backbone)
+    with torch.no_grad():
+        channels = trunk(torch.zeros(1, 3, 64, 64)).shape[1]
     if vectors is None:
-        vectors, free, tuned = free_vectors(len(vocabulary), dimensions), True, True
-    if len(vectors) != len(vocabulary):
-        raise ConfigError(
-            f"a model needs a vector a word, got {len(vectors)} vectors for {len(vocabulary)} words"
-        )
+        dimensions = channels if hidden is None else hidden
+        units = torch.randn(len(vocabulary), dimensions) * dimensions**-0.5
+        vectors, free, tuned = torch.cat([units, torch.zeros(len(vocabulary), 1)], 1), True, True
+    mean, std = (cast(Any, tuple(round(255 * v, 6) for v in values)) for values in (facts.mean, facts.std))
+    source = backbone.removeprefix(backbones.TRANSFORMERS)
     config = ModelConfig(
         backbone=backbone,
-        architecture=_architecture(backbone),
+        architecture=None if source == backbone else library_nets.architecture(source),
         folded=fold,
-        mean=_to_bytes(facts.mean),
-        std=_to_bytes(facts.std),
+        mean=mean,
+        std=std,
         image_size=facts.size if image_size is None else image_size,
         channels=channels,
         hidden=hidden,
         embedding=vectors.shape[1],
-        pool=pool,
-        sharpness=sharpness,
         free=free,
         tuned=tuned,
+        **head,
     )
-    trunk = registry.fold_batch_norm(trunk) if fold else trunk
+    trunk = fold_batch_norm(trunk) if fold else trunk
     return TextToRegion(config, trunk, TextHead(config), WordTable(vectors, tuned), vocabulary)
-
-
-def free_vectors(words: int, dimensions: int, bias: float = 0.0) -> Tensor:
-    """Random vectors (V, D + 1) of words that learn their own units: D small numbers and the bias."""
-    units = torch.randn(words, dimensions) * dimensions**-0.5
-    return torch.cat([units, torch.full((words, 1), bias)], 1)
 
 
 def folded(model: TextToRegion) -> TextToRegion:
     """The model to be queried: in eval mode, batch norms folded, nothing to train; `model` is untouched."""
-    trunk = model.trunk if model.config.folded else registry.fold_batch_norm(model.trunk)
+    trunk = copy.deepcopy(model.trunk) if model.config.folded else fold_batch_norm(model.trunk)
+    head, words = copy.deepcopy(model.head), copy.deepcopy(model.words)
     config = replace(model.config, folded=True)
-    trunk, head, words = copy.deepcopy(trunk), copy.deepcopy(model.head), copy.deepcopy(model.words)
-    return (
-        TextToRegion(config, trunk, head, words, model.vocabulary, model.extra).eval().requires_grad_(False)
-    )
+    made = TextToRegion(config, trunk, head, words, model.vocabulary, model.extra)
+    return made.eval().requires_grad_(False)
 
 
-def with_extra(model: TextToRegion, source: WordVectors, limit: int = 100_000) -> TextToRegion:
-    """The model with the most frequent words of `source` that it was not trained on; `model` is untouched.
+def fold_batch_norm(trunk: Trunk) -> Trunk:
+    """A copy of `trunk`, in eval mode, whose batch norms are folded where one linear layer alone feeds them.
 
-    The map from their space to the model's is fitted on the words that both have, weighted by the square root
-    of their counts.
-
-    Raises:
-        DataError: the two share no word.
+    A norm with a negative scale flips the sign of what its convolution computes. Excitation backprop splits
+    weights by sign, so it must see the product of the two: the authors asked their users to "flip the filter".
+    Elsewhere (DenseNet's norms before a convolution) norms stay and excitation passes through. Module names
+    are kept: a folded norm becomes an Identity, so stages can still be cut by name.
     """
-    vocabulary, rows = model.vocabulary, model.words.vectors.detach().cpu()
-    shared = [
-        (i, vector) for i, word in enumerate(vocabulary.words) if (vector := source.get(word)) is not None
-    ]
-    if not shared:
-        raise DataError(
-            "the source of further words shares no word with the vocabulary, so it cannot be aligned"
-        )
-    ids = torch.tensor([i for i, _ in shared])
-    counts = torch.tensor([max(1, vocabulary.counts[i]) for i, _ in shared]).sqrt()
-    alignment = align(torch.stack([vector for _, vector in shared]), rows[ids], weights=counts)
-    picked = [i for i, word in enumerate(source.words) if word not in vocabulary][:limit]
-    words = copy.deepcopy(model.words)
-    words.set_extra(source.vectors[picked], alignment)
-    names = tuple(source.words[i] for i in picked)
-    return TextToRegion(model.config, model.trunk, model.head, words, vocabulary, names)
+    whole = copy.deepcopy(trunk).eval()
+    for norm_name, linear_name in list(_pairs(whole)):
+        linear: Any = whole.get_submodule(linear_name)
+        fuse: Any = fuse_linear_bn_eval if isinstance(linear, nn.Linear) else fuse_conv_bn_eval
+        whole.set_submodule(linear_name, fuse(linear, whole.get_submodule(norm_name)))
+        whole.set_submodule(norm_name, nn.Identity())
+    return whole
 
 
-def skeleton(
-    config: ModelConfig, vocabulary: Vocabulary, extra: tuple[str, ...], extra_size: int
-) -> TextToRegion:
-    """A model of the right shapes, its numbers any, to be filled from a file.
+class _Tracer(Tracer):
+    """Looks inside every module but torch's own and those built on a linear layer or a norm."""
 
-    Args:
-        config: read from config.json.
-        vocabulary: V words.
-        extra: M further words.
-        extra_size: F, numbers in the compact row of a further word.
-    """
-    words = WordTable(torch.zeros(len(vocabulary), config.embedding), config.tuned)
-    if extra:
-        words.reserve(len(extra), extra_size)
-    return TextToRegion(config, _trunk_of(config), TextHead(config), words, vocabulary, extra)
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, LINEAR + NORMS) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _trunk_of(config: ModelConfig) -> nn.Sequential:
-    if config.architecture is not None:
-        trunk = transformers_nets.stages(transformers_nets.from_architecture(config.architecture)).eval()
-    else:
-        trunk = registry.build(config.backbone)
-    return registry.fold_batch_norm(trunk) if config.folded else trunk
+def _pairs(root: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names (norm, linear layer) such that the norm is the layer's only reader."""
+    chained = dict(_chained(root))
+    yield from chained.items()
+    if any(isinstance(m, NORMS) and name not in chained for name, m in root.named_modules()):
+        yield from (pair for pair in _written(root, chained) if pair[0] not in chained)
 
 
-def _architecture(backbone: str) -> dict[str, Any] | None:
-    if not backbone.startswith(registry.TRANSFORMERS):
-        return None
-    return transformers_nets.architecture(backbone.removeprefix(registry.TRANSFORMERS))
+def _chained(root: nn.Module) -> Iterator[tuple[str, str]]:
+    """Neighbours in a Sequential, (norm, linear layer): found without tracing, which costs a while."""
+    for prefix, chain in root.named_modules():
+        if isinstance(chain, nn.Sequential):
+            for (first, linear), (second, norm) in pairwise(chain.named_children()):
+                if isinstance(linear, LINEAR) and isinstance(norm, NORMS):
+                    yield _join(prefix, second), _join(prefix, first)
 
 
-def _to_bytes(values: tuple[float, float, float]) -> tuple[float, float, float]:
-    red, green, blue = (round(255 * value, 6) for value in values)
-    return red, green, blue
+def _written(root: nn.Module, chained: dict[str, str], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Pairs that some forward() makes, found by tracing the largest parts that can be traced."""
+    names = [_join(prefix, name) for name, m in root.named_modules() if isinstance(m, NORMS)]
+    if all(name in chained for name in names):
+        return
+    if not isinstance(root, nn.Sequential):
+        try:
+            yield from list(_traced(root, prefix))
+            return
+        except Exception:  # control flow on values stops the tracer here; the parts may be traceable
+            pass
+    for name, part in root.named_children():
+        if not isinstance(part, LINEAR + NORMS):
+            yield from _written(part, chained, _join(prefix, name))
+
+
+def _traced(root: nn.Module, prefix: str) -> Iterator[tuple[str, str]]:
+    graph = _Tracer().trace(root)
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    for node in calls:
+        before = node.args[0] if node.args else None
+        if (
+            isinstance(before, Node)
+            and before.op == "call_module"
+            and isinstance(root.get_submodule(str(node.target)), NORMS)
+            and isinstance(root.get_submodule(str(before.target)), LINEAR)
+            and len(before.users) == 1
+            and sum(n.target in (node.target, before.target) for n in calls) == 2  # neither is used twice
+        ):
+            yield _join(prefix, str(node.target)), _join(prefix, str(before.target))
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name

@@ -12,7 +12,6 @@ Letters: N images, K words, D channels, h w grid, E numbers in a word vector.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
 
@@ -21,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from phrase_loc.errors import ConfigError, DataError, choose
+from phrase_loc.errors import ConfigError, choose
+from phrase_loc.models.backbones import between, stage_names
 from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.text.phrases import PhraseEncoder
 from phrase_loc.text.vectors import Alignment, quantise
@@ -53,7 +53,7 @@ class LogSumExp(nn.Module):
         return (torch.logsumexp(r * flat, -1) - math.log(flat.shape[-1])) / r
 
 
-#: Name -> pool of scores at locations, given its sharpness r (the average has none).
+#: Name -> pool of scores at locations, given its inverse temperature r (the average has none).
 POOLS: dict[str, Callable[[float], nn.Module]] = {
     "average": lambda sharpness: Average(),
     "log_sum_exp": LogSumExp,
@@ -70,20 +70,41 @@ def pool_named(name: str) -> Callable[[float], nn.Module]:
     return choose(POOLS, name, "pool")
 
 
-class TextHead(nn.Module):
-    """Scores words at every location of a feature map.
+class Columns(nn.Module):
+    """Some of the numbers of each vector."""
 
-    Args:
-        config: its channels, hidden, embedding, pool, sharpness and free.
-    """
+    def __init__(self, first: int, last: int):
+        super().__init__()
+        self.first, self.last = first, last
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(K,E) -> (K, last - first)."""
+        return vectors[:, self.first : self.last]
+
+
+class TextHead(nn.Module):
+    """Scores words at every location of a feature map."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        hidden = config.hidden
-        dimensions = config.channels if hidden is None else hidden
-        self.lift = nn.Identity() if hidden is None else nn.Conv2d(config.channels, hidden, 1)
-        make = _free if config.free else _mapped
-        self.project, self.word_bias = make(config.embedding, dimensions)
+        dimensions = config.channels if config.hidden is None else config.hidden
+        self.lift = nn.Identity() if config.hidden is None else nn.Conv2d(config.channels, dimensions, 1)
+        self.project: nn.Module
+        self.word_bias: nn.Module
+        if config.free:
+            if config.embedding != dimensions + 1:
+                raise ConfigError(
+                    f"a free head of {dimensions} channels needs word vectors of {dimensions + 1} numbers, "
+                    f"got {config.embedding}"
+                )
+            self.project, self.word_bias = Columns(0, dimensions), Columns(dimensions, dimensions + 1)
+        else:
+            self.project = nn.Linear(config.embedding, dimensions, bias=False)
+            self.word_bias = nn.Linear(config.embedding, 1)
+            # vectors have length 1: so both learn at one rate
+            nn.init.normal_(self.project.weight, std=dimensions**-0.5)
+            nn.init.zeros_(self.word_bias.weight)
+            nn.init.zeros_(self.word_bias.bias)
         # free units find their own length; a common scale beside it only hastens over-fitting
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not config.free)
         self.pool = pool_named(config.pool)(config.sharpness)
@@ -103,40 +124,10 @@ class TextHead(nn.Module):
         return self.log_scale.exp() * scores + bias[:, None, None]
 
 
-class Columns(nn.Module):
-    """Some of the numbers of each vector."""
-
-    def __init__(self, first: int, last: int):
-        super().__init__()
-        self.first, self.last = first, last
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """(K,E) -> (K, last - first)."""
-        return vectors[:, self.first : self.last]
-
-
-def _mapped(embedding: int, dimensions: int) -> tuple[nn.Module, nn.Module]:
-    project, bias = nn.Linear(embedding, dimensions, bias=False), nn.Linear(embedding, 1)
-    nn.init.normal_(project.weight, std=dimensions**-0.5)  # for vectors of length 1: both learn at one rate
-    nn.init.zeros_(bias.weight)
-    nn.init.zeros_(bias.bias)
-    return project, bias
-
-
-def _free(embedding: int, dimensions: int) -> tuple[nn.Module, nn.Module]:
-    if embedding != dimensions + 1:
-        raise ConfigError(
-            f"a free head of {dimensions} channels needs word vectors of {dimensions + 1} numbers, got {embedding}"
-        )
-    return Columns(0, dimensions), Columns(dimensions, dimensions + 1)
-
-
 class WordTable(nn.Module):
-    """Row numbers to vectors: rows below V are the vocabulary's, row V + i the i-th further word's.
+    """Row numbers to vectors: rows below V are the vocabulary's, row V + i the i-th out-of-vocabulary word's.
 
-    Args:
-        vectors: (V,E) for the vocabulary.
-        tuned: whether training may change them.
+    `vectors` (V,E) are for the vocabulary; training may change them where they are `tuned`.
     """
 
     rows: Tensor
@@ -150,7 +141,7 @@ class WordTable(nn.Module):
         self.reserve(0, 1)
 
     def reserve(self, words: int, numbers: int) -> None:
-        """Makes room for M further words of F numbers each."""
+        """Makes room for M out-of-vocabulary words of F numbers each."""
         embedding, device = self.vectors.shape[1], self.vectors.device
         self.register_buffer("rows", torch.zeros(words, numbers, dtype=torch.int8, device=device))
         self.register_buffer("scale", torch.zeros(words, device=device))
@@ -159,22 +150,13 @@ class WordTable(nn.Module):
 
     @torch.no_grad()
     def set_extra(self, vectors: Tensor, alignment: Alignment) -> None:
-        """Replaces the further words: (M,F) vectors, most frequent first, and their map into this space."""
-        expected = (vectors.shape[1], self.vectors.shape[1])
-        if alignment.matrix.shape != expected:
-            raise DataError(
-                f"the map of further words must be {expected}, got {tuple(alignment.matrix.shape)}; "
-                "fit it from their embedding to the model's"
-            )
+        """Replaces the out-of-vocabulary words: (M,F) vectors, most frequent first, and their map into this space."""
         self.reserve(*vectors.shape)
         table = quantise(vectors.float())
-        for own, new in (
-            (self.rows, table.codes),
-            (self.scale, table.scale),
-            (self.into, alignment.matrix),
-            (self.offset, alignment.bias),
-        ):
-            own.copy_(new)
+        self.rows.copy_(table.codes)
+        self.scale.copy_(table.scale)
+        self.into.copy_(alignment.matrix)
+        self.offset.copy_(alignment.bias)
 
     def __len__(self) -> int:
         return len(self.vectors) + len(self.rows)
@@ -190,16 +172,38 @@ class WordTable(nn.Module):
         return torch.where((ids < trained)[:, None], own, further)
 
 
+class Normalize(nn.Module):
+    """RGB 0..255, uint8 or float -> (x - mean) / std in float32 (float64 stays)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) -> (N,3,H,W)."""
+        return (images - self.mean) / self.std
+
+
+class ToFeatures(nn.Module):
+    """Stages up to the last and the head's features over them; it shares the model's weights."""
+
+    def __init__(self, stages: nn.Sequential, head: TextHead):
+        super().__init__()
+        self.stages, self.head = stages, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,h,w) -> (N,D,h',w') >= 0."""
+        return self.head.features(self.stages(x))
+
+
 class TextToRegion(nn.Module):
     """Trunk + text head + words. `build.create` makes one from names, `store.load_model` from a folder.
 
-    Args:
-        config: what the parts are.
-        trunk: chain of named stages.
-        head: over its last stage.
-        words: vectors of V vocabulary words and M further ones.
-        vocabulary: the V words.
-        extra: the M further ones, row V + i.
+    `words` holds vectors of the V words of `vocabulary` and of the M others in `extra`, row V + i.
     """
 
     def __init__(
@@ -231,69 +235,41 @@ class TextToRegion(nn.Module):
         """Phrases -> rows of `words`."""
         return PhraseEncoder(self.vocabulary, self.extra)
 
-    # images -> features
-
     def features(self, images: Tensor) -> Tensor:
         """(N,3,H,W) RGB 0..255, uint8 or float -> (N,D,h,w) >= 0."""
         return self.head.features(self.trunk(self.normalize(images)))
 
-    # words -> units
-
     def word_vectors(self, words: Tensor) -> Tensor:
-        """(K,) row numbers -> (K,E); vectors (K,E) pass as they are."""
+        """(K,) row numbers -> (K,E); vectors (K,E) pass as they are, here and in all that follows."""
         return words if words.is_floating_point() else self.words(words)
 
     def word_bias(self, words: Tensor) -> Tensor:
-        """Row numbers (K,) or vectors (K,E) -> (K,) what is added to their scores at every location."""
+        """(K,) -> (K,) what is added to the scores at every location."""
         bias: Tensor = self.head.word_bias(self.word_vectors(words))
         return bias[:, 0]
 
     def units(self, words: Tensor) -> Tensor:
-        """Row numbers (K,) or vectors (K,E) -> (K,D): the seeds of a top-down pass."""
+        """(K,) -> (K,D): the seeds of a top-down pass."""
         units: Tensor = self.head.project(self.word_vectors(words))
         return units
 
-    # both -> scores
-
     def location_scores(self, features: Tensor, words: Tensor) -> Tensor:
-        """(N,D,h,w) and row numbers (K,) or vectors (K,E) -> (N,K,h,w)."""
+        """(N,D,h,w), (K,) -> (N,K,h,w)."""
         return self.head.unit_scores(features, self.units(words), self.word_bias(words))
 
     def scores(self, features: Tensor, words: Tensor) -> Tensor:
-        """(N,D,h,w) and row numbers (K,) or vectors (K,E) -> (N,K): is the word in the image."""
+        """(N,D,h,w), (K,) -> (N,K): is the word in the image."""
         pooled: Tensor = self.head.pool(self.location_scores(features, words))
         return pooled
 
     def forward(self, images: Tensor, words: Tensor) -> Tensor:
-        """(N,3,H,W) RGB 0..255 and row numbers (K,) or vectors (K,E) -> (N,K) scores, for training."""
+        """(N,3,H,W) RGB 0..255, (K,) -> (N,K) scores, for training."""
         return self.scores(self.features(images), words)
-
-    # cutting
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Where the model can be cut, from the image up; the last is "features"."""
-        return (*(name for name, _ in self.trunk.named_children()), FEATURES)
-
-    def below(self, stage: str = FEATURES) -> nn.Module:
-        """The part up to a stage: images (N,3,H,W) RGB 0..255 -> activations (N,C,h,w)."""
-        parts = OrderedDict(normalize=self.normalize, **dict(self.trunk.named_children()))
-        if stage == FEATURES:
-            return Above(parts, self.head)
-        return nn.Sequential(OrderedDict(list(parts.items())[: self.stage_index(stage) + 2]))
-
-    def above(self, stage: str = FEATURES) -> nn.Module:
-        """The part over a stage: activations (N,C,h,w) -> features (N,D,h',w') >= 0."""
-        if stage == FEATURES:
-            return nn.Identity()
-        parts = list(self.trunk.named_children())[self.stage_index(stage) + 1 :]
-        return Above(OrderedDict(parts), self.head)
-
-    def between(self, low: str, high: str) -> nn.Module:
-        """The part from a stage to a later one: activations (N,C,h,w) -> activations, or features for "features"."""
-        if high == FEATURES:
-            return self.above(low)
-        return self.trunk[self.stage_index(low) + 1 : self.stage_index(high) + 1]
+        return (*stage_names(self.trunk), FEATURES)
 
     def stage_index(self, stage: str) -> int:
         """The place of a stage from the image up; raises ConfigError for an unknown one."""
@@ -301,54 +277,37 @@ class TextToRegion(nn.Module):
             raise ConfigError(f"unknown stage {stage[:80]!r}; this model has {', '.join(self.stages)}")
         return self.stages.index(stage)
 
+    def below(self, stage: str = FEATURES) -> nn.Module:
+        """The part up to a stage: images (N,3,H,W) RGB 0..255 -> activations (N,C,h,w)."""
+        stages = self.trunk[: self.stage_index(stage) + 1]
+        whole = nn.Sequential(self.normalize, *stages)
+        return ToFeatures(whole, self.head) if stage == FEATURES else whole
 
-class Above(nn.Module):
-    """The stages over a cut and the head's features; it shares the model's weights."""
+    def above(self, stage: str = FEATURES) -> nn.Module:
+        """The part over a stage: activations (N,C,h,w) -> features (N,D,h',w') >= 0."""
+        return self.between(stage, FEATURES)
 
-    def __init__(self, stages: OrderedDict[str, nn.Module], head: TextHead):
-        super().__init__()
-        self.stages, self.head = nn.Sequential(stages), head
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N,C,h,w) -> (N,D,h',w') >= 0."""
-        return self.head.features(self.stages(x))
-
-
-class Normalize(nn.Module):
-    """RGB 0..255, uint8 or float -> (x - mean) / std in float32 (float64 stays)."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N,3,H,W) -> (N,3,H,W)."""
-        return (images - self.mean) / self.std
+    def between(self, low: str, high: str) -> nn.Module:
+        """The part from a stage to a later one: activations (N,C,h,w) -> activations, or features for "features"."""
+        stages = self.trunk[self.stage_index(low) + 1 : self.stage_index(high) + 1]
+        if low == FEATURES:
+            return nn.Identity()
+        return ToFeatures(stages, self.head) if high == FEATURES else stages
 
 
 def trainable_stages(trunk: nn.Sequential, train_from: str) -> list[str]:
     """Names of the stages that a phase trains, lowest first: 'none', 'all', or from the named one upwards."""
-    names = [name for name, _ in trunk.named_children()]
-    if train_from == "none":
-        return []
-    if train_from == "all":
-        return names
+    names = stage_names(trunk)
+    if train_from in ("none", "all"):
+        return names if train_from == "all" else []
     if train_from not in names:
         raise ConfigError(f"train_from must be none, all or a stage ({', '.join(names)}), got {train_from!r}")
     return names[names.index(train_from) :]
 
 
 def last_frozen(trunk: nn.Sequential, train_from: str) -> str:
-    """The stage below the trained ones, whose output can be cached.
-
-    Raises:
-        ConfigError: all stages are trained.
-    """
-    names = [name for name, _ in trunk.named_children()]
+    """The stage below the trained ones, whose output can be cached; a ConfigError where all are trained."""
+    names = stage_names(trunk)
     frozen = names[: len(names) - len(trainable_stages(trunk, train_from))]
     if not frozen:
         raise ConfigError(
@@ -358,11 +317,7 @@ def last_frozen(trunk: nn.Sequential, train_from: str) -> str:
 
 
 def run_stages(
-    model: TextToRegion,
-    x: Tensor,
-    after: str | None,
-    until: str | None,
-    again: bool = False,
+    model: TextToRegion, x: Tensor, after: str | None, until: str | None, again: bool = False
 ) -> Tensor:
     """The output of one of the trunk's stages.
 
@@ -373,11 +328,8 @@ def run_stages(
         until: the last stage to run; None for all.
         again: compute activations again in the backward pass instead of keeping them.
     """
-    names = [name for name, _ in model.trunk.named_children()]
-    first = 0 if after is None else names.index(after) + 1
-    last = len(names) if until is None else names.index(until) + 1
     x = model.normalize(x) if after is None else x
     x = x.contiguous(memory_format=torch.channels_last)
-    for stage in model.trunk[first:last]:
+    for stage in between(model.trunk, after, until):
         x = checkpoint(stage, x, use_reentrant=False) if again and torch.is_grad_enabled() else stage(x)
     return x

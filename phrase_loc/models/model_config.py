@@ -1,4 +1,4 @@
-"""What a model is, as plain values: enough to build it again, saved as config.json beside the weights."""
+"""What a model is, as plain values."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
@@ -8,8 +8,7 @@ from pydantic import AfterValidator, Field
 from phrase_loc.config import STRICT, checked, shortened, without_retired
 from phrase_loc.errors import ConfigError, DataError
 
-FORMAT = 1
-"""Version of the model folder; a reader refuses a newer one."""
+FORMAT = 1  # version of the model folder; a reader refuses a newer one
 #: Keys of older models and the value at which they did nothing; any other value is refused.
 RETIRED: dict[str, Any] = {
     "fuse": None,
@@ -46,7 +45,7 @@ def _figures(card: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The parts of a TextToRegion.
+    """What a model is, as plain values: enough to build it again, saved as config.json beside the weights.
 
     Attributes:
         backbone: a name of backbones.BACKBONES, or `transformers:...`.
@@ -58,7 +57,7 @@ class ModelConfig:
         channels: of the last stage.
         hidden: D, channels of the head's 1x1 convolution, None without one (then D = channels).
         embedding: E, numbers in a word vector.
-        pool: a key of model.POOLS.
+        pool: a key of POOLS.
         sharpness: r of the pool.
         free: whether a word vector is the unit itself, with its bias as last number.
         tuned: whether training changed the word vectors.
@@ -96,11 +95,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, values: Any, source: str) -> "ModelConfig":
-        """Plain values -> a config; `source` names the file in messages.
-
-        Raises:
-            DataError: not a mapping, a newer format, an unknown or a missing key, a value that cannot be.
-        """
+        """Plain values -> a config; a DataError that begins with `source` where they are those of no config."""
         if not isinstance(values, dict):
             raise DataError(
                 f"{source} must hold a JSON object, got a {type(values).__name__}; save the model again"

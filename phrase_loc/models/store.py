@@ -1,13 +1,12 @@
 """A model in a folder: what is written, and how it is read back without trusting the files.
 
-    model.safetensors   weights in float16 (8-bit rows of further words as they are)
+    model.safetensors   weights in float16 (8-bit rows of out-of-vocabulary words as they are)
     config.json         ModelConfig, and the SHA-256 of the three other files, so that those of two models cannot mix
     vocabulary.txt      word<tab>count, most frequent first
-    extra_words.txt     further words, one a line (absent without any)
+    extra_words.txt     out-of-vocabulary words, one a line
     README.md           model card, made from config.card
 
-Nothing in these files is executed. The names are those of huggingface_hub, which is imported only when a hub is
-meant: a folder can be pushed as it is.
+Nothing in these files is executed. A folder can be pushed to a hub as it is; huggingface_hub is imported only then.
 
 `config.card` may hold, all optional: `summary`, `data`, `recipe`, `command`, `limits`, `license_note` (texts), and
 `figures`: a list of {"protocol", "method", "metric", "value", "ci95", "count", "baselines"} as reports have them,
@@ -26,27 +25,23 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import digest, read_json, read_text, write_bytes
-from phrase_loc.models.backbones.transformers_nets import from_architecture
-from phrase_loc.models.backbones.weights import check_weights, read_weights
-from phrase_loc.models.build import folded, skeleton
-from phrase_loc.models.model import TextToRegion
+from phrase_loc.models.backbones import build, check_weights, read_weights
+from phrase_loc.models.build import fold_batch_norm, folded
+from phrase_loc.models.library_nets import from_architecture, transformers_stages
+from phrase_loc.models.model import TextHead, TextToRegion, WordTable
 from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.text.vocabulary import Vocabulary
 
-WEIGHTS, CONFIG, VOCABULARY, EXTRA, CARD = (
-    "model.safetensors",
-    "config.json",
-    "vocabulary.txt",
-    "extra_words.txt",
-    "README.md",
-)
+WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.txt"
+EXTRA, CARD = "extra_words.txt", "README.md"
 #: key of config.json -> the file whose SHA-256 it holds; a model of old has that of the weights alone
 DIGESTS = {"weights_sha256": WEIGHTS, "vocabulary_sha256": VOCABULARY, "extra_words_sha256": EXTRA}
 DEFAULT = "default"
+TASK = "zero-shot-object-detection"  # the hub's name that comes nearest
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -58,10 +53,8 @@ def default_folder() -> Path:
 def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
     """Writes a model to a folder, made if need be; each file whole or not at all, config.json last.
 
-    Batch norms are folded on the way: a saved model is one to be queried.
-
-    Raises:
-        DataError: the folder cannot be written, a weight is not finite, or the config holds what cannot be read.
+    Batch norms are folded on the way: a saved model is one to be queried. Raises a DataError where the folder cannot
+    be written, a weight is not finite, or the config holds what cannot be read.
     """
     from safetensors.torch import save
 
@@ -91,8 +84,7 @@ def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
 def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     """The shipped model ("default"), one in a folder, or one from a hub ("owner/name"); ready to be queried.
 
-    Raises:
-        DataError: there is no model, or its files are missing, truncated, of a newer format or of two models.
+    Raises a DataError where there is none, or its files are missing, truncated, of a newer format or of two models.
     """
     folder = find_model(source)
     values = read_json(folder / CONFIG, "the model's config")
@@ -101,14 +93,18 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     tensors = read_weights(folder / WEIGHTS)
     vocabulary, extra = Vocabulary.load(folder / VOCABULARY), _read_words(folder / EXTRA)
     for key, expected in digests.items():
-        _check_digest(folder / DIGESTS[key], expected)
+        path = folder / DIGESTS[key]
+        if not path.is_file() or digest(path) != expected:
+            raise DataError(
+                f"{path} is not the file that {CONFIG} beside it was written with; copy the whole folder again"
+            )
     model = _empty(config, vocabulary, extra, tensors, folder)
     wanted = model.state_dict()
     check_weights(tensors, wanted, str(folder / WEIGHTS))
-    if surplus := sorted(set(tensors) - set(wanted)):
+    if unknown := sorted(set(tensors) - set(wanted)):
         raise DataError(
-            f"{folder / WEIGHTS} has {len(surplus)} weights that {CONFIG} beside it has no place for (first: "
-            f"{surplus[0][:80]}); copy the whole folder again"
+            f"{folder / WEIGHTS} has {len(unknown)} weights that {CONFIG} beside it has no place for (first: "
+            f"{unknown[0][:80]}); copy the whole folder again"
         )
     model.load_state_dict({name: tensors[name] for name in wanted})
     model.to(memory_format=torch.channels_last)  # a quarter less time in the trunk on a CPU
@@ -116,39 +112,29 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
 
 
 def find_model(source: str | os.PathLike) -> Path:
-    """The folder of a model; one on a hub is downloaded first (huggingface_hub is imported only then)."""
+    """The folder of a model; one on a hub is downloaded first."""
     name = os.fspath(source)
-    if name == DEFAULT and not Path(name).is_dir():
-        folder = default_folder()
-        if not (folder / CONFIG).is_file():
-            raise DataError("this installation of phrase_loc ships no model; name a folder or train one")
+    shipped = name == DEFAULT and not Path(name).is_dir()
+    folder = default_folder() if shipped else Path(name)
+    if (folder / CONFIG).is_file():
         return folder
-    if Path(name).is_dir():
-        if not (Path(name) / CONFIG).is_file():
-            raise DataError(
-                f"{name} holds no model: {CONFIG} is missing; name a folder written by save_pretrained"
-            )
-        return Path(name)
-    if Path(name).exists() or not _HUB_ID.fullmatch(name):
+    if shipped:
+        raise DataError("this installation of phrase_loc ships no model; name a folder or train one")
+    if folder.is_dir():
+        raise DataError(
+            f"{name} holds no model: {CONFIG} is missing; name a folder written by save_pretrained"
+        )
+    if folder.exists() or not _HUB_ID.fullmatch(name):
         raise DataError(
             f"no model at {name}; expected 'default', a folder of save_pretrained or a hub id owner/name"
         )
-    return _download(name)
-
-
-def _download(model_id: str) -> Path:
-    """The local folder of a hub's model, downloaded if it is not there yet."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                model_id, allow_patterns=["model.safetensors", "config.json", "*.txt", "README.md"]
-            )
-        )
-    except _hub_refusals() as error:
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, "*.txt", CARD]))
+    except Exception as error:  # huggingface_hub and its HTTP library have no common root
         raise DataError(
-            f"model {model_id!r} is no folder here and could not be fetched from the hub ({_reason(error)}); "
+            f"model {name!r} is no folder here and could not be fetched from the hub ({_reason(error)}); "
             "check the name and the network, or name a folder"
         ) from None
 
@@ -162,21 +148,10 @@ def push_model(
     branch: str | None = None,
     **options: Any,
 ) -> str:
-    """Uploads a model with its card to `owner/name`, made if need be.
+    """Uploads a model with its card to `owner/name`, made if need be; the address of the commit.
 
-    Args:
-        model: to be saved and uploaded.
-        model_id: owner/name.
-        private: who sees it, where it is made.
-        token: of the hub; the one of `hf auth login` when None.
-        branch: of the repository, the main one when None.
-        options: of huggingface_hub's HfApi.upload_folder, such as `commit_message` or `create_pr`.
-
-    Returns:
-        The address of the commit.
-
-    Raises:
-        DataError: the hub cannot be reached or refuses.
+    `options` are those of huggingface_hub's HfApi.upload_folder, such as `commit_message` or `create_pr`. Raises a
+    DataError where the hub cannot be reached or refuses.
     """
     from huggingface_hub import HfApi
 
@@ -186,23 +161,14 @@ def push_model(
         try:
             repo = hub.create_repo(model_id, private=private, exist_ok=True).repo_id
             return str(hub.upload_folder(repo_id=repo, folder_path=folder, revision=branch, **options))
-        except _hub_refusals() as error:
+        except Exception as error:
             raise DataError(
                 f"the model could not be uploaded to {model_id!r} ({_reason(error)}); check the name, the network "
                 "and the login (hf auth login)"
             ) from None
 
 
-def _hub_refusals() -> tuple[type[Exception], ...]:
-    """What huggingface_hub and the HTTP library that it uses (httpx2, httpx or requests) raise."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    http = next(b for b in HfHubHTTPError.__mro__ if b.__name__ == "HTTPError" and issubclass(b, Exception))
-    return http, HFValidationError, OSError
-
-
 def _reason(error: Exception) -> str:
-    """The first sentence of an error of huggingface_hub."""
     return " ".join(str(error).split()).split(". ")[0][:160].rstrip(".")
 
 
@@ -217,13 +183,6 @@ def _compact(name: str, tensor: Tensor) -> Tensor:
     return half
 
 
-def _check_digest(path: Path, expected: Any) -> None:
-    if not path.is_file() or digest(path) != expected:
-        raise DataError(
-            f"{path} is not the file that {CONFIG} beside it was written with; copy the whole folder again"
-        )
-
-
 def _empty(
     config: ModelConfig,
     vocabulary: Vocabulary,
@@ -231,11 +190,10 @@ def _empty(
     tensors: dict[str, Tensor],
     folder: Path,
 ) -> TextToRegion:
-    """The skeleton of a model, once its sizes are known to be those of the weights: they could be anything."""
-    with torch.device("meta"):
-        sizes = {"words.vectors": torch.empty(len(vocabulary), config.embedding)}
-        if config.hidden is not None:
-            sizes["head.lift.weight"] = torch.empty(config.hidden, config.channels, 1, 1)
+    """A model to be filled, once its sizes are known to be those of the weights: they could be anything."""
+    sizes = {"words.vectors": torch.empty(len(vocabulary), config.embedding, device="meta")}
+    if config.hidden is not None:
+        sizes["head.lift.weight"] = torch.empty(config.hidden, config.channels, 1, 1, device="meta")
     check_weights(tensors, sizes, str(folder / WEIGHTS))
     rows = tensors.get("words.rows", torch.empty(0, 1))
     if len(rows) != len(extra) or rows.ndim != 2:
@@ -243,15 +201,24 @@ def _empty(
             f"{folder} holds {len(extra)} further words ({EXTRA}) where {len(rows)} were expected by its weights; "
             "copy the whole folder again"
         )
+    words = WordTable(torch.zeros(len(vocabulary), config.embedding), config.tuned)
+    words.reserve(*(rows.shape if extra else (0, 1)))
     try:
-        if config.architecture is not None:
-            with torch.device("meta"):
-                size = sum(p.numel() for p in from_architecture(config.architecture).parameters())
-            if size > 2 * sum(t.numel() for t in tensors.values()):
-                raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
-        return skeleton(config, vocabulary, extra, rows.shape[1])
+        trunk = _empty_trunk(config, sum(tensor.numel() for tensor in tensors.values()))
+        return TextToRegion(config, trunk, TextHead(config), words, vocabulary, extra)
     except PhraseLocError as error:
         raise DataError(f"{folder / CONFIG}: {error}") from None
+
+
+def _empty_trunk(config: ModelConfig, numbers: int) -> nn.Sequential:
+    """The trunk of a config whose weights have so many numbers, its own any."""
+    if config.architecture is None:
+        return fold_batch_norm(build(config.backbone))
+    with torch.device("meta"):
+        size = sum(p.numel() for p in from_architecture(config.architecture).parameters())
+    if size > 2 * numbers:
+        raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
+    return fold_batch_norm(transformers_stages(from_architecture(config.architecture)).eval())
 
 
 def _read_words(path: Path) -> tuple[str, ...]:
@@ -281,31 +248,18 @@ def model_digest(model: TextToRegion) -> str:
     return digest.hexdigest()[:12]
 
 
-TASK = "zero-shot-object-detection"  # the hub's name that comes nearest
-SECTIONS = {
-    "data": "Data",
-    "recipe": "Recipe",
-    "command": "Command",
-    "limits": "Limits",
-    "license_note": "Licence",
-}
-
-
 def model_card(config: ModelConfig, words: int, extra_words: int, size: int) -> str:
-    """Markdown with the front matter of a hub.
-
-    Args:
-        config: of the model.
-        words: V, trained words.
-        extra_words: M, further words.
-        size: of the weights, bytes.
-    """
+    """Markdown with the front matter of a hub: V trained words, M others, weights of `size` bytes."""
     card = config.card
+    hidden = f"1x1 convolution to {config.hidden} channels" if config.hidden else "no hidden layer"
     parts = [
         f"---\n{yaml.safe_dump(front_matter(config), sort_keys=False, allow_unicode=True)}---",
         "# phrase_loc model",
         str(card.get("summary", "Type a phrase, get the region of the photograph it names.")),
-        "\n".join(f"- {fact}" for fact in _facts(config, words, extra_words, size)),
+        f"- backbone: {config.backbone}, batch norms folded\n"
+        f"- head: reads the last stage, {hidden}, pool {config.pool}\n"
+        f"- words: {words:,} trained, {extra_words:,} further ones; {config.embedding} numbers a vector\n"
+        f"- images: {config.image_size} pixels; weights: {size / 1e6:.1f} MB",
         "```python\nfrom phrase_loc import PhraseLocalizer\n\n"
         'localizer = PhraseLocalizer.from_pretrained("FOLDER_OR_HUB_ID")\n'
         'localizer.locate(localizer.look("photo.jpg"), ["a red hat"])\n```',
@@ -313,15 +267,12 @@ def model_card(config: ModelConfig, words: int, extra_words: int, size: int) -> 
     if card.get("figures"):
         parts += ["## Figures", str(card.get("figures_of", "")), _table(card["figures"])]
     if config.calibration:
-        measured = {k: v for k, v in config.calibration.items() if isinstance(v, (int, float))}
-        parts += [
-            "## Is it there? (calibration)",
-            "\n".join(f"- {k}: {_number(v)}" for k, v in measured.items()),
-        ]
-    for key, title in SECTIONS.items():
+        lines = [f"- {key}: {_number(value)}" for key, value in config.calibration.items()]
+        parts += ["## Is it there? (calibration)", "\n".join(lines)]
+    for key in ("data", "recipe", "command", "limits", "license_note"):
         if card.get(key):
-            text = str(card[key])
-            parts += [f"## {title}", f"```\n{text}\n```" if key == "command" else text]
+            title = "Licence" if key == "license_note" else key.capitalize()
+            parts += [f"## {title}", f"```\n{card[key]}\n```" if key == "command" else str(card[key])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -342,29 +293,15 @@ def front_matter(config: ModelConfig) -> dict[str, Any]:
     own = str(config.inference.get("method", ""))
     chosen = [row for row in figures if own and str(row.get("method", "")).startswith(own)] or figures
     if chosen:
+        metrics = []
+        for row in chosen:
+            name = ", ".join(str(row.get(key, "")) for key in ("method", "protocol", "metric"))
+            name += f" (95 % interval {_interval(row)})" if row.get("ci95") else ""
+            metrics.append({"type": str(row.get("metric", "")), "value": row.get("value"), "name": name})
         dataset = {"type": "flickr30k_entities", "name": str(config.card.get("figures_of") or "not stated")}
-        metrics = [
-            {"type": str(r.get("metric", "")), "value": r.get("value"), "name": _name(r)} for r in chosen
-        ]
         result = {"task": {"type": TASK}, "dataset": dataset, "metrics": metrics}
         values["model-index"] = [{"name": "phrase_loc", "results": [result]}]
     return values
-
-
-def _name(row: dict[str, Any]) -> str:
-    interval = " to ".join(_number(v) for v in row.get("ci95") or ())
-    parts = (str(row.get(key, "")) for key in ("method", "protocol", "metric"))
-    return ", ".join(parts) + (f" (95 % interval {interval})" if interval else "")
-
-
-def _facts(config: ModelConfig, words: int, extra_words: int, size: int) -> list[str]:
-    hidden = f"1x1 convolution to {config.hidden} channels" if config.hidden else "no hidden layer"
-    return [
-        f"backbone: {config.backbone}, batch norms folded",
-        f"head: reads the last stage, {hidden}, pool {config.pool}",
-        f"words: {words:,} trained, {extra_words:,} further ones; {config.embedding} numbers a vector",
-        f"images: {config.image_size} pixels; weights: {size / 1e6:.1f} MB",
-    ]
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
@@ -372,17 +309,14 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     head = ["protocol", "method", "metric", "value", "95 % interval", *baselines, "count"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        low_high = row.get("ci95") or ()
-        lines.append(
-            [
-                *(str(row.get(key, "")) for key in head[:3]),
-                _number(row.get("value", "")),
-                " to ".join(_number(v) for v in low_high),
-                *(_number((row.get("baselines") or {}).get(name, "")) for name in baselines),
-                str(row.get("count", "")),
-            ]
-        )
+        facts = [*(str(row.get(key, "")) for key in head[:3]), _number(row.get("value", "")), _interval(row)]
+        facts += [_number((row.get("baselines") or {}).get(name, "")) for name in baselines]
+        lines.append([*facts, str(row.get("count", ""))])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return " to ".join(_number(value) for value in row.get("ci95") or ())
 
 
 def _number(value: Any) -> str:

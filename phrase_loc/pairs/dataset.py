@@ -1,31 +1,40 @@
-"""WebImages: weakly labelled images for training, as uint8 tensors with the ids of the words said of them.
+"""Image-text pairs as training samples: decoded, augmented so that their words stay true, labelled, and batched.
 
-A sample never raises for what is wrong with the data: a broken image or a text without a known word gives a
-black image of weight 0 with the fault attached, so that one bad file costs one sample and every process keeps
-its step. `collate` makes a Batch; who decides how many faults are too many is the run (web_faults.py).
+A sample never raises for what is wrong with the data: it becomes a black image of weight 0 with the fault attached,
+so that one bad file costs one sample and every process keeps its step.
 """
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from phrase_loc.errors import DataError
+from phrase_loc.images import load_tensor
 from phrase_loc.pairs.sampler import FILLER, Item
 from phrase_loc.pairs.sources import Source
-from phrase_loc.pairs.transforms import Transform, decode_or_none
 from phrase_loc.skipped import Fault
 from phrase_loc.text.labels import WordLabels
 
 #: texts of an image -> its labels; picklable.
 Labeller = Callable[[Sequence[str]], WordLabels]
 
+_SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise)\b", re.IGNORECASE)
+_COLOURS = re.compile(
+    r"\b(red(d(?=ish))?|green|blue|yellow|orange|purple|pink|brown|black|white|gr[ae]y|tan|beige|gold(en)?|silver|"
+    r"teal|violet|maroon|navy|turquoise|khaki|blond[e]?|crimson|scarlet|lavender|colou?r\w*|multicolou?red)"
+    r"(ish)?\b",
+    re.IGNORECASE,
+)
 
-@dataclass(frozen=True)
-class Sample:
+
+class Sample(NamedTuple):
     """One image as the model gets it."""
 
     image: Tensor  # (3,H,W) uint8, or a frozen trunk's output (C,h,w) float16
@@ -35,19 +44,12 @@ class Sample:
     fault: Fault | None = None
 
 
-@dataclass
-class Ragged:
-    """Lists of word ids of several images, flat.
+class Ragged(NamedTuple):
+    """Lists of word ids of several images, flat."""
 
-    Attributes:
-        owner: (T,) number of the image in the batch.
-        ids: (T,) rows of the vocabulary.
-        values: (T,) a number each.
-    """
-
-    owner: Tensor
-    ids: Tensor
-    values: Tensor
+    owner: Tensor  # (T,) number of the image in the batch
+    ids: Tensor  # (T,) rows of the vocabulary
+    values: Tensor  # (T,) a number each
 
     def to(self, device: torch.device) -> "Ragged":
         """The same on a device."""
@@ -55,25 +57,15 @@ class Ragged:
         return Ragged(owner, ids, self.values.to(device, _widest(device), non_blocking=True))
 
 
-@dataclass
-class Batch:
-    """Images of a micro-batch with their words.
+class Batch(NamedTuple):
+    """Images of a micro-batch with their words."""
 
-    Attributes:
-        images: (N,3,H,W) uint8, or the output of a frozen trunk, (N,C,h,w) float16.
-        weights: (N,) 1, or 0 for fillers and faults.
-        words: true words with strengths.
-        ignored: words that count neither way.
-        captions: words of one text of each image.
-        faults: what was skipped.
-    """
-
-    images: Tensor
-    weights: Tensor
-    words: Ragged
-    ignored: Ragged
-    captions: Ragged
-    faults: list[Fault] = field(default_factory=list)
+    images: Tensor  # (N,3,H,W) uint8, or the output of a frozen trunk, (N,C,h,w) float16
+    weights: Tensor  # (N,) 1, or 0 for fillers and faults
+    words: Ragged  # true words with strengths
+    ignored: Ragged  # words that count neither way
+    captions: Ragged  # words of one text of each image
+    faults: Sequence[Fault] = ()
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
@@ -82,20 +74,51 @@ class Batch:
         words, ignored, captions = (part.to(device) for part in (self.words, self.ignored, self.captions))
         return Batch(images, weights, words, ignored, captions, self.faults)
 
-    def pin_memory(self) -> "Batch":
-        """For the loader: copies to the GPU then overlap with its work."""
-        self.images = self.images.pin_memory()
-        return self
+
+@dataclass(frozen=True)
+class Transform:
+    """How a training image is made.
+
+    Mirroring makes "left" and "right" false, so images whose texts hold such a word are not mirrored; shifted hues
+    make "a red hat" false, so saturation and hue are left alone where a text names a colour.
+
+    Attributes:
+        size: (H, W) of the result.
+        crop: smallest share of the area that a random crop keeps, as what a caption names may stand anywhere.
+        mirror: probability of mirroring.
+        jitter: strength of brightness and contrast changes, and of saturation and hue where no colour is named.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    crop: float = 1.0
+    mirror: float = 0.0
+    jitter: float = 0.0
+
+    def __call__(self, image: Tensor, texts: Sequence[str], random: np.random.Generator) -> Tensor:
+        """(3, H, W) uint8 -> (3, *size) uint8."""
+        top, left, height, width = _window(image.shape[-2:], self.crop, random.random(4))
+        image = image[:, top : top + height, left : left + width]
+        if image.shape[-2:] != self.size:
+            image = interpolate(image[None], self.size, mode="bilinear", antialias=True)[0]
+        if random.random() < self.mirror and not names_a_side(texts):
+            image = image.flip(-1)
+        if not self.jitter:
+            return image
+        from torchvision.transforms.v2 import functional as F
+
+        draws = 2 * random.random(4) - 1
+        factors = 1 + self.jitter * draws
+        image = F.adjust_contrast(F.adjust_brightness(image, factors[0]), factors[1])
+        if names_a_colour(texts):
+            return image
+        hue = min(0.5, 0.1 * self.jitter) * draws[3]
+        return F.adjust_hue(F.adjust_saturation(image, factors[2]), hue)
 
 
 class WebImages(Dataset[Sample]):
-    """The samples of a source, indexed by (epoch, number, which transform).
+    """The samples of a source, indexed by (epoch, number, which of the transforms).
 
-    Args:
-        source: pairs of image and text.
-        labeller: texts -> words.
-        transforms: image -> training tensor, one for each input size.
-        seed: of the run; with epoch and number it fixes every random choice.
+    `seed`, epoch and number fix every random choice, in whichever process.
     """
 
     def __init__(self, source: Source, labeller: Labeller, transforms: Sequence[Transform], seed: int):
@@ -108,25 +131,21 @@ class WebImages(Dataset[Sample]):
         """The image of that number as it looks in that epoch."""
         epoch, number, choice = item
         transform = self.transforms[choice]
+        black = torch.zeros(3, *transform.size, dtype=torch.uint8)
         if number == FILLER:
-            return _nothing(transform, None)
+            return _nothing(black)
         try:
             texts, wrong = self.source.told(number)
             data = self.source.image(number)
+            fault = Fault("text", self.source.name(number), wrong) if wrong else None
+            labels = self.labeller(texts)
+            if not labels.ids:
+                return _nothing(black, fault or unlabelled(self.source.name(number), texts))
+            image = load_tensor(data)
         except DataError as error:
-            return _nothing(transform, Fault("image", self.source.name(number), str(error)))
-        labels = self.labeller(texts)
-        if not labels.ids:
-            unusable = Fault("text", self.source.name(number), wrong) if wrong else None
-            return _nothing(transform, unusable or unlabelled(self.source.name(number), texts))
-        image, reason = decode_or_none(data)
-        if image is None:
-            return _nothing(transform, Fault("image", self.source.name(number), reason))
+            return _nothing(black, Fault("image", self.source.name(number), str(error)))
         random = np.random.default_rng([self.seed, epoch, number])
         caption = draw_caption(labels, random)
-        fault = (
-            Fault("text", self.source.name(number), wrong) if wrong else None
-        )  # another of its texts is used
         return Sample(transform(image, texts, random), labels, 1.0, caption, fault)
 
 
@@ -154,9 +173,30 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def _nothing(transform: Transform, fault: Fault | None) -> Sample:
-    black = torch.zeros(3, *transform.size, dtype=torch.uint8)
-    return Sample(black, WordLabels((), ()), 0.0, (), fault)
+def names_a_side(texts: Sequence[str]) -> bool:
+    """Whether mirroring would make a text false."""
+    return any(_SIDES.search(text) for text in texts)
+
+
+def names_a_colour(texts: Sequence[str]) -> bool:
+    """Whether other hues would make a text false."""
+    return any(_COLOURS.search(text) for text in texts)
+
+
+def _window(size: Sequence[int], smallest: float, draws: np.ndarray) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop of at least `smallest` of the area, its aspect near the old."""
+    height, width = size
+    if smallest >= 1:
+        return 0, 0, height, width
+    area = smallest + (1 - smallest) * draws[0]
+    stretch = np.exp((2 * draws[1] - 1) * np.log(4 / 3) / 2)
+    tall = max(1, round(height * min(1.0, float(np.sqrt(area) * stretch))))
+    wide = max(1, round(width * min(1.0, float(np.sqrt(area) / stretch))))
+    return int(draws[2] * (height - tall + 1)), int(draws[3] * (width - wide + 1)), tall, wide
+
+
+def _nothing(image: Tensor, fault: Fault | None = None) -> Sample:
+    return Sample(image, WordLabels((), ()), 0.0, (), fault)
 
 
 def _widest(device: torch.device) -> torch.dtype:

@@ -1,66 +1,17 @@
-"""Shards at an address (s3://, gs://, https://): ranged reads through fsspec, which has a plug-in for each store.
-
-A shard is read once from front to back when its index is built; then each sample is one request, made in the loader's
-workers, so more workers hide the wait. fsspec keeps its connections for each process; an address whose
-plug-in is not installed (s3fs, gcsfs, aiohttp) is told in one sentence, and whatever a store raises is an OSError.
-"""
+"""What a user's paths mean: globs, brace ranges, `@lists`, and shards at an address (s3://, gs://, https://)."""
 
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from phrase_loc import files
 from phrase_loc.errors import DataError
-from phrase_loc.tables import is_there
-
-BLOCK = 4 * 2**20
-
-
-def remote_file(address: str) -> IO[bytes]:
-    """A shard as a file that can be sought in, read ahead in large blocks."""
-    with _store(address) as (system, path):
-        return system.open(path, "rb", block_size=BLOCK)
-
-
-def remote_read(address: str, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset`; raises OSError."""
-    with _store(address) as (system, path):
-        return system.cat_file(path, start=offset, end=offset + size)
-
-
-def remote_version(address: str) -> str:
-    """What changes when the shard does: its size and the store's mark of its content."""
-    with _store(address) as (system, path):
-        facts = system.info(path)
-    marks = (facts.get(key) for key in ("size", "ETag", "etag", "LastModified", "mtime", "created"))
-    return f"{address}|{'|'.join(map(str, marks))}"
-
-
-def exists(address: str) -> bool:
-    """Whether there is such a shard; raises OSError where the store cannot be asked."""
-    with _store(address) as (system, path):
-        return bool(system.exists(path))
-
-
-@contextmanager
-def _store(address: str) -> Iterator[tuple[Any, str]]:
-    import fsspec
-
-    try:
-        found = fsspec.core.url_to_fs(address)  # cached by fsspec, anew in each forked worker
-    except Exception as error:  # no plug-in, no account
-        raise DataError(f"{address} cannot be opened: {' '.join(str(error).split())[:200]}") from None
-    try:
-        yield found
-    except OSError:
-        raise
-    except Exception as error:  # each store has its own
-        raise OSError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
-
+from phrase_loc.files import is_there
 
 _BRACE = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)$")
@@ -68,12 +19,53 @@ _COMMENT = re.compile(r"(^|\s)#.*")
 _MOST = 1_000_000  # paths of one pattern
 
 
-def expand(patterns: str | Sequence[str]) -> list[str]:
-    """Patterns -> paths in a fixed order, each file once.
+def is_remote(path: str) -> bool:
+    """Whether a path is an address (`https://`, `s3://`) and no file."""
+    return "://" in path
+
+
+def remote_version(address: str) -> str:
+    """What changes when the shard does: its size and the store's mark of its content."""
+    with store(address) as (system, path):
+        facts = system.info(path)
+    marks = (facts.get(key) for key in ("size", "ETag", "etag", "LastModified", "mtime", "created"))
+    return f"{address}|{'|'.join(map(str, marks))}"
+
+
+def exists(path: str) -> bool:
+    """Whether a file or a shard is there; raises DataError where its store cannot be asked."""
+    if not is_remote(path):
+        return is_there(path)
+    try:
+        with store(path) as (system, inner):
+            return bool(system.exists(inner))
+    except OSError as error:
+        raise DataError(f"{path} cannot be reached: {error}") from None
+
+
+@contextmanager
+def store(address: str) -> Iterator[tuple[Any, str]]:
+    """The file system of fsspec for an address, and the path in it; whatever the store raises is an OSError.
 
     Raises:
-        DataError: nothing was named, a glob finds nothing, a list file is missing, a range runs backwards.
+        DataError: the store's plug-in (s3fs, gcsfs, aiohttp) is not installed, or there is no account.
     """
+    import fsspec
+
+    try:
+        found = fsspec.core.url_to_fs(address)  # cached by fsspec, anew in each forked worker
+    except Exception as error:
+        raise DataError(f"{address} cannot be opened: {files.reason(error)}") from None
+    try:
+        yield found
+    except OSError:
+        raise
+    except Exception as error:  # each store has its own
+        raise OSError(f"{type(error).__name__}: {files.reason(error)}") from None
+
+
+def expand(patterns: str | Sequence[str]) -> list[str]:
+    """Patterns -> paths in a fixed order, each file once; a DataError where one means nothing."""
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
     paths = [path for pattern in wanted for path in _expand_one(pattern, ())]
     if not paths:
@@ -82,11 +74,6 @@ def expand(patterns: str | Sequence[str]) -> list[str]:
     for path in paths:
         kept.setdefault(path if is_remote(path) else os.path.abspath(path), path)
     return list(kept.values())
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is an address (`https://`, `s3://`) and no file."""
-    return "://" in path
 
 
 def _expand_one(pattern: str, lists: tuple[str, ...]) -> Iterator[str]:
@@ -103,17 +90,17 @@ def _expand_one(pattern: str, lists: tuple[str, ...]) -> Iterator[str]:
             yield from _expand_one(line, (*lists, pattern))
         return
     folder, rest = ("", pattern) if is_remote(pattern) else _existing(pattern)
-    for number, choice in enumerate(_braces(rest, pattern)):
-        if number == _MOST:
-            raise DataError(f"{pattern!r} means more than {_MOST:,} paths; write a smaller range")
+    choices = list(islice(_braces(rest, pattern), _MOST + 1))
+    if len(choices) > _MOST:
+        raise DataError(f"{pattern!r} means more than {_MOST:,} paths; write a smaller range")
+    for choice in choices:
         path = folder + choice
         if is_remote(path) or is_there(path) or not glob.has_magic(choice):
             yield path
-            continue
-        found = sorted(glob.glob(glob.escape(folder) + choice, recursive=True))
-        if not found:
+        elif found := sorted(glob.glob(glob.escape(folder) + choice, recursive=True)):
+            yield from found
+        else:
             raise DataError(f"no file matches {path!r}; check the folder and the pattern")
-        yield from found
 
 
 def _existing(pattern: str) -> tuple[str, str]:
@@ -130,28 +117,19 @@ def _braces(rest: str, pattern: str) -> Iterator[str]:
     if match is None:
         yield rest
         return
-    for choice in _choices(match[1], pattern):
+    choices: Iterable[str] = match[1].split(",")
+    if span := _RANGE.match(match[1]):
+        first, last = span.groups()
+        if len(last) > 18 or int(last) < int(first):
+            what = f"the range {match[0]} in {pattern!r} runs backwards or too far"
+            raise DataError(f"{what}; write the smaller number first")
+        choices = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    for choice in choices:
         yield from _braces(rest[: match.start()] + choice + rest[match.end() :], pattern)
-
-
-def _choices(inside: str, pattern: str) -> Iterator[str]:
-    span = _RANGE.match(inside)
-    if span is None:
-        yield from inside.split(",")
-        return
-    first, last = span[1], span[2]
-    if len(last) > 18 or int(last) < int(first):
-        raise DataError(
-            f"the range {{{inside}}} in {pattern!r} runs backwards or too far; write the smaller number first"
-        )
-    for number in range(int(first), int(last) + 1):
-        yield str(number).zfill(len(first))
 
 
 def _lines(path: Path) -> list[str]:
     """Paths and patterns of a list, in the bytes of their names; a line that names a file has no comment."""
     content = files.read_bytes(path, "the list of files").removeprefix(b"\xef\xbb\xbf")
-    lines = (os.fsdecode(line) for line in content.splitlines())
-    return [
-        line for raw in lines if (line := raw if is_there(raw.strip()) else _COMMENT.sub("", raw)).strip()
-    ]
+    lines = map(os.fsdecode, content.splitlines())
+    return [line if is_there(line.strip()) else _COMMENT.sub("", line) for line in lines]

@@ -1,16 +1,10 @@
 """Which sample comes when: a pure function of seed, epoch and step, so that any step can be gone back to.
 
-The order of an epoch is a permutation of all samples, drawn without a buffer: shards are shuffled, taken in
-windows of `window` shards, and the samples of a window are shuffled together. A window as large as the set is
-a full permutation, best for learning and right for a local SSD; a smaller one keeps the reads of a network
-disk inside a few files at a time. Either way nothing depends on how many processes or workers there are:
-
     step t of an epoch = order[t * batch : (t + 1) * batch];  micro-batch j of it = the j-th of its equal runs
     process r of R     = every R-th sample of each micro-batch from the r-th on
 
-so every sample is seen once an epoch at any number of ranks and workers, and R processes see the global
-batches of one. The last batch of an epoch is smaller. Where a process gets fewer samples than its fellows,
-FILLER stands in: a sample of weight 0, since every rank must run forward and backward as often as the others.
+So every sample is seen once an epoch at any number of processes and workers, and R processes see the global batches
+of one. The last batch of an epoch is smaller.
 """
 
 from collections.abc import Iterator
@@ -19,14 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
-#: (epoch, number of the sample, which of the input sizes); the number FILLER is an empty sample of weight 0.
+#: (epoch, number of the sample, which of the input sizes).
 Item = tuple[int, int, int]
+#: The number of an empty sample of weight 0: every rank must run forward and backward as often as the others.
 FILLER = -1
 
 
 @dataclass(frozen=True)
 class Order:
-    """The order of samples in each epoch.
+    """The order of samples in each epoch: a permutation, or one within windows of shuffled shards.
+
+    A window of all shards is best for learning and right for a local SSD; a smaller one keeps the reads of a network
+    disk inside a few files at a time.
 
     Attributes:
         groups: (n,) shard of each sample, ascending.
@@ -60,14 +58,7 @@ def steps_per_epoch(samples: int, batch: int) -> int:
 
 
 def share(batch: np.ndarray, pieces: int, rank: int, size: int) -> list[list[int]]:
-    """One process's part of a global batch, as `pieces` micro-batches, all ranks' of equal length.
-
-    Args:
-        batch: (b,) numbers of samples.
-        pieces: micro-batches (gradient accumulation).
-        rank: this process among its fellows.
-        size: how many there are.
-    """
+    """A process's part of a global batch (b,), as `pieces` micro-batches, those of all ranks equally long."""
     parts = []
     for piece in np.array_split(batch, pieces):
         length = max(1, -(-len(piece) // size))
@@ -76,32 +67,27 @@ def share(batch: np.ndarray, pieces: int, rank: int, size: int) -> list[list[int
     return parts
 
 
+@dataclass(eq=False)
 class StepSampler(Sampler[list[Item]]):
-    """Micro-batches of this process from step `first` up to, not including, step `last`.
+    """Micro-batches of one process from step `first` up to, not including, step `last`.
 
-    Args:
+    Attributes:
         order: of the samples.
         batch: images of a global batch, over all ranks and micro-batches.
         pieces: micro-batches of a step.
         first, last: steps, counted from the begin of the phase over all its epochs.
-        rank: this process among its fellows.
-        size: how many there are.
+        rank, size: this process, and how many there are.
         choices: input sizes, one of which is drawn for each step.
     """
 
-    def __init__(
-        self,
-        order: Order,
-        batch: int,
-        pieces: int,
-        first: int,
-        last: int,
-        rank: int,
-        size: int,
-        choices: int = 1,
-    ):
-        self.order, self.batch, self.pieces, self.choices = order, batch, pieces, choices
-        self.first, self.last, self.rank, self.size = first, last, rank, size
+    order: Order
+    batch: int
+    pieces: int
+    first: int
+    last: int
+    rank: int
+    size: int
+    choices: int = 1
 
     def __len__(self) -> int:
         return (self.last - self.first) * self.pieces

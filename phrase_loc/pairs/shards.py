@@ -1,14 +1,7 @@
 """Tar shards of images and texts (WebDataset's form, what img2dataset writes), read at random by offset.
 
-A sample is the files of a tar that share a name up to an ending that is known: `000001.jpg`, `000001.txt`,
-`000001.json`, `IMG.2020.01.jpg` with `IMG.2020.01.txt`. WebDataset itself cuts at the first dot: a file without its
-counterpart, such as `000001.seg.png`, is a further file of the sample `000001` where there is one and is passed over.
-Names that begin with a dot (macOS writes `._000001.jpg`) are no samples. A key is unique within its archive.
-
-One pass over the headers of a shard gives an index of byte offsets, kept on disk; from then
-on `os.pread`, or a ranged request to an object store (web_remote.py), fetches any sample in any order, which is
-what makes an exact resume in the middle of an epoch possible (a stream can only resume by shard). A row of the index
-takes 44 bytes: 12 million samples, 0.5 GB, which forked workers share.
+One pass over the headers of a shard gives an index of byte offsets, kept on disk; from then on any sample is fetched
+in any order, which makes an exact resume in the middle of an epoch possible.
 """
 
 import hashlib
@@ -17,220 +10,172 @@ import json
 import logging
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from phrase_loc import files
 from phrase_loc.errors import DataError
 from phrase_loc.images import IMAGE_ENDINGS
-from phrase_loc.pairs.paths import is_remote, remote_file, remote_read, remote_version
-from phrase_loc.pairs.tar import Damage, walk
+from phrase_loc.pairs.paths import is_remote, remote_version, store
 from phrase_loc.skipped import Fault
-from phrase_loc.tables import open_table, opened
+from phrase_loc.tables import open_table
 
 log = logging.getLogger(__name__)
 
+#: Of a sample: where the header of its image stands, offset and bytes of its files. 12 million samples take 0.5 GB.
 ROW = np.dtype(
     [
-        ("header", "<u8"),  # of the image, where its name stands
-        ("image", "<u8"),
-        ("image_size", "<u4"),
-        ("text", "<u8"),
-        ("text_size", "<u4"),
-        ("json", "<u8"),
-        ("json_size", "<u4"),
+        *(("header", "<u8"), ("image", "<u8"), ("image_size", "<u4")),
+        *(("text", "<u8"), ("text_size", "<u4"), ("json", "<u8"), ("json_size", "<u4")),
     ]
 )
+BLOCK = tarfile.BLOCKSIZE
+_AHEAD = 4 * 2**20  # bytes read ahead at an address
 _VERSION = 2  # of what is kept: the rows, and how a shard is read
-_MAX_MEMBER = 2**32 - 1
+_MOST_MEMBER = 2**32 - 1  # bytes
+_MOST_ZEROS = 2**16  # at the end of a tar; more are what a half-copied file has
+_MAGIC = slice(257, 262)  # of a header: "ustar"
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+    b"PK": "zip",
+}
 _KINDS = {".txt": "text", ".caption": "text", ".json": "json"} | dict.fromkeys(IMAGE_ENDINGS, "image")
 
+#: (number of the archive, name without its ending) of a sample.
+Key = tuple[int, str]
 #: 'image' | 'text' | 'json' -> (offset of its header, of its content, bytes) of the files of a sample.
 Parts = dict[str, tuple[int, int, int]]
+_NONE = (0, 0, 0)
 
 
 def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]:
-    """The index of a shard, from the cache when its size and time are still those of the file.
+    """(n,) rows of dtype ROW in the order of the shard, and what is wrong with it.
 
-    Args:
-        shard: path of the tar.
-        cache: folder of indices, or None to build anew each time.
-
-    Returns:
-        (n,) rows of dtype ROW in the order of the file; what is wrong with the shard.
+    They are kept in the folder `cache`, if there is one, for as long as the shard's size and time stay.
     """
+    if cache is None:
+        return _index(shard)
     try:
-        stamp = "" if cache is None else f"{_stamp(shard)}|{_VERSION}"
+        version = remote_version(shard) if is_remote(shard) else "|".join(map(str, files.fingerprint(shard)))
     except OSError as error:
         return np.zeros(0, ROW), [_unreadable(shard, error)]
-    if cache is None:
-        return build_index(shard)
+    stamp = f"{version}|{_VERSION}"
     name = hashlib.sha256(stamp.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     path = cache / f"{Path(shard).stem[:40]}-{name}.index"
     if path.is_file():
-        kept = _unpacked(files.read_bytes(path, "the index"), stamp)
-        if kept is not None:
-            return kept
+        content = files.unsealed(files.read_bytes(path, "the index")) or b"{}"
+        line, _, data = content.partition(b"\n")
+        facts = json.loads(line)
+        if facts.get("of") == stamp:
+            return np.frombuffer(data, ROW), [Fault(*fields) for fields in facts["faults"]]
         log.warning("the index %s is damaged; it is made anew", path)
-    rows, faults = build_index(shard)
+    rows, faults = _index(shard)
     if not any(fault.kind == "shard" for fault in faults):  # the next start may find it whole
         advice = "set data.index to a folder that can be written"
-        try:
+        with files.refusing(f"the index folder {cache}", advice):
             cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"the index folder {cache} cannot be made ({error.strerror}); {advice}") from None
-        files.write_bytes(path, _packed(rows, faults, stamp), advice)
+        line = json.dumps({"of": stamp, "faults": faults}).encode()
+        files.write_bytes(path, files.sealed(line + b"\n" + rows.tobytes()), advice)
     return rows, faults
 
 
-def _stamp(shard: str) -> str:
-    """What changes when a shard's content does."""
-    return remote_version(shard) if is_remote(shard) else "|".join(map(str, files.fingerprint(shard)))
-
-
-def _packed(rows: np.ndarray, faults: Sequence[Fault], stamp: str) -> bytes:
-    """A line of JSON and the rows, behind their digest."""
-    facts = {"of": stamp, "faults": [(f.kind, f.name, f.detail) for f in faults]}
-    return files.sealed(json.dumps(facts).encode() + b"\n" + rows.tobytes())
-
-
-def _unpacked(blob: bytes, stamp: str) -> tuple[np.ndarray, list[Fault]] | None:
-    """What `_packed` was given; None where a bit of it has changed, or it is another shard's."""
-    content = files.unsealed(blob)
-    if content is None:
-        return None
-    line, _, data = content.partition(b"\n")
-    facts = json.loads(line)
-    if facts["of"] != stamp:
-        return None
-    return np.frombuffer(data, ROW), [Fault(*fields) for fields in facts["faults"]]
-
-
-def build_index(shard: str) -> tuple[np.ndarray, list[Fault]]:
-    """One pass over a shard's headers; what is damaged is named, and the samples around it are kept."""
+def _index(shard: str) -> tuple[np.ndarray, list[Fault]]:
     samples, faults = read_samples(shard)
-    rows = [_row(parts) for parts in samples.values() if "image" in parts]
-    return np.array(rows, ROW), faults
+    pictured = [parts for parts in samples.values() if "image" in parts]
+    places = [(parts["image"], parts.get("text", _NONE), parts.get("json", _NONE)) for parts in pictured]
+    return np.array([(*image, *text[1:], *record[1:]) for image, text, record in places], ROW), faults
 
 
-def read_samples(
-    shard: str, file: IO[bytes] | None = None
-) -> tuple[dict[tuple[int, str], Parts], list[Fault]]:
-    """(number of the archive, key) -> parts of each sample of a shard, and what is wrong with it.
+def read_samples(shard: str, file: IO[bytes] | None = None) -> tuple[dict[Key, Parts], list[Fault]]:
+    """The samples of a shard, or of `file` where it is open, and what is wrong with it.
 
-    Samples without an image are among the faults, and among the samples. `file` is the shard where it is open.
+    A sample is the files of a tar that share a name up to a known ending: `IMG.2020.01.jpg` and `IMG.2020.01.txt`.
+    WebDataset itself cuts at the first dot: a file without its counterpart, such as `000001.seg.png`, is a further
+    file of the sample `000001` where there is one and is passed over. Names that begin with a dot (macOS writes
+    `._000001.jpg`) are no samples. A key is unique within its archive. Samples without an image are among both.
     """
-    samples: dict[tuple[int, str], Parts] = {}
+    samples: dict[Key, Parts] = {}
     faults: list[Fault] = []
     try:
-        for found in _members(shard, file):
-            if isinstance(found, Fault):
-                faults.append(found)
-                continue
-            key, kind, place = found
-            parts = samples.setdefault(key, {})
-            if kind in parts:
-                faults.append(Fault("duplicate", f"{shard}:{key[1]}", f"has two files of the kind {kind}"))
-            else:
-                parts[kind] = place
+        with nullcontext(file) if file else open_shard(shard) as tar:
+            for found in walk(tar):
+                _take(found, shard, samples, faults)
     except Exception as error:  # each store of remote shards raises its own
         faults.append(_unreadable(shard, error))
+    if any(archive for archive, _ in samples):
+        log.warning("%s goes on behind its end mark, as archives joined by cat do; all is used", shard)
     further = [key for key, parts in samples.items() if len(parts) == 1 and _belongs(key, samples)]
     for key in further:
         del samples[key]
     if further:
-        log.info(
-            "%s: %d further files of samples, such as %s, are passed over", shard, len(further), further[0][1]
-        )
-    faults += [
-        Fault("lone", f"{shard}:{key[1]}", "has no image")
-        for key, parts in samples.items()
-        if "image" not in parts
-    ]
-    return samples, faults
+        log.info("%s: %d files, such as %s, are passed over", shard, len(further), further[0][1])
+    lone = [key for (_, key), parts in samples.items() if "image" not in parts]
+    return samples, faults + [Fault("lone", f"{shard}:{key}", "has no image") for key in lone]
 
 
-def _members(
-    shard: str, file: IO[bytes] | None
-) -> Iterator[Fault | tuple[tuple[int, str], str, tuple[int, int, int]]]:
-    """(key, kind, place) of each file of use, and what is wrong between them."""
-    joined = 0
-    with nullcontext(file) if file else _opened(shard) as tar:
-        for member in walk(tar, tar.seek(0, os.SEEK_END)):
-            if isinstance(member, Damage):
-                what = f"{member.what} (bytes {member.start:,} to {member.end:,} are lost)"
-                yield Fault("shard", f"{shard}:byte {member.start}", what)
-                continue
-            if member.archive > joined:
-                joined = member.archive
-                log.warning(
-                    "%s goes on behind its end mark, as archives joined by cat do; all is used", shard
-                )
-            folder, slash, name = member.name.rpartition("/")
-            stem, dot, ending = name.rpartition(".")
-            kind = _KINDS.get(dot + ending.lower())
-            if kind is None or not stem or name.startswith("."):
-                continue
-            if member.unread or member.size > _MAX_MEMBER:
-                why = member.unread or "has more than 4 GB"
-                yield Fault(kind if kind == "image" else "text", f"{shard}:{member.name}", why)
-                continue
-            key = f"{folder}{slash}{stem}".removeprefix("./")
-            yield (member.archive, key), kind, (member.header, member.data, member.size)
+def _take(found: "Member | Damage", shard: str, samples: dict[Key, Parts], faults: list[Fault]) -> None:
+    """Puts a file of a tar to its sample, or what is wrong with it to the faults."""
+    if isinstance(found, Damage):
+        what = f"{found.what} (bytes {found.start:,} to {found.end:,} are lost)"
+        faults.append(Fault("shard", f"{shard}:byte {found.start}", what))
+        return
+    folder, slash, name = found.name.rpartition("/")
+    stem, dot, ending = name.rpartition(".")
+    kind = _KINDS.get(dot + ending.lower())
+    if kind is None or not stem or name.startswith("."):
+        return
+    if why := found.unread or ("has more than 4 GB" if found.size > _MOST_MEMBER else ""):
+        faults.append(Fault(kind if kind == "image" else "text", f"{shard}:{found.name}", why))
+        return
+    key = f"{folder}{slash}{stem}".removeprefix("./")
+    parts = samples.setdefault((found.archive, key), {})
+    if kind in parts:
+        faults.append(Fault("duplicate", f"{shard}:{key}", f"has two files of the kind {kind}"))
+    else:
+        parts[kind] = (found.offset, found.offset_data, found.size)
 
 
-def _belongs(key: tuple[int, str], samples: dict[tuple[int, str], Parts]) -> bool:
+def _belongs(key: Key, samples: dict[Key, Parts]) -> bool:
     """Whether `a.seg` is a further file of a sample `a`."""
     archive, name = key
     folder, slash, stem = name.rpartition("/")
-    while "." in stem:
-        stem = stem.rpartition(".")[0]
-        if "image" in samples.get((archive, folder + slash + stem), {}):
-            return True
-    return False
+    stems = (stem.rsplit(".", cuts)[0] for cuts in range(1, stem.count(".") + 1))
+    return any("image" in samples.get((archive, folder + slash + stem), {}) for stem in stems)
 
 
-def _opened(shard: str) -> IO[bytes]:
-    return remote_file(shard) if is_remote(shard) else opened(Path(shard), "the shard")
+def open_shard(shard: str) -> IO[bytes]:
+    """A shard on a disk or at an address, as a file that can be sought in."""
+    if not is_remote(shard):
+        return files.opened(shard, "the shard")
+    with store(shard) as (system, path):
+        return system.open(path, "rb", block_size=_AHEAD)
 
 
 def _unreadable(shard: str, error: Exception) -> Fault:
-    reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-    return Fault("shard", shard, f"cannot be read: {reason}")
-
-
-def _row(parts: Parts) -> tuple[int, ...]:
-    nothing = (0, 0, 0)
-    return (*parts["image"], *parts.get("text", nothing)[1:], *parts.get("json", nothing)[1:])
+    return Fault("shard", shard, f"cannot be read: {files.reason(error)}")
 
 
 class ShardReader:
-    """Bytes of shards by position; files stay open, and are opened anew in each process.
-
-    Args:
-        shards: paths of tars.
-        open_files: most files that are held open.
-    """
+    """Bytes of shards by position; at most `open_files` stay open, and are opened anew in each process."""
 
     def __init__(self, shards: Sequence[str], open_files: int = 256):
-        self.shards = list(shards)
-        self.open_files = open_files
+        self.shards, self.open_files = list(shards), open_files
         self._files: dict[int, int] = {}
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` of a shard.
-
-        Raises:
-            DataError: it cannot be read, or is shorter by now.
-        """
+        """`size` bytes from `offset` of a shard; raises DataError where it cannot be read, or is shorter by now."""
         path = self.shards[shard]
         try:
             if is_remote(path):
-                data = remote_read(path, offset, size)
+                with store(path) as (system, inner):
+                    data = system.cat_file(inner, start=offset, end=offset + size)
             else:
                 data = os.pread(self._descriptor(shard), size, offset)
         except OSError as error:
@@ -242,12 +187,11 @@ class ShardReader:
     def name_at(self, shard: int, header: int, data: int) -> str:
         """The name in the tar headers that stand between `header` and `data`, without its ending."""
         try:
-            with tarfile.TarFile(
-                fileobj=io.BytesIO(self.read(shard, header, data - header)), errors="surrogateescape"
-            ) as tar:
-                return tar.next().name.rpartition(".")[0]  # type: ignore[union-attr]
-        except Exception:  # changed since it was indexed
-            return f"byte {header}"
+            headers = io.BytesIO(self.read(shard, header, data - header))
+        except DataError:  # changed since it was indexed
+            headers = io.BytesIO()
+        member = _member(_tar(headers), 0)
+        return member.name.rpartition(".")[0] if member else f"byte {header}"
 
     def _descriptor(self, shard: int) -> int:
         if shard not in self._files:
@@ -259,24 +203,128 @@ class ShardReader:
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_files": {}}
 
-    def close(self) -> None:
-        """Closes all files."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
 
 def side_table(shard: str, columns: Sequence[str]) -> dict[str, str]:
-    """Key -> text from the Parquet file that img2dataset writes beside a shard; empty when there is none.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Key -> text from the Parquet file that img2dataset writes beside a shard; empty when there is none."""
     path = Path(shard).with_suffix(".parquet")
     if is_remote(shard) or not path.is_file():
         return {}
-    table = open_table(path, "the table")
+    table = open_table(path)
     found = [name.lower() for name in columns if name.lower() in table.columns]
     if "key" not in table.columns or not found:
         return {}
     rows = table.rows(["key", found[0]])
     return {str(key): text for _, (key, text) in rows if isinstance(text, str)}
+
+
+class Member(tarfile.TarInfo):
+    """A file, or a link, whose `size` bytes from `offset_data` on lie whole in the tar."""
+
+    #: Number of the archive among those that were joined in this file.
+    archive = 0
+
+    @property
+    def unread(self) -> str:
+        """Why its content is not at `offset_data`; empty where it is."""
+        if self.issparse():
+            return "is a sparse file"
+        return "" if self.isreg() else f"is a link to {self.linkname}"
+
+
+class Damage(NamedTuple):
+    """Bytes from `start` to `end` that are no member's, and what is known of them."""
+
+    start: int
+    end: int
+    what: str
+
+
+def walk(file: IO[bytes]) -> Iterator[Member | Damage]:
+    """The members of a tar in its order, and each damaged stretch between them.
+
+    `tarfile` reads the headers (ustar, GNU, PAX) but ends at the first that is broken or zero, without a word. A
+    member starts at a multiple of 512 bytes, its header carries a checksum, and in every form but the oldest "ustar".
+    Behind the two zero blocks of an end mark, which most writers fill up to a multiple of 10,240 bytes, may stand a
+    further archive, as after `cat a.tar b.tar`; other zeros are damage.
+
+    Raises:
+        OSError: it cannot be read.
+        DataError: it is packed.
+    """
+    length = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head, tar = file.read(8), _tar(file)
+    for mark, name in _PACKED.items():
+        if head.startswith(mark):
+            raise DataError(f"is packed with {name}; unpack it to .tar first")
+    at = archive = begin = 0
+    mark_missing = True
+    while at < length:
+        member = _member(tar, at)
+        if member is not None and at < tar.offset and member.offset_data + member.size <= length:
+            at, mark_missing = tar.offset, True
+            if member.isfile() or member.issym() or member.islnk():
+                member.archive = archive
+                yield member
+            continue
+        start, mark_missing = at, False
+        if member is not None:
+            at = _find(file, max(start + BLOCK, member.offset_data), length, _is_header)
+            yield Damage(member.offset_data, at, f"{member.name} is cut off")
+        elif (at := _find(file, start, length, lambda block: block.count(0) < len(block))) == start:
+            at = _find(file, start + BLOCK, length, _is_header)
+            yield Damage(start, at, _guess(file, start))
+        elif at < length and (at - start == 2 * BLOCK or (at - begin) % tarfile.RECORDSIZE == 0):
+            archive, begin, tar.pax_headers = archive + 1, at, {}  # as writers end an archive
+        elif at < length or at - start > _MOST_ZEROS:
+            yield Damage(start, at, "zeros stand where files may have been")
+    if mark_missing:
+        what = "the mark at the end of the archive is missing" if length else "the file is empty"
+        yield Damage(length, length, what)
+
+
+def _tar(file: IO[bytes]) -> tarfile.TarFile:
+    """What `fromtarfile` needs of a TarFile, which itself would read on to the first damage."""
+    tar = tarfile.TarFile(fileobj=io.BytesIO(bytes(BLOCK)), encoding="utf-8", errors="surrogateescape")
+    tar.fileobj = file
+    return tar
+
+
+def _member(tar: tarfile.TarFile, at: int) -> Member | None:
+    """The member whose headers stand there, `tar.offset` behind it; None where there is no whole header."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(at)
+    try:
+        return Member.fromtarfile(tar)
+    except OSError:
+        raise
+    except Exception:  # tarfile meets damaged extended headers with errors of many kinds
+        return None
+
+
+def _find(file: IO[bytes], at: int, length: int, wanted: Callable[[bytes], bool]) -> int:
+    """Offset of the first wanted block from `at` on, a multiple of 512; `length` where there is none."""
+    file.seek(at)
+    for start, block in zip(range(at, length, BLOCK), iter(lambda: file.read(BLOCK), b"")):
+        if wanted(block):
+            return start
+    return length
+
+
+def _is_header(block: bytes) -> bool:
+    if block[_MAGIC] != b"ustar":
+        return False
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    return True
+
+
+def _guess(file: IO[bytes], at: int) -> str:
+    """What a damaged header may have been of."""
+    file.seek(at)
+    block = file.read(BLOCK)
+    name = block[:100].partition(b"\0")[0].decode("ascii", "replace")
+    alike = sum(a == b for a, b in zip(block[_MAGIC], b"ustar", strict=False))
+    return f"the header of {name!r} is damaged" if alike >= 4 and name else "no header of a file stands here"

@@ -7,16 +7,15 @@ Every source has two methods, one for each thing that it may look at, and answer
 
 `picture` is an 8-bit RGB Pillow image, `attention` one (h, w) map, `size` the (H, W) of the frame in which
 boxes are wanted. Boxes are float32 xyxy in pixels of that frame. The same picture gives the same boxes in
-every process. `source.supervision` is "boxes" for a source that was made with annotated boxes.
+every process.
 
 A new source is a frozen dataclass with these two methods and one entry below. `Cached` keeps the boxes of a
 source on disk.
 """
 
 from phrase_loc.proposals.cache import Cached
-from phrase_loc.proposals.level_sets import LevelSets
-from phrase_loc.proposals.selective_search import EdgeBoxes, Regions, SelectiveSearch
-from phrase_loc.proposals.source import Preferred, Source, Windows, proposals_for
+from phrase_loc.proposals.selective_search import Regions, SelectiveSearch
+from phrase_loc.proposals.source import LevelSets, Preferred, Source, Windows
 
 PROPOSALS: dict[str, Source] = {
     "default": Preferred(Regions(), Windows()),
@@ -24,7 +23,6 @@ PROPOSALS: dict[str, Source] = {
     "windows": Windows(),
     "level_sets": LevelSets(),
     "selective_search": SelectiveSearch(),
-    "edge_boxes": EdgeBoxes(),
 }
 
-__all__ = ["PROPOSALS", "Cached", "Source", "proposals_for"]
+__all__ = ["PROPOSALS", "Cached", "Source"]

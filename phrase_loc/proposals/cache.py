@@ -1,11 +1,8 @@
 """Keep the boxes of an image source on disk, for evaluations that look at the same pictures again.
 
-The name of a file is a digest of the picture's pixels, of the frame, of the source with all its constants, of
-our code and of the libraries it computes with, so a changed picture or constant is another file and nothing is
-ever stale. Boxes lie there as the source gave them, their digest behind them: with a cache, cold or full, and
-without one they are the same bits. Files appear by a rename: processes may share a folder. A file in which a bit
-has changed is made again and named on stderr; a folder that cannot be written to costs a warning and time, no
-answer.
+The name of a file is a digest of all that its boxes depend on, so nothing is ever stale; their own digest stands
+behind them. Files appear by a rename: processes may share a folder. A file in which a bit has changed is made
+again and named on stderr; a folder that cannot be written to costs a warning and time, no answer.
 """
 
 import hashlib
@@ -38,11 +35,6 @@ class Cached:
     source: Source
     folder: Path
 
-    @property
-    def supervision(self) -> str:
-        """That of the source."""
-        return self.source.supervision
-
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
         """The source's boxes, from disk if they are there."""
         path = self.folder / f"{self.key(picture, size)}.npy"
@@ -59,7 +51,7 @@ class Cached:
 
     def key(self, picture: Image.Image, size: tuple[int, int]) -> str:
         """Hexadecimal digest of picture, frame and source."""
-        about = f"{_code()} {_libraries()} {self.source!r} {picture.mode} {picture.size} {tuple(size)}"
+        about = f"{_makers()} {self.source!r} {picture.mode} {picture.size} {tuple(size)}"
         hashed = hashlib.sha256(about.encode())
         hashed.update(picture.tobytes())
         return hashed.hexdigest()[:32]
@@ -83,20 +75,15 @@ def tidy(folder: Path, room: int = ROOM) -> None:
 
 
 @cache
-def _code() -> str:
-    """What the sources are written in: boxes may change without a constant."""
-    return digest(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
-
-
-@cache
-def _libraries() -> str:
-    """What computes boxes: another OpenCV may cut otherwise, and without its ximgproc windows stand in."""
-    own = f"Pillow {PIL.__version__}, numpy {np.__version__}, torch {torch.__version__}"
+def _makers() -> str:
+    """What boxes come from beside a source's constants: our code and libraries, which may change."""
+    code = digest(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+    own = f"{code} Pillow {PIL.__version__}, numpy {np.__version__}, torch {torch.__version__}"
     try:
         import cv2
     except ImportError:
         return own
-    return f"{own}, OpenCV {cv2.__version__} {hasattr(cv2, 'ximgproc')}"
+    return f"{own}, OpenCV {cv2.__version__} {hasattr(cv2, 'ximgproc')}"  # without ximgproc windows stand in
 
 
 def _read(path: Path) -> Tensor | None:

@@ -1,19 +1,28 @@
-"""What a proposal source is, and how its boxes come into the frame of an image."""
+"""What a proposal source is, and those that need no picture: windows, and what stays connected in the map."""
 
 import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from phrase_loc.errors import ConfigError
+from phrase_loc.maps import min_max, resize
+
+
+class FromImage:
+    """A source whose boxes do not depend on the phrase."""
+
+    def of_map(self, attention: Tensor, size: tuple[int, int]) -> None:
+        """None: the boxes are those of `of_image`."""
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(FromImage):
     """Every box whose corners lie on a grid of `cells` x `cells`.
 
     Attributes:
@@ -23,7 +32,6 @@ class Windows:
 
     cells: int = 8
     aspect: float = 6.0
-    supervision: str = "none"
 
     def __post_init__(self) -> None:
         if self.cells < 1 or self.aspect < 1:
@@ -34,9 +42,6 @@ class Windows:
     def of_image(self, picture: Image.Image | None, size: tuple[int, int]) -> Tensor:
         """The grid's boxes in the frame: (R, 4); the picture is not looked at."""
         return in_frame(_grid(self.cells, self.aspect), size)
-
-    def of_map(self, attention: Tensor, size: tuple[int, int]) -> None:
-        """None: the boxes are those of `of_image`."""
 
 
 @cache
@@ -51,22 +56,64 @@ def _grid(cells: int, aspect: float) -> Tensor:
     return boxes.double() / cells
 
 
+@dataclass(frozen=True)
+class LevelSets:
+    """Tight boxes of the map's level sets.
+
+    The map is cut at a ladder of thresholds; each connected component and, for phrases of several things, all
+    components of a step together give a box.
+
+    Attributes:
+        steps: thresholds, evenly spaced between the map's minimum and maximum, both left out.
+        grid: side of the grid on which the map is cut, bicubic; finer than the map, coarser than the image.
+        smallest: share of the grid's cells below which a component is no box.
+    """
+
+    steps: int = 19
+    grid: int = 48
+    smallest: float = 0.004
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.grid < 2:
+            raise ConfigError(
+                f"level sets need steps >= 1 and grid >= 2, got {self.steps} and {self.grid}; choose larger"
+            )
+
+    def of_image(self, picture: Image.Image, size: tuple[int, int]) -> None:
+        """None: the boxes depend on the phrase."""
+
+    def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
+        """Distinct boxes of one map (h, w), largest sets first: (R, 4); the whole image if it is flat."""
+        fine = resize(attention.detach().float().cpu(), (self.grid, self.grid))
+        levels = min_max(fine).numpy()
+        found = [(0, 0, self.grid, self.grid)]
+        for step in range(1, self.steps + 1):
+            found += self._boxes(levels > step / (self.steps + 1))
+        boxes = torch.tensor(list(dict.fromkeys(found)), dtype=torch.float64)
+        return in_frame(boxes / self.grid, size)
+
+    def _boxes(self, mask: np.ndarray) -> list[tuple[int, int, int, int]]:
+        """Boxes of the components of a mask, and of all of them together, in cells."""
+        from scipy import ndimage
+
+        slices = ndimage.find_objects(ndimage.label(mask)[0])
+        boxes = [
+            (c.start, r.start, c.stop, r.stop)
+            for r, c in slices
+            if mask[r, c].sum() >= self.smallest * mask.size
+        ]
+        if len(boxes) > 1:
+            x1, y1, x2, y2 = zip(*boxes)
+            boxes.append((min(x1), min(y1), max(x2), max(y2)))
+        return boxes
+
+
 class MissingLibrary(ConfigError):
     """A source needs a library that is not installed."""
 
 
 class Source(Protocol):
-    """Where candidate boxes come from: from the picture alone, from one attention map, or from both.
-
-    Attributes:
-        supervision: "none", or "boxes" if the source was made with the help of annotated boxes; reports
-            print it.
-    """
-
-    @property
-    def supervision(self) -> str:
-        """Whether annotated boxes went into the source."""
-        ...
+    """Where candidate boxes come from: from the picture alone, from one attention map, or from both."""
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
         """Boxes from an 8-bit RGB picture in a frame of `size` (H, W): (R, 4), or None."""
@@ -78,36 +125,11 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """The boxes of several sources, one after the other."""
-
-    sources: tuple[Source, ...]
-
-    @property
-    def supervision(self) -> str:
-        """What the sources say: "boxes" as soon as one does."""
-        return "boxes" if any(s.supervision == "boxes" for s in self.sources) else "none"
-
-    def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
-        """The boxes of those that look at the picture."""
-        return join([source.of_image(picture, size) for source in self.sources])
-
-    def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
-        """The boxes of those that look at the map."""
-        return join([source.of_map(attention, size) for source in self.sources])
-
-
-@dataclass(frozen=True)
 class Preferred:
     """The first source, or the second on a machine that lacks the first one's library."""
 
     first: Source
     second: Source
-
-    @property
-    def supervision(self) -> str:
-        """That of both."""
-        return Mixed((self.first, self.second)).supervision
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
         """The boxes of the first that can work; a warning says so when it is the second."""
@@ -120,26 +142,6 @@ class Preferred:
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
         """The boxes that the first has of maps, which need no library."""
         return self.first.of_map(attention, size)
-
-
-def join(parts: list[Tensor | None]) -> Tensor | None:
-    """All boxes one after the other; None where every part is None."""
-    found = [part for part in parts if part is not None]
-    return torch.cat(found) if found else None
-
-
-def proposals_for(source: Source, fixed: Tensor | None, attention: Tensor, size: tuple[int, int]) -> Tensor:
-    """What one phrase's map is ranked over: the image's own boxes and those of the map.
-
-    Args:
-        source: the source that made `fixed`.
-        fixed: its `of_image` boxes (R, 4), made once an image.
-        attention: (h, w) map of the phrase.
-        size: (H, W) frame of the boxes.
-    """
-    own = source.of_map(attention, size)
-    boxes = join([fixed, None if own is None else own.to(attention.device)])
-    return attention.new_zeros(0, 4) if boxes is None else boxes.to(attention.device)
 
 
 def in_frame(fractions: Tensor, size: tuple[int, int]) -> Tensor:

@@ -18,7 +18,7 @@ _ABBREVIATED = "".join(
 )
 _STOP = re.compile(rf"[\n\r;；。！？]+|{_ABBREVIATED}(?<![.!?．])[.!?．]+(?=\s|$|[\"'”’)])", re.IGNORECASE)
 _COMMA = re.compile(r"[,，、](?!\d)|(?<!\d)[,，、]")  # '1,000 people' is one
-_EDGES = ' \t"“”„«»:,.!?'
+_EDGES = '"“”„«»:,.!?' + "".join(filter(str.isspace, map(chr, range(0x3001))))  # the last space is U+3000
 _GOES_ON = english.PREPOSITIONS - frozenset(("then", "so", "but", "here", "there", "away", "together"))
 _PARTICIPLES = english.PRESENT_PARTICIPLES | english.PAST_PARTICIPLES
 _JOINING = re.compile(r"^(?:and|or|then|but|&)\s+", re.IGNORECASE)

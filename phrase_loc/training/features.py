@@ -16,9 +16,17 @@ from tqdm import tqdm
 
 from phrase_loc.distributed import World
 from phrase_loc.models.model import TextToRegion, last_frozen, run_stages
-from phrase_loc.pairs.dataset import Labeller, Sample, WebImages, collate, draw_caption, unlabelled
+from phrase_loc.pairs.dataset import (
+    Labeller,
+    Sample,
+    Transform,
+    WebImages,
+    collate,
+    draw_caption,
+    names_a_side,
+    unlabelled,
+)
 from phrase_loc.pairs.sampler import FILLER, Item
-from phrase_loc.pairs.transforms import Transform, names_a_side
 from phrase_loc.skipped import Fault
 from phrase_loc.text.labels import WordLabels
 from phrase_loc.training.chunks import CHUNK, Chunks, cache_folder, missing_chunks, write_chunk

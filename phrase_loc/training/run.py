@@ -29,7 +29,7 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.files import lock, remove_leftovers
 from phrase_loc.models.model import TextToRegion
-from phrase_loc.skipped import Faults
+from phrase_loc.skipped import Skipped
 from phrase_loc.training.checkpoint import Checkpoint, check_same_run, mean_weights, save_whole
 from phrase_loc.training.checks import Measure, check, measure_of
 from phrase_loc.training.config import TrainConfig
@@ -142,7 +142,7 @@ class Run:
         self.measure, self.held = measure, held
         self.state = Checkpoint(to_dict(config), data=materials.identity.facts)
         limit = math.ceil(config.data.max_faults * len(materials.source))
-        self.faults = Faults(limit)
+        self.faults = Skipped(limit)
         for fault in materials.source.faults:
             self.faults.add(fault)
         samples = len(materials.source)
@@ -250,7 +250,7 @@ class Run:
             if kept:
                 self.materials.model.load_state_dict(mean_weights(kept))
             save_whole(self.materials.model, self.config, self.config.out / "model", found)
-            log.info("done: %d steps; skipped: %s", self.state.done, self.faults.report())
+            log.info("done: %d steps; skipped: %s", self.state.done, self.faults.summary() or "none")
         self.world.barrier()
 
 

@@ -279,7 +279,7 @@ class Answers:
             "calibrated": bool(model.config.calibration),
             "method": settings.method,
             "methods": list(PAGE_METHODS),
-            "ranking": {"score": settings.score, "gamma": settings.gamma, "nms": settings.nms}
+            "ranking": {"score": "mass", "gamma": settings.gamma, "nms": settings.nms}
             | {"temperature": settings.temperature},
             "prior": settings.prior,
             "limits": {"phrases": self.limits.phrases, "upload_bytes": self.limits.upload_bytes},

@@ -70,7 +70,7 @@ def test_torchvision_values_are_bit_identical_and_mass_is_bounded(name):
 
 
 def test_every_backbone_offered_keeps_its_values():
-    backbones = pytest.importorskip("phrase_loc.models.backbones.registry")
+    backbones = pytest.importorskip("phrase_loc.models.backbones")
     for name in backbones.BACKBONES:
         trunk = backbones.build(name, weights=None).eval()
         assert_bit_identical(trunk, torch.rand(1, 3, 96, 96))

@@ -7,8 +7,8 @@ from torch import nn
 
 from phrase_loc.evaluation.classifier import Classifier, ClassifierLocalizer
 from phrase_loc.localizer import Inference, PhraseLocalizer
-from phrase_loc.models.backbones import registry
-from phrase_loc.models.build import create, folded
+from phrase_loc.models import backbones
+from phrase_loc.models.build import create, fold_batch_norm, folded
 from phrase_loc.text.vocabulary import Vocabulary
 
 WORDS = ("dog", "cat", "person", "hat", "car", "tree", "ball")
@@ -29,12 +29,12 @@ def text_localizer(calibrated: bool = False, **settings) -> PhraseLocalizer:
 def classifier(names: dict[str, tuple[int, ...]], classes: int = 10, **settings) -> ClassifierLocalizer:
     """A classifier over the tiny trunk with random units."""
     torch.manual_seed(0)
-    trunk = registry.fold_batch_norm(registry.build("tiny"))
+    trunk = fold_batch_norm(backbones.build("tiny"))
     for parameter in trunk.parameters():
         parameter.requires_grad_(False)
     depth = trunk(torch.zeros(1, 3, 32, 32)).shape[1]
     head = nn.Linear(depth, classes)
-    facts = registry.preprocessing("tiny")
+    facts = backbones.preprocessing("tiny")
     model = Classifier(trunk, head.weight.detach(), head.bias.detach(), names, facts)
     chosen = Inference.from_dict({**model.config.inference, "image_sizes": [32], **settings})
     return ClassifierLocalizer(model, chosen)

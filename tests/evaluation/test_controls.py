@@ -7,13 +7,13 @@ import torch
 from phrase_loc.attention import METHODS
 from phrase_loc.evaluation.controls import (
     CONTROLS,
+    Looker,
     random_word,
     randomised,
     same_peak,
     same_peak_rows,
     shuffled_words,
 )
-from phrase_loc.evaluation.map_method import Looker
 from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS
 from phrase_loc.evaluation.rows import Rows
 from phrase_loc.evaluation.tables import Table, Things

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from phrase_loc.cli.commands import leaks_arguments, run_leaks
 from phrase_loc.errors import DataError
-from phrase_loc.evaluation.leaks import REACH, Index, Prints, audit, duplicates, image_ids
+from phrase_loc.evaluation.leaks import Prints, audit, duplicates, image_ids
 
 
 def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
@@ -78,27 +78,24 @@ def test_nothing_planted_nothing_found(tmp_path, evaluation):
 
 def test_flat_pictures_do_not_count():
     flat = Prints.of([Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "white")])
-    assert duplicates(Index.of(flat.hashes), flat, flat, 6) == []
+    assert duplicates(flat, flat, 6) == []
 
 
-@pytest.mark.parametrize("distance", [0, 3, REACH])
-def test_the_index_equals_all_against_all(distance):
+@pytest.mark.parametrize("distance", [0, 3, 7])
+def test_duplicates_equal_a_plain_loop(distance):
     rng = np.random.default_rng(distance)
-    known = rng.integers(0, 2**64, 500, dtype=np.uint64)
-    asked = known[rng.integers(0, 500, 300)]
-    for _ in range(8):  # flip up to eight bits, some beyond reach
-        asked = asked ^ (np.uint64(1) << rng.integers(0, 64, 300).astype(np.uint64)) * (rng.random(300) < 0.7)
-    bits = np.bitwise_count(asked[:, None] ^ known[None])
-    expected = {(int(a), int(b), int(bits[a, b])) for a, b in zip(*np.nonzero(bits <= distance))}
-    found = Index.of(known).within(asked, distance)
-    assert {tuple(row) for row in found.tolist()} == expected
-    assert len(found) == len(expected)
-    assert expected or distance == 0
-
-
-def test_the_index_promises_no_more_than_it_keeps():
-    with pytest.raises(ValueError, match="0 to 7"):
-        Index.of(np.zeros(1, dtype=np.uint64)).within(np.zeros(1, dtype=np.uint64), REACH + 1)
+    thumbs = np.eye(256, dtype=np.float32)[rng.integers(0, 4, 100)]
+    known = Prints(rng.integers(0, 2**64, 100, dtype=np.uint64), thumbs)
+    flips = np.array([sum(1 << bit for bit in range(i % 10)) for i in range(100)], dtype=np.uint64)
+    asked = Prints(known.hashes ^ flips, np.roll(thumbs, 1, axis=0) if distance == 3 else thumbs)
+    expected = [
+        (a, b, bits, 1.0)
+        for a in range(100)
+        for b in range(100)
+        if (bits := (int(asked.hashes[a]) ^ int(known.hashes[b])).bit_count()) <= distance
+        and (asked.thumbs[a] == known.thumbs[b]).all()
+    ]
+    assert duplicates(known, asked, distance) == expected != []
 
 
 def test_ids_of_downloaders_are_no_coco_numbers():

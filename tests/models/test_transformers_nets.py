@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.backbones.registry import build, fold_batch_norm, split
+from phrase_loc.models.backbones import build, split
+from phrase_loc.models.build import fold_batch_norm
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 

@@ -10,16 +10,13 @@ from PIL import Image
 
 from phrase_loc.proposals import PROPOSALS, Cached
 from phrase_loc.proposals.cache import tidy
-from phrase_loc.proposals.level_sets import LevelSets
-from phrase_loc.proposals.source import Windows
+from phrase_loc.proposals.source import LevelSets, Windows
 
 SIZE = (80, 120)
 
 
 class Counting:
     """A source that says how often it was asked."""
-
-    supervision = "none"
 
     def __init__(self, constant: int = 0):
         self.asked, self.constant = 0, constant
@@ -56,7 +53,7 @@ def test_another_picture_or_constant_is_another_file(tmp_path: Path, drawn_image
     assert len(keys) == 6
 
 
-@pytest.mark.parametrize("name", ["default", "selective_search", "edge_boxes"])
+@pytest.mark.parametrize("name", ["default", "selective_search"])
 def test_cached_boxes_are_those_of_the_source(name: str, tmp_path: Path, drawn_image: Image.Image):
     cached = Cached(PROPOSALS[name], tmp_path)
     plain = PROPOSALS[name].of_image(drawn_image, SIZE)

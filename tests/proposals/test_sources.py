@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from phrase_loc.boxes import iou
 from phrase_loc.errors import ConfigError
-from phrase_loc.proposals import PROPOSALS, proposals_for
-from phrase_loc.proposals.level_sets import LevelSets
-from phrase_loc.proposals.selective_search import Regions, lab_edges, ximgproc
-from phrase_loc.proposals.source import Mixed, Windows
+from phrase_loc.proposals import PROPOSALS
+from phrase_loc.proposals.selective_search import Regions, ximgproc
+from phrase_loc.proposals.source import LevelSets, Windows
 
 SIZE = (80, 120)
 SQUARE = torch.tensor([[10.0, 20, 50, 60]])  # the red square of `drawn_image`
@@ -45,31 +45,36 @@ def noisy_image(drawn_image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(drawn_image) + noise).clip(0, 255).astype(np.uint8))
 
 
+def boxes_of(source, picture: Image.Image, attention: Tensor, size: tuple[int, int]) -> Tensor:
+    """From the picture and from the map."""
+    parts = [source.of_image(picture, size), source.of_map(attention, size)]
+    return torch.cat([part for part in parts if part is not None])
+
+
 @pytest.mark.parametrize("name", PROPOSALS)
 def test_boxes_are_float_xyxy_within_the_frame(name: str, noisy_image: Image.Image):
     source = PROPOSALS[name]
-    boxes = proposals_for(source, source.of_image(noisy_image, SIZE), attention_at_square(), SIZE)
+    boxes = boxes_of(source, noisy_image, attention_at_square(), SIZE)
     assert boxes.dtype == torch.float32
     assert len(boxes) > 3
     assert (boxes >= 0).all()
     assert (boxes[:, 2:] <= torch.tensor([120.0, 80.0]) + 1e-4).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
-    assert len(boxes.unique(dim=0)) == len(boxes) or isinstance(source, Mixed)
-    assert source.supervision == "none"
+    assert len(boxes.unique(dim=0)) == len(boxes)
 
 
 @pytest.mark.parametrize("name", PROPOSALS)
 def test_the_frame_scales_the_boxes(name: str, noisy_image: Image.Image):
     source, grid = PROPOSALS[name], attention_at_square()
-    small = proposals_for(source, source.of_image(noisy_image, SIZE), grid, SIZE)
-    large = proposals_for(source, source.of_image(noisy_image, (160, 360)), grid, (160, 360))
+    small = boxes_of(source, noisy_image, grid, SIZE)
+    large = boxes_of(source, noisy_image, grid, (160, 360))
     torch.testing.assert_close(small * torch.tensor([3.0, 2.0, 3.0, 2.0]), large)
 
 
 @pytest.mark.parametrize("name", PROPOSALS)
 def test_the_drawn_square_is_found(name: str, drawn_image: Image.Image):
     source = PROPOSALS[name]
-    boxes = proposals_for(source, source.of_image(drawn_image, SIZE), attention_at_square(), SIZE)
+    boxes = boxes_of(source, drawn_image, attention_at_square(), SIZE)
     assert iou(boxes, SQUARE).max() > 0.7
 
 
@@ -117,22 +122,7 @@ def test_level_sets_of_a_flat_map_are_the_image():
 def test_phrases_of_one_image_have_their_own_level_sets():
     source = PROPOSALS["level_sets"]
     one, other = attention_at_square(), attention_at_square().flip(1)
-    assert (
-        proposals_for(source, None, one, SIZE).tolist() != proposals_for(source, None, other, SIZE).tolist()
-    )
-
-
-def test_no_boxes_at_all_is_an_empty_tensor():
-    class Nothing:
-        supervision = "none"
-
-        def of_image(self, picture, size):
-            return None
-
-        def of_map(self, attention, size):
-            return None
-
-    assert proposals_for(Nothing(), None, torch.ones(2, 2), SIZE).shape == (0, 4)
+    assert source.of_map(one, SIZE).tolist() != source.of_map(other, SIZE).tolist()
 
 
 def test_an_opencv_without_contributed_modules_is_named(monkeypatch: pytest.MonkeyPatch, drawn_image):
@@ -148,23 +138,6 @@ def test_the_default_does_without_contributed_modules(monkeypatch: pytest.Monkey
     with pytest.warns(RuntimeWarning, match="opencv-contrib-python-headless"):
         found = PROPOSALS["default"].of_image(drawn_image, SIZE)
     assert found.tolist() == Windows().of_image(None, SIZE).tolist()
-
-
-def test_mixed_joins_what_its_sources_have(drawn_image: Image.Image):
-    both = Mixed((Windows(2), LevelSets()))
-    assert len(both.of_image(drawn_image, SIZE)) == len(Windows(2).of_image(None, SIZE))
-    assert len(both.of_map(attention_at_square(), SIZE)) > 1
-    assert Mixed((Windows(2),)).of_map(attention_at_square(), SIZE) is None
-
-
-def test_lab_edges_stand_at_the_border_of_the_square(drawn_image: Image.Image):
-    edges, angles = lab_edges(np.asarray(drawn_image))
-    assert edges.shape == angles.shape == (80, 120)
-    assert edges.max() <= 1
-    assert edges[40, 8:12].max() > 0.5
-    assert edges[30:50, 20:40].max() < 0.01
-    assert (angles >= 0).all()
-    assert (angles <= np.pi).all()
 
 
 def test_impossible_sources_are_refused():

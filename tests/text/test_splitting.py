@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phrase_loc.text.splitting import split_phrases
@@ -65,6 +65,8 @@ def test_commas_and_full_stops_separate_phrases(text: str, phrases: list[str]):
 
 
 @given(st.text(alphabet="ab ,.;\n—'and", max_size=60) | st.text(max_size=40))
+@example("\x1f")
+@example("a dog\x1f.\u2003")
 def test_phrases_are_stretches_of_the_text(text: str):
     phrases = split_phrases(text)
     assert bool(phrases) == bool(text.strip())

@@ -43,7 +43,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "inference.stage": (["stage9", "", 4], "stage"),
     "inference.method": (["gradcam++", None], "method"),
     "inference.proposals": (["levels", 1], "propos"),
-    "inference.score": (["mas"], "did you mean 'mass'"),
+    "inference.score": (["surplus"], "score=.* is no longer there"),
     "inference.mirrored": (["yes", 1], "mirrored=.* is no longer there"),
     "inference.grid": ([0, 64.0, "64"], "grid is a whole number"),
     "phases.losses": ([{"sigmoit": 1}, {}, {"sigmoid": 0}], "did you mean 'sigmoid'|has no loss"),

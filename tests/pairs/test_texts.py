@@ -1,21 +1,12 @@
 import gzip
-import io
 import json
-import tarfile
 
 import pytest
 
 from phrase_loc.errors import DataError
 from phrase_loc.pairs.sources import stream_texts
-
-
-def tar(path, members):
-    with tarfile.open(path, "w") as shard:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            shard.addfile(info, io.BytesIO(content))
-    return path
+from phrase_loc.skipped import Skipped
+from tests.pairs.test_sources import write_tar
 
 
 def test_captions_files(tmp_path):
@@ -54,8 +45,11 @@ def test_shards(tmp_path):
         "1.json": json.dumps({"caption": "a cat", "width": 3}).encode(),
         "2.json": b"{broken",
     }
-    tar(tmp_path / "0.tar", members)
-    assert list(stream_texts(str(tmp_path / "0.tar"))) == ["a dog", "a puppy", "a cat"]
+    shard, skipped = write_tar(tmp_path / "0.tar", members), Skipped()
+    assert list(stream_texts(shard, skipped=skipped)) == ["a dog", "a puppy", "a cat"]
+    assert skipped.counts == {"text": 1}
+    (tmp_path / "0.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
+    assert list(stream_texts(f"{shard}.gz")) == ["a dog", "a puppy", "a cat"]
 
 
 def test_what_cannot_be_read_is_told(tmp_path):

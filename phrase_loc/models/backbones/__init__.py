@@ -1,1 +1,0 @@
-"""Trunks: the registry of their stages, and where their pretrained weights come from."""
