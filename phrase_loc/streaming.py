@@ -15,14 +15,15 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from phrase_loc import __version__, files
@@ -47,6 +48,9 @@ class Question:
 
     image: str
     phrases: tuple[str, ...]
+
+
+_Ready: TypeAlias = tuple[Question, Prepared | str]
 
 
 @dataclass(frozen=True)
@@ -158,33 +162,38 @@ def answer_many(
     check_place(output)
     run = Run(_settings(localizer, top_k, world.size), tuple(map(_fingerprint, questions)))
     mine = range(world.rank, len(questions), world.size)
-    counts = {"answered": 0, "resumed": len(questions), "refused": 0}
-    with _claimed(output, run, overwrite, world) as finished:
-        if finished:
-            return counts
+    with ExitStack() as held:
+
+        def is_finished() -> bool:
+            sentence = f"another process is writing {output}; wait for it, or give another --output"
+            held.enter_context(files.lock(lock_path(output), sentence))
+            return _is_finished(output, run, overwrite)
+
+        if world.from_main(is_finished):
+            return {"answered": 0, "resumed": len(questions), "refused": 0}
         part = _part(output, world.rank, world.size)
-        counts["resumed"] = done = _resume(part, _read_run(output), run, questions, mine)
+        done = _resume(part, _read_run(output), run, questions, mine)
         world.barrier()
         if world.is_main:
             _write_run(output, run)
         world.barrier()
-        decoded = _Decoded([questions[i] for i in mine[done:]], localizer.settings, localizer.source)
-        loader = DataLoader(decoded, batch_size=batch_size, num_workers=workers, collate_fn=list)
+        part.touch()
         bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
+        answered = refused = 0
         with bar, _dead_workers_as_sentence():
-            for batch in loader:
+            for batch in _decoded(localizer, [questions[i] for i in mine[done:]], batch_size, workers):
                 answers = _answers(localizer, batch, top_k)
-                files.append_text(part, _as_lines(answers), _FULL_DISK)
-                refused = sum("error" in answer for answer in answers)
-                counts["refused"] += refused
-                counts["answered"] += len(answers) - refused
+                lines = [json.dumps(a, ensure_ascii=False, allow_nan=False) + "\n" for a in answers]
+                files.append_text(part, "".join(lines), _FULL_DISK)
+                answered += len(answers)
+                refused += sum("error" in answer for answer in answers)
                 bar.update(len(answers))
         world.barrier()
         if world.is_main:
             _join(output, run, world.size)
         world.barrier()
-    totals = world.sum(torch.tensor(list(counts.values()), device=world.device))
-    return dict(zip(counts, totals.tolist(), strict=True))
+    counts = world.sum(torch.tensor([answered - refused, done, refused], device=world.device))
+    return dict(zip(("answered", "resumed", "refused"), counts.tolist(), strict=True))
 
 
 def _settings(localizer: Localizer, top_k: int, processes: int) -> dict[str, Any]:
@@ -203,62 +212,34 @@ def _fingerprint(question: Question) -> str:
     return files.digest(json.dumps([file, question.image, question.phrases]).encode())[:12]
 
 
-@contextmanager
-def _claimed(output: Path, run: Run, overwrite: bool, world: World) -> Iterator[bool]:
-    """Holds the output for all processes of this run; whether it is finished already.
-
-    The first process looks and says no; the others end without a word.
-    """
-    refusal, finished = None, False
-    sentence = f"another process is writing {output}; wait for it, or give another --output"
-    with ExitStack() as stack:
-        if world.is_main:
-            try:
-                stack.enter_context(files.lock(lock_path(output), sentence))
-                finished = _is_finished(output, run, overwrite)
-            except DataError as error:
-                refusal = error
-        told = world.sum(
-            torch.tensor([refusal is not None, finished], dtype=torch.int64, device=world.device)
-        )
-        if refusal is not None:
-            raise refusal
-        if told[0]:
-            raise SystemExit(2)
-        yield bool(told[1])
-
-
 def _is_finished(output: Path, run: Run, overwrite: bool) -> bool:
     """Whether `output` (locked) holds the answers of this run already; else it is free, or a DataError."""
     files.remove_leftovers(output.parent, name=output.name)
     files.remove_leftovers(output.parent, name=_record(output).name)
     parts = [part for part in _parts(output) if part.stat().st_size]
-    try:
-        held = _read_run(output)
-    except DataError:
-        if not overwrite:
-            raise
-        held = None
-        _record(output).unlink()
     if overwrite:
-        if held is None or held.settings != run.settings:
-            _remove(parts)
+        with suppress(DataError):
+            held = _read_run(output)
+            if held is not None and held.settings == run.settings:
+                return False
+        _remove([_record(output), *parts])
         return False
-    if output.exists():
-        if held is None or held.output != files.digest(output):
-            raise DataError(
-                f"{output} exists and was not written by this command, or has changed since; {_ELSEWHERE}"
-            )
-        _check_same(output, held, run, ignored="processes")  # parts depend on it, a finished file does not
-        if held.questions != run.questions:
-            raise DataError(f"{output} holds answers about other photographs or phrases; {_ELSEWHERE}")
-        _remove(_parts(output))
-        return True
-    if parts and held is None:
-        raise DataError(f"{parts[0]} does not say what its answers belong to; {_ELSEWHERE}")
-    if parts and held is not None:
-        _check_same(output, held, run)
-    return False
+    held = _read_run(output)
+    if not output.exists():
+        if parts and held is None:
+            raise DataError(f"{parts[0]} does not say what its answers belong to; {_ELSEWHERE}")
+        if parts and held is not None:
+            _check_same(output, held, run)
+        return False
+    if held is None or held.output != files.digest(output):
+        raise DataError(
+            f"{output} exists and was not written by this command, or has changed since; {_ELSEWHERE}"
+        )
+    _check_same(output, held, run, ignored="processes")  # parts depend on it, a finished file does not
+    if held.questions != run.questions:
+        raise DataError(f"{output} holds answers about other photographs or phrases; {_ELSEWHERE}")
+    _remove(_parts(output))
+    return True
 
 
 def _check_same(output: Path, held: Run, run: Run, ignored: str = "") -> None:
@@ -273,7 +254,6 @@ def _resume(part: Path, held: Run | None, run: Run, questions: Sequence[Question
     """How many of the questions `mine` a part answers from the first on; what follows them is cut off."""
     if held is None or not part.exists():
         part.unlink(missing_ok=True)
-        part.touch()
         return 0
     done = end = 0
     with part.open("rb") as lines:
@@ -288,11 +268,9 @@ def _resume(part: Path, held: Run | None, run: Run, questions: Sequence[Question
 
 def _is_about(line: bytes, image: str) -> bool:
     """Whether a line is a whole answer about a photograph."""
-    try:
-        answer = json.loads(line)
-    except ValueError:
-        return False
-    return line.endswith(b"\n") and isinstance(answer, dict) and answer.get("image") == image
+    with suppress(ValueError, TypeError, KeyError):
+        return line.endswith(b"\n") and json.loads(line)["image"] == image
+    return False
 
 
 def lock_path(output: Path) -> Path:
@@ -338,21 +316,22 @@ def _read_run(output: Path) -> Run | None:
     )
 
 
-class _Decoded(Dataset):
+def _decoded(
+    localizer: Localizer, questions: list[Question], batch_size: int, workers: int
+) -> Iterable[list[_Ready]]:
+    collate = partial(_prepared, localizer.settings, localizer.source)
+    return DataLoader(questions, batch_size=batch_size, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
+
+
+def _prepared(settings: Inference, source: Source, questions: list[Question]) -> list[_Ready]:
     """Photographs made ready for the network; a broken one is its sentence."""
-
-    def __init__(self, questions: list[Question], settings: Inference, source: Source):
-        self.questions, self.settings, self.source = questions, settings, source
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def __getitem__(self, index: int) -> tuple[Question, Prepared | str]:
-        question = self.questions[index]
+    ready: list[_Ready] = []
+    for question in questions:
         try:
-            return question, prepare(load_image(question.image), self.settings, source=self.source)
+            ready.append((question, prepare(load_image(question.image), settings, source=source)))
         except DataError as error:
-            return question, str(error)
+            ready.append((question, str(error)))
+    return ready
 
 
 @contextmanager
@@ -369,22 +348,16 @@ def _dead_workers_as_sentence() -> Iterator[None]:
         ) from None
 
 
-def _answers(
-    localizer: Localizer, batch: list[tuple[Question, Prepared | str]], top_k: int
-) -> list[dict[str, Any]]:
+def _answers(localizer: Localizer, batch: list[_Ready], top_k: int) -> list[dict[str, Any]]:
     scenes = iter(localizer.look_at([ready for _, ready in batch if not isinstance(ready, str)]))
     answers = []
     for question, ready in batch:
         if isinstance(ready, str):
             answers.append({"image": question.image, "error": ready})
-            continue
-        predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k)
-        answers.append(answer_dict(question.image, ready.size, predictions))
+        else:
+            predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k)
+            answers.append(answer_dict(question.image, ready.size, predictions))
     return answers
-
-
-def _as_lines(answers: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
 
 
 def _join(output: Path, run: Run, size: int) -> None:

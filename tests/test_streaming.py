@@ -67,6 +67,10 @@ class Alone(World):
         """Of this process only."""
         return value
 
+    def gather(self, value):
+        """Of this process only."""
+        return [value]
+
 
 def test_a_killed_run_of_two_processes_goes_on_without_a_lost_or_doubled_line(
     tiny_model, drawn_image, tmp_path
