@@ -65,13 +65,10 @@ class Run:
 def questions_of(
     source: Path, phrases: Sequence[str], note: Callable[[str], None] = lambda _: None
 ) -> list[Question]:
-    """The questions in a folder of photographs, a table or one photograph.
+    """The questions in a folder of photographs (and below it), a table or one photograph.
 
-    Args:
-        source: a folder (searched below as well), a .csv or .parquet table with the columns `image` and
-            `phrase` (paths relative to the table), or an image file.
-        phrases: asked of every photograph; a table brings its own.
-        note: told what of a folder is left out.
+    A .csv or .parquet table has the columns `image` (paths relative to the table) and `phrase`; of all else the
+    `phrases` are asked. `note` is told what of a folder is left out.
     """
     if source.suffix.lower() in {".csv", ".parquet"} and not os.path.isdir(source):
         if phrases:
@@ -110,12 +107,7 @@ def _questions_in_table(path: Path) -> list[Question]:
 
 
 def check_place(output: Path) -> None:
-    """Whether a file of answers can be written there; said before a model is loaded.
-
-    Raises:
-        ConfigError: the ending is unknown or needs pyarrow, or the name is too long.
-        DataError: the folder is missing or read-only, or something else has the name.
-    """
+    """Raises ConfigError or DataError where no file of answers can be written; asked before a model is loaded."""
     if output.suffix not in {".jsonl", ".parquet"}:
         raise ConfigError(f"the output must end in .jsonl or .parquet, got {output.name!r}")
     if output.suffix == ".parquet" and not find_spec("pyarrow"):
@@ -123,11 +115,10 @@ def check_place(output: Path) -> None:
     if len(os.fsencode(output.name)) > _LONGEST:
         raise ConfigError(f"the name of the output has more than {_LONGEST} bytes; shorten it")
     folder = output.parent
-    if not os.path.isdir(folder):
-        reason = "Not a directory" if os.path.exists(folder) else "No such file or directory"
-        raise DataError(f"cannot write in {folder}: {reason}; choose a folder that exists")
-    if not os.access(folder, os.W_OK):
-        raise DataError(f"cannot write in {folder}: Permission denied; choose a folder that can be written")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        reason = "Permission denied" if os.path.isdir(folder) else "Not a directory"
+        reason = reason if os.path.exists(folder) else "No such file or directory"
+        raise DataError(f"cannot write in {folder}: {reason}; choose a folder that can be written")
     if output.exists() and not output.is_file():
         raise DataError(f"the output {output} is a folder or a device; name a file")
 
@@ -148,7 +139,7 @@ def answer_many(
     Args:
         localizer: its own source proposes the boxes.
         questions: the same on all processes.
-        output: a finished file of the same run is left as it is, one of another run is refused.
+        output: see `check_place`; a finished file of the same run is left as it is.
         top_k: boxes a phrase.
         batch_size: photographs at once.
         workers: decoding processes, 0 to decode in this one.
@@ -156,8 +147,7 @@ def answer_many(
         world: the processes that share the questions.
 
     Raises:
-        ConfigError: see `check_place`.
-        DataError: see `check_place`; `output` belongs to something else, or another process is writing it.
+        DataError: `output` belongs to something else, or another process is writing it.
     """
     check_place(output)
     run = Run(_settings(localizer, top_k, world.size), tuple(map(_fingerprint, questions)))

@@ -1,7 +1,7 @@
-"""What the API answers, made from the model: the JSON of `query --json`, maps for the page, words at a point.
+"""What the API answers: the JSON of `query --json`, maps for the page, words at a point.
 
-Maps travel as 16-bit levels of a square grid over the whole photograph, in base64; the page colours them and
-ranks the proposals itself when a slider moves (page/ranking.js does what ranking.py does).
+Maps travel as 16-bit levels of a square grid over the whole photograph; the page colours them and ranks the proposals
+itself when a slider moves (page/ranking.js does what ranking.py does).
 """
 
 import asyncio
@@ -10,16 +10,16 @@ import hmac
 import queue
 import secrets
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from phrase_loc.attention import METHODS
 from phrase_loc.display import answer_dict
 from phrase_loc.errors import DataError, choose
 from phrase_loc.images import load_image
@@ -34,7 +34,6 @@ PAGE_METHODS = ("contrastive_mwp", "mwp", "grad_cam", "cam", "gradient")
 LONGEST_PHRASE = 6  # words; more are a sentence
 COMMON_WORDS = 4000  # of the vocabulary, asked by `words_at`
 
-A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -54,14 +53,10 @@ class Limits:
     decoders: int = 2  # photographs decoded at once
     scenes: int = 64  # photographs kept for further questions, the least recently used leaves first
     kept_bytes: int = 128 * 1024 * 1024  # of the files of those photographs together
-    uploading_bytes: int = (
-        256 * 1024 * 1024
-    )  # of all requests that are read or wait for their answer; then 503
+    uploading_bytes: int = 256 * 1024 * 1024  # of all requests that are read or wait for an answer; then 503
     connections: int = 256  # fewer where the system allows few open files; the longest idle one gives way
     header_seconds: float = 10.0  # in which a connection must have sent the head of a request
-    body_seconds: float = (
-        20.0  # in which the rest must have come; every `body_rate` bytes give one second more
-    )
+    body_seconds: float = 20.0  # in which the rest must have come; `body_rate` bytes give one second more
     body_rate: float = 50_000.0  # bytes a second of the slowest sender that is waited for
     leaving_seconds: float = 5.0  # in which what was asked is still answered when the server stops; then 503
 
@@ -76,32 +71,27 @@ class Kept:
     scene: Scene
 
 
-class SceneCache:
-    """At most `capacity` photographs and `most_bytes` of their files; reading one makes it the youngest."""
+class SceneCache(OrderedDict[str, Kept]):
+    """At most `capacity` photographs and `most_bytes` of their files; used by the event loop alone."""
 
     def __init__(self, capacity: int, most_bytes: int):
-        self.capacity, self.most_bytes, self._bytes = capacity, most_bytes, 0
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
-        self._lock = threading.Lock()
+        super().__init__()
+        self.capacity, self.most_bytes = capacity, most_bytes
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def get(self, key: str) -> Kept | None:
-        """The photograph of that name, or None when it has left."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
+    def read(self, key: str) -> Kept | None:
+        """The photograph of that name, which becomes the youngest; None when it has left."""
+        if key in self:
+            self.move_to_end(key)
+        return self.get(key)
 
     def put(self, kept: Kept) -> None:
         """Keep a photograph; the least recently read leave when there are too many, or too large ones."""
-        with self._lock:
-            old = self._kept.pop(kept.key, None)
-            self._bytes += len(kept.content) - (len(old.content) if old else 0)
-            self._kept[kept.key] = kept
-            while len(self._kept) > self.capacity or (self._bytes > self.most_bytes and len(self._kept) > 1):
-                self._bytes -= len(self._kept.popitem(last=False)[1].content)
+        self[kept.key] = kept
+        self.move_to_end(kept.key)
+        while len(self) > self.capacity or (
+            len(self) > 1 and sum(len(k.content) for k in self.values()) > self.most_bytes
+        ):
+            self.popitem(last=False)
 
 
 class Busy(Exception):
@@ -111,16 +101,13 @@ class Busy(Exception):
 class _Job(NamedTuple):
     future: Future
     prepared: Prepared | None  # to be encoded, together with others
-    action: Callable[[], list] | None  # or to be run
+    action: Callable[[], Any] | None  # or to be run
 
 
 class Batcher:
-    """One thread that owns the model while the server runs.
+    """One thread that owns the model while the server runs: at most `capacity` jobs wait for it.
 
-    Args:
-        localizer: encodes and answers.
-        capacity: jobs that may wait.
-        batch: photographs encoded in one pass.
+    Photographs that wait are encoded together, `batch` in one pass.
     """
 
     def __init__(self, localizer: Localizer, capacity: int, batch: int):
@@ -129,13 +116,13 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="phrase-loc-model", daemon=True)
         self._thread.start()
 
-    def look(self, prepared: Prepared) -> Future:
-        """A Future of the Scene of a photograph."""
+    def look(self, prepared: Prepared) -> Future[Scene]:
+        """Encode a photograph."""
         return self._put(_Job(Future(), prepared, None))
 
-    def ask(self, action: Callable[[], Any]) -> Future:
-        """A Future of what `action` returns, run on the model's thread."""
-        return self._put(_Job(Future(), None, lambda: [action()]))
+    def ask(self, action: Callable[[], T]) -> Future[T]:
+        """Run an action on the model's thread."""
+        return self._put(_Job(Future(), None, action))
 
     def waiting(self) -> int:
         """How many jobs wait."""
@@ -157,37 +144,29 @@ class Batcher:
         return job.future
 
     def _work(self) -> None:
-        open_ = True
-        while open_:
+        found: list[_Job | None] = []
+        while None not in found:
             found = [self._jobs.get()]
             while len(found) < self.batch and not self._jobs.empty():
                 found.append(self._jobs.get())
-            open_ = None not in found
             jobs = [job for job in found if job and job.future.set_running_or_notify_cancel()]
-            if pictures := {job: job.prepared for job in jobs if job.prepared}:
-                _settle(list(pictures), self.localizer.look_at, list(pictures.values()))
+            pictures = {job: job.prepared for job in jobs if job.prepared}
+            if pictures:
+                _settle(list(pictures), lambda: self.localizer.look_at(list(pictures.values())))  # noqa: B023
             for job in jobs:
                 if job.action:
-                    _settle([job], job.action)
+                    _settle([job], lambda: [job.action()])  # type: ignore[misc]  # noqa: B023
 
 
-def _settle(jobs: list[_Job], action: Callable[..., list], *given: Any) -> None:
+def _settle(jobs: list[_Job], action: Callable[[], list]) -> None:
     """Hand each job its result, or all of them the exception: the thread must live on."""
     try:
-        for job, result in zip(jobs, action(*given), strict=True):
+        for job, result in zip(jobs, action(), strict=True):
             job.future.set_result(result)
     except Exception as error:
         for job in jobs:
             if not job.future.done():
                 job.future.set_exception(error)
-
-
-@dataclass
-class _Looking:
-    """A photograph that is being encoded, and how many wait for it."""
-
-    task: "asyncio.Future[Kept]"
-    waiting: int = 0
 
 
 class Answers:
@@ -199,7 +178,8 @@ class Answers:
         self.scenes = SceneCache(limits.scenes, limits.kept_bytes)
         self._secret = secrets.token_bytes(32)
         self._decoders = ThreadPoolExecutor(limits.decoders, thread_name_prefix="phrase-loc-decoder")
-        self._looking: dict[str, _Looking] = {}  # touched by the event loop alone
+        self._looking: dict[str, asyncio.Task[Kept]] = {}  # photographs that are being encoded
+        self._waiting: Counter[asyncio.Task[Kept]] = Counter()  # how many wait for each
 
     def close(self) -> None:
         """Start nothing more."""
@@ -212,62 +192,38 @@ class Answers:
         Who sends a photograph that is being encoded waits for that; it is given up when nobody waits any more.
         """
         key = hmac.digest(self._secret, content, "sha256").hex()[:32]
-        if (known := self.scenes.get(key)) is not None:
+        if (known := self.scenes.read(key)) is not None:
             return known
         if key not in self._looking:
             if len(self._looking) >= self.limits.queue:
                 raise Busy(f"{len(self._looking)} photographs are waiting already; try again in a moment")
-            self._looking[key] = _Looking(asyncio.ensure_future(self._look(key, content)))
-        looking = self._looking[key]
-        looking.waiting += 1
+            self._looking[key] = asyncio.create_task(self._look(key, content))
+        task = self._looking[key]
+        self._waiting[task] += 1
         try:
-            return await asyncio.shield(looking.task)
+            return await asyncio.shield(task)
         finally:
-            looking.waiting -= 1
-            if not looking.waiting:
-                looking.task.cancel()
-                if self._looking.get(key) is looking:
+            self._waiting[task] -= 1
+            if not self._waiting[task]:
+                del self._waiting[task]
+                task.cancel()
+                if self._looking.get(key) is task:
                     del self._looking[key]
 
     async def _look(self, key: str, content: bytes) -> Kept:
-        prepared, kind = await self._beside(self._prepare, content)
+        prepared, kind = await self.beside(self._prepare, content)
         scene = await asyncio.wrap_future(self.batcher.look(prepared))
         kept = Kept(key, content, kind, scene)
         self.scenes.put(kept)
         return kept
 
-    async def _beside(self, action: Callable[[A], T], given: A) -> T:
-        """Run an action on one of the few threads that decode."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, action, given)
+    async def beside(self, action: Callable[..., T], *given: Any) -> T:
+        """What a function gives, run on one of the few threads that decode."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, action, *given)
 
-    async def localize(
-        self, kept: Kept, phrases: list[str], top_k: int, method: str | None, maps: bool, words: bool
-    ) -> dict[str, Any]:
-        """The answer to one question."""
-        if method is not None:
-            choose({name: METHODS[name] for name in PAGE_METHODS}, method, "attention method")
-        return await self._ask(lambda: self._localize(kept, phrases, top_k, method, maps, words))
-
-    async def words_at(self, kept: Kept, x: float, y: float, count: int) -> dict[str, Any]:
-        """The words that look at a point of a photograph."""
-        height, width = kept.scene.size
-        if x > width or y > height:
-            raise DataError(
-                f"the point ({x:g}, {y:g}) lies outside the photograph of {width} x {height} pixels"
-            )
-        return await self._ask(lambda: self._words_at(kept.scene, x / width, y / height, count))
-
-    async def _ask(self, action: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(self.batcher.ask(action))
-
-    async def chips(self, text: str) -> list[str]:
-        """The noun phrases of a caption, in order, once each."""
-        phrases = await self._beside(noun_phrases, text)
-        return list(dict.fromkeys(phrase.text for phrase in phrases))
-
-    async def phrases(self, text: str) -> list[str]:
-        """What is asked when somebody types a text: as the command line reads it, long sentences cut into phrases."""
-        return await self._beside(_typed, text)
+    async def ask(self, action: Callable[..., T], *given: Any) -> T:
+        """What `localize` or `words_at` gives, run on the model's thread."""
+        return await asyncio.wrap_future(self.batcher.ask(partial(action, *given)))
 
     def about(self) -> dict[str, Any]:
         """Facts about the model and the limits, for GET /api/model."""
@@ -291,9 +247,12 @@ class Answers:
         kinds = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg", b"GI": "image/gif", b"RI": "image/webp"}
         return prepared, kinds.get(content[:2], "application/octet-stream")
 
-    def _localize(
+    def localize(
         self, kept: Kept, phrases: list[str], top_k: int, method: str | None, maps: bool, words: bool
     ) -> dict[str, Any]:
+        """The answer of `query --json` with the photograph's key and, where asked for, maps and proposals."""
+        if method is not None:
+            choose(dict.fromkeys(PAGE_METHODS), method, "attention method")
         predictions = self.localizer.locate(kept.scene, phrases, top_k=top_k, method=method)
         answer = answer_dict(kept.key, kept.scene.size, predictions) | {"key": kept.key}
         if maps:
@@ -323,25 +282,35 @@ class Answers:
         return [{"word": w.written, "map": encoded_map(heat)} for w, heat in zip(known, heats, strict=True)]
 
     @torch.inference_mode()
-    def _words_at(self, scene: Scene, u: float, v: float, count: int) -> dict[str, Any]:
-        """Words by how much their score at the point exceeds their mean score over the photograph."""
+    def words_at(self, scene: Scene, x: float, y: float, count: int) -> dict[str, Any]:
+        """The words whose score at a point most exceeds their mean score over the photograph."""
+        height, width = scene.size
+        if x > width or y > height:
+            raise DataError(
+                f"the point ({x:g}, {y:g}) lies outside the photograph of {width} x {height} pixels"
+            )
         model = self.localizer.model
         features = self.localizer.features(scene)[None]
         ids = torch.arange(min(len(model.vocabulary), COMMON_WORDS), device=features.device)
         scores = model.location_scores(features, ids)[0]  # (V, h, w)
-        row = min(int(v * scores.shape[1]), scores.shape[1] - 1)
-        column = min(int(u * scores.shape[2]), scores.shape[2] - 1)
+        row = min(int(y / height * scores.shape[1]), scores.shape[1] - 1)
+        column = min(int(x / width * scores.shape[2]), scores.shape[2] - 1)
         here = scores[:, row, column]
         best = (here + (here - scores.mean((1, 2)))).topk(min(count, len(ids)))
         found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return {"words": [{"word": model.vocabulary.words[i], "score": round(s, 3)} for i, s in found]}
 
 
-def _typed(text: str) -> list[str]:
+def caption_phrases(text: str) -> list[str]:
+    """The noun phrases of a caption, in order, once each."""
+    return list(dict.fromkeys(phrase.text for phrase in noun_phrases(text)))
+
+
+def typed_phrases(text: str) -> list[str]:
+    """What is asked when somebody types a text: as the command line reads it, long sentences cut into phrases."""
     found: list[str] = []
     for phrase in split_phrases(text):
-        sentence = len(phrase.split()) > LONGEST_PHRASE
-        found += [part.text for part in noun_phrases(phrase)] if sentence else [phrase]
+        found += caption_phrases(phrase) if len(phrase.split()) > LONGEST_PHRASE else [phrase]
     return list(dict.fromkeys(found))
 
 

@@ -23,7 +23,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from phrase_loc import __version__
 from phrase_loc.errors import nearest
 from phrase_loc.inference import Localizer
-from phrase_loc.web.answers import Answers, Kept, Limits
+from phrase_loc.web.answers import Answers, Kept, Limits, caption_phrases, typed_phrases
 from phrase_loc.web.middleware import (
     WORDED,
     Access,
@@ -219,7 +219,7 @@ def _photographs(answers: Answers, limits: Limits) -> APIRouter:
         if image is not None and key is not None:
             raise Refused(422, "expected a photograph or a key, got both; send one")
         kept = _held(answers, key) if image is None else await _upload(answers, image, limits)
-        answer = await answers.localize(kept, asked, top_k, method, maps, words)
+        answer = await answers.ask(answers.localize, kept, asked, top_k, method, maps, words)
         return answer if image is None else answer | {"image": _name(image)}
 
     @router.get("/api/image/{key}", summary="A photograph that is still held", response_class=Response)
@@ -236,15 +236,15 @@ def _questions(answers: Answers, limits: Limits) -> APIRouter:
     @router.post("/api/words-at", summary="Which words look at this point?")
     async def words_at(point: WordsAt) -> dict[str, Any]:
         kept = _held(answers, point.key)
-        return await answers.words_at(kept, point.x, point.y, point.count)
+        return await answers.ask(answers.words_at, kept.scene, point.x, point.y, point.count)
 
     @router.post("/api/chips", summary="The noun phrases of a caption")
     async def chips(text: Text) -> dict[str, list[str]]:
-        return {"phrases": (await answers.chips(text.text))[: limits.phrases]}
+        return {"phrases": (await answers.beside(caption_phrases, text.text))[: limits.phrases]}
 
     @router.post("/api/phrases", summary="The phrases of a typed text")
     async def phrases(text: Text) -> dict[str, list[str]]:
-        return {"phrases": (await answers.phrases(text.text))[: limits.phrases]}
+        return {"phrases": (await answers.beside(typed_phrases, text.text))[: limits.phrases]}
 
     @router.get("/api/model", summary="What the model is")
     async def model() -> dict[str, Any]:
@@ -286,7 +286,7 @@ def _phrases(text: str, limits: Limits) -> list[str]:
 
 
 def _held(answers: Answers, key: str | None) -> Kept:
-    kept = None if key is None else answers.scenes.get(key)
+    kept = None if key is None else answers.scenes.read(key)
     if kept is None:
         raise Refused(404, "that photograph has left the server's memory; send it again")
     return kept
