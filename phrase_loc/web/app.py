@@ -1,9 +1,7 @@
 """The HTTP API and the page behind it, as one FastAPI application; GET /openapi.json lists its routes.
 
-The answer to /api/localize is the object of `phrase-loc query --json` with `key` and, on demand, what the page
-needs to draw and rank by itself: `proposals` and the `map` and `word_maps` of each phrase. Refused input gets a
-4xx with {"error": one sentence}; a full queue or a slow answer 503. Nothing is written to disk, and no path of
-the server can be asked for: files are served from a fixed list.
+Refused input gets a 4xx with {"error": one sentence}, a full queue or a slow answer 503. Nothing is written to disk,
+and no path of the server can be asked for: files are served from a fixed list.
 """
 
 import json
@@ -130,11 +128,12 @@ class InMemoryRequest(Request):
     async def form(self, **_: Any) -> FormData:  # type: ignore[override]
         """The fields of the form, read once."""
         if self._form is None:
-            multipart = self.headers.get("content-type", "").lower().startswith("multipart/form-data")
-            self._form = await self._multipart() if multipart else FormData()
+            self._form = FormData()
+            if self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+                self._form = await self._parsed()
         return self._form
 
-    async def _multipart(self) -> FormData:
+    async def _parsed(self) -> FormData:
         async with aclosing(self.stream()) as stream:
             try:
                 return await InMemoryParser(self.headers, stream, max_files=4, max_fields=16).parse()

@@ -1,7 +1,7 @@
 """What stands between server and application: who may ask, how much may be sent, one end for every request.
 
-A request ends when it is answered, refused or late, when its sender has left, or when the server stops; whatever of
-it is still under way is cancelled then. Written for ASGI itself: the middleware of Starlette hides who has left.
+A request ends when it is answered, refused or late, when its sender has left, or when the server stops. Written for
+ASGI itself: the middleware of Starlette hides who has left.
 """
 
 import asyncio
@@ -71,19 +71,16 @@ def too_large(limits: Limits) -> str:
 
 async def in_words(request: Request, error: Exception) -> Response:
     """The answer to a request that ended in one of `WORDED`."""
-    if isinstance(error, PhraseLocError | Busy):
-        return sentence(400 if isinstance(error, PhraseLocError) else 503, str(error))
+    if isinstance(error, Refused):
+        return sentence(error.status_code, error.detail)
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
         return sentence(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}")
-    assert isinstance(error, HTTPException)
-    if isinstance(error, Refused):
-        return sentence(error.status_code, error.detail)
-    asked = f"{request.method} {request.scope['path'][:200]}"
-    answer = sentence(
-        error.status_code, f"{asked}: {error.detail.lower()}; /openapi.json lists what there is"
-    )
+    if not isinstance(error, HTTPException):
+        return sentence(503 if isinstance(error, Busy) else 400, str(error))
+    asked = f"{request.method} {request.scope['path'][:200]}: {error.detail.lower()}"
+    answer = sentence(error.status_code, f"{asked}; /openapi.json lists what there is")
     answer.headers.update(error.headers or {})
     return answer
 
@@ -117,22 +114,19 @@ class Access:
     addresses: bool = False
     pages: Collection[str] = ()
 
-    def refusal(self, scope: Scope) -> Response | None:
-        """Why a request is not let in, or None."""
+    def check(self, scope: Scope) -> None:
+        """Raises Refused for a request that is not let in."""
         headers, public = Headers(scope=scope), scope["path"] in self.pages
         host = headers.get("host", "")
         if not self._is_named(host):
-            return sentence(
-                403, f"this server is not called {host[:100]!r}; start it with --allowed-host NAME"
-            )
+            raise Refused(403, f"this server is not called {host[:100]!r}; start it with --allowed-host NAME")
         if self._is_of_another_site(headers) and not (public and headers.get("sec-fetch-mode") == "navigate"):
-            return sentence(403, "pages of other sites may not use this server; open its own page")
+            raise Refused(403, "pages of other sites may not use this server; open its own page")
         if self.token is not None and not public:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             same = hmac.compare_digest(given.strip().encode(), self.token.encode())
             if not same or scheme.lower() != "bearer":
-                return sentence(401, "this server wants a token: send `Authorization: Bearer TOKEN`")
-        return None
+                raise Refused(401, "this server wants a token: send `Authorization: Bearer TOKEN`")
 
     def _is_named(self, host: str) -> bool:
         if self.hosts is None:
@@ -175,19 +169,19 @@ class Middleware:
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, self)
-        refusal = self.access.refusal(scope)
-        if refusal is None and self.shutdown.begun:
-            refusal = sentence(503, STOPPING)
-        if refusal is None:
-            try:
-                refusal = await self._run(exchange)
-            finally:
-                self.uploading -= exchange.size
-        if refusal is not None and not exchange.answered:
-            await refusal(scope, receive, exchange.send)
+        try:
+            self.access.check(scope)
+            if self.shutdown.begun:
+                raise Refused(503, STOPPING)
+            await self._run(exchange)
+        except Refused as refused:
+            if not exchange.answered:
+                await sentence(refused.status_code, refused.detail)(scope, receive, exchange.send)
+        finally:
+            self.uploading -= exchange.size
 
-    async def _run(self, exchange: "_Exchange") -> Response | None:
-        """The refusal of a request that is not answered by the application, or None."""
+    async def _run(self, exchange: "_Exchange") -> None:
+        """Raises Refused where the application gives no answer."""
         work = asyncio.ensure_future(self.app(exchange.scope, exchange.receive, exchange.send))  # type: ignore[arg-type]
         late = asyncio.ensure_future(exchange.overdue())
         stopped = asyncio.ensure_future(self.shutdown.ended.wait())
@@ -197,17 +191,23 @@ class Middleware:
             if not work.done():
                 work.cancel()
                 await asyncio.wait({work})
-                return late.result() if late.done() else sentence(503, STOPPING)
-            if work.cancelled():  # from within: a job that is no more
-                return sentence(503, "the server gave this request up; try again")
-            error = work.exception()
-            if error is None or isinstance(error, ClientDisconnect):
-                return None
-            LOG.error("a request failed: %s", failure(error))
-            return sentence(500, f"the server failed ({type(error).__name__}); its log says where")
+                refused = late.result() if late.done() else Refused(503, STOPPING)
+            elif work.cancelled():  # from within: a job that is no more
+                refused = Refused(503, "the server gave this request up; try again")
+            else:
+                refused = _failed(work.exception())
         finally:
             for task in waited:
                 task.cancel()
+        if refused is not None:
+            raise refused
+
+
+def _failed(error: BaseException | None) -> Refused | None:
+    if error is None or isinstance(error, ClientDisconnect):
+        return None
+    LOG.error("a request failed: %s", failure(error))
+    return Refused(500, f"the server failed ({type(error).__name__}); its log says where")
 
 
 class _Exchange:
@@ -244,17 +244,16 @@ class _Exchange:
             self._all.set()
         return message
 
-    async def overdue(self) -> Response | None:
+    async def overdue(self) -> Refused | None:
         """Returns when the sender has left (None) or the answer to what was received takes too long."""
         await self._all.wait()
         seconds = self._limits.seconds
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while (await self._receive())["type"] != "http.disconnect":
                     pass
-        except TimeoutError:
-            return sentence(503, f"no answer within {seconds:g} seconds; the server is busy, try again")
-        return None
+                return None
+        return Refused(503, f"no answer within {seconds:g} seconds; the server is busy, try again")
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
