@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import h11
@@ -28,10 +29,7 @@ OTHER_FILES = 128  # that the process has open beside its connections, and what 
 class Server(uvicorn.Server):
     """A server that answers, or tells 503, everybody who asks while it stops.
 
-    Args:
-        app: of `create_app`.
-        limits: of its connections.
-        announce: called with the port when it listens.
+    `app` is one of `create_app`; `announce` is called with the port when it listens.
     """
 
     def __init__(self, app: FastAPI, limits: Limits, announce: Callable[[int], None]):
@@ -53,7 +51,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then announce."""
-        asyncio.get_running_loop().set_exception_handler(_Quiet())
+        asyncio.get_running_loop().set_exception_handler(_complain)
         await super().startup(sockets)
         for bound in sockets or []:
             bound.listen(128)  # may wait in the system, of which ACCEPTED are taken at once
@@ -160,15 +158,14 @@ def _open_files() -> int:
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
 
-class _Quiet:
-    """The loop's own complaints: one line each, nothing of a request in it, the same at most once a minute."""
+def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What the event loop complains of, in one line with nothing of a request in it."""
+    error = context.get("exception")
+    line = f"{context.get('message', '')} {failure(error) if error is not None else ''}".strip()
+    _say(line, int(loop.time() // 60))
 
-    def __init__(self) -> None:
-        self._said: dict[str, float] = {}
 
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        line = f"{context.get('message', '')} {failure(error) if error is not None else ''}".strip()
-        if loop.time() - self._said.get(line, -60.0) >= 60.0 and len(self._said) < 1000:
-            self._said[line] = loop.time()
-            LOG.error("%s", line)
+@lru_cache(maxsize=1000)
+def _say(line: str, minute: int) -> None:
+    """Each line once a minute."""
+    LOG.error("%s", line)

@@ -241,9 +241,8 @@ def test_the_loops_complaints_are_said_once(caplog):
         def time(self):
             return 5.0
 
-    quiet = server_module._Quiet()
     for _ in range(100):
-        quiet(
+        server_module._complain(
             Loop(),
             {"message": "socket.accept() out of system resource", "exception": OSError(24, "secret.png")},
         )
