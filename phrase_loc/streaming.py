@@ -1,8 +1,8 @@
 """Many photographs, many phrases: questions stream in, answers stream out, and nothing piles up.
 
     answers.jsonl              whole or not there: renamed into place at the end
-    answers.jsonl.run.json     what it belongs to, and the digest of the finished file
-    .answers.jsonl.partRofS    the answers of process R of S so far, one JSON object a line
+    answers.jsonl.run.json     {"settings", "questions", "output"}: what it belongs to, and digests
+    .answers.jsonl.partRofS    the answers of process R of S so far, each behind the fingerprint of its question
     .answers.jsonl.lock        held while a run writes
 
 An answer is the object that `phrase-loc query --json` prints, or {"image", "error"} for a photograph that cannot be
@@ -16,7 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +39,7 @@ from phrase_loc.tables import image_path, open_table
 _LONGEST = 200  # bytes of a name; 255 are allowed, and hidden names are longer
 _FULL_DISK = "free space there and run the same command again, it goes on"
 _ELSEWHERE = "give another --output, or --overwrite to replace it"
+_NOTHING = object()
 _NAMED = 8  # endings and folders that a sentence names
 
 
@@ -51,15 +52,7 @@ class Question:
 
 
 _Ready: TypeAlias = tuple[Question, Prepared | str]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a file of answers belongs to."""
-
-    settings: dict[str, Any]  # JSON values by the names in which they are told: method, top-k, model, ...
-    questions: tuple[str, ...]  # for each a digest of the photograph's file and the phrases, in order
-    output: str | None = None  # digest of the finished file, None before
+_Record: TypeAlias = dict[str, Any]
 
 
 def questions_of(
@@ -150,7 +143,9 @@ def answer_many(
         DataError: `output` belongs to something else, or another process is writing it.
     """
     check_place(output)
-    run = Run(_settings(localizer, top_k, world.size), tuple(map(_fingerprint, questions)))
+    fingerprints = [_fingerprint(question) for question in questions]
+    digest = files.digest("".join(fingerprints).encode())
+    run = {"settings": _settings(localizer, top_k, world.size), "questions": digest, "output": None}
     mine = range(world.rank, len(questions), world.size)
     with ExitStack() as held:
 
@@ -161,26 +156,27 @@ def answer_many(
 
         if world.from_main(is_finished):
             return {"answered": 0, "resumed": len(questions), "refused": 0}
-        part = _part(output, world.rank, world.size)
-        done = _resume(part, _read_run(output), run, questions, mine)
-        world.barrier()
         if world.is_main:
-            _write_run(output, run)
+            _write_record(output, run)
         world.barrier()
-        part.touch()
+        part = _part(output, world.rank, world.size)
+        done = _resume(part, [fingerprints[i] for i in mine])
         bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
         answered = refused = 0
         with bar, _dead_workers_as_sentence():
             for batch in _decoded(localizer, [questions[i] for i in mine[done:]], batch_size, workers):
                 answers = _answers(localizer, batch, top_k)
-                lines = [json.dumps(a, ensure_ascii=False, allow_nan=False) + "\n" for a in answers]
+                lines = [
+                    f"{fingerprints[i]} {json.dumps(answer, ensure_ascii=False, allow_nan=False)}\n"
+                    for i, answer in zip(mine[done + answered :], answers)
+                ]
                 files.append_text(part, "".join(lines), _FULL_DISK)
                 answered += len(answers)
                 refused += sum("error" in answer for answer in answers)
                 bar.update(len(answers))
         world.barrier()
         if world.is_main:
-            _join(output, run, world.size)
+            _join(output, run, len(questions), world.size)
         world.barrier()
     counts = world.sum(torch.tensor([answered - refused, done, refused], device=world.device))
     return dict(zip(("answered", "resumed", "refused"), counts.tolist(), strict=True))
@@ -202,64 +198,60 @@ def _fingerprint(question: Question) -> str:
     return files.digest(json.dumps([file, question.image, question.phrases]).encode())[:12]
 
 
-def _is_finished(output: Path, run: Run, overwrite: bool) -> bool:
+def _is_finished(output: Path, run: _Record, overwrite: bool) -> bool:
     """Whether `output` (locked) holds the answers of this run already; else it is free, or a DataError."""
     files.remove_leftovers(output.parent, name=output.name)
     files.remove_leftovers(output.parent, name=_record(output).name)
     parts = [part for part in _parts(output) if part.stat().st_size]
     if overwrite:
         with suppress(DataError):
-            held = _read_run(output)
-            if held is not None and held.settings == run.settings:
+            held = _read_record(output)
+            if held is not None and held["settings"] == run["settings"]:
                 return False
         _remove([_record(output), *parts])
         return False
-    held = _read_run(output)
+    held = _read_record(output)
     if not output.exists():
         if parts and held is None:
             raise DataError(f"{parts[0]} does not say what its answers belong to; {_ELSEWHERE}")
         if parts and held is not None:
-            _check_same(output, held, run)
+            _check_same(output, held["settings"], run["settings"])
         return False
-    if held is None or held.output != files.digest(output):
+    if held is None or held["output"] != files.digest(output):
         raise DataError(
             f"{output} exists and was not written by this command, or has changed since; {_ELSEWHERE}"
         )
-    _check_same(output, held, run, ignored="processes")  # parts depend on it, a finished file does not
-    if held.questions != run.questions:
+    _check_same(output, held["settings"], run["settings"] | {"processes": held["settings"].get("processes")})
+    if held["questions"] != run["questions"]:
         raise DataError(f"{output} holds answers about other photographs or phrases; {_ELSEWHERE}")
     _remove(_parts(output))
     return True
 
 
-def _check_same(output: Path, held: Run, run: Run, ignored: str = "") -> None:
-    nothing = object()
-    names = dict.fromkeys([*held.settings, *run.settings])
-    other = [n for n in names if held.settings.get(n, nothing) != run.settings.get(n, nothing)]
-    if told := ", ".join(f"{name} {held.settings.get(name, 'unknown')}" for name in other if name != ignored):
+def _check_same(output: Path, held: dict[str, Any], settings: dict[str, Any]) -> None:
+    other = [name for name in held | settings if held.get(name, _NOTHING) != settings.get(name, _NOTHING)]
+    if other:
+        told = ", ".join(f"{name} {held.get(name, 'unknown')}" for name in other)
         raise DataError(f"{output} holds answers of other settings ({told}); {_ELSEWHERE}")
 
 
-def _resume(part: Path, held: Run | None, run: Run, questions: Sequence[Question], mine: range) -> int:
-    """How many of the questions `mine` a part answers from the first on; what follows them is cut off."""
-    if held is None or not part.exists():
-        part.unlink(missing_ok=True)
-        return 0
+def _resume(part: Path, fingerprints: Sequence[str]) -> int:
+    """How many of a process's questions its part answers from the first on; what follows them is cut off."""
     done = end = 0
+    part.touch()
     with part.open("rb") as lines:
-        for number, line in zip(mine, lines):
-            same = held.questions[number : number + 1] == run.questions[number : number + 1]
-            if not same or not _is_about(line, questions[number].image):
+        for fingerprint, line in zip(fingerprints, lines):
+            if not _is_answer(line, fingerprint):
                 break
             done, end = done + 1, end + len(line)
     os.truncate(part, end)
     return done
 
 
-def _is_about(line: bytes, image: str) -> bool:
-    """Whether a line is a whole answer about a photograph."""
-    with suppress(ValueError, TypeError, KeyError):
-        return line.endswith(b"\n") and json.loads(line)["image"] == image
+def _is_answer(line: bytes, fingerprint: str) -> bool:
+    with suppress(ValueError):
+        digest, _, answer = line.partition(b" ")
+        return line.endswith(b"\n") and digest == fingerprint.encode() and bool(json.loads(answer))
     return False
 
 
@@ -285,22 +277,23 @@ def _record(output: Path) -> Path:
     return output.with_name(f"{output.name}.run.json")
 
 
-def _write_run(output: Path, run: Run) -> None:
-    files.write_text(_record(output), json.dumps(asdict(run)) + "\n", _FULL_DISK)
+def _write_record(output: Path, run: _Record) -> None:
+    files.write_text(_record(output), json.dumps(run) + "\n", _FULL_DISK)
 
 
-def _read_run(output: Path) -> Run | None:
+def _read_record(output: Path) -> _Record | None:
     """What the answers in `output`, or in its parts, belong to; None where nothing says it."""
     path = _record(output)
     if not os.path.lexists(path):
         return None
-    try:
-        values = files.read_json(path, "the record")
-        run = Run(values["settings"], tuple(values["questions"]), values["output"])
-        if isinstance(run.settings, dict) and all(isinstance(q, str) for q in run.questions):
-            return run
-    except (KeyError, TypeError, DataError):
-        pass
+    with suppress(DataError):
+        held = files.read_json(path, "the record")
+        if (
+            isinstance(held, dict)
+            and {*held} >= {"questions", "output"}
+            and isinstance(held.get("settings"), dict)
+        ):
+            return held
     raise DataError(
         f"{path} does not say what {output.name} belongs to; move it away or give another --output"
     )
@@ -350,21 +343,21 @@ def _answers(localizer: Localizer, batch: list[_Ready], top_k: int) -> list[dict
     return answers
 
 
-def _join(output: Path, run: Run, size: int) -> None:
+def _join(output: Path, run: _Record, total: int, size: int) -> None:
     """Makes the finished file of the parts of `size` processes, and removes them."""
     parts = [_part(output, rank, size) for rank in range(size)]
     with files.writing(output, _FULL_DISK) as temporary:
-        lines = _lines(parts, len(run.questions))
+        answers = _joined(parts, total)
         if output.suffix == ".parquet":
-            write_parquet(map(json.loads, lines), temporary)
+            write_parquet(map(json.loads, answers), temporary)
         else:
             with temporary.open("wb") as whole:
-                whole.writelines(lines)
-        _write_run(output, replace(run, output=files.digest(temporary)))
+                whole.writelines(answers)
+        _write_record(output, run | {"output": files.digest(temporary)})
     _remove(parts)
 
 
-def _lines(parts: Sequence[Path], total: int) -> Iterator[bytes]:
+def _joined(parts: Sequence[Path], total: int) -> Iterator[bytes]:
     """All answers in the order of the questions."""
     with ExitStack() as stack:
         opened = [stack.enter_context(part.open("rb")) for part in parts]
@@ -372,7 +365,7 @@ def _lines(parts: Sequence[Path], total: int) -> Iterator[bytes]:
             line = opened[number % len(parts)].readline()
             if not line.endswith(b"\n"):
                 raise DataError(f"{parts[number % len(parts)]} was changed by somebody else; run again")
-            yield line
+            yield line.partition(b" ")[2]
 
 
 def _photographs_in(folder: Path, note: Callable[[str], None]) -> list[Path]:
