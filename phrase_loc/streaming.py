@@ -1,8 +1,8 @@
 """Many photographs, many phrases: questions stream in, answers stream out, and nothing piles up.
 
     answers.jsonl              whole or not there: renamed into place at the end
-    answers.jsonl.run.json     {"settings", "questions", "output"}: what it belongs to, and digests
-    .answers.jsonl.partRofS    the answers of process R of S so far, each behind the fingerprint of its question
+    answers.jsonl.run.json     {"settings", "questions": a digest of each, "output": digest of the finished file}
+    .answers.jsonl.partRofS    the answers of process R of S so far, one JSON object a line
     .answers.jsonl.lock        held while a run writes
 
 An answer is the object that `phrase-loc query --json` prints, or {"image", "error"} for a photograph that cannot be
@@ -143,9 +143,11 @@ def answer_many(
         DataError: `output` belongs to something else, or another process is writing it.
     """
     check_place(output)
-    fingerprints = [_fingerprint(question) for question in questions]
-    digest = files.digest("".join(fingerprints).encode())
-    run = {"settings": _settings(localizer, top_k, world.size), "questions": digest, "output": None}
+    run = {
+        "settings": _settings(localizer, top_k, world.size),
+        "questions": [_fingerprint(question) for question in questions],
+        "output": None,
+    }
     mine = range(world.rank, len(questions), world.size)
     with ExitStack() as held:
 
@@ -156,27 +158,26 @@ def answer_many(
 
         if world.from_main(is_finished):
             return {"answered": 0, "resumed": len(questions), "refused": 0}
+        part = _part(output, world.rank, world.size)
+        done = _resume(part, _read_record(output), run, questions, mine)
+        world.barrier()
         if world.is_main:
             _write_record(output, run)
         world.barrier()
-        part = _part(output, world.rank, world.size)
-        done = _resume(part, [fingerprints[i] for i in mine])
+        part.touch()
         bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
         answered = refused = 0
         with bar, _dead_workers_as_sentence():
             for batch in _decoded(localizer, [questions[i] for i in mine[done:]], batch_size, workers):
                 answers = _answers(localizer, batch, top_k)
-                lines = [
-                    f"{fingerprints[i]} {json.dumps(answer, ensure_ascii=False, allow_nan=False)}\n"
-                    for i, answer in zip(mine[done + answered :], answers)
-                ]
+                lines = [json.dumps(a, ensure_ascii=False, allow_nan=False) + "\n" for a in answers]
                 files.append_text(part, "".join(lines), _FULL_DISK)
                 answered += len(answers)
                 refused += sum("error" in answer for answer in answers)
                 bar.update(len(answers))
         world.barrier()
         if world.is_main:
-            _join(output, run, len(questions), world.size)
+            _join(output, run, world.size)
         world.barrier()
     counts = world.sum(torch.tensor([answered - refused, done, refused], device=world.device))
     return dict(zip(("answered", "resumed", "refused"), counts.tolist(), strict=True))
@@ -235,23 +236,29 @@ def _check_same(output: Path, held: dict[str, Any], settings: dict[str, Any]) ->
         raise DataError(f"{output} holds answers of other settings ({told}); {_ELSEWHERE}")
 
 
-def _resume(part: Path, fingerprints: Sequence[str]) -> int:
-    """How many of a process's questions its part answers from the first on; what follows them is cut off."""
+def _resume(
+    part: Path, held: _Record | None, run: _Record, questions: Sequence[Question], mine: range
+) -> int:
+    """How many of the questions `mine` a part answers from the first on; what follows them is cut off."""
+    if held is None or not part.exists():
+        part.unlink(missing_ok=True)
+        return 0
     done = end = 0
-    part.touch()
     with part.open("rb") as lines:
-        for fingerprint, line in zip(fingerprints, lines):
-            if not _is_answer(line, fingerprint):
+        for number, line in zip(mine, lines):
+            one = slice(number, number + 1)
+            same = held["questions"][one] == run["questions"][one]
+            if not same or not _is_about(line, questions[number].image):
                 break
             done, end = done + 1, end + len(line)
     os.truncate(part, end)
     return done
 
 
-def _is_answer(line: bytes, fingerprint: str) -> bool:
-    with suppress(ValueError):
-        digest, _, answer = line.partition(b" ")
-        return line.endswith(b"\n") and digest == fingerprint.encode() and bool(json.loads(answer))
+def _is_about(line: bytes, image: str) -> bool:
+    """Whether a line is a whole answer about a photograph."""
+    with suppress(ValueError, TypeError, KeyError):
+        return line.endswith(b"\n") and json.loads(line)["image"] == image
     return False
 
 
@@ -288,11 +295,8 @@ def _read_record(output: Path) -> _Record | None:
         return None
     with suppress(DataError):
         held = files.read_json(path, "the record")
-        if (
-            isinstance(held, dict)
-            and {*held} >= {"questions", "output"}
-            and isinstance(held.get("settings"), dict)
-        ):
+        kinds = {"settings": dict, "questions": list, "output": str | None}
+        if isinstance(held, dict) and all(isinstance(held.get(k, ...), kind) for k, kind in kinds.items()):
             return held
     raise DataError(
         f"{path} does not say what {output.name} belongs to; move it away or give another --output"
@@ -343,11 +347,11 @@ def _answers(localizer: Localizer, batch: list[_Ready], top_k: int) -> list[dict
     return answers
 
 
-def _join(output: Path, run: _Record, total: int, size: int) -> None:
+def _join(output: Path, run: _Record, size: int) -> None:
     """Makes the finished file of the parts of `size` processes, and removes them."""
     parts = [_part(output, rank, size) for rank in range(size)]
     with files.writing(output, _FULL_DISK) as temporary:
-        answers = _joined(parts, total)
+        answers = _joined(parts, len(run["questions"]))
         if output.suffix == ".parquet":
             write_parquet(map(json.loads, answers), temporary)
         else:
@@ -365,7 +369,7 @@ def _joined(parts: Sequence[Path], total: int) -> Iterator[bytes]:
             line = opened[number % len(parts)].readline()
             if not line.endswith(b"\n"):
                 raise DataError(f"{parts[number % len(parts)]} was changed by somebody else; run again")
-            yield line.partition(b" ")[2]
+            yield line
 
 
 def _photographs_in(folder: Path, note: Callable[[str], None]) -> list[Path]:

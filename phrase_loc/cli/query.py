@@ -1,4 +1,4 @@
-"""`phrase-loc query IMAGE PHRASE [PHRASE ...]`: boxes on the terminal, as JSON, or drawn on the picture.
+"""`phrase-loc query IMAGE PHRASE ...`: boxes on the terminal, as JSON, or drawn on the picture.
 
 A folder or a table of (image, phrase) pairs streams through `phrase_loc.streaming` into a file instead.
 """
@@ -8,20 +8,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import lock, read_text, same_file
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from phrase_loc.inference import Localizer
-    from phrase_loc.structures import Prediction, Scene
-
-TABLES = (".csv", ".parquet")
+    from phrase_loc.structures import Prediction
 
 
 def query_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +29,9 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
     add("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
     add("--model", default="default", help=f"'default', a model folder or a hub id {default}")
     add("--method", help="attention method (default: the model's own, contrastive_mwp)")
-    add("--top-k", type=_positive, default=5, metavar="K", help=f"boxes per phrase {default}")
+    add(
+        "--top-k", type=whole_number(1, 10**9 - 1), default=5, metavar="K", help=f"boxes per phrase {default}"
+    )
     add("--json", action="store_true", help="print one JSON object instead of text")
     add("--overlay", metavar="OUT.png", help="also draw maps and boxes over the photograph")
     add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {default}")
@@ -42,15 +41,21 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
     text = "answers as .jsonl or .parquet (default: predictions.jsonl); an interrupted run continues"
     add("--output", metavar="OUT", help=text)
     add("--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers")
-    add("--batch-size", type=_positive, default=8, metavar="N", help=f"images at once {default}")
-    add("--workers", type=_processes, default=1, metavar="N", help=f"decoding processes {default}")
+    add(
+        "--batch-size",
+        type=whole_number(1, 10**9 - 1),
+        default=8,
+        metavar="N",
+        help=f"images at once {default}",
+    )
+    add("--workers", type=whole_number(0, 256), default=1, metavar="N", help=f"decoding processes {default}")
 
 
 def run_query(args: argparse.Namespace) -> int:
     """Answer, print, draw."""
     _check(args)
     phrases = _phrases(args)
-    if os.path.isdir(args.image) or Path(args.image).suffix.lower() in TABLES or args.output:
+    if os.path.isdir(args.image) or Path(args.image).suffix.lower() in {".csv", ".parquet"} or args.output:
         return _query_many(args, phrases)
     if not phrases:
         raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
@@ -95,8 +100,6 @@ def _phrases(args: argparse.Namespace) -> list[str]:
 
 def read_phrases(path: Path) -> list[str]:
     """One phrase a line, as it stands; empty lines are passed over."""
-    from phrase_loc.files import read_text
-
     what = "the file of phrases"
     try:
         piped = os.fspath(path).startswith("/dev/") and path.is_fifo()  # a shell's <(...), or /dev/stdin
@@ -111,24 +114,26 @@ def read_phrases(path: Path) -> list[str]:
     return phrases
 
 
-def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
+def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
     from phrase_loc.images import load_image
     from phrase_loc.profiling import watching
 
     with watching() as watch, _overlay_place(args) as place:
         image = load_image(args.image)
         with watch("import and load"):
-            from phrase_loc.localizer import PhraseLocalizer
-
-            localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
-            if args.method:
-                localizer = localizer.with_settings(method=args.method)
+            localizer = _localizer(args, args.device)
         scene = localizer.look(image)
         predictions = localizer.locate(scene, phrases, top_k=args.top_k)
         _print(args, scene.size, predictions)
         if place is not None:  # after the answers, which a full disk does not take away
             with watch("draw"):
-                _draw(localizer, image, scene, predictions, place)
+                import torch
+
+                from phrase_loc.drawing import overlay, save_picture
+
+                grid = (min(scene.size[0], 256), min(scene.size[1], 256))
+                heats = localizer.heat(torch.stack([p.attention for p in predictions]), grid)
+                save_picture(overlay(image, predictions, heats), place)
             if not args.json:
                 print(f"overlay written to {args.overlay}")
         if args.profile:
@@ -136,14 +141,13 @@ def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
     return 0
 
 
-def _query_many(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
-    for option, given in (("--overlay", args.overlay), ("--json", args.json), ("--profile", args.profile)):
-        if given:
+def _query_many(args: argparse.Namespace, phrases: Sequence[str]) -> int:
+    for option in ("overlay", "json", "profile"):
+        if getattr(args, option):
             raise ConfigError(
-                f"{option} is for one photograph without --output; the answers go to a file here"
+                f"--{option} is for one photograph without --output; the answers go to a file here"
             )
     from phrase_loc.distributed import session
-    from phrase_loc.localizer import PhraseLocalizer
     from phrase_loc.streaming import answer_many, check_place, questions_of
 
     output = _behind_link(args.output or "predictions.jsonl")
@@ -155,15 +159,20 @@ def _query_many(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
         _refuse_input(output, [args.image, args.phrase_file, *(q.image for q in questions)])
-        localizer = PhraseLocalizer.from_pretrained(args.model, device=str(world.device))
-        if args.method:
-            localizer = localizer.with_settings(method=args.method)
         options = {"top_k": args.top_k, "batch_size": args.batch_size, "workers": args.workers}
+        localizer = _localizer(args, str(world.device))
         counts = answer_many(localizer, questions, output, overwrite=args.overwrite, world=world, **options)
         if world.is_main:
             said = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
             print(f"{len(questions)} images: {said}; written to {output}")
     return 0
+
+
+def _localizer(args: argparse.Namespace, device: str) -> "Localizer":
+    from phrase_loc.localizer import PhraseLocalizer
+
+    localizer = PhraseLocalizer.from_pretrained(args.model, device=device)
+    return localizer.with_settings(method=args.method) if args.method else localizer
 
 
 @contextmanager
@@ -173,15 +182,13 @@ def _overlay_place(args: argparse.Namespace) -> Iterator[Path | None]:
         yield None
         return
     from phrase_loc.drawing import picture_format
-    from phrase_loc.files import lock
 
     place = _behind_link(args.overlay)
     picture_format(place)
     _refuse_input(place, [args.image, args.phrase_file])
-    with ExitStack() as held:
-        if os.access(place.parent, os.W_OK):  # elsewhere it is said after the answers
-            sentence = f"another process is writing {place}; wait for it, or give another --overlay"
-            held.enter_context(lock(place.with_name(f".{place.name}.lock"), sentence))
+    sentence = f"another process is writing {place}; wait for it, or give another --overlay"
+    writable = os.access(place.parent, os.W_OK)  # where it is not, that is said after the answers
+    with lock(place.with_name(f".{place.name}.lock"), sentence) if writable else nullcontext():
         yield place
 
 
@@ -192,8 +199,6 @@ def _behind_link(path: str) -> Path:
 
 
 def _refuse_input(place: Path, inputs: Iterable[str | None]) -> None:
-    from phrase_loc.files import same_file
-
     for path in inputs if os.path.exists(place) else ():
         if path and same_file(place, path):
             raise ConfigError(
@@ -201,30 +206,14 @@ def _refuse_input(place: Path, inputs: Iterable[str | None]) -> None:
             )
 
 
-def _draw(
-    localizer: "Localizer", image: "Image", scene: "Scene", predictions: "Sequence[Prediction]", path: Path
-) -> None:
-    import torch
-
-    from phrase_loc.drawing import overlay, save_picture
-
-    maps = torch.stack([p.attention for p in predictions])
-    grid = (min(scene.size[0], 256), min(scene.size[1], 256))
-    save_picture(overlay(image, predictions, localizer.heat(maps, grid)), path)
-
-
 def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequence[Prediction]") -> None:
     from phrase_loc.display import answer_dict
 
     for p in predictions:
-        if not p.known:
-            words = ", ".join(w.text for w in p.words[:5]) or "nothing to look for"
-            print(
-                f"note: no word of {p.phrase!r} is known to the model ({words}); try another word",
-                file=sys.stderr,
-            )
-        elif p.note:
-            print(f"note: {p.phrase!r}: {p.note}", file=sys.stderr)
+        words = ", ".join(w.text for w in p.words[:5]) or "nothing to look for"
+        unknown = f"no word of {p.phrase!r} is known to the model ({words}); try another word"
+        if p.note or not p.known:
+            print(f"note: {p.phrase!r}: {p.note}" if p.known else f"note: {unknown}", file=sys.stderr)
     if args.json:
         # escapes for what the terminal lacks are JSON's own
         unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
@@ -233,31 +222,26 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
         return
     print(f"{args.image}  {size[1]} x {size[0]} pixels")
     for p in predictions:
-        print(f"  {_line(p)}")
+        print(f"  {p.phrase!r}: {_found(p)}")
 
 
-def _line(prediction: "Prediction") -> str:
+def _found(prediction: "Prediction") -> str:
     if not len(prediction.boxes) or prediction.peak is None:
-        return f"{prediction.phrase!r}: no known word, no box"
+        return "no known word, no box"
     box = ", ".join(f"{v:.0f}" for v in prediction.boxes[0].tolist())
     x, y = prediction.peak.tolist()
     sure = "" if prediction.present is None else f"  present {prediction.present:.2f}"
-    return f"{prediction.phrase!r}: box [{box}]  peak ({x:.0f}, {y:.0f}){sure}"
+    return f"box [{box}]  peak ({x:.0f}, {y:.0f}){sure}"
 
 
-def _positive(text: str) -> int:
-    return whole_number(text, 1, 10**9 - 1)
+def whole_number(least: int, most: int, what: str = "whole number") -> Callable[[str], int]:
+    """A type for argparse: numbers without signs, exponents and underscores."""
 
+    def read(text: str) -> int:
+        value = int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
+        if not least <= value <= most:
+            expected = f"a {what} of at least {least} and at most {most}"
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text[:60]!r}")
+        return value
 
-def _processes(text: str) -> int:
-    return whole_number(text, 0, 256)
-
-
-def whole_number(text: str, least: int, most: int) -> int:
-    """What argparse reads as a number, without signs, exponents and underscores."""
-    value = int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number of at least {least} and at most {most}, got {text[:60]!r}"
-        )
-    return value
+    return read
