@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from starlette.exceptions import HTTPException
 from torch import Tensor
 
 from phrase_loc.display import answer_dict
@@ -94,8 +95,11 @@ class SceneCache(OrderedDict[str, Kept]):
             self.popitem(last=False)
 
 
-class Busy(Exception):
-    """The queue is full."""
+class Refused(HTTPException):
+    """A request that cannot be served, with its status and one sentence.
+
+    It is an HTTPException since FastAPI turns whatever else a form's parser raises into a 400 of its own.
+    """
 
 
 class _Job(NamedTuple):
@@ -140,7 +144,9 @@ class Batcher:
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
-            raise Busy(f"{self._jobs.maxsize} requests are waiting already; try again in a moment") from None
+            raise Refused(
+                503, f"{self._jobs.maxsize} requests are waiting already; try again in a moment"
+            ) from None
         return job.future
 
     def _work(self) -> None:
@@ -196,7 +202,9 @@ class Answers:
             return known
         if key not in self._looking:
             if len(self._looking) >= self.limits.queue:
-                raise Busy(f"{len(self._looking)} photographs are waiting already; try again in a moment")
+                raise Refused(
+                    503, f"{len(self._looking)} photographs are waiting already; try again in a moment"
+                )
             self._looking[key] = asyncio.create_task(self._look(key, content))
         task = self._looking[key]
         self._waiting[task] += 1

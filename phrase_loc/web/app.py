@@ -12,26 +12,19 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile, params
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from phrase_loc import __version__
-from phrase_loc.errors import nearest
+from phrase_loc.errors import PhraseLocError, nearest
 from phrase_loc.inference import Localizer
-from phrase_loc.web.answers import Answers, Kept, Limits, caption_phrases, typed_phrases
-from phrase_loc.web.middleware import (
-    WORDED,
-    Access,
-    Middleware,
-    Refused,
-    Shutdown,
-    in_words,
-    plain,
-    too_large,
-)
+from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
+from phrase_loc.web.server import Access, Middleware, Shutdown, plain, sentence, too_large
 
 #: What the page is made of; nothing else can be asked for.
 PAGE_FILES = {
@@ -49,6 +42,10 @@ PAGE_HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 
 # it would tell what was sent, a line for each byte
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+
+
+#: Exceptions that are answered by a sentence.
+WORDED = (Refused, PhraseLocError, HTTPException, RequestValidationError)
 
 
 class WordsAt(BaseModel, extra="forbid"):
@@ -175,7 +172,7 @@ def create_app(
         redirect_slashes=False,  # a redirect would name the host that the request claims
         lifespan=lifespan,
         responses={code: {"model": ErrorBody} for code in (400, 401, 403, 404, 408, 413, 422, 503)},
-        exception_handlers=dict.fromkeys(WORDED, in_words),
+        exception_handlers=dict.fromkeys(WORDED, _in_words),
     )
     app.state.shutdown = shutdown
     names = None if hosts is None else {name.lower() for name in hosts}
@@ -190,6 +187,23 @@ def create_app(
     for name in EXAMPLES:
         _add_file(app, f"/examples/{name}", f"examples/{name}", "image/png")
     return app
+
+
+async def _in_words(request: Request, error: Exception) -> Response:
+    """The answer to a request that ended in one of `WORDED`."""
+    if isinstance(error, PhraseLocError):
+        return sentence(400, str(error))
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+        return sentence(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+    assert isinstance(error, HTTPException)
+    if isinstance(error, Refused):
+        return sentence(error.status_code, error.detail)
+    asked = f"{request.method} {request.scope['path'][:200]}: {error.detail.lower()}"
+    answer = sentence(error.status_code, f"{asked}; /openapi.json lists what there is")
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 def _photographs(answers: Answers, limits: Limits) -> APIRouter:
