@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from benchmarks.attacks.tally import Tally
-from phrase_loc.cli.serve import listen
+from phrase_loc.cli.commands import listen
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models.build import create, folded
 from phrase_loc.text.vocabulary import Vocabulary

@@ -8,6 +8,7 @@ failure is a bug of ours and keeps its traceback.
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -20,7 +21,7 @@ from phrase_loc.errors import PhraseLocError, nearest
 #: name -> (module with NAME_arguments(parser) and run_NAME(args) -> int, one line of help)
 COMMANDS = {
     "query": ("query", "find phrases in a photograph, or in a folder of photographs"),
-    "serve": ("serve", "open the query page in a browser"),
+    "serve": ("commands", "open the query page in a browser"),
     "train": ("commands", "train on weakly labelled images (what train.py does)"),
     "evaluate": ("commands", "score on a dataset (what evaluate.py does)"),
     "compare": ("commands", "paired difference of two evaluation reports"),
@@ -77,12 +78,7 @@ def _exit_code(action: Callable[[], int | None]) -> int:
 
 
 class _Output:
-    """A stream that remembers why it failed, and writes escapes for characters that it lacks.
-
-    Args:
-        stream: stdout or stderr; None without a terminal.
-        needed: whether a failure is raised; notes that nobody reads are no reason to stop.
-    """
+    """A stream that remembers why it failed (raised where it is `needed`), and escapes characters that it lacks."""
 
     def __init__(self, stream: TextIO | None, needed: bool):
         if isinstance(stream, io.TextIOWrapper):
@@ -137,3 +133,16 @@ def _dispatch(arguments: list[str]) -> int | None:
     parser = argparse.ArgumentParser(prog=f"phrase-loc {name}", description=summary)
     getattr(command, f"{name}_arguments")(parser)
     return getattr(command, f"run_{name}")(parser.parse_args(rest))
+
+
+def whole_number(least: int, most: int, expected: str = "") -> Callable[[str], int]:
+    """A type for argparse: numbers without signs, exponents and underscores."""
+    expected = expected or f"a whole number of at least {least} and at most {most}"
+
+    def read(text: str) -> int:
+        value = int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text[:60]!r}")
+        return value
+
+    return read

@@ -8,11 +8,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phrase_loc.cli import whole_number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import lock, read_text, same_file
 
@@ -232,16 +233,3 @@ def _found(prediction: "Prediction") -> str:
     x, y = prediction.peak.tolist()
     sure = "" if prediction.present is None else f"  present {prediction.present:.2f}"
     return f"box [{box}]  peak ({x:.0f}, {y:.0f}){sure}"
-
-
-def whole_number(least: int, most: int, what: str = "whole number") -> Callable[[str], int]:
-    """A type for argparse: numbers without signs, exponents and underscores."""
-
-    def read(text: str) -> int:
-        value = int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
-        if not least <= value <= most:
-            expected = f"a {what} of at least {least} and at most {most}"
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text[:60]!r}")
-        return value
-
-    return read

@@ -19,7 +19,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from phrase_loc.cli.serve import listen
+from phrase_loc.cli.commands import listen
 from phrase_loc.web.answers import Limits
 from phrase_loc.web.server import Server
 
