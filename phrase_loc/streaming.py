@@ -233,7 +233,9 @@ def _check_same(output: Path, held: dict[str, Any], settings: dict[str, Any]) ->
     other = [name for name in held | settings if held.get(name, _NOTHING) != settings.get(name, _NOTHING)]
     if other:
         told = ", ".join(f"{name} {held.get(name, 'unknown')}" for name in other)
-        raise DataError(f"{output} holds answers of other settings ({told}); {_ELSEWHERE}")
+        raise DataError(
+            f"{output} holds answers of other settings ({told}); give another --output, or --overwrite to replace it"
+        )
 
 
 def _resume(

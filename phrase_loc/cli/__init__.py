@@ -20,15 +20,18 @@ from phrase_loc.errors import PhraseLocError, nearest
 
 #: name -> (module with NAME_arguments(parser) and run_NAME(args) -> int, one line of help)
 COMMANDS = {
-    "query": ("query", "find phrases in a photograph, or in a folder of photographs"),
-    "serve": ("commands", "open the query page in a browser"),
-    "train": ("commands", "train on weakly labelled images (what train.py does)"),
-    "evaluate": ("commands", "score on a dataset (what evaluate.py does)"),
-    "compare": ("commands", "paired difference of two evaluation reports"),
-    "vocab": ("vocab", "build a vocabulary from texts"),
-    "leaks": ("commands", "look for evaluation images in training shards"),
-    "calibrate": ("commands", "fit the probability that a phrase is shown, save it with a model"),
-    "export": ("commands", "write the model as ONNX or torch.export"),
+    "query": ("phrase_loc.cli.query", "find phrases in a photograph, or in a folder of photographs"),
+    "serve": ("phrase_loc.cli.commands", "open the query page in a browser"),
+    "train": ("phrase_loc.cli.commands", "train on weakly labelled images (what train.py does)"),
+    "evaluate": ("phrase_loc.cli.commands", "score on a dataset (what evaluate.py does)"),
+    "compare": ("phrase_loc.cli.commands", "paired difference of two evaluation reports"),
+    "vocab": ("phrase_loc.cli.vocab", "build a vocabulary from texts"),
+    "leaks": ("phrase_loc.cli.commands", "look for evaluation images in training shards"),
+    "calibrate": (
+        "phrase_loc.cli.commands",
+        "fit the probability that a phrase is shown, save it with a model",
+    ),
+    "export": ("phrase_loc.cli.commands", "write the model as ONNX or torch.export"),
 }
 
 
@@ -129,7 +132,7 @@ def _dispatch(arguments: list[str]) -> int | None:
     if name not in COMMANDS:
         top.error(f"unknown command {name!r}{nearest(name, COMMANDS)}; choose from {', '.join(COMMANDS)}")
     module, summary = COMMANDS[name]
-    command = import_module(f"{__name__}.{module}")
+    command = import_module(module)
     parser = argparse.ArgumentParser(prog=f"phrase-loc {name}", description=summary)
     getattr(command, f"{name}_arguments")(parser)
     return getattr(command, f"run_{name}")(parser.parse_args(rest))
