@@ -80,15 +80,10 @@ def to_coco(predictions: Sequence[Prediction], image_id: int) -> list[dict[str, 
 def to_detections(predictions: Sequence[Prediction], top_k: int | None = None) -> dict[str, Any]:
     """Boxes with the field names of supervision: `supervision.Detections(**to_detections(predictions))`.
 
-    Args:
-        predictions: P answers for one photograph.
-        top_k: boxes of each phrase that are taken, None for all.
-
-    Returns:
-        NumPy arrays: `xyxy` (n, 4) and `confidence` (n,) float32, `class_id` (n,) the phrase's place from 0, and
-        `data` with `class_name` (n,), the phrases. The confidence is the probability that the phrase is in
-        the photograph, the same for all its boxes (NaN from a model without calibration): scores rank the
-        boxes of one phrase and cannot be compared between phrases.
+    Of each phrase the `top_k` first boxes, None for all. Gives NumPy arrays: `xyxy` (n, 4) and `confidence` (n,)
+    float32, `class_id` (n,) the phrase's place from 0, and `data` with `class_name` (n,), the phrases. The confidence
+    is the probability that the phrase is in the photograph, the same for all its boxes (NaN from a model without
+    calibration): scores rank the boxes of one phrase and cannot be compared between phrases.
     """
     counts = [len(p.boxes[:top_k]) for p in predictions]
     boxes = torch.cat([torch.zeros(0, 4), *(p.boxes[:top_k].cpu() for p in predictions)])
@@ -107,16 +102,11 @@ def plot(
     heats: Tensor | None = None,
     axes: "Axes | Sequence[Axes] | None" = None,
 ) -> "np.ndarray":
-    """Photograph, map, best box and peak of each phrase with matplotlib.
+    """Photograph, map, best box and peak of each of P phrases with matplotlib.
 
-    Args:
-        image: the photograph, as `look` takes it.
-        predictions: P answers for it.
-        heats: (P, H', W') maps over the whole photograph, such as `localizer.heat`; None takes the maps' grids.
-        axes: at least P axes to draw on; None makes a figure of pyplot, at most three in a row.
-
-    Returns:
-        (P,) the axes; the figure is `plot(...)[0].figure`.
+    `heats` (P, H', W') are maps over the whole photograph, such as `localizer.heat`, None for the maps' grids. `axes`
+    are at least P to draw on; None makes a figure of pyplot, at most three in a row. Returns (P,) the axes; the
+    figure is `plot(...)[0].figure`.
     """
     picture, count = load_image(image), len(predictions)
     places = _new_axes(count, picture.height / picture.width) if axes is None else np.ravel(axes)  # type: ignore[arg-type]
@@ -158,12 +148,11 @@ def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: 
         axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=2.5)
     if prediction.peak is not None:
         axes.plot(*prediction.peak[:, None].tolist(), "o", color=colour, markeredgecolor="black")
-    note = "no known word" if not prediction.known else ""
+    note = "" if prediction.known else "no known word"
     note = note if prediction.present is None else f"present {prediction.present:.0%}"
+    title = "\n".join(filter(None, (prediction.phrase, note)))
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    axes.set_title(
-        f"{prediction.phrase}\n{note}" if note else prediction.phrase, fontsize="medium", parse_math=False
-    )
+    axes.set_title(title, fontsize="medium", parse_math=False)
 
 
 def write_parquet(answers: Iterable[dict[str, Any]], path: Path) -> None:
@@ -186,18 +175,17 @@ def write_parquet(answers: Iterable[dict[str, Any]], path: Path) -> None:
 
 
 def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    image = _text(answer["image"])
     if "error" in answer:
-        return [{"image": image, "error": _text(answer["error"])}]
-    shared = {"image": image, "width": answer["size"][0], "height": answer["size"][1]}
+        return [{"image": _utf8(answer["image"]), "error": _utf8(answer["error"])}]
+    shared = {"image": _utf8(answer["image"]), "width": answer["size"][0], "height": answer["size"][1]}
     return [
         shared
-        | {"phrase": _text(p["phrase"]), "present": p["present"], "peak": p["peak"]}
+        | {"phrase": _utf8(p["phrase"]), "present": p["present"], "peak": p["peak"]}
         | {"boxes": [b["xyxy"] for b in p["boxes"]], "scores": [b["score"] for b in p["boxes"]]}
         for p in answer["predictions"]
     ]
 
 
-def _text(name: str) -> str:
-    """What Parquet can hold: bytes of a name that are not UTF-8 are written as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def _utf8(text: str) -> str:
+    """What Parquet can hold: bytes of a name that are not UTF-8 as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -14,7 +14,7 @@ import glob
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,7 +39,6 @@ from phrase_loc.tables import image_path, open_table
 _LONGEST = 200  # bytes of a name; 255 are allowed, and hidden names are longer
 _FULL_DISK = "free space there and run the same command again, it goes on"
 _ELSEWHERE = "give another --output, or --overwrite to replace it"
-_NOTHING = object()
 _NAMED = 8  # endings and folders that a sentence names
 
 
@@ -129,15 +128,9 @@ def answer_many(
 ) -> dict[str, int]:
     """Answer all questions into `output` (.jsonl or .parquet); how many were answered, resumed, refused.
 
-    Args:
-        localizer: its own source proposes the boxes.
-        questions: the same on all processes.
-        output: see `check_place`; a finished file of the same run is left as it is.
-        top_k: boxes a phrase.
-        batch_size: photographs at once.
-        workers: decoding processes, 0 to decode in this one.
-        overwrite: replace what is in `output`, whatever it belongs to.
-        world: the processes that share the questions.
+    The localizer's own source proposes the boxes. `workers` processes decode (0: this one), `batch_size` photographs
+    at once. A finished file of the same run is left as it is, `overwrite` replaces whatever is there. All processes of
+    the `world` are given the same questions and share them.
 
     Raises:
         DataError: `output` belongs to something else, or another process is writing it.
@@ -167,8 +160,11 @@ def answer_many(
         part.touch()
         bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
         answered = refused = 0
+        prepared = partial(_prepared, localizer.settings, localizer.source)
+        left: Any = [questions[i] for i in mine[done:]]
+        loader = DataLoader(left, batch_size=batch_size, num_workers=workers, collate_fn=prepared)
         with bar, _dead_workers_as_sentence():
-            for batch in _decoded(localizer, [questions[i] for i in mine[done:]], batch_size, workers):
+            for batch in loader:
                 answers = _answers(localizer, batch, top_k)
                 lines = [json.dumps(a, ensure_ascii=False, allow_nan=False) + "\n" for a in answers]
                 files.append_text(part, "".join(lines), _FULL_DISK)
@@ -220,7 +216,8 @@ def _is_finished(output: Path, run: _Record, overwrite: bool) -> bool:
         return False
     if held is None or held["output"] != files.digest(output):
         raise DataError(
-            f"{output} exists and was not written by this command, or has changed since; {_ELSEWHERE}"
+            f"{output} exists and was not written by this command, or has changed since; give another --output, "
+            "or --overwrite to replace it"
         )
     _check_same(output, held["settings"], run["settings"] | {"processes": held["settings"].get("processes")})
     if held["questions"] != run["questions"]:
@@ -230,7 +227,7 @@ def _is_finished(output: Path, run: _Record, overwrite: bool) -> bool:
 
 
 def _check_same(output: Path, held: dict[str, Any], settings: dict[str, Any]) -> None:
-    other = [name for name in held | settings if held.get(name, _NOTHING) != settings.get(name, _NOTHING)]
+    other = [name for name in held | settings if held.get(name, ...) != settings.get(name, ...)]
     if other:
         told = ", ".join(f"{name} {held.get(name, 'unknown')}" for name in other)
         raise DataError(
@@ -303,13 +300,6 @@ def _read_record(output: Path) -> _Record | None:
     raise DataError(
         f"{path} does not say what {output.name} belongs to; move it away or give another --output"
     )
-
-
-def _decoded(
-    localizer: Localizer, questions: list[Question], batch_size: int, workers: int
-) -> Iterable[list[_Ready]]:
-    collate = partial(_prepared, localizer.settings, localizer.source)
-    return DataLoader(questions, batch_size=batch_size, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
 
 
 def _prepared(settings: Inference, source: Source, questions: list[Question]) -> list[_Ready]:
@@ -392,12 +382,18 @@ def _photographs_in(folder: Path, note: Callable[[str], None]) -> list[Path]:
                 found.append(Path(parent, name))
             elif not name.startswith("."):
                 other[ending or "no ending"] += 1
-    for sentence, count, left_out in (
-        ("left out {} file{} of endings that are not read", other.total(), other),
-        ("did not enter {} linked folder{}", len(linked), linked),
-        ("could not read {} folder{}", len(closed), closed),
-    ):
-        if count:
-            few = ", ".join(sorted(left_out)[:_NAMED]) + (", ..." if len(left_out) > _NAMED else "")
-            note(f"{sentence.format(count, '' if count == 1 else 's')} ({few})")
+    if other:
+        note(f"left out {_count(other.total(), 'file')} of endings that are not read ({_few(other)})")
+    if linked:
+        note(f"did not enter {_count(len(linked), 'linked folder')} ({_few(linked)})")
+    if closed:
+        note(f"could not read {_count(len(closed), 'folder')} ({_few(closed)})")
     return sorted(found)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _few(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
