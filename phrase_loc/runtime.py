@@ -28,12 +28,7 @@ Floats = NDArray[np.float32]
 
 
 class ExportedModel:
-    """A folder written by `phrase-loc export --format onnx`.
-
-    Args:
-        folder: holds model.onnx, words.npz, vocabulary.txt, extra_words.txt and export.json.
-        threads: of ONNX Runtime; None leaves the choice to it.
-    """
+    """A folder written by `phrase-loc export --format onnx`; None leaves the number of threads to ONNX Runtime."""
 
     def __init__(self, folder: str | os.PathLike, threads: int | None = None):
         folder = Path(folder)
@@ -77,14 +72,9 @@ class ExportedModel:
         return np.ascontiguousarray(units), np.ascontiguousarray(bias)
 
     def maps(self, image: Picture, phrases: Iterable[str]) -> tuple[Floats, Floats]:
-        """Where each phrase wins, its known words weighted alike.
+        """Where each of P phrases wins in a picture, as `images.load_image` takes it; known words are weighted alike.
 
-        Args:
-            image: a path, the bytes of a file, a Pillow picture or uint8 pixels, as `images.load_image` takes it.
-            phrases: P phrases.
-
-        Returns:
-            (P,h,w) maps >= 0 and (P,) scores; zeros and -inf for a phrase without a known word.
+        Gives (P,h,w) maps >= 0 and (P,) scores; zeros and -inf for a phrase without a known word.
         """
         phrases = phrase_list(phrases)
         rows = [[row for word in parse(phrase) for row in self.rows(word.text)] for phrase in phrases]
@@ -121,14 +111,15 @@ def pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
 
 def _facts(folder: Path) -> dict[str, Any]:
     """What export.json says; the other files are those that it was written with."""
-    if not (folder / "export.json").is_file():
+    path = folder / "export.json"
+    if not path.is_file():
         raise DataError(
             f"{folder} holds no exported model (no export.json); write one with `phrase-loc export`"
         )
-    facts = read_json(folder / "export.json", "the exported model's")
+    facts = read_json(path, "the exported model's")
     sides = facts.get("image_sizes") if isinstance(facts, dict) else None
     if not isinstance(sides, list) or not all(isinstance(side, int) for side in sides):
-        raise DataError(f"{folder / 'export.json'} is none of `phrase-loc export`; export the model again")
+        raise DataError(f"{path} is none of `phrase-loc export`; export the model again")
     digests = facts.get("sha256", {})
     for name, expected in digests.items() if isinstance(digests, dict) else ():
         path = folder / Path(name).name

@@ -129,8 +129,8 @@ def answer_many(
     """Answer all questions into `output` (.jsonl or .parquet); how many were answered, resumed, refused.
 
     The localizer's own source proposes the boxes. `workers` processes decode (0: this one), `batch_size` photographs
-    at once. A finished file of the same run is left as it is, `overwrite` replaces whatever is there. All processes of
-    the `world` are given the same questions and share them.
+    at once. A finished file of the same run is left as it is, `overwrite` replaces whatever is there. All processes
+    of the `world` are given the same questions and share them.
 
     Raises:
         DataError: `output` belongs to something else, or another process is writing it.

@@ -38,6 +38,7 @@ PAGE_FILES = {
 }
 EXAMPLES = ("astronaut.png", "coffee.png", "chelsea.png")
 POLICY = "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; frame-ancestors 'none'"
+HELD = "of a photograph that is still held"
 PAGE_HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 
 # it would tell what was sent, a line for each byte
@@ -51,7 +52,7 @@ WORDED = (Refused, PhraseLocError, HTTPException, RequestValidationError)
 class WordsAt(BaseModel, extra="forbid"):
     """A point of a photograph that is still held, in pixels of the original from its upper left corner."""
 
-    key: str = Field(description="of a photograph that is still held", max_length=64)
+    key: str = Field(description=HELD, max_length=64)
     x: float = Field(description="from the left", ge=0, allow_inf_nan=False)
     y: float = Field(description="from the top", ge=0, allow_inf_nan=False)
     count: int = Field(default=12, ge=1, le=50, description="how many words")
@@ -149,12 +150,8 @@ def create_app(
 ) -> FastAPI:
     """The application for one model; its `state.shutdown` is told when the server stops.
 
-    Args:
-        localizer: answers the questions.
-        limits: what is accepted and kept.
-        token: when given, every API request must bring it as `Authorization: Bearer TOKEN`.
-        hosts: names by which the server may be called, None for any; see `Access`.
-        addresses: whether numeric addresses are accepted beside those names.
+    With a token every API request must bring it as `Authorization: Bearer TOKEN`. See `Access` for the names of the
+    server (`hosts`, None for any; numeric `addresses` beside them).
     """
     answers, shutdown = Answers(localizer, limits), Shutdown()
 
@@ -175,17 +172,15 @@ def create_app(
         exception_handlers=dict.fromkeys(WORDED, _in_words),
     )
     app.state.shutdown = shutdown
+    app.include_router(_photographs(answers))
+    app.include_router(_questions(answers))
+    static = {route: (f"web/{name}", kind) for route, (name, kind) in PAGE_FILES.items()}
+    static |= {f"/examples/{name}": (f"examples/{name}", "image/png") for name in EXAMPLES}
+    for route, (name, kind) in static.items():
+        _add_file(app, route, name, kind)
     names = None if hosts is None else {name.lower() for name in hosts}
-    pages = {*PAGE_FILES, *(f"/examples/{name}" for name in EXAMPLES), "/openapi.json", "/healthz"}
-    app.add_middleware(
-        Middleware, limits=limits, access=Access(token, names, addresses, pages), shutdown=shutdown
-    )
-    app.include_router(_photographs(answers, limits))
-    app.include_router(_questions(answers, limits))
-    for route, (name, kind) in PAGE_FILES.items():
-        _add_file(app, route, f"web/{name}", kind)
-    for name in EXAMPLES:
-        _add_file(app, f"/examples/{name}", f"examples/{name}", "image/png")
+    access = Access(token, names, addresses, {*static, "/openapi.json", "/healthz"})
+    app.add_middleware(Middleware, limits=limits, access=access, shutdown=shutdown)
     return app
 
 
@@ -206,21 +201,19 @@ async def _in_words(request: Request, error: Exception) -> Response:
     return answer
 
 
-def _photographs(answers: Answers, limits: Limits) -> APIRouter:
-    router = APIRouter(route_class=StrictRoute)
+def _photographs(answers: Answers) -> APIRouter:
+    router, limits = APIRouter(route_class=StrictRoute), answers.limits
 
     @router.post("/api/look", summary="Send a photograph, to ask about it by its key")
     async def look(image: Annotated[UploadFile, File(description="a photograph")]) -> dict[str, Any]:
-        kept = await _upload(answers, image, limits)
+        kept = await _upload(answers, image)
         return {"image": _name(image), "key": kept.key, "size": [kept.scene.size[1], kept.scene.size[0]]}
 
     @router.post("/api/localize", summary="Find phrases in a photograph")
     async def localize(
         phrases: Annotated[str, Form(description='JSON list of strings, such as ["a red hat"]')],
         image: Annotated[UploadFile | None, File(description="a photograph")] = None,
-        key: Annotated[
-            str | None, Form(description="of a photograph that is still held", max_length=64)
-        ] = None,
+        key: Annotated[str | None, Form(description=HELD, max_length=64)] = None,
         top_k: Annotated[int, Form(ge=1, le=limits.top_k)] = 5,
         method: Annotated[str | None, Form(max_length=64, description="attention method")] = None,
         maps: Annotated[bool, Form(description="also send maps and proposals")] = False,
@@ -231,7 +224,7 @@ def _photographs(answers: Answers, limits: Limits) -> APIRouter:
             raise Refused(422, "expected a photograph in the field image, or the key of one sent before")
         if image is not None and key is not None:
             raise Refused(422, "expected a photograph or a key, got both; send one")
-        kept = _held(answers, key) if image is None else await _upload(answers, image, limits)
+        kept = _held(answers, key) if image is None else await _upload(answers, image)
         answer = await answers.ask(answers.localize, kept, asked, top_k, method, maps, words)
         return answer if image is None else answer | {"image": _name(image)}
 
@@ -243,8 +236,8 @@ def _photographs(answers: Answers, limits: Limits) -> APIRouter:
     return router
 
 
-def _questions(answers: Answers, limits: Limits) -> APIRouter:
-    router = APIRouter(route_class=StrictRoute)
+def _questions(answers: Answers) -> APIRouter:
+    router, limits = APIRouter(route_class=StrictRoute), answers.limits
 
     @router.post("/api/words-at", summary="Which words look at this point?")
     async def words_at(point: WordsAt) -> dict[str, Any]:
@@ -305,11 +298,11 @@ def _held(answers: Answers, key: str | None) -> Kept:
     return kept
 
 
-async def _upload(answers: Answers, image: UploadFile, limits: Limits) -> Kept:
-    content = await image.read(limits.upload_bytes + 1)
+async def _upload(answers: Answers, image: UploadFile) -> Kept:
+    content = await image.read(answers.limits.upload_bytes + 1)
     await image.close()  # its copy is not needed while the photograph waits
-    if len(content) > limits.upload_bytes:
-        raise Refused(413, too_large(limits))
+    if len(content) > answers.limits.upload_bytes:
+        raise Refused(413, too_large(answers.limits))
     return await answers.look(content)
 
 

@@ -80,20 +80,12 @@ def failure(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Who may ask. A page elsewhere can give the server a name of its own (DNS rebinding), none of its `hosts`."""
 
-    Attributes:
-        token: that a request must bring, None for none.
-        hosts: names by which the server may be called, None for any. A page elsewhere can give the server a name of
-            its own (DNS rebinding), never one of these.
-        addresses: whether it may also be called by any numeric address, which nobody can rebind.
-        pages: paths that need no token and that a link elsewhere may lead to.
-    """
-
-    token: str | None = None
-    hosts: Collection[str] | None = None
-    addresses: bool = False
-    pages: Collection[str] = ()
+    token: str | None = None  # that a request must bring, None for none
+    hosts: Collection[str] | None = None  # names by which the server may be called, None for any
+    addresses: bool = False  # whether it may also be called by any numeric address, which nobody can rebind
+    pages: Collection[str] = ()  # paths that need no token and that a link elsewhere may lead to
 
     def check(self, scope: Scope) -> None:
         """Raises Refused for a request that is not let in."""
