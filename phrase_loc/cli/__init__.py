@@ -18,20 +18,18 @@ from typing import Any, TextIO
 from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
 
+_REST = "phrase_loc.cli.commands"
 #: name -> (module with NAME_arguments(parser) and run_NAME(args) -> int, one line of help)
 COMMANDS = {
     "query": ("phrase_loc.cli.query", "find phrases in a photograph, or in a folder of photographs"),
-    "serve": ("phrase_loc.cli.commands", "open the query page in a browser"),
-    "train": ("phrase_loc.cli.commands", "train on weakly labelled images (what train.py does)"),
-    "evaluate": ("phrase_loc.cli.commands", "score on a dataset (what evaluate.py does)"),
-    "compare": ("phrase_loc.cli.commands", "paired difference of two evaluation reports"),
+    "serve": (_REST, "open the query page in a browser"),
+    "train": (_REST, "train on weakly labelled images (what train.py does)"),
+    "evaluate": (_REST, "score on a dataset (what evaluate.py does)"),
+    "compare": (_REST, "paired difference of two evaluation reports"),
     "vocab": ("phrase_loc.cli.vocab", "build a vocabulary from texts"),
-    "leaks": ("phrase_loc.cli.commands", "look for evaluation images in training shards"),
-    "calibrate": (
-        "phrase_loc.cli.commands",
-        "fit the probability that a phrase is shown, save it with a model",
-    ),
-    "export": ("phrase_loc.cli.commands", "write the model as ONNX or torch.export"),
+    "leaks": (_REST, "look for evaluation images in training shards"),
+    "calibrate": (_REST, "fit the probability that a phrase is shown, save it with a model"),
+    "export": (_REST, "write the model as ONNX or torch.export"),
 }
 
 
@@ -46,8 +44,7 @@ def guarded(action: Callable[[], int | None]) -> int:
 
     What is printed reaches the reader within it: a pipe that was closed is no error, a full disk is one sentence.
     """
-    out, said = _Output(sys.stdout, needed=True), _Output(sys.stderr, needed=False)
-    code = 0
+    out, said, code = _Output(sys.stdout, needed=True), _Output(sys.stderr, needed=False), 0
     with redirect_stdout(out), redirect_stderr(said):  # type: ignore[type-var]
         try:
             code = _exit_code(action)
@@ -61,9 +58,8 @@ def guarded(action: Callable[[], int | None]) -> int:
             if error is not out.failure:
                 raise
         if out.failure is not None and not isinstance(out.failure, BrokenPipeError):
-            reason = out.failure.strerror
+            code, reason = 2, out.failure.strerror
             print(f"error: the output cannot be printed ({reason}); print to another place", file=said)
-            code = 2
         out.end()
         said.end()
     return code

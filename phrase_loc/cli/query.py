@@ -94,7 +94,7 @@ def _phrases(args: argparse.Namespace) -> list[str]:
         found = split_phrases(argument)
         if len(found) > 1:
             shown = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
-            print(f"note: {len(found)} phrases are asked for: {shown}", file=sys.stderr)
+            _note(f"{len(found)} phrases are asked for: {shown}")
         phrases += found
     return phrases + (read_phrases(Path(args.phrase_file)) if args.phrase_file else [])
 
@@ -158,7 +158,7 @@ def _query_many(args: argparse.Namespace, phrases: Sequence[str]) -> int:
         notes: list[str] = []
         questions = world.from_main(lambda: questions_of(Path(args.image), phrases, notes.append))
         for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+            _note(note)
         _refuse_input(output, [args.image, args.phrase_file, *(q.image for q in questions)])
         options = {"top_k": args.top_k, "batch_size": args.batch_size, "workers": args.workers}
         localizer = _localizer(args, str(world.device))
@@ -212,9 +212,10 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
 
     for p in predictions:
         words = ", ".join(w.text for w in p.words[:5]) or "nothing to look for"
-        unknown = f"no word of {p.phrase!r} is known to the model ({words}); try another word"
-        if p.note or not p.known:
-            print(f"note: {p.phrase!r}: {p.note}" if p.known else f"note: {unknown}", file=sys.stderr)
+        if not p.known:
+            _note(f"no word of {p.phrase!r} is known to the model ({words}); try another word")
+        elif p.note:
+            _note(f"{p.phrase!r}: {p.note}")
     if args.json:
         # escapes for what the terminal lacks are JSON's own
         unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
@@ -224,6 +225,10 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
     print(f"{args.image}  {size[1]} x {size[0]} pixels")
     for p in predictions:
         print(f"  {p.phrase!r}: {_found(p)}")
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _found(prediction: "Prediction") -> str:

@@ -243,8 +243,7 @@ class Answers:
             "calibrated": bool(model.config.calibration),
             "method": settings.method,
             "methods": list(PAGE_METHODS),
-            "ranking": {"score": "mass", "gamma": settings.gamma, "nms": settings.nms}
-            | {"temperature": settings.temperature},
+            "ranking": {"score": "mass"} | {k: getattr(settings, k) for k in ("gamma", "nms", "temperature")},
             "prior": settings.prior,
             "limits": {"phrases": self.limits.phrases, "upload_bytes": self.limits.upload_bytes},
         }
@@ -275,19 +274,19 @@ class Answers:
     def _map_of(self, scene: Scene, prediction: Prediction) -> dict[str, Any]:
         if not prediction.known:
             return {"map": None, "proposals": []}
-        grid = self.localizer.settings.grid
-        heat = self.localizer.heat(prediction.attention[None], (grid, grid))[0]
-        own = self.localizer.source.of_map(heat, scene.size)
-        return {"map": encoded_map(heat), "proposals": _flat(own)}
+        heat = self._heats(prediction.attention[None])[0]
+        return {"map": encoded_map(heat), "proposals": _flat(self.localizer.source.of_map(heat, scene.size))}
 
     def _word_maps(self, scene: Scene, prediction: Prediction, method: str | None) -> list[dict[str, Any]]:
         known = [w for w in prediction.words if w.known]
         if not known:
             return []
-        grid = self.localizer.settings.grid
-        attention = self.localizer.attend(scene, [w.text for w in known], method).cpu()
-        heats = self.localizer.heat(attention, (grid, grid))
+        heats = self._heats(self.localizer.attend(scene, [w.text for w in known], method).cpu())
         return [{"word": w.written, "map": encoded_map(heat)} for w, heat in zip(known, heats, strict=True)]
+
+    def _heats(self, attention: Tensor) -> Tensor:
+        grid = self.localizer.settings.grid
+        return self.localizer.heat(attention, (grid, grid))
 
     @torch.inference_mode()
     def words_at(self, scene: Scene, x: float, y: float, count: int) -> dict[str, Any]:
