@@ -9,15 +9,12 @@ import sys
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phrase_loc.cli import whole_number
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError
 from phrase_loc.files import read_text, write_text
-
-if TYPE_CHECKING:
-    from phrase_loc.web.server import Server
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 TOKEN = "PHRASE_LOC_TOKEN"  # the environment's own
@@ -193,7 +190,16 @@ def run_serve(args: argparse.Namespace) -> int:
     """Listen, load the model, serve until Ctrl-C."""
     token = token_of(args)
     with listen(args.host, args.port) as bound:  # before the model is loaded: a taken port is said at once
-        server_of(args, token).run(sockets=[bound])
+        from phrase_loc.localizer import PhraseLocalizer
+        from phrase_loc.web.answers import Limits
+        from phrase_loc.web.app import create_app
+        from phrase_loc.web.server import Server
+
+        _return_memory()
+        localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
+        app = create_app(localizer, Limits(), token, *names_of(args.host, args.allowed_host, token))
+        server = Server(app, Limits(), lambda port: _announce(args.host, port, token))
+        server.run(sockets=[bound])
     return 0
 
 
@@ -229,20 +235,6 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port} ({why}); choose another --port or --host, --port 0 takes a free one"
         ) from None
     return bound
-
-
-def server_of(args: argparse.Namespace, token: str | None) -> "Server":
-    """The server with its model loaded; it prints its address when it is ready."""
-    from phrase_loc.localizer import PhraseLocalizer
-    from phrase_loc.web.answers import Limits
-    from phrase_loc.web.app import create_app
-    from phrase_loc.web.server import Server
-
-    _return_memory()
-    localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
-    hosts, addresses = names_of(args.host, args.allowed_host, token)
-    app = create_app(localizer, Limits(), token, hosts, addresses)
-    return Server(app, Limits(), lambda port: _announce(args.host, port, token))
 
 
 def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str] | None, bool]:

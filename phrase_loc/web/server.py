@@ -123,10 +123,15 @@ class Access:
 
 @dataclass
 class Shutdown:
-    """How far a server is on its way out: once `begun`, new requests are told 503; once `ended`, all are."""
+    """How far a server is on its way out: once `begun`, new requests are told 503; at the `end`, all are."""
 
     begun: bool = False
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: set[asyncio.Future[None]] = field(default_factory=set)  # one of each request under way
+
+    def end(self) -> None:
+        """Bring every request to its end."""
+        for stopped in self.waiting:
+            stopped.cancel()
 
 
 class Middleware:
@@ -157,7 +162,8 @@ class Middleware:
         """Raises Refused where the application gives no answer."""
         work = asyncio.ensure_future(self.app(exchange.scope, exchange.receive, exchange.send))  # type: ignore[arg-type]
         late = asyncio.ensure_future(exchange.overdue())
-        stopped = asyncio.ensure_future(self.shutdown.ended.wait())
+        stopped = asyncio.get_running_loop().create_future()
+        self.shutdown.waiting.add(stopped)
         waited: list[asyncio.Future[Any]] = [work, late, stopped]
         try:
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -170,6 +176,7 @@ class Middleware:
             else:
                 refused = _failed(work.exception())
         finally:
+            self.shutdown.waiting.discard(stopped)
             for task in waited:
                 task.cancel()
         if refused is not None:
@@ -278,7 +285,7 @@ class Server(uvicorn.Server):
         await asyncio.sleep(0.1)  # what lies in the sockets already is read and refused
         while self.server_state.tasks and time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(0.05)
-        self._shutdown.ended.set()
+        self._shutdown.end()
         await super().shutdown(sockets)
 
 
