@@ -117,17 +117,17 @@ def read_phrases(path: Path) -> list[str]:
 
 def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
     from phrase_loc.images import load_image
-    from phrase_loc.profiling import watching
+    from phrase_loc.profiling import lap, watching
 
     with watching() as watch, _overlay_place(args) as place:
         image = load_image(args.image)
-        with watch("import and load"):
+        with lap("import and load"):
             localizer = _localizer(args, args.device)
         scene = localizer.look(image)
         predictions = localizer.locate(scene, phrases, top_k=args.top_k)
         _print(args, scene.size, predictions)
         if place is not None:  # after the answers, which a full disk does not take away
-            with watch("draw"):
+            with lap("draw"):
                 import torch
 
                 from phrase_loc.drawing import overlay, save_picture
