@@ -142,14 +142,8 @@ def answer_many(
         "output": None,
     }
     mine = range(world.rank, len(questions), world.size)
-    with ExitStack() as held:
-
-        def is_finished() -> bool:
-            sentence = f"another process is writing {output}; wait for it, or give another --output"
-            held.enter_context(files.lock(lock_path(output), sentence))
-            return _is_finished(output, run, overwrite)
-
-        if world.from_main(is_finished):
+    with ExitStack() as locks:
+        if world.from_main(lambda: _is_finished(output, run, overwrite, locks)):
             return {"answered": 0, "resumed": len(questions), "refused": 0}
         part = _part(output, world.rank, world.size)
         done = _resume(part, _read_record(output), run, questions, mine)
@@ -195,8 +189,10 @@ def _fingerprint(question: Question) -> str:
     return files.digest(json.dumps([file, question.image, question.phrases]).encode())[:12]
 
 
-def _is_finished(output: Path, run: _Record, overwrite: bool) -> bool:
-    """Whether `output` (locked) holds the answers of this run already; else it is free, or a DataError."""
+def _is_finished(output: Path, run: _Record, overwrite: bool, locks: ExitStack) -> bool:
+    """Locks `output`; whether it holds the answers of this run already. Else it is free, or a DataError."""
+    sentence = f"another process is writing {output}; wait for it, or give another --output"
+    locks.enter_context(files.lock(lock_path(output), sentence))
     files.remove_leftovers(output.parent, name=output.name)
     files.remove_leftovers(output.parent, name=_record(output).name)
     parts = [part for part in _parts(output) if part.stat().st_size]
