@@ -18,10 +18,7 @@ KINDS = {bool: "true or false", int: "a whole number from 0"}
 
 
 def _made(module: str, kind: str, /, root: Path, split: str = "", **options: Any) -> Annotated:
-    """A set of a class that is imported when asked for: pycocotools is not needed for Flickr30k.
-
-    Raises a ConfigError for an option that the class does not take, or a value of another type than its default.
-    """
+    """A set of a class that is imported when asked for, since pycocotools is not needed for Flickr30k."""
     made = getattr(import_module(f"phrase_loc.datasets.{module}"), kind)
     taken = dict(list(inspect.signature(made).parameters.items())[2:])
     for name, value in options.items():

@@ -83,7 +83,7 @@ class Flickr30kEntities(Annotated):
         return GroundingSample(image_id, path, size, tuple(phrases), boxes, {"captions": texts})
 
     def _check_official(self) -> None:
-        boxed = [sum(len(b) > 0 for b in sample.boxes) for sample in self.samples]
+        boxed = [sum(len(b) > 0 for b in sample.boxes) for sample in self]
         found = (sum(boxed), sum(n > 0 for n in boxed))
         if found != OFFICIAL_TEST:
             why = self.skipped.summary()
