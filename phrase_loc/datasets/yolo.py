@@ -15,7 +15,17 @@ from typing import Any
 
 import yaml
 
-from phrase_loc.datasets.annotations import Annotated, ClassName, brief, by_name, class_names, frame, number
+from phrase_loc.datasets.annotations import (
+    Annotated,
+    Box,
+    ClassName,
+    Entry,
+    brief,
+    by_name,
+    class_names,
+    frame,
+    number,
+)
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.images import IMAGE_ENDINGS, picture_size
@@ -27,19 +37,7 @@ OWN = "give the names of your classes in the order of their numbers, data.option
 
 
 class YOLO(Annotated):
-    """Images with YOLO labels; a phrase for each class in an image.
-
-    Args:
-        root: folder with `images` and `labels`.
-        split: sub-folder of both, or '' when the files lie in them directly.
-        names: class names in the order of the labels' numbers; COCO's 80 when not given.
-        only_units: keep only classes that an ImageNet classifier has units for.
-
-    Raises:
-        ConfigError: `names` is no list of names.
-        DataError: a folder is missing, a list in the tree names a class that is none of COCO's, or nothing in them
-            can be used.
-    """
+    """Images with YOLO labels; a phrase for each class in an image; `names` in the order of the labels' numbers."""
 
     name = "yolo"
 
@@ -54,7 +52,7 @@ class YOLO(Annotated):
         self.classes = own_names(names) if names is not None else listed_names(Path(root))
         self.fill(self._entries(sorted(images.iterdir())), f"the pair {images} and {self.labels}")
 
-    def _entries(self, found: list[Path]) -> Iterator[tuple[str, partial[GroundingSample]]]:
+    def _entries(self, found: list[Path]) -> Iterator[Entry]:
         """The photographs, and notes of files and labels that belong to none."""
         for path in found:
             if path.suffix.lower() in IMAGE_ENDINGS:
@@ -73,7 +71,7 @@ class YOLO(Annotated):
         if not found:
             raise DataError("no label")
         rows, columns = size = frame(*picture_size(path)[0])
-        boxes: dict[ClassName, list[list[float]]] = {}
+        boxes: dict[ClassName, list[Box]] = {}
         for kind, (x1, y1, x2, y2) in found:
             box = self.fit(path.name, [x1 * columns, y1 * rows, x2 * columns, y2 * rows], size)
             boxes.setdefault(kind, []).append(box)
@@ -107,9 +105,8 @@ class YOLO(Annotated):
 def own_names(names: Sequence[str]) -> dict[int, ClassName]:
     """Names in the order of the labels' numbers -> number -> class; those of VOC and COCO have their phrases."""
     if isinstance(names, str) or not names or not all(isinstance(n, str) and n.strip() for n in names):
-        raise ConfigError(
-            f"data.options.names is a list of class names in the order of the labels, got {names!r:.80}"
-        )
+        expected = "a list of class names in the order of the labels"
+        raise ConfigError(f"data.options.names is {expected}, got {names!r:.80}")
     phrases = {c.name: c.phrase for source in ("voc", "coco") for c in class_names(source)}
     return {i: ClassName(n, i, phrases.get(n, n)) for i, n in enumerate(names)}
 
