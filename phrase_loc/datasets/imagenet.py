@@ -16,17 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from phrase_loc.datasets.annotations import (
-    Annotated,
-    Box,
-    Entry,
-    Size,
-    brief,
-    imagenet_phrases,
-    number,
-    read_xml,
-    stack,
-)
+from phrase_loc.datasets.annotations import Annotated, Size, brief, imagenet_phrases, number, read_xml, stack
 from phrase_loc.errors import DataError
 from phrase_loc.structures import GroundingSample, Phrase
 
@@ -52,12 +42,12 @@ class ImageNet(Annotated):
         self.name = "tiny_imagenet" if tiny else "imagenet"
         self.fill(self._tiny(tiny) if tiny else self._ilsvrc(root), f"the ImageNet tree {root}", limit)
 
-    def _tiny(self, folder: Path) -> Iterator[Entry]:
+    def _tiny(self, folder: Path) -> Iterator[tuple[str, partial[GroundingSample]]]:
         for place, line in self.read_lines(folder / TINY_LIST, "the list"):
             where = f"{TINY_LIST} line {place}"
             yield where, partial(self._of_line, where, line, folder / "images")
 
-    def _ilsvrc(self, root: Path) -> Iterator[Entry]:
+    def _ilsvrc(self, root: Path) -> Iterator[tuple[str, partial[GroundingSample]]]:
         options = [root / folder for folder in XML_FOLDERS]
         paths = next((found for folder in options if (found := sorted(folder.glob("*.xml")))), None)
         if paths is None:
@@ -89,7 +79,9 @@ class ImageNet(Annotated):
             raise DataError(f"it has {len(boxes)} boxes for {len(things)} objects; use the official file")
         return self._sample(path.name, photograph, size, names.pop(), boxes)
 
-    def _sample(self, where: str, path: Path, size: Size, wnid: str, corners: list[Box]) -> GroundingSample:
+    def _sample(
+        self, where: str, path: Path, size: Size, wnid: str, corners: list[list[float]]
+    ) -> GroundingSample:
         if wnid not in imagenet_phrases():
             raise DataError(f"its class {brief(wnid)} is none of ImageNet's 1,000 WordNet ids")
         edges = [self.fit(where, [x1, y1, x2 + 1, y2 + 1], size) for x1, y1, x2, y2 in corners]

@@ -15,17 +15,7 @@ from typing import Any
 
 import yaml
 
-from phrase_loc.datasets.annotations import (
-    Annotated,
-    Box,
-    ClassName,
-    Entry,
-    brief,
-    by_name,
-    class_names,
-    frame,
-    number,
-)
+from phrase_loc.datasets.annotations import Annotated, ClassName, brief, by_name, class_names, frame, number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.images import IMAGE_ENDINGS, picture_size
@@ -52,7 +42,7 @@ class YOLO(Annotated):
         self.classes = own_names(names) if names is not None else listed_names(Path(root))
         self.fill(self._entries(sorted(images.iterdir())), f"the pair {images} and {self.labels}")
 
-    def _entries(self, found: list[Path]) -> Iterator[Entry]:
+    def _entries(self, found: list[Path]) -> Iterator[tuple[str, partial[GroundingSample]]]:
         """The photographs, and notes of files and labels that belong to none."""
         for path in found:
             if path.suffix.lower() in IMAGE_ENDINGS:
@@ -71,7 +61,7 @@ class YOLO(Annotated):
         if not found:
             raise DataError("no label")
         rows, columns = size = frame(*picture_size(path)[0])
-        boxes: dict[ClassName, list[Box]] = {}
+        boxes: dict[ClassName, list[list[float]]] = {}
         for kind, (x1, y1, x2, y2) in found:
             box = self.fit(path.name, [x1 * columns, y1 * rows, x2 * columns, y2 * rows], size)
             boxes.setdefault(kind, []).append(box)

@@ -6,9 +6,8 @@
     <method>@random_top       the map of units whose weights are shuffled: a top layer that has learnt nothing
 
 A map that does not change with the word is no grounding. Each control runs with the same look, smoothing and ranker
-as the method itself, so the drop from method to control is what the word contributed; what is left is the bias of
-the photographs. Draws depend on the phrase and the image alone, so the rows are the same on every machine and at any
-number of processes. Where all methods are baselines no model, no torchvision and no image file is loaded.
+as the method itself, so the drop from method to control is what the word contributed. Draws depend on the phrase and
+the image alone. Where all methods are baselines no model, no torchvision and no image file is loaded.
 """
 
 import hashlib
@@ -59,18 +58,13 @@ def needs_model(names: list[str]) -> bool:
 
 
 def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
-    """Refuses names that are no methods' and settings of no localizer, before annotations and weights are read.
-
-    Raises:
-        ConfigError: one is unknown, or a setting has a wrong type or range.
-    """
+    """Refuses names that are no methods' and settings of no localizer, before annotations and weights are read."""
     Inference.from_dict(inference or {})
     known = [*METHODS, *(f"{m}@{c}" for m in METHODS for c in CONTROLS), *BASELINES]
     for name in names:
         if name not in known and name.removesuffix(WITHOUT_PRIOR) not in METHODS:
-            raise ConfigError(
-                f"unknown method {name[:80]!r}{nearest(name[:80], known)}; choose from {', '.join(sorted(known))}"
-            )
+            unknown = f"unknown method {name[:80]!r}{nearest(name[:80], known)}"
+            raise ConfigError(f"{unknown}; choose from {', '.join(sorted(known))}")
 
 
 def load(source: str, inference: dict[str, Any], device: str) -> Localizer:
@@ -104,8 +98,7 @@ def cache_folder(setting: str) -> Path | None:
         folder = Path(setting).expanduser()
         if setting == "auto":
             own = os.environ.get(CACHE_VARIABLE)
-            parent = Path(own) if own else user_cache_path("phrase_loc", appauthor=False)
-            folder = parent / "proposals"
+            folder = Path(own or user_cache_path("phrase_loc", appauthor=False)) / "proposals"
     except RuntimeError:  # ~nobody
         raise ConfigError(f"proposal_cache is auto, none or a folder, got {setting!r:.200}") from None
     tidy(folder)
@@ -122,11 +115,6 @@ def fingerprint(localizer: Localizer | None) -> str:
     return digest.hexdigest()
 
 
-def baselines() -> list[Method]:
-    """The blind guesses that stand beside every score."""
-    return [Baseline(name, guess) for name, guess in BASELINES.items()]
-
-
 def build(names: list[str], localizer: Localizer | None) -> list[Method]:
     """The methods called `names`, in that order; `localizer` may be None when all are baselines.
 
@@ -135,12 +123,10 @@ def build(names: list[str], localizer: Localizer | None) -> list[Method]:
     """
     if needs_model(names):
         check(names)
-    rows = dict[str, None]()
-    for name in names:
-        twice = name in METHODS and localizer is not None and localizer.settings.prior > 0
-        rows |= dict.fromkeys([name, name + WITHOUT_PRIOR] if twice else [name])
+    prior = localizer is not None and localizer.settings.prior > 0
+    rows = [row for n in names for row in ([n, n + WITHOUT_PRIOR] if prior and n in METHODS else [n])]
     scenes, built = list[tuple[GroundingSample, Scene]](), list[Method]()
-    for name in rows:
+    for name in dict.fromkeys(rows):
         if name in BASELINES:
             built.append(Baseline(name, BASELINES[name]))
             continue
@@ -156,8 +142,7 @@ def build(names: list[str], localizer: Localizer | None) -> list[Method]:
 class MapMethod:
     """A method that gives attention maps; peaks and boxes follow from the localizer's own rules.
 
-    `scenes` keeps the last image looked at for all methods over the same network; `choose` says what is asked instead
-    of the phrases.
+    `scenes` keeps the last image looked at for all methods; `choose` says what is asked instead of the phrases.
     """
 
     needs_image = True
@@ -203,10 +188,7 @@ class MapMethod:
     def _from_heat(
         self, maps: Tensor, size: tuple[int, int], request: Request
     ) -> tuple[dict[int, Tensor], dict[MapBox, Tensor]]:
-        """Peaks (P, 2) for each border and boxes (P, 4) for each rule, from full-size maps, a chunk at a time.
-
-        A rule with a grid of its own takes its box there, which is then rescaled.
-        """
+        """Peaks (P, 2) for each border and boxes (P, 4) for each rule (on its own grid), by chunks of maps."""
         peaks, found = defaultdict[int, list[Tensor]](list), defaultdict[MapBox, list[Tensor]](list)
         if not request.borders and not request.map_boxes:
             return {}, {}
@@ -225,14 +207,13 @@ class MapMethod:
 
     def _ranked(self, scene: Scene, maps: Tensor, known: Tensor, top_k: int) -> Tensor:
         """(P, k, 5): the boxes of each map, best first, and their scores; NaN where a ranking is shorter."""
-        rows: list[Tensor] = []
-        if top_k and known.any():
-            ranked = self.localizer.rank_all(scene, maps[known.to(maps.device)], top_k)
-            rows = [torch.cat([boxes, scores[:, None]], 1).detach().cpu().float() for boxes, scores in ranked]
-        longest = max(map(len, rows), default=0)
-        table = torch.full((len(maps), longest, 5), float("nan"))
-        if rows:
-            table[known] = pad_sequence(rows, batch_first=True, padding_value=float("nan"))
+        if not top_k or not known.any():
+            return torch.full((len(maps), 0, 5), torch.nan)
+        ranked = self.localizer.rank_all(scene, maps[known.to(maps.device)], top_k)
+        rows = [torch.cat([boxes, scores[:, None]], 1).detach().cpu().float() for boxes, scores in ranked]
+        padded = pad_sequence(rows, batch_first=True, padding_value=torch.nan)
+        table = torch.full((len(maps), *padded.shape[1:]), torch.nan)
+        table[known] = padded
         return table
 
 
@@ -248,10 +229,10 @@ def _inside(heat: Tensor, border: int) -> Tensor:
 def shuffled_words(localizer: Localizer, sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
     """For each phrase another one of the image that shares no word with it, else a word from elsewhere."""
     said = sorted({phrase.text for phrase in sample.phrases})
-    words = dict(zip(said, _known_words(localizer, said), strict=True))
+    words = _known_words(localizer, said)
     chosen = []
     for phrase, asked in zip(phrases, _known_words(localizer, phrases), strict=True):
-        others = [text for text in said if words[text] and not words[text] & asked]
+        others = [text for text, own in zip(said, words, strict=True) if own and not own & asked]
         chosen.append(_drawn(others, sample, phrase) if others else _elsewhere(localizer, sample, phrase))
     return chosen
 
@@ -287,15 +268,11 @@ CONTROLS: dict[str, Choice | None] = {
 
 
 def randomised(localizer: Localizer) -> Localizer:
-    """A localizer over the same network whose units are shuffled, each in its own fixed order.
-
-    The weights keep their values and lose their places, so nothing but what was learnt is taken away.
-    """
+    """A localizer over the same network whose units are shuffled, each in its own fixed order."""
     known: Any = localizer
     model, own = copy(known.model), known.model.units
 
     def units(words: Tensor) -> Tensor:
-        """(K,) rows -> (K, D)."""
         rows = zip(own(words), words.tolist(), strict=True)
         return torch.stack([unit[_order(len(unit), number).to(unit.device)] for unit, number in rows])
 
