@@ -107,14 +107,13 @@ def listed_names(root: Path) -> dict[int, ClassName]:
     if path is None:
         return dict(enumerate(class_names("coco")))
     text = read_text(path, "the list of classes")
-    if path.suffix != ".yaml":
-        return by_name(dict(enumerate(map(str.strip, text.strip().splitlines()))), path.name, OWN)
-    try:
-        content: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        content = None
-    names = content.get("names") if isinstance(content, dict) else None
-    names = dict(enumerate(names)) if isinstance(names, list) else names
+    names: Any = dict(enumerate(map(str.strip, text.strip().splitlines())))
+    if path.suffix == ".yaml":
+        try:
+            names = yaml.safe_load(text)["names"]
+        except (yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError):
+            names = None
+        names = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise DataError(f"{path} has no list of class names under `names`; mend it, or {OWN}")
+        raise DataError(f"{path} has no list of class names (in YAML under `names`); mend it, or {OWN}")
     return by_name(names, path.name, OWN)

@@ -71,7 +71,10 @@ def reliability(localizer: Localizer, samples: Sequence[GroundingSample]) -> Rel
         if looked == 1 and all(p is None for p in answers) and any(e.known for e in localizer.encode(own)):
             return None  # the model was never calibrated
         said += [(p, place < len(own)) for place, p in enumerate(answers) if p is not None]
-    return binned(*np.array(said).T, images=looked) if said else None
+    if not said:
+        return None
+    probability, positive = np.array(said).T
+    return binned(probability, positive, looked)
 
 
 def absent_phrases(
