@@ -20,7 +20,7 @@ from phrase_loc.models.build import create, folded
 from phrase_loc.models.model import TextToRegion, last_frozen, pool_named, trainable_stages
 from phrase_loc.models.store import load_model
 from phrase_loc.pairs.paths import expand
-from phrase_loc.text import labels, vectors
+from phrase_loc.text import vectors
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.losses import LOSSES
@@ -69,8 +69,6 @@ def _check_words(config: TrainConfig) -> None:
     if config.further.words:
         vectors.glove_package(limit=1)
         deque(read_texts(config.further.texts), maxlen=0)  # to the end: they are used in the last step
-    if config.labels.unpunished == "hypernyms":
-        labels.hypernyms(_WORDS)
     if config.model.start:
         return
     if config.vocabulary.file:
@@ -93,7 +91,7 @@ def _model(config: TrainConfig) -> TextToRegion:
         if model.config.free and config.labels.unpunished == "vectors":
             raise ConfigError(
                 "labels.unpunished=vectors needs vectors from text, and the words of model.start have units of their "
-                "own; set labels.unpunished=paraphrases"
+                "own; set labels.unpunished=none"
             )
         return model
     pool_named(settings.pool)

@@ -70,18 +70,16 @@ def prepare(config: TrainConfig, world: World, held: dict[str, Any] | None = Non
     return Materials(source, model, labeller, weights.to(next(model.head.parameters()).dtype), identity)
 
 
-def unpunished_words(kind: str, model: TextToRegion, source: Source) -> labels.Unpunished:
+def unpunished_words(kind: str, model: TextToRegion, source: Source) -> dict[int, tuple[int, ...]]:
     """Row -> rows that are no negatives beside it."""
-    if kind == "paraphrases":
-        return labels.paraphrases((texts_of(source, i) for i in range(len(source))), model.vocabulary)
     if kind == "vectors":
         if model.config.free:  # where training goes on from a model; TrainConfig refuses it for a new one
             raise ConfigError(
                 "labels.unpunished=vectors needs vectors from text, and the words of model.start have units of their "
-                "own; set labels.unpunished=paraphrases"
+                "own; set labels.unpunished=none"
             )
         return labels.near_vectors(model.words.vectors.detach())
-    return labels.hypernyms(model.vocabulary) if kind == "hypernyms" else {}
+    return {}
 
 
 def open_data(config: TrainConfig, world: World) -> Source:
