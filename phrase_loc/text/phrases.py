@@ -33,13 +33,14 @@ from phrase_loc.text.english import (
     MAX_TOKENS,
     PREPOSITIONS,
     canonical,
+    is_compound,
+    is_word,
     normalise,
     spellings,
     tokens,
 )
 from phrase_loc.text.parsing import Role, Token, negation, parsed
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.text.word_list import is_compound, is_word
 
 ROLE_WEIGHTS = {Role.HEAD: 1.0, Role.MODIFIER: 0.7, Role.CONTEXT: 0.3}
 """Shares before normalising, chosen on the Flickr30k Entities val phrases.

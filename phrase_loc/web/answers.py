@@ -26,8 +26,7 @@ from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer, Prepared, prepare
 from phrase_loc.maps import min_max
 from phrase_loc.structures import Prediction, Scene
-from phrase_loc.text.captions import noun_phrases
-from phrase_loc.text.splitting import split_phrases
+from phrase_loc.text.splitting import noun_phrases, split_phrases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,7 +311,7 @@ class Answers:
     async def chips(self, text: str) -> list[str]:
         """The noun phrases of a caption, in order, once each."""
         phrases = await self._beside(noun_phrases, text)
-        return list(dict.fromkeys(phrase.text for phrase in phrases))
+        return list(dict.fromkeys(phrases))
 
     async def phrases(self, text: str) -> list[str]:
         """What is asked when somebody types a text: as the command line reads it, long sentences cut into phrases."""
@@ -397,7 +396,7 @@ def _typed(text: str) -> list[str]:
     found: list[str] = []
     for phrase in split_phrases(text):
         sentence = len(phrase.split()) > LONGEST_PHRASE
-        found += [part.text for part in noun_phrases(phrase)] if sentence else [phrase]
+        found += noun_phrases(phrase) if sentence else [phrase]
     return list(dict.fromkeys(found))
 
 

@@ -284,13 +284,13 @@ def test_the_word_list_is_opened_for_unknown_words_alone():
     import sys
 
     code = (
-        "import sys; from phrase_loc.text import word_list\n"
+        "import sys; from phrase_loc.text import english\n"
         "from phrase_loc.text.phrases import PhraseEncoder\n"
         "from phrase_loc.text.vocabulary import Vocabulary\n"
         "encoder = PhraseEncoder(Vocabulary(('doorway', 'dog'), (99, 99)))\n"
         "encoder.encode('two dogs in a doorway'); encoder.encode('a zorg')\n"
-        "print(word_list._list.cache_info().misses)\n"
-        "encoder.encode('a dooorway'); print(word_list._list.cache_info().misses)"
+        "print(english._word_list.cache_info().misses)\n"
+        "encoder.encode('a dooorway'); print(english._word_list.cache_info().misses)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "1"]
