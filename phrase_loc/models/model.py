@@ -152,9 +152,9 @@ class WordTable(nn.Module):
     def set_extra(self, vectors: Tensor, alignment: Alignment) -> None:
         """Replaces the out-of-vocabulary words: (M,F) vectors, most frequent first, and their map into this space."""
         self.reserve(*vectors.shape)
-        table = quantise(vectors.float())
-        self.rows.copy_(table.codes)
-        self.scale.copy_(table.scale)
+        codes, scale = quantise(vectors.float())
+        self.rows.copy_(codes)
+        self.scale.copy_(scale)
         self.into.copy_(alignment.matrix)
         self.offset.copy_(alignment.bias)
 

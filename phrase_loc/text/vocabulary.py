@@ -1,14 +1,15 @@
 """The words a model knows: V units with their counts, and a text file of them.
 
 A unit is a word in its dictionary form, or a pair of words that means more than its parts ('hot dog').
-`counting` finds them in captions.
+`UnitCounter` finds them in captions.
 """
 
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,20 +39,21 @@ class Vocabulary:
 
     words: tuple[str, ...]
     counts: tuple[int, ...]
-    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.words) != len(self.counts):
             raise DataError(
                 f"a vocabulary needs a count a word: {len(self.words)} words, {len(self.counts)} counts"
             )
-        ids = {word: i for i, word in enumerate(self.words)}
-        if len(ids) != len(self.words):
+        if len(self._ids) != len(self.words):
             twice = next(w for w, n in Counter(self.words).items() if n > 1)
             raise DataError(
                 f"a vocabulary lists each word once, {twice[:60]!r} stands there twice; remove one line"
             )
-        object.__setattr__(self, "_ids", ids)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
 
     def __len__(self) -> int:
         return len(self.words)
@@ -70,32 +72,23 @@ class Vocabulary:
 
     def units(self, text: str) -> list[str]:
         """The known units of a whole text, in reading order with repeats; pairs win over single words."""
-        return [unit for run in runs(text) for unit in self._cover(run)]
+        found: list[str] = []
+        for run in runs(text):
+            place = 0
+            while place < len(run):
+                pair = " ".join(map(canonical, run[place : place + 2]))
+                found += [pair] if pair in self._ids else self.read(run[place])
+                place += 2 if pair in self._ids else 1
+        return found
 
     def ids(self, text: str) -> list[int]:
         """As `units`, as rows."""
         return [self._ids[unit] for unit in self.units(text)]
 
-    def _cover(self, run: Sequence[str]) -> Iterator[str]:
-        place = 0
-        while place < len(run):
-            pair = " ".join(map(canonical, run[place : place + 2]))
-            if place + 1 < len(run) and pair in self._ids:
-                yield pair
-                place += 2
-                continue
-            yield from self.read(run[place])
-            place += 1
-
     def read(self, token: str) -> tuple[str, ...]:
-        """The unit of a token (several when only the parts of a hyphenated word are known); () if
-        unknown.
-        """
-        for way in spellings(token):
-            known = tuple(word for word in way if word in self._ids)
-            if known:
-                return known
-        return ()
+        """The unit of a token (several when only the parts of a hyphenated word are known); () if unknown."""
+        ways = (tuple(word for word in way if word in self._ids) for way in spellings(token))
+        return next(filter(None, ways), ())
 
     def save(self, path: Path | str) -> None:
         """Write one unit a line, `word<tab>count`, most frequent first; whole or not at all.
@@ -129,7 +122,6 @@ def _entry(line: str, path: Path | str, number: int) -> tuple[str, int]:
     raise DataError(f"{path}, line {number}: expected `word<tab>count`, got {line.rstrip()[:60]!r}")
 
 
-DEFAULT_SIZE = 18_000  # the paper's dictionary; 100,000 is tested
 TABLE_LIMIT = 2_000_000  # entries a counting table may hold: about 300 MB for words and pairs together
 _INSEPARABLE = 0.6
 
@@ -172,7 +164,7 @@ class UnitCounter:
 
     def vocabulary(
         self,
-        size: int = DEFAULT_SIZE,
+        size: int = 18_000,
         min_count: int = 5,
         min_association: float = 0.35,
         pair_share: float = 0.25,
@@ -180,7 +172,7 @@ class UnitCounter:
         """The most frequent units.
 
         Args:
-            size: at most so many units.
+            size: at most so many units; the paper's dictionary by default, 100,000 is tested.
             min_count: a unit must be seen so often.
             min_association: normalised PMI (-1..1) from which two adjacent nouns become a unit.
             pair_share: at most this share of `size` are pairs (the most frequent ones); 0 keeps none.
@@ -199,27 +191,18 @@ class UnitCounter:
                 f"no word was seen {min_count} times in {self.texts} texts "
                 f"({len(self.words)} different words); give more text or lower the minimum count"
             )
-        pairs = self._units(min_count, min_association)
-        ranked = _ranked(frequent | dict(_ranked(pairs)[: int(size * pair_share)]))[:size]
-        return Vocabulary(tuple(w for w, _ in ranked), tuple(n for _, n in ranked))
-
-    def _units(self, min_count: int, min_association: float) -> dict[str, int]:
         total, words = self.words.total(), self.words
-        return {
+        pairs = {
             f"{a} {b}": n
             for (a, b), n in self.pairs.items()
             if n >= min_count and association(n, words[a], words[b], total) >= _needed(a, b, min_association)
         }
+        ranked = _ranked(frequent | dict(_ranked(pairs)[: int(size * pair_share)]))[:size]
+        return Vocabulary(tuple(w for w, _ in ranked), tuple(n for _, n in ranked))
 
 
 def build_vocabulary(captions: Iterable[str], table_limit: int = TABLE_LIMIT, **options: float) -> Vocabulary:
-    """The vocabulary of captions by one pass over them; a generator is consumed once and never held.
-
-    Args:
-        captions: texts.
-        table_limit: see `UnitCounter`.
-        options: those of `UnitCounter.vocabulary`.
-    """
+    """The vocabulary of captions by one pass, a generator never held; options as of `UnitCounter.vocabulary`."""
     counter = UnitCounter(table_limit)
     counter.update(captions)
     return counter.vocabulary(**options)  # type: ignore[arg-type]
@@ -239,14 +222,12 @@ def _needed(first: str, second: str, min_association: float) -> float:
 
 
 def _drop_rarest(table: Counter, limit: int) -> None:
-    """Drop the rarest entries of a table that outgrew its limit, until it is at most half full."""
-    floor = 1
+    """Drop the rarest entries of a table that outgrew its limit, until it fits."""
+    floor = 0
     while len(table) > limit:
+        floor += 1
         for key in [key for key, count in table.items() if count <= floor]:
             del table[key]
-        if len(table) <= limit // 2:
-            return
-        floor += 1
 
 
 def association(together: int, first: int, second: int, total: int) -> float:
