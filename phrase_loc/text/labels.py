@@ -83,11 +83,8 @@ def near_vectors(
 ) -> dict[int, tuple[int, ...]]:
     """For each word those whose vectors have a cosine of at least `least`, nearest first; in GloVe cats and dogs too.
 
-    Args:
-        vectors: (V, E); a row of zeros has no neighbours.
-        least: cosine from which a word counts as near.
-        most: keep at most so many per word.
-        chunk: rows at once, so that V x V never stands in memory.
+    At most `most` per word are kept; a row of zeros has none. Of the (V, E) vectors `chunk` rows are compared at once,
+    so that V x V never stands in memory.
     """
     units = torch.nn.functional.normalize(vectors.float(), dim=1)
     found = {}
@@ -104,20 +101,12 @@ def near_vectors(
 def balance(counts: Sequence[int], power: float = 0.5, most: float = 10.0) -> Tensor:
     """(V,) class weights that let rare words count: (median count / count) ** power, within 1/most..most.
 
-    The mean over the occurrences (not over the words) is 1, so the size of the loss does not change.
-
-    Args:
-        counts: V counts; 0 is read as 1.
-        power: 0 leaves all words alike, 1 gives each word the same total.
-        most: largest ratio to the median's weight.
-
-    Raises:
-        ConfigError: power outside 0..1, most below 1, or no counts.
+    The mean over the occurrences (not over the words) is 1, so the size of the loss does not change. A count of 0 is
+    read as 1. Power 0 leaves all words alike, 1 gives each word the same total.
     """
     if not 0 <= power <= 1 or most < 1 or not len(counts):
-        raise ConfigError(
-            f"expected power in 0..1, most >= 1 and some counts, got {power}, {most}, {len(counts)}"
-        )
+        given = f"{power}, {most}, {len(counts)}"
+        raise ConfigError(f"expected power in 0..1, most >= 1 and some counts, got {given}")
     seen = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
     weights = (seen.median() / seen).pow(power).clamp(1 / most, most)
     return (weights * seen.sum() / (weights * seen).sum()).float()

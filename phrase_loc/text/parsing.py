@@ -4,9 +4,9 @@
     "a group of young people"       ->  people HEAD, young MODIFIER
     "two dogs and a child"          ->  dogs HEAD, child HEAD, two MODIFIER
 
-The rule: the first clause ends at a preposition, a conjunction that opens a new noun phrase, an auxiliary
-or a verb form; its last noun is the head. A simpler form of this rule gave spaCy's head for 98.2 % of 4,000
-phrases of Flickr30k Entities ('last token' alone: 94.1 %), at a microsecond against 630 for the tagger.
+The first clause ends at a preposition, a conjunction that opens a new noun phrase, an auxiliary or a verb form; its
+last noun is the head. A simpler form of this rule gave spaCy's head for 98.2 % of 4,000 phrases of Flickr30k Entities
+('last token' alone: 94.1 %), at a microsecond against 630 for the tagger.
 """
 
 from collections.abc import Sequence

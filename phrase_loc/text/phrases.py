@@ -1,41 +1,24 @@
 """The one rule from a phrase to weighted words: what is known, what stands for it, how much it counts.
 
-1. `parsing.parsed` gives the content words with their roles (head, modifier, context).
+1. `parsing` gives the content words with their roles (head, modifier, context).
 2. Two neighbours that are a unit together become one word: 'hot dog' by the pair, 'fire fighter' by 'firefighter'.
-3. Every other word is looked up, first hit wins:
-   dictionary form ('dogs' -> dog, 'grey' -> gray), as written, without its hyphen, its hyphenated parts,
-   and, for what is no word of English, two frequent words written as one ('videocamera' -> video, camera), or a
-   frequent word one edit away ('dooorway' -> doorway): `Word.misspelt` and the note say so. A number is a modifier
-   where it is known ('two' has learnt to point at pairs), else passed over.
-4. A word that is still unknown is reported with weight 0, and the note names it. The known ones share the weight 1 in
-   proportion to their roles. A phrase without a known word has K = 0: the caller says so and invents nothing.
-
-No NLTK here: importing it takes 3 to 5 s, a query 0.5 s. It is the oracle of our edit distance and collocation score
-in the tests.
+3. Every other word is looked up, first hit wins: dictionary form, as written, without its hyphen, its hyphenated
+   parts, and, for what is no word of English, two frequent words written as one ('videocamera') or a frequent word one
+   edit away ('dooorway'). A number is a modifier where it is known, else passed over.
+4. The known words share the weight 1 in proportion to their roles; an unknown one has weight 0, and the note names it.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from string import ascii_lowercase
 
 import torch
 from torch import Tensor
 
 from phrase_loc.structures import Word
-from phrase_loc.text.english import (
-    CONJUNCTIONS,
-    COUNTS,
-    DETERMINERS,
-    MAX_LETTERS,
-    MAX_TOKENS,
-    PREPOSITIONS,
-    canonical,
-    is_compound,
-    is_word,
-    normalise,
-    spellings,
-    tokens,
-)
+from phrase_loc.text import english
+from phrase_loc.text.english import MAX_LETTERS, MAX_TOKENS, canonical, is_word, normalise, spellings, tokens
 from phrase_loc.text.parsing import Role, Token, negation, parsed
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -47,12 +30,11 @@ With one trained model (1,606 words, two input sizes), head / modifier / context
 Passing over the numbers cost 0.9 points of A at 1/.7/.3.
 """
 
-_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _FREQUENT = 20  # a misspelt word is only corrected to a vocabulary word seen so often
 _SHORTEST_CORRECTED = 5  # 'dgo' has too many neighbours to guess which is meant
 _SHORTEST_FURTHER = 7  # 'perro' is no misspelt 'perry': out-of-vocabulary words hold names and rare ones
 _SHORTEST_PART = 3
-_JOINING = PREPOSITIONS | CONJUNCTIONS | DETERMINERS
+_JOINING = english.PREPOSITIONS | english.CONJUNCTIONS | english.DETERMINERS
 _CACHED = 1 << 14  # tokens whose reading is kept
 _MOST = 5  # words that one sentence lists
 
@@ -142,7 +124,7 @@ class PhraseEncoder:
                 paired = True
             else:
                 for word in self._read(here.text):
-                    if word.known or word.text not in COUNTS:  # an unknown number is passed over
+                    if word.known or word.text not in english.COUNTS:  # an unknown number is passed over
                         yield word, here.role
 
     def _pair(self, first: str, second: str) -> str | None:
@@ -169,7 +151,7 @@ class PhraseEncoder:
                 return known
         word = canonical(token)
         instead = self._split(word) or self._corrected(word)
-        if instead and (not is_word(token) or (len(instead) > 1 and is_compound(token))):
+        if instead and (not is_word(token) or (len(instead) > 1 and english.is_compound(token))):
             return tuple(Word(near, True, 0.0, token) for near in instead)
         return (Word(token, False, 0.0),)
 
@@ -212,8 +194,8 @@ def one_edit_away(word: str) -> set[str]:
     halves = [(word[:i], word[i:]) for i in range(len(word) + 1)]
     near = {left + right[1:] for left, right in halves if right}
     near |= {left + right[1] + right[0] + right[2:] for left, right in halves if len(right) > 1}
-    near |= {left + letter + right[1:] for left, right in halves if right for letter in _ALPHABET}
-    near |= {left + letter + right for left, right in halves for letter in _ALPHABET}
+    near |= {left + letter + right[1:] for left, right in halves if right for letter in ascii_lowercase}
+    near |= {left + letter + right for left, right in halves for letter in ascii_lowercase}
     return near - {word}
 
 

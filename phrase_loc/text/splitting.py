@@ -1,14 +1,8 @@
 """Texts to phrases: what somebody types, what a program hands over, and the noun phrases of a caption.
 
-In typed text a line break, a semicolon and a full stop separate; a comma separates too, unless it stands within one
-noun phrase: 'a big, brown dog', 'a red, white and blue flag', 'a man, in a hat'. Phrases that a program hands over (a
-Python list, the API's JSON, a table, a line of a file) are taken as they are.
-
-For noun phrases each token gets a tag from closed word classes (a noun unless something says otherwise), and a
-regular expression finds them in the string of tags, as NLTK's RegexpTagger and RegexpParser work: doing it here saves
-the page NLTK's import of 3 to 5 s, and no tagger takes part that needs a downloaded model. Against the marked phrases
-of the 1,235 Flickr30k Entities val captions in this project's data (lone pronouns left out, exact ends on both
-sides): precision 92 %, recall 93 %; 98 % of the marked phrases overlap with a found one.
+For noun phrases each token gets a tag from closed word classes, and a regular expression finds them in the string of
+tags, as NLTK's RegexpTagger and RegexpParser work (whose import takes 3 to 5 s). Against the marked phrases of the
+1,235 Flickr30k Entities val captions (exact ends, without lone pronouns): precision 92 %, recall 93 %.
 """
 
 import re
@@ -30,6 +24,8 @@ _JOINING = re.compile(r"^(?:and|or|then|but|&)\s+", re.IGNORECASE)
 
 def split_phrases(text: str) -> list[str]:
     """The phrases of a typed text, in order; [] when it is blank.
+
+    A line break, a semicolon and a full stop separate; so does a comma that does not stand within one noun phrase.
 
     >>> split_phrases("a dog, a big, brown cat, and the 1,000 birds. Two men in long, dark coats")
     ['a dog', 'a big, brown cat', 'the 1,000 birds', 'Two men in long, dark coats']
@@ -102,9 +98,6 @@ def _is_modifier(token: str) -> bool:
 
 def phrase_list(phrases: object) -> list[str]:
     """Any iterable of text, generators and arrays included, as a list.
-
-    >>> phrase_list(phrase for phrase in ("a dog", "a cat"))
-    ['a dog', 'a cat']
 
     Raises:
         ConfigError: a bare string (it would be taken letter by letter), no iterable, or something that is no text.
@@ -206,7 +199,7 @@ class _Place(NamedTuple):
         if says or (self.previous, self.word, self.following) == ("in", "front", "of"):
             return "P"
         listed = next((letter for letter, known in _LISTED if self.word in known), "")
-        return listed or self.numeral or self.verb or self.adjective or "N"
+        return listed or ("M" if self.word.isdigit() else self.verb or self.adjective or "N")
 
     @property
     def after_noun(self) -> bool:
@@ -216,10 +209,6 @@ class _Place(NamedTuple):
     def closed(self) -> bool:
         """Whether the next token cannot go on with a noun phrase."""
         return not self.following[:1].isalnum() or is_function_word(self.following)
-
-    @property
-    def numeral(self) -> str:
-        return "M" if self.word.isdigit() else ""
 
     @property
     def verb(self) -> str:

