@@ -17,19 +17,12 @@ from phrase_loc.text.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class WordLabels:
-    """What the texts of one image say (the fields of a loader's labels).
+    """What the texts of one image say."""
 
-    Attributes:
-        ids: distinct rows of the vocabulary, ascending.
-        strengths: per id in (0, 1]: how surely the word belongs to the image.
-        ignored: further rows that are neither true nor false of it, ascending.
-        captions: per text the rows of its words, in reading order.
-    """
-
-    ids: tuple[int, ...]
-    strengths: tuple[float, ...]
-    ignored: tuple[int, ...] = ()
-    captions: tuple[tuple[int, ...], ...] = ()
+    ids: tuple[int, ...]  # distinct rows of the vocabulary, ascending
+    strengths: tuple[float, ...]  # per id in (0, 1]: how surely the word belongs to the image
+    ignored: tuple[int, ...] = ()  # other rows that are neither true nor false of it, ascending
+    captions: tuple[tuple[int, ...], ...] = ()  # per text the rows of its words, in reading order
 
 
 class WordLabeller:
@@ -83,7 +76,7 @@ def near_vectors(
 ) -> dict[int, tuple[int, ...]]:
     """For each word those whose vectors have a cosine of at least `least`, nearest first; in GloVe cats and dogs too.
 
-    At most `most` per word are kept; a row of zeros has none. Of the (V, E) vectors `chunk` rows are compared at once,
+    At most `most` per word are kept; a row of zeros has none. Of the (V, E) vectors `chunk` are compared at once,
     so that V x V never stands in memory.
     """
     units = torch.nn.functional.normalize(vectors.float(), dim=1)

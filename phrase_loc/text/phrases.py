@@ -3,9 +3,9 @@
 1. `parsing` gives the content words with their roles (head, modifier, context).
 2. Two neighbours that are a unit together become one word: 'hot dog' by the pair, 'fire fighter' by 'firefighter'.
 3. Every other word is looked up, first hit wins: dictionary form, as written, without its hyphen, its hyphenated
-   parts, and, for what is no word of English, two frequent words written as one ('videocamera') or a frequent word one
-   edit away ('dooorway'). A number is a modifier where it is known, else passed over.
-4. The known words share the weight 1 in proportion to their roles; an unknown one has weight 0, and the note names it.
+   parts, and, for what is no word of English, two frequent words written as one ('videocamera') or a frequent word
+   one edit away ('dooorway'). A number is a modifier where it is known, else passed over.
+4. The known words share the weight 1 in proportion to their roles; an unknown one has weight 0, and is noted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,12 +23,9 @@ from phrase_loc.text.parsing import Role, Token, negation, parsed
 from phrase_loc.text.vocabulary import Vocabulary
 
 ROLE_WEIGHTS = {Role.HEAD: 1.0, Role.MODIFIER: 0.7, Role.CONTEXT: 0.3}
-"""Shares before normalising, chosen on the Flickr30k Entities val phrases.
-
-With one trained model (1,606 words, two input sizes), head / modifier / context gave pointing A and R@1 U of
-1/.35/.1 71.9 35.3, 1/.5/.3 72.4 35.4, 1/.7/.3 72.4 35.9, 1/.8/.5 72.4 36.1, 1/1/1 72.3 36.1: a plateau above .5.
-Passing over the numbers cost 0.9 points of A at 1/.7/.3.
-"""
+"""Shares before normalising, chosen on the Flickr30k Entities val phrases: with one model (1,606 words) 1/.35/.1 gave
+pointing A 71.9 and R@1 U 35.3, 1/.5/.3 72.4 35.4, 1/.7/.3 72.4 35.9, 1/.8/.5 72.4 36.1, 1/1/1 72.3 36.1: a plateau.
+Passing over the numbers cost 0.9 points of A."""
 
 _FREQUENT = 20  # a misspelt word is only corrected to a vocabulary word seen so often
 _SHORTEST_CORRECTED = 5  # 'dgo' has too many neighbours to guess which is meant
@@ -64,12 +61,7 @@ class EncodedPhrase:
 
 
 class PhraseEncoder:
-    """Phrases to weighted rows of a word table.
-
-    Args:
-        vocabulary: the V words the model was trained on.
-        extra: words outside it that have vectors too, most frequent first; row V + i.
-    """
+    """Phrases to weighted rows of a table: V words of a vocabulary, then `extra` ones, most frequent first."""
 
     def __init__(self, vocabulary: Vocabulary, extra: Sequence[str] = ()) -> None:
         self.vocabulary = vocabulary
@@ -106,9 +98,8 @@ class PhraseEncoder:
             head_known |= word.known and role is Role.HEAD
         total = sum(shares.values()) or 1.0
         words = tuple(replace(word, weight=shares[text] / total) for text, word in read.items())
-        text = normalise(phrase).strip()[:MAX_LETTERS]
-        if not words and text:  # without a content word ('it', an emoji) the text is one unknown word
-            words = (Word(text, False, 0.0),)
+        if not words and (text := normalise(phrase).strip()[:MAX_LETTERS]):
+            words = (Word(text, False, 0.0),)  # without a content word ('it', an emoji)
         ids = torch.tensor([self.row(word.text) for word in words if word.known], dtype=torch.long)
         weights = torch.tensor([word.weight for word in words if word.known])
         return EncodedPhrase(words, ids, weights, note(found, words), head_known)
@@ -187,10 +178,7 @@ class PhraseEncoder:
 
 
 def one_edit_away(word: str) -> set[str]:
-    """All strings one deletion, swap of neighbours, replacement or insertion from `word`, itself excluded.
-
-    Looking these up costs a few hundred microseconds whatever the size of the vocabulary.
-    """
+    """All strings one deletion, swap of neighbours, replacement or insertion from `word`, itself excluded."""
     halves = [(word[:i], word[i:]) for i in range(len(word) + 1)]
     near = {left + right[1:] for left, right in halves if right}
     near |= {left + right[1] + right[0] + right[2:] for left, right in halves if len(right) > 1}
@@ -210,11 +198,7 @@ def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:
 
 
 def note(found: Sequence[str], words: Sequence[Word]) -> str | None:
-    """The note of an answer, None when the phrase was asked as it is written.
-
-    Args:
-        found: the tokens of the phrase.
-        words: its content words as they were read.
+    """The note of an answer: how the content words of a phrase's tokens were read, None when as written.
 
     >>> note(["a", "red", "lorry"], (Word("red", True, 1.0), Word("lorry", False, 0.0)))
     "'lorry' is not known; only 'red' was looked for"

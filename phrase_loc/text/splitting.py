@@ -61,10 +61,8 @@ def _belongs(before: list[str], after: list[str]) -> bool:
     """Whether a comma between these tokens stands within one noun phrase."""
     if not before or not after or _opens(after[0]):
         return False
-    participle = len(after) > 1 and after[0] in english.PRESENT_PARTICIPLES
-    if after[0] in _GOES_ON or (
-        participle and is_function_word(after[1])
-    ):  # 'wearing a hat', no 'running water'
+    clause = len(after) > 1 and after[0] in english.PRESENT_PARTICIPLES and is_function_word(after[1])
+    if clause or after[0] in _GOES_ON:  # 'wearing a hat', but not 'running water'
         return True
     if _has_noun(before):
         return False

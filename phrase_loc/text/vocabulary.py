@@ -23,15 +23,10 @@ _DIGITS = 18  # of a count: what 64 bits hold
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """V units, most frequent first; the id of a unit is its place.
+    """V units, most frequent first; the id of a unit is its place."""
 
-    Attributes:
-        words: V distinct dictionary forms, the two words of a pair joined by a space.
-        counts: how often each was seen in the captions it was built from.
-    """
-
-    words: tuple[str, ...]
-    counts: tuple[int, ...]
+    words: tuple[str, ...]  # distinct dictionary forms, the two words of a pair joined by a space
+    counts: tuple[int, ...]  # how often each was seen in the captions it was built from
 
     def __post_init__(self) -> None:
         words, counts = len(self.words), len(self.counts)
@@ -128,18 +123,23 @@ class UnitCounter:
                 self.words.update(canonical(token) for token in run if may_be_shown(token))
                 content = [None if is_function_word(token) else canonical(token) for token in run]
                 self.pairs.update((a, b) for a, b in pairwise(content) if a and b and a != b)
-            self._bound()
+            self._drop_rarest()
 
     def merge(self, other: "UnitCounter") -> None:
         """Add what another process counted."""
         self.texts += other.texts
         self.words.update(other.words)
         self.pairs.update(other.pairs)
-        self._bound()
+        self._drop_rarest()
 
-    def _bound(self) -> None:
-        _drop_rarest(self.words, self.table_limit)
-        _drop_rarest(self.pairs, self.table_limit)
+    def _drop_rarest(self) -> None:
+        tables: tuple[Counter, ...] = (self.words, self.pairs)
+        for table in tables:
+            floor = 0
+            while len(table) > self.table_limit:
+                floor += 1
+                for key in [key for key, count in table.items() if count <= floor]:
+                    del table[key]
 
     def vocabulary(
         self,
@@ -190,15 +190,6 @@ def _needed(first: str, second: str, min_association: float) -> float:
     """
     verbal = second in english.VERB_FORMS or first in english.VERB_FORMS
     return max(min_association, _INSEPARABLE) if verbal or english.is_modifier(first) else min_association
-
-
-def _drop_rarest(table: Counter, limit: int) -> None:
-    """Drop the rarest entries of a table that outgrew its limit, until it fits."""
-    floor = 0
-    while len(table) > limit:
-        floor += 1
-        for key in [key for key, count in table.items() if count <= floor]:
-            del table[key]
 
 
 def association(together: int, first: int, second: int, total: int) -> float:
