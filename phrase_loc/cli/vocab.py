@@ -20,10 +20,8 @@ def vocab_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
     default = " (default: %(default)s)"
-    sources = (
-        "captions (.txt, .txt.gz), tables (.csv, .tsv, .jsonl, .parquet), folders or shards (.tar); "
-        "{000..009} and * are expanded"
-    )
+    sources = "captions (.txt, .txt.gz), tables (.csv, .tsv, .jsonl, .parquet), folders or shards (.tar); "
+    sources += "{000..009} and * are expanded"
     share = "share of the size that two-word units may take, 0 for none"
     association = "normalised PMI from which two neighbours are a unit"
     fields = "columns or JSON fields that hold text (default: the usual names)"

@@ -55,9 +55,8 @@ def parsed(found: list[str]) -> list[Token]:
         joined = opener in english.CONJUNCTIONS or (opener == "of" and last in english.SHARED_BEFORE_OF)
         headed = headed and (joined or number == 0)
         heads = _heads(words) if headed else []
-        for place, word in enumerate(words):
-            role = Role.HEAD if place in heads else Role.MODIFIER if headed else Role.CONTEXT
-            result.append(Token(word, role, number))
+        other = Role.MODIFIER if headed else Role.CONTEXT
+        result += [Token(w, Role.HEAD if i in heads else other, number) for i, w in enumerate(words)]
         last = canonical(words[-1])
     persons = [] if result else [english.PERSONS[t] for t in found if t in english.PERSONS]
     return result or [Token(person, Role.HEAD, 0) for person in persons[:1]]

@@ -38,21 +38,13 @@ _MOST = 5  # words that one sentence lists
 
 @dataclass(frozen=True)
 class EncodedPhrase:
-    """A phrase as the model sees it.
+    """A phrase as the model sees it."""
 
-    Attributes:
-        words: every content word in reading order, unknown ones with weight 0.
-        ids: (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's.
-        weights: (K,) float32 > 0 with sum 1, in the order of `ids`.
-        note: what of the phrase is not asked as it is written, None when all is.
-        head_known: whether a noun that names the thing is among the known words.
-    """
-
-    words: tuple[Word, ...]
-    ids: Tensor
-    weights: Tensor
-    note: str | None = None
-    head_known: bool = True
+    words: tuple[Word, ...]  # every content word in reading order, unknown ones with weight 0
+    ids: Tensor  # (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's
+    weights: Tensor  # (K,) float32 > 0 with sum 1, in the order of `ids`
+    note: str | None = None  # what of the phrase is not asked as it is written, None when all is
+    head_known: bool = True  # whether a noun that names the thing is among the known words
 
     @property
     def known(self) -> bool:

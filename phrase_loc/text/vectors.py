@@ -6,6 +6,7 @@ both know, gives every other GloVe word a place there; the table of those ships 
 
 import importlib.util
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -110,14 +111,12 @@ def read_glove(
 
 
 def _numbers(values: list[str], path: Path | str, number: int) -> np.ndarray:
-    try:
+    with suppress(ValueError):
         found = np.array(values, dtype=np.float64)
-    except ValueError:
-        found = np.array([np.nan])
-    if not (np.abs(found) < np.finfo(np.float32).max).all():
-        told = " ".join(values)[:60]
-        raise DataError(f"{path}, line {number}: expected numbers after the word, got {told!r}")
-    return found.astype(np.float32)
+        if (np.abs(found) < np.finfo(np.float32).max).all():
+            return found.astype(np.float32)
+    told = " ".join(values)[:60]
+    raise DataError(f"{path}, line {number}: expected numbers after the word, got {told!r}")
 
 
 def _with_parts(words: Collection[str]) -> set[str]:
