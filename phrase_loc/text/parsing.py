@@ -48,7 +48,7 @@ def parse(phrase: str) -> list[Token]:
 
 def parsed(found: list[str]) -> list[Token]:
     """`parse` of a phrase's tokens."""
-    found = _with_nobody(found)
+    found = _with_nobody(found) if {"one", "no-one"}.intersection(found) else found
     result: list[Token] = []
     headed, last = True, ""
     for number, (opener, words) in enumerate(_clauses(found)):

@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from string import ascii_lowercase
 
@@ -89,7 +89,7 @@ class PhraseEncoder:
             shares[word.text] = max(shares.get(word.text, 0.0), ROLE_WEIGHTS[role] if word.known else 0.0)
             head_known |= word.known and role is Role.HEAD
         total = sum(shares.values()) or 1.0
-        words = tuple(replace(word, weight=shares[text] / total) for text, word in read.items())
+        words = tuple(Word(text, w.known, shares[text] / total, w.misspelt) for text, w in read.items())
         if not words and (text := normalise(phrase).strip()[:MAX_LETTERS]):
             words = (Word(text, False, 0.0),)  # without a content word ('it', an emoji)
         ids = torch.tensor([self.row(word.text) for word in words if word.known], dtype=torch.long)

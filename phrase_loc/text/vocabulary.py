@@ -62,8 +62,9 @@ class Vocabulary:
             place = 0
             while place < len(run):
                 pair = " ".join(map(canonical, run[place : place + 2]))
-                found += [pair] if pair in self._ids else self.read(run[place])
-                place += 2 if pair in self._ids else 1
+                together = pair in self._ids
+                found += (pair,) if together else self.read(run[place])
+                place += 2 if together else 1
         return found
 
     def ids(self, text: str) -> list[int]:
@@ -72,8 +73,10 @@ class Vocabulary:
 
     def read(self, token: str) -> tuple[str, ...]:
         """The unit of a token (several when only the parts of a hyphenated word are known); () if unknown."""
-        ways = (tuple(word for word in way if word in self._ids) for way in spellings(token))
-        return next(filter(None, ways), ())
+        for way in spellings(token):
+            if known := tuple([word for word in way if word in self._ids]):
+                return known
+        return ()
 
     def save(self, path: Path | str) -> None:
         """Write one unit a line, `word<tab>count`, most frequent first; whole or not at all, else a DataError."""
