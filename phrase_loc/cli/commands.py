@@ -83,7 +83,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--faithful",
         action="store_true",
-        help="reproduce the known bugs of the published scripts (phrase_loc/evaluation/parity.py)",
+        help="reproduce the known bugs of the published scripts (docs/evaluation.md)",
     )
     parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
 

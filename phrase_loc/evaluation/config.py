@@ -11,20 +11,11 @@ from phrase_loc.errors import ConfigError, choose
 from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS, Protocol
 
 MOST_DRAWS = 100_000
-# In messages; the thresholds of imagenet_box_<rule>_<value> would be a hundred more.
-_LISTED = {name: p for name, p in PROTOCOLS.items() if not name.startswith("imagenet_box_")}
 
 
 @config_dataclass
 class DataConfig:
-    """Which images.
-
-    Attributes:
-        name: a key of DATASETS.
-        root: folder of the dataset's official tree.
-        split: which part.
-        options: further arguments of that dataset.
-    """
+    """Which images: a name of DATASETS, the folder of its official tree, and further arguments of that dataset."""
 
     root: Path
     name: str = "flickr30k"
@@ -37,16 +28,15 @@ class EvaluateConfig:
     """One evaluation.
 
     Attributes:
-        data: which images.
         method: one attention method, control or baseline, or a list.
         protocols: names, or patterns such as 'imagenet_box_*'.
-        model: 'default', a directory, a hub id, or what evaluation.models.load knows beside.
+        model: 'default', a directory, a hub id, or what methods.load knows beside.
         inference: settings of the localizer to change, such as {gamma: 0.5}.
         output: the report; CSV, Markdown and HTML are written beside it under the same stem.
         device: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.
         proposal_cache: folder that keeps proposals by the hash of each picture: 'auto' in the user's cache
             folder ($PHRASE_LOC_CACHE, or where the system keeps caches), 'none', or a path.
-        faithful: reproduce the known bugs of the published scripts (parity.py).
+        faithful: reproduce the known bugs of the published scripts (KNOWN_DEVIATIONS).
         bootstrap: draws of images behind each 95 % interval.
         held_out: share of images on which thresholds are chosen, for protocols that choose one.
         limit: only the first so many images; 0 is all. A look, not a result.
@@ -74,21 +64,25 @@ class EvaluateConfig:
     html: bool = False
 
     def __post_init__(self) -> None:
-        if self.bootstrap < 1:
-            raise ConfigError(f"bootstrap is a number of draws, at least 1, got {self.bootstrap}")
-        if self.bootstrap > MOST_DRAWS:
-            raise ConfigError(f"bootstrap is a number of draws, at most {MOST_DRAWS:,}, got {self.bootstrap}")
-        if not 0 <= self.held_out < 1:
-            raise ConfigError(f"held_out is a share of the images, 0 to below 1, got {self.held_out}")
-        for name, number in (("limit", self.limit), ("sample", self.sample)):
-            if number < 0:
-                raise ConfigError(f"{name} is a number of images, 0 for all, got {number}")
-        if os.path.isdir(self.output):
-            raise ConfigError(f"output {self.output} is a folder; name a file such as report.json")
-        if self.output.suffix != ".json" or "\0" in str(self.output):
-            raise ConfigError(
-                f"output is the JSON report and ends in .json, got {self.output}; its table is written beside it"
-            )
+        draws, output = "bootstrap is a number of draws, at", self.output
+        refusals = (
+            (self.bootstrap < 1, f"{draws} least 1, got {self.bootstrap}"),
+            (self.bootstrap > MOST_DRAWS, f"{draws} most {MOST_DRAWS:,}, got {self.bootstrap}"),
+            (
+                not 0 <= self.held_out < 1,
+                f"held_out is a share of the images, 0 to below 1, got {self.held_out}",
+            ),
+            (self.limit < 0, f"limit is a number of images, 0 for all, got {self.limit}"),
+            (self.sample < 0, f"sample is a number of images, 0 for all, got {self.sample}"),
+            (os.path.isdir(output), f"output {output} is a folder; name a file such as report.json"),
+            (
+                output.suffix != ".json" or "\0" in str(output),
+                f"output is the JSON report and ends in .json, got {output}; its table is written beside it",
+            ),
+        )
+        for wrong, sentence in refusals:
+            if wrong:
+                raise ConfigError(sentence)
         self.chosen_protocols()
 
     @property
@@ -102,10 +96,12 @@ class EvaluateConfig:
 
     def chosen_protocols(self) -> list[Protocol]:
         """The protocols asked for, in the order asked, patterns in the order of PROTOCOLS."""
+        # messages do without the hundred thresholds of imagenet_box_<rule>_<value>
+        listed = {name: name for name in PROTOCOLS if not name.startswith("imagenet_box_")}
         names: list[str] = []
         for asked in self.protocols:
             matching = [name for name in PROTOCOLS if fnmatchcase(name, asked)]
-            names += matching or [choose(_LISTED, asked, "protocol").name]
+            names += matching or [choose(listed, asked, "protocol")]
         if not names:
-            raise ConfigError(f"protocols is empty; choose from {', '.join(_LISTED)}")
+            raise ConfigError(f"protocols is empty; choose from {', '.join(listed)}")
         return [PROTOCOLS[name] for name in dict.fromkeys(names)]

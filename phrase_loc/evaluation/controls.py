@@ -13,7 +13,6 @@ alone, so the rows are the same on every machine and at any number of processes.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,11 @@ from torch.nn.utils.rnn import pad_sequence
 from phrase_loc.attention import METHODS
 from phrase_loc.boxes import rescale
 from phrase_loc.evaluation.evaluator import framed
-from phrase_loc.evaluation.map_boxes import map_boxes
 from phrase_loc.evaluation.protocols import MapBox, Protocol
-from phrase_loc.evaluation.rows import Rows
-from phrase_loc.evaluation.tables import Floats, Table
+from phrase_loc.evaluation.rows import Rows, Table
+from phrase_loc.evaluation.statistics import Floats
 from phrase_loc.evaluation.targets import Answers, Query, Request, padded
+from phrase_loc.evaluation.thresholds import map_boxes
 from phrase_loc.inference import Localizer
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
@@ -176,14 +175,15 @@ def same_peak_rows(
 def same_peak(own: Table, other: Table) -> Floats:
     """(N,) 1 where the two peaks are near each other; 0 where one of them is missing."""
     sizes = np.array([max(own.things.samples[i].size) for i in own.things.image.tolist()], dtype=np.float64)
-    distance = np.linalg.norm(own.peak - other.peak, axis=1)
+    distance = np.linalg.norm(own.column("peak", 2) - other.column("peak", 2), axis=1)
     return (np.nan_to_num(distance, nan=np.inf) <= NEAR * sizes).astype(np.float64)
 
 
 def _row(rows: Rows, protocol: Protocol, method: str, control: str) -> dict[str, Any]:
     own, other = rows.tables[protocol.name, method], rows.tables[protocol.name, control]
-    compared = {(protocol.name, control): replace(other, values={METRIC: same_peak(own, other)})}
-    row = Rows(compared, rows.images, rows.bootstrap).row(protocol, control, METRIC, own.known)
+    compared = Table(own.things, {METRIC: same_peak(own, other)}).take(own.known)
+    tables = {(protocol.name, control): compared}
+    row = Rows(tables, rows.images, rows.bootstrap).row(protocol, control, METRIC)
     return row | {"baselines": {}, "by_type": {}, "compared_with": method}
 
 

@@ -171,7 +171,7 @@ def page(
 
     Args:
         report: what goes into report.json.
-        records: of every protocol and method asked (`tables.records`).
+        records: of every protocol and method asked (`rows.records`).
         samples: the dataset.
         localizer: gives maps and probabilities; without it the page has neither.
     """

@@ -11,9 +11,9 @@ from typing import Any
 
 from phrase_loc.errors import ConfigError
 from phrase_loc.evaluation.config import EvaluateConfig
+from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.evaluation.tables import records
 from phrase_loc.files import lock, write_text, writing
 
 COLUMNS = (

@@ -1,31 +1,127 @@
-"""Tables of columns -> the rows of a report: value, interval, counts, baselines, by type."""
+"""Results of all images as tables of columns, and the rows of a report: value, interval, counts, baselines."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phrase_loc.evaluation.evaluator import Outcome, Plan
 from phrase_loc.evaluation.protocols import Protocol
 from phrase_loc.evaluation.scoring import average_precision
-from phrase_loc.evaluation.statistics import (
-    Floats,
-    Sums,
-    draws,
-    in_parts,
-    interval,
-    mean_of_columns,
-    percent,
-    sums_by_image,
-    sums_by_label,
-)
-from phrase_loc.evaluation.tables import Table
+from phrase_loc.evaluation.statistics import Floats, Sums, draws, in_parts, interval, mean_of_columns, percent
+from phrase_loc.evaluation.targets import gather
+from phrase_loc.structures import GroundingSample
 from phrase_loc.text.english import canonical
 from phrase_loc.text.parsing import parse
 
 Mask = NDArray[np.bool_] | None
+ENOUGH = 5  # a word gets a line when so many of the things counted name it
+AP_REPLICATES = (
+    200  # draws behind the interval of a mean average precision, which costs a sort for each label
+)
+BESIDE = ("centre", "random", "whole_image")  # baselines beside every score
+BLIND_BOXES = "fixed_boxes"  # and beside every score of boxes
+
+
+@dataclass(frozen=True)
+class Things:
+    """The N things a protocol counted over I images, the same for every method.
+
+    Attributes:
+        samples: all I images of the dataset, those that were left out too.
+        image: (N,) index into samples.
+        texts: phrase, or phrases of a chain.
+        labels: types of each thing.
+        members: indices into the sample's phrases.
+        truth: per thing its true boxes (M, 4) as the protocol takes them.
+    """
+
+    samples: Sequence[GroundingSample]
+    image: NDArray[np.intp]
+    texts: list[str]
+    labels: list[tuple[str, ...]]
+    members: list[tuple[int, ...]]
+    truth: list[Floats]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one method answered to the N things of one protocol, as columns (N, ...); NaN where there is no answer.
+
+    Columns: `known`, whether the method knew a word of it; each metric in 0..1; `iou` of the first box with the best
+    truth; `score` and `box` (N, 4) of the first box; `peak` (N, 2) x, y; `scores` (N, k) of all ranked boxes and the
+    rank `first` of the first correct one, for mean average precision; of a sweep the overlap `ious` (N, T) and the
+    box `boxes` (N, T, 4) of each rule; `rank`, how many classes score above the thing's own.
+    """
+
+    things: Things
+    columns: dict[str, Floats]
+
+    def __len__(self) -> int:
+        return len(self.things.image)
+
+    def column(self, name: str, *shape: int) -> Floats:
+        """(N, *shape) of one column, NaN where the method has none."""
+        found = self.columns.get(name)
+        return np.full((len(self), *shape), np.nan) if found is None else found
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(N,) whether the method knew a word of the thing."""
+        return self.column("known") > 0
+
+    def take(self, keep: NDArray[np.bool_]) -> "Table":
+        """The things that are kept (N,)."""
+        rows, own = np.flatnonzero(keep), self.things
+        lists = ([c[i] for i in rows.tolist()] for c in (own.texts, own.labels, own.members, own.truth))
+        things = Things(own.samples, own.image[rows], *lists)
+        return Table(things, {name: column[rows] for name, column in self.columns.items()})
+
+    @cached_property
+    def detections(self) -> tuple[Floats, NDArray[np.intp], NDArray[np.bool_]]:
+        """All ranked boxes, in dataset order: score, thing, whether it is the thing's first correct one."""
+        scores = self.column("scores", 0)
+        owner, rank = np.nonzero(~np.isnan(scores))
+        return scores[owner, rank], owner, rank == self.column("first")[owner]
+
+
+def tables(plan: Plan, outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Table]:
+    """The table of every (protocol, method), images that were left out missing from all of them."""
+    found: dict[tuple[str, str], Table] = {}
+    for protocol in plan.protocols:
+        things, kept = Things(plan.samples, np.zeros(0, dtype=np.intp), [], [], [], []), []
+        images: list[int] = []
+        for index, (sample, outcome) in enumerate(zip(plan.samples, outcomes, strict=True)):
+            batch = gather(protocol, sample)
+            if "skipped" in outcome or not len(batch):
+                continue
+            kept.append(outcome["results"])
+            images += [index] * len(batch)
+            things.texts.extend(batch.texts)
+            things.labels.extend(batch.labels)
+            things.members.extend(batch.members)
+            things.truth.extend(rows[~np.isnan(rows[:, 0])] for rows in batch.truth.double().numpy())
+        things = replace(things, image=np.array(images, dtype=np.intp))
+        for method in plan.methods:
+            parts = [results[method.name][protocol.name] for results in kept]
+            columns = {name: _joined(parts, name) for name in {name for part in parts for name in part}}
+            found[protocol.name, method.name] = Table(things, columns)
+    return found
+
+
+def _joined(parts: list[dict[str, Any]], name: str) -> Floats:
+    """One column of all images, with NaN where an image's is missing or narrower."""
+    arrays = [np.asarray(part.get(name, ()), dtype=np.float64) for part in parts]
+    sizes = [len(part["known"]) for part in parts]
+    joined = np.full((sum(sizes), *max(array.shape[1:] for array in arrays)), np.nan)
+    for rows, array in zip(np.split(joined, np.cumsum(sizes[:-1])), arrays, strict=True):
+        if array.size:
+            rows[(slice(None), *map(slice, array.shape[1:]))] = array
+    return joined
 
 
 @dataclass(frozen=True)
@@ -33,7 +129,7 @@ class Rows:
     """Makes rows from the tables of one evaluation.
 
     Attributes:
-        tables: (protocol, method) -> columns; the baselines are among the methods.
+        tables: by (protocol, method); the baselines are among the methods.
         images: I, images of the dataset.
         bootstrap: draws behind each interval.
     """
@@ -42,94 +138,66 @@ class Rows:
     images: int
     bootstrap: int
 
-    def row(self, protocol: Protocol, method: str, metric: str, keep: Mask = None) -> dict[str, Any]:
-        """One row of the report.
-
-        Args:
-            protocol: the test.
-            method: whose answers.
-            metric: one of the protocol's.
-            keep: (N,) which of the things count; None for all.
-        """
-        table = self.tables[protocol.name, method]
-        image = table.things.image if keep is None else table.things.image[keep]
-        value, ci95 = self._value(protocol, method, metric, keep, with_interval=True)
-        boxes = protocol.top_k or protocol.map_box or protocol.sweep
-        beside = [*BESIDE, BLIND_BOXES] if boxes else list(BESIDE)
+    def row(self, protocol: Protocol, method: str, metric: str) -> dict[str, Any]:
+        """One row of the report: a method under one metric of the protocol."""
+        image = self.tables[protocol.name, method].things.image
+        rate, precision = self._rate(protocol, method, metric), metric.startswith("mAP")
+        draw = draws(self.images, min(self.bootstrap, AP_REPLICATES) if precision else self.bootstrap)
+        beside = [*BESIDE, BLIND_BOXES] if protocol.top_k or protocol.rules else BESIDE
+        shown = [b for b in beside if (protocol.name, b) in self.tables and self.has(protocol, b, metric)]
         return {
             "protocol": protocol.name,
             "method": method,
             "metric": metric,
-            "value": value,
+            "value": self._percent(rate),
             "count": len(image),
             "images": len(np.unique(image)),
-            "ci95": ci95,
-            "baselines": {
-                name: self._value(protocol, name, metric, keep)[0]
-                for name in beside
-                if (protocol.name, name) in self.tables and self.has(protocol, name, metric)
-            },
-            "by_type": self.by_label(protocol, method, metric, keep),
+            "ci95": interval(rate(draw)),
+            "baselines": {name: self._percent(self._rate(protocol, name, metric)) for name in shown},
+            "by_type": self._by_label(protocol, method, metric),
         }
 
     def has(self, protocol: Protocol, method: str, metric: str) -> bool:
         """Whether a method was scored by a metric: a blind box has no rank among classes."""
         table = self.tables[protocol.name, method]
-        return metric.startswith("mAP") or metric in table.values or len(table.known) == 0
+        return metric.startswith("mAP") or metric in table.columns or not len(table)
 
-    def by_label(
-        self, protocol: Protocol, method: str, metric: str, keep: Mask = None
-    ) -> dict[str, float | None]:
+    def sums(self, protocol: Protocol, method: str, metric: str, by_label: bool | None = None) -> Sums:
+        """Sums by image behind a value that is no mAP, by label too where the protocol averages labels."""
+        table = self.tables[protocol.name, method]
+        labelled = protocol.average == "label" if by_label is None else by_label
+        labels = table.things.labels if labelled else None
+        return Sums.of(table.column(metric), table.things.image, self.images, labels)
+
+    def _rate(self, protocol: Protocol, method: str, metric: str) -> Callable[[NDArray[Any]], Floats]:
+        """How often each image counts (B, I) -> values (B,) in 0..1."""
+        if not metric.startswith("mAP"):
+            return self.sums(protocol, method, metric).value
+        table = self.tables[protocol.name, method]
+        labels = table.things.labels
+        if metric == "mAP(Phrase)":
+            labels = [filtered(text) for text in table.things.texts]
+
+        def mean(weights: NDArray[Any]) -> Floats:
+            rates = [precision_by_label(table, labels, part)[1] for part in in_parts(weights)]
+            return mean_of_columns(np.concatenate(rates))
+
+        return mean
+
+    def _percent(self, rate: Callable[[NDArray[Any]], Floats]) -> float | None:
+        return percent(rate(np.ones((1, self.images)))[0])
+
+    def _by_label(self, protocol: Protocol, method: str, metric: str) -> dict[str, float | None]:
         """Value in percent for each type or class; empty for mAP(Phrase), whose labels are the phrases."""
-        table = self.tables[protocol.name, method]
+        if metric == "mAP(Phrase)":
+            return {}
         if metric.startswith("mAP"):
-            if metric != "mAP(Group)":
-                return {}
-            names, rates = precision_by_label(table, type_labels, np.ones((1, self.images)), keep)
-            return {name: percent(rate) for name, rate in zip(names, rates[0])}
-        sums = self._sums(table, metric, keep, by_label=True)
-        return {name: percent(rate) for name, rate in zip(sums.labels, sums.by_label())}
-
-    def sums(self, protocol: Protocol, method: str, metric: str) -> Sums | None:
-        """Sums by image behind a value, None for mAP, which is no ratio of sums."""
-        if metric.startswith("mAP") or not self.has(protocol, method, metric):
-            return None
-        return self._sums(self.tables[protocol.name, method], metric, None, protocol.average == "label")
-
-    def _value(
-        self, protocol: Protocol, method: str, metric: str, keep: Mask, with_interval: bool = False
-    ) -> tuple[float | None, list[float]]:
-        table = self.tables[protocol.name, method]
-        if metric.startswith("mAP"):
-            return self._mean_precision(table, metric, keep, with_interval)
-        sums = self._sums(table, metric, keep, protocol.average == "label")
-        replicates = sums.value(draws(self.images, self.bootstrap)) if with_interval else np.zeros(0)
-        return percent(sums.value()[0]), interval(replicates)
-
-    def _mean_precision(
-        self, table: Table, metric: str, keep: Mask, with_interval: bool
-    ) -> tuple[float | None, list[float]]:
-        naming = type_labels if metric == "mAP(Group)" else phrase_labels
-        _, rates = precision_by_label(table, naming, np.ones((1, self.images)), keep)
-        value = percent(mean_of_columns(rates)[0])
-        if not with_interval:
-            return value, []
-        weights = draws(self.images, min(self.bootstrap, AP_REPLICATES))
-        drawn = [precision_by_label(table, naming, part, keep)[1] for part in in_parts(weights)]
-        return value, interval(mean_of_columns(np.concatenate(drawn)))
-
-    def _sums(self, table: Table, metric: str, keep: Mask, by_label: bool) -> Sums:
-        chosen = np.arange(len(table.known)) if keep is None else np.flatnonzero(keep)
-        values, image = (
-            table.values.get(metric, np.zeros(len(table.known)))[chosen],
-            table.things.image[chosen],
-        )
-        if not by_label:
-            return sums_by_image(values, image, self.images)
-        return sums_by_label(values, image, [table.things.labels[i] for i in chosen], self.images)
-
-
-ENOUGH = 5  # a word gets a line when so many of the things counted name it
+            table = self.tables[protocol.name, method]
+            names, (rates,) = precision_by_label(table, table.things.labels, np.ones((1, self.images)))
+        else:
+            sums = self.sums(protocol, method, metric, by_label=True)
+            names, rates = list(sums.labels), sums.by_label()
+        return {name: percent(rate) for name, rate in zip(names, rates)}
 
 
 def by_word(
@@ -138,21 +206,18 @@ def by_word(
     """The first metric of each protocol for each frequent content word, most frequent first."""
     vocabulary = getattr(localizer, "vocabulary", None)
     lines = []
-    for protocol in protocols:
-        for method in methods:
-            table, metric = rows.tables[protocol.name, method], protocol.metrics[0]
-            if metric not in table.values:
-                continue
-            owners: dict[str, list[int]] = {}
-            for thing, text in enumerate(table.things.texts):
-                for word in content_words(text):
-                    owners.setdefault(word, []).append(thing)
-            for word, things in sorted(owners.items(), key=lambda item: (-len(item[1]), item[0])):
-                if len(things) >= ENOUGH:
-                    seen = None if vocabulary is None else word in vocabulary
-                    value = percent(table.values[metric][things].mean())
-                    names = {"protocol": protocol.name, "method": method, "metric": metric, "word": word}
-                    lines.append(names | {"seen": seen, "count": len(things), "value": value})
+    for protocol, method in product(protocols, methods):
+        table, metric = rows.tables[protocol.name, method], protocol.metrics[0]
+        owners: dict[str, list[int]] = {}
+        for thing, text in enumerate(table.things.texts if metric in table.columns else ()):
+            for word in content_words(text):
+                owners.setdefault(word, []).append(thing)
+        for word, things in sorted(owners.items(), key=lambda item: (-len(item[1]), item[0])):
+            if len(things) >= ENOUGH:
+                seen = None if vocabulary is None else word in vocabulary
+                value = percent(table.columns[metric][things].mean())
+                names = {"protocol": protocol.name, "method": method, "metric": metric, "word": word}
+                lines.append(names | {"seen": seen, "count": len(things), "value": value})
     return lines
 
 
@@ -163,45 +228,22 @@ def by_seen(rows: Rows, protocol: Protocol, row: dict[str, Any], localizer: Any)
     """
     vocabulary = getattr(localizer, "vocabulary", None)
     table = rows.tables[protocol.name, row["method"]]
-    if vocabulary is None or row["metric"] not in table.values:
+    if vocabulary is None or row["metric"] not in table.columns:
         return {}
-    groups = np.array([_group(text, vocabulary) for text in table.things.texts])
+    inside = [[word in vocabulary for word in content_words(text)] for text in table.things.texts]
+    groups = np.array(["seen" if i and all(i) else "partly seen" if any(i) else "unseen" for i in inside])
     found = {}
     for name in ("seen", "partly seen", "unseen"):
-        values = table.values[row["metric"]][groups == name]
+        values = table.columns[row["metric"]][groups == name]
         if len(values):
             found[name] = {"value": percent(values.mean()), "count": len(values)}
     return {"by_seen": found}
-
-
-def _group(phrase: str, vocabulary: Any) -> str:
-    inside = [word in vocabulary for word in content_words(phrase)]
-    if inside and all(inside):
-        return "seen"
-    return "partly seen" if any(inside) else "unseen"
 
 
 @lru_cache(maxsize=1 << 16)
 def content_words(phrase: str) -> tuple[str, ...]:
     """Dictionary forms of the content words of a phrase, each once."""
     return tuple(dict.fromkeys(canonical(token.text) for token in parse(phrase)))
-
-
-AP_REPLICATES = (
-    200  # draws behind the interval of a mean average precision, which costs a sort for each label
-)
-BESIDE = ("centre", "random", "whole_image")  # baselines beside every score
-BLIND_BOXES = "fixed_boxes"  # and beside every score of boxes
-
-
-def type_labels(table: Table) -> list[tuple[str, ...]]:
-    """The labels of mAP(Group): the types of each phrase."""
-    return table.things.labels
-
-
-def phrase_labels(table: Table) -> list[tuple[str, ...]]:
-    """The labels of mAP(Phrase): the phrase itself, filtered to its content words; () when none is left."""
-    return [filtered(text) for text in table.things.texts]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -212,27 +254,56 @@ def filtered(phrase: str) -> tuple[str, ...]:
 
 
 def precision_by_label(
-    table: Table, naming: Callable[[Table], list[tuple[str, ...]]], weights: Floats, keep: Mask = None
+    table: Table, labels: list[tuple[str, ...]], weights: Floats
 ) -> tuple[list[str], Floats]:
     """Average precision of each label: names (L,), and (B, L) in 0..1.
 
     Detections of all phrases with a label are pooled over images; a phrase's only true positive is its first
     correct box.
     """
-    scores, owner, correct = table.detections
+    (scores, owner, correct), image = table.detections, table.things.image
     groups: dict[str, list[int]] = {}
-    for thing, names in enumerate(naming(table)):
-        if keep is None or keep[thing]:
-            for name in names:
-                groups.setdefault(name, []).append(thing)
-    starts = np.searchsorted(owner, np.arange(len(table.known) + 1))
+    for thing, names in enumerate(labels):
+        for name in names:
+            groups.setdefault(name, []).append(thing)
+    starts = np.searchsorted(owner, np.arange(len(table) + 1))
     rates = np.full((len(weights), len(groups)), np.nan)
     for column, name in enumerate(sorted(groups)):
         things = np.array(groups[name])
         rows = np.concatenate([np.arange(starts[t], starts[t + 1]) for t in things])
-        image = table.things.image
-        positives = weights[:, image[things]].sum(1)
-        rates[:, column] = average_precision(
-            scores[rows], correct[rows], image[owner[rows]], weights, positives
-        )
+        found = (scores[rows], correct[rows], image[owner[rows]])
+        rates[:, column] = average_precision(*found, weights, weights[:, image[things]].sum(1))
     return sorted(groups), rates
+
+
+def records(found: dict[tuple[str, str], Table], protocol: Protocol, method: str) -> list[dict[str, Any]]:
+    """One plain record for each thing counted under a protocol: what the CSV and the page show."""
+    table = found[protocol.name, method]
+    things, known = table.things, table.known.tolist()
+    hit = table.column("accuracy" if "accuracy" in table.columns else protocol.metrics[0])
+    iou, score = table.column("iou"), table.column("score")
+    peak, box = table.column("peak", 2).tolist(), table.column("box", 4).tolist()
+    rows = []
+    for i, index in enumerate(things.image.tolist()):
+        sample = things.samples[index]
+        phrase = sample.phrases[things.members[i][0]]
+        row = {
+            "image_id": sample.image_id,
+            "size": sample.size,
+            "protocol": protocol.name,
+            "method": method,
+            "phrase": things.texts[i],
+            "labels": things.labels[i],
+            "entity": phrase.entity,
+            "sentence": phrase.sentence,
+            "known": known[i],
+            "hit": hit[i],
+            "values": {m: table.columns[m][i] for m in protocol.metrics if m in table.columns},
+            "iou": iou[i],
+            "score": score[i],
+            "peak": peak[i],
+            "box": box[i],
+            "truth": things.truth[i].tolist(),
+        }
+        rows.append(row)
+    return rows

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from phrase_loc import __version__
@@ -14,12 +15,11 @@ from phrase_loc.errors import choose
 from phrase_loc.evaluation import methods, thresholds
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.controls import same_peak_rows
-from phrase_loc.evaluation.evaluator import Plan, Progress, key_of, run
-from phrase_loc.evaluation.parity import faithful
-from phrase_loc.evaluation.rows import Rows, by_seen, by_word
-from phrase_loc.evaluation.statistics import paired
-from phrase_loc.evaluation.tables import Table, tables
-from phrase_loc.files import fingerprint
+from phrase_loc.evaluation.evaluator import Plan, Progress, run
+from phrase_loc.evaluation.protocols import faithful
+from phrase_loc.evaluation.rows import Rows, Table, by_seen, by_word, tables
+from phrase_loc.evaluation.statistics import Sums, paired
+from phrase_loc.files import digest, fingerprint
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
 
@@ -32,8 +32,21 @@ TIES = (
     "images the order of the dataset."
 )
 #: Settings that change nothing in the results of an image.
-WITHOUT_EFFECT = {"output", "bootstrap", "csv", "html", "resume", "limit", "sample", "device"}
-WITHOUT_EFFECT |= {"held_out", "proposal_cache"}
+WITHOUT_EFFECT = {
+    *(
+        "output",
+        "bootstrap",
+        "csv",
+        "html",
+        "resume",
+        "limit",
+        "sample",
+        "device",
+        "held_out",
+        "proposal_cache",
+    )
+}
+COLUMNS = 2  # how an image's results are written: those written otherwise are computed again
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Eva
 
     Args:
         config: what to evaluate.
-        world: this process among its fellows.
+        world: this process among the others.
         localizer: used in place of the one the config names.
 
     Raises:
@@ -103,11 +116,11 @@ def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Eva
         if "note" in outcome:
             skipped.note("squashed photographs (kept)", f"{outcome['image']}: {outcome['note']}")
     rows = Rows(tables(plan, outcomes), len(chosen), config.bootstrap)
-    counted = max(len(table.known) for table in rows.tables.values())
+    counted = max(map(len, rows.tables.values()))
     skipped.refuse_if_empty(counted, f"split {config.data.split!r} of {config.data.root}")
     names = tuple(method.name for method in asked)
     evaluation = Evaluation(config, plan, names, rows, skipped, localizer, progress)
-    return thresholds.settle(evaluation, config.held_out) if config.held_out else evaluation
+    return thresholds.select_thresholds(evaluation, config.held_out) if config.held_out else evaluation
 
 
 def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[GroundingSample]:
@@ -122,8 +135,13 @@ def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[Groundi
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """What goes into report.json."""
-    config, plan = evaluation.config, evaluation.plan
-    rows = _rows(evaluation)
+    config, plan, rows = evaluation.config, evaluation.plan, evaluation.rows
+    sums: dict[str, dict[str, dict[str, Sums]]] = {}  # protocol -> method -> metric; mAP is no ratio of sums
+    for p, method in product(plan.protocols, evaluation.asked):
+        for metric in p.metrics:
+            if rows.has(p, method, metric) and not metric.startswith("mAP"):
+                of_method = sums.setdefault(p.name, {}).setdefault(method, {})
+                of_method[metric] = rows.sums(p, method, metric)
     return {
         "config": to_dict(config),
         "version": __version__,
@@ -134,13 +152,19 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             "phrases": sum(len(sample.phrases) for sample in plan.samples),
             "phrases_with_boxes": sum(len(boxes) > 0 for s in plan.samples for boxes in s.boxes),
         },
-        "rows": rows,
+        "rows": _rows(evaluation),
         "protocols": {protocol.name: to_dict(protocol) for protocol in plan.protocols},
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
-        "differences": _differences(evaluation),
-        "by_word": by_word(evaluation.rows, plan.protocols, evaluation.asked, evaluation.localizer),
-        "by_image": _by_image(evaluation),
+        "differences": _differences(evaluation, sums),
+        "by_word": by_word(rows, plan.protocols, evaluation.asked, evaluation.localizer),
+        "by_image": {
+            "images": [sample.image_id for sample in plan.samples],
+            "sums": {
+                name: {m: {k: s.to_dict() for k, s in own.items()} for m, own in methods.items()}
+                for name, methods in sums.items()
+            },
+        },
     }
 
 
@@ -157,43 +181,32 @@ def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     return own + same_peak_rows(evaluation.rows, evaluation.plan.protocols, evaluation.asked)
 
 
-def _differences(evaluation: Evaluation) -> list[dict[str, Any]]:
+def _differences(evaluation: Evaluation, sums: dict[str, dict[str, dict[str, Sums]]]) -> list[dict[str, Any]]:
     """Every method against the first, paired by image."""
     first, *others = evaluation.asked
     found = []
     for protocol in evaluation.plan.protocols:
-        for metric in protocol.metrics:
-            base = evaluation.rows.sums(protocol, first, metric)
-            for method in others:
-                other = evaluation.rows.sums(protocol, method, metric)
-                if base is not None and other is not None:
-                    change = paired(other, base, evaluation.config.bootstrap)
-                    names = {"protocol": protocol.name, "metric": metric, "method": method, "minus": first}
-                    found.append(names | to_dict(change))
+        of_protocol = sums.get(protocol.name, {})
+        for metric, method in product(of_protocol.get(first, {}), others):
+            own = of_protocol.get(method, {}).get(metric)
+            if own is not None:
+                change = paired(own, of_protocol[first][metric], evaluation.config.bootstrap)
+                names = {"protocol": protocol.name, "metric": metric, "method": method, "minus": first}
+                found.append(names | change)
     return found
 
 
-def _by_image(evaluation: Evaluation) -> dict[str, Any]:
-    """Sums by image behind each row, from which two reports are compared."""
-    cells: dict[str, dict[str, dict[str, Any]]] = {}
-    for protocol in evaluation.plan.protocols:
-        for method in evaluation.asked:
-            for metric in protocol.metrics:
-                sums = evaluation.rows.sums(protocol, method, metric)
-                if sums is not None:
-                    cells.setdefault(protocol.name, {}).setdefault(method, {})[metric] = sums.to_dict()
-    return {"images": [sample.image_id for sample in evaluation.plan.samples], "sums": cells}
-
-
 def _key(config: EvaluateConfig, plan: Plan, localizer: Any) -> str:
-    """Hash of all that the results of an image depend on."""
+    """Hash of all that the results of an image depend on; equal in every process."""
     settings = {name: value for name, value in to_dict(config).items() if name not in WITHOUT_EFFECT}
-    looks = any(method.needs_image for method in plan.methods)
-    names = [method.name for method in plan.methods]
-    tests = [to_dict(test) for test in plan.protocols]
-    return key_of(
-        __version__, settings, _truth(plan.samples, looks), names, tests, methods.fingerprint(localizer)
+    facts = (
+        *(COLUMNS, __version__, settings),
+        _truth(plan.samples, any(method.needs_image for method in plan.methods)),
+        [method.name for method in plan.methods],
+        [to_dict(test) for test in plan.protocols],
+        methods.fingerprint(localizer),
     )
+    return digest(json.dumps(facts, sort_keys=True, default=str).encode())[:16]
 
 
 def _truth(samples: Sequence[GroundingSample], looks: bool) -> str:
