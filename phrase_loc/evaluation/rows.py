@@ -77,7 +77,7 @@ class Table:
     def take(self, keep: NDArray[np.bool_]) -> "Table":
         """The things that are kept (N,)."""
         rows, own = np.flatnonzero(keep), self.things
-        lists = ([c[i] for i in rows.tolist()] for c in (own.texts, own.labels, own.members, own.truth))
+        lists: Any = ([c[i] for i in rows.tolist()] for c in (own.texts, own.labels, own.members, own.truth))
         things = Things(own.samples, own.image[rows], *lists)
         return Table(things, {name: column[rows] for name, column in self.columns.items()})
 

@@ -15,8 +15,7 @@ from phrase_loc.evaluation.controls import (
     shuffled_words,
 )
 from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS
-from phrase_loc.evaluation.rows import Rows
-from phrase_loc.evaluation.tables import Table, Things
+from phrase_loc.evaluation.rows import Rows, Table, Things
 from phrase_loc.evaluation.targets import Request
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.evaluation.small_models import WORDS, classifier, text_localizer
@@ -100,8 +99,5 @@ def test_same_peak_by_hand():
 def _pointing_table(samples, peaks):
     n = len(samples)
     things = Things(samples, np.arange(n), ["x"] * n, [("x",)] * n, [(0,)] * n, [np.zeros((1, 4))] * n)
-    nothing, peak = np.full(n, np.nan), np.array(peaks, dtype=np.float64)
-    known = ~np.isnan(peak[:, 0])
-    return Table(
-        things, known, {"accuracy": nothing}, nothing, nothing, peak, np.full((n, 4), np.nan), nothing
-    )
+    peak = np.array(peaks, dtype=np.float64)
+    return Table(things, {"known": (~np.isnan(peak[:, 0])).astype(float), "peak": peak})
