@@ -91,9 +91,9 @@ def _progress(tally: Tally, name: str, random: Random, folder: Path) -> None:
         f"im{i}": {"image": f"im{i}", "results": {"mwp": {"pointing_any": {"accuracy": [random.random()]}}}}
         for i in range(4)
     }
-    with Progress(folder / "report.json", "key") as progress:
-        for outcome in outcomes.values():
-            progress.add(outcome)
+    progress = Progress(folder / "report.json", "key")
+    for outcome in outcomes.values():
+        progress.add(outcome)
     (path,) = progress.folder.iterdir()
     path.write_bytes(changed_bytes(path.read_bytes(), random))
 

@@ -174,14 +174,14 @@ def same_peak_rows(
 
 def same_peak(own: Table, other: Table) -> Floats:
     """(N,) 1 where the two peaks are near each other; 0 where one of them is missing."""
-    sizes = np.array([max(own.things.samples[i].size) for i in own.things.image.tolist()], dtype=np.float64)
+    sizes = np.array([max(thing.sample.size) for thing in own.things], dtype=np.float64)
     distance = np.linalg.norm(own.column("peak", 2) - other.column("peak", 2), axis=1)
     return (np.nan_to_num(distance, nan=np.inf) <= NEAR * sizes).astype(np.float64)
 
 
 def _row(rows: Rows, protocol: Protocol, method: str, control: str) -> dict[str, Any]:
     own, other = rows.tables[protocol.name, method], rows.tables[protocol.name, control]
-    compared = Table(own.things, {METRIC: same_peak(own, other)}).take(own.known)
+    compared = Table(own.things, {METRIC: same_peak(own, other)}).take(own.column("known") > 0)
     tables = {(protocol.name, control): compared}
     row = Rows(tables, rows.images, rows.bootstrap).row(protocol, control, METRIC)
     return row | {"baselines": {}, "by_type": {}, "compared_with": method}

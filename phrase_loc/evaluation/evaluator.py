@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,31 +20,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from phrase_loc.distributed import World
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.evaluation.protocols import Protocol
 from phrase_loc.evaluation.scoring import SCORERS
 from phrase_loc.evaluation.targets import Answers, Batch, Method, Request, gather
-from phrase_loc.files import digest
+from phrase_loc.files import append_text, digest, refusing
 from phrase_loc.images import load_image, picture_size
 from phrase_loc.structures import GroundingSample
 
 Outcome = dict[str, Any]
+ADVICE = "choose another output"
 
 
 class Progress:
-    """The finished images of one evaluation.
+    """The finished images of one evaluation, in a folder beside its report: `key` is what they depend on.
 
-    Args:
-        output: path of the report.
-        key: what the results depend on.
-        rank: number of this process; each writes a file of its own.
+    Each process writes a file of its own, a line an image behind its digest.
     """
 
     def __init__(self, output: Path, key: str, rank: int = 0):
         self.folder = output.with_name(output.stem + ".progress")
         self.key, self.rank = key, rank
-        self._path = self.folder / f"{key}-{rank}.jsonl"
-        self._file: TextIO | None = None
 
     def read(self) -> dict[str, Outcome]:
         """Finished images of all processes of earlier runs, by image id."""
@@ -63,36 +59,12 @@ class Progress:
         return done
 
     def add(self, outcome: Outcome) -> None:
-        """Keep one image's results; they are in the file when this returns.
-
-        Raises:
-            ConfigError: the folder beside the report cannot be written to.
-        """
-        try:
-            if self._file is None:
-                self._file = self._open()
-            content = json.dumps(outcome, default=np.ndarray.tolist)
-            self._file.write(f"{digest(content.encode())} {content}\n")
-            self._file.flush()
-        except OSError as error:
-            raise ConfigError(
-                f"results cannot be kept in {self.folder} ({error.strerror}); choose another output"
-            ) from None
-
-    def _open(self) -> TextIO:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        torn = self._path.is_file() and not self._path.read_bytes().endswith(b"\n")
-        file = self._path.open("a", encoding="utf-8")
-        file.write("\n" if torn else "")
-        return file
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Keep one image's results; they are in the file when this returns, or a DataError says why not."""
+        content = json.dumps(outcome, default=np.ndarray.tolist)
+        with refusing(self.folder, ADVICE):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        line = f"\n{digest(content.encode())} {content}"  # begins anew behind a line that a kill has torn
+        append_text(self.folder / f"{self.key}-{self.rank}.jsonl", line, ADVICE)
 
     def clear(self) -> None:
         """Remove this evaluation's files, and the folder when nothing else is in it: the first process does it.
@@ -179,19 +151,13 @@ def run(plan: Plan, world: World, progress: Progress) -> list[Outcome]:
         "skipped": sentence} for an image that no method could be asked about; with the key "note" where its
         photograph was taken for a squashed one (`framed`).
     """
-    done: dict[str, Outcome] = {}
-    for part in world.gather(progress.read()):
-        done.update(part)
-    left = [sample for sample in plan.samples if sample.image_id not in done]
-    mine = left[world.rank :: world.size]
+    done = {image: outcome for part in world.gather(progress.read()) for image, outcome in part.items()}
+    mine = [sample for sample in plan.samples if sample.image_id not in done][world.rank :: world.size]
     fresh: dict[str, Outcome] = {}
     silent = None if world.is_main else True  # None: silent where stderr is no terminal
-    with progress, tqdm(total=len(mine), unit=" images", disable=silent) as bar:
-        for sample in mine:
-            outcome = examine(sample, plan)
-            progress.add(outcome)
-            fresh[sample.image_id] = outcome
-            bar.update()
+    for sample in tqdm(mine, unit=" images", disable=silent):
+        fresh[sample.image_id] = examine(sample, plan)
+        progress.add(fresh[sample.image_id])
     for part in world.gather(fresh):
         done.update(part)
     return [done[sample.image_id] for sample in plan.samples]

@@ -1,10 +1,10 @@
 """Results of all images as tables of columns, and the rows of a report: value, interval, counts, baselines."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
-from typing import Any
+from itertools import compress, product
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,10 @@ from phrase_loc.evaluation.protocols import Protocol
 from phrase_loc.evaluation.scoring import average_precision
 from phrase_loc.evaluation.statistics import Floats, Sums, draws, in_parts, interval, mean_of_columns, percent
 from phrase_loc.evaluation.targets import gather
-from phrase_loc.structures import GroundingSample
+from phrase_loc.structures import GroundingSample, Phrase
 from phrase_loc.text.english import canonical
 from phrase_loc.text.parsing import parse
 
-Mask = NDArray[np.bool_] | None
 ENOUGH = 5  # a word gets a line when so many of the things counted name it
 AP_REPLICATES = (
     200  # draws behind the interval of a mean average precision, which costs a sort for each label
@@ -27,25 +26,15 @@ BESIDE = ("centre", "random", "whole_image")  # baselines beside every score
 BLIND_BOXES = "fixed_boxes"  # and beside every score of boxes
 
 
-@dataclass(frozen=True)
-class Things:
-    """The N things a protocol counted over I images, the same for every method.
+class Thing(NamedTuple):
+    """What a protocol counts, the same for every method."""
 
-    Attributes:
-        samples: all I images of the dataset, those that were left out too.
-        image: (N,) index into samples.
-        texts: phrase, or phrases of a chain.
-        labels: types of each thing.
-        members: indices into the sample's phrases.
-        truth: per thing its true boxes (M, 4) as the protocol takes them.
-    """
-
-    samples: Sequence[GroundingSample]
-    image: NDArray[np.intp]
-    texts: list[str]
-    labels: list[tuple[str, ...]]
-    members: list[tuple[int, ...]]
-    truth: list[Floats]
+    image: int  # place of the sample in the dataset
+    sample: GroundingSample
+    phrase: Phrase  # the mention, or the first of a chain
+    text: str  # the phrase, or those of a chain
+    labels: tuple[str, ...]  # types
+    truth: Floats  # (M, 4) true boxes as the protocol takes them
 
 
 @dataclass(frozen=True)
@@ -58,28 +47,26 @@ class Table:
     box `boxes` (N, T, 4) of each rule; `rank`, how many classes score above the thing's own.
     """
 
-    things: Things
+    things: list[Thing]
     columns: dict[str, Floats]
 
     def __len__(self) -> int:
-        return len(self.things.image)
+        return len(self.things)
+
+    @cached_property
+    def image(self) -> NDArray[np.intp]:
+        """(N,) places of the samples in the dataset."""
+        return np.array([thing.image for thing in self.things], dtype=np.intp)
 
     def column(self, name: str, *shape: int) -> Floats:
         """(N, *shape) of one column, NaN where the method has none."""
         found = self.columns.get(name)
         return np.full((len(self), *shape), np.nan) if found is None else found
 
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """(N,) whether the method knew a word of the thing."""
-        return self.column("known") > 0
-
     def take(self, keep: NDArray[np.bool_]) -> "Table":
         """The things that are kept (N,)."""
-        rows, own = np.flatnonzero(keep), self.things
-        lists: Any = ([c[i] for i in rows.tolist()] for c in (own.texts, own.labels, own.members, own.truth))
-        things = Things(own.samples, own.image[rows], *lists)
-        return Table(things, {name: column[rows] for name, column in self.columns.items()})
+        columns = {name: column[keep] for name, column in self.columns.items()}
+        return Table(list(compress(self.things, keep)), columns)
 
     @cached_property
     def detections(self) -> tuple[Floats, NDArray[np.intp], NDArray[np.bool_]]:
@@ -93,23 +80,20 @@ def tables(plan: Plan, outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Tab
     """The table of every (protocol, method), images that were left out missing from all of them."""
     found: dict[tuple[str, str], Table] = {}
     for protocol in plan.protocols:
-        things, kept = Things(plan.samples, np.zeros(0, dtype=np.intp), [], [], [], []), []
-        images: list[int] = []
-        for index, (sample, outcome) in enumerate(zip(plan.samples, outcomes, strict=True)):
+        things: list[Thing] = []
+        kept = []
+        for image, (sample, outcome) in enumerate(zip(plan.samples, outcomes, strict=True)):
             batch = gather(protocol, sample)
-            if "skipped" in outcome or not len(batch):
-                continue
-            kept.append(outcome["results"])
-            images += [index] * len(batch)
-            things.texts.extend(batch.texts)
-            things.labels.extend(batch.labels)
-            things.members.extend(batch.members)
-            things.truth.extend(rows[~np.isnan(rows[:, 0])] for rows in batch.truth.double().numpy())
-        things = replace(things, image=np.array(images, dtype=np.intp))
+            if len(batch) and "skipped" not in outcome:
+                kept.append(outcome["results"])
+                phrases = [sample.phrases[members[0]] for members in batch.members]
+                truth = [rows[~np.isnan(rows[:, 0])] for rows in batch.truth.double().numpy()]
+                columns = (phrases, batch.texts, batch.labels, truth)
+                things += [Thing(image, sample, *values) for values in zip(*columns, strict=True)]
         for method in plan.methods:
             parts = [results[method.name][protocol.name] for results in kept]
-            columns = {name: _joined(parts, name) for name in {name for part in parts for name in part}}
-            found[protocol.name, method.name] = Table(things, columns)
+            names = {name for part in parts for name in part}
+            found[protocol.name, method.name] = Table(things, {name: _joined(parts, name) for name in names})
     return found
 
 
@@ -126,21 +110,15 @@ def _joined(parts: list[dict[str, Any]], name: str) -> Floats:
 
 @dataclass(frozen=True)
 class Rows:
-    """Makes rows from the tables of one evaluation.
+    """Makes rows from the tables of one evaluation."""
 
-    Attributes:
-        tables: by (protocol, method); the baselines are among the methods.
-        images: I, images of the dataset.
-        bootstrap: draws behind each interval.
-    """
-
-    tables: dict[tuple[str, str], Table]
-    images: int
-    bootstrap: int
+    tables: dict[tuple[str, str], Table]  # by (protocol, method); the baselines are among the methods
+    images: int  # I, of the dataset
+    bootstrap: int  # draws behind each interval
 
     def row(self, protocol: Protocol, method: str, metric: str) -> dict[str, Any]:
         """One row of the report: a method under one metric of the protocol."""
-        image = self.tables[protocol.name, method].things.image
+        image = self.tables[protocol.name, method].image
         rate, precision = self._rate(protocol, method, metric), metric.startswith("mAP")
         draw = draws(self.images, min(self.bootstrap, AP_REPLICATES) if precision else self.bootstrap)
         beside = [*BESIDE, BLIND_BOXES] if protocol.top_k or protocol.rules else BESIDE
@@ -166,20 +144,17 @@ class Rows:
         """Sums by image behind a value that is no mAP, by label too where the protocol averages labels."""
         table = self.tables[protocol.name, method]
         labelled = protocol.average == "label" if by_label is None else by_label
-        labels = table.things.labels if labelled else None
-        return Sums.of(table.column(metric), table.things.image, self.images, labels)
+        labels = [thing.labels for thing in table.things] if labelled else None
+        return Sums.of(table.column(metric), table.image, self.images, labels)
 
     def _rate(self, protocol: Protocol, method: str, metric: str) -> Callable[[NDArray[Any]], Floats]:
         """How often each image counts (B, I) -> values (B,) in 0..1."""
         if not metric.startswith("mAP"):
             return self.sums(protocol, method, metric).value
         table = self.tables[protocol.name, method]
-        labels = table.things.labels
-        if metric == "mAP(Phrase)":
-            labels = [filtered(text) for text in table.things.texts]
 
         def mean(weights: NDArray[Any]) -> Floats:
-            rates = [precision_by_label(table, labels, part)[1] for part in in_parts(weights)]
+            rates = [precision_by_label(table, metric, part)[1] for part in in_parts(weights)]
             return mean_of_columns(np.concatenate(rates))
 
         return mean
@@ -193,7 +168,7 @@ class Rows:
             return {}
         if metric.startswith("mAP"):
             table = self.tables[protocol.name, method]
-            names, (rates,) = precision_by_label(table, table.things.labels, np.ones((1, self.images)))
+            names, (rates,) = precision_by_label(table, metric, np.ones((1, self.images)))
         else:
             sums = self.sums(protocol, method, metric, by_label=True)
             names, rates = list(sums.labels), sums.by_label()
@@ -209,9 +184,9 @@ def by_word(
     for protocol, method in product(protocols, methods):
         table, metric = rows.tables[protocol.name, method], protocol.metrics[0]
         owners: dict[str, list[int]] = {}
-        for thing, text in enumerate(table.things.texts if metric in table.columns else ()):
-            for word in content_words(text):
-                owners.setdefault(word, []).append(thing)
+        for place, thing in enumerate(table.things if metric in table.columns else ()):
+            for word in content_words(thing.text):
+                owners.setdefault(word, []).append(place)
         for word, things in sorted(owners.items(), key=lambda item: (-len(item[1]), item[0])):
             if len(things) >= ENOUGH:
                 seen = None if vocabulary is None else word in vocabulary
@@ -230,7 +205,7 @@ def by_seen(rows: Rows, protocol: Protocol, row: dict[str, Any], localizer: Any)
     table = rows.tables[protocol.name, row["method"]]
     if vocabulary is None or row["metric"] not in table.columns:
         return {}
-    inside = [[word in vocabulary for word in content_words(text)] for text in table.things.texts]
+    inside = [[word in vocabulary for word in content_words(thing.text)] for thing in table.things]
     groups = np.array(["seen" if i and all(i) else "partly seen" if any(i) else "unseen" for i in inside])
     found = {}
     for name in ("seen", "partly seen", "unseen"):
@@ -253,57 +228,52 @@ def filtered(phrase: str) -> tuple[str, ...]:
     return (words,) if words else ()
 
 
-def precision_by_label(
-    table: Table, labels: list[tuple[str, ...]], weights: Floats
-) -> tuple[list[str], Floats]:
+def precision_by_label(table: Table, metric: str, weights: Floats) -> tuple[list[str], Floats]:
     """Average precision of each label: names (L,), and (B, L) in 0..1.
 
-    Detections of all phrases with a label are pooled over images; a phrase's only true positive is its first
-    correct box.
+    Labels are the types of mAP(Group), or the phrases of mAP(Phrase), filtered to their content words. Detections of
+    all phrases with a label are pooled over images; a phrase's only true positive is its first correct box.
     """
-    (scores, owner, correct), image = table.detections, table.things.image
+    (scores, owner, correct), image = table.detections, table.image
     groups: dict[str, list[int]] = {}
-    for thing, names in enumerate(labels):
-        for name in names:
-            groups.setdefault(name, []).append(thing)
+    for place, thing in enumerate(table.things):
+        for name in thing.labels if metric == "mAP(Group)" else filtered(thing.text):
+            groups.setdefault(name, []).append(place)
     starts = np.searchsorted(owner, np.arange(len(table) + 1))
     rates = np.full((len(weights), len(groups)), np.nan)
     for column, name in enumerate(sorted(groups)):
-        things = np.array(groups[name])
-        rows = np.concatenate([np.arange(starts[t], starts[t + 1]) for t in things])
+        places = np.array(groups[name])
+        rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in places])
         found = (scores[rows], correct[rows], image[owner[rows]])
-        rates[:, column] = average_precision(*found, weights, weights[:, image[things]].sum(1))
+        rates[:, column] = average_precision(*found, weights, weights[:, image[places]].sum(1))
     return sorted(groups), rates
 
 
 def records(found: dict[tuple[str, str], Table], protocol: Protocol, method: str) -> list[dict[str, Any]]:
     """One plain record for each thing counted under a protocol: what the CSV and the page show."""
     table = found[protocol.name, method]
-    things, known = table.things, table.known.tolist()
+    metrics = [metric for metric in protocol.metrics if metric in table.columns]
     hit = table.column("accuracy" if "accuracy" in table.columns else protocol.metrics[0])
-    iou, score = table.column("iou"), table.column("score")
+    iou, score, known = (table.column(name) for name in ("iou", "score", "known"))
     peak, box = table.column("peak", 2).tolist(), table.column("box", 4).tolist()
-    rows = []
-    for i, index in enumerate(things.image.tolist()):
-        sample = things.samples[index]
-        phrase = sample.phrases[things.members[i][0]]
-        row = {
-            "image_id": sample.image_id,
-            "size": sample.size,
+    return [
+        {
+            "image_id": thing.sample.image_id,
+            "size": thing.sample.size,
             "protocol": protocol.name,
             "method": method,
-            "phrase": things.texts[i],
-            "labels": things.labels[i],
-            "entity": phrase.entity,
-            "sentence": phrase.sentence,
-            "known": known[i],
+            "phrase": thing.text,
+            "labels": thing.labels,
+            "entity": thing.phrase.entity,
+            "sentence": thing.phrase.sentence,
+            "known": bool(known[i]),
             "hit": hit[i],
-            "values": {m: table.columns[m][i] for m in protocol.metrics if m in table.columns},
+            "values": {metric: table.columns[metric][i] for metric in metrics},
             "iou": iou[i],
             "score": score[i],
             "peak": peak[i],
             "box": box[i],
-            "truth": things.truth[i].tolist(),
+            "truth": thing.truth.tolist(),
         }
-        rows.append(row)
-    return rows
+        for i, thing in enumerate(table.things)
+    ]

@@ -21,19 +21,12 @@ Query = tuple[str, ...]  # phrases whose maps are averaged; a mention is a query
 
 @dataclass(frozen=True)
 class Batch:
-    """The P things that a protocol counts in one image.
-
-    Attributes:
-        sample: the image.
-        members: per thing the indices into sample.phrases it stands for: one mention, or those of a chain.
-        queries: per thing the phrases whose maps are averaged, one for each member.
-        truth: (P, M, 4) true boxes, NaN rows as padding: M = 1, the union box, where the protocol says so.
-    """
+    """The P things that a protocol counts in one image."""
 
     sample: GroundingSample
-    members: tuple[tuple[int, ...], ...]
-    queries: tuple[Query, ...]
-    truth: Tensor
+    members: tuple[tuple[int, ...], ...]  # indices into sample.phrases: one mention, or those of a chain
+    queries: tuple[Query, ...]  # the phrases whose maps are averaged, one for each member
+    truth: Tensor  # (P, M, 4) true boxes, NaN rows as padding; M = 1 where the protocol takes the union box
 
     def __len__(self) -> int:
         return len(self.members)
@@ -88,19 +81,12 @@ def padded(rows: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Request:
-    """What the protocols of one unit need, so that nothing else is computed.
+    """What the protocols of one unit need, so that nothing else is computed."""
 
-    Attributes:
-        borders: widths of the zeroed frame at which a peak is wanted; empty where nobody points.
-        top_k: ranked boxes wanted; 0 for none.
-        map_boxes: rules by which a map becomes one box.
-        ranks: whether the ranks of the classes are wanted, where a method classifies.
-    """
-
-    borders: frozenset[int] = frozenset()
-    top_k: int = 0
-    map_boxes: frozenset[MapBox] = frozenset()
-    ranks: bool = False
+    borders: frozenset[int] = frozenset()  # of the zeroed frames at which a peak is wanted
+    top_k: int = 0  # ranked boxes wanted
+    map_boxes: frozenset[MapBox] = frozenset()  # rules by which a map becomes one box
+    ranks: bool = False  # of the classes, where a method classifies
 
     @classmethod
     def of(cls, tests: Sequence[Protocol]) -> "Request":
@@ -115,23 +101,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to P queries, in pixels of sample.size. NaN stands for no answer, which scores as a miss.
+    """Answers to P queries, in pixels of sample.size. NaN stands for no answer, which scores as a miss."""
 
-    Attributes:
-        known: (P,) whether any word of the query has a vector.
-        peaks: border -> (P, 2) x, y of the first maximum.
-        boxes: (P, k, 4) best first.
-        scores: (P, k) of the boxes, descending, comparable between images as far as the method makes them so.
-        map_boxes: rule -> (P, 4).
-        ranks: (P,) how many classes score above the query's own; none of a method that classifies nothing.
-    """
-
-    known: Tensor
-    peaks: dict[int, Tensor] = field(default_factory=dict)
-    boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 4))
-    scores: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    map_boxes: dict[MapBox, Tensor] = field(default_factory=dict)
-    ranks: Tensor | None = None
+    known: Tensor  # (P,) whether any word of the query has a vector
+    peaks: dict[int, Tensor] = field(default_factory=dict)  # border -> (P, 2) x, y of the first maximum
+    boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 4))  # (P, k, 4) best first
+    scores: Tensor = field(
+        default_factory=lambda: torch.zeros(0, 0)
+    )  # (P, k), comparable between images if it can be
+    map_boxes: dict[MapBox, Tensor] = field(default_factory=dict)  # rule -> (P, 4)
+    ranks: Tensor | None = None  # (P,) how many classes score above the query's own
 
     def take(self, rows: Sequence[int]) -> "Answers":
         """The answers to some of the queries, in a new order; a row may come more than once."""
@@ -151,15 +130,10 @@ class Answers:
 
 
 class Method(Interface):
-    """Anything that can be evaluated.
-
-    Attributes:
-        name: its name in reports.
-        needs_image: whether `answer` opens the image file; what does not runs on annotations alone.
-    """
+    """Anything that can be evaluated."""
 
     name: str
-    needs_image: bool
+    needs_image: bool  # whether `answer` opens the image file; what does not runs on annotations alone
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image; DataError where the image cannot be read."""

@@ -188,7 +188,7 @@ def is_held_out(image_id: str, share: float) -> bool:
 
 def best_threshold(protocol: Protocol, table: Table, held: Part) -> int:
     """Place in the sweep of the highest accuracy on the held-out images (I,), the first of equal ones."""
-    hits = protocol.correct(table.column("ious", len(protocol.sweep)))[held[table.things.image]]
+    hits = protocol.correct(table.column("ious", len(protocol.sweep)))[held[table.image]]
     return int(hits.mean(0).argmax()) if len(hits) else 0
 
 
@@ -201,4 +201,4 @@ def reported(protocol: Protocol, table: Table, number: int, part: Part) -> Table
     if not np.isnan(rank).any():
         columns |= {f"top{k}_error": 1 - hit * (rank < k) for k in (1, 5)}
     columns |= {"iou": overlap, "box": table.column("boxes", tried, 4)[:, number]}
-    return Table(table.things, columns | {"known": table.column("known")}).take(part[table.things.image])
+    return Table(table.things, columns | {"known": table.column("known")}).take(part[table.image])

@@ -12,7 +12,7 @@ from phrase_loc.evaluation import thresholds
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS, GRIDS
 from phrase_loc.evaluation.report import write
-from phrase_loc.evaluation.rows import Table, Things
+from phrase_loc.evaluation.rows import Table, Thing
 from phrase_loc.evaluation.run import evaluate, report
 from phrase_loc.evaluation.statistics import compare
 from tests.datasets.trees import photograph, xml
@@ -30,7 +30,7 @@ SWEEP = replace(MEAN, sweep=MEAN.sweep[2:4])  # thresholds 1 and 1.5
 def table(*hits: list[int], rank: list[float] | None = None) -> Table:
     """One thing an image; hits of each threshold in turn."""
     n = len(hits[0])
-    things = Things([], np.arange(n), ["x"] * n, [("x",)] * n, [(0,)] * n, [np.zeros((1, 4))] * n)
+    things = [Thing(i, None, None, "x", ("x",), None) for i in range(n)]
     overlap = np.stack([np.where(h, 0.5, 0.4999) for h in hits], 1)
     boxes = np.arange(n * len(hits) * 4, dtype=float).reshape(n, len(hits), 4)
     columns = {"known": np.ones(n), "ious": overlap, "boxes": boxes}
@@ -45,7 +45,7 @@ def test_the_choice_reads_only_the_held_out_part():
     assert thresholds.best_threshold(SWEEP, found, ~held) == 1
     rest = thresholds.reported(SWEEP, found, 0, ~held)
     assert rest.columns["error"].tolist() == [1, 1, 1, 1]
-    assert rest.things.image.tolist() == [2, 3, 4, 5]
+    assert rest.image.tolist() == [2, 3, 4, 5]
     assert rest.columns["iou"].tolist() == [0.4999] * 4
     assert rest.columns["box"][0].tolist() == [16, 17, 18, 19]  # third image, first threshold
     assert set(rest.columns) == {"known", "iou", "box", "accuracy", "error"}  # nothing was classified
@@ -132,7 +132,7 @@ def test_a_sweep_agrees_with_its_thresholds_asked_one_by_one(tree, tmp_path):
         config_of(tree, tmp_path, protocols=[name], method="mwp", held_out=0.0), World(), classifier(NAMES)
     )
     found = single.tables[name, "mwp"]
-    keep = [not thresholds.is_held_out(single.plan.samples[i].image_id, 0.3) for i in found.things.image]
+    keep = [not thresholds.is_held_out(single.plan.samples[i].image_id, 0.3) for i in found.image]
     assert row["value"] == round(100 * (1 - found.columns["accuracy"][keep].mean()), 2)
 
 

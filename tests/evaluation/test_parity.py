@@ -7,7 +7,7 @@ from torchvision.ops import nms
 
 from phrase_loc.boxes import iou
 from phrase_loc.evaluation.protocols import FLICKR30K, KNOWN_DEVIATIONS, PROTOCOLS, MapBox, faithful
-from phrase_loc.evaluation.rows import Rows, Table, Things, filtered
+from phrase_loc.evaluation.rows import Rows, Table, Thing, filtered
 from phrase_loc.evaluation.targets import Batch
 from phrase_loc.evaluation.thresholds import map_boxes
 from tests.evaluation.fakes import FakeLocalizer, point
@@ -85,14 +85,10 @@ def test_nms_of_the_wwbl_script_reads_width_and_height_as_corners():
 def eight(scores, firsts, labels, image, texts=None):
     """A table of phrases with ranked boxes: scores (N, k), rank of the first correct one or -1."""
     count = len(scores)
-    things = Things(
-        [None] * (max(image) + 1),
-        np.array(image),
-        texts or [f"the phrase{i}" for i in range(count)],
-        labels,
-        [(0,)] * count,
-        [np.zeros((1, 4))] * count,
-    )
+    texts = texts or [f"the phrase{i}" for i in range(count)]
+    things = [
+        Thing(*facts) for facts in zip(image, [None] * count, [None] * count, texts, labels, [None] * count)
+    ]
     columns = {"known": np.ones(count), "first": np.array(firsts, float), "scores": np.array(scores)}
     table = Table(things, columns)
     return Rows({("recall_union", "m"): table}, max(image) + 1, 10)
