@@ -118,61 +118,55 @@ class Rows:
 
     def row(self, protocol: Protocol, method: str, metric: str) -> dict[str, Any]:
         """One row of the report: a method under one metric of the protocol."""
-        image = self.tables[protocol.name, method].image
-        rate, precision = self._rate(protocol, method, metric), metric.startswith("mAP")
-        draw = draws(self.images, min(self.bootstrap, AP_REPLICATES) if precision else self.bootstrap)
+        image, once = self.tables[protocol.name, method].image, np.ones((1, self.images))
+        draw = draws(self.images, min(self.bootstrap, AP_REPLICATES) if is_map(metric) else self.bootstrap)
         beside = [*BESIDE, BLIND_BOXES] if protocol.top_k or protocol.rules else BESIDE
         shown = [b for b in beside if (protocol.name, b) in self.tables and self.has(protocol, b, metric)]
+        values = {name: self._rates(protocol, name, metric)[1] for name in (method, *shown)}
+        percents = {name: percent(mean_of_columns(rates(once))[0]) for name, rates in values.items()}
+        by_type: dict[str, float | None] = {}
+        if metric != "mAP(Phrase)":  # whose labels are the phrases
+            names, rates = self._rates(protocol, method, metric, by_label=True)
+            by_type = dict(zip(names, map(percent, rates(once)[0]), strict=True))
         return {
             "protocol": protocol.name,
             "method": method,
             "metric": metric,
-            "value": self._percent(rate),
+            "value": percents[method],
             "count": len(image),
             "images": len(np.unique(image)),
-            "ci95": interval(rate(draw)),
-            "baselines": {name: self._percent(self._rate(protocol, name, metric)) for name in shown},
-            "by_type": self._by_label(protocol, method, metric),
+            "ci95": interval(mean_of_columns(values[method](draw))),
+            "baselines": {name: percents[name] for name in shown},
+            "by_type": by_type,
         }
 
     def has(self, protocol: Protocol, method: str, metric: str) -> bool:
         """Whether a method was scored by a metric: a blind box has no rank among classes."""
         table = self.tables[protocol.name, method]
-        return metric.startswith("mAP") or metric in table.columns or not len(table)
+        return is_map(metric) or metric in table.columns or not len(table)
 
-    def sums(self, protocol: Protocol, method: str, metric: str, by_label: bool | None = None) -> Sums:
-        """Sums by image behind a value that is no mAP, by label too where the protocol averages labels."""
+    def sums(self, protocol: Protocol, method: str, metric: str, by_label: bool = False) -> Sums:
+        """Sums by image behind a value that is no mAP, by label too where asked or where labels are averaged."""
         table = self.tables[protocol.name, method]
-        labelled = protocol.average == "label" if by_label is None else by_label
+        labelled = by_label or protocol.average == "label"
         labels = [thing.labels for thing in table.things] if labelled else None
         return Sums.of(table.column(metric), table.image, self.images, labels)
 
-    def _rate(self, protocol: Protocol, method: str, metric: str) -> Callable[[NDArray[Any]], Floats]:
-        """How often each image counts (B, I) -> values (B,) in 0..1."""
-        if not metric.startswith("mAP"):
-            return self.sums(protocol, method, metric).value
-        table = self.tables[protocol.name, method]
-
-        def mean(weights: NDArray[Any]) -> Floats:
-            rates = [precision_by_label(table, metric, part)[1] for part in in_parts(weights)]
-            return mean_of_columns(np.concatenate(rates))
-
-        return mean
-
-    def _percent(self, rate: Callable[[NDArray[Any]], Floats]) -> float | None:
-        return percent(rate(np.ones((1, self.images)))[0])
-
-    def _by_label(self, protocol: Protocol, method: str, metric: str) -> dict[str, float | None]:
-        """Value in percent for each type or class; empty for mAP(Phrase), whose labels are the phrases."""
-        if metric == "mAP(Phrase)":
-            return {}
-        if metric.startswith("mAP"):
+    def _rates(
+        self, protocol: Protocol, method: str, metric: str, by_label: bool = False
+    ) -> tuple[Sequence[str], Callable[[NDArray[Any]], Floats]]:
+        """Names of labels (L,), and what gives their rates (B, L)."""
+        if is_map(metric):
             table = self.tables[protocol.name, method]
-            names, (rates,) = precision_by_label(table, metric, np.ones((1, self.images)))
-        else:
-            sums = self.sums(protocol, method, metric, by_label=True)
-            names, rates = list(sums.labels), sums.by_label()
-        return {name: percent(rate) for name, rate in zip(names, rates)}
+            groups = groups_of(table, metric)
+            return list(groups), lambda weights: precisions(table, groups, weights)
+        sums = self.sums(protocol, method, metric, by_label)
+        return sums.labels, sums.rates
+
+
+def is_map(metric: str) -> bool:
+    """Whether a metric is a mean average precision, which is no ratio of sums over images."""
+    return metric.startswith("mAP")
 
 
 def by_word(
@@ -228,25 +222,31 @@ def filtered(phrase: str) -> tuple[str, ...]:
     return (words,) if words else ()
 
 
-def precision_by_label(table: Table, metric: str, weights: Floats) -> tuple[list[str], Floats]:
-    """Average precision of each label: names (L,), and (B, L) in 0..1.
-
-    Labels are the types of mAP(Group), or the phrases of mAP(Phrase), filtered to their content words. Detections of
-    all phrases with a label are pooled over images; a phrase's only true positive is its first correct box.
-    """
-    (scores, owner, correct), image = table.detections, table.image
+def groups_of(table: Table, metric: str) -> dict[str, list[int]]:
+    """Label -> places of its things: the types of mAP(Group), or of mAP(Phrase) the phrases' content words."""
     groups: dict[str, list[int]] = {}
     for place, thing in enumerate(table.things):
         for name in thing.labels if metric == "mAP(Group)" else filtered(thing.text):
             groups.setdefault(name, []).append(place)
+    return dict(sorted(groups.items()))
+
+
+def precisions(table: Table, groups: dict[str, list[int]], weights: NDArray[Any]) -> Floats:
+    """Average precision of each group, once for each row of weights (B, I): (B, L) in 0..1.
+
+    Detections of all things of a group are pooled over images; a thing's only true positive is its first correct box.
+    """
+    (scores, owner, correct), image = table.detections, table.image
     starts = np.searchsorted(owner, np.arange(len(table) + 1))
     rates = np.full((len(weights), len(groups)), np.nan)
-    for column, name in enumerate(sorted(groups)):
-        places = np.array(groups[name])
+    for column, places in enumerate(groups.values()):
         rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in places])
-        found = (scores[rows], correct[rows], image[owner[rows]])
-        rates[:, column] = average_precision(*found, weights, weights[:, image[places]].sum(1))
-    return sorted(groups), rates
+        found, start = (scores[rows], correct[rows], image[owner[rows]]), 0
+        for part in in_parts(weights):
+            stop = start + len(part)
+            rates[start:stop, column] = average_precision(*found, part, part[:, image[places]].sum(1))
+            start = stop
+    return rates
 
 
 def records(found: dict[tuple[str, str], Table], protocol: Protocol, method: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phrase_loc import __version__
 from phrase_loc.config import to_dict
@@ -17,11 +17,14 @@ from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.controls import same_peak_rows
 from phrase_loc.evaluation.evaluator import Plan, Progress, run
 from phrase_loc.evaluation.protocols import faithful
-from phrase_loc.evaluation.rows import Rows, Table, by_seen, by_word, tables
+from phrase_loc.evaluation.rows import Rows, Table, by_seen, by_word, is_map, tables
 from phrase_loc.evaluation.statistics import Sums, paired
 from phrase_loc.files import digest, fingerprint
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
+
+if TYPE_CHECKING:
+    from phrase_loc.inference import Localizer
 
 POLICY = (
     "An image, caption or chain that cannot be read is neither a hit nor a miss: it leaves the count of "
@@ -31,47 +34,23 @@ TIES = (
     "Of equal maxima of a map the first in row order; of equal scores the box ranked first, and across "
     "images the order of the dataset."
 )
-#: Settings that change nothing in the results of an image.
-WITHOUT_EFFECT = {
-    *(
-        "output",
-        "bootstrap",
-        "csv",
-        "html",
-        "resume",
-        "limit",
-        "sample",
-        "device",
-        "held_out",
-        "proposal_cache",
-    )
-}
 COLUMNS = 2  # how an image's results are written: those written otherwise are computed again
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finished evaluation.
-
-    Attributes:
-        config: as it was run.
-        plan: samples, protocols and methods; the baselines are among the methods.
-        asked: names of the methods that get rows of their own.
-        rows: makes rows from `tables`.
-        skipped: what was left out.
-        localizer: None when no method looked at images.
-        progress: finished images on disk, to be cleared when the report is written.
-        notes: (protocol, method) -> what its rows say beside, such as the threshold that was chosen.
-    """
+    """A finished evaluation."""
 
     config: EvaluateConfig
-    plan: Plan
-    asked: tuple[str, ...]
+    plan: Plan  # the baselines are among the methods
+    asked: tuple[str, ...]  # names of the methods that get rows of their own
     rows: Rows
     skipped: Skipped
-    localizer: Any
-    progress: Progress
-    notes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    localizer: "Localizer | None"  # None when no method looked at images
+    progress: Progress  # finished images on disk, to be cleared when the report is written
+    notes: dict[tuple[str, str], dict[str, Any]] = field(
+        default_factory=dict
+    )  # beside rows of (protocol, method)
 
     @property
     def tables(self) -> dict[tuple[str, str], Table]:
@@ -79,13 +58,8 @@ class Evaluation:
         return self.rows.tables
 
 
-def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Evaluation:
-    """Evaluate on every process; the result is the same on each.
-
-    Args:
-        config: what to evaluate.
-        world: this process among the others.
-        localizer: used in place of the one the config names.
+def evaluate(config: EvaluateConfig, world: World, localizer: "Localizer | None" = None) -> Evaluation:
+    """Evaluate, on each process with the same result; a localizer takes the place of the one the config names.
 
     Raises:
         ConfigError: an unknown name, or no dataset where the config says.
@@ -136,10 +110,10 @@ def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[Groundi
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """What goes into report.json."""
     config, plan, rows = evaluation.config, evaluation.plan, evaluation.rows
-    sums: dict[str, dict[str, dict[str, Sums]]] = {}  # protocol -> method -> metric; mAP is no ratio of sums
+    sums: dict[str, dict[str, dict[str, Sums]]] = {}  # protocol -> method -> metric
     for p, method in product(plan.protocols, evaluation.asked):
         for metric in p.metrics:
-            if rows.has(p, method, metric) and not metric.startswith("mAP"):
+            if rows.has(p, method, metric) and not is_map(metric):
                 of_method = sums.setdefault(p.name, {}).setdefault(method, {})
                 of_method[metric] = rows.sums(p, method, metric)
     return {
@@ -196,11 +170,10 @@ def _differences(evaluation: Evaluation, sums: dict[str, dict[str, dict[str, Sum
     return found
 
 
-def _key(config: EvaluateConfig, plan: Plan, localizer: Any) -> str:
+def _key(config: EvaluateConfig, plan: Plan, localizer: "Localizer | None") -> str:
     """Hash of all that the results of an image depend on; equal in every process."""
-    settings = {name: value for name, value in to_dict(config).items() if name not in WITHOUT_EFFECT}
     facts = (
-        *(COLUMNS, __version__, settings),
+        *(COLUMNS, __version__, to_dict(config.data), config.model, config.inference),
         _truth(plan.samples, any(method.needs_image for method in plan.methods)),
         [method.name for method in plan.methods],
         [to_dict(test) for test in plan.protocols],

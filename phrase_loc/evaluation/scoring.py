@@ -23,20 +23,13 @@ Array = NDArray[np.float64]
 
 
 def inside_any(points: Tensor, boxes: Tensor, margin: float = 0.0, strict: bool = False) -> Tensor:
-    """Whether a point lies in any of its boxes: (P, 2) x, y and (P, M, 4) -> (P,) bool.
+    """Whether a point lies in any of its boxes, NaN in none: (P, 2) x, y and (P, M, 4) -> (P,) bool.
 
-    Args:
-        points: one point for each thing, NaN where there is none.
-        boxes: the thing's own true boxes, NaN rows as padding.
-        margin: pixels by which each side is pushed outwards first.
-        strict: whether a point on the border is outside.
+    Boxes are widened by the margin; a point on the border is inside unless `strict`.
     """
-    x, y = points[:, None, 0], points[:, None, 1]
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    x1, y1, x2, y2 = x1 - margin, y1 - margin, x2 + margin, y2 + margin
-    if strict:
-        return ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(1)
-    return ((x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)).any(1)
+    point, low, high = points[:, None], boxes[..., :2] - margin, boxes[..., 2:] + margin
+    inside = (point > low) & (point < high) if strict else (point >= low) & (point <= high)
+    return inside.all(2).any(1)
 
 
 def first_correct(correct: Tensor) -> Tensor:
@@ -54,7 +47,7 @@ def average_precision(
     rounding of t decides. Only true positives are visited: precision can peak nowhere else.
 
     Args:
-        scores: (n,) confidence of each detection.
+        scores: (n,) of each detection.
         correct: (n,) whether it is a true positive; a phrase has at most one.
         image: (n,) image it comes from.
         weights: (B, I) how often each image counts: ones for the value, bootstrap draws for its interval.
@@ -145,16 +138,10 @@ def mask_pointing(protocol: Protocol, batch: Batch, answers: Answers) -> dict[st
 
 
 def distance_to_boxes(points: Tensor, boxes: Tensor) -> Tensor:
-    """Pixels from each point to its nearest box, 0 inside: (P, 2), (P, M, 4) NaN-padded -> (P,).
-
-    NaN when the point is NaN or there is no box.
-    """
-    x, y = points[:, None, 0], points[:, None, 1]
-    sideways = torch.maximum(boxes[..., 0] - x, x - boxes[..., 2]).clamp(min=0)
-    upright = torch.maximum(boxes[..., 1] - y, y - boxes[..., 3]).clamp(min=0)
-    distance = torch.hypot(sideways, upright).nan_to_num(nan=torch.inf)
-    nearest = distance.amin(1) if boxes.shape[1] else points.new_full((len(points),), torch.inf)
-    return nearest.masked_fill(nearest.isinf(), torch.nan)
+    """Pixels from each point to its nearest box, 0 inside: (P, 2), (P, M, 4) NaN-padded -> (P,), inf without any."""
+    apart = points[:, None] - torch.clamp(points[:, None], boxes[..., :2], boxes[..., 2:])
+    distance = torch.hypot(apart[..., 0], apart[..., 1]).nan_to_num(nan=torch.inf)
+    return torch.nn.functional.pad(distance, (0, 1), value=torch.inf).amin(1)
 
 
 def touches(mask: dict[str, Any], point: list[float], radius: float) -> bool:

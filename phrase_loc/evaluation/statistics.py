@@ -9,13 +9,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 
 from phrase_loc.config import STRICT, adapter, problems
 from phrase_loc.errors import ConfigError, DataError, nearest
@@ -29,33 +30,29 @@ AT_ONCE = 1 << 21  # weights of images that are floating-point numbers at one ti
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums and counts of one metric by image and label; L = 1 where things are averaged without labels.
+    """Sums and counts of one metric by image and label; L = 1 where things are averaged without labels."""
 
-    Attributes:
-        labels: names of the L columns.
-        sums: (I, L) sum of the metric; sparse, as an image has few of 1,000 classes.
-        counts: (I, L) things counted, in the same cells.
-    """
+    labels: tuple[str, ...]  # names of the L columns
+    sums: csr_array  # (I, L) of the metric; an image has few of 1,000 classes
+    counts: csr_array  # (I, L) things counted, in the same cells
 
-    labels: tuple[str, ...]
-    sums: csr_array
-    counts: csr_array
-
-    def value(self, weights: NDArray[Any] | None = None) -> Floats:
-        """Mean over labels of sum / count, once for each row of weights (B, I): (B,), in 0..1."""
-        weights = np.ones((1, self.counts.shape[0])) if weights is None else weights
+    def rates(self, weights: NDArray[Any]) -> Floats:
+        """Sum / count of each label, once for each row of weights (B, I): (B, L), NaN where nothing is counted."""
         both = (self.sums, self.counts)  # a product with one dense column is ten times as fast
         sums, counts = (m.toarray() for m in both) if self.counts.shape[1] == 1 else both
-        means = [mean_of_columns(_ratio(part @ sums, part @ counts)) for part in in_parts(weights)]
-        return np.concatenate([np.zeros(0), *means])
+        found = [np.zeros((0, self.counts.shape[1]))]
+        for part in in_parts(weights):
+            many = part @ counts
+            found.append(np.divide(part @ sums, many, out=np.full(many.shape, np.nan), where=many > 0))
+        return np.concatenate(found)
+
+    def value(self, weights: NDArray[Any] | None = None) -> Floats:
+        """Mean over labels of sum / count, in 0..1: (B,)."""
+        return mean_of_columns(self.rates(np.ones((1, self.counts.shape[0])) if weights is None else weights))
 
     def same_things(self, other: "Sums") -> bool:
         """Whether the same number of things was counted in each image under each label."""
         return self.labels == other.labels and (self.counts != other.counts).nnz == 0
-
-    def by_label(self) -> Floats:
-        """The mean of each label over all images: (L,), NaN where nothing was counted."""
-        return _ratio(self.sums.sum(0), self.counts.sum(0))
 
     def to_dict(self) -> dict[str, list[Any]]:
         """The cells that hold something, by image, ready for JSON."""
@@ -75,10 +72,10 @@ class Sums:
         """Sums of (N,) values over their images, and labels where there are; a thing with two counts in both."""
         if labels is None:
             return cls.in_cells(("",), (image, np.zeros_like(image)), values, np.ones(len(image)), images)
-        names = tuple(sorted({name for group in labels for name in group}))
+        names = tuple(sorted(set(chain.from_iterable(labels))))
+        thing = np.repeat(np.arange(len(labels)), [len(group) for group in labels])
         column = {name: i for i, name in enumerate(names)}
-        thing = np.array([i for i, group in enumerate(labels) for _ in group], dtype=np.intp)
-        label = np.array([column[name] for group in labels for name in group], dtype=np.intp)
+        label = np.array([column[name] for name in chain.from_iterable(labels)], dtype=np.intp)
         return cls.in_cells(names, (image[thing], label), values[thing], np.ones(len(thing)), images)
 
     @classmethod
@@ -87,14 +84,10 @@ class Sums:
     ) -> "Sums":
         """Values and counts added up in their cells (image, label)."""
         shape = (images, max(1, len(labels)))
-        added = [csr_array((np.asarray(data, float), place), shape=shape) for data in (values, counts)]
-        for matrix in added:
-            matrix.sum_duplicates()
+        added = [
+            coo_array((np.asarray(data, float), place), shape=shape).tocsr() for data in (values, counts)
+        ]
         return cls(labels, *added)
-
-
-def _ratio(sums: Floats, counts: Floats) -> Floats:
-    return np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
 
 
 def mean_of_columns(rates: Floats) -> Floats:
@@ -136,11 +129,9 @@ def interval(replicates: Floats) -> list[float]:
 
 
 def paired(a: Sums, b: Sums, replicates: int) -> dict[str, Any]:
-    """Two methods on the same images and the same draws.
+    """Two methods on the same images and the same draws: `value`, `ci95` and `p_value` of a - b in percentage points.
 
-    Returns:
-        `value`: a - b in percentage points, None where nothing was counted; `ci95`: [low, high]; `p_value`: two-sided
-        share of replicates on the other side of zero.
+    The value is None where nothing was counted; p is the two-sided share of replicates on the other side of zero.
     """
     weights = draws(a.counts.shape[0], replicates)
     change = a.value(weights) - b.value(weights)
