@@ -102,20 +102,26 @@ def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[Groundi
     if not 0 < number < len(samples):
         return samples
     images = [samples[i] for i in range(len(samples))]
-    lowest = sorted(images, key=lambda s: hashlib.sha256(s.image_id.encode()).digest())[:number]
-    kept = {sample.image_id for sample in lowest}
-    return [sample for sample in images if sample.image_id in kept]
+    hashes = [hashlib.sha256(sample.image_id.encode()).digest() for sample in images]
+    return [images[i] for i in sorted(sorted(range(len(images)), key=hashes.__getitem__)[:number])]
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """What goes into report.json."""
-    config, plan, rows = evaluation.config, evaluation.plan, evaluation.rows
-    sums: dict[str, dict[str, dict[str, Sums]]] = {}  # protocol -> method -> metric
+    config, plan, made = evaluation.config, evaluation.plan, evaluation.rows
+    rows: list[dict[str, Any]] = []
+    sums: dict[tuple[str, str, str], Sums] = {}
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
     for p, method in product(plan.protocols, evaluation.asked):
         for metric in p.metrics:
-            if rows.has(p, method, metric) and not is_map(metric):
-                of_method = sums.setdefault(p.name, {}).setdefault(method, {})
-                of_method[metric] = rows.sums(p, method, metric)
+            if not made.has(p, method, metric):
+                continue
+            row = made.row(p, method, metric)
+            row |= by_seen(made, p, row, evaluation.localizer)
+            rows.append(row | evaluation.notes.get((p.name, method), {}))
+            if not is_map(metric):
+                own = sums[p.name, method, metric] = made.sums(p, method, metric)
+                cells.setdefault(p.name, {}).setdefault(method, {})[metric] = own.to_dict()
     return {
         "config": to_dict(config),
         "version": __version__,
@@ -126,47 +132,26 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             "phrases": sum(len(sample.phrases) for sample in plan.samples),
             "phrases_with_boxes": sum(len(boxes) > 0 for s in plan.samples for boxes in s.boxes),
         },
-        "rows": _rows(evaluation),
+        "rows": rows + same_peak_rows(made, plan.protocols, evaluation.asked),
         "protocols": {protocol.name: to_dict(protocol) for protocol in plan.protocols},
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
         "differences": _differences(evaluation, sums),
-        "by_word": by_word(rows, plan.protocols, evaluation.asked, evaluation.localizer),
-        "by_image": {
-            "images": [sample.image_id for sample in plan.samples],
-            "sums": {
-                name: {m: {k: s.to_dict() for k, s in own.items()} for m, own in methods.items()}
-                for name, methods in sums.items()
-            },
-        },
+        "by_word": by_word(made, plan.protocols, evaluation.asked, evaluation.localizer),
+        "by_image": {"images": [sample.image_id for sample in plan.samples], "sums": cells},
     }
 
 
-def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    rows = evaluation.rows
-    own = [
-        row
-        | by_seen(rows, protocol, row, evaluation.localizer)
-        | evaluation.notes.get((protocol.name, method), {})
-        for protocol in evaluation.plan.protocols
-        for method in evaluation.asked
-        for row in (rows.row(protocol, method, m) for m in protocol.metrics if rows.has(protocol, method, m))
-    ]
-    return own + same_peak_rows(evaluation.rows, evaluation.plan.protocols, evaluation.asked)
-
-
-def _differences(evaluation: Evaluation, sums: dict[str, dict[str, dict[str, Sums]]]) -> list[dict[str, Any]]:
+def _differences(evaluation: Evaluation, sums: dict[tuple[str, str, str], Sums]) -> list[dict[str, Any]]:
     """Every method against the first, paired by image."""
     first, *others = evaluation.asked
     found = []
     for protocol in evaluation.plan.protocols:
-        of_protocol = sums.get(protocol.name, {})
-        for metric, method in product(of_protocol.get(first, {}), others):
-            own = of_protocol.get(method, {}).get(metric)
-            if own is not None:
-                change = paired(own, of_protocol[first][metric], evaluation.config.bootstrap)
+        for metric, method in product(protocol.metrics, others):
+            own, base = (sums.get((protocol.name, name, metric)) for name in (method, first))
+            if own is not None and base is not None:
                 names = {"protocol": protocol.name, "metric": metric, "method": method, "minus": first}
-                found.append(names | change)
+                found.append(names | paired(own, base, evaluation.config.bootstrap))
     return found
 
 

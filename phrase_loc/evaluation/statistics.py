@@ -50,10 +50,6 @@ class Sums:
         """Mean over labels of sum / count, in 0..1: (B,)."""
         return mean_of_columns(self.rates(np.ones((1, self.counts.shape[0])) if weights is None else weights))
 
-    def same_things(self, other: "Sums") -> bool:
-        """Whether the same number of things was counted in each image under each label."""
-        return self.labels == other.labels and (self.counts != other.counts).nnz == 0
-
     def to_dict(self) -> dict[str, list[Any]]:
         """The cells that hold something, by image, ready for JSON."""
         image, label = self.counts.tocoo().coords
@@ -166,8 +162,8 @@ class Cells:
         """Whether each cell stands once, with a sum and a count, in an image and under a label that there are."""
         places = set(zip(self.image, self.label, strict=False))
         sizes = {len(self.image), len(self.label), len(self.sum), len(self.count), len(places)}
-        last = (max(self.image, default=-1), max(self.label, default=-1))
-        return len(sizes) == 1 and last[0] < images and last[1] < max(1, len(self.labels))
+        inside = max(self.image, default=-1) < images
+        return len(sizes) == 1 and inside and max(self.label, default=-1) < max(1, len(self.labels))
 
 
 @dataclass(frozen=True)
@@ -195,11 +191,6 @@ class Report:
     by_image: _ByImage
     sha256: str = ""
 
-    def sums(self, protocol: str, method: str) -> dict[str, Sums]:
-        """By metric."""
-        cells = self.by_image.sums.get(protocol, {}).get(method, {})
-        return {metric: own.sums(len(self.by_image.images)) for metric, own in cells.items()}
-
 
 def compare(
     a: Path, b: Path, method_a: str | None = None, method_b: str | None = None
@@ -208,12 +199,6 @@ def compare(
 
     A method of both reports is compared with itself; reports of one method each whatever its name.
     Mean average precision is no sum over images and is left out.
-
-    Args:
-        a: report.json of evaluate.py.
-        b: another, on the same images.
-        method_a: the method of a, None for all that b has too.
-        method_b: the method of b.
 
     Returns:
         Per protocol, metric and pair of methods: names, `a` and `b` in percent, and what `paired` gives.
@@ -286,13 +271,11 @@ def _pairs(
 
 def _differences(first: Report, second: Report, one: str, other: str) -> list[dict[str, Any]]:
     found, replicates = [], min(first.config.bootstrap, second.config.bootstrap)
-    for protocol in first.by_image.sums:
-        theirs = second.sums(protocol, other)
-        for metric, a in first.sums(protocol, one).items():
-            b = theirs.get(metric)
-            if b is None:
-                continue
-            if not a.same_things(b):
+    for protocol, methods in first.by_image.sums.items():
+        mine, theirs = methods.get(one, {}), second.by_image.sums.get(protocol, {}).get(other, {})
+        for metric in [m for m in mine if m in theirs]:
+            a, b = (cells[metric].sums(len(first.by_image.images)) for cells in (mine, theirs))
+            if a.labels != b.labels or (a.counts != b.counts).nnz:
                 raise DataError(
                     f"the reports count {protocol[:80]} differently (other images or phrases were left out); "
                     "evaluate both on one tree"

@@ -76,14 +76,11 @@ def thresholds(heat: Tensor, rules: Sequence[MapBox]) -> Tensor:
 
 def _tight(rows: Tensor, columns: Tensor) -> Tensor:
     """Which rows (R, H) and columns (R, W) survive -> the boxes around them (R, 4), of nothing the whole."""
-    sides = []
-    for alive in (columns, rows):
-        length = alive.shape[1]
-        first = alive.to(torch.uint8).argmax(1)  # the first of equal ones
-        last = length - alive.flip(1).to(torch.uint8).argmax(1)
-        sides.append((first, last))
-    (x1, x2), (y1, y2) = sides
-    return torch.stack([x1, y1, x2, y2], 1).float()
+    first, last = [], []
+    for alive in (columns.to(torch.uint8), rows.to(torch.uint8)):
+        first.append(alive.argmax(1))  # the first of equal ones
+        last.append(alive.shape[1] - alive.flip(1).argmax(1))
+    return torch.stack([*first, *last], 1).float()
 
 
 def _largest(heat: Tensor, level: Tensor, around: Tensor) -> Tensor:
