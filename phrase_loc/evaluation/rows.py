@@ -127,7 +127,7 @@ class Rows:
         by_type: dict[str, float | None] = {}
         if metric != "mAP(Phrase)":  # whose labels are the phrases
             names, rates = self._rates(protocol, method, metric, by_label=True)
-            by_type = dict(zip(names, map(percent, rates(once)[0]), strict=True))
+            by_type = dict(zip(names, map(percent, rates(once)[0])))  # one column where nothing has a label
         return {
             "protocol": protocol.name,
             "method": method,
