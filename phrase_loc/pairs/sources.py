@@ -35,7 +35,7 @@ IMAGE_COLUMNS = (
     "filename",
     "file",
     "filepath",
-    "tables.image_path",
+    "image_path",
     "image_name",
 )
 CAPTION_FILES = (
