@@ -94,7 +94,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _phrases(args: argparse.Namespace) -> list[str]:
     """Those of the command line, parted as on the page, and those of the file, one a line."""
-    from phrase_loc.image_inputs import IMAGE_ENDINGS
+    from phrase_loc.images import IMAGE_ENDINGS
 
     for phrase in args.phrases:
         if Path(phrase).suffix.lower() in IMAGE_ENDINGS and os.path.isfile(phrase):

@@ -14,7 +14,6 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import choose
 from phrase_loc.evaluation import methods, thresholds
 from phrase_loc.evaluation.config import EvaluateConfig
-from phrase_loc.evaluation.controls import same_peak_rows
 from phrase_loc.evaluation.evaluator import Plan, Progress, run
 from phrase_loc.evaluation.protocols import faithful
 from phrase_loc.evaluation.rows import Rows, Table, by_seen, by_word, is_map, tables
@@ -132,7 +131,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             "phrases": sum(len(sample.phrases) for sample in plan.samples),
             "phrases_with_boxes": sum(len(boxes) > 0 for s in plan.samples for boxes in s.boxes),
         },
-        "rows": rows + same_peak_rows(made, plan.protocols, evaluation.asked),
+        "rows": rows + methods.same_peak_rows(made, plan.protocols, evaluation.asked),
         "protocols": {protocol.name: to_dict(protocol) for protocol in plan.protocols},
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
