@@ -33,7 +33,6 @@ LAYERS = {
         "runtime",
         "training",
         "evaluation",
-        "answer_file",
         "streaming",
         "web",
         "display",
