@@ -16,7 +16,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,11 @@ from phrase_loc.errors import ConfigError, nearest
 from phrase_loc.evaluation.baselines import BASELINES, Baseline
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import framed
-from phrase_loc.evaluation.map_boxes import map_boxes
 from phrase_loc.evaluation.protocols import MapBox, Protocol
-from phrase_loc.evaluation.rows import Rows
-from phrase_loc.evaluation.tables import Floats, Table
+from phrase_loc.evaluation.rows import Rows, Table
+from phrase_loc.evaluation.statistics import Floats
 from phrase_loc.evaluation.targets import Answers, Method, Query, Request
+from phrase_loc.evaluation.thresholds import map_boxes
 from phrase_loc.inference import Inference, Localizer
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
@@ -318,15 +317,15 @@ def same_peak_rows(
             method, _, control = name.partition("@")
             if control and method in asked:
                 own, other = rows.tables[protocol.name, method], rows.tables[protocol.name, name]
-                compared = replace(other, values={SAME_PEAK: same_peak(own, other)})
+                compared = Table(own.things, {SAME_PEAK: same_peak(own, other)}).take(own.column("known") > 0)
                 alone = Rows({(protocol.name, name): compared}, rows.images, rows.bootstrap)
-                row = alone.row(protocol, name, SAME_PEAK, own.known)
+                row = alone.row(protocol, name, SAME_PEAK)
                 found.append(row | {"baselines": {}, "by_type": {}, "compared_with": method})
     return found
 
 
 def same_peak(own: Table, other: Table) -> Floats:
     """(N,) 1 where the two peaks are near each other; 0 where one of them is missing."""
-    sizes = np.array([max(own.things.samples[i].size) for i in own.things.image.tolist()], dtype=np.float64)
-    distance = np.linalg.norm(own.peak - other.peak, axis=1)
+    sizes = np.array([max(thing.sample.size) for thing in own.things], dtype=np.float64)
+    distance = np.linalg.norm(own.column("peak", 2) - other.column("peak", 2), axis=1)
     return (np.nan_to_num(distance, nan=np.inf) <= NEAR * sizes).astype(np.float64)

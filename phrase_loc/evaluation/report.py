@@ -26,9 +26,9 @@ from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.methods import WITHOUT_PRIOR
+from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.evaluation.tables import records
 from phrase_loc.files import lock, write_text, writing
 from phrase_loc.images import load_image
 from phrase_loc.inference import Localizer
