@@ -18,7 +18,7 @@ from tqdm import tqdm
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.rows import content_words
-from phrase_loc.inference import Localizer
+from phrase_loc.localizer import Localizer
 from phrase_loc.structures import GroundingSample
 
 IMAGES = 80  # looked at for the plot

@@ -29,7 +29,7 @@ from phrase_loc.evaluation.protocols import MapBox, Protocol
 from phrase_loc.evaluation.rows import Rows
 from phrase_loc.evaluation.tables import Floats, Table
 from phrase_loc.evaluation.targets import Answers, Query, Request, padded
-from phrase_loc.inference import Localizer
+from phrase_loc.localizer import Localizer
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
 

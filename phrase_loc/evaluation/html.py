@@ -19,7 +19,7 @@ from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.images import load_image
-from phrase_loc.inference import Localizer
+from phrase_loc.localizer import Localizer
 from phrase_loc.structures import GroundingSample
 
 CASES = 24  # of each group

@@ -13,7 +13,7 @@ from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.targets import Method
 
 if TYPE_CHECKING:
-    from phrase_loc.inference import Localizer
+    from phrase_loc.localizer import Localizer
 
 CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
 BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
@@ -75,7 +75,7 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
     """
     from phrase_loc.attention import METHODS
     from phrase_loc.evaluation.controls import CONTROLS
-    from phrase_loc.inference import Inference
+    from phrase_loc.localizer import Inference
 
     Inference.from_dict(inference or {})
     known = [*METHODS, *CONTROLS, *BASELINES]
