@@ -9,7 +9,7 @@ is that of an even bet before looking. The figures are cross-validated with whol
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,10 @@ from tqdm import tqdm
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.rows import content_words
-from phrase_loc.localizer import Localizer
 from phrase_loc.structures import GroundingSample
+
+if TYPE_CHECKING:
+    from phrase_loc.localizer import Localizer
 
 IMAGES = 80  # looked at for the plot
 SEED = 7
@@ -47,7 +49,7 @@ class Reliability:
     images: int
 
 
-def reliability(localizer: Localizer, samples: Sequence[GroundingSample]) -> Reliability | None:
+def reliability(localizer: "Localizer", samples: Sequence[GroundingSample]) -> Reliability | None:
     """The diagram on up to IMAGES images, evenly spaced; None when the model gives no probability."""
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(IMAGES, len(samples))).astype(int))
     generator = np.random.default_rng(SEED)
@@ -120,7 +122,7 @@ class Pairs:
     image: np.ndarray
 
 
-def calibrate(localizer: Localizer, samples: Sequence[GroundingSample], seed: int = 0) -> dict[str, Any]:
+def calibrate(localizer: "Localizer", samples: Sequence[GroundingSample], seed: int = 0) -> dict[str, Any]:
     """Platt's two numbers and how good they are.
 
     Returns:
@@ -151,7 +153,7 @@ def calibrate(localizer: Localizer, samples: Sequence[GroundingSample], seed: in
     }
 
 
-def score_pairs(localizer: Localizer, samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
+def score_pairs(localizer: "Localizer", samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
     """One negative for each positive phrase with a known word; the same pairs for the same seed."""
     rng = np.random.default_rng(seed)
     everywhere = [(i, phrase.text) for i, sample in enumerate(samples) for phrase in sample.phrases]
@@ -197,7 +199,7 @@ def platt(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     return float(fit.coef_[0, 0]), float(fit.intercept_[0])
 
 
-def _content(localizer: Localizer, text: str) -> frozenset[str]:
+def _content(localizer: "Localizer", text: str) -> frozenset[str]:
     return frozenset(word.text for word in localizer.model.encoder.encode(text).words if word.known)
 
 

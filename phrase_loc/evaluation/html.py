@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -19,8 +19,10 @@ from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.images import load_image
-from phrase_loc.localizer import Localizer
 from phrase_loc.structures import GroundingSample
+
+if TYPE_CHECKING:
+    from phrase_loc.localizer import Localizer
 
 CASES = 24  # of each group
 PHOTO_SIDE = 320  # longer side of an embedded photograph in pixels
@@ -64,7 +66,7 @@ def draw_cases(
     chosen: Sequence[tuple[str, Record]],
     peaks: dict[tuple[Any, ...], Any],
     samples: Sequence[GroundingSample],
-    localizer: Localizer | None,
+    localizer: "Localizer | None",
     method: str,
 ) -> list[Case]:
     """Cases with pictures; each photograph is read and looked at once, and has no maps without a localizer."""
@@ -91,7 +93,7 @@ def key_of(record: Record) -> tuple[Any, ...]:
 
 
 def _look(
-    sample: GroundingSample, phrases: list[str], localizer: Localizer | None, method: str
+    sample: GroundingSample, phrases: list[str], localizer: "Localizer | None", method: str
 ) -> tuple[str, dict[str, tuple[str, float | None]]]:
     """The photograph, and per phrase its map and probability; nothing where the file is not there."""
     try:
@@ -165,7 +167,7 @@ def page(
     report: dict[str, Any],
     records: list[Record],
     samples: Sequence[GroundingSample],
-    localizer: Localizer | None = None,
+    localizer: "Localizer | None" = None,
 ) -> str:
     """The text of the page.
 
@@ -231,7 +233,7 @@ def bars(report: dict[str, Any], records: list[Record]) -> list[dict[str, Any]]:
 
 
 def gallery(
-    records: list[Record], samples: Sequence[GroundingSample], localizer: Localizer | None
+    records: list[Record], samples: Sequence[GroundingSample], localizer: "Localizer | None"
 ) -> tuple[tuple[str, str] | None, list[Case]]:
     """The (protocol, method) shown, the first asked with ranked boxes, with boxes, or at all, and its cases."""
     if not records:

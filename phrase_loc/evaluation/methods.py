@@ -73,6 +73,8 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
     Raises:
         ConfigError: one is unknown, or a setting has a wrong type or range.
     """
+    if not inference and not needs_model(names):
+        return
     from phrase_loc.attention import METHODS
     from phrase_loc.evaluation.controls import CONTROLS
     from phrase_loc.localizer import Inference
