@@ -14,7 +14,7 @@ alone, so the rows are the same on every machine and at any number of processes.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,9 +29,11 @@ from phrase_loc.evaluation.protocols import MapBox, Protocol
 from phrase_loc.evaluation.rows import Rows
 from phrase_loc.evaluation.tables import Floats, Table
 from phrase_loc.evaluation.targets import Answers, Query, Request, padded
-from phrase_loc.localizer import Localizer
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
+
+if TYPE_CHECKING:
+    from phrase_loc.localizer import Localizer
 
 METRIC = "same_peak"
 NEAR = 0.05  # of the longer side
@@ -39,13 +41,13 @@ CHUNK = 16  # full-size maps held at once,
 HELD_PIXELS = 2**25  # or fewer, of so many pixels together
 
 
-Choice = Callable[[Localizer, GroundingSample, Sequence[str]], Sequence[str]]
+Choice = Callable[["Localizer", GroundingSample, Sequence[str]], Sequence[str]]
 
 
 class Looker:
     """Looks at each image once for all methods: keeps the last scene."""
 
-    def __init__(self, localizer: Localizer):
+    def __init__(self, localizer: "Localizer"):
         self.localizer = localizer
         self._last: tuple[GroundingSample, Scene] | None = None
 
@@ -68,7 +70,7 @@ class MapMethod:
 
     needs_image = True
 
-    def __init__(self, name: str, localizer: Localizer, looker: Looker, choose: Choice | None = None):
+    def __init__(self, name: str, localizer: "Localizer", looker: Looker, choose: Choice | None = None):
         self.name, self.localizer, self.looker, self.choose = name, localizer, looker, choose
         self._last: tuple[GroundingSample | None, dict[str, Tensor]] = (None, {})
 
@@ -187,7 +189,7 @@ def _row(rows: Rows, protocol: Protocol, method: str, control: str) -> dict[str,
     return row | {"baselines": {}, "by_type": {}, "compared_with": method}
 
 
-def shuffled_words(localizer: Localizer, sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
+def shuffled_words(localizer: "Localizer", sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
     """For each phrase another one of the image that shares no word with it, else a word from elsewhere."""
     said = sorted({phrase.text for phrase in sample.phrases})
     words = dict(zip(said, _known_words(localizer, said)))
@@ -199,7 +201,7 @@ def shuffled_words(localizer: Localizer, sample: GroundingSample, phrases: Seque
     return chosen
 
 
-def random_word(localizer: Localizer, sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
+def random_word(localizer: "Localizer", sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
     """For each phrase a word the model knows and the phrase does not have."""
     return [_elsewhere(localizer, sample, phrase) for phrase in phrases]
 
@@ -228,17 +230,17 @@ def shuffled(unit: Tensor, number: int) -> Tensor:
     return unit[torch.randperm(len(unit), generator=generator).to(unit.device)]
 
 
-def randomised(localizer: Localizer) -> Localizer:
+def randomised(localizer: "Localizer") -> "Localizer":
     """A localizer with a top layer that has learnt nothing, over the same network."""
     own = getattr(localizer.model, "with_random_top", None)
     kind: Any = type(localizer)
     return kind(own() if own else ShuffledUnits(localizer.model), localizer.settings)
 
 
-def _with(method: str, control: str) -> Callable[[Localizer, Looker], MapMethod]:
+def _with(method: str, control: str) -> Callable[["Localizer", Looker], MapMethod]:
     """The builder of `<method>@<control>`."""
 
-    def build(localizer: Localizer, looker: Looker) -> MapMethod:
+    def build(localizer: "Localizer", looker: Looker) -> MapMethod:
         asked, name = localizer.with_settings(method=method), f"{method}@{control}"
         choose = CHOICES.get(control)
         return MapMethod(name, asked if choose else randomised(asked), looker, choose)
@@ -246,11 +248,11 @@ def _with(method: str, control: str) -> Callable[[Localizer, Looker], MapMethod]
     return build
 
 
-def _known_words(localizer: Localizer, phrases: Sequence[str]) -> list[frozenset[str]]:
+def _known_words(localizer: "Localizer", phrases: Sequence[str]) -> list[frozenset[str]]:
     return [frozenset(w.text for w in e.words if w.known) for e in localizer.encode(phrases)]
 
 
-def _elsewhere(localizer: Localizer, sample: GroundingSample, phrase: str) -> str:
+def _elsewhere(localizer: "Localizer", sample: GroundingSample, phrase: str) -> str:
     """A known word that no phrase of the image has, or the phrase itself when the model knows nothing else."""
     names = getattr(localizer, "names", None) or localizer.vocabulary.words
     texts = [phrase, *(p.text for p in sample.phrases)]
@@ -266,7 +268,7 @@ def _drawn(options: Sequence[str], sample: GroundingSample, phrase: str) -> str:
 
 CHOICES: dict[str, Choice] = {"shuffled_words": shuffled_words, "random_word": random_word}
 
-CONTROLS: dict[str, Callable[[Localizer, Looker], MapMethod]] = {
+CONTROLS: dict[str, Callable[["Localizer", Looker], MapMethod]] = {
     f"{method}@{control}": _with(method, control)
     for method in METHODS
     for control in (*CHOICES, "random_top")
