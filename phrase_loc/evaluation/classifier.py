@@ -23,14 +23,14 @@ from phrase_loc.evaluation.controls import shuffled
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models import backbones
 from phrase_loc.models.build import fold_batch_norm
-from phrase_loc.models.model import FEATURES, Normalize
+from phrase_loc.models.model import Normalize, Staged
 from phrase_loc.structures import Scene, Word
 from phrase_loc.text.phrases import EncodedPhrase
 
 PREFIX = "classifier:"
 
 
-class Classifier:
+class Classifier(Staged):
     """A trunk and a linear layer over its average, with what a PhraseLocalizer reads of a model.
 
     Args:
@@ -53,6 +53,7 @@ class Classifier:
         mean, std = (tuple(255 * v for v in values) for values in (preprocessing.mean, preprocessing.std))
         self.normalize = Normalize(mean, std).to(weight.device)
         self.encoder, self.words = self, SimpleNamespace(vectors=weight)
+        self.head = SimpleNamespace(features=nn.Identity())
         inference = {"image_sizes": (preprocessing.size,)}
         # no calibration: a softmax share says which one class a photograph is of, not whether a thing is there
         self.config = SimpleNamespace(inference=inference, calibration={})
@@ -63,22 +64,6 @@ class Classifier:
         word = Word(phrase, known=bool(numbers), weight=1.0 if numbers else 0.0)
         shares = torch.full((len(numbers),), 1 / max(len(numbers), 1))
         return EncodedPhrase((word,), torch.tensor(numbers, dtype=torch.long), shares)
-
-    def below(self, stage: str = FEATURES) -> nn.Module:
-        """The part up to a stage: (N, 3, H, W) RGB 0..255 -> activations."""
-        return nn.Sequential(self.normalize, backbones.split(self.trunk, self._stage(stage))[0])
-
-    def above(self, stage: str = FEATURES) -> nn.Module:
-        """The part over a stage: activations -> features (N, D, h, w)."""
-        return backbones.split(self.trunk, self._stage(stage))[1]
-
-    def between(self, low: str, high: str) -> nn.Module:
-        """The part from a stage to a later one: activations -> activations."""
-        return backbones.between(self.trunk, low, self._stage(high))
-
-    def stage_index(self, stage: str) -> int:
-        """The place of a stage from the image up; raises ConfigError for an unknown one."""
-        return backbones.stage_index(self.trunk, self._stage(stage))
 
     def units(self, words: Tensor) -> Tensor:
         """Numbers (K,) -> (K, D)."""
@@ -99,9 +84,6 @@ class Classifier:
         other.encoder = other
         other.weight = torch.stack([shuffled(unit, number) for number, unit in enumerate(self.weight)])
         return other
-
-    def _stage(self, name: str) -> str:
-        return [n for n, _ in self.trunk.named_children()][-1] if name == FEATURES else name
 
 
 class ClassifierLocalizer(PhraseLocalizer):

@@ -3,7 +3,8 @@
 A trunk is an `nn.Sequential`, so "the map of layer3" is nothing but a place to cut it:
 
     trunk = build("resnet50")                    # stem, layer1 ... layer4; random weights, eval mode
-    below, above = split(trunk, "layer3")        # images -> (N,1024,h,w);  those -> (N,2048,h/2,w/2)
+    between(trunk, None, "layer3")               # images -> (N,1024,h,w)
+    between(trunk, "layer3", None)               # those -> (N,2048,h/2,w/2)
 
 A name is a key of BACKBONES or `transformers:FOLDER_OR_HUB_ID`. Query with `build.fold_batch_norm(trunk)`; train
 the trunk as built. Stage names stand at the head of efficientnet_lite.py and library_nets.py.
@@ -78,23 +79,11 @@ def stage_names(trunk: nn.Sequential) -> list[str]:
     return [name for name, _ in trunk.named_children()]
 
 
-def stage_index(trunk: nn.Sequential, stage: str) -> int:
-    """The place of a stage, from the image up; raises ConfigError for an unknown one."""
-    names = stage_names(trunk)
-    if stage not in names:
-        raise ConfigError(f"unknown stage {stage[:80]!r}; this trunk has {', '.join(names)}")
-    return names.index(stage)
-
-
 def between(trunk: nn.Sequential, low: str | None, high: str | None) -> nn.Sequential:
     """The part after one stage (None: from the image) and up to another (None: the last); it shares the weights."""
-    first = 0 if low is None else stage_index(trunk, low) + 1
-    return trunk[first : len(trunk) if high is None else stage_index(trunk, high) + 1]
-
-
-def split(trunk: nn.Sequential, stage: str) -> tuple[nn.Sequential, nn.Sequential]:
-    """Up to a stage, images (N,3,H,W) -> (N,C,h,w), and over it, those -> (N,C',h',w'), sharing its weights."""
-    return between(trunk, None, stage), between(trunk, stage, None)
+    place = {name: i for i, name in enumerate(stage_names(trunk), 1)}
+    first = 0 if low is None else choose(place, low, "stage")
+    return trunk[first : None if high is None else choose(place, high, "stage")]
 
 
 def imagenet_classifier(name: str, weights: str | Path = IMAGENET) -> tuple[Tensor, Tensor]:

@@ -112,7 +112,7 @@ class _Tracer(Tracer):
 
 
 def _pairs(root: nn.Module, prefix: str = "") -> dict[str, str]:
-    """Norm -> linear layer whose only reader it is, by name: neighbours in a Sequential, or so called in a forward()."""
+    """Norm -> linear layer whose only reader it is, by name: in a Sequential, or as a forward() calls them."""
     found = {}
     for name, chain in root.named_modules(prefix=prefix):
         if isinstance(chain, nn.Sequential):
