@@ -41,7 +41,7 @@ def cache_folder(setting: str) -> Path | None:
     """The folder that `proposal_cache` names, tidied; None where nothing is kept."""
     from platformdirs import user_cache_path
 
-    from phrase_loc.proposals.cache import tidy
+    from phrase_loc.proposals.source import tidy
 
     if setting in ("", "none"):
         return None
