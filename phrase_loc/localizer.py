@@ -53,36 +53,28 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 class Inference:
     """How a model is asked; chosen on val, saved in the model's config.json. `from_dict` checks the values.
 
-    Attributes:
-        method: a key of attention.METHODS.
-        stage: where maps are read: a stage of the trunk, "features", or several of them. Of several, all are read at
-            the first input size, in one pass, and the other sizes at the highest alone: a pass further down costs
-            more with the square of the size and gains no more there. Stages count alike.
-        image_sizes: sides in pixels of the squares a photograph is resized to; of several the maps are brought to
-            the grid, min-max normalised and averaged.
-        smoothing: Gaussian sigma of the map as a share of its side.
-        prior: exponent of a Gaussian bump at the image's centre, 0 for none. It is bias and no grounding.
-        prior_sigma: width of that bump as a share of the side.
-        proposals: a key of proposals.PROPOSALS.
-        gamma: exponent of the area in the score of a box (ranking.score_boxes).
-        temperature: of the vote of neighbouring boxes on the first (ranking.vote); 0 for none.
-        nms: greatest IoU between two boxes of an answer.
-        grid: side of the square grid on which maps are smoothed and boxes ranked.
+    Of several stages, all are read at the first input size, in one pass, and the other sizes at the highest alone: a
+    pass further down costs more with the square of the size and gains no more there. Stages count alike. The maps of
+    several input sizes are brought to the grid, min-max normalised and averaged.
     """
 
     __pydantic_config__ = STRICT
 
-    method: str = "contrastive_mwp"
+    method: str = "contrastive_mwp"  # a key of attention.METHODS
+    #: where maps are read: a stage of the trunk, "features", or several of them
     stage: str | Annotated[tuple[str, ...], Field(min_length=1)] = "features"
+    #: sides in pixels of the squares a photograph is resized to
     image_sizes: Annotated[tuple[Side, ...], Field(min_length=1)] = (224,)
-    smoothing: Share = 0.05
-    prior: Weight = 0.0
-    prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25
-    proposals: str = "default"
-    gamma: Annotated[float, Field(ge=-1e9, le=1e9)] = 0.4
-    temperature: Weight = 0.1
-    nms: Share = 0.5
-    grid: Side = 64
+    smoothing: Share = 0.05  # Gaussian sigma of the map as a share of its side
+    prior: Weight = (
+        0.0  # exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
+    )
+    prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25  # width of that bump as a share of the side
+    proposals: str = "default"  # a key of proposals.PROPOSALS
+    gamma: Annotated[float, Field(ge=-1e9, le=1e9)] = 0.4  # exponent of a box's area (ranking.score_boxes)
+    temperature: Weight = 0.1  # of the vote of neighbouring boxes on the first (ranking.vote); 0 for none
+    nms: Share = 0.5  # greatest IoU between two boxes of an answer
+    grid: Side = 64  # side of the square grid on which maps are smoothed and boxes ranked
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -101,17 +93,11 @@ class Inference:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A photograph ready for the network; made without a model, so by any thread or process.
+    """A photograph ready for the network; made without a model, so by any thread or process."""
 
-    Attributes:
-        squares: for each input size S a (3, S, S) uint8.
-        size: (H, W) of the frame in which answers are given.
-        proposals: (R, 4) boxes that need the picture, or None.
-    """
-
-    squares: tuple[Tensor, ...]
-    size: tuple[int, int]
-    proposals: Tensor | None
+    squares: tuple[Tensor, ...]  # for each input size S a (3, S, S) uint8
+    size: tuple[int, int]  # (H, W) of the frame in which answers are given
+    proposals: Tensor | None  # (R, 4) boxes that need the picture
 
 
 def prepare(
