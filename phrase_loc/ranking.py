@@ -92,12 +92,9 @@ def suppress(
 ) -> list[Tensor]:
     """Greedy non-maximum suppression of P score vectors over shared boxes: indices of the kept ones, best first.
 
-    Args:
-        boxes: (R, 4) xyxy.
-        scores: (P, R); the first of equal scores goes first; -inf is no candidate.
-        overlap: a box is dropped when its IoU with a kept one is greater.
-        offset: added to widths and heights (1 where a protocol counts pixels inclusively).
-        limit: stop after so many.
+    Of `scores` (P, R) the first of equal ones goes first, and -inf is no candidate. A box (R, 4) is dropped when
+    its IoU with a kept one is greater than `overlap`; `offset` is added to widths and heights (1 where a protocol
+    counts pixels inclusively).
     """
     if boxes.ndim != 2 or boxes.shape[-1] != 4 or scores.shape[-1] != boxes.shape[0]:
         raise DataError(
