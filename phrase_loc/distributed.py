@@ -1,7 +1,6 @@
 """One process or many: the only file that calls torch.distributed.
 
-`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without them the world has one member and nothing of
-torch.distributed is started.
+`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without them the world has one member and starts nothing.
 """
 
 import os
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among its fellows."""
+    """This process among all ranks."""
 
     rank: int = 0
     size: int = 1
@@ -45,10 +44,9 @@ class World:
 
     def gather(self, value: object) -> list:
         """Every process's picklable value, in order of rank, everywhere."""
-        if self.size == 1:
-            return [value]
-        values: list = [None] * self.size
-        dist.all_gather_object(values, value)
+        values: list = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
         return values
 
     def from_main(self, make: Callable[[], T]) -> T:
@@ -85,23 +83,17 @@ class World:
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """The device called `name`; 'auto' takes a CUDA or Apple GPU when there is one, else the CPU.
-
-    Raises:
-        ConfigError: no device has that name, or torch sees none of its kind.
-    """
+    """The device called `name`, or a ConfigError; 'auto' takes a CUDA or Apple GPU where there is one."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name if isinstance(name, (str, torch.device)) else str(name))
+        device = torch.device(name if isinstance(name, torch.device) else str(name))
     except RuntimeError:
         raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, got {str(name)[:60]!r}") from None
-    if device.type == "cpu":
-        return device
     count = _count(device.type)
-    if (device.index or 0) >= count:
+    if device.type != "cpu" and (device.index or 0) >= count:
         seen = f"{count or 'no'} {_GPUS.get(device.type, device.type + ' device')}"
         raise ConfigError(
             f"device {str(name)!r} was asked for, but torch sees {seen}; use --device auto or cpu"
@@ -110,7 +102,6 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def _count(kind: str) -> int:
-    """How many devices of a kind torch can compute on."""
     if kind == "mps":
         return int(torch.backends.mps.is_available())
     module: Any = getattr(torch, kind, None)  # of kinds that are built in or were registered; 'meta' has none
@@ -121,8 +112,7 @@ def _count(kind: str) -> int:
 def session(device: str = "auto") -> Iterator[World]:
     """The world that torchrun describes, or a world of one; left in order also after an exception.
 
-    PHRASE_LOC_TIMEOUT is how many seconds a process waits for the others (1800). After a rank was lost, gloo can wait
-    for an address that is gone; the wait then ends and torchrun restarts once more.
+    PHRASE_LOC_TIMEOUT is how many seconds a process waits for the others (1800).
     """
     size = _whole("WORLD_SIZE", 1, least=1)
     if size == 1:
@@ -133,16 +123,20 @@ def session(device: str = "auto") -> Iterator[World]:
     place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if device != "auto" and pick_device(device).type != place.type:
         raise ConfigError(f"several processes run on device auto, cpu or cuda, got {device!r}")
-    if on_gpu and local >= torch.cuda.device_count():
-        raise ConfigError(
-            f"process {local} of this machine has no GPU, torch sees {torch.cuda.device_count()}; "
-            "lower --nproc_per_node"
-        )
     if on_gpu:
+        if local >= (seen := torch.cuda.device_count()):
+            raise ConfigError(
+                f"process {local} of this machine has no GPU, torch sees {seen}; lower --nproc_per_node"
+            )
         torch.cuda.set_device(place)
     patience = timedelta(seconds=_whole("PHRASE_LOC_TIMEOUT", 1800, least=1))
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience)
+        store, _, _ = next(dist.rendezvous("env://", timeout=patience))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # torchrun keeps one store over its restarts: there a rank would find the addresses of those that died
+            store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
@@ -155,7 +149,6 @@ def session(device: str = "auto") -> Iterator[World]:
 
 
 def _whole(variable: str, default: int | None = None, least: int = 0) -> int:
-    """A whole number from the environment; raises ConfigError for another value."""
     text = os.environ.get(variable, "" if default is None else str(default))
     if not text.isdecimal() or int(text) < least:
         raise ConfigError(

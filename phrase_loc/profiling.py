@@ -1,7 +1,4 @@
-"""Where the time goes, from the file to the box: named laps that cost nothing unless somebody watches.
-
-Whoever wants to know calls `watching`; `Stopwatch.table` tells.
-"""
+"""Where the time of a query or an evaluation goes (`--profile`): laps that cost nothing unless somebody watches."""
 
 import time
 from collections.abc import Iterator
@@ -10,39 +7,18 @@ from contextvars import ContextVar
 
 
 class Stopwatch:
-    """Adds up the seconds spent in each named stage.
-
-    >>> watch = Stopwatch()
-    >>> with watch("decode"):
-    ...     pass
-    >>> list(watch.seconds)
-    ['decode']
-    """
+    """The seconds of each lap since the watch was made."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.started = time.perf_counter()
-        self._running = False
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time a `with` block as (another lap of) `stage`; a lap within a lap counts to the outer one."""
-        if self._running:
-            yield
-            return
-        start, self._running = time.perf_counter(), True
-        try:
-            yield
-        finally:
-            self._running = False
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        self.running = False
 
     def table(self) -> str:
-        """One line a stage: name, milliseconds, share of all the time since the watch was made."""
+        """One line a lap: name, milliseconds, share of all the time."""
         total = time.perf_counter() - self.started
-        rest = max(total - sum(self.seconds.values()), 0.0)
-        stages = [*self.seconds.items(), ("everything else", rest)]
-        rows = [f"{name:<18}{s * 1e3:9.1f} ms {s / total:6.1%}" for name, s in stages]
+        laps = [*self.seconds.items(), ("everything else", max(total - sum(self.seconds.values()), 0.0))]
+        rows = [f"{name:<18}{s * 1e3:9.1f} ms {s / total:6.1%}" for name, s in laps]
         return "\n".join([*rows, f"{'total':<18}{total * 1e3:9.1f} ms"])
 
 
@@ -62,10 +38,14 @@ def watching() -> Iterator[Stopwatch]:
 
 @contextmanager
 def lap(stage: str) -> Iterator[None]:
-    """A lap on the watch of this thread, if there is one; also a decorator of functions."""
+    """A lap on this thread's watch, if there is one; within another lap it counts to that. Also a decorator."""
     watch = _watch.get()
-    if watch is None:
+    if watch is None or watch.running:
         yield
         return
-    with watch(stage):
+    start, watch.running = time.perf_counter(), True
+    try:
         yield
+    finally:
+        watch.running = False
+        watch.seconds[stage] = watch.seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -126,11 +126,11 @@ def _separated(arguments: "Sequence[str]") -> list[str]:
 
 def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
     from phrase_loc.images import load_image
-    from phrase_loc.profiling import watching
+    from phrase_loc.profiling import lap, watching
 
     with watching() as watch, _overlay_place(args) as place:
         image = load_image(args.image)
-        with watch("import and load"):
+        with lap("import and load"):
             from phrase_loc.localizer import PhraseLocalizer
 
             localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
@@ -140,7 +140,7 @@ def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
         predictions = localizer.locate(scene, phrases, top_k=args.top_k)
         _print(args, image.size, predictions)
         if place is not None:  # after the answers, which a full disk does not take away
-            with watch("draw"):
+            with lap("draw"):
                 _draw(localizer, image, scene, predictions, place)
             if not args.json:
                 print(f"overlay written to {args.overlay}")

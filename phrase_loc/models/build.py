@@ -35,20 +35,11 @@ def create(
     tuned: bool = False,
     **head: Any,
 ) -> TextToRegion:
-    """A model whose trunk has `weights` (see backbones.build) and whose head is untrained.
+    """A model whose trunk has `weights` (see backbones.build) and whose head is untrained; `head`: see ModelConfig.
 
-    Args:
-        vocabulary: V words.
-        vectors: (V,E) their vectors; None is a free head with random units, the usual linear classifier.
-        backbone: see backbones.build.
-        weights: see backbones.build.
-        fold: fold batch norms now; the trunk can then be fine-tuned as plain convolutions. Without, it trains
-            with batch norms, and `folded` makes the model to be queried.
-        image_size: short side of an image, the backbone's own when None.
-        hidden: see ModelConfig, as are all others.
-        free: whether the vectors are the units themselves.
-        tuned: train the word vectors too.
-        head: `pool` and `sharpness` of ModelConfig.
+    `vectors` (V,E) are those of the vocabulary; None is a free head with random units, the usual linear classifier.
+    Batch norms are folded now where `fold` says so; the trunk can then be fine-tuned as plain convolutions. Without,
+    it trains with batch norms, and `folded` makes the model to be queried. `image_size` None is the backbone's own.
     """
     trunk = backbones.build(backbone, weights)
     facts = backbones.preprocessing(backbone)

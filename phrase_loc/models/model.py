@@ -326,14 +326,9 @@ def last_frozen(trunk: nn.Sequential, train_from: str) -> str:
 def run_stages(
     model: TextToRegion, x: Tensor, after: str | None, until: str | None, again: bool = False
 ) -> Tensor:
-    """The output of one of the trunk's stages.
+    """The output of the trunk's stage `until` (None: the last), from images (N,3,H,W) RGB 0..255 or stage `after`'s.
 
-    Args:
-        model: whose trunk runs.
-        x: images (N,3,H,W) RGB 0..255, or what this function returned for `until=after`.
-        after: the stage whose output `x` is; None for images.
-        until: the last stage to run; None for all.
-        again: compute activations again in the backward pass instead of keeping them.
+    `again` computes activations again in the backward pass instead of keeping them.
     """
     x = model.normalize(x) if after is None else x
     x = x.contiguous(memory_format=torch.channels_last)

@@ -1,94 +1,69 @@
-"""The state of a run on disk: everything that the next step depends on, whole or not at all.
+"""The state of a run on disk, whole or not at all, and whether a run goes on as it began: its settings, its data.
 
-A checkpoint is written by files.writing, so a `kill -9` or a power cut leaves the old or the new, never a half, and
-it ends with the SHA-256 of what stands before: a changed bit is refused, never trained or released. Random states
-need no place in it: every draw of a run (order, augmentation, dropout, sampled words) is seeded by (seed, phase,
-step), see `step_seed`, which also makes a resume on another number of processes possible. It holds tensors and plain
-values only and is read with `weights_only=True`: a checkpoint from a stranger cannot run code.
+A checkpoint ends with the SHA-256 of what stands before: a changed bit is refused, never trained or released. Random
+states need no place in it: every draw of a run (order, augmentation, dropout, sampled words) is seeded by (seed,
+phase, step), which also makes a resume on another number of processes possible. It is read with `weights_only=True`:
+a checkpoint from a stranger cannot run code.
 
-`save_whole` makes of the trained weights the folder that `query` reads, with what it was trained on in its card.
+Data on another disk have other places and times, but the same names, sizes and texts; the texts are read once and
+their digest is kept in OUT/source.key until a file changes. Caches are named by places and times instead.
 """
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from phrase_loc.config import to_dict
+from phrase_loc import __version__
+from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import (
-    SEAL,
-    writing,
-    writing_folder,
-)
-from phrase_loc.models.model import TextToRegion
-from phrase_loc.models.store import save_model
-from phrase_loc.training.config import TrainConfig
-from phrase_loc.training.out_of_vocabulary import add_further_words
+from phrase_loc.files import SEAL, fingerprint, read_bytes, sealed, unsealed, write_bytes, writing
+from phrase_loc.pairs.paths import is_remote, remote_version
+from phrase_loc.pairs.sources import ShardSource, Source
 
+log = logging.getLogger(__name__)
+
+_BLOCK = 4096  # samples whose texts make one digest: the same at any number of processes
 #: Version 1 is the same without a digest.
 VERSION = 2
 
 
 @dataclass
 class Checkpoint:
-    """A run between two steps.
+    """A run between two steps; state dictionaries are empty where there is none."""
 
-    Attributes:
-        config: of the run, as plain values.
-        phase: number of the phase in work.
-        step: steps of that phase that are done.
-        done: steps of all phases that are done.
-        model, average, optimizer, scaler: state dictionaries; empty where there is none.
-        best: best validation score so far, and at which step over all phases; empty before the first.
-        faults: (kind, name) of the samples that were skipped.
-        data: facts of the data and the vocabulary, see identity.py; empty in version 1.
-    """
-
-    config: dict[str, Any]
-    phase: int = 0
-    step: int = 0
-    done: int = 0
+    config: dict[str, Any]  # of the run, as plain values
+    phase: int = 0  # number of the phase in work
+    step: int = 0  # steps of that phase that are done
+    done: int = 0  # steps of all phases that are done
     model: dict[str, Any] = field(default_factory=dict)
     average: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
-    faults: list[list[str]] = field(default_factory=list)
-    data: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)  # validation score so far, and its step
+    faults: list[list[str]] = field(default_factory=list)  # (kind, name) of the samples that were skipped
+    data: dict[str, Any] = field(default_factory=dict)  # see `identify`; empty in version 1
     version: int = VERSION
 
     def save(self, path: Path) -> None:
-        """Writes it whole or not at all.
-
-        Raises:
-            DataError: the disk is full or the folder cannot be written; what stood there is untouched.
-        """
-        values = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        with (
-            writing(path, "free space there or give another out folder") as temporary,
-            temporary.open("w+b") as file,
-        ):
+        """Writes it whole or not at all; raises DataError when the disk is full or the folder cannot be written."""
+        advice = "free space there or give another out folder"
+        with writing(path, advice) as temporary, temporary.open("w+b") as file:
             try:
-                torch.save(values, file)
+                torch.save(vars(self), file)
             except RuntimeError as error:  # torch turns a full disk into a RuntimeError
                 raise OSError(str(error)) from None
             file.write(_stream_digest(file, file.tell()))
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Reads what `save` wrote.
-
-        Raises:
-            DataError: another kind of file, or of another version, or one whose bits have changed.
-        """
+        """Reads what `save` wrote; a DataError for another kind of file or version, or for changed bits."""
         advice = f"copy it again, or delete the folder {path.parent} to start anew"
         try:
             with path.open("rb") as file:
@@ -96,19 +71,15 @@ class Checkpoint:
                 whole = size > 0 and _stream_digest(file, size) == file.read()
             held = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a dozen kinds for a file that is no checkpoint
-            raise DataError(
-                f"{path} is no checkpoint of a run ({' '.join(str(error).split())[:120]}); {advice}"
-            ) from None
+            reason = " ".join(str(error).split())[:120]
+            raise DataError(f"{path} is no checkpoint of a run ({reason}); {advice}") from None
         if not isinstance(held, dict) or held.get("version") not in (1, VERSION):
             raise DataError(f"{path} is no checkpoint of version {VERSION}; {advice}")
         if not whole and held["version"] == VERSION:
             raise DataError(f"{path} has changed since it was written (its digest is another); {advice}")
-        try:
-            return cls(**{**held, "version": VERSION})
-        except TypeError:
-            raise DataError(
-                f"{path} holds other parts than a checkpoint of version {VERSION}; {advice}"
-            ) from None
+        if not {"config"} <= held.keys() <= cls.__dataclass_fields__.keys():
+            raise DataError(f"{path} holds other parts than a checkpoint of version {VERSION}; {advice}")
+        return cls(**{**held, "version": VERSION})
 
 
 def _stream_digest(file: IO[bytes], size: int) -> bytes:
@@ -121,78 +92,125 @@ def _stream_digest(file: IO[bytes], size: int) -> bytes:
     return digest.digest()
 
 
-def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, free: frozenset[str]) -> None:
-    """Refuses to go on with a run under other settings.
+class Identity(NamedTuple):
+    """What is known of a run's data."""
 
-    Args:
-        held: config of the checkpoint as plain values, nested.
-        asked: that of now.
-        folder: of the run, for the message.
-        free: dotted keys that may differ, with all below them. So may settings that only one version of
-            the program knows.
+    stamp: str  # changes when a file is replaced, touched or moved, or the photographs' order is another
+    facts: dict[str, Any]  # number of images, digests of files' names and sizes, of texts, of the vocabulary
 
-    Raises:
-        ConfigError: a setting differs.
-    """
-    before, now = _flat(held), _flat(asked)
-    both = before.keys() & now.keys() | {k for k in before.keys() ^ now.keys() if k.startswith("phases.")}
-    changed = sorted(k for k in both if not _within(k, free) and before.get(k) != now.get(k))
+
+def identify(source: Source, kept: Path, world: World) -> Identity:
+    """The identity of a source, equal on all processes, which share the reading; `kept` is for the next start."""
+    stamp, held = world.from_main(lambda: (_stamp(source), read_kept(kept)))
+    # the texts of a table are in memory and cost little; they come from a file whose time is not known here
+    if isinstance(source, ShardSource) and held is not None and held.get("stamp") == stamp:
+        return Identity(stamp, held["facts"])
+    files = world.from_main(lambda: _digest(_names_and_sizes(source)))
+    facts = {"images": len(source), "files": files, "texts": _digest_of_texts(source, world)}
+    if world.is_main:
+        write_kept(kept, {"stamp": stamp, "facts": facts})
+    return Identity(stamp, facts)
+
+
+def check_same_data(held: dict[str, Any] | None, now: dict[str, Any], folder: Path) -> None:
+    """Refuses, with a DataError, to go on with a run on data of other facts; an older program knew fewer of them."""
+    held = held or {}
+    changed = sorted(key for key in held.keys() & now.keys() if held[key] != now[key])
     if changed:
-        told = ", ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed[:3])
-        raise ConfigError(
-            f"{folder} holds a run with other settings ({told}); give another out folder, or delete that one"
+        told = [f"images: {held[k]} -> {now[k]}" if k == "images" else f"other {k}" for k in changed]
+        raise DataError(
+            f"{folder} holds a run on other data ({', '.join(told)}); give the same data, or another out folder"
         )
 
 
-def _within(key: str, free: frozenset[str]) -> bool:
-    return any(key == one or key.startswith(f"{one}.") for one in free)
+def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, free: Iterable[str]) -> None:
+    """Refuses, with a ConfigError, to go on with a run under other settings (configs as plain values).
+
+    Dotted keys in `free` may differ, with all below them, and settings that only one version of the program knows.
+    """
+    before, now = _flat(held), _flat(asked)
+    both = before.keys() & now.keys() | {k for k in before.keys() ^ now.keys() if k.startswith("phases.")}
+    bound = sorted(k for k in both if not any(f"{k}.".startswith(f"{one}.") for one in free))
+    changed = [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in bound if before.get(k) != now.get(k)]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with other settings ({', '.join(changed[:3])}); give another out folder, or "
+            "delete that one"
+        )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict):
-        items = tree.items()
-    elif isinstance(tree, list) and any(isinstance(entry, dict) for entry in tree):
-        items = ((str(i), entry) for i, entry in enumerate(tree))  # type: ignore[assignment]
-    else:
+    if isinstance(tree, list) and any(isinstance(entry, dict) for entry in tree):
+        tree = {str(i): entry for i, entry in enumerate(tree)}
+    if not isinstance(tree, dict):
         return {prefix.rstrip("."): tree}
-    return {name: leaf for key, value in items for name, leaf in _flat(value, f"{prefix}{key}.").items()}
+    below = (_flat(value, f"{prefix}{key}.") for key, value in tree.items())
+    return {name: leaf for found in below for name, leaf in found.items()}
 
 
-def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: dict[str, float]) -> None:
-    """Writes a model folder whole or not at all.
-
-    Args:
-        model: as trained; it is not changed.
-        config: of the run, kept in the card.
-        folder: of the model; an older one there is replaced.
-        figures: kept in the card.
-
-    Raises:
-        DataError: the folder cannot be written, or the disk is full; an older one is then untouched.
-    """
-    released = deepcopy(model).cpu().float().eval().requires_grad_(False)
-    further = config.further
-    if further.words:
-        add_further_words(released, further.words, further.texts, further.penalty, config.seed)
-    measured = {key: value if math.isfinite(value) else None for key, value in figures.items()}
-    card = {**released.config.card, **config.card, "training": to_dict(config), "measured": measured}
-    card["training"].pop("out")
-    inference = {**released.config.inference, **config.inference}
-    released.config = replace(released.config, card=_printable(card), inference=inference)
-    with writing_folder(folder, "free space there; the same command then goes on") as fresh:
-        save_model(released, fresh)
+def texts_of(source: Source, numbers: range) -> Iterator[list[str]]:
+    """The texts of these samples; none where they cannot be read, which the loader counts and names."""
+    for i in numbers:
+        try:
+            texts = source.texts(i)
+        except DataError:
+            texts = []
+        yield texts
 
 
-def _printable(card: dict[str, Any]) -> dict[str, Any]:
-    """A card without what UTF-8 cannot hold, such as the bytes of a path that is not UTF-8."""
-    text = json.dumps(card, ensure_ascii=False).encode("utf-8", "replace")
-    return dict(json.loads(text))
+def read_kept(path: Path) -> dict[str, Any] | None:
+    """What `write_kept` wrote; None where it is missing or has changed since."""
+    content = unsealed(read_bytes(path)) if path.is_file() else None
+    return None if content is None else json.loads(content)
 
 
-def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several state dictionaries of one model; whole numbers are those of the last."""
-    last = states[-1]
-    return {
-        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
-        for name, value in last.items()
-    }
+def write_kept(path: Path, facts: dict[str, Any]) -> None:
+    """Facts behind their digest, whole or not at all; raises DataError when the disk is full."""
+    write_bytes(path, sealed(json.dumps(facts).encode()), "free space there or give another out=")
+
+
+def _stamp(source: Source) -> str:
+    if not isinstance(source, ShardSource):
+        return _digest(_place(source.name(i)) for i in range(len(source)))
+    shards = source.reader.shards
+    texts = [f"{os.path.splitext(shard)[0]}.parquet" for shard in shards]  # the tables beside them
+    sides = [None if is_remote(path) else _place(path) for path in texts]
+    rows = hashlib.sha256(source.rows.tobytes()).hexdigest()
+    return _digest([__version__, source.text_fields, rows], zip(map(_place, shards), sides, strict=True))
+
+
+def _place(path: str) -> Any:
+    """What changes with a file; None where there is none."""
+    try:
+        return remote_version(path) if is_remote(path) else fingerprint(path)
+    except (OSError, ValueError):  # ValueError: a null character in a path
+        return None
+
+
+def _names_and_sizes(source: Source) -> Iterator[tuple[str, Any]]:
+    """Of each shard, or of each photograph; for an address what its store says of the content."""
+    named = source.reader.shards if isinstance(source, ShardSource) else map(source.name, range(len(source)))
+    for path in named:
+        found = _place(path)
+        size = found.partition("|")[2] if isinstance(found, str) else found and found[1]
+        yield os.path.basename(path), size
+
+
+def _digest_of_texts(source: Source, world: World) -> str:
+    """Of all texts in their order; empty for shards at an address, whose store marks their content."""
+    if isinstance(source, ShardSource) and any(map(is_remote, source.reader.shards)):
+        return ""
+    log.info("reading the texts of %d images", len(source))
+    blocks = [range(i, min(i + _BLOCK, len(source))) for i in range(0, len(source), _BLOCK)]
+    mine = {block.start: _digest(texts_of(source, block)) for block in blocks[world.rank :: world.size]}
+    found = {start: one for rank in world.gather(mine) for start, one in rank.items()}
+    return _digest(found[block.start] for block in blocks)
+
+
+def _digest(*parts: Iterable[Any]) -> str:
+    """Of JSON values, read one at a time: ten million of them need no memory."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for value in part:
+            digest.update(json.dumps(value).encode())
+    return digest.hexdigest()

@@ -1,17 +1,19 @@
-"""The settings of a training run, as one frozen tree; configs/train_web.yaml names them with their reasons."""
+"""The settings of a training run, as one frozen tree; configs/train_web.yaml names them with their reasons.
+
+Every number has its range here, so that a wrong one is told before the run begins.
+"""
 
 import re
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from phrase_loc.config import config_dataclass
 from phrase_loc.errors import ConfigError
 from phrase_loc.pairs.sources import TEXT_FIELDS
 
-# Every number of a run has its range here, so that a wrong one is told before the run begins.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -25,67 +27,43 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 
 @config_dataclass
 class DataConfig:
-    """Image-text pairs.
+    """Image-text pairs."""
 
-    Attributes:
-        shards: tars: a path, a glob, a brace range, a list of those, or `@file` of paths; the pairs may as well be
-            a .csv/.tsv/.parquet/.jsonl table or a folder with a captions file.
-        index: folder for the shards' offset indices; the run's own when empty.
-        features: folder for what phases with `cache` keep, so that several runs share it; the run's own when empty.
-        text_fields: JSON fields or columns that hold text.
-        max_faults: share of the samples that may be unusable before the run stops.
-        window: shards whose samples are shuffled together; 0 shuffles all, which asks for a fast disk.
-        workers: processes that decode, for each training process.
-    """
-
+    # tars: a path, a glob, a brace range, a list of those, or `@file` of paths; or a .csv/.tsv/.parquet/.jsonl table,
+    # or a folder with a captions file
     shards: str | tuple[str, ...]
-    index: str = ""
-    features: str = ""
+    index: str = ""  # folder for the shards' offset indices; the run's own when empty
+    features: str = ""  # folder for what phases with `cache` keep, which runs can share
+    # JSON fields or columns that hold text
     text_fields: Annotated[tuple[str, ...], Field(min_length=1)] = TEXT_FIELDS
-    max_faults: Share = 0.05
-    window: Count = 0
-    workers: Processes = 2
+    max_faults: Share = 0.05  # share of the samples that may be unusable before the run stops
+    window: Count = 0  # shards that are shuffled together; 0 shuffles all, which asks for a fast disk
+    workers: Processes = 2  # processes that decode, for each training process
 
 
 @config_dataclass
 class VocabularyConfig:
-    """The words that are learned.
+    """The words that are learned."""
 
-    Attributes:
-        file: a finished vocabulary; else it is counted from the texts.
-        extra_texts: text files (.txt or .gz, a text a line, after a tab if there is one) that are counted as well.
-        size: most words.
-        min_count: a word must be seen so often.
-        min_association: normalised PMI from which two words are one unit.
-        pair_share: most of `size` that may be pairs.
-    """
-
-    file: str = ""
-    extra_texts: tuple[str, ...] = ()
-    size: AtLeastOne = 18_000
-    min_count: AtLeastOne = 20
-    min_association: Finite = 0.35
-    pair_share: Share = 0.25
+    file: str = ""  # a finished vocabulary; else it is counted from the texts
+    extra_texts: tuple[str, ...] = ()  # files, a text a line (after a tab, if any), counted as well
+    size: AtLeastOne = 18_000  # most words
+    min_count: AtLeastOne = 20  # a word must be seen so often
+    min_association: Finite = 0.35  # normalised PMI from which two words are one unit
+    pair_share: Share = 0.25  # most of `size` that may be bigrams
 
 
 @config_dataclass
 class VectorsConfig:
-    """The word vectors of the text head.
+    """The word vectors of the text head."""
 
-    Attributes:
-        source: glove (the PyPI package), file (GloVe's text format), ppmi (co-occurrence of the texts), encoder (a
-            transformers text encoder), random, or free: every word learns its own unit and bias, no projection.
-        file: of GloVe vectors, or the encoder's folder or package.
-        size: numbers a word, for ppmi and random.
-        bias: that words start with, about the log-odds of being said of an image.
-        tuned: train them.
-    """
-
+    # glove (the PyPI package), file (GloVe's text format), ppmi (co-occurrence of the texts), encoder (a transformers
+    # text encoder), random, or free: every word learns its own classifier row and bias, no projection
     source: Literal["glove", "file", "ppmi", "encoder", "random", "free"] = "glove"
-    file: str = ""
-    size: AtLeastOne = 300
-    bias: Finite = -4.0
-    tuned: bool = True
+    file: str = ""  # of GloVe vectors, or the encoder's folder or package
+    size: AtLeastOne = 300  # numbers a word, for ppmi and random
+    bias: Finite = -4.0  # that words start with, about the log-odds of being said of an image
+    tuned: bool = True  # train them
 
     def __post_init__(self) -> None:
         if self.source in ("file", "encoder") and not self.file:
@@ -93,37 +71,34 @@ class VectorsConfig:
             raise ConfigError(f"vectors.source={self.source} needs vectors.file, the path of {what}")
 
 
+def _still_there(value: Any) -> Any:
+    if value in ("paraphrases", "hypernyms"):
+        raise ConfigError(
+            f"labels.unpunished={value} is no longer there: it did not help (docs/experiments.md); "
+            "take none or vectors"
+        )
+    return value
+
+
 @config_dataclass
 class LabelsConfig:
-    """From texts to weak labels; see text.labels and text.synonyms.
+    """From texts to weak labels; see text.labels."""
 
-    Attributes:
-        agree: texts that must hold a word for strength 1.
-        last_word: strength that the last word of a pair takes from it.
-        unpunished: words that are no negatives where a related one was said: none, paraphrases (counted in the other
-            texts of the same image), vectors (near word vectors) or hypernyms (WordNet, from NLTK's data).
-        balance: power by which rare words weigh more; 0 leaves all alike.
-        most: largest ratio to the median's weight.
-    """
-
-    agree: AtLeastOne = 1
-    last_word: Share = 0.5
-    unpunished: Literal["none", "paraphrases", "vectors", "hypernyms"] = "none"
-    balance: Amount = 0.0
-    most: Positive = 10.0
+    agree: AtLeastOne = 1  # texts that must hold a word for strength 1
+    last_word: Share = 0.5  # strength that the last word of a bigram takes from it
+    # ignored negatives, words that are not held against an image of which a related one was said: near word vectors
+    unpunished: Annotated[Literal["none", "vectors"], BeforeValidator(_still_there)] = "none"
+    balance: Amount = 0.0  # power by which rare words weigh more; 0 leaves all alike
+    most: Positive = 10.0  # largest ratio to the median's weight
 
 
 @config_dataclass
 class ModelSettings:
-    """The network; see models.build.create.
-
-    Attributes:
-        start: a model folder to go on from; the other settings of model, vocabulary and vectors are then its own.
-    """
+    """The network; see models.build.create."""
 
     RETIRED: ClassVar = ("fuse", "output_stride", "learn_sharpness", "cosine")
 
-    start: str = ""
+    start: str = ""  # a model folder to go on from, with its own model, vocabulary and vectors settings
     backbone: str = "efficientnet_lite0"
     weights: str | None = "imagenet"
     fold: bool = True
@@ -135,59 +110,33 @@ class ModelSettings:
 
 @config_dataclass
 class PhaseConfig:
-    """A part of a run with its own trained layers, rates and losses.
-
-    Attributes:
-        name: for the log.
-        epochs: passes over all samples; a fraction is allowed.
-        batch: images of a step, over all processes and micro-batches.
-        accumulate: micro-batches of a step; coupled losses contrast within one.
-        train_from: none (frozen trunk), all, or the lowest trained stage.
-        cache: keep the output of the frozen stages on disk; images are then not augmented, only mirrored.
-        sizes: input sizes (H = W), one of which is drawn for each step; the model's own when empty.
-        crop: smallest share of the area that a random crop keeps.
-        mirror: probability of mirroring, where no text says left or right.
-        jitter: strength of colour changes, hue only where no text names a colour.
-        dropout: of the head's features.
-        lr: of head and word vectors.
-        trunk_lr: of the highest trained stage, as a share of lr.
-        layer_decay: from a stage to the one below.
-        weight_decay: of matrices.
-        optimizer: adamw or sgd.
-        momentum: of sgd.
-        warmup: steps.
-        schedule: cosine or constant.
-        clip: largest norm of the gradient; 0 does not clip.
-        losses: name -> weight, summed.
-        words: words that a step scores: 0 all, else those said in the batch and sampled others.
-        hard_negatives: for image_caption, texts with one word replaced, per image.
-    """
+    """A part of a run with its own trained layers, rates and losses."""
 
     RETIRED: ClassVar = ("own_maps", "own_map", "paraphrases")
 
-    name: str = "train"
-    epochs: Positive = 1.0
-    batch: AtLeastOne = 64
-    accumulate: AtLeastOne = 1
-    train_from: str = "none"
-    cache: bool = False
-    sizes: tuple[Side, ...] = ()
-    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    mirror: Share = 0.5
-    jitter: Share = 0.0
-    dropout: BelowOne = 0.0
-    lr: Positive = 1e-3
-    trunk_lr: Amount = 0.1
-    layer_decay: Positive = 0.8
-    weight_decay: Amount = 0.01
+    name: str = "train"  # for the log and file names
+    epochs: Positive = 1.0  # passes over all samples; a fraction is allowed
+    batch: AtLeastOne = 64  # images of a step, over all processes and micro-batches
+    accumulate: AtLeastOne = 1  # micro-batches of a step; coupled losses contrast within one
+    train_from: str = "none"  # none (frozen trunk), all, or the lowest trained stage
+    cache: bool = False  # keep the frozen stages' output; images are then not augmented, only mirrored
+    sizes: tuple[Side, ...] = ()  # input sizes (H = W), one drawn for each step; the model's own when empty
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # smallest share of the area that a random crop keeps
+    mirror: Share = 0.5  # probability of mirroring, where no text says left or right
+    jitter: Share = 0.0  # strength of colour changes, hue only where no text names a colour
+    dropout: BelowOne = 0.0  # of the head's features
+    lr: Positive = 1e-3  # of head and word vectors
+    trunk_lr: Amount = 0.1  # of the highest trained stage, as a share of lr
+    layer_decay: Positive = 0.8  # from a stage to the one below
+    weight_decay: Amount = 0.01  # of matrices
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: BelowOne = 0.9
-    warmup: Count = 100
+    momentum: BelowOne = 0.9  # of sgd
+    warmup: Count = 100  # steps
     schedule: Literal["cosine", "constant"] = "cosine"
-    clip: Amount = 1.0
-    losses: dict[str, Amount] = field(default_factory=lambda: {"sigmoid": 1.0})
-    words: Count = 0
-    hard_negatives: Count = 0
+    clip: Amount = 1.0  # largest norm of the gradient; 0 does not clip
+    losses: dict[str, Amount] = field(default_factory=lambda: {"sigmoid": 1.0})  # name -> weight, summed
+    words: Count = 0  # words that a step scores: 0 all, else those said in the batch and sampled others
+    hard_negatives: Count = 0  # for image_caption, texts with one word replaced, per image
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W_][\w .+-]{0,99}", self.name):
@@ -199,74 +148,34 @@ class PhaseConfig:
             raise ConfigError(
                 f"phase {self.name} has no loss; give losses a weight over 0, such as sigmoid: 1"
             )
-        if self.batch < self.accumulate:
-            raise ConfigError(
-                f"phase {self.name}: a batch of {self.batch} cannot be split into {self.accumulate} micro-batches; "
-                "raise batch or lower accumulate"
-            )
 
 
 @config_dataclass
 class ValidationConfig:
-    """Figures on annotated images during training; none without a root.
+    """Figures on annotated images during training; none without a root."""
 
-    Attributes:
-        root: folder of Flickr30k Entities.
-        split: of it.
-        protocols: of the evaluation.
-        every: epochs between two measurements, and always at the end.
-        metric: figure that chooses the best checkpoint; higher is better.
-        limit: images; all when 0.
-    """
-
-    root: str = ""
+    root: str = ""  # folder of Flickr30k Entities
     split: str = "val"
-    protocols: tuple[str, ...] = ("pointing_any", "recall_union")
-    every: Amount = 1.0
-    metric: str = "pointing_any/accuracy"
-    limit: Count = 0
+    protocols: tuple[str, ...] = ("pointing_any", "recall_union")  # of the evaluation
+    every: Amount = 1.0  # epochs between two measurements, and always at the end
+    metric: str = "pointing_any/accuracy"  # figure that chooses the best checkpoint; higher is better
+    limit: Count = 0  # images; all when 0
 
 
 @config_dataclass
 class FurtherConfig:
-    """Words beyond the vocabulary; see further.py.
+    """Out-of-vocabulary words; see setup.add_further_words."""
 
-    Attributes:
-        words: how many.
-        texts: text files (.txt or .gz) from whose words' company they get vectors, before GloVe does.
-        penalty: of the ridge regression that places them.
-    """
-
-    words: Count = 0
-    texts: tuple[str, ...] = ()
-    penalty: Positive = 3.0
+    words: Count = 0  # how many
+    texts: tuple[str, ...] = ()  # files whose words get vectors by their company, before GloVe's do
+    penalty: Positive = 3.0  # of the ridge regression that places them
 
 
 @config_dataclass
 class TrainConfig:
-    """A whole run.
+    """A whole run."""
 
-    Attributes:
-        out: folder of the run: checkpoints, metrics.jsonl, the model.
-        seed: of everything random.
-        device: auto, cpu, cuda.
-        precision: float32, float64 (tests), bf16 or fp16 (mixed, on a GPU).
-        ema: decay of the average of the weights that is released; 0 releases the last weights.
-        only: names of the phases that are run; all when empty.
-        average_of: phases whose final weights are averaged for the model; the last phase's alone when empty.
-        compile: torch.compile the trunk (minutes at the start, faster steps).
-        recompute: do not keep activations of the trunk's stages but compute them again (memory for time).
-        memory_mb: most that the scores of words at locations may take at a time, megabytes.
-        save_every: steps between checkpoints.
-        log_every: steps between lines of metrics.jsonl.
-        tensorboard: write event files too.
-        threads: of each process on the CPU; 0 leaves torch's choice.
-        further: words that the model can be asked without having been trained on them.
-        inference: settings of the localizer that the model is released with.
-        card: facts for the model card.
-    """
-
-    out: Path
+    out: Path  # folder of the run: checkpoints, metrics.jsonl, the model
     data: DataConfig
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     vectors: VectorsConfig = field(default_factory=VectorsConfig)
@@ -274,22 +183,22 @@ class TrainConfig:
     model: ModelSettings = field(default_factory=ModelSettings)
     phases: tuple[PhaseConfig, ...] = (PhaseConfig(),)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    device: str = "auto"
-    precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"
-    ema: BelowOne = 0.0
-    only: tuple[str, ...] = ()
-    average_of: tuple[str, ...] = ()
-    compile: bool = False
-    recompute: bool = False
-    memory_mb: AtLeastOne = 1024
-    save_every: AtLeastOne = 200
-    log_every: AtLeastOne = 20
-    tensorboard: bool = False
-    threads: Processes = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of everything random
+    device: str = "auto"  # auto, cpu, cuda
+    precision: Literal["float32", "float64", "bf16", "fp16"] = "float32"  # float64 for tests, mixed on a GPU
+    ema: BelowOne = 0.0  # decay of the average of the weights that is released; 0 releases the last weights
+    only: tuple[str, ...] = ()  # names of the phases that are run; all when empty
+    average_of: tuple[str, ...] = ()  # phases whose last weights are averaged; the last alone when empty
+    compile: bool = False  # torch.compile the trunk (minutes at the start, faster steps)
+    recompute: bool = False  # compute activations of the trunk's stages again instead of keeping them
+    memory_mb: AtLeastOne = 1024  # most that the scores of words at locations may take at a time, megabytes
+    save_every: AtLeastOne = 200  # steps between checkpoints
+    log_every: AtLeastOne = 20  # steps between lines of metrics.jsonl
+    tensorboard: bool = False  # write event files too
+    threads: Processes = 0  # of each process on the CPU; 0 leaves torch's choice
     further: FurtherConfig = field(default_factory=FurtherConfig)
-    inference: dict[str, Any] = field(default_factory=dict)
-    card: dict[str, str] = field(default_factory=dict)
+    inference: dict[str, Any] = field(default_factory=dict)  # settings that the model is released with
+    card: dict[str, str] = field(default_factory=dict)  # facts for the model card
 
     def __post_init__(self) -> None:
         names = [phase.name for phase in self.phases]
@@ -299,19 +208,18 @@ class TrainConfig:
             for name in chosen:
                 if name not in names:
                     raise ConfigError(f"{key} names phases ({', '.join(names)}), got {name!r}")
-        free = self.vectors.source == "free" and not self.model.start
-        if free and (self.model.hidden is None or not self.vectors.tuned):
+        if missing := sorted(set(self.average_of) - {phase.name for phase in self.run_phases}):
+            raise ConfigError(f"average_of names {missing[0]!r}, which is not in only; change one of them")
+        source, fresh = self.vectors.source, not self.model.start
+        if fresh and source == "free" and (self.model.hidden is None or not self.vectors.tuned):
             raise ConfigError(
                 "vectors.source=free needs model.hidden, the number of channels, and vectors.tuned=true"
             )
-        unread = self.vectors.source in ("free", "random") and not self.model.start
-        if self.labels.unpunished == "vectors" and unread:
+        if fresh and source in ("free", "random") and self.labels.unpunished == "vectors":
             raise ConfigError(
-                f"labels.unpunished=vectors needs vectors from text, got vectors.source={self.vectors.source}; "
-                "set vectors.source to glove, ppmi, encoder or file, or labels.unpunished=paraphrases"
+                f"labels.unpunished=vectors needs vectors from text, got vectors.source={source}; "
+                "set vectors.source to glove, ppmi, encoder or file, or labels.unpunished=none"
             )
-        if missing := sorted(set(self.average_of) - {phase.name for phase in self.run_phases}):
-            raise ConfigError(f"average_of names {missing[0]!r}, which is not in only; change one of them")
 
     @property
     def run_phases(self) -> tuple[PhaseConfig, ...]:

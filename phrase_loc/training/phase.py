@@ -4,11 +4,10 @@ Every random choice of a step is seeded by (seed, phase, step), and the loader's
 can be entered at any step and goes on as if it had never stopped.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,21 +15,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from phrase_loc.distributed import World
-from phrase_loc.errors import DataError
-from phrase_loc.models.model import last_frozen, trainable_stages
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.models.model import TextToRegion, trainable_stages
 from phrase_loc.pairs.dataset import Batch, collate
 from phrase_loc.pairs.sampler import Order, StepSampler, steps_per_epoch
+from phrase_loc.skipped import Fault
+from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import PhaseConfig, TrainConfig
-from phrase_loc.training.features import PhaseData
+from phrase_loc.training.features import samples
 from phrase_loc.training.objective import Objective
-from phrase_loc.training.optim import Average, optimizer, parameter_groups, schedule
-from phrase_loc.training.setup import Materials
-
-log = logging.getLogger(__name__)
+from phrase_loc.training.setup import Setup
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What a step says of itself, over all processes."""
 
     number: int  # steps of the phase that are done
@@ -41,57 +38,37 @@ class Step:
 
 
 class Phase:
-    """A phase ready to run; `steps` yields after each step.
-
-    Args:
-        config: of the run.
-        number: which of its phases.
-        materials: of the run.
-        world: the processes.
-        on_fault: called with each fault of the data.
-    """
+    """A phase ready to run; `steps` yields after each step, and each fault of the data goes to `on_fault`."""
 
     def __init__(
-        self, config: TrainConfig, number: int, materials: Materials, world: World, on_fault: Callable
+        self,
+        config: TrainConfig,
+        number: int,
+        setup: Setup,
+        world: World,
+        on_fault: Callable[[Fault], object],
     ):
-        self.config, self.settings, self.number = config, config.run_phases[number], number
-        self.materials, self.world, self.on_fault = materials, world, on_fault
-        model = materials.model
-        stages = trainable_stages(model.trunk, self.settings.train_from)
-        self.data = PhaseData(config, self.settings, materials, world)
-        self.cached = last_frozen(model.trunk, self.settings.train_from) if self.settings.cache else None
-        groups = parameter_groups(
-            model.trunk,
-            [model.head, model.words],
-            stages,
-            self.settings.lr,
-            self.settings.trunk_lr,
-            self.settings.layer_decay,
-            self.settings.weight_decay,
-        )
-        self.optimizer = optimizer(self.settings.optimizer, groups, self.settings.momentum)
+        self.config, self.number, self.settings = config, number, config.run_phases[number]
+        self.setup, self.world, self.on_fault = setup, world, on_fault
+        model, settings = setup.model, self.settings
+        groups = parameter_groups(model, settings)
+        self.optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+        else:
+            momentum = settings.momentum
+            self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0)
         self.parameters = [p for group in groups for p in group["params"]]
         self.average = Average(model, config.ema) if config.ema else None
         fp16 = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)  # type: ignore[attr-defined]
-        self.total = phase_steps(self.settings, len(materials.source))
-        self._module = self._wrapped()
-
-    def _wrapped(self) -> nn.Module:
-        settings, config = self.settings, self.config
-        objective = Objective(
-            self.materials.model,
-            self.materials.balance.to(self.world.device),
-            settings,
-            self.world,
-            cached=self.cached,
-            memory_mb=config.memory_mb,
-            recompute=config.recompute,
-        )
+        self.total = phase_steps(settings, len(setup.source))
+        balance = setup.balance.to(world.device)
+        objective = Objective(model, balance, settings, world, config.memory_mb, config.recompute)
         if config.compile and settings.train_from != "none":
-            for stage in self.materials.model.trunk.children():
+            for stage in model.trunk.children():
                 stage.compile()
-        return self.world.wrap(objective)
+        self._module = world.wrap(objective)
 
     def steps(self, done: int) -> Iterator[Step]:
         """Runs from step `done` to the end."""
@@ -104,18 +81,23 @@ class Phase:
             yield self._step(step, seed, parts)
 
     def _step(self, step: int, seed: int, parts: list[Batch]) -> Step:
-        for part in parts:
-            for fault in part.faults:
-                self.on_fault(fault)
+        for fault in (fault for part in parts for fault in part.faults):
+            self.on_fault(fault)
         world, device = self.world, self.world.device
         count = world.sum(torch.stack([part.weights.sum() for part in parts]).sum().to(device)).item()
-        rate = schedule(self.settings.schedule, step, self.total, self.settings.warmup)
+        rate = schedule(self.settings, step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * rate
         summed = torch.zeros((), device=device)
         for i, part in enumerate(parts):
             summed = summed + self._backward(part.to(device), seed + i, count, last=i + 1 == len(parts))
-        norm = self._update()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.setup.model)
         loss = world.sum(summed) / max(count, 1)
         if not torch.isfinite(loss):
             raise DataError(
@@ -127,59 +109,50 @@ class Phase:
     def _backward(self, batch: Batch, seed: int, count: float, last: bool) -> Tensor:
         """This process's share of the summed loss; gradients are averaged over processes after the last part."""
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
-        unsynced = getattr(self._module, "no_sync", None) if not last else None
-        with unsynced() if unsynced else nullcontext():
+        module: Any = self._module
+        with nullcontext() if last or self.world.size == 1 else module.no_sync():
             with torch.autocast(self.world.device.type, half or torch.bfloat16, enabled=half is not None):
-                summed = self._module(batch, seed)
+                summed: Tensor = module(batch, seed)
             # averaged over processes by DDP, so times their number; over images by the count of all
             self.scaler.scale(summed * (self.world.size / max(count, 1))).backward()
-        return summed.detach().float() if summed.dtype != torch.float64 else summed.detach()
+        return summed.detach()
 
-    def _update(self) -> Tensor:
-        self.scaler.unscale_(self.optimizer)
-        limit = self.settings.clip or math.inf
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update(self.materials.model)
-        return norm
+    def state(self) -> tuple[dict, dict, dict]:
+        """The optimizer, scaler and average of a checkpoint in the middle of this phase."""
+        average = self.average.state() if self.average else {}
+        return self.optimizer.state_dict(), self.scaler.state_dict(), average
 
-    def load(self, optimizer: dict, scaler: dict, average: dict) -> None:
-        """The states of a checkpoint in the middle of this phase."""
-        self.optimizer.load_state_dict(optimizer)
-        self.scaler.load_state_dict(scaler)
+    def load(self, held: Checkpoint) -> None:
+        """Takes up what `state` gave."""
+        self.optimizer.load_state_dict(held.optimizer)
+        self.scaler.load_state_dict(held.scaler)
         if self.average:
-            self.average.load(average)
+            self.average.load(held.average)
+
+    def swap_average(self) -> None:
+        """Exchanges the weights and their average, where there is one; twice is as before."""
+        if self.average:
+            self.average.swap(self.setup.model)
 
     def set_mode(self) -> None:
         """Train mode, batch norms frozen: their statistics are the pretrained ones at any number of processes."""
         self._module.train()
         if self.settings.train_from == "none":
-            self.materials.model.trunk.eval()
-        for module in self.materials.model.modules():
+            self.setup.model.trunk.eval()
+        for module in self.setup.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
     def _loader(self, done: int) -> DataLoader:
-        data, settings, world = self.config.data, self.settings, self.world
-        order = Order(self.materials.source.groups, self.config.seed, data.window)
-        sampler = StepSampler(
-            order,
-            settings.batch,
-            settings.accumulate,
-            done,
-            self.total,
-            world.rank,
-            world.size,
-            len(self.data.sizes),
-        )
+        config, phase, world = self.config, self.settings, self.world
+        order = Order(self.setup.source.groups, config.seed, config.data.window)
+        steps, sizes = (done, self.total), len(phase.sizes) or 1
+        sampler = StepSampler(order, phase.batch, phase.accumulate, *steps, world.rank, world.size, sizes)
         return DataLoader(
-            self.data.dataset(),
+            samples(config, phase, self.setup, world),
             batch_sampler=sampler,
             collate_fn=collate,
-            num_workers=data.workers,
+            num_workers=config.data.workers,
             pin_memory=world.device.type == "cuda",
             worker_init_fn=_one_thread,
         )
@@ -197,3 +170,77 @@ def step_seed(seed: int, phase: int, step: int) -> int:
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+
+
+def parameter_groups(model: TextToRegion, phase: PhaseConfig) -> list[dict]:
+    """Groups for the optimizer, each with its own `base` rate; of the trunk the phase's stages are unfrozen.
+
+    Head and word vectors have lr, what of them is frozen stays so; the trunk's last stage has trunk_lr * lr, each
+    stage below layer_decay of that. Matrices have weight_decay; biases, norms and scales none.
+    """
+    stages = trainable_stages(model.trunk, phase.train_from)
+    for name, stage in model.trunk.named_children():
+        stage.requires_grad_(name in stages)
+    parts = [(phase.lr, [*model.head.parameters(), *model.words.parameters()])]
+    for depth, name in enumerate(reversed(stages)):
+        rate = phase.lr * phase.trunk_lr * phase.layer_decay**depth
+        parts.append((rate, list(model.trunk.get_submodule(name).parameters())))
+    groups = []
+    for lr, parameters in parts:
+        for decay, is_matrix in ((phase.weight_decay, True), (0.0, False)):
+            chosen = [p for p in parameters if p.requires_grad and (p.ndim > 1) == is_matrix]
+            if chosen:
+                groups.append({"params": chosen, "lr": lr, "base": lr, "weight_decay": decay})
+    if not groups:
+        raise ConfigError("this phase trains nothing; set train_from, or vectors.tuned, or unfreeze the head")
+    return groups
+
+
+def schedule(phase: PhaseConfig, step: int, total: int) -> float:
+    """Share of the base learning rate at a step: linear warm-up, then cosine to 0 or constant."""
+    if step < phase.warmup:
+        return (step + 1) / (phase.warmup + 1)
+    if phase.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - phase.warmup) / max(1, total - phase.warmup)))
+
+
+class Average:
+    """Exponential moving average of the parameters that are trained (EMA).
+
+    The decay starts low, min(decay, (1 + t) / (10 + t)), or the random start would weigh for thousands of steps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay, self.updates = decay, 0
+        self.held = {name: p.detach().clone() for name, p in _trained(model)}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the average a little towards the present values."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, parameter in _trained(model):
+            self.held[name].lerp_(parameter.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchanges the model's values and the average; twice is as before."""
+        for name, parameter in _trained(model):
+            present = parameter.detach().clone()
+            parameter.copy_(self.held[name])
+            self.held[name].copy_(present)
+
+    def state(self) -> dict[str, Tensor | int]:
+        """For a checkpoint."""
+        return {"updates": self.updates, **{f"value.{name}": value for name, value in self.held.items()}}
+
+    def load(self, state: dict) -> None:
+        """From a checkpoint."""
+        self.updates = int(state["updates"])
+        for name, value in self.held.items():
+            value.copy_(state[f"value.{name}"])
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)

@@ -1,8 +1,10 @@
 """What a run is made of: the source, the vocabulary counted from it, word vectors, labels, the model."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,72 +18,62 @@ from phrase_loc.errors import ConfigError
 from phrase_loc.files import digest, fingerprint
 from phrase_loc.models.build import create
 from phrase_loc.models.model import TextToRegion
-from phrase_loc.pairs.dataset import Labeller
+from phrase_loc.models.store import load_model
 from phrase_loc.pairs.paths import expand
 from phrase_loc.pairs.shards import load_index
 from phrase_loc.pairs.sources import Source, open_source
 from phrase_loc.tables import text_lines
-from phrase_loc.text import labels
 from phrase_loc.text import vectors as text_vectors
-from phrase_loc.text.labels import WordLabeller, balance
-from phrase_loc.text.vocabulary import UnitCounter, Vocabulary
-from phrase_loc.training.config import TrainConfig, VectorsConfig, VocabularyConfig
-from phrase_loc.training.identity import Identity, check_same_data, identify, read_kept, texts_of, write_kept
+from phrase_loc.text.labels import WordLabeller, balance, near_vectors
+from phrase_loc.text.vectors import Alignment, align
+from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, build_vocabulary
+from phrase_loc.training.checkpoint import (
+    Identity,
+    check_same_data,
+    identify,
+    read_kept,
+    texts_of,
+    write_kept,
+)
+from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
 
 log = logging.getLogger(__name__)
 
+#: Weights of co-occurrence and GloVe vectors for out-of-vocabulary words, chosen on val (docs/experiments.md).
+TEXT_SCALE, GLOVE_SCALE = 3.0, 1 / 6
+
 
 @dataclass
-class Materials:
+class Setup:
     """Everything before the first step."""
 
     source: Source
     model: TextToRegion
-    labeller: Labeller
+    labeller: WordLabeller
     balance: Tensor  # (V,) weight of each word
     identity: Identity  # of the data and the vocabulary
 
 
-def prepare(config: TrainConfig, world: World, held: dict[str, Any] | None = None) -> Materials:
-    """Source, model and labels of a run, the model on its device.
-
-    Args:
-        config: of the run, whose folder exists.
-        world: the processes.
-        held: facts in the checkpoint of the run, which the data must have.
+def prepare(config: TrainConfig, world: World, held: dict[str, Any] | None = None) -> Setup:
+    """Source, labels and model of a run, the model on its device; `held` are the facts of its checkpoint's data.
 
     Raises:
         DataError: unusable data, or other data than those of the checkpoint.
     """
     source = open_data(config, world)
     identity = identify(source, config.out / "source.key", world)
-    check_same_data(held or {}, identity.facts, config.out)
+    check_same_data(held, identity.facts, config.out)
     model = new_model(config, source, identity, world).to(world.device)
-    words = digest("\n".join(model.vocabulary.words).encode())
-    identity = replace(identity, facts={**identity.facts, "vocabulary": words})
-    check_same_data(held or {}, identity.facts, config.out)
+    identity.facts["vocabulary"] = digest("\n".join(model.vocabulary.words).encode())
+    check_same_data(held, identity.facts, config.out)
     if config.precision == "float64":
         model = model.double()
     model = model.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
     labels = config.labels
-    unpunished = unpunished_words(labels.unpunished, model, source)
-    labeller = WordLabeller(model.vocabulary, labels.agree, labels.last_word, unpunished)
+    ignored = near_vectors(model.words.vectors.detach()) if labels.unpunished == "vectors" else None
+    labeller = WordLabeller(model.vocabulary, labels.agree, labels.last_word, ignored)
     weights = balance(model.vocabulary.counts, labels.balance, labels.most)
-    return Materials(source, model, labeller, weights.to(next(model.head.parameters()).dtype), identity)
-
-
-def unpunished_words(kind: str, model: TextToRegion, source: Source) -> labels.Unpunished:
-    """Row -> rows that are no negatives beside it."""
-    if kind == "paraphrases":
-        return labels.paraphrases((texts_of(source, i) for i in range(len(source))), model.vocabulary)
-    if kind == "vectors":
-        if model.config.free:  # where training goes on from a model; TrainConfig refuses it for a new one
-            raise ConfigError(
-                "labels.unpunished=vectors needs vectors from text, and the words of model.start have units of their "
-                "own; set labels.unpunished=paraphrases"
-            )
-        return labels.near_vectors(model.words.vectors.detach())
-    return labels.hypernyms(model.vocabulary) if kind == "hypernyms" else {}
+    return Setup(source, model, labeller, weights.to(model.head.log_scale.dtype), identity)
 
 
 def open_data(config: TrainConfig, world: World) -> Source:
@@ -95,94 +87,112 @@ def open_data(config: TrainConfig, world: World) -> Source:
     return open_source(config.data.shards, folder, config.data.text_fields)
 
 
+def new_model(config: TrainConfig, source: Source, identity: Identity, world: World) -> TextToRegion:
+    """The model at its start, equal in all processes."""
+    asked, words = config.model, config.vectors
+    if asked.start:  # loaded for queries: frozen; of the trunk each phase trains its stages
+        model = load_model(asked.start)
+        model.head.requires_grad_(True)
+        model.head.log_scale.requires_grad_(not model.config.free)
+        model.words.vectors.requires_grad_(words.tuned)
+        return model
+    vocabulary = find_vocabulary(config.vocabulary, source, identity, config.out, world)
+    log.info("vocabulary: %d units, most frequent %s", len(vocabulary), ", ".join(vocabulary.words[:8]))
+    free = words.source == "free"
+    if free:  # random classifier rows, each with its bias
+        channels, draw = asked.hidden or 0, torch.Generator().manual_seed(config.seed)
+        rows = (2 * torch.rand(len(vocabulary), channels, generator=draw) - 1) / channels**0.5
+        vectors = torch.cat([rows, torch.full((len(vocabulary), 1), words.bias)], 1)
+    else:
+        texts = chain.from_iterable(texts_of(source, range(len(source))))
+        every = chain(texts, read_texts(config.vocabulary.extra_texts))
+        vectors = word_vectors(words, vocabulary, every, config.seed)
+    torch.manual_seed(config.seed)
+    settings = {key: value for key, value in vars(asked).items() if key != "start"}
+    model = create(vocabulary, vectors, free=free, tuned=words.tuned, **settings)
+    # a word is said of few images: from 0 the bias would take a thousand steps to learn that
+    model.head.start_bias(words.bias)
+    return model
+
+
 def find_vocabulary(
     config: VocabularyConfig, source: Source, identity: Identity, folder: Path, world: World
 ) -> Vocabulary:
-    """The vocabulary of a file, or the one counted in one pass over all texts and kept in the run's folder.
+    """The vocabulary of a file, or the one counted by all processes in one pass over all texts.
 
-    What is kept is counted anew, with a note, where it was counted otherwise or has changed since.
-
-    Args:
-        config: how to count.
-        source: of texts; each process counts its part.
-        identity: of the source.
-        folder: of the run: vocabulary.tsv, and vocabulary.key, which says what it was counted from.
-        world: the processes.
+    The run's folder keeps it as vocabulary.tsv, with what it was counted from in vocabulary.key; it is counted anew,
+    with a note, where it was counted otherwise or has changed since.
     """
     if config.file:
         return Vocabulary.load(config.file)
-    kept, path = folder / "vocabulary.tsv", folder / "vocabulary.key"
-    asked = world.from_main(lambda: _counted_from(config, identity))
-    if not world.from_main(lambda: _is_kept(kept, path, asked)):
+    kept, key = folder / "vocabulary.tsv", folder / "vocabulary.key"
+
+    def look() -> tuple[dict[str, Any], bool]:
+        extra = [fingerprint(path) for path in text_files(config.extra_texts)]
+        texts = identity.facts["texts"] or identity.stamp
+        asked = {"settings": to_dict(config), "texts": texts, "extra": extra, "version": __version__}
+        there = kept.is_file()
+        same = there and read_kept(key) == {"from": asked, "sha256": digest(kept)}
+        if there and not same:
+            log.warning("%s was counted otherwise or has changed since; the words are counted anew", kept)
+        return asked, same
+
+    asked, is_kept = world.from_main(look)
+    if not is_kept:
         log.info("counting the words of %d images", len(source))
         vocabulary = _count(config, source, world)
         if world.is_main:
             vocabulary.save(kept)
-            write_kept(path, {"from": asked, "sha256": digest(kept)})
+            write_kept(key, {"from": asked, "sha256": digest(kept)})
         world.barrier()
     return Vocabulary.load(kept)
 
 
-def _counted_from(config: VocabularyConfig, identity: Identity) -> dict[str, Any]:
-    texts = identity.facts["texts"] or identity.stamp
-    extra = [fingerprint(path) for path in (expand(config.extra_texts) if config.extra_texts else [])]
-    return {"settings": to_dict(config), "texts": texts, "extra": extra, "version": __version__}
-
-
-def _is_kept(kept: Path, path: Path, asked: dict[str, Any]) -> bool:
-    if not kept.is_file():
-        return False
-    held = read_kept(path)
-    if held == {"from": asked, "sha256": digest(kept)}:
-        return True
-    log.warning("%s was counted otherwise or has changed since; the words are counted anew", kept)
-    return False
-
-
 def _count(config: VocabularyConfig, source: Source, world: World) -> Vocabulary:
-    counter = UnitCounter()
+    own = UnitCounter()
     begin, end = (len(source) * part // world.size for part in (world.rank, world.rank + 1))
-    for i in range(begin, end):
-        counter.update(texts_of(source, i))
-    counters = world.gather(counter)
-    for other in counters[1:]:
-        counters[0].merge(other)
-    counters[0].update(read_texts(config.extra_texts))
-    options = {"min_association": config.min_association, "pair_share": config.pair_share}
-    return counters[0].vocabulary(size=config.size, min_count=config.min_count, **options)
+    for texts in texts_of(source, range(begin, end)):
+        own.update(texts)
+    counter, *others = world.gather(own)
+    for other in others:
+        counter.merge(other)
+    counter.update(read_texts(config.extra_texts))
+    limits = {key: value for key, value in vars(config).items() if key not in ("file", "extra_texts")}
+    found: Vocabulary = counter.vocabulary(**limits)
+    return found
+
+
+def text_files(paths: tuple[str, ...]) -> list[str]:
+    """The files that paths and patterns mean; there need be none."""
+    return expand(paths) if paths else []
 
 
 def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
     """The texts of .txt or .gz files: a text a line, what stands before a tab left out."""
-    for path in expand(paths) if paths else []:
+    for path in text_files(paths):
         for line in text_lines(Path(path), "the texts"):
             yield line.rstrip("\r\n").rpartition("\t")[2]
 
 
-def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterator[str], seed: int) -> Tensor:
+def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterable[str], seed: int) -> Tensor:
     """(V,E) start of the word vectors, of mean 0 and mean squared length 1; words without one are zero.
 
     What all words share would be one strong direction of every unit, and contrast between units would be left with
     the rest.
     """
+    words = vocabulary.words
     if config.source == "random":
-        vectors = torch.randn(len(vocabulary), config.size, generator=torch.Generator().manual_seed(seed))
+        vectors = torch.randn(len(words), config.size, generator=torch.Generator().manual_seed(seed))
     elif config.source == "ppmi":
-        vectors = text_vectors.cooccurrence_vectors(
-            texts, vocabulary, min(config.size, len(vocabulary) - 1), seed
-        )
+        size = min(config.size, len(words) - 1)
+        vectors = text_vectors.cooccurrence_vectors(texts, vocabulary, size, seed)
     elif config.source == "encoder":
-        vectors = text_vectors.encoder_vectors(vocabulary.words, config.file)
+        vectors = text_vectors.encoder_vectors(words, config.file)
     else:
-        words = set(vocabulary.words)
-        read = (
-            text_vectors.glove_package(words)
-            if config.source == "glove"
-            else text_vectors.read_glove(config.file, words)
-        )
-        found = [read.get(word) for word in vocabulary.words]
+        of_file = partial(text_vectors.read_glove, config.file)
+        read = (text_vectors.glove_package if config.source == "glove" else of_file)(set(words))
         empty = torch.zeros(read.vectors.shape[1])
-        vectors = torch.stack([empty if vector is None else vector for vector in found])
+        vectors = torch.stack([empty if vector is None else vector for vector in map(read.get, words)])
     known = vectors.abs().sum(1, keepdim=True) > 0
     largest = vectors.abs().max()
     vectors = torch.where(known, vectors - vectors.sum(0) / known.sum(), 0.0)
@@ -195,49 +205,49 @@ def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterator[
     return vectors / length
 
 
-def new_model(config: TrainConfig, source: Source, identity: Identity, world: World) -> TextToRegion:
-    """The model at its start, equal in all processes."""
-    settings = config.model
-    if settings.start:
-        from phrase_loc.models.store import load_model
+def add_further_words(model: TextToRegion, config: FurtherConfig, seed: int) -> None:
+    """Gives a model out-of-vocabulary words: those of the texts first, then GloVe's, by frequency.
 
-        return trainable(load_model(settings.start), config.vectors.tuned)
-    vocabulary = find_vocabulary(config.vocabulary, source, identity, config.out, world)
-    log.info("vocabulary: %d units, most frequent %s", len(vocabulary), ", ".join(vocabulary.words[:8]))
-    vectors = start_vectors(config, vocabulary, source)
-    torch.manual_seed(config.seed)
-    model = create(
-        vocabulary,
-        vectors,
-        free=config.vectors.source == "free",
-        tuned=config.vectors.tuned,
-        **{key: value for key, value in vars(settings).items() if key != "start"},
-    )
-    # a word is said of few images: from 0 the bias would take a thousand steps to learn that
-    model.head.start_bias(config.vectors.bias)
-    return model
+        x(w) = [3 * co-occurrence vector, GloVe / 6]     for words of the texts; only GloVe for all others
+        v(w) = W x(w) + b,  W of least squares with a penalty, fitted on the trained words
 
-
-def start_vectors(config: TrainConfig, vocabulary: Vocabulary, source: Source) -> Tensor:
-    """(V,E) the word vectors before training."""
-    if config.vectors.source != "free":
-        return word_vectors(config.vectors, vocabulary, _texts(source, config), config.seed)
-    size = config.model.hidden
-    assert size is not None  # TrainConfig refuses it
-    draw = torch.Generator().manual_seed(config.seed)
-    units = (2 * torch.rand(len(vocabulary), size, generator=draw) - 1) / size**0.5
-    return torch.cat([units, torch.full((len(vocabulary), 1), config.vectors.bias)], 1)
+    A word keeps its finished vector in 8 bits a number, since the two kinds of words have different maps.
+    """
+    glove, trained = text_vectors.glove_package(), model.vocabulary
+    by_glove = {word: glove.vectors[i] * GLOVE_SCALE for i, word in enumerate(glove.words)}
+    by_text = _company(config.texts, seed)  # co-occurrence vectors
+    by_both = {w: torch.cat([v, by_glove[w]]) for w, v in by_text.items() if w in by_glove}
+    found = _mapped(model, by_both, config.penalty)
+    wanted = [w for w in by_glove if w.isalpha() and w not in found and w not in trained]
+    asked = [w for w in trained.words if w in by_glove] + wanted[: max(0, config.words - len(found))]
+    found |= _mapped(model, {w: by_glove[w] for w in asked}, config.penalty)
+    chosen = list(found)[: config.words]
+    if chosen:
+        size = model.words.vectors.shape[1]
+        same = Alignment(torch.eye(size), torch.zeros(size))
+        model.words.set_extra(torch.stack([found[w] for w in chosen]), same)
+        model.extra = tuple(chosen)
 
 
-def trainable(model: TextToRegion, tuned: bool) -> TextToRegion:
-    """A loaded model, whose weights are frozen for queries, ready for further training (the trunk: by phase)."""
-    model.head.requires_grad_(True)
-    model.head.log_scale.requires_grad_(not model.config.free)
-    model.words.vectors.requires_grad_(tuned)
-    return model
+@lru_cache(maxsize=1)  # each best model of a run is written with it
+def _company(paths: tuple[str, ...], seed: int) -> dict[str, Tensor]:
+    texts = list(read_texts(paths))
+    if not texts:
+        return {}
+    vocabulary = build_vocabulary(texts, size=30_000, min_count=5, pair_share=0.0)
+    size = min(300, len(vocabulary) - 1)
+    vectors = text_vectors.cooccurrence_vectors(texts, vocabulary, size, seed) * TEXT_SCALE
+    return dict(zip(vocabulary.words, vectors, strict=True))
 
 
-def _texts(source: Source, config: TrainConfig) -> Iterator[str]:
-    for i in range(len(source)):
-        yield from texts_of(source, i)
-    yield from read_texts(config.vocabulary.extra_texts)
+def _mapped(model: TextToRegion, source: dict[str, Tensor], penalty: float) -> dict[str, Tensor]:
+    """Vectors in the model's space of the words of `source` that it was not trained on."""
+    words = model.vocabulary.words
+    known = [i for i, word in enumerate(words) if word in source]
+    others = [word for word in source if word not in model.vocabulary]
+    if not known or not others:
+        return {}
+    x = torch.stack([source[words[i]] for i in known]).double()
+    spread = x.var(0, unbiased=False).mean().item()  # `align` counts its penalty in this unit
+    bridge = align(x, model.words.vectors.detach()[known], ridge=penalty / max(spread, 1e-12))
+    return dict(zip(others, bridge(torch.stack([source[word] for word in others])), strict=True))

@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "labels.last_word": ([2, -1], "last_word"),
     "labels.agree": ([0], "agree"),
     "labels.balance": ([-1, NAN], "balance"),
-    "labels.unpunished": (["vector"], "unpunished"),
+    "labels.unpunished": (["vector", "hypernyms", "paraphrases"], "unpunished.*(expected|no longer|input)"),
     "further.words": ([-1, "all"], "words"),
     "further": ([{"words": 5, "texts": ["/nowhere.txt"]}, {"words": 5, "penalty": 0}], "nowhere|penalty"),
     "validation": ([{"root": "/nowhere"}], "nowhere"),

@@ -41,17 +41,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "torch.distributed.run",
             "--standalone",
             "--nproc_per_node=2",
-            "--max-restarts=8",
+            "--max-restarts=1",
         ),
         *(str(ROOT / "tests/training/two_processes.py"), str(folder / "out"), shards, *cases, LOST),
     ]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PHRASE_LOC_TIMEOUT": "15",  # gloo sometimes waits five times as long for a connection at a restart
-    }
-    told = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    told = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert told.returncode == 0, told.stderr[-3000:]
     return folder
 

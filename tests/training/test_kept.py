@@ -14,10 +14,9 @@ import pytest
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.pairs.sources import open_source
-from phrase_loc.training import chunks
-from phrase_loc.training.checkpoint import Checkpoint
-from phrase_loc.training.chunks import Chunks, missing_chunks, write_chunk
-from phrase_loc.training.identity import identify
+from phrase_loc.training import features
+from phrase_loc.training.checkpoint import Checkpoint, identify
+from phrase_loc.training.features import Chunks, missing_chunks, write_chunk
 from tests.training.pairs import draw, write_set
 from tests.training.runs import losses, run
 
@@ -106,7 +105,7 @@ def test_a_run_over_damaged_features_is_that_over_whole_ones(tmp_path: Path):
 
 
 def test_few_chunks_stay_open_and_all_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(chunks, "OPEN", 3)
+    monkeypatch.setattr(features, "OPEN", 3)
     stored = [
         [np.full((2, 3), i, np.float16), np.zeros((0, 4), np.uint8), np.array([i, i + 1])] for i in range(9)
     ]

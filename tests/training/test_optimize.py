@@ -11,10 +11,12 @@ from phrase_loc.__main__ import main
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.model import last_frozen, run_stages, trainable_stages
+from phrase_loc.training import features
 from phrase_loc.training.config import PhaseConfig, TrainConfig
-from phrase_loc.training.features import fill_cache
-from phrase_loc.training.logger import Journal
-from phrase_loc.training.optim import Average, optimizer, parameter_groups, schedule
+from phrase_loc.training.features import kept_features
+from phrase_loc.training.logger import Logger
+from phrase_loc.training.phase import Average, Phase, parameter_groups, schedule
+from phrase_loc.training.setup import prepare
 from tests.training.pairs import add, draw, write_set
 from tests.training.runs import losses, run, settings
 from tests.training.test_objective import small_model
@@ -24,7 +26,8 @@ def test_groups_have_layer_wise_rates_and_decay_matrices_only():
     model = small_model(5)
     stages = trainable_stages(model.trunk, "stage2")
     assert stages == ["stage2", "stage3"]
-    groups = parameter_groups(model.trunk, [model.head, model.words], stages, 1.0, 0.1, 0.5, 0.01)
+    phase = PhaseConfig(train_from="stage2", lr=1.0, trunk_lr=0.1, layer_decay=0.5, weight_decay=0.01)
+    groups = parameter_groups(model, phase)
     rate = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert rate[id(model.head.lift.weight)] == (1.0, 0.01)
     assert rate[id(model.head.log_scale)] == (1.0, 0.0)
@@ -42,14 +45,13 @@ def test_groups_have_layer_wise_rates_and_decay_matrices_only():
 
 
 def test_the_schedule_warms_up_and_falls_to_zero():
-    values = [schedule("cosine", step, 100, 10) for step in range(101)]
+    values = [schedule(PhaseConfig(warmup=10), step, 100) for step in range(101)]
     assert values[:10] == sorted(values[:10])
     assert values[10] == 1
     assert values[55] == pytest.approx(0.5)
     assert values[100] == pytest.approx(0)
-    assert {schedule("constant", step, 100, 10) for step in range(10, 100)} == {1.0}
-    with pytest.raises(ConfigError):
-        optimizer("lion", [], 0.9)
+    constant = PhaseConfig(warmup=10, schedule="constant")
+    assert {schedule(constant, step, 100) for step in range(10, 100)} == {1.0}
 
 
 def test_the_average_follows_its_definition_and_can_be_swapped():
@@ -116,48 +118,39 @@ def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(tmp_p
 
 
 def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from phrase_loc.training import features
-    from phrase_loc.training.features import PhaseData
-    from phrase_loc.training.phase import Phase
-    from phrase_loc.training.setup import prepare
-
-    config = settings(tmp_path / "out", write_set(tmp_path / "set", (5,)))
+    config = settings(
+        tmp_path / "out", write_set(tmp_path / "set", (5,)), f"data.features={tmp_path / 'kept'}"
+    )
     (tmp_path / "out").mkdir()
-    phase = Phase(config, 0, prepare(config, World()), World(), print)
+    setup = prepare(config, World())
+    Phase(config, 0, setup, World(), print)
 
     def full(file: object, array: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(features.np, "save", full)
-    images = PhaseData(config, phase.settings, phase.materials, World()).images([features_transform()])
     with pytest.raises(DataError, match="No space left"):
-        fill_cache(tmp_path / "cache", phase.materials.model, "stage3", images, World(), True, 0, False)
-    assert list((tmp_path / "cache").iterdir()) == []
+        kept_features(config, config.phases[0], setup, World(), 32)
+    assert [list(folder.iterdir()) for folder in (tmp_path / "kept").iterdir()] == [[]]
 
 
-def features_transform() -> object:
-    from phrase_loc.pairs.dataset import Transform
-
-    return Transform((32, 32))
-
-
-def test_the_journal_drops_what_will_be_done_again(tmp_path: Path):
-    journal = Journal(tmp_path, 10)
+def test_the_logger_drops_what_will_be_done_again(tmp_path: Path):
+    logger = Logger(tmp_path, 10)
     for step in (1, 2, 3):
-        journal.write(step, {"loss": 1.0 / step})
+        logger.write(step, {"loss": 1.0 / step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    journal.close()
-    Journal(tmp_path, 10, done=2).close()
+    logger.close()
+    Logger(tmp_path, 10, done=2).close()
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in kept] == [1, 2]
 
 
 def test_tensorboard_files_are_written_when_asked(tmp_path: Path):
     pytest.importorskip("tensorboard")
-    journal = Journal(tmp_path, 3, tensorboard=True)
-    journal.write(1, {"loss": 0.5, "phase": "a"})
-    journal.close()
+    logger = Logger(tmp_path, 3, tensorboard=True)
+    logger.write(1, {"loss": 0.5, "phase": "a"})
+    logger.close()
     assert list((tmp_path / "tensorboard").iterdir())
 
 
@@ -252,20 +245,22 @@ def test_further_words_land_where_their_neighbours_are(tmp_path: Path, monkeypat
     from phrase_loc.models.build import create
     from phrase_loc.text.vectors import WordVectors
     from phrase_loc.text.vocabulary import Vocabulary
-    from phrase_loc.training import out_of_vocabulary
+    from phrase_loc.training import setup
+    from phrase_loc.training.config import FurtherConfig
 
     draw = torch.Generator().manual_seed(0)
     words = tuple(f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(120))
     glove = torch.randn(120, 6, generator=draw)
     space = glove @ torch.randn(6, 9, generator=draw) + torch.randn(9, generator=draw)
-    monkeypatch.setattr(out_of_vocabulary.text_vectors, "glove_package", lambda: WordVectors(words, glove))
+    monkeypatch.setattr(setup.text_vectors, "glove_package", lambda: WordVectors(words, glove))
     vocabulary = Vocabulary(words[:100], (5,) * 100)
     model = create(vocabulary, space[:100], backbone="tiny", weights=None, hidden=8, free=True)
-    out_of_vocabulary.add_further_words(model, 15, (), 1e-6, 0)
+    setup.add_further_words(model, FurtherConfig(words=15, penalty=1e-6), 0)
     assert model.extra == words[100:115]
     found = model.words(torch.arange(100, 115))
     assert (found - space[100:115]).abs().max() < 0.02 * space.abs().max()  # eight bits a number
     (tmp_path / "texts.txt").write_text("".join(f"1\t{a} near {b}\n" for a in words for b in words[:9]) * 2)
-    out_of_vocabulary.add_further_words(model, 15, (str(tmp_path / "texts.txt"),), 1e-6, 0)
+    texts = (str(tmp_path / "texts.txt"),)
+    setup.add_further_words(model, FurtherConfig(words=15, texts=texts, penalty=1e-6), 0)
     assert set(model.extra) <= set(words[100:])
     assert model.words(torch.arange(100, 115)).isfinite().all()

@@ -17,7 +17,7 @@ from phrase_loc.models.build import folded
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model
 from phrase_loc.training.checkpoint import Checkpoint
-from phrase_loc.training.logger import Journal
+from phrase_loc.training.logger import Logger
 from phrase_loc.training.run import train
 from tests.training.pairs import draw, write_set
 from tests.training.runs import assert_same_weights, losses, run, settings
@@ -58,7 +58,7 @@ def test_half_precision_goes_on_to_the_same_weights(
     told = (f"precision={precision}", "save_every=3", PHASES)
     run(tmp_path / "whole", shards, *told)
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "write", stop_at(5))
+        patch.setattr(Logger, "write", stop_at(5))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "stopped", shards, *told)
     held = Checkpoint.load(tmp_path / "stopped" / "checkpoint.pt")
@@ -69,9 +69,9 @@ def test_half_precision_goes_on_to_the_same_weights(
 
 
 def stop_at(step: int) -> Callable:
-    """A Journal.write that is interrupted as step `step` is told."""
+    """A Logger.write that is interrupted as step `step` is told."""
 
-    def write(journal: Journal, number: int, values: dict) -> None:
+    def write(logger: Logger, number: int, values: dict) -> None:
         if number == step:
             raise KeyboardInterrupt
 

@@ -17,7 +17,7 @@ from phrase_loc import files
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.training import checkpoint as checkpoints
 from phrase_loc.training.checkpoint import Checkpoint
-from phrase_loc.training.logger import Journal
+from phrase_loc.training.logger import Logger
 from phrase_loc.training.run import claimed
 from tests.training.pairs import write_set, write_shard
 from tests.training.runs import assert_same_weights, forked, losses, run
@@ -255,11 +255,11 @@ def test_ctrl_c_says_where_the_same_command_goes_on(
 ):
     shards = write_set(tmp_path / "set", (20, 13))
 
-    def interrupt(journal: Journal, step: int, values: dict) -> None:
+    def interrupt(logger: Logger, step: int, values: dict) -> None:
         if step == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Journal, "write", interrupt)
+    monkeypatch.setattr(Logger, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "a", shards, "save_every=4")
     assert "the same command goes on after step 4" in caplog.text

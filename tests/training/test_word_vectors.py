@@ -9,9 +9,9 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import VectorsConfig
-from phrase_loc.training.setup import prepare, unpunished_words, word_vectors
+from phrase_loc.training.setup import prepare, word_vectors
 from tests.training.pairs import write_set
-from tests.training.runs import settings
+from tests.training.runs import run, settings
 
 WORDS = ("man", "dog", "blorp", "red")
 
@@ -50,8 +50,8 @@ def test_a_word_starts_as_seldom_said(source: str, tmp_path: Path):
     )
 
 
-def test_units_of_ones_own_have_no_near_words(tmp_path: Path):
+def test_words_with_rows_of_their_own_have_no_near_words(tmp_path: Path):
     shards = write_set(tmp_path / "set", (30,))
-    made = prepare(settings(tmp_path, shards, "vectors={source: free, size: 16}"), World())
+    model = run(tmp_path / "a", shards, "vectors={source: free, size: 16}")
     with pytest.raises(ConfigError, match=r"words of model\.start have units of their own"):
-        unpunished_words("vectors", made.model, made.source)
+        run(tmp_path / "b", shards, f"model.start={model}", "labels.unpunished=vectors")
