@@ -20,7 +20,7 @@ from typing import Annotated, Any, Protocol, Self
 
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from phrase_loc.attention import METHODS, maps_at_depths
@@ -49,6 +49,12 @@ Weight = Annotated[float, Field(ge=0, le=1e9)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
+def _one_or_more(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("expected a list of one or more")
+    return values
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inference:
     """How a model is asked; chosen on val, saved in the model's config.json. `from_dict` checks the values.
@@ -62,9 +68,9 @@ class Inference:
 
     method: str = "contrastive_mwp"  # a key of attention.METHODS
     #: where maps are read: a stage of the trunk, "features", or several of them
-    stage: str | Annotated[tuple[str, ...], Field(min_length=1)] = "features"
+    stage: str | Annotated[tuple[str, ...], AfterValidator(_one_or_more)] = "features"
     #: sides in pixels of the squares a photograph is resized to
-    image_sizes: Annotated[tuple[Side, ...], Field(min_length=1)] = (224,)
+    image_sizes: Annotated[tuple[Side, ...], AfterValidator(_one_or_more)] = (224,)
     smoothing: Share = 0.05  # Gaussian sigma of the map as a share of its side
     prior: Weight = (
         0.0  # exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
