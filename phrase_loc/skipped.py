@@ -36,9 +36,8 @@ class Skipped:
     """What was left out of a set, an evaluation or a run, each thing once however often it is met."""
 
     limit: int | None = None  # things that are accepted; None accepts all
-    seen: dict[tuple[str, str], None] = field(
-        default_factory=dict, init=False
-    )  # (kind, sentence) as they were met
+    #: (kind, sentence) as they were met
+    seen: dict[tuple[str, str], None] = field(default_factory=dict, init=False)
     counts: Counter[str] = field(default_factory=Counter, init=False)  # of each kind
 
     def note(self, kind: str, sentence: str) -> bool:
@@ -66,10 +65,8 @@ class Skipped:
     def check(self, total: int) -> None:
         """Raises DataError when `total` faults, over all processes, are more than the limit."""
         if self.limit is not None and total > self.limit:
-            raise DataError(
-                f"more than {self.limit} samples are unusable ({self.summary()}); mend the data or raise "
-                "data.max_faults"
-            )
+            found = f"more than {self.limit} samples are unusable ({self.summary()})"
+            raise DataError(f"{found}; mend the data or raise data.max_faults")
 
     def refuse_if_empty(self, kept: int, what: str) -> None:
         """Raises DataError, with the first reason, when nothing is left to evaluate."""

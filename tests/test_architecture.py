@@ -32,7 +32,6 @@ LAYERS = {
         "runtime",
         "training",
         "evaluation",
-        "answer_file",
         "streaming",
         "web",
         "display",

@@ -13,7 +13,6 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import choose
 from phrase_loc.evaluation import methods, thresholds
 from phrase_loc.evaluation.config import EvaluateConfig
-from phrase_loc.evaluation.controls import same_peak_rows
 from phrase_loc.evaluation.evaluator import Plan, Progress, key_of, run
 from phrase_loc.evaluation.parity import faithful
 from phrase_loc.evaluation.rows import Rows, by_seen, by_word
@@ -154,7 +153,7 @@ def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
         for method in evaluation.asked
         for row in (rows.row(protocol, method, m) for m in protocol.metrics if rows.has(protocol, method, m))
     ]
-    return own + same_peak_rows(evaluation.rows, evaluation.plan.protocols, evaluation.asked)
+    return own + methods.same_peak_rows(evaluation.rows, evaluation.plan.protocols, evaluation.asked)
 
 
 def _differences(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import phrase_loc
-from phrase_loc.datasets.classes import class_names, imagenet_classes
+from phrase_loc.datasets.annotations import class_names, imagenet_classes
 from phrase_loc.text.english import MAX_LETTERS
 from phrase_loc.text.parsing import Role
 from phrase_loc.text.phrases import PhraseEncoder, one_edit_away

@@ -1,6 +1,6 @@
 import pytest
 
-from phrase_loc.datasets.classes import class_names, imagenet_classes
+from phrase_loc.datasets.annotations import class_names, imagenet_classes
 from phrase_loc.text.english import tokens
 from phrase_loc.text.word_list import is_word
 
