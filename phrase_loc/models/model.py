@@ -14,7 +14,6 @@ Letters: N images, K words, D channels, h w grid, E numbers in a word vector.
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -192,7 +191,7 @@ class Normalize(nn.Module):
 class ToFeatures(nn.Module):
     """Stages up to the last and the head's features over them; it shares the model's weights."""
 
-    def __init__(self, stages: nn.Sequential, head: Any):
+    def __init__(self, stages: nn.Sequential, head: TextHead):
         super().__init__()
         self.stages, self.head = stages, head
 
@@ -201,41 +200,7 @@ class ToFeatures(nn.Module):
         return self.head.features(self.stages(x))
 
 
-class Staged:
-    """A network that can be cut where maps are read: at a stage of its `trunk`, or at the features of its `head`."""
-
-    trunk: nn.Sequential
-    head: Any
-    normalize: Normalize
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Where the model can be cut, from the image up; the last is "features"."""
-        return (*stage_names(self.trunk), FEATURES)
-
-    def stage_index(self, stage: str) -> int:
-        """The place of a stage from the image up; raises ConfigError for an unknown one."""
-        return choose({name: i for i, name in enumerate(self.stages)}, stage, "stage")
-
-    def below(self, stage: str = FEATURES) -> nn.Module:
-        """The part up to a stage: images (N,3,H,W) RGB 0..255 -> activations (N,C,h,w)."""
-        stages = self.trunk[: self.stage_index(stage) + 1]
-        whole = nn.Sequential(self.normalize, *stages)
-        return ToFeatures(whole, self.head) if stage == FEATURES else whole
-
-    def above(self, stage: str = FEATURES) -> nn.Module:
-        """The part over a stage: activations (N,C,h,w) -> features (N,D,h',w') >= 0."""
-        return self.between(stage, FEATURES)
-
-    def between(self, low: str, high: str) -> nn.Module:
-        """The part from a stage to a later one: activations (N,C,h,w) -> activations, or features for "features"."""
-        stages = self.trunk[self.stage_index(low) + 1 : self.stage_index(high) + 1]
-        if low == FEATURES:
-            return nn.Identity()
-        return ToFeatures(stages, self.head) if high == FEATURES else stages
-
-
-class TextToRegion(Staged, nn.Module):
+class TextToRegion(nn.Module):
     """Trunk + text head + words. `build.create` makes one from names, `store.load_model` from a folder.
 
     `words` holds vectors of the V words of `vocabulary` and of the M others in `extra`, row V + i.
@@ -300,6 +265,32 @@ class TextToRegion(Staged, nn.Module):
     def forward(self, images: Tensor, words: Tensor) -> Tensor:
         """(N,3,H,W) RGB 0..255, (K,) -> (N,K) scores, for training."""
         return self.scores(self.features(images), words)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Where the model can be cut, from the image up; the last is "features"."""
+        return (*stage_names(self.trunk), FEATURES)
+
+    def stage_index(self, stage: str) -> int:
+        """The place of a stage from the image up; raises ConfigError for an unknown one."""
+        return choose({name: i for i, name in enumerate(self.stages)}, stage, "stage")
+
+    def below(self, stage: str = FEATURES) -> nn.Module:
+        """The part up to a stage: images (N,3,H,W) RGB 0..255 -> activations (N,C,h,w)."""
+        stages = self.trunk[: self.stage_index(stage) + 1]
+        whole = nn.Sequential(self.normalize, *stages)
+        return ToFeatures(whole, self.head) if stage == FEATURES else whole
+
+    def above(self, stage: str = FEATURES) -> nn.Module:
+        """The part over a stage: activations (N,C,h,w) -> features (N,D,h',w') >= 0."""
+        return self.between(stage, FEATURES)
+
+    def between(self, low: str, high: str) -> nn.Module:
+        """The part from a stage to a later one: activations (N,C,h,w) -> activations, or features for "features"."""
+        stages = self.trunk[self.stage_index(low) + 1 : self.stage_index(high) + 1]
+        if low == FEATURES:
+            return nn.Identity()
+        return ToFeatures(stages, self.head) if high == FEATURES else stages
 
 
 def trainable_stages(trunk: nn.Sequential, train_from: str) -> list[str]:
