@@ -83,6 +83,11 @@ def between(trunk: nn.Sequential, low: str | None, high: str | None) -> nn.Seque
     return trunk[first : None if high is None else choose(place, high, "stage")]
 
 
+def split(trunk: nn.Sequential, stage: str) -> tuple[nn.Sequential, nn.Sequential]:
+    """Up to a stage, images (N,3,H,W) -> (N,C,h,w), and over it, those -> (N,C',h',w'), sharing its weights."""
+    return between(trunk, None, stage), between(trunk, stage, None)
+
+
 def imagenet_classifier(name: str, weights: str | Path = IMAGENET) -> tuple[Tensor, Tensor]:
     """The 1,000 ImageNet units over an EfficientNet-Lite's pooled features: (1000,1280) and biases (1000,).
 
