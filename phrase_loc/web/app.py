@@ -22,7 +22,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
-from phrase_loc.inference import Localizer
+from phrase_loc.localizer import Localizer
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
 from phrase_loc.web.server import Access, Middleware, Shutdown, plain, sentence, too_large
 
