@@ -268,9 +268,8 @@ def by_name(given: Mapping[Any, str], where: str, advice: str) -> dict[Any, Clas
         first, name = strange[0], given[strange[0]][:40]
         called = {c.number: c.name for c in own.values()}.get(first)
         here = f"{name!r} here and {called!r} in COCO" if called else f"{name!r}, which is none of COCO's 80"
-        ids = ", ".join(map(brief, strange[:5]))
-        others = f" (so are those of {len(strange) - 1} others)" if len(strange) > 1 else ""
-        raise DataError(f"category {brief(first)} is called {here}{others}: ids [{ids}] in {where}; {advice}")
+        ids = ", ".join(map(brief, strange[:5])) + ", ..." * (len(strange) > 5)
+        raise DataError(f"category {brief(first)} is called {here}: ids [{ids}] in {where}; {advice}")
     return {n: kind for n, kind in found.items() if kind is not None}
 
 

@@ -173,7 +173,6 @@ def page(
     environment = Environment(loader=loader, autoescape=True, **options)
     return environment.get_template("report.html.j2").render(
         report=report,
-        protocols=by_protocol(report),
         bars=bars(report, records),
         words=[w for w in report.get("by_word", ()) if (w["protocol"], w["method"]) == shown][:WORDS],
         shown=shown,
@@ -186,19 +185,6 @@ def page(
         left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
         ticks=TICKS,
     )
-
-
-def by_protocol(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of each protocol with what is said of it, and the paired differences."""
-    return [
-        {
-            "name": name,
-            "about": report["protocols"].get(name, {}).get("about", ""),
-            "rows": [row for row in report["rows"] if row["protocol"] == name],
-            "differences": [d for d in report.get("differences", ()) if d["protocol"] == name and d["ci95"]],
-        }
-        for name in dict.fromkeys(row["protocol"] for row in report["rows"])
-    ]
 
 
 def bars(report: dict[str, Any], records: list[Record]) -> list[dict[str, Any]]:
