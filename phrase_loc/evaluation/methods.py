@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ def build(names: list[str], localizer: "Localizer | None") -> list[Method]:
         check(names)
     prior = localizer is not None and localizer.settings.prior > 0
     rows = [row for n in names for row in ([n, n + WITHOUT_PRIOR] if prior and n in METHODS else [n])]
-    scenes, built = list[tuple[GroundingSample, Scene]](), list[Method]()
+    looks, built = list[Look](), list[Method]()
     for name in dict.fromkeys(rows):
         if name in BASELINES:
             built.append(Baseline(name, BASELINES[name]))
@@ -139,14 +139,22 @@ def build(names: list[str], localizer: "Localizer | None") -> list[Method]:
         base = method.removesuffix(WITHOUT_PRIOR)
         asked = localizer.with_settings(method=base, **({} if base == method else {"prior": 0.0}))
         asked = randomised(asked) if control == "random_top" else asked
-        built.append(MapMethod(name, asked, scenes, CONTROLS.get(control)))
+        built.append(MapMethod(name, asked, looks, CONTROLS.get(control)))
     return built
+
+
+class Look(NamedTuple):
+    """An image that was looked at, and method -> phrase -> map (h, w) >= 0, zeros without a known word."""
+
+    sample: GroundingSample
+    scene: Scene
+    maps: defaultdict[str, dict[str, Tensor]]
 
 
 class MapMethod:
     """A method that gives attention maps; peaks and boxes follow from the localizer's own rules.
 
-    `scenes` keeps the last image looked at for all methods; `choose` says what is asked instead of the phrases.
+    `looks` keeps the last image looked at for all methods; `choose` says what is asked instead of the phrases.
     """
 
     needs_image = True
@@ -155,19 +163,21 @@ class MapMethod:
         self,
         name: str,
         localizer: "Localizer",
-        scenes: list[tuple[GroundingSample, Scene]],
+        looks: list[Look],
         choose: Choice | None = None,
     ):
-        self.name, self.localizer, self.scenes, self.choose = name, localizer, scenes, choose
-        self._last: tuple[GroundingSample | None, dict[str, Tensor]] = (None, {})
+        self.name, self.localizer, self.looks, self.choose = name, localizer, looks, choose
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image (targets.py)."""
-        if not self.scenes or self.scenes[0][0] is not sample:
-            self.scenes[:] = [(sample, self.localizer.look(framed(sample).picture, size=sample.size))]
-        scene = self.scenes[0][1]
+        if not self.looks or self.looks[0].sample is not sample:
+            scene = self.localizer.look(framed(sample).picture, size=sample.size)
+            self.looks[:] = [Look(sample, scene, defaultdict(dict))]
+        scene, found = self.looks[0].scene, self.looks[0].maps[self.name]
         phrases = list(dict.fromkeys(p for query in queries for p in query))
-        found = self._maps(scene, sample, phrases)
+        if new := [phrase for phrase in phrases if phrase not in found]:
+            asked = self.choose(self.localizer, sample, new) if self.choose else new
+            found.update(zip(new, self.localizer.attend(scene, asked), strict=True))
         maps = torch.stack([torch.stack([found[p] for p in query]).mean(0) for query in queries])
         knows = {p: e.known for p, e in zip(phrases, self.localizer.encode(phrases), strict=True)}
         known = torch.tensor([any(knows[p] for p in query) for query in queries])
@@ -178,16 +188,6 @@ class MapMethod:
         of_classifier = getattr(self.localizer, "class_ranks", None) if request.ranks else None
         ranks = of_classifier(scene, [query[0] for query in queries]) if of_classifier else None
         return Answers(known, peaks, ranked[..., :4], ranked[..., 4], boxes, ranks)
-
-    def _maps(self, scene: Scene, sample: GroundingSample, phrases: list[str]) -> dict[str, Tensor]:
-        """Phrase -> (h, w) >= 0, zeros without a known word; computed once an image."""
-        if self._last[0] is not sample:
-            self._last = (sample, {})
-        maps = self._last[1]
-        if new := [phrase for phrase in phrases if phrase not in maps]:
-            asked = self.choose(self.localizer, sample, new) if self.choose else new
-            maps.update(zip(new, self.localizer.attend(scene, asked), strict=True))
-        return maps
 
     def _from_heat(
         self, maps: Tensor, size: tuple[int, int], request: Request

@@ -29,7 +29,7 @@ from phrase_loc.evaluation.methods import WITHOUT_PRIOR
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.files import lock, write_text, writing
+from phrase_loc.files import lock, refusing, write_text, writing
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
 
@@ -68,11 +68,8 @@ def reserved(config: EvaluateConfig) -> Iterator[None]:
     for ending, path in _files(config).items():
         if os.path.exists(path) and not (path.is_file() and OURS[ending] in _head(path)):
             raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
-    try:
+    with refusing(f"the folder of output={output}", ADVICE):
         output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = f"cannot be made ({error.strerror})"
-        raise ConfigError(f"the folder of output={output} {why}; {ADVICE}") from None
     sentence = f"another evaluation is writing {output}; wait for it, or {ADVICE}"
     with lock(output.with_name(f".{output.name}.lock"), sentence):
         yield
