@@ -8,6 +8,7 @@ even bet before looking. The figures are cross-validated with whole images left 
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,12 +29,13 @@ FOLDS = 5
 BINS = 10
 
 
-class Bin(NamedTuple):
+@dataclass(frozen=True)
+class Bin:
     """Pairs whose probability fell into one tenth: its mean, the share that was positive, how many."""
 
     said: float
     seen: float
-    count: int  # type: ignore[assignment]  # not the tuple method
+    count: int
 
 
 class Reliability(NamedTuple):

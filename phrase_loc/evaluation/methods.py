@@ -159,13 +159,7 @@ class MapMethod:
 
     needs_image = True
 
-    def __init__(
-        self,
-        name: str,
-        localizer: "Localizer",
-        looks: list[Look],
-        choose: Choice | None = None,
-    ):
+    def __init__(self, name: str, localizer: "Localizer", looks: list[Look], choose: Choice | None = None):
         self.name, self.localizer, self.looks, self.choose = name, localizer, looks, choose
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
