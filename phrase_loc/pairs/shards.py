@@ -10,7 +10,7 @@ import logging
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -41,22 +41,21 @@ _PACKED = {
     **{b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"},
     **{b"\x28\xb5\x2f\xfd": "zstandard", b"PK": "zip"},
 }
-_KINDS = {".txt": "text", ".caption": "text", ".json": "json"} | dict.fromkeys(IMAGE_ENDINGS, "image")
+_KINDS = {"txt": "text", "caption": "text", "json": "json"} | {end[1:]: "image" for end in IMAGE_ENDINGS}
+_NONE = (0, 0, 0)  # parts of a file that a sample lacks
 
-#: (number of the archive, name without its ending) of a sample.
-Key = tuple[int, str]
 #: 'image' | 'text' | 'json' -> (offset of its header, of its content, bytes) of the files of a sample.
 Parts = dict[str, tuple[int, int, int]]
-_ABSENT: Parts = {"text": (0, 0, 0), "json": (0, 0, 0)}
 
 
-def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]:
+def load_index(shard: str, cache: Path | None, lone: bool = False) -> tuple[np.ndarray, list[Fault]]:
     """(n,) rows of dtype ROW in the order of the shard, and what is wrong with it.
 
-    They are kept in the folder `cache`, if there is one, for as long as the shard's size and time stay.
+    They are kept in the folder `cache`, if there is one, for as long as the shard's size and time stay. `lone` takes
+    in samples without an image, with the header of another of their files and an image of 0 bytes; nothing is kept.
     """
-    if cache is None:
-        return _index(shard)
+    if cache is None or lone:
+        return _index(shard, lone)
     try:
         version = remote_version(shard) if is_remote(shard) else "|".join(map(str, files.fingerprint(shard)))
     except OSError as error:
@@ -81,67 +80,59 @@ def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]
     return rows, faults
 
 
-def _index(shard: str) -> tuple[np.ndarray, list[Fault]]:
-    samples, faults = read_samples(shard)
-    pictured = [{**_ABSENT, **parts} for parts in samples.values() if "image" in parts]
-    rows = [(*parts["image"], *parts["text"][1:], *parts["json"][1:]) for parts in pictured]
-    return np.array(rows, ROW), faults
+def _index(shard: str, lone: bool = False) -> tuple[np.ndarray, list[Fault]]:
+    """A sample is the files of a tar that share a name up to a known ending: `IMG.2020.01.jpg` and `IMG.2020.01.txt`.
 
-
-def read_samples(shard: str, file: IO[bytes] | None = None) -> tuple[dict[Key, Parts], list[Fault]]:
-    """The samples of a shard, or of `file` where it is open, and what is wrong with it.
-
-    A sample is the files of a tar that share a name up to a known ending: `IMG.2020.01.jpg` and `IMG.2020.01.txt`.
     WebDataset itself cuts at the first dot: a file without its counterpart, such as `000001.seg.png`, is a further
     file of the sample `000001` where there is one and is passed over. Names that begin with a dot (macOS writes
-    `._000001.jpg`) are no samples. A key is unique within its archive. Samples without an image are among both.
+    `._000001.jpg`) are no samples. A key is unique within its archive.
     """
-    samples: dict[Key, Parts] = {}
+    samples: dict[tuple[int, str], Parts] = {}  # by number of the archive and key
     faults: list[Fault] = []
     try:
-        with nullcontext(file) if file else open_shard(shard) as tar:
+        with open_shard(shard) as tar:
             for found in walk(tar):
                 if isinstance(found, Damage):
                     what = f"{found.what} (bytes {found.start:,} to {found.end:,} are lost)"
                     faults.append(Fault("shard", f"{shard}:byte {found.start}", what))
-                elif wrong := _take(found, samples):
-                    faults.append(Fault(wrong[0], f"{shard}:{wrong[1]}", wrong[2]))
+                else:
+                    faults += _take(found, samples, shard)
     except Exception as error:  # each store of remote shards raises its own
         faults.append(_unreadable(shard, error))
     if any(archive for archive, _ in samples):
         log.warning("%s goes on behind its end mark, as archives joined by cat do; all is used", shard)
-    further = [key for key, parts in samples.items() if len(parts) == 1 and _belongs(key, samples)]
-    for key in further:
-        del samples[key]
+    pictured = {key for key, parts in samples.items() if "image" in parts}
+    rows, further = [], []
+    for (archive, key), parts in samples.items():
+        folder, slash, name = key.rpartition("/")
+        stems = (name.rsplit(".", cuts)[0] for cuts in range(1, name.count(".") + 1))
+        if len(parts) == 1 and any((archive, folder + slash + stem) in pictured for stem in stems):
+            further.append(key)
+        elif "image" in parts or lone:
+            image = parts.get("image") or (*next(iter(parts.values()))[:2], 0)
+            rows.append((*image, *parts.get("text", _NONE)[1:], *parts.get("json", _NONE)[1:]))
+        else:
+            faults.append(Fault("lone", f"{shard}:{key}", "has no image"))
     if further:
-        log.info("%s: %d files, such as %s, are passed over", shard, len(further), further[0][1])
-    lone = [key for (_, key), parts in samples.items() if "image" not in parts]
-    return samples, faults + [Fault("lone", f"{shard}:{key}", "has no image") for key in lone]
+        log.info("%s: %d files, such as %s, are passed over", shard, len(further), further[0])
+    return np.array(rows, ROW), faults
 
 
-def _take(found: "Member", samples: dict[Key, Parts]) -> Fault | None:
-    """Puts a file of a tar to its sample; a fault without the shard's name where that cannot be."""
-    folder, slash, name = found.name.rpartition("/")
-    stem, dot, ending = name.rpartition(".")
-    kind = _KINDS.get(dot + ending.lower())
-    if kind is None or not stem or name.startswith("."):
-        return None
+def _take(found: "Member", samples: dict[tuple[int, str], Parts], shard: str) -> list[Fault]:
+    """Puts a file of a tar to its sample, or says what is wrong with it."""
+    path, _, ending = found.name.rpartition(".")
+    name = path.rpartition("/")[2]
+    kind = _KINDS.get(ending.lower())
+    if kind is None or not name or name.startswith("."):
+        return []
     if why := found.unread or ("has more than 4 GB" if found.size > _MOST_MEMBER else ""):
-        return Fault(kind if kind == "image" else "text", found.name, why)
-    key = f"{folder}{slash}{stem}".removeprefix("./")
+        return [Fault(kind if kind == "image" else "text", f"{shard}:{found.name}", why)]
+    key = path.removeprefix("./")
     parts = samples.setdefault((found.archive, key), {})
     if kind in parts:
-        return Fault("duplicate", key, f"has two files of the kind {kind}")
+        return [Fault("duplicate", f"{shard}:{key}", f"has two files of the kind {kind}")]
     parts[kind] = (found.offset, found.offset_data, found.size)
-    return None
-
-
-def _belongs(key: Key, samples: dict[Key, Parts]) -> bool:
-    """Whether `a.seg` is a further file of a sample `a`."""
-    archive, name = key
-    folder, slash, stem = name.rpartition("/")
-    stems = (stem.rsplit(".", cuts)[0] for cuts in range(1, stem.count(".") + 1))
-    return any("image" in samples.get((archive, folder + slash + stem), {}) for stem in stems)
+    return []
 
 
 def open_shard(shard: str) -> IO[bytes]:

@@ -7,8 +7,6 @@ million captions need no more memory than one.
 import json
 import logging
 import os
-import shutil
-import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +21,7 @@ from phrase_loc import files, tables
 from phrase_loc.errors import DataError
 from phrase_loc.images import IMAGE_ENDINGS, UNREAD_ENDINGS
 from phrase_loc.pairs.paths import exists, expand, is_remote, store
-from phrase_loc.pairs.shards import key_in, load_index, read_samples
+from phrase_loc.pairs.shards import key_in, load_index
 from phrase_loc.skipped import Fault, Skipped
 
 log = logging.getLogger(__name__)
@@ -35,7 +33,6 @@ CAPTION_FILES = (
     *("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", "metadata.jsonl"),
     *("metadata.csv", "metadata.parquet", "captions.parquet", "results.csv"),
 )
-_SHARDS = (".tar", ".tar.gz")
 _CAPTIONS = (".txt", ".txt.gz")
 
 Texts = Mapping[str, Iterable[str]]  # path of an image -> its texts, in the order of the file
@@ -137,7 +134,10 @@ class TableSource(Source):
 
 
 class ShardSource(Source):
-    """Samples of tar shards, in their order; at most `open_files` shards stay open, anew in each process."""
+    """Samples of tar shards, in their order; at most `open_files` shards stay open, anew in each process.
+
+    `lone` takes in samples without an image, for their texts.
+    """
 
     def __init__(
         self,
@@ -145,9 +145,10 @@ class ShardSource(Source):
         index: Path | None,
         fields: Sequence[str] = TEXT_FIELDS,
         open_files: int = 256,
+        lone: bool = False,
     ):
         self.shards, self.text_fields, self.open_files = list(shards), tuple(fields), open_files
-        rows, faults = zip(*(load_index(shard, index) for shard in shards), strict=True)
+        rows, faults = zip(*(load_index(shard, index, lone) for shard in shards), strict=True)
         self.rows, self.faults = np.concatenate(rows), list(chain(*faults))
         self.groups = np.repeat(np.arange(len(shards)), list(map(len, rows)))
         self._open: dict[str, int] = {}
@@ -159,13 +160,17 @@ class ShardSource(Source):
         return f"{self.shards[self.groups[i]]}:{self._key(i)}"
 
     def told(self, i: int) -> tuple[list[str], str]:
+        """The texts of `all_told`, each once."""
+        texts, wrong = self.all_told(i)
+        return list(dict.fromkeys(filter(None, map(str.strip, texts)))), wrong
+
+    def all_told(self, i: int) -> tuple[list[str], str]:
         """Texts of the .txt, the .json and, where neither is there, the shard's Parquet file; what is wrong."""
         row = self.rows[i]
         text, record = (self._member(i, kind) if row[f"{kind}_size"] else None for kind in ("text", "json"))
-        texts, wrong = member_texts(text, record, self.text_fields)
         if text is None and record is None:
-            texts = self._beside[int(np.searchsorted(self._bare, i))].split("\n")
-        return list(dict.fromkeys(filter(None, map(str.strip, texts)))), wrong
+            return self._beside[int(np.searchsorted(self._bare, i))].split("\n"), ""
+        return member_texts(text, record, self.text_fields)
 
     def image(self, i: int) -> bytes:
         """The image member."""
@@ -177,11 +182,10 @@ class ShardSource(Source):
 
     def _key(self, i: int) -> str:
         start, end = (int(self.rows[i][field]) for field in ("header", "image"))
-        try:
-            headers = self._read(self.shards[self.groups[i]], start, end - start)
-        except DataError:  # changed since it was indexed
-            headers = b""
-        return key_in(headers) or f"byte {start}"
+        with suppress(DataError):  # changed since it was indexed
+            if key := key_in(self._read(self.shards[self.groups[i]], start, end - start)):
+                return key
+        return f"byte {start}"
 
     def _read(self, shard: str, offset: int, size: int) -> bytes:
         try:
@@ -215,7 +219,8 @@ class ShardSource(Source):
                 self.faults.append(Fault("shard", f"{shard}:table", str(error)))
                 table = {}
             for i in numbers:
-                yield _beside(table, self._key(i)) if table else ""
+                key = self._key(i) if table else ""
+                yield table.get(key) or table.get(key.rpartition("/")[2]) or ""
 
 
 def side_table(shard: str, fields: Sequence[str]) -> dict[str, str]:
@@ -228,10 +233,6 @@ def side_table(shard: str, fields: Sequence[str]) -> dict[str, str]:
     if "key" not in table.columns or not found:
         return {}
     return {str(key): text for _, (key, text) in table.rows(["key", found[0]]) if isinstance(text, str)}
-
-
-def _beside(table: dict[str, str], key: str) -> str:
-    return table.get(key) or table.get(key.rpartition("/")[2]) or ""
 
 
 def member_texts(text: bytes | None, record: bytes | None, fields: Sequence[str]) -> tuple[list[str], str]:
@@ -346,11 +347,12 @@ def _texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
     name = path.name.lower()
     if path.is_dir():
         return chain.from_iterable(read_folder(path, fields, note).values())
-    if name.endswith(_SHARDS):
-        return _shard_texts(path, fields, note)
+    if name.endswith(".tar"):
+        return _shard_texts(str(path), fields, note)
     if not tables.is_table(path) and not name.endswith(_CAPTIONS):
-        kinds = ", ".join((*_CAPTIONS, *tables.TABLE_ENDINGS, *_SHARDS))
-        raise DataError(f"{path} is of no known kind; expected one of {kinds}, or a folder")
+        kinds = ", ".join((*_CAPTIONS, *tables.TABLE_ENDINGS, ".tar"))
+        advice = "; unpack it to .tar first" if name.endswith(".tar.gz") else ""
+        raise DataError(f"{path} is of no known kind; expected one of {kinds}, or a folder{advice}")
     if name.endswith(_CAPTIONS):
         headed = next(tables.text_lines(path, "the texts"), "").strip()
         table = tables.open_table(path) if headed else None
@@ -360,28 +362,14 @@ def _texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
     return chain.from_iterable(texts for _, _, texts in _rows(path, fields, note, pictured=False))
 
 
-def _shard_texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
-    """The texts of a shard's samples, those without an image among them."""
-    shard = str(path)
-    with files.opened(path, "the shard") as file, tempfile.TemporaryFile() as unpacked:
-        if path.suffix.lower() == ".gz":  # its checksum stands at its end
-            with files.told(path, "the shard"):
-                shutil.copyfileobj(file, unpacked)
-            file = unpacked  # type: ignore[assignment]
-        samples, faults = read_samples(shard, file)
-        for fault in faults:
-            if not samples and fault.kind == "shard":
-                raise DataError(f"the shard {path} holds no samples: {fault.detail}")
-            if fault.kind != "lone":
-                note(fault)
-        bare = any(parts.keys() == {"image"} for parts in samples.values())
-        table = side_table(shard, fields) if bare else {}
-        for (_, key), parts in samples.items():
-            found: dict[str, bytes] = {}
-            for kind in parts.keys() - {"image"}:
-                file.seek(parts[kind][1])
-                found[kind] = file.read(parts[kind][2])
-            texts, wrong = member_texts(found.get("text"), found.get("json"), fields)
-            if wrong:
-                note(Fault("text", f"{shard}:{key}", wrong))
-            yield from texts if found else [_beside(table, key)]
+def _shard_texts(shard: str, fields: Sequence[str], note: Note) -> Iterator[str]:
+    source = ShardSource([shard], None, fields, lone=True)
+    for fault in source.faults:
+        if len(source) == 0 and fault.kind == "shard":
+            raise DataError(f"the shard {shard} holds no samples: {fault.detail}")
+        note(fault)
+    for i in range(len(source)):
+        texts, wrong = source.all_told(i)
+        if wrong:
+            note(Fault("text", source.name(i), wrong))
+        yield from texts
