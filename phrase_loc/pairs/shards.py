@@ -38,8 +38,11 @@ _MOST_MEMBER = 2**32 - 1  # bytes
 _MOST_ZEROS = 2**16  # at the end of a tar; more are what a half-copied file has
 _MAGIC = slice(257, 262)  # of a header: "ustar"
 _PACKED = {
-    **{b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"},
-    **{b"\x28\xb5\x2f\xfd": "zstandard", b"PK": "zip"},
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+    b"PK": "zip",
 }
 _KINDS = {"txt": "text", "caption": "text", "json": "json"} | {end[1:]: "image" for end in IMAGE_ENDINGS}
 _NONE = (0, 0, 0)  # parts of a file that a sample lacks
@@ -155,9 +158,9 @@ class Member(tarfile.TarInfo):
     @property
     def unread(self) -> str:
         """Why its content is not at `offset_data`; empty where it is."""
-        if self.issparse():
-            return "is a sparse file"
-        return "" if self.isreg() else f"is a link to {self.linkname}"
+        return (
+            "is a sparse file" if self.issparse() else "" if self.isreg() else f"is a link to {self.linkname}"
+        )
 
 
 class Damage(NamedTuple):
@@ -169,23 +172,17 @@ class Damage(NamedTuple):
 
 
 def walk(file: IO[bytes]) -> Iterator[Member | Damage]:
-    """The members of a tar in its order, and each damaged stretch between them.
+    """The members of a tar in its order, and each damaged stretch between them; a DataError where it is packed.
 
-    `tarfile` reads the headers (ustar, GNU, PAX) but ends at the first that is broken or zero, without a word. A
-    member starts at a multiple of 512 bytes, its header carries a checksum, and in every form but the oldest "ustar".
-    Behind the two zero blocks of an end mark, which most writers fill up to a multiple of 10,240 bytes, may stand a
-    further archive, as after `cat a.tar b.tar`; other zeros are damage.
-
-    Raises:
-        OSError: it cannot be read.
-        DataError: it is packed.
+    `tarfile` itself ends at the first header that is broken or zero, without a word. Behind the two zero blocks of an
+    end mark, which most writers fill up to a multiple of 10,240 bytes, may stand a further archive, as after
+    `cat a.tar b.tar`; other zeros are damage.
     """
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
     head, tar = file.read(8), _tar(file)
-    for mark, name in _PACKED.items():
-        if head.startswith(mark):
-            raise DataError(f"is packed with {name}; unpack it to .tar first")
+    if packed := [name for mark, name in _PACKED.items() if head.startswith(mark)]:
+        raise DataError(f"is packed with {packed[0]}; unpack it to .tar first")
     at = archive = begin = 0
     mark_missing = True
     while at < length:
@@ -219,7 +216,6 @@ def key_in(headers: bytes) -> str:
 
 
 def _tar(file: IO[bytes]) -> tarfile.TarFile:
-    """What `fromtarfile` needs of a TarFile, which itself would read on to the first damage."""
     tar = tarfile.TarFile(fileobj=io.BytesIO(bytes(BLOCK)), encoding="utf-8", errors="surrogateescape")
     tar.fileobj = file
     return tar
@@ -253,7 +249,6 @@ def _is_header(block: bytes) -> bool:
 
 
 def _guess(file: IO[bytes], at: int) -> str:
-    """What a damaged header may have been of."""
     file.seek(at)
     block = file.read(BLOCK)
     name = block[:100].partition(b"\0")[0].decode("ascii", "replace")

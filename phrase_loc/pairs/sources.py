@@ -33,7 +33,6 @@ CAPTION_FILES = (
     *("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", "metadata.jsonl"),
     *("metadata.csv", "metadata.parquet", "captions.parquet", "results.csv"),
 )
-_CAPTIONS = (".txt", ".txt.gz")
 
 Texts = Mapping[str, Iterable[str]]  # path of an image -> its texts, in the order of the file
 Note = Callable[[Fault], None]  # told what is wrong with a pair
@@ -65,9 +64,7 @@ class Source(Protocol):
 def open_source(
     paths: str | Sequence[str], index: Path | None = None, text_fields: Sequence[str] = TEXT_FIELDS
 ) -> Source:
-    """The source that paths describe: tars, one table, or one folder.
-
-    `index` is a folder where the shards' offset indices are kept, `text_fields` are JSON fields or columns of text.
+    """The source that paths describe: tars, whose indices are kept in the folder `index`, one table, or one folder.
 
     Raises:
         DataError: nothing there, kinds mixed, or no usable sample at all.
@@ -76,18 +73,17 @@ def open_source(
     first = Path(found[0])
     if missing := next((path for path in found if not exists(path)), None):
         raise DataError(f"{missing} does not exist; check data.shards")
-    odd = [path for path in found if not path.lower().endswith(".tar")]
     read = read_folder if first.is_dir() else read_table if tables.is_table(first) else None
     if len(found) == 1 and read:
         faults: list[Fault] = []
         source: Source = TableSource(read(first, text_fields, faults.append), faults)
-    elif not odd:
-        source = ShardSource(found, index, text_fields)
-    else:
+    elif odd := [path for path in found if not path.lower().endswith(".tar")]:
         raise DataError(
             f"expected .tar shards, one .csv/.tsv/.parquet/.jsonl table or one folder, got {odd[0]} "
             f"and {len(found) - 1} more; a .tar.gz must be unpacked to .tar first"
         )
+    else:
+        source = ShardSource(found, index, text_fields)
     if len(source) == 0:
         reason = f": {source.faults[0].name} {source.faults[0].detail}" if source.faults else ""
         raise DataError(f"no image with a text was found in {first}{reason}")
@@ -251,7 +247,7 @@ def member_texts(text: bytes | None, record: bytes | None, fields: Sequence[str]
 
 
 def read_table(path: Path, fields: Sequence[str], note: Note) -> Texts:
-    """The pairs of a table; rows of one image are its several captions, paths count from the table's folder."""
+    """The pairs of a table; rows of one image are its several captions."""
     texts: dict[str, dict[str, None]] = {}
     for place, name, found in _rows(path, fields, note, pictured=True):
         if not isinstance(name, str) or not name.strip():
@@ -265,9 +261,8 @@ def read_table(path: Path, fields: Sequence[str], note: Note) -> Texts:
 
 
 def _rows(
-    path: Path, fields: Sequence[str], note: Note, pictured: bool
-) -> Iterator[tuple[str, Any, list[str]]]:
-    """(place, cell that names the image where the table is of pairs, texts) of each row."""
+    path: Path, fields: Sequence[str], note: Note, pictured: bool = False
+) -> Iterator[tuple[str, Any, list[str]]]:  # place, cell that names the image, texts
     table = tables.open_table(path)
     images = [name for name in IMAGE_COLUMNS if pictured and name in table.columns][:1]
     columns = _text_columns(table, fields)
@@ -312,7 +307,7 @@ def read_folder(folder: Path, fields: Sequence[str], note: Note) -> Texts:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """The files below a folder, sorted; links to folders are followed, each folder is entered once."""
+    """Sorted; links to folders are followed, each folder is entered once."""
     found: dict[str, list[Path]] = {}
     left_out = partial(log.warning, "the folder %s is left out: %s")
     walked = os.walk(folder, followlinks=True, onerror=lambda error: left_out(error.filename, error.strerror))
@@ -330,8 +325,7 @@ def stream_texts(
 ) -> Iterator[str]:
     """The non-empty texts of captions files (a text a line, behind the last tab), tables, folders and tar shards.
 
-    `fields` are columns of a table or fields of a JSON object that hold text (a string or a list of strings). What
-    cannot be read of a file is counted in `skipped`.
+    What cannot be read of a file is counted in `skipped`.
 
     Raises:
         DataError: a file is missing, broken, of an unknown kind, or has none of the fields.
@@ -349,17 +343,18 @@ def _texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
         return chain.from_iterable(read_folder(path, fields, note).values())
     if name.endswith(".tar"):
         return _shard_texts(str(path), fields, note)
-    if not tables.is_table(path) and not name.endswith(_CAPTIONS):
-        kinds = ", ".join((*_CAPTIONS, *tables.TABLE_ENDINGS, ".tar"))
-        advice = "; unpack it to .tar first" if name.endswith(".tar.gz") else ""
-        raise DataError(f"{path} is of no known kind; expected one of {kinds}, or a folder{advice}")
-    if name.endswith(_CAPTIONS):
+    if name.endswith((".txt", ".txt.gz")):
         headed = next(tables.text_lines(path, "the texts"), "").strip()
         table = tables.open_table(path) if headed else None
         if not (table and _text_columns(table, fields) and set(table.columns) & set(IMAGE_COLUMNS)):
             lines = tables.text_lines(path, "the texts")
             return (line.rstrip("\r\n").rpartition("\t")[2] for line in lines)
-    return chain.from_iterable(texts for _, _, texts in _rows(path, fields, note, pictured=False))
+    elif not tables.is_table(path):
+        raise DataError(
+            f"{path} is of no known kind; expected a folder, or one of .txt, .txt.gz, .tar, "
+            f"{', '.join(tables.TABLE_ENDINGS)}; a .tar.gz must be unpacked to .tar first"
+        )
+    return chain.from_iterable(texts for _, _, texts in _rows(path, fields, note))
 
 
 def _shard_texts(shard: str, fields: Sequence[str], note: Note) -> Iterator[str]:
