@@ -144,11 +144,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Transform:
-    """How a training image is made.
-
-    Mirroring makes "left" and "right" false, so images whose texts hold such a word are not mirrored; shifted hues
-    make "a red hat" false, so saturation and hue are left alone where a text names a colour.
-    """
+    """How a training image is made: not mirrored where a text says "left", its hue kept where one names a colour."""
 
     size: tuple[int, int] = (224, 224)  # (H, W) of the result
     crop: float = 1.0  # smallest share of the area that is kept, as what a caption names may stand anywhere

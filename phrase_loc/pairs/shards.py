@@ -1,7 +1,6 @@
 """Tar shards of images and texts (WebDataset's form, what img2dataset writes), read at random by offset.
 
-One pass over the headers of a shard gives an index of byte offsets, kept on disk; from then on any sample is fetched
-in any order, which makes an exact resume in the middle of an epoch possible.
+One pass over the headers of a shard gives an index of byte offsets, kept on disk: for an exact resume in an epoch.
 """
 
 import io
@@ -62,7 +61,7 @@ def load_index(shard: str, cache: Path | None, lone: bool = False) -> tuple[np.n
     try:
         version = remote_version(shard) if is_remote(shard) else "|".join(map(str, files.fingerprint(shard)))
     except OSError as error:
-        return np.zeros(0, ROW), [_unreadable(shard, error)]
+        return np.zeros(0, ROW), [Fault("shard", shard, f"cannot be read: {files.reason(error)}")]
     stamp = f"{version}|{_VERSION}"
     name = files.digest(stamp.encode("utf-8", "surrogatepass"))[:16]
     path = cache / f"{Path(shard).stem[:40]}-{name}.index"
@@ -101,7 +100,7 @@ def _index(shard: str, lone: bool = False) -> tuple[np.ndarray, list[Fault]]:
                 else:
                     faults += _take(found, samples, shard)
     except Exception as error:  # each store of remote shards raises its own
-        faults.append(_unreadable(shard, error))
+        faults.append(Fault("shard", shard, f"cannot be read: {files.reason(error)}"))
     if any(archive for archive, _ in samples):
         log.warning("%s goes on behind its end mark, as archives joined by cat do; all is used", shard)
     pictured = {key for key, parts in samples.items() if "image" in parts}
@@ -144,10 +143,6 @@ def open_shard(shard: str) -> IO[bytes]:
         return files.opened(shard, "the shard")
     with store(shard) as (system, path):
         return system.open(path, "rb", block_size=_AHEAD)
-
-
-def _unreadable(shard: str, error: Exception) -> Fault:
-    return Fault("shard", shard, f"cannot be read: {files.reason(error)}")
 
 
 class Member(tarfile.TarInfo):
@@ -222,7 +217,7 @@ def _tar(file: IO[bytes]) -> tarfile.TarFile:
 
 
 def _member(tar: tarfile.TarFile, at: int) -> Member | None:
-    """The member whose headers stand there, `tar.offset` behind it; None where there is no whole header."""
+    """The member whose headers stand there; None where there is no whole header."""
     assert tar.fileobj is not None
     tar.fileobj.seek(at)
     try:
@@ -236,10 +231,8 @@ def _member(tar: tarfile.TarFile, at: int) -> Member | None:
 def _find(file: IO[bytes], at: int, length: int, wanted: Callable[[bytes], bool]) -> int:
     """Offset of the first wanted block from `at` on, a multiple of 512; `length` where there is none."""
     file.seek(at)
-    for start, block in zip(range(at, length, BLOCK), iter(lambda: file.read(BLOCK), b"")):
-        if wanted(block):
-            return start
-    return length
+    blocks = zip(range(at, length, BLOCK), iter(lambda: file.read(BLOCK), b""))
+    return next((start for start, block in blocks if wanted(block)), length)
 
 
 def _is_header(block: bytes) -> bool:

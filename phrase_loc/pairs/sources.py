@@ -54,7 +54,7 @@ class Source(Protocol):
         """The texts of sample `i`, and what is wrong with them; raises DataError."""
 
     def texts(self, i: int) -> list[str]:
-        """The texts of sample `i`, empty when there are none; raises DataError."""
+        """The texts of sample `i` alone."""
         return self.told(i)[0]
 
     def image(self, i: int) -> bytes:
@@ -173,17 +173,17 @@ class ShardSource(Source):
         return self._member(i, "image")
 
     def _member(self, i: int, kind: str) -> bytes:
-        row = self.rows[i]
-        return self._read(self.shards[self.groups[i]], int(row[kind]), int(row[f"{kind}_size"]))
+        return self._read(i, int(self.rows[i][kind]), int(self.rows[i][f"{kind}_size"]))
 
     def _key(self, i: int) -> str:
         start, end = (int(self.rows[i][field]) for field in ("header", "image"))
         with suppress(DataError):  # changed since it was indexed
-            if key := key_in(self._read(self.shards[self.groups[i]], start, end - start)):
+            if key := key_in(self._read(i, start, end - start)):
                 return key
         return f"byte {start}"
 
-    def _read(self, shard: str, offset: int, size: int) -> bytes:
+    def _read(self, i: int, offset: int, size: int) -> bytes:
+        shard = self.shards[self.groups[i]]
         try:
             if is_remote(shard):
                 with store(shard) as (system, inner):
@@ -198,7 +198,7 @@ class ShardSource(Source):
 
     def _descriptor(self, shard: str) -> int:
         if shard not in self._open:
-            while len(self._open) >= self.open_files:
+            if len(self._open) >= self.open_files:
                 os.close(self._open.pop(next(iter(self._open))))
             self._open[shard] = os.open(shard, os.O_RDONLY)
         return self._open[shard]
@@ -222,11 +222,9 @@ class ShardSource(Source):
 def side_table(shard: str, fields: Sequence[str]) -> dict[str, str]:
     """Key -> text from the Parquet file that img2dataset writes beside a shard; empty when there is none."""
     path = Path(shard).with_suffix(".parquet")
-    if is_remote(shard) or not path.is_file():
-        return {}
-    table = tables.open_table(path)
-    found = [name for name in map(str.lower, fields) if name in table.columns]
-    if "key" not in table.columns or not found:
+    table = tables.open_table(path) if not is_remote(shard) and path.is_file() else None
+    found = [name for name in map(str.lower, fields) if table and name in table.columns]
+    if not table or not found or "key" not in table.columns:
         return {}
     return {str(key): text for _, (key, text) in table.rows(["key", found[0]]) if isinstance(text, str)}
 
