@@ -89,16 +89,12 @@ def _index(shard: str, lone: bool = False) -> tuple[np.ndarray, list[Fault]]:
     file of the sample `000001` where there is one and is passed over. Names that begin with a dot (macOS writes
     `._000001.jpg`) are no samples. A key is unique within its archive.
     """
-    samples: dict[tuple[int, str], Parts] = {}  # by number of the archive and key
+    samples: dict[tuple[int, str], Parts] = {}  # by begin of the archive and key
     faults: list[Fault] = []
     try:
         with open_shard(shard) as tar:
             for found in walk(tar):
-                if isinstance(found, Damage):
-                    what = f"{found.what} (bytes {found.start:,} to {found.end:,} are lost)"
-                    faults.append(Fault("shard", f"{shard}:byte {found.start}", what))
-                else:
-                    faults += _take(found, samples, shard)
+                faults += _take(found, samples, shard)
     except Exception as error:  # each store of remote shards raises its own
         faults.append(Fault("shard", shard, f"cannot be read: {files.reason(error)}"))
     if any(archive for archive, _ in samples):
@@ -120,8 +116,11 @@ def _index(shard: str, lone: bool = False) -> tuple[np.ndarray, list[Fault]]:
     return np.array(rows, ROW), faults
 
 
-def _take(found: "Member", samples: dict[tuple[int, str], Parts], shard: str) -> list[Fault]:
+def _take(found: "Member | Damage", samples: dict[tuple[int, str], Parts], shard: str) -> list[Fault]:
     """Puts a file of a tar to its sample, or says what is wrong with it."""
+    if isinstance(found, Damage):
+        what = f"{found.what} (bytes {found.start:,} to {found.end:,} are lost)"
+        return [Fault("shard", f"{shard}:byte {found.start}", what)]
     path, _, ending = found.name.rpartition(".")
     name = path.rpartition("/")[2]
     kind = _KINDS.get(ending.lower())
@@ -148,14 +147,14 @@ def open_shard(shard: str) -> IO[bytes]:
 class Member(tarfile.TarInfo):
     """A file, or a link, whose `size` bytes from `offset_data` on lie whole in the tar."""
 
-    archive = 0  # its number among those that were joined in this file
+    archive = 0  # where its archive begins, of those that were joined in this file
 
     @property
     def unread(self) -> str:
         """Why its content is not at `offset_data`; empty where it is."""
-        return (
-            "is a sparse file" if self.issparse() else "" if self.isreg() else f"is a link to {self.linkname}"
-        )
+        if self.issparse():
+            return "is a sparse file"
+        return "" if self.isreg() else f"is a link to {self.linkname}"
 
 
 class Damage(NamedTuple):
@@ -178,14 +177,14 @@ def walk(file: IO[bytes]) -> Iterator[Member | Damage]:
     head, tar = file.read(8), _tar(file)
     if packed := [name for mark, name in _PACKED.items() if head.startswith(mark)]:
         raise DataError(f"is packed with {packed[0]}; unpack it to .tar first")
-    at = archive = begin = 0
+    at = begin = 0
     mark_missing = True
     while at < length:
         member = _member(tar, at)
         if member is not None and at < tar.offset and member.offset_data + member.size <= length:
             at, mark_missing = tar.offset, True
             if member.isfile() or member.issym() or member.islnk():
-                member.archive = archive
+                member.archive = begin
                 yield member
             continue
         start, mark_missing = at, False
@@ -196,7 +195,7 @@ def walk(file: IO[bytes]) -> Iterator[Member | Damage]:
             at = _find(file, start + BLOCK, length, _is_header)
             yield Damage(start, at, _guess(file, start))
         elif at < length and (at - start == 2 * BLOCK or (at - begin) % tarfile.RECORDSIZE == 0):
-            archive, begin, tar.pax_headers = archive + 1, at, {}  # as writers end an archive
+            begin, tar.pax_headers = at, {}  # as writers end an archive
         elif at < length or at - start > _MOST_ZEROS:
             yield Damage(start, at, "zeros stand where files may have been")
     if mark_missing:
