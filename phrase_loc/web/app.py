@@ -24,7 +24,7 @@ from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
 from phrase_loc.localizer import Localizer
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
-from phrase_loc.web.server import Access, Middleware, Shutdown, plain, sentence, too_large
+from phrase_loc.web.server import Access, Middleware, plain, sentence, too_large
 
 #: What the page is made of; nothing else can be asked for.
 PAGE_FILES = {
@@ -148,12 +148,12 @@ def create_app(
     hosts: Iterable[str] | None = None,
     addresses: bool = False,
 ) -> FastAPI:
-    """The application for one model; its `state.shutdown` is told when the server stops.
+    """The application for one model; its `state.stopping` says that the server stops.
 
     With a token every API request must bring it as `Authorization: Bearer TOKEN`. See `Access` for the names of the
     server (`hosts`, None for any; numeric `addresses` beside them).
     """
-    answers, shutdown = Answers(localizer, limits), Shutdown()
+    answers = Answers(localizer, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -171,7 +171,7 @@ def create_app(
         responses={code: {"model": ErrorBody} for code in (400, 401, 403, 404, 408, 413, 422, 503)},
         exception_handlers=dict.fromkeys(WORDED, _in_words),
     )
-    app.state.shutdown = shutdown
+    app.state.stopping = False
     app.include_router(_photographs(answers))
     app.include_router(_questions(answers))
     static = {route: (f"web/{name}", kind) for route, (name, kind) in PAGE_FILES.items()}
@@ -180,7 +180,7 @@ def create_app(
         _add_file(app, route, name, kind)
     names = None if hosts is None else {name.lower() for name in hosts}
     access = Access(token, names, addresses, {*static, "/openapi.json", "/healthz"})
-    app.add_middleware(Middleware, limits=limits, access=access, shutdown=shutdown)
+    app.add_middleware(Middleware, limits=limits, access=access)
     return app
 
 
