@@ -10,11 +10,10 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.fx import Node, Tracer
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from phrase_loc.models import backbones, library_nets
-from phrase_loc.models.model import TextHead, TextToRegion, WordTable
-from phrase_loc.models.model_config import ModelConfig
+from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
 from phrase_loc.text.vocabulary import Vocabulary
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -86,11 +85,15 @@ def fold_batch_norm(trunk: Trunk) -> Trunk:
     Elsewhere (DenseNet's norms before a convolution) norms stay and excitation passes through. Module names
     are kept: a folded norm becomes an Identity, so stages can still be cut by name.
     """
-    whole = copy.deepcopy(trunk).eval()
-    for norm_name, linear_name in _pairs(whole).items():
+    pairs = _pairs(trunk)
+    replaced: list[Any] = [trunk.get_submodule(name).weight for name in pairs.values()]
+    whole = copy.deepcopy(trunk, {id(weight): weight for weight in replaced}).eval()
+    for norm_name, linear_name in pairs.items():
         linear: Any = whole.get_submodule(linear_name)
-        fuse: Any = fuse_linear_bn_eval if isinstance(linear, nn.Linear) else fuse_conv_bn_eval
-        whole.set_submodule(linear_name, fuse(linear, whole.get_submodule(norm_name)))
+        norm: Any = whole.get_submodule(norm_name)
+        fuse: Any = fuse_linear_bn_weights if isinstance(linear, nn.Linear) else fuse_conv_bn_weights
+        moments = (norm.running_mean, norm.running_var, norm.eps)
+        linear.weight, linear.bias = fuse(linear.weight, linear.bias, *moments, norm.weight, norm.bias)
         whole.set_submodule(norm_name, nn.Identity())
     return whole
 

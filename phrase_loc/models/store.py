@@ -32,8 +32,7 @@ from phrase_loc.files import digest, read_json, read_text, refusing, write_bytes
 from phrase_loc.models.backbones import build, check_weights, read_weights
 from phrase_loc.models.build import fold_batch_norm, folded
 from phrase_loc.models.library_nets import from_architecture, transformers_stages
-from phrase_loc.models.model import TextHead, TextToRegion, WordTable
-from phrase_loc.models.model_config import ModelConfig
+from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
 from phrase_loc.text.vocabulary import Vocabulary
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.txt"
