@@ -16,11 +16,11 @@ from itertools import pairwise
 from math import exp
 from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Self, TypeAlias
 
 import torch
 from PIL import Image
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from phrase_loc.attention import METHODS, maps_at_depths
@@ -49,10 +49,7 @@ Weight = Annotated[float, Field(ge=0, le=1e9)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
-def _one_or_more(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not values:
-        raise ValueError("expected a list of one or more")
-    return values
+OneOrMore = Field(min_length=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +65,12 @@ class Inference:
 
     method: str = "contrastive_mwp"  # a key of attention.METHODS
     #: where maps are read: a stage of the trunk, "features", or several of them
-    stage: str | Annotated[tuple[str, ...], AfterValidator(_one_or_more)] = "features"
+    stage: str | Annotated[tuple[str, ...], OneOrMore] = "features"
     #: sides in pixels of the squares a photograph is resized to
-    image_sizes: Annotated[tuple[Side, ...], AfterValidator(_one_or_more)] = (224,)
+    image_sizes: Annotated[tuple[Side, ...], OneOrMore] = (224,)
     smoothing: Share = 0.05  # Gaussian sigma of the map as a share of its side
-    prior: Weight = (
-        0.0  # exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
-    )
+    #: exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
+    prior: Weight = 0.0
     prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25  # width of that bump as a share of the side
     proposals: str = "default"  # a key of proposals.PROPOSALS
     gamma: Annotated[float, Field(ge=-1e9, le=1e9)] = 0.4  # exponent of a box's area (ranking.score_boxes)
@@ -372,26 +368,5 @@ class PhraseLocalizer:
         return [reduce(lambda value, part: part(value), parts, x) for parts, x in pairs]
 
 
-class Localizer(Protocol):
-    """What evaluation, server and command line ask of a localizer; see PhraseLocalizer for each."""
-
-    model: Any
-    settings: Inference
-    source: Source
-
-    @property
-    def vocabulary(self) -> Vocabulary: ...
-    def with_settings(self, **changes: Any) -> "Localizer": ...
-    def with_cache(self, folder: str | os.PathLike) -> "Localizer": ...
-    def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]: ...
-    def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene: ...
-    def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]: ...
-    def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor: ...
-    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor: ...
-    def locate(
-        self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
-    ) -> Predictions: ...
-    def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]: ...
-    def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]: ...
-    def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]: ...
-    def features(self, scene: Scene) -> Tensor: ...
+#: What evaluation, server and command line ask.
+Localizer: TypeAlias = PhraseLocalizer

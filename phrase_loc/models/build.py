@@ -1,6 +1,7 @@
 """A new model put together from names and numbers, and a model made ready for queries."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -108,39 +109,34 @@ class _Tracer(Tracer):
 def _pairs(root: nn.Module, prefix: str = "") -> dict[str, str]:
     """Norm -> linear layer whose only reader it is, by name: in a Sequential, or as a forward() calls them."""
     found = {}
-    for name, chain in root.named_modules(prefix=prefix):
+    for name, chain in root.named_modules():
         if isinstance(chain, nn.Sequential):
+            at = f"{prefix}{name}." if name else prefix
             for (first, linear), (second, norm) in pairwise(chain.named_children()):
                 if isinstance(linear, LINEAR) and isinstance(norm, NORMS):
-                    found[_join(name, second)] = _join(name, first)
+                    found[at + second] = at + first
     norms = sum(isinstance(m, NORMS) for m in root.modules())
     if len(found) == norms or isinstance(root, NORMS):  # tracing takes a while
         return found
     if not isinstance(root, nn.Sequential):
         try:
-            return dict(_traced(root, prefix)) | found
+            return {prefix + norm: prefix + linear for norm, linear in _traced(root)} | found
         except Exception:  # control flow on values stops the tracer here; the parts may be traceable
             pass
     for name, part in root.named_children():
-        found |= _pairs(part, _join(prefix, name))
+        found |= _pairs(part, f"{prefix}{name}.")
     return found
 
 
-def _traced(root: nn.Module, prefix: str) -> Iterator[tuple[str, str]]:
-    graph = _Tracer().trace(root)
-    calls = [node for node in graph.nodes if node.op == "call_module"]
+def _traced(root: nn.Module) -> Iterator[tuple[str, str]]:
+    calls = [node for node in _Tracer().trace(root).nodes if node.op == "call_module"]
+    times = Counter(node.target for node in calls)
     for node in calls:
         before = node.args[0] if node.args else None
-        if (
-            isinstance(before, Node)
-            and before.op == "call_module"
-            and isinstance(root.get_submodule(str(node.target)), NORMS)
-            and isinstance(root.get_submodule(str(before.target)), LINEAR)
-            and len(before.users) == 1
-            and sum(n.target in (node.target, before.target) for n in calls) == 2  # neither is used twice
+        if not isinstance(before, Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        norm, linear = str(node.target), str(before.target)
+        if times[norm] == times[linear] == 1 and (
+            isinstance(root.get_submodule(norm), NORMS) and isinstance(root.get_submodule(linear), LINEAR)
         ):
-            yield _join(prefix, str(node.target)), _join(prefix, str(before.target))
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
+            yield norm, linear

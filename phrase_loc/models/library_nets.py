@@ -119,7 +119,7 @@ def _vgg_features(vgg: Any, name: str) -> nn.Module:
     return nn.ModuleDict({"features": features})
 
 
-def _parts(net: nn.Module, **stages: str) -> Stages:
+def _parts(net: nn.Module, /, **stages: str) -> Stages:
     """Stages as named parts of a network, or chains of several of them."""
     found = Stages()
     for stage, names in stages.items():

@@ -44,9 +44,10 @@ RETIRED_KEYS: dict[str, Any] = {
 Size = Annotated[int, Field(ge=1, le=65_536)]
 Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
 Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
+Numbers = dict[str, int | float]
 
 
-def _slope_and_offset(fit: dict[str, int | float]) -> dict[str, int | float]:
+def _slope_and_offset(fit: Numbers) -> Numbers:
     if fit and not {"slope", "offset"} <= set(fit):
         raise ConfigError("key calibration needs slope and offset; run `phrase-loc calibrate` again")
     return fit
@@ -80,18 +81,14 @@ class ModelConfig:
     mean: tuple[Finite, Finite, Finite] = (127.0, 127.0, 127.0)  # subtracted from RGB in 0..255
     std: tuple[Positive, Positive, Positive] = (128.0, 128.0, 128.0)  # then divided by
     image_size: Size = 224  # short side of an image in training, pixels
-    hidden: Size | None = (
-        512  # D, channels of the head's 1x1 convolution, None without one (then D = channels)
-    )
+    hidden: Size | None = 512  # D, channels of the head's 1x1 convolution; None: without one, D = channels
     pool: str = "log_sum_exp"  # a key of POOLS
     sharpness: Positive = 4.0  # inverse temperature r of the pool
     free: bool = False  # whether a word vector is the unit itself, with its bias as last number
     tuned: bool = False  # whether training changed the word vectors
     inference: dict[str, Any] = field(default_factory=dict)  # settings of the localizer, checked by it
     #: slope and offset of the probability that a phrase is shown, and how good it is; {} for none
-    calibration: Annotated[dict[str, int | float], AfterValidator(_slope_and_offset)] = field(
-        default_factory=dict
-    )
+    calibration: Annotated[Numbers, AfterValidator(_slope_and_offset)] = field(default_factory=dict)
     #: facts for the model card (data, recipe, command, figures), kept as they are
     card: Annotated[dict[str, Any], AfterValidator(_figures)] = field(default_factory=dict)
     format: int = FORMAT

@@ -28,9 +28,7 @@ _RAND = threading.Lock()  # rand() is one state for the whole process
 class Regions(FromImage):
     """Boxes around segments and around what similar neighbours grow into."""
 
-    side: int = (
-        128  # of the square to which the picture is squashed, in pixels; the time grows with its square
-    )
+    side: int = 128  # pixels of the square to which the picture is squashed; the time grows with its square
     scales: tuple[float, ...] = (
         150.0,
         300.0,
@@ -73,9 +71,7 @@ class Regions(FromImage):
 class SelectiveSearch(FromImage):
     """Boxes of a hierarchical grouping of segments (Uijlings et al., IJCV 2013)."""
 
-    side: int = (
-        300  # pixels of the longer side at which the picture is searched; the time grows with its square
-    )
+    side: int = 300  # pixels of the longer side of what is searched; the time grows with its square
     smallest: float = 0.07  # share of the side below which a box is dropped
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -110,9 +106,8 @@ def _found(search: Any, pixels: np.ndarray, smallest: float, size: tuple[int, in
         library.srand(0)  # of the rand() that OpenCV uses
         found = search.process()
     boxes = torch.as_tensor(np.asarray(found), dtype=torch.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
     height, width = pixels.shape[:2]
-    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) / boxes.new_tensor(
-        [width, height] * 2
-    )
+    corners = boxes / boxes.new_tensor([width, height] * 2)
     large = (corners[:, 2:] - corners[:, :2]).amin(1) >= smallest
     return in_frame(corners[large], size)
