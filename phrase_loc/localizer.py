@@ -9,6 +9,7 @@ threads may share it. `Inference` and `prepare` need no model.
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
@@ -124,28 +125,21 @@ def prepare(
     return Prepared(squares, frame, proposals)
 
 
-def checked_top_k(top_k: int) -> int:
-    """A number of boxes, 1 or more; raises ConfigError for anything else."""
-    try:
-        number = 0 if isinstance(top_k, bool) else index(top_k)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ConfigError(f"top_k is a number of boxes, 1 or more, got {str(top_k)[:40]!r}")
-    return number
+def _checked_top_k(top_k: int) -> int:
+    with suppress(TypeError):
+        if not isinstance(top_k, bool) and index(top_k) >= 1:
+            return index(top_k)
+    raise ConfigError(f"top_k is a number of boxes, 1 or more, got {str(top_k)[:40]!r}")
 
 
 def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
-    try:
+    with suppress(TypeError, ValueError, OverflowError):
         height, width = (int(side) for side in size)
-    except (TypeError, ValueError, OverflowError):
-        height = width = 0
-    if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise ConfigError(
-            f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; "
-            f"got {str(size)[:60]}"
-        )
-    return height, width
+        if min(height, width) >= 1 and height * width <= MAX_PIXELS:
+            return height, width
+    raise ConfigError(
+        f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; got {str(size)[:60]}"
+    )
 
 
 class PhraseLocalizer:
@@ -186,8 +180,7 @@ class PhraseLocalizer:
         return push_model(self._with_own_settings(), repo_id, **options)
 
     def _with_own_settings(self) -> TextToRegion:
-        """The model with these settings to be saved; tensors are shared, other localizers keep their settings."""
-        model = copy(self.model)
+        model = copy(self.model)  # shares the tensors; other localizers keep their settings
         model.config = replace(model.config, inference=asdict(self.settings))
         return model
 
@@ -214,7 +207,7 @@ class PhraseLocalizer:
         self, image: Picture, phrases: Iterable[str], top_k: int = 5, method: str | None = None
     ) -> Predictions:
         """Look at a photograph and locate phrases in it; keep the scene of `look` to ask it again."""
-        phrases, top_k = phrase_list(phrases), checked_top_k(top_k)
+        phrases, top_k = phrase_list(phrases), _checked_top_k(top_k)  # before the costly look
         return self.locate(self.look(image), phrases, top_k, method)
 
     def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene:
@@ -293,7 +286,7 @@ class PhraseLocalizer:
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
     ) -> Predictions:
         """An answer for each phrase, in order."""
-        phrases, top_k = phrase_list(phrases), checked_top_k(top_k)
+        phrases, top_k = phrase_list(phrases), _checked_top_k(top_k)
         encoded = self.encode(phrases)
         attention = self._attend(scene, encoded, method or self.settings.method).cpu()
         known = [i for i, e in enumerate(encoded) if e.known]
@@ -311,11 +304,10 @@ class PhraseLocalizer:
 
     def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""
-        return self._ranked(scene, self.heat(attention, self._grid), checked_top_k(top_k))
+        return self._ranked(scene, self.heat(attention, self._grid), _checked_top_k(top_k))
 
     @lap("ranking")
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
-        """The best boxes of maps on the settings' grid."""
         s, size = self.settings, scene.size
         rank = partial(
             rank_phrases, size=size, gamma=s.gamma, temperature=s.temperature, overlap=s.nms, top_k=top_k
@@ -351,11 +343,9 @@ class PhraseLocalizer:
         fit = self.model.config.calibration
         if not fit:
             return [None] * len(encoded)
-        raw = [fit["slope"] * score + fit["offset"] for score in self._presence(scene, encoded)]
-        return [
-            1 / (1 + exp(-max(-700.0, min(logit, 700.0)))) if e.known and e.head_known else None
-            for logit, e in zip(raw, encoded, strict=True)
-        ]
+        logits = (fit["slope"] * raw + fit["offset"] for raw in self._presence(scene, encoded))
+        sure = [1 / (1 + exp(-max(-700.0, min(logit, 700.0)))) for logit in logits]
+        return [p if e.known and e.head_known else None for p, e in zip(sure, encoded, strict=True)]
 
     @torch.inference_mode()
     def features(self, scene: Scene) -> Tensor:

@@ -31,6 +31,7 @@ from urllib.error import URLError
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import reason
 
 Stages = OrderedDict[str, nn.Module]
 
@@ -92,7 +93,7 @@ def _torchvision_net(name: str, pretrained: bool) -> nn.Module:
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
             "this backbone needs a torchvision that fits the installed torch "
-            f"({' '.join(str(error).split())}); install the matching pair, or take efficientnet_lite0"
+            f"({reason(error)}); install the matching pair, or take efficientnet_lite0"
         ) from None
     if name in VGG and not pretrained:
         return _vgg_features(models.vgg, name)
@@ -232,7 +233,7 @@ def from_architecture(config: dict[str, Any]) -> nn.Module:
     except Exception as error:  # of settings that are anything, transformers raises anything
         raise DataError(
             f"the architecture is none that transformers can build ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:160]}); copy the model again"
+            f"{reason(error)}); copy the model again"
         ) from None
 
 
@@ -262,6 +263,6 @@ def _reading(source: str) -> Iterator[None]:
     except Exception as error:  # of a broken folder, transformers and safetensors raise anything
         what = "the folder" if Path(source).is_dir() else "neither a folder here nor a hub id within reach:"
         raise DataError(
-            f"transformers backbone {source!r}: {what} cannot be loaded ({' '.join(str(error).split())[:160]}); "
+            f"transformers backbone {source!r}: {what} cannot be loaded ({reason(error)}); "
             "give a folder with config.json and model.safetensors"
         ) from None

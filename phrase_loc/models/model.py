@@ -13,7 +13,7 @@ Letters: N images, K words, D channels, h w grid, E numbers in a word vector.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -92,10 +92,6 @@ class ModelConfig:
     #: facts for the model card (data, recipe, command, figures), kept as they are
     card: Annotated[dict[str, Any], AfterValidator(_figures)] = field(default_factory=dict)
     format: int = FORMAT
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for json.dump."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, values: Any, source: str) -> "ModelConfig":

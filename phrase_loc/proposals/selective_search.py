@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from phrase_loc.errors import ConfigError
 from phrase_loc.proposals.source import FromImage, MissingLibrary, in_frame
 
 _RAND = threading.Lock()  # rand() is one state for the whole process
@@ -35,12 +34,6 @@ class Regions(FromImage):
     )  # Felzenszwalb's k of each segmentation: larger, larger segments
     blur: float = 0.8  # Gaussian sigma in those pixels before the segmentation
     smallest: float = 0.07  # share of the side below which a box is dropped
-
-    def __post_init__(self) -> None:
-        if self.side < 16 or not self.scales or min(self.scales) <= 0:
-            raise ConfigError(
-                f"regions need side >= 16 and positive scales, got {self.side} and {self.scales}; raise them"
-            )
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
         """Boxes in the order of the search, large groups more likely first: (R, 4)."""

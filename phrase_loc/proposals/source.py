@@ -39,12 +39,6 @@ class Windows(FromImage):
     cells: int = 8
     aspect: float = 6.0  # greatest ratio of the longer to the shorter side, in steps
 
-    def __post_init__(self) -> None:
-        if self.cells < 1 or self.aspect < 1:
-            raise ConfigError(
-                f"windows need cells >= 1 and aspect >= 1, got {self.cells} and {self.aspect}; choose larger"
-            )
-
     def of_image(self, picture: Image.Image | None, size: tuple[int, int]) -> Tensor:
         """The grid's boxes in the frame: (R, 4); the picture is not looked at."""
         return in_frame(_grid(self.cells, self.aspect), size)
@@ -69,12 +63,6 @@ class LevelSets:
     steps: int = 19  # thresholds, evenly spaced between the map's minimum and maximum, both left out
     grid: int = 48  # side of the grid on which the map is cut; finer than the map, coarser than the image
     smallest: float = 0.004  # share of the grid's cells below which a component is no box
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.grid < 2:
-            raise ConfigError(
-                f"level sets need steps >= 1 and grid >= 2, got {self.steps} and {self.grid}; choose larger"
-            )
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> None:
         """None: the boxes depend on the phrase."""
