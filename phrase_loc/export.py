@@ -128,13 +128,13 @@ WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
 
 def _write_words(model: TextToRegion, folder: Path) -> None:
     """The words and the numbers that make a unit of each: words.npz, vocabulary.txt, extra_words.txt."""
-    head, table = model.head, model.words
+    table = model.words
     axes = torch.eye(model.config.embedding)  # both maps are affine: what they do to the axes says it all
     with torch.no_grad():
-        bias = head.word_bias(torch.zeros_like(axes[:1]))[0]
+        bias = model.word_bias(torch.zeros_like(axes[:1]))
         halves = {name: getattr(table, name) for name in ("vectors", "scale", "into", "offset")}
-        halves |= {"project": head.project(axes).T, "bias": bias}
-        halves["bias_weight"] = head.word_bias(axes)[:, 0] - bias
+        halves |= {"project": model.units(axes).T, "bias": bias}
+        halves["bias_weight"] = model.word_bias(axes) - bias
     arrays = {name: tensor.detach().half().numpy() for name, tensor in halves.items()}
     with writing(folder / "words.npz") as path:
         np.savez(path, rows=table.rows.numpy(), **arrays)

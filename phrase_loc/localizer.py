@@ -9,6 +9,7 @@ threads may share it. `Inference` and `prepare` need no model.
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
@@ -16,11 +17,11 @@ from itertools import pairwise
 from math import exp
 from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Self, TypeAlias
 
 import torch
 from PIL import Image
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from phrase_loc.attention import METHODS, maps_at_depths
@@ -49,10 +50,7 @@ Weight = Annotated[float, Field(ge=0, le=1e9)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
-def _one_or_more(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not values:
-        raise ValueError("expected a list of one or more")
-    return values
+OneOrMore = Field(min_length=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +66,12 @@ class Inference:
 
     method: str = "contrastive_mwp"  # a key of attention.METHODS
     #: where maps are read: a stage of the trunk, "features", or several of them
-    stage: str | Annotated[tuple[str, ...], AfterValidator(_one_or_more)] = "features"
+    stage: str | Annotated[tuple[str, ...], OneOrMore] = "features"
     #: sides in pixels of the squares a photograph is resized to
-    image_sizes: Annotated[tuple[Side, ...], AfterValidator(_one_or_more)] = (224,)
+    image_sizes: Annotated[tuple[Side, ...], OneOrMore] = (224,)
     smoothing: Share = 0.05  # Gaussian sigma of the map as a share of its side
-    prior: Weight = (
-        0.0  # exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
-    )
+    #: exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
+    prior: Weight = 0.0
     prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25  # width of that bump as a share of the side
     proposals: str = "default"  # a key of proposals.PROPOSALS
     gamma: Annotated[float, Field(ge=-1e9, le=1e9)] = 0.4  # exponent of a box's area (ranking.score_boxes)
@@ -129,28 +126,21 @@ def prepare(
     return Prepared(squares, frame, proposals)
 
 
-def checked_top_k(top_k: int) -> int:
-    """A number of boxes, 1 or more; raises ConfigError for anything else."""
-    try:
-        number = 0 if isinstance(top_k, bool) else index(top_k)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ConfigError(f"top_k is a number of boxes, 1 or more, got {str(top_k)[:40]!r}")
-    return number
+def _checked_top_k(top_k: int) -> int:
+    with suppress(TypeError):
+        if not isinstance(top_k, bool) and index(top_k) >= 1:
+            return index(top_k)
+    raise ConfigError(f"top_k is a number of boxes, 1 or more, got {str(top_k)[:40]!r}")
 
 
 def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
-    try:
+    with suppress(TypeError, ValueError, OverflowError):
         height, width = (int(side) for side in size)
-    except (TypeError, ValueError, OverflowError):
-        height = width = 0
-    if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise ConfigError(
-            f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; "
-            f"got {str(size)[:60]}"
-        )
-    return height, width
+        if min(height, width) >= 1 and height * width <= MAX_PIXELS:
+            return height, width
+    raise ConfigError(
+        f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; got {str(size)[:60]}"
+    )
 
 
 class PhraseLocalizer:
@@ -191,8 +181,7 @@ class PhraseLocalizer:
         return push_model(self._with_own_settings(), repo_id, **options)
 
     def _with_own_settings(self) -> TextToRegion:
-        """The model with these settings to be saved; tensors are shared, other localizers keep their settings."""
-        model = copy(self.model)
+        model = copy(self.model)  # shares the tensors; other localizers keep their settings
         model.config = replace(model.config, inference=asdict(self.settings))
         return model
 
@@ -219,7 +208,7 @@ class PhraseLocalizer:
         self, image: Picture, phrases: Iterable[str], top_k: int = 5, method: str | None = None
     ) -> Predictions:
         """Look at a photograph and locate phrases in it; keep the scene of `look` to ask it again."""
-        phrases, top_k = phrase_list(phrases), checked_top_k(top_k)
+        phrases, top_k = phrase_list(phrases), _checked_top_k(top_k)  # before the costly look
         return self.locate(self.look(image), phrases, top_k, method)
 
     def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene:
@@ -298,7 +287,7 @@ class PhraseLocalizer:
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
     ) -> Predictions:
         """An answer for each phrase, in order."""
-        phrases, top_k = phrase_list(phrases), checked_top_k(top_k)
+        phrases, top_k = phrase_list(phrases), _checked_top_k(top_k)
         encoded = self.encode(phrases)
         attention = self._attend(scene, encoded, method or self.settings.method).cpu()
         known = [i for i, e in enumerate(encoded) if e.known]
@@ -316,11 +305,10 @@ class PhraseLocalizer:
 
     def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""
-        return self._ranked(scene, self.heat(attention, self._grid), checked_top_k(top_k))
+        return self._ranked(scene, self.heat(attention, self._grid), _checked_top_k(top_k))
 
     @lap("ranking")
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
-        """The best boxes of maps on the settings' grid."""
         s, size = self.settings, scene.size
         rank = partial(
             rank_phrases,
@@ -362,11 +350,9 @@ class PhraseLocalizer:
         fit = self.model.config.calibration
         if not fit:
             return [None] * len(encoded)
-        raw = [fit["slope"] * score + fit["offset"] for score in self._presence(scene, encoded)]
-        return [
-            1 / (1 + exp(-max(-700.0, min(logit, 700.0)))) if e.known and e.head_known else None
-            for logit, e in zip(raw, encoded, strict=True)
-        ]
+        logits = (fit["slope"] * raw + fit["offset"] for raw in self._presence(scene, encoded))
+        sure = [1 / (1 + exp(-max(-700.0, min(logit, 700.0)))) for logit in logits]
+        return [p if e.known and e.head_known else None for p, e in zip(sure, encoded, strict=True)]
 
     @torch.inference_mode()
     def features(self, scene: Scene) -> Tensor:
@@ -379,26 +365,5 @@ class PhraseLocalizer:
         return [reduce(lambda value, part: part(value), parts, x) for parts, x in pairs]
 
 
-class Localizer(Protocol):
-    """What evaluation, server and command line ask of a localizer; see PhraseLocalizer for each."""
-
-    model: Any
-    settings: Inference
-    source: Source
-
-    @property
-    def vocabulary(self) -> Vocabulary: ...
-    def with_settings(self, **changes: Any) -> "Localizer": ...
-    def with_cache(self, folder: str | os.PathLike) -> "Localizer": ...
-    def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]: ...
-    def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene: ...
-    def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]: ...
-    def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor: ...
-    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor: ...
-    def locate(
-        self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
-    ) -> Predictions: ...
-    def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]: ...
-    def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]: ...
-    def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]: ...
-    def features(self, scene: Scene) -> Tensor: ...
+#: What evaluation, server and command line ask.
+Localizer: TypeAlias = PhraseLocalizer

@@ -51,9 +51,8 @@ class GroundingSample:
     size: tuple[int, int]  # (H, W) of the frame in which the boxes are given, the annotation's own
     phrases: tuple[Phrase, ...]
     boxes: tuple[Tensor, ...]  # per phrase the true boxes (M_i, 4) xyxy in that frame; M_i may be 0
-    facts: dict[str, Any] = field(
-        default_factory=dict
-    )  # a dataset's own (VOC 'difficult' flags, captions, ...)
+    #: a dataset's own (VOC 'difficult' flags, captions, ...)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.phrases) != len(self.boxes):
@@ -90,9 +89,8 @@ class Prediction:
 
     phrase: str
     words: tuple[Word, ...]
-    present: (
-        float | None
-    )  # probability that the image shows it, None when the noun that names it is not known
+    #: probability that the image shows it, None when the noun that names it is not known
+    present: float | None
     peak: Tensor | None  # (2,) x, y of the map's first maximum in pixels of the original image
     boxes: Tensor  # (k, 4) best first, xyxy in pixels of the original image; k = 0 when no word is known
     scores: Tensor  # (k,) the ranker's scores, descending

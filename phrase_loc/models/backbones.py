@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, choose
+from phrase_loc.files import reason
 from phrase_loc.models import efficientnet_lite, library_nets
 
 #: The name of a source's own ImageNet weights; every other `weights` is a file.
@@ -117,9 +118,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         else:
             tensors = _read_torch(path)
     except Exception as error:  # of a file that is anything, the two libraries raise anything
-        what = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(
-            f"weights file {path} cannot be read ({what}); it is truncated or of another kind: copy it again"
+            f"weights file {path} cannot be read ({reason(error)}); it is truncated or of another kind: copy it again"
         ) from None
     if not tensors:
         raise DataError(f"weights file {path} holds no tensors by name; give a state dict")
@@ -183,12 +183,6 @@ def _backbone(name: str) -> Backbone:
     return choose(BACKBONES, name, "backbone")
 
 
-def _lite(version: int) -> Backbone:
-    mean, std = 127 / 255, 128 / 255
-    facts = Preprocessing((mean,) * 3, (std,) * 3, efficientnet_lite.SIZES[version])
-    return Backbone(partial(_make_lite, version), facts)
-
-
 def _make_lite(version: int, pretrained: bool) -> Built:
     trunk = efficientnet_lite.efficientnet_lite(version)
     names = efficientnet_lite.checkpoint_names(trunk)
@@ -203,21 +197,23 @@ def _make_tiny(pretrained: bool) -> Built:
         raise ConfigError(
             "the tiny backbone has no ImageNet weights; take weights=None or efficientnet_lite0"
         )
+    trunk = nn.Sequential()
     shapes = {"stem": (3, 8, 2), "stage1": (8, 16, 2), "stage2": (16, 24, 2), "stage3": (24, 32, 1)}
-    return nn.Sequential(OrderedDict((name, _tiny_stage(*shape)) for name, shape in shapes.items())), {}
-
-
-def _tiny_stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(outputs), relu=nn.ReLU()))
+    for stage, (inputs, outputs, stride) in shapes.items():
+        conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        parts = OrderedDict(conv=conv, norm=nn.BatchNorm2d(outputs), relu=nn.ReLU())
+        trunk.add_module(stage, nn.Sequential(parts))
+    return trunk, {}
 
 
 _HALF = (0.5, 0.5, 0.5)
+_LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
 
 BACKBONES: dict[str, Backbone] = {
-    "efficientnet_lite0": _lite(0),
-    "efficientnet_lite1": _lite(1),
-    "efficientnet_lite2": _lite(2),
+    **{
+        f"efficientnet_lite{v}": Backbone(partial(_make_lite, v), Preprocessing(*_LITE, size))
+        for v, size in efficientnet_lite.SIZES.items()
+    },
     "tiny": Backbone(_make_tiny, Preprocessing(_HALF, _HALF, 64)),
     **{name: Backbone(partial(library_nets.from_torchvision, name)) for name in library_nets.TORCHVISION},
     "googlenet": Backbone(partial(library_nets.from_torchvision, "googlenet"), Preprocessing(_HALF, _HALF)),

@@ -1,6 +1,7 @@
 """A new model put together from names and numbers, and a model made ready for queries."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -10,11 +11,10 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.fx import Node, Tracer
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from phrase_loc.models import backbones, library_nets
-from phrase_loc.models.model import TextHead, TextToRegion, WordTable
-from phrase_loc.models.model_config import ModelConfig
+from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
 from phrase_loc.text.vocabulary import Vocabulary
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -86,11 +86,15 @@ def fold_batch_norm(trunk: Trunk) -> Trunk:
     Elsewhere (DenseNet's norms before a convolution) norms stay and excitation passes through. Module names
     are kept: a folded norm becomes an Identity, so stages can still be cut by name.
     """
-    whole = copy.deepcopy(trunk).eval()
-    for norm_name, linear_name in _pairs(whole).items():
+    pairs = _pairs(trunk)
+    replaced: list[Any] = [trunk.get_submodule(name).weight for name in pairs.values()]
+    whole = copy.deepcopy(trunk, {id(weight): weight for weight in replaced}).eval()
+    for norm_name, linear_name in pairs.items():
         linear: Any = whole.get_submodule(linear_name)
-        fuse: Any = fuse_linear_bn_eval if isinstance(linear, nn.Linear) else fuse_conv_bn_eval
-        whole.set_submodule(linear_name, fuse(linear, whole.get_submodule(norm_name)))
+        norm: Any = whole.get_submodule(norm_name)
+        fuse: Any = fuse_linear_bn_weights if isinstance(linear, nn.Linear) else fuse_conv_bn_weights
+        moments = (norm.running_mean, norm.running_var, norm.eps)
+        linear.weight, linear.bias = fuse(linear.weight, linear.bias, *moments, norm.weight, norm.bias)
         whole.set_submodule(norm_name, nn.Identity())
     return whole
 
@@ -105,39 +109,34 @@ class _Tracer(Tracer):
 def _pairs(root: nn.Module, prefix: str = "") -> dict[str, str]:
     """Norm -> linear layer whose only reader it is, by name: in a Sequential, or as a forward() calls them."""
     found = {}
-    for name, chain in root.named_modules(prefix=prefix):
+    for name, chain in root.named_modules():
         if isinstance(chain, nn.Sequential):
+            at = f"{prefix}{name}." if name else prefix
             for (first, linear), (second, norm) in pairwise(chain.named_children()):
                 if isinstance(linear, LINEAR) and isinstance(norm, NORMS):
-                    found[_join(name, second)] = _join(name, first)
+                    found[at + second] = at + first
     norms = sum(isinstance(m, NORMS) for m in root.modules())
     if len(found) == norms or isinstance(root, NORMS):  # tracing takes a while
         return found
     if not isinstance(root, nn.Sequential):
         try:
-            return dict(_traced(root, prefix)) | found
+            return {prefix + norm: prefix + linear for norm, linear in _traced(root)} | found
         except Exception:  # control flow on values stops the tracer here; the parts may be traceable
             pass
     for name, part in root.named_children():
-        found |= _pairs(part, _join(prefix, name))
+        found |= _pairs(part, f"{prefix}{name}.")
     return found
 
 
-def _traced(root: nn.Module, prefix: str) -> Iterator[tuple[str, str]]:
-    graph = _Tracer().trace(root)
-    calls = [node for node in graph.nodes if node.op == "call_module"]
+def _traced(root: nn.Module) -> Iterator[tuple[str, str]]:
+    calls = [node for node in _Tracer().trace(root).nodes if node.op == "call_module"]
+    times = Counter(node.target for node in calls)
     for node in calls:
         before = node.args[0] if node.args else None
-        if (
-            isinstance(before, Node)
-            and before.op == "call_module"
-            and isinstance(root.get_submodule(str(node.target)), NORMS)
-            and isinstance(root.get_submodule(str(before.target)), LINEAR)
-            and len(before.users) == 1
-            and sum(n.target in (node.target, before.target) for n in calls) == 2  # neither is used twice
+        if not isinstance(before, Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        norm, linear = str(node.target), str(before.target)
+        if times[norm] == times[linear] == 1 and (
+            isinstance(root.get_submodule(norm), NORMS) and isinstance(root.get_submodule(linear), LINEAR)
         ):
-            yield _join(prefix, str(node.target)), _join(prefix, str(before.target))
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
+            yield norm, linear

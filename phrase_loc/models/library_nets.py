@@ -20,7 +20,8 @@ Both libraries take seconds to import, so each is imported when one of its netwo
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -30,15 +31,12 @@ from urllib.error import URLError
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import reason
 
 Stages = OrderedDict[str, nn.Module]
 
 #: VGG with or without batch norm -> letter of its layers in the paper's table, as torchvision keeps them.
-VGG = {
-    f"vgg{depth}{norm}": letter
-    for depth, letter in (("11", "A"), ("13", "B"), ("16", "D"), ("19", "E"))
-    for norm in ("", "_bn")
-}
+VGG = {f"vgg{depth}{norm}": letter for depth, letter in zip((11, 13, 16, 19), "ABDE") for norm in ("", "_bn")}
 TORCHVISION = (
     *("alexnet", *VGG, "googlenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d"),
     *("wide_resnet50_2", "densenet121", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_large"),
@@ -74,10 +72,8 @@ def from_transformers(source: str, pretrained: bool) -> tuple[nn.Sequential, dic
     else:
         from transformers import AutoModel
 
-        try:
+        with _reading(source):
             net = AutoModel.from_pretrained(source)
-        except Exception as error:  # of a broken folder, transformers and safetensors raise anything
-            raise DataError(_unreadable(source, error)) from None
     trunk = transformers_stages(net)
     return trunk, _renamed(net, trunk)
 
@@ -97,10 +93,10 @@ def _torchvision_net(name: str, pretrained: bool) -> nn.Module:
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
             "this backbone needs a torchvision that fits the installed torch "
-            f"({' '.join(str(error).split())}); install the matching pair, or take efficientnet_lite0"
+            f"({reason(error)}); install the matching pair, or take efficientnet_lite0"
         ) from None
     if name in VGG and not pretrained:
-        return _VGGFeatures(models.vgg, name)
+        return _vgg_features(models.vgg, name)
     options = {"aux_logits": False, "init_weights": True} if name == "googlenet" and not pretrained else {}
     try:
         net = models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None, **options)
@@ -114,31 +110,30 @@ def _torchvision_net(name: str, pretrained: bool) -> nn.Module:
     return net
 
 
-class _VGGFeatures(nn.Module):
+def _vgg_features(vgg: Any, name: str) -> nn.Module:
     """A VGG without its fully connected layers, 120 million numbers that no trunk has."""
-
-    def __init__(self, vgg: Any, name: str):
-        super().__init__()
-        self.features = vgg.make_layers(vgg.cfgs[VGG[name]], batch_norm=name.endswith("_bn"))
-        for module in self.features.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.constant_(cast(Tensor, module.bias), 0.0)
+    features = vgg.make_layers(vgg.cfgs[VGG[name]], batch_norm=name.endswith("_bn"))
+    for module in features.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.constant_(cast(Tensor, module.bias), 0.0)
+    return nn.ModuleDict({"features": features})
 
 
-def _parts(net: Any, **stages: str) -> Stages:
-    """Stages as chains of a network's named parts."""
-    return OrderedDict(
-        (stage, nn.Sequential(OrderedDict((part, getattr(net, part)) for part in names.split())))
-        for stage, names in stages.items()
-    )
+def _parts(net: nn.Module, /, **stages: str) -> Stages:
+    """Stages as named parts of a network, or chains of several of them."""
+    found = Stages()
+    for stage, names in stages.items():
+        parts = OrderedDict((name.rpartition(".")[2], net.get_submodule(name)) for name in names.split())
+        found[stage] = nn.Sequential(parts) if len(parts) > 1 else next(iter(parts.values()))
+    return found
 
 
 def _slices(attribute: str, names: str, *ends: int) -> Callable[[Any], Stages]:
     """Stages as consecutive slices of the chain `net.<attribute>`."""
 
     def cut(net: Any) -> Stages:
-        chain, bounds = getattr(net, attribute), pairwise((0, *ends))
+        chain, bounds = net.get_submodule(attribute), pairwise((0, *ends))
         return OrderedDict((name, chain[i:j]) for name, (i, j) in zip(names.split(), bounds, strict=True))
 
     return cut
@@ -148,8 +143,9 @@ def _ending_in_pools(last: str) -> Callable[[Any], Stages]:
     """A plain chain of layers: a stage ends after each max pool; a closing pool is a stage of its own, pool5."""
 
     def cut(net: Any) -> Stages:
-        count = len(net.features)
-        ends = [i + 1 for i, layer in enumerate(net.features) if isinstance(layer, nn.MaxPool2d)]
+        features = net.get_submodule("features")
+        count = len(features)
+        ends = [i + 1 for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
         pools = [f"pool{i + 1}" for i in range(len(ends))]
         if ends[-1] == count:  # the chain ends in a pool: its input is a stage as well
             names, ends = [*pools[:-1], last, "pool5"], [*ends[:-1], count - 1, count]
@@ -160,11 +156,6 @@ def _ending_in_pools(last: str) -> Callable[[Any], Stages]:
     return cut
 
 
-def _resnet(net: Any) -> Stages:
-    layers = {f"layer{i}": getattr(net, f"layer{i}") for i in range(1, 5)}
-    return OrderedDict(**_parts(net, stem="conv1 bn1 relu maxpool"), **layers)
-
-
 def _densenet(net: Any) -> Stages:
     blocks = {f"block{i}": f"denseblock{i} transition{i}" for i in range(1, 4)}
     found = _parts(net.features, stem="conv0 norm0 relu0 pool0", **blocks, block4="denseblock4 norm5")
@@ -172,6 +163,7 @@ def _densenet(net: Any) -> Stages:
     return found
 
 
+_resnet = partial(_parts, stem="conv1 bn1 relu maxpool", **{f"layer{i}": f"layer{i}" for i in range(1, 5)})
 _FOUR, _SIX = "stem stage1 stage2 stage3 stage4 top", "stage1 stage2 stage3 stage4 stage5 stage6"
 #: Beginning of a torchvision name -> how it is cut.
 CUTS: dict[str, Callable[[Any], Stages]] = {
@@ -195,14 +187,10 @@ CUTS: dict[str, Callable[[Any], Stages]] = {
     "mobilenet_v3_small": _slices("features", _FOUR, 1, 2, 4, 9, 12, 13),
     "efficientnet_b0": _slices("features", f"stem {_SIX} stage7 top", *range(1, 10)),
     "mnasnet": _slices("layers", f"stem {_SIX} top", *range(8, 15), 17),
-    "shufflenet": lambda net: OrderedDict(
-        **_parts(net, stem="conv1 maxpool"),
-        stage2=net.stage2,
-        stage3=net.stage3,
-        stage4=net.stage4,
-        top=net.conv5,
+    "shufflenet": partial(
+        _parts, stem="conv1 maxpool", stage2="stage2", stage3="stage3", stage4="stage4", top="conv5"
     ),
-    "regnet": lambda net: OrderedDict(stem=net.stem, **dict(net.trunk_output.named_children())),
+    "regnet": partial(_parts, stem="stem", **{f"block{i}": f"trunk_output.block{i}" for i in range(1, 5)}),
     "convnext": _slices("features", "stem stage1 stage2 stage3 stage4", 1, 2, 4, 6, 8),
 }
 
@@ -224,10 +212,8 @@ def architecture(source: str) -> dict[str, Any]:
     """The config.json of a folder or hub id, kept in a saved model so that it needs neither again."""
     from transformers import AutoConfig
 
-    try:
+    with _reading(source):
         config = AutoConfig.from_pretrained(source)
-    except Exception as error:  # of a broken config.json, transformers raises anything
-        raise DataError(_unreadable(source, error)) from None
     found: dict[str, Any] = config.to_dict()
     _family(found)
     return found
@@ -247,7 +233,7 @@ def from_architecture(config: dict[str, Any]) -> nn.Module:
     except Exception as error:  # of settings that are anything, transformers raises anything
         raise DataError(
             f"the architecture is none that transformers can build ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:160]}); copy the model again"
+            f"{reason(error)}); copy the model again"
         ) from None
 
 
@@ -270,9 +256,13 @@ def _family(config: dict[str, Any]) -> tuple[str, str]:
     return TRANSFORMERS[kind]
 
 
-def _unreadable(source: str, error: Exception) -> str:
-    what = "the folder" if Path(source).is_dir() else "neither a folder here nor a hub id within reach:"
-    return (
-        f"transformers backbone {source!r}: {what} cannot be loaded ({' '.join(str(error).split())[:160]}); "
-        "give a folder with config.json and model.safetensors"
-    )
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of a broken folder, transformers and safetensors raise anything
+        what = "the folder" if Path(source).is_dir() else "neither a folder here nor a hub id within reach:"
+        raise DataError(
+            f"transformers backbone {source!r}: {what} cannot be loaded ({reason(error)}); "
+            "give a folder with config.json and model.safetensors"
+        ) from None

@@ -13,29 +13,102 @@ Letters: N images, K words, D channels, h w grid, E numbers in a word vector.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from phrase_loc.errors import ConfigError, choose
+from phrase_loc.config import STRICT, checked, shortened, without_retired
+from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.models.backbones import between, stage_names
-from phrase_loc.models.model_config import ModelConfig
 from phrase_loc.text.phrases import PhraseEncoder
 from phrase_loc.text.vectors import Alignment, quantise
 from phrase_loc.text.vocabulary import Vocabulary
 
 FEATURES = "features"
+FORMAT = 1  # version of the model folder; a reader refuses a newer one
+#: Keys of older models and the value at which they did nothing; any other value is refused.
+RETIRED_KEYS: dict[str, Any] = {
+    "fuse": None,
+    "fine_channels": None,
+    "output_stride": 32,
+    "learn_sharpness": False,
+    "cosine": False,
+}
+
+Size = Annotated[int, Field(ge=1, le=65_536)]
+Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
+Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
+Numbers = dict[str, int | float]
 
 
-class Average(nn.Module):
-    """The mean."""
+def _slope_and_offset(fit: Numbers) -> Numbers:
+    if fit and not {"slope", "offset"} <= set(fit):
+        raise ConfigError("key calibration needs slope and offset; run `phrase-loc calibrate` again")
+    return fit
 
-    def forward(self, scores: Tensor) -> Tensor:
-        """(N,K,h,w) -> (N,K)."""
-        return scores.mean((2, 3))
+
+def _figures(card: dict[str, Any]) -> dict[str, Any]:
+    """The rows that the card prints; all else in it is printed as text, whatever it is."""
+    rows = card.get("figures") or []
+    whole = isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and isinstance(row.get("ci95") or [], (list, tuple))
+        and isinstance(row.get("baselines") or {}, dict)
+        for row in rows
+    )
+    if not whole:
+        raise ConfigError("key card.figures holds rows as reports have them; leave it out")
+    return card
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a model is, as plain values: enough to build it again, saved as config.json beside the weights."""
+
+    __pydantic_config__ = STRICT
+
+    backbone: str  # a name of backbones.BACKBONES, or `transformers:...`
+    channels: Size  # of the last stage
+    embedding: Size  # E, numbers in a word vector
+    architecture: dict[str, Any] | None = None  # config.json of a transformers backbone, whose folder may go
+    folded: bool = True  # whether the weights have their batch norms folded
+    mean: tuple[Finite, Finite, Finite] = (127.0, 127.0, 127.0)  # subtracted from RGB in 0..255
+    std: tuple[Positive, Positive, Positive] = (128.0, 128.0, 128.0)  # then divided by
+    image_size: Size = 224  # short side of an image in training, pixels
+    hidden: Size | None = 512  # D, channels of the head's 1x1 convolution; None: without one, D = channels
+    pool: str = "log_sum_exp"  # a key of POOLS
+    sharpness: Positive = 4.0  # inverse temperature r of the pool
+    free: bool = False  # whether a word vector is the unit itself, with its bias as last number
+    tuned: bool = False  # whether training changed the word vectors
+    inference: dict[str, Any] = field(default_factory=dict)  # settings of the localizer, checked by it
+    #: slope and offset of the probability that a phrase is shown, and how good it is; {} for none
+    calibration: Annotated[Numbers, AfterValidator(_slope_and_offset)] = field(default_factory=dict)
+    #: facts for the model card (data, recipe, command, figures), kept as they are
+    card: Annotated[dict[str, Any], AfterValidator(_figures)] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @classmethod
+    def from_json(cls, values: Any, source: str) -> "ModelConfig":
+        """Plain values -> a config; a DataError that begins with `source` where they are those of no config."""
+        if not isinstance(values, dict):
+            raise DataError(
+                f"{source} must hold a JSON object, got a {type(values).__name__}; save the model again"
+            )
+        if type(values.get("format")) is not int or not 1 <= values["format"] <= FORMAT:
+            raise DataError(
+                f"{source} has model format {shortened(values.get('format'))}, this phrase_loc reads up to {FORMAT}; "
+                "it is a newer model or none of ours: update phrase_loc or name another folder"
+            )
+        try:
+            return checked(cls, without_retired(values, RETIRED_KEYS, "key"), "key")
+        except ConfigError as error:
+            raise DataError(f"{source}: {error}; save the model again or copy it whole") from None
 
 
 class LogSumExp(nn.Module):
@@ -55,7 +128,7 @@ class LogSumExp(nn.Module):
 
 #: Name -> pool of scores at locations, given its inverse temperature r (the average has none).
 POOLS: dict[str, Callable[[float], nn.Module]] = {
-    "average": lambda sharpness: Average(),
+    "average": lambda sharpness: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     "log_sum_exp": LogSumExp,
 }
 
@@ -70,18 +143,6 @@ def pool_named(name: str) -> Callable[[float], nn.Module]:
     return choose(POOLS, name, "pool")
 
 
-class Columns(nn.Module):
-    """Some of the numbers of each vector."""
-
-    def __init__(self, first: int, last: int):
-        super().__init__()
-        self.first, self.last = first, last
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """(K,E) -> (K, last - first)."""
-        return vectors[:, self.first : self.last]
-
-
 class TextHead(nn.Module):
     """Scores words at every location of a feature map."""
 
@@ -89,18 +150,15 @@ class TextHead(nn.Module):
         super().__init__()
         dimensions = config.channels if config.hidden is None else config.hidden
         self.lift = nn.Identity() if config.hidden is None else nn.Conv2d(config.channels, dimensions, 1)
-        self.project: nn.Module
-        self.word_bias: nn.Module
-        if config.free:
-            if config.embedding != dimensions + 1:
-                raise ConfigError(
-                    f"a free head of {dimensions} channels needs word vectors of {dimensions + 1} numbers, "
-                    f"got {config.embedding}"
-                )
-            self.project, self.word_bias = Columns(0, dimensions), Columns(dimensions, dimensions + 1)
-        else:
-            self.project = nn.Linear(config.embedding, dimensions, bias=False)
-            self.word_bias = nn.Linear(config.embedding, 1)
+        if config.free and config.embedding != dimensions + 1:
+            raise ConfigError(
+                f"a free head of {dimensions} channels needs word vectors of {dimensions + 1} numbers, "
+                f"got {config.embedding}"
+            )
+        # a free head's vectors are units already, each with its bias as last number
+        self.project = None if config.free else nn.Linear(config.embedding, dimensions, bias=False)
+        self.word_bias = None if config.free else nn.Linear(config.embedding, 1)
+        if self.project is not None and self.word_bias is not None:
             # vectors have length 1: so both learn at one rate
             nn.init.normal_(self.project.weight, std=dimensions**-0.5)
             nn.init.zeros_(self.word_bias.weight)
@@ -111,7 +169,7 @@ class TextHead(nn.Module):
 
     def start_bias(self, value: float) -> None:
         """Lets every word begin with this bias; a free head's words bring their own and stay as they are."""
-        if isinstance(self.word_bias, nn.Linear):
+        if self.word_bias is not None:
             nn.init.constant_(self.word_bias.bias, value)
 
     def features(self, x: Tensor) -> Tensor:
@@ -188,18 +246,6 @@ class Normalize(nn.Module):
         return (images - self.mean) / self.std
 
 
-class ToFeatures(nn.Module):
-    """Stages up to the last and the head's features over them; it shares the model's weights."""
-
-    def __init__(self, stages: nn.Sequential, head: TextHead):
-        super().__init__()
-        self.stages, self.head = stages, head
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N,C,h,w) -> (N,D,h',w') >= 0."""
-        return self.head.features(self.stages(x))
-
-
 class TextToRegion(nn.Module):
     """Trunk + text head + words. `build.create` makes one from names, `store.load_model` from a folder.
 
@@ -245,13 +291,13 @@ class TextToRegion(nn.Module):
 
     def word_bias(self, words: Tensor) -> Tensor:
         """(K,) -> (K,) what is added to the scores at every location."""
-        bias: Tensor = self.head.word_bias(self.word_vectors(words))
-        return bias[:, 0]
+        vectors, linear = self.word_vectors(words), self.head.word_bias
+        return vectors[:, -1] if linear is None else linear(vectors)[:, 0]
 
     def units(self, words: Tensor) -> Tensor:
         """(K,) -> (K,D): the seeds of a top-down pass."""
-        units: Tensor = self.head.project(self.word_vectors(words))
-        return units
+        vectors, linear = self.word_vectors(words), self.head.project
+        return vectors[:, :-1] if linear is None else linear(vectors)
 
     def location_scores(self, features: Tensor, words: Tensor) -> Tensor:
         """(N,D,h,w), (K,) -> (N,K,h,w)."""
@@ -277,9 +323,7 @@ class TextToRegion(nn.Module):
 
     def below(self, stage: str = FEATURES) -> nn.Module:
         """The part up to a stage: images (N,3,H,W) RGB 0..255 -> activations (N,C,h,w)."""
-        stages = self.trunk[: self.stage_index(stage) + 1]
-        whole = nn.Sequential(self.normalize, *stages)
-        return ToFeatures(whole, self.head) if stage == FEATURES else whole
+        return nn.Sequential(self.normalize, *self._chain[: self.stage_index(stage) + 1])
 
     def above(self, stage: str = FEATURES) -> nn.Module:
         """The part over a stage: activations (N,C,h,w) -> features (N,D,h',w') >= 0."""
@@ -287,10 +331,11 @@ class TextToRegion(nn.Module):
 
     def between(self, low: str, high: str) -> nn.Module:
         """The part from a stage to a later one: activations (N,C,h,w) -> activations, or features for "features"."""
-        stages = self.trunk[self.stage_index(low) + 1 : self.stage_index(high) + 1]
-        if low == FEATURES:
-            return nn.Identity()
-        return ToFeatures(stages, self.head) if high == FEATURES else stages
+        return nn.Sequential(*self._chain[self.stage_index(low) + 1 : self.stage_index(high) + 1])
+
+    @property
+    def _chain(self) -> list[nn.Module]:
+        return [*self.trunk, nn.Sequential(self.head.lift, nn.ReLU())]
 
 
 def trainable_stages(trunk: nn.Sequential, train_from: str) -> list[str]:

@@ -1,16 +1,11 @@
-"""A model in a folder: what is written, and how it is read back without trusting the files.
+"""A model in a folder, written and read back without trusting the files: nothing in them is executed.
 
-    model.safetensors   weights in float16 (8-bit rows of out-of-vocabulary words as they are)
-    config.json         ModelConfig, and the SHA-256 of the three other files, so that those of two models cannot mix
-    vocabulary.txt      word<tab>count, most frequent first
-    extra_words.txt     out-of-vocabulary words, one a line
-    README.md           model card, made from config.card
-
-Nothing in these files is executed. A folder can be pushed to a hub as it is; huggingface_hub is imported only then.
-
-`config.card` may hold, all optional: `summary`, `data`, `recipe`, `command`, `limits`, `license_note` (texts), and
-`figures`: a list of {"protocol", "method", "metric", "value", "ci95", "count", "baselines"} as reports have them,
-with `figures_of`, the set they were measured on.
+model.safetensors   weights in float16 (8-bit rows of out-of-vocabulary words as they are)
+config.json         ModelConfig, and the SHA-256 of the three other files, so that those of two models cannot mix
+vocabulary.txt      word<tab>count, most frequent first
+extra_words.txt     out-of-vocabulary words, one a line
+README.md           model card, made from config.card, whose keys are all optional: the texts summary, data, recipe,
+                    command, limits, license_note; figures, rows as reports have them; figures_of, their set
 """
 
 import hashlib
@@ -18,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,26 +23,20 @@ import yaml
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
-from phrase_loc.files import digest, read_json, read_text, refusing, write_bytes
+from phrase_loc.files import digest, read_json, read_text, reason, refusing, write_bytes
 from phrase_loc.models.backbones import build, check_weights, read_weights
 from phrase_loc.models.build import fold_batch_norm, folded
 from phrase_loc.models.library_nets import from_architecture, transformers_stages
-from phrase_loc.models.model import TextHead, TextToRegion, WordTable
-from phrase_loc.models.model_config import ModelConfig
+from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
 from phrase_loc.text.vocabulary import Vocabulary
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.txt"
 EXTRA, CARD = "extra_words.txt", "README.md"
 #: key of config.json -> the file whose SHA-256 it holds; a model of old has that of the weights alone
 DIGESTS = {"weights_sha256": WEIGHTS, "vocabulary_sha256": VOCABULARY, "extra_words_sha256": EXTRA}
-DEFAULT = "default"
+DEFAULT, SHIPPED = "default", Path(__file__).parent / "default"  # its name, and where it lies
 TASK = "zero-shot-object-detection"  # the hub's name that comes nearest
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-def default_folder() -> Path:
-    """Where the shipped model lies within the package."""
-    return Path(__file__).parent / "default"
 
 
 def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
@@ -60,7 +49,7 @@ def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
 
     model, folder = folded(model), Path(folder)
     weights = save({name: _compact(name, tensor) for name, tensor in model.state_dict().items()})
-    ModelConfig.from_json(model.config.to_json(), "the model's config")  # what is written can be read
+    ModelConfig.from_json(asdict(model.config), "the model's config")  # what is written can be read
     vocabulary = zip(model.vocabulary.words, model.vocabulary.counts)
     files = {
         WEIGHTS: weights,
@@ -68,7 +57,7 @@ def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
         EXTRA: "".join(f"{word}\n" for word in model.extra).encode(),
         CARD: model_card(model.config, len(model.vocabulary), len(model.extra), len(weights)).encode(),
     }
-    values = {**model.config.to_json(), **{key: digest(files[name]) for key, name in DIGESTS.items()}}
+    values = {**asdict(model.config), **{key: digest(files[name]) for key, name in DIGESTS.items()}}
     files[CONFIG] = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
     advice = "choose another place for the model"
     with refusing(folder, advice):
@@ -112,7 +101,7 @@ def find_model(source: str | os.PathLike) -> Path:
     """The folder of a model; one on a hub is downloaded first."""
     name = os.fspath(source)
     shipped = name == DEFAULT and not Path(name).is_dir()
-    folder = default_folder() if shipped else Path(name)
+    folder = SHIPPED if shipped else Path(name)
     if (folder / CONFIG).is_file():
         return folder
     if shipped:
@@ -131,7 +120,7 @@ def find_model(source: str | os.PathLike) -> Path:
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, "*.txt", CARD]))
     except Exception as error:  # huggingface_hub and its HTTP library have no common root
         raise DataError(
-            f"model {name!r} is no folder here and could not be fetched from the hub ({_reason(error)}); "
+            f"model {name!r} is no folder here and could not be fetched from the hub ({reason(error)}); "
             "check the name and the network, or name a folder"
         ) from None
 
@@ -160,13 +149,9 @@ def push_model(
             return str(hub.upload_folder(repo_id=repo, folder_path=folder, revision=branch, **options))
         except Exception as error:
             raise DataError(
-                f"the model could not be uploaded to {model_id!r} ({_reason(error)}); check the name, the network "
+                f"the model could not be uploaded to {model_id!r} ({reason(error)}); check the name, the network "
                 "and the login (hf auth login)"
             ) from None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).split(". ")[0][:160].rstrip(".")
 
 
 def _compact(name: str, tensor: Tensor) -> Tensor:
@@ -236,7 +221,7 @@ def _read_words(path: Path) -> tuple[str, ...]:
 
 def model_digest(model: TextToRegion) -> str:
     """12 hexadecimal digits that are others for other weights, words or calibration."""
-    facts = {key: value for key, value in model.config.to_json().items() if key not in {"card", "inference"}}
+    facts = {key: value for key, value in asdict(model.config).items() if key not in {"card", "inference"}}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     digest.update(json.dumps([model.vocabulary.words, model.extra]).encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -290,15 +275,16 @@ def front_matter(config: ModelConfig) -> dict[str, Any]:
     own = str(config.inference.get("method", ""))
     chosen = [row for row in figures if own and str(row.get("method", "")).startswith(own)] or figures
     if chosen:
-        metrics = []
-        for row in chosen:
-            name = ", ".join(str(row.get(key, "")) for key in ("method", "protocol", "metric"))
-            name += f" (95 % interval {_interval(row)})" if row.get("ci95") else ""
-            metrics.append({"type": str(row.get("metric", "")), "value": row.get("value"), "name": name})
         dataset = {"type": "flickr30k_entities", "name": str(config.card.get("figures_of") or "not stated")}
-        result = {"task": {"type": TASK}, "dataset": dataset, "metrics": metrics}
+        result = {"task": {"type": TASK}, "dataset": dataset, "metrics": [_metric(row) for row in chosen]}
         values["model-index"] = [{"name": "phrase_loc", "results": [result]}]
     return values
+
+
+def _metric(row: dict[str, Any]) -> dict[str, Any]:
+    name = ", ".join(str(row.get(key, "")) for key in ("method", "protocol", "metric"))
+    name += f" (95 % interval {_interval(row)})" if row.get("ci95") else ""
+    return {"type": str(row.get("metric", "")), "value": row.get("value"), "name": name}
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from phrase_loc.errors import ConfigError
 from phrase_loc.proposals.source import FromImage, MissingLibrary, in_frame
 
 _RAND = threading.Lock()  # rand() is one state for the whole process
@@ -28,21 +27,13 @@ _RAND = threading.Lock()  # rand() is one state for the whole process
 class Regions(FromImage):
     """Boxes around segments and around what similar neighbours grow into."""
 
-    side: int = (
-        128  # of the square to which the picture is squashed, in pixels; the time grows with its square
-    )
+    side: int = 128  # pixels of the square to which the picture is squashed; the time grows with its square
     scales: tuple[float, ...] = (
         150.0,
         300.0,
     )  # Felzenszwalb's k of each segmentation: larger, larger segments
     blur: float = 0.8  # Gaussian sigma in those pixels before the segmentation
     smallest: float = 0.07  # share of the side below which a box is dropped
-
-    def __post_init__(self) -> None:
-        if self.side < 16 or not self.scales or min(self.scales) <= 0:
-            raise ConfigError(
-                f"regions need side >= 16 and positive scales, got {self.side} and {self.scales}; raise them"
-            )
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
         """Boxes in the order of the search, large groups more likely first: (R, 4)."""
@@ -73,9 +64,7 @@ class Regions(FromImage):
 class SelectiveSearch(FromImage):
     """Boxes of a hierarchical grouping of segments (Uijlings et al., IJCV 2013)."""
 
-    side: int = (
-        300  # pixels of the longer side at which the picture is searched; the time grows with its square
-    )
+    side: int = 300  # pixels of the longer side of what is searched; the time grows with its square
     smallest: float = 0.07  # share of the side below which a box is dropped
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -110,9 +99,8 @@ def _found(search: Any, pixels: np.ndarray, smallest: float, size: tuple[int, in
         library.srand(0)  # of the rand() that OpenCV uses
         found = search.process()
     boxes = torch.as_tensor(np.asarray(found), dtype=torch.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
     height, width = pixels.shape[:2]
-    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) / boxes.new_tensor(
-        [width, height] * 2
-    )
+    corners = boxes / boxes.new_tensor([width, height] * 2)
     large = (corners[:, 2:] - corners[:, :2]).amin(1) >= smallest
     return in_frame(corners[large], size)

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,12 +39,6 @@ class Windows(FromImage):
     cells: int = 8
     aspect: float = 6.0  # greatest ratio of the longer to the shorter side, in steps
 
-    def __post_init__(self) -> None:
-        if self.cells < 1 or self.aspect < 1:
-            raise ConfigError(
-                f"windows need cells >= 1 and aspect >= 1, got {self.cells} and {self.aspect}; choose larger"
-            )
-
     def of_image(self, picture: Image.Image | None, size: tuple[int, int]) -> Tensor:
         """The grid's boxes in the frame: (R, 4); the picture is not looked at."""
         return in_frame(_grid(self.cells, self.aspect), size)
@@ -66,16 +61,8 @@ class LevelSets:
     """Tight boxes of the map's level sets: of each connected component and, for phrases of several things, of all."""
 
     steps: int = 19  # thresholds, evenly spaced between the map's minimum and maximum, both left out
-    grid: int = (
-        48  # side of the grid on which the map is cut, bicubic; finer than the map, coarser than the image
-    )
+    grid: int = 48  # side of the grid on which the map is cut; finer than the map, coarser than the image
     smallest: float = 0.004  # share of the grid's cells below which a component is no box
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.grid < 2:
-            raise ConfigError(
-                f"level sets need steps >= 1 and grid >= 2, got {self.steps} and {self.grid}; choose larger"
-            )
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> None:
         """None: the boxes depend on the phrase."""
@@ -95,11 +82,8 @@ class LevelSets:
         from scipy import ndimage
 
         slices = ndimage.find_objects(ndimage.label(mask)[0])
-        boxes = [
-            (c.start, r.start, c.stop, r.stop)
-            for r, c in slices
-            if mask[r, c].sum() >= self.smallest * mask.size
-        ]
+        large = [(r, c) for r, c in slices if mask[r, c].sum() >= self.smallest * mask.size]
+        boxes = [(c.start, r.start, c.stop, r.stop) for r, c in large]
         if len(boxes) > 1:
             x1, y1, x2, y2 = zip(*boxes)
             boxes.append((min(x1), min(y1), max(x2), max(y2)))
@@ -115,11 +99,9 @@ class Source(Protocol):
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
         """Boxes from an 8-bit RGB picture in a frame of `size` (H, W): (R, 4), or None."""
-        ...
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
         """Boxes from one map (h, w) in a frame of `size` (H, W): (R, 4), or None."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -185,17 +167,12 @@ def tidy(folder: Path, room: int = ROOM) -> None:
     """Delete the boxes that were used longest ago until `room` bytes are left; other files stay."""
     found = []
     for path in folder.glob("*.npy"):
-        try:
-            facts = path.stat()
-        except OSError:  # another process was faster
-            continue
-        found.append((facts.st_mtime, facts.st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if total <= room:
-            return
-        path.unlink(missing_ok=True)
-        total -= size
+        with suppress(OSError):  # another process was faster
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    for _, size, path in sorted(found, reverse=True):  # the latest stay
+        room -= size
+        if room < 0:
+            path.unlink(missing_ok=True)
 
 
 @cache

@@ -9,7 +9,7 @@ import yaml
 
 from phrase_loc.errors import DataError
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.models.model_config import ModelConfig
+from phrase_loc.models.model import ModelConfig
 from phrase_loc.models.store import front_matter, model_card
 
 hub = pytest.importorskip("huggingface_hub")

@@ -217,7 +217,7 @@ def test_no_such_model(tmp_path, monkeypatch):
         load_model(tmp_path / "nowhere" / "at" / "all")
     with pytest.raises(DataError, match=r"config\.json is missing"):
         load_model(tmp_path)
-    monkeypatch.setattr(store, "default_folder", lambda: tmp_path)
+    monkeypatch.setattr(store, "SHIPPED", tmp_path)
     with pytest.raises(DataError, match="ships no model"):
         load_model("default")
 
