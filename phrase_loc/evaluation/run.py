@@ -108,6 +108,7 @@ def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[Groundi
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """What goes into report.json."""
     config, plan, made = evaluation.config, evaluation.plan, evaluation.rows
+    vocabulary = evaluation.localizer.vocabulary if evaluation.localizer else None
     rows: list[dict[str, Any]] = []
     sums: dict[tuple[str, str, str], Sums] = {}
     cells: dict[str, dict[str, dict[str, Any]]] = {}
@@ -116,7 +117,9 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             if not made.has(p, method, metric):
                 continue
             row = made.row(p, method, metric)
-            row |= by_seen(made, p, row, evaluation.localizer)
+            table = made.tables[p.name, method]
+            if vocabulary is not None and metric in table.columns:
+                row["by_seen"] = by_seen(table, metric, vocabulary)
             rows.append(row | evaluation.notes.get((p.name, method), {}))
             if not is_map(metric):
                 own = sums[p.name, method, metric] = made.sums(p, method, metric)
@@ -136,7 +139,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
         "differences": _differences(evaluation, sums),
-        "by_word": by_word(made, plan.protocols, evaluation.asked, evaluation.localizer),
+        "by_word": by_word(made, plan.protocols, evaluation.asked, vocabulary),
         "by_image": {"images": [sample.image_id for sample in plan.samples], "sums": cells},
     }
 
