@@ -225,8 +225,8 @@ def read(path: Path) -> Report:
         raise DataError(
             f"{path} is no report of evaluate.py (JSON with by_image and config): {why}"
         ) from None
-    methods = [own for of_protocol in found.by_image.sums.values() for own in of_protocol.values()]
-    if not all(cells.whole(len(found.by_image.images)) for own in methods for cells in own.values()):
+    cells = [c for methods in found.by_image.sums.values() for own in methods.values() for c in own.values()]
+    if not all(own.whole(len(found.by_image.images)) for own in cells):
         raise DataError(f"{path} has cells in by_image that do not fit together; evaluate again")
     if found.sha256 and found.sha256 != seal(content["by_image"], content["config"]["bootstrap"]):
         raise DataError(f"{path} was changed after it was written (by_image or bootstrap); evaluate again")
@@ -261,9 +261,10 @@ def _pairs(
             )
     if method_a and method_b:
         return [(method_a, method_b)]
-    shared = [(name, name) for name in a if name in b]
-    if shared or len(a) == len(b) == 1:
-        return shared or [(a[0], b[0])]
+    if shared := [(name, name) for name in a if name in b]:
+        return shared
+    if len(a) == len(b) == 1:
+        return [(a[0], b[0])]
     raise ConfigError(
         f"the reports share no method ({', '.join(a)[:300]} and {', '.join(b)[:300]}); name a pair: --method A,B"
     )
