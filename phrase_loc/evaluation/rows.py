@@ -19,15 +19,8 @@ from phrase_loc.text.english import canonical
 from phrase_loc.text.parsing import parse
 
 ENOUGH = 5  # a word gets a line when so many of the things counted name it
-AP_REPLICATES = (
-    200  # draws behind the interval of a mean average precision, which costs a sort for each label
-)
-BESIDE = (
-    "centre",
-    "random",
-    "whole_image",
-    "fixed_boxes",
-)  # baselines beside a score, the last beside boxes alone
+AP_REPLICATES = 200  # draws behind the interval of a mean average precision, a sort for each label
+BESIDE = ("centre", "random", "whole_image", "fixed_boxes")  # beside every score; the last beside boxes alone
 
 
 class Thing(NamedTuple):

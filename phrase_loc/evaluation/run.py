@@ -82,11 +82,10 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "Localizer | None"
     outcomes = run(plan, world, progress)
     skipped = Skipped()
     skipped.restore(samples.skipped.seen)
-    for outcome in outcomes:
-        if "skipped" in outcome:
-            skipped.note("images", f"{outcome['image']}: {outcome['skipped']}")
-        if "note" in outcome:
-            skipped.note("squashed photographs (kept)", f"{outcome['image']}: {outcome['note']}")
+    kinds = {"skipped": "images", "note": "squashed photographs (kept)"}
+    for outcome, key in product(outcomes, kinds):
+        if key in outcome:
+            skipped.note(kinds[key], f"{outcome['image']}: {outcome[key]}")
     rows = Rows(tables(plan, outcomes), len(chosen), config.bootstrap)
     counted = max(map(len, rows.tables.values()))
     skipped.refuse_if_empty(counted, f"split {config.data.split!r} of {config.data.root}")
@@ -99,7 +98,7 @@ def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[Groundi
     """So many images, those whose names hash lowest, in the order of the dataset; all of them for 0."""
     if not 0 < number < len(samples):
         return samples
-    images = [samples[i] for i in range(len(samples))]
+    images = list(samples)
     hashes = [hashlib.sha256(sample.image_id.encode()).digest() for sample in images]
     return [images[i] for i in sorted(sorted(range(len(images)), key=hashes.__getitem__)[:number])]
 
