@@ -18,28 +18,20 @@ KINDS = {bool: "true or false", int: "a whole number from 0"}
 
 
 def _made(module: str, kind: str, /, root: Path, split: str = "", **options: Any) -> Annotated:
-    """A set of a class that is imported when asked for: pycocotools is not needed for Flickr30k.
-
-    Raises a ConfigError for an option that the class does not take, or a value of another type than its default.
-    """
+    """A set of a class that is imported when asked for, since pycocotools is not needed for Flickr30k."""
     made = getattr(import_module(f"phrase_loc.datasets.{module}"), kind)
     taken = dict(list(inspect.signature(made).parameters.items())[2:])
     for name, value in options.items():
         if name not in taken:
-            there = ", ".join(taken) or "none"
-            raise ConfigError(
-                f"{kind} has no option {name!r}{nearest(str(name), taken)}; data.options: {there}"
-            )
+            there = f"{nearest(str(name), taken)}; data.options: {', '.join(taken) or 'none'}"
+            raise ConfigError(f"{kind} has no option {name!r}{there}")
         default = taken[name].default
         if default is not None and (type(value) is not type(default) or (type(value) is int and value < 0)):
             raise ConfigError(f"data.options.{name} is {KINDS[type(default)]}, got {value!r:.80}")
     return made(Path(root), **({"split": split} if split else {}), **options)
 
 
+CLASSES = {"flickr30k": "Flickr30kEntities"} | {n.lower(): n for n in ("VOC", "COCO", "YOLO", "ImageNet")}
 DATASETS: dict[str, Callable[..., Annotated]] = {
-    "flickr30k": partial(_made, "flickr30k", "Flickr30kEntities"),
-    "voc": partial(_made, "voc", "VOC"),
-    "coco": partial(_made, "coco", "COCO"),
-    "yolo": partial(_made, "yolo", "YOLO"),
-    "imagenet": partial(_made, "imagenet", "ImageNet"),
+    name: partial(_made, name, kind) for name, kind in CLASSES.items()
 }

@@ -1,13 +1,8 @@
-"""What every reader of annotations shares: lists, XML, numbers, frames, boxes, names of classes.
+"""What every reader of annotations shares: lists, XML, numbers, frames, boxes, names of classes (`lists/`).
 
-An annotation that fails raises a DataError, whatever is wrong with it; its reader names it in `skipped` and goes on.
-
-The one rule for a box: its corners are finite, it has an area, and a part of it lies in the image. What reaches out
-is cut to the image, and a cut of more than a pixel is named; Flickr30k Entities alone keeps it as annotated, as
-every published script does.
-
-The lists of classes are data beside this file (`lists/`). A class name becomes a phrase so that the text-to-region
-model plays zero-shot; where the name is no word for the thing ('tvmonitor', 'sports ball'), the list gives one.
+An annotation that fails raises a DataError; its reader names it in `skipped` and goes on. The one rule for a box: its
+corners are finite, it has an area, and a part of it lies in the image. What reaches out is cut, and a cut of more
+than a pixel is named; Flickr30k Entities alone keeps it as annotated, as every published script does.
 """
 
 import math
@@ -15,9 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import compress, pairwise
+from itertools import compress
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
@@ -33,6 +28,7 @@ from phrase_loc.images import MAX_PIXELS
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample, Phrase
 
+LISTS = files("phrase_loc.datasets") / "lists"
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 #: What to type for classes whose first WordNet name is another class's too.
 AMBIGUOUS = {"n02012849": "crane bird", "n03126707": "construction crane", "n03710721": "tank suit"}
@@ -46,7 +42,7 @@ Box = list[float]  # x1, y1, x2, y2
 Entry = tuple[str, Callable[[], GroundingSample | None]]
 
 
-class Annotated(Sequence[GroundingSample]):
+class Annotated(list[GroundingSample]):
     """The samples of a dataset in its order, and what was left out; a reader fills it through `fill`.
 
     `only_units` keeps only the classes that an ImageNet classifier has units for, so that it and a text model can be
@@ -56,25 +52,14 @@ class Annotated(Sequence[GroundingSample]):
     name: str
 
     def __init__(self, only_units: bool = False) -> None:
-        self.samples: list[GroundingSample] = []
+        super().__init__()
         self.skipped = Skipped()
         self.only_units = only_units
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    @overload
-    def __getitem__(self, index: int) -> GroundingSample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[GroundingSample]: ...
-    def __getitem__(self, index: int | slice) -> GroundingSample | Sequence[GroundingSample]:
-        return self.samples[index]
-
     def fill(self, entries: Iterable[Entry], what: str, limit: int = 0) -> None:
-        """Read the samples of a set, `limit` of them (0: all).
+        """Read the samples of a set, `limit` of them (0: all); DataError that names it by `what` when none is left.
 
-        An annotation that fails is named under 'images', and so is a second one of the same name, since results go by
-        name. Raises a DataError that names the set by `what` when nothing of it is left.
+        An annotation that fails is named, and so is a second one of the same name, since results go by name.
         """
         ids = set()
         for called, read in entries:
@@ -88,10 +73,10 @@ class Annotated(Sequence[GroundingSample]):
                 self.skipped.note("images", f"{sample.image_id}: {again}")
             elif sample is not None:
                 ids.add(sample.image_id)
-                self.samples.append(sample)
-            if len(self.samples) == limit > 0:
+                self.append(sample)
+            if len(self) == limit > 0:
                 break
-        self.skipped.refuse_if_empty(len(self.samples), what)
+        self.skipped.refuse_if_empty(len(self), what)
 
     def fit(self, where: str, box: Sequence[float], size: Size, one_based: bool = False) -> Box:
         """`fit_box` cut to the image; a cut of more than a pixel is named."""
@@ -110,21 +95,14 @@ class Annotated(Sequence[GroundingSample]):
         inclusive: int = 0,
         masks: Mapping["ClassName", tuple[Any, float]] | None = None,
     ) -> GroundingSample:
-        """A sample with one phrase per class.
+        """A sample with one phrase per class, of class -> boxes in the frame `size` (H, W).
 
-        Args:
-            image_id: unique name of the image.
-            path: its file.
-            size: (H, W) in pixels.
-            objects: class -> its instances' boxes in that frame, in the order of the phrases.
-            others: classes of the image that are present and not in `objects` (they still make the rest hard).
-            inclusive: 1 where x2 and y2 of a box are the last pixels, and not the edges behind them.
-            masks: per class the union of its instances and the share of the image that it covers; of boxes without.
+        `others` counts the classes that are present and not played: they still make the rest hard. `inclusive` is 1
+        where x2 and y2 are the last pixels, not the edges behind them. `masks` holds per class the union of its
+        instances and the share of the image that it covers.
 
-        Returns:
-            The sample; `facts["hard"]` holds per phrase whether the pair belongs to the Difficult subset of the
-            pointing game: share < 1/4 and another class in the image. That is the paper's rule; its authors' own
-            list of pairs is not shipped, so counts can differ by a few.
+        `facts["hard"]` holds per phrase whether the pair is of the Difficult subset of the pointing game: share < 1/4
+        and another class in the image. The authors' own list is not shipped, so counts can differ by a few.
         """
         crowded = len(objects) + others > 1
         kept = [not self.only_units or c.phrase in imagenet_units() for c in objects]
@@ -139,10 +117,7 @@ class Annotated(Sequence[GroundingSample]):
         return GroundingSample(image_id, path, size, phrases, boxes, facts)
 
     def read_lines(self, path: Path, what: str) -> list[tuple[int, str]]:
-        """(number, text) of the lines of a list that are not empty; a line that is not UTF-8 is named, not lost.
-
-        Raises a DataError where the list cannot be read, or is in UTF-16.
-        """
+        """(number, text) of the lines of a list that are not empty; a line that is not UTF-8 is named, not lost."""
         content = read_bytes(path, what)
         if b"\0" in content:
             raise DataError(f"{what} {path} is not UTF-8 text; save it as UTF-8")
@@ -156,10 +131,7 @@ class Annotated(Sequence[GroundingSample]):
         return [(place, text) for place, text in lines if text]
 
     def read_ids(self, path: Path, what: str) -> list[str]:
-        """The image ids of a list, one a line; what is no file name, or listed again, is named.
-
-        Raises a DataError where the list cannot be read or is empty.
-        """
+        """The image ids of a list, one a line; what is no file name, or listed again, is named."""
         lines, ids = self.read_lines(path, what), dict[str, int]()
         for place, name in lines:
             where = f"{path.name} line {place}"
@@ -175,16 +147,11 @@ class Annotated(Sequence[GroundingSample]):
 
 
 def fit_box(box: Sequence[float], size: Size, one_based: bool = False, thin: bool = False) -> tuple[Box, Box]:
-    """A box in the frame (H, W) of its image, as annotated and cut to the image, both with origin 0.
+    """A box x1, y1, x2, y2 in the frame (H, W) of its image, as annotated and cut to the image, both with origin 0.
 
-    Args:
-        box: x1, y1, x2, y2 as the file gives them.
-        size: (H, W) of the frame.
-        one_based: corners are 1-based numbers of the first and last pixel (all four lose 1), else edges from 0.
-        thin: accept a box of a single row or column of pixels.
-
-    Raises:
-        DataError: it is not finite, inverted, without area or wholly outside the image.
+    `one_based` corners are numbers of the first and last pixel (all four lose 1), others edges from 0; `thin` accepts
+    a single row or column of pixels. Raises a DataError for a box that is not finite, inverted, without area or
+    wholly outside the image.
     """
     if not all(abs(value) <= MAX_PIXELS for value in box):
         raise DataError(f"its box {_shown(box)} is not finite, or no numbers of pixels")
@@ -200,7 +167,7 @@ def fit_box(box: Sequence[float], size: Size, one_based: bool = False, thin: boo
 
 
 def beyond(box: Sequence[float], size: Size) -> str:
-    """The sentence on a box that reaches out of an image of `size` (H, W)."""
+    """Says that a box reaches out of an image of `size` (H, W)."""
     return f"has a box {_shown(box)} beyond the {size[1]} x {size[0]} image"
 
 
@@ -246,18 +213,16 @@ class Thing(NamedTuple):
 
 def read_xml(path: Path) -> tuple[Size, list[Thing]]:
     """The frame and the objects of an annotation of VOC's form; DataError for a file that is missing or broken."""
+    content = read_bytes(existing(path), "annotation")
     try:
-        root = fromstring(read_bytes(existing(path), "annotation"))
-    except DataError:
-        raise
+        root = fromstring(content)
     except ParseError as error:
         raise DataError(f"it is not well-formed: broken XML ({error})") from None
     except DefusedXmlException:
         raise DataError("it declares XML entities, which are refused") from None
     except Exception as error:  # an unknown encoding is a LookupError, a false one a ValueError, ...
         raise DataError(f"it cannot be read as XML ({' '.join(str(error).split())[:160]})") from None
-    height, width = (number(root.findtext(k) or "", f"<{k}>") for k in ("size/height", "size/width"))
-    size = frame(height, width)
+    size = frame(*(number(root.findtext(k) or "", f"<{k}>") for k in ("size/height", "size/width")))
     things = [
         Thing(
             [(name.text or "").strip() for name in thing.findall("name")],
@@ -293,24 +258,18 @@ def class_names(dataset: str) -> tuple[ClassName, ...]:
 def by_name(given: Mapping[Any, str], where: str, advice: str) -> dict[Any, ClassName]:
     """Numbers of a file's classes -> COCO's classes, by the names that the file gives them, whatever the numbers.
 
-    VOC's and darknet's names of the same things ('aeroplane', 'tvmonitor') are understood.
-
-    Raises:
-        DataError: a name that is none of COCO's 80; only a name says what a number stands for. The sentence names the
-            file `where`, and `advice` says in the imperative what to do about classes of one's own.
+    VOC's and darknet's names of the same things ('aeroplane', 'tvmonitor') are understood. A name that is none of
+    COCO's 80 raises a DataError of the file `where`; `advice` says what to do about classes of one's own.
     """
-    by_phrase = {c.phrase: c for c in class_names("coco")}
-    known = {c.name: by_phrase[c.phrase] for c in class_names("voc")} | {
-        c.name: c for c in class_names("coco")
-    }
+    own = {c.phrase: c for c in class_names("coco")}
+    known = {c.name: own[c.phrase] for c in (*class_names("voc"), *class_names("coco"))}
     found = {n: known.get(" ".join(name.lower().replace("_", " ").split())) for n, name in given.items()}
     if strange := [n for n, kind in found.items() if kind is None]:
         first, name = strange[0], given[strange[0]][:40]
-        called = {c.number: c.name for c in class_names("coco")}.get(first)
+        called = {c.number: c.name for c in own.values()}.get(first)
         here = f"{name!r} here and {called!r} in COCO" if called else f"{name!r}, which is none of COCO's 80"
-        ids = ", ".join(map(brief, strange[:5]))
-        others = f" (so are those of {len(strange) - 1} others)" if len(strange) > 1 else ""
-        raise DataError(f"category {brief(first)} is called {here}{others}: ids [{ids}] in {where}; {advice}")
+        ids = ", ".join(map(brief, strange[:5])) + ", ..." * (len(strange) > 5)
+        raise DataError(f"category {brief(first)} is called {here}: ids [{ids}] in {where}; {advice}")
     return {n: kind for n, kind in found.items() if kind is not None}
 
 
@@ -329,36 +288,25 @@ def imagenet_phrases() -> dict[str, str]:
 @cache
 def imagenet_units() -> dict[str, tuple[int, ...]]:
     """Phrase of a VOC or COCO class -> the ImageNet classes that are kinds of it; absent where none is."""
-    table = yaml.safe_load(_read("imagenet_units.yaml"))
+    table = yaml.safe_load(LISTS.joinpath("imagenet_units.yaml").read_text(encoding="utf-8"))
     ends = {phrase: [str(entry).split("-") for entry in entries] for phrase, entries in table.items()}
     return {p: tuple(n for e in pairs for n in range(int(e[0]), int(e[-1]) + 1)) for p, pairs in ends.items()}
 
 
-def _read(name: str) -> str:
-    return (files("phrase_loc.datasets") / "lists" / name).read_text(encoding="utf-8")
-
-
 def _table(name: str) -> list[list[str]]:
-    return [line.split("\t") for line in _read(name).splitlines() if line and not line.startswith("#")]
+    lines = LISTS.joinpath(name).read_text(encoding="utf-8").splitlines()
+    return [line.split("\t") for line in lines if line and not line.startswith("#")]
 
 
 def union_share(boxes: Sequence[Box], size: Size, inclusive: int = 0) -> float:
-    """Share of an image of `size` (H, W) that at least one of the boxes covers, by whole pixels.
-
-    `inclusive` is 1 where x2 and y2 are the last pixels, and not the edges behind them.
-    """
+    """Share of an image of `size` (H, W) that at least one of the boxes covers, by whole pixels."""
     height, width = size
     edges = np.array(boxes, np.float32) + np.array([0, 0, inclusive, inclusive], np.float32)
-    corners = np.round(edges).astype(float).clip(0, [width, height, width, height])
-    corners = corners[np.argsort(corners[:, 1])]  # by upper edge
-    columns = np.unique(corners[:, [0, 2]])
-    covered = 0.0
-    for left, right in pairwise(columns.tolist()):  # in a strip between two edges rows are intervals
-        top, bottom = corners[(corners[:, 0] <= left) & (corners[:, 2] >= right)][:, [1, 3]].T
-        if len(top):
-            reached = np.maximum.accumulate(np.concatenate([[0.0], bottom]))
-            covered += (right - left) * float((bottom - np.maximum(top, reached[:-1])).clip(min=0).sum())
-    return covered / (height * width)
+    x1, y1, x2, y2 = np.round(edges).astype(float).clip(0, [width, height, width, height]).T[..., None]
+    columns, rows = np.unique([x1, x2]), np.unique([y1, y2])  # a grid of cells, each covered or not
+    across = ((x1 <= columns[:-1]) & (columns[1:] <= x2)).astype(np.float32)  # (M, cells)
+    down = ((y1 <= rows[:-1]) & (rows[1:] <= y2)).astype(np.float32)
+    return float(np.diff(rows) @ (down.T @ across > 0) @ np.diff(columns)) / (height * width)
 
 
 def stack(boxes: Sequence[Sequence[float]]) -> Tensor:

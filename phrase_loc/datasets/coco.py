@@ -25,23 +25,14 @@ OWN = "use the official file, or ask for each by its own name with data.options.
 LONGEST = 200  # outline of a polygon, in widths and heights of its image
 _COUNT = "[P-o]{0,6}[0-O]"  # of a compressed RLE: up to seven characters, the last without the sixth bit
 Object = dict[str, Any]
-#: Class -> (box xyxy, run-length mask) of its instances.
-Truth = dict[ClassName, list[tuple[Box, Any]]]
 
 
 class COCO(Annotated):
     """Images of a COCO split with at least one annotation; a phrase for each category in an image.
 
-    `facts["masks"]` holds per phrase the union of its instances as pycocotools' compressed RLE.
-
-    Args:
-        root: folder with `annotations` and the split's images.
-        split: val2014, val2017, ...
-        only_units: keep only classes that an ImageNet classifier has units for.
-        own_categories: the file has categories of its own: each name in it is the phrase, COCO's or not.
-
-    Raises:
-        DataError: the JSON is missing, broken or of another kind, or a category is none of COCO's.
+    `facts["masks"]` holds per phrase the union of its instances as pycocotools' compressed RLE. With `own_categories`
+    each name in the file is the phrase, COCO's or not. Raises a DataError where the JSON is missing, broken or of
+    another kind, or a category is none of COCO's.
     """
 
     name = "coco"
@@ -78,12 +69,14 @@ class COCO(Annotated):
         groups: dict[Any, list[Object]] = {key: [] for key in images}
         seen = set()
         for place, annotation in enumerate(annotations, start=1):
-            found = annotation if isinstance(annotation, dict) else {}
-            own, key = found.get("id"), found.get("image_id")
+            own, key = (
+                map(annotation.get, ("id", "image_id")) if isinstance(annotation, dict) else (None, None)
+            )
             called = f"annotation number {place}" if own is None else f"annotation {brief(own)}"
             if _is_id(own) and own in seen:
                 self.skipped.note("annotations of one id (kept)", f"{called} is there again")
-            seen |= {own} if _is_id(own) else set()
+            elif _is_id(own):
+                seen.add(own)
             if _is_id(key) and key in groups:
                 groups[key].append(annotation)
             else:
@@ -94,22 +87,12 @@ class COCO(Annotated):
         annotations = groups.pop(image["id"])
         if not annotations:
             raise DataError("no annotation")
-        file = image.get("file_name")
+        file, name = image.get("file_name"), str(image["id"])
         if not isinstance(file, str) or not file.strip() or "\0" in file:
             raise DataError(f"file_name is {brief(file)}; the name of a photograph was expected")
         size = frame(number(image.get("height"), "height"), number(image.get("width"), "width"))
-        name = str(image["id"])
-        truth, broken = self._truth(name, annotations, size)
-        if not truth:
-            raise DataError("no category that can be counted")
-        boxes = {kind: [box for box, _ in found] for kind, found in truth.items()}
-        whole = {kind: rle.merge([runs for _, runs in found]) for kind, found in truth.items()}
-        masks = {kind: (m, float(rle.area(m)) / (size[0] * size[1])) for kind, m in whole.items()}
-        return self.class_sample(name, self.images / file, size, boxes, broken, masks=masks)
-
-    def _truth(self, name: str, annotations: list[Object], size: Size) -> tuple[Truth, int]:
-        """The classes whose truth is whole, and the number of the others."""
-        truth, broken = Truth(), set[ClassName]()
+        found: dict[ClassName, list[tuple[Box, Any]]] = {}
+        broken: set[ClassName] = set()
         for annotation in annotations:
             key, called = annotation.get("category_id"), f"annotation {brief(annotation.get('id'))}"
             if not _is_id(key) or key not in self.classes:
@@ -117,17 +100,25 @@ class COCO(Annotated):
             kind = self.classes[key]
             try:
                 box = self.fit(name, _corners(annotation.get("bbox")), size)
-                truth.setdefault(kind, []).append((box, mask(annotation.get("segmentation"), size)))
+                found.setdefault(kind, []).append((box, mask(annotation.get("segmentation"), size)))
             except DataError as error:
                 broken.add(kind)
-                why = f"every {kind.name} left out, since {called}: {error}"
-                self.skipped.note("classes", f"{name}: {why}")
-        for kind in [kind for kind in truth if kind not in broken]:
-            if not any(rle.area(runs) for _, runs in truth[kind]):
+                self._leave_out(name, kind, f", since {called}: {error}")
+        boxes, masks = dict[ClassName, list[Box]](), dict[ClassName, tuple[Any, float]]()
+        for kind in [kind for kind in found if kind not in broken]:
+            union = rle.merge([runs for _, runs in found[kind]])
+            if area := float(rle.area(union)):
+                boxes[kind] = [box for box, _ in found[kind]]
+                masks[kind] = union, area / (size[0] * size[1])
+            else:
                 broken.add(kind)
-                why = f"every {kind.name} left out: no mask of it holds a pixel"
-                self.skipped.note("classes", f"{name}: {why}")
-        return {kind: found for kind, found in truth.items() if kind not in broken}, len(broken)
+                self._leave_out(name, kind, ": no mask of it holds a pixel")
+        if not boxes:
+            raise DataError("no category that can be counted")
+        return self.class_sample(name, self.images / file, size, boxes, len(broken), masks=masks)
+
+    def _leave_out(self, name: str, kind: ClassName, why: str) -> None:
+        self.skipped.note("classes", f"{name}: every {kind.name} left out{why}")
 
 
 def read_instances(path: Path) -> dict[str, list[Any]]:
@@ -135,42 +126,35 @@ def read_instances(path: Path) -> dict[str, list[Any]]:
     if not path.is_file():
         raise DataError(f"no {path}; download COCO's annotations and unpack them there")
     content = read_json(path, "the annotations")
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is no COCO instances file: {brief(content)} where an object was expected")
+    content = content if isinstance(content, dict) else {}
     parts = {key: content.get(key) for key in ("images", "annotations", "categories")}
     if not all(isinstance(part, list) and part for part in parts.values()):
-        raise DataError(f"{path} lists no images, annotations or categories; use the official instances file")
+        raise DataError(
+            f"{path} is no COCO instances file: it lists no images, annotations or categories; use the official one"
+        )
     return parts  # type: ignore[return-value]
 
 
 def categories(listed: list[Any], where: str, own: bool = False) -> dict[Any, ClassName]:
-    """Id in the file -> class, by name; `own` takes every name as it is.
-
-    Raises:
-        DataError: a category without an id or a name, one id twice, or a name that is none of COCO's.
-    """
+    """Id in the file -> class, by name; `own` takes every name as it is."""
     names: dict[Any, str] = {}
     for place, entry in enumerate(listed, start=1):
         key, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if not _is_id(key) or not isinstance(name, str) or not name.strip():
-            raise DataError(
-                f"category number {place} in {where} has no id or no name, so what it counts cannot be told; "
-                "use the official instances file"
-            )
+            why = "has no id or no name, so what it counts cannot be told; use the official instances file"
+            raise DataError(f"category number {place} in {where} {why}")
         if names.setdefault(key, name.strip()) != name.strip():
-            raise DataError(
-                f"category {brief(key)} has two names in {where}: {names[key][:40]!r} and {name[:40]!r}"
-            )
+            both = f"{names[key][:40]!r} and {name[:40]!r}"
+            raise DataError(f"category {brief(key)} has two names in {where}: {both}")
     if not own:
         return by_name(names, where, OWN)
     return {key: ClassName(name, 0, name) for key, name in names.items()}
 
 
-def mask(segmentation: Any, size: tuple[int, int]) -> Any:
+def mask(segmentation: Any, size: Size) -> Any:
     """Polygons or runs of one instance -> pycocotools' compressed RLE of an image of `size` (H, W).
 
-    Raises:
-        DataError: neither, or such that pycocotools would misread it.
+    Raises a DataError for what is neither, or such that pycocotools would misread it.
     """
     height, width = size
     if isinstance(segmentation, list) and segmentation:
@@ -189,8 +173,8 @@ def mask(segmentation: Any, size: tuple[int, int]) -> Any:
     return rle.frPyObjects({"counts": counts, "size": [height, width]}, height, width)
 
 
-def _polygon(points: Any, size: tuple[int, int]) -> list[float]:
-    """A polygon, checked: pycocotools walks along it pixel by pixel, so it must not lie far out or go on for ever."""
+def _polygon(points: Any, size: Size) -> list[float]:
+    """A polygon, checked: pycocotools walks along it pixel by pixel, so it must not lie far out or be endless."""
     if not isinstance(points, list) or len(points) < 6 or len(points) % 2:
         count = len(points) if isinstance(points, list) else brief(points)
         raise DataError(f"its polygon has {count} numbers; x and y of at least three points were expected")

@@ -7,14 +7,14 @@
       flickr30k-images/<id>.jpg         opened only by methods that look
 
 The rules of the official reader (flickr30k_entities_utils.py): corners are 1-based and lose 1 on all four; the box
-of an object belongs to each of its names; chain `0` is not visual; empty lines are no captions. Boxes stay in the
-frame of the XML's <size>. A chain with a box that is inverted or wholly outside is left out with all its mentions,
-since its truth would be incomplete. A box that reaches partly outside, or is one pixel wide, is kept as annotated, as
-every published script does. Both are named.
+of an object belongs to each of its names; chain `0` is not visual; empty lines are no captions. A chain with a box
+that is inverted or wholly outside is left out with all its mentions, since its truth would be incomplete. A box that
+reaches partly outside, or is one pixel wide, is kept as annotated, as every published script does. Both are named.
 """
 
 import re
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from phrase_loc.datasets.annotations import Annotated, Size, beyond, brief, existing, fit_box, read_xml, stack
@@ -31,10 +31,7 @@ HEAD = re.compile(r"(?P<chain>\d+)(?P<types>(?:/[^\s/\]]+)+)\s+(?P<words>\S.*)",
 class Flickr30kEntities(Annotated):
     """The images of one split, in the order of its `<split>.txt`.
 
-    Raises:
-        ConfigError: the tree or the split file is not there.
-        DataError: the split file is empty or no text, nothing in it can be read, or it lists the complete
-            official test split while the annotations do not have its 14,481 phrases.
+    A DataError tells where it lists the complete official test split and the annotations do not have its phrases.
     """
 
     name = "flickr30k"
@@ -44,9 +41,8 @@ class Flickr30kEntities(Annotated):
         self.root = Path(root)
         for folder in ("Annotations", "Sentences"):
             if not (self.root / folder).is_dir():
-                raise ConfigError(
-                    f"{root} is no tree of Flickr30k Entities: it has no folder {folder}; set data.root"
-                )
+                why = f"it has no folder {folder}; set data.root"
+                raise ConfigError(f"{root} is no tree of Flickr30k Entities: {why}")
         path = self.root / f"{split}.txt"
         if not path.is_file():
             there = ", ".join(sorted(p.stem for p in self.root.glob("*.txt"))) or "none"
@@ -64,11 +60,12 @@ class Flickr30kEntities(Annotated):
         left_out = set()
         for thing in things:
             found = [_judged(box, size) for box in thing.boxes]
-            for chain in dict.fromkeys(thing.names):
-                chains.setdefault(chain, []).extend(box for box, _, _ in found)
-            for (_, kind, why), chain in ((f, c) for f in found if f[1] for c in dict.fromkeys(thing.names)):
-                self.skipped.note(kind, f"{image_id}: chain {brief(chain)[1:-1]} {why}")
-                left_out |= {chain} if kind == "chains" else set()
+            chains |= {chain: [] for chain in thing.names if chain not in chains}
+            for (box, kind, why), chain in product(found, dict.fromkeys(thing.names)):
+                chains[chain].append(box)
+                if kind:
+                    self.skipped.note(kind, f"{image_id}: chain {brief(chain)[1:-1]} {why}")
+                    left_out |= {chain} if kind == "chains" else set()
         phrases: list[Phrase] = []
         for sentence, (line, caption) in enumerate(captions):
             try:
@@ -83,14 +80,13 @@ class Flickr30kEntities(Annotated):
         return GroundingSample(image_id, path, size, tuple(phrases), boxes, {"captions": texts})
 
     def _check_official(self) -> None:
-        boxed = [sum(len(b) > 0 for b in sample.boxes) for sample in self.samples]
+        boxed = [sum(len(b) > 0 for b in sample.boxes) for sample in self]
         found = (sum(boxed), sum(n > 0 for n in boxed))
         if found != OFFICIAL_TEST:
-            why = self.skipped.summary()
+            why = f" ({self.skipped.summary()} left out)" if self.skipped.seen else ""
             raise DataError(
-                f"{self.root}/test.txt lists the complete official split, which has 14,481 phrases with a "
-                f"box in 999 images, but the annotations give {found[0]:,} in {found[1]:,}"
-                f"{f' ({why} left out)' if why else ''}; unpack the official annotations anew"
+                f"{self.root}/test.txt lists the complete official split, which has 14,481 phrases with a box in 999 "
+                f"images, but the annotations give {found[0]:,} in {found[1]:,}{why}; unpack the official ones anew"
             )
 
 

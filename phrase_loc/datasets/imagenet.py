@@ -9,8 +9,7 @@ Two trees are read, told apart by what lies in them:
              64-pixel frame. Photographs at 64 pixels: a figure from them never stands beside ImageNet's.
 
 Corners of both are 0-based numbers of the first and the last pixel; the far ones gain 1 to become edges, so plain
-widths are what the official script counts with its + 1. The class is taken from the annotation, so it needs no folder
-names and no list of labels.
+widths are what the official script counts with its + 1.
 """
 
 from collections.abc import Iterator
@@ -28,18 +27,10 @@ TINY_SIZE = (64, 64)
 
 
 class ImageNet(Annotated):
-    """Photographs with one class each.
+    """Photographs with one class each, the first `limit` of them (0: all).
 
     The only phrase is the class's first name (`imagenet_phrases`), its label the WordNet id; `name` is 'imagenet', or
     'tiny_imagenet' for the 64-pixel set.
-
-    Args:
-        root: root of either tree.
-        split: 'val', the only part with public boxes.
-        limit: use only the first so many photographs, 0 for all.
-
-    Raises:
-        DataError: neither tree is there, or nothing in it can be used.
     """
 
     def __init__(self, root: Path, split: str = "val", limit: int = 0) -> None:
@@ -52,19 +43,17 @@ class ImageNet(Annotated):
         self.fill(self._tiny(tiny) if tiny else self._ilsvrc(root), f"the ImageNet tree {root}", limit)
 
     def _tiny(self, folder: Path) -> Iterator[tuple[str, partial[GroundingSample]]]:
-        """In the order of the list."""
         for place, line in self.read_lines(folder / TINY_LIST, "the list"):
             where = f"{TINY_LIST} line {place}"
             yield where, partial(self._of_line, where, line, folder / "images")
 
     def _ilsvrc(self, root: Path) -> Iterator[tuple[str, partial[GroundingSample]]]:
-        """The photographs that have an annotation, in the order of the file names."""
         options = [root / folder for folder in XML_FOLDERS]
-        annotations = next((folder for folder in options if any(folder.glob("*.xml"))), None)
-        if annotations is None:
+        paths = next((found for folder in options if (found := sorted(folder.glob("*.xml")))), None)
+        if paths is None:
             places = ", ".join(map(str, options))
             raise DataError(f"no annotation XML in any of {places}; see data/README.md for the tree")
-        photographs, paths = _photographs(root), sorted(annotations.glob("*.xml"))
+        photographs = _photographs(root)
         for stem in sorted(photographs.keys() - {path.stem for path in paths}):
             self.skipped.note("images", f"{stem}: a photograph without an annotation")
         for path in paths:

@@ -18,17 +18,7 @@ from phrase_loc.structures import GroundingSample
 
 
 class VOC(Annotated):
-    """Images of a VOC split; a phrase for each class that an image shows.
-
-    Args:
-        root: folder that holds VOCdevkit, VOCdevkit itself, or the year's folder.
-        split: name of the list in ImageSets/Main: test, trainval, val, train.
-        year: 2007 to 2012.
-        only_units: keep only classes that an ImageNet classifier has units for.
-
-    Raises:
-        DataError: a folder or the list is missing, or no annotation can be read.
-    """
+    """Images of a VOC split (a list in ImageSets/Main: test, trainval, ...); a phrase for each class of an image."""
 
     name = "voc"
 
@@ -37,17 +27,14 @@ class VOC(Annotated):
         options = [Path(root) / part for part in (f"VOCdevkit/VOC{year}", f"VOC{year}", ".")]
         folder = next((option for option in options if (option / "Annotations").is_dir()), None)
         if folder is None:
-            raise DataError(
-                f"no VOC{year} tree in {root}; expected {options[0]} with Annotations and ImageSets"
-            )
+            expected = f"{options[0]} with Annotations and ImageSets"
+            raise DataError(f"no VOC{year} tree in {root}; expected {expected}")
         listing = folder / "ImageSets" / "Main" / f"{split}.txt"
         if not listing.is_file():
             raise DataError(f"no list {listing}; unpack the official {split} part of VOC{year} there")
-        names = self.read_ids(listing, "the list")
         self.folder = folder
-        self.fill(
-            ((f"{name}.xml", partial(self._read, name)) for name in names), f"the {split} list of {folder}"
-        )
+        entries = [(f"{n}.xml", partial(self._read, n)) for n in self.read_ids(listing, "the list")]
+        self.fill(entries, f"the {split} list of {folder}")
 
     def _read(self, name: str) -> GroundingSample | None:
         known = {c.name: c for c in class_names("voc")}
@@ -57,16 +44,15 @@ class VOC(Annotated):
         for thing in things:
             called = thing.names[0] if thing.names else ""
             if called not in known:
-                named = f"it names the class {brief(called)}"
-                raise DataError(f"{named}, which is none of VOC's 20; mend the file")
-            if len(thing.boxes) != 1:
-                many = f"its {called} has {len(thing.boxes)} boxes (<bndbox>)"
-                raise DataError(f"{many} where one was expected; mend the file")
-            kind = known[called]
-            boxes.setdefault(kind, []).append(self.fit(name, thing.boxes[0], size, one_based=True))
-            easy |= set() if thing.difficult else {kind}
+                raise DataError(f"its class {brief(called)} is none of VOC's 20; mend the file")
+            if (count := len(thing.boxes)) != 1:
+                raise DataError(
+                    f"its {called} has {count} boxes where one <bndbox> was expected; mend the file"
+                )
+            boxes.setdefault(known[called], []).append(self.fit(name, thing.boxes[0], size, one_based=True))
+            easy |= set() if thing.difficult else {known[called]}
         played = {kind: found for kind, found in boxes.items() if kind in easy}
-        for kind in (kind for kind in boxes if kind not in easy):
+        for kind in [kind for kind in boxes if kind not in easy]:
             self.skipped.note("classes", f"{name}: every {kind.name} is marked difficult")
         if not played:
             self.skipped.note("images", f"{name}: no class to play")

@@ -27,19 +27,7 @@ OWN = "give the names of your classes in the order of their numbers, data.option
 
 
 class YOLO(Annotated):
-    """Images with YOLO labels; a phrase for each class in an image.
-
-    Args:
-        root: folder with `images` and `labels`.
-        split: sub-folder of both, or '' when the files lie in them directly.
-        names: class names in the order of the labels' numbers; COCO's 80 when not given.
-        only_units: keep only classes that an ImageNet classifier has units for.
-
-    Raises:
-        ConfigError: `names` is no list of names.
-        DataError: a folder is missing, a list in the tree names a class that is none of COCO's, or nothing in them
-            can be used.
-    """
+    """Images with YOLO labels; a phrase for each class in an image; `names` in the order of the labels' numbers."""
 
     name = "yolo"
 
@@ -107,9 +95,8 @@ class YOLO(Annotated):
 def own_names(names: Sequence[str]) -> dict[int, ClassName]:
     """Names in the order of the labels' numbers -> number -> class; those of VOC and COCO have their phrases."""
     if isinstance(names, str) or not names or not all(isinstance(n, str) and n.strip() for n in names):
-        raise ConfigError(
-            f"data.options.names is a list of class names in the order of the labels, got {names!r:.80}"
-        )
+        expected = "a list of class names in the order of the labels"
+        raise ConfigError(f"data.options.names is {expected}, got {names!r:.80}")
     phrases = {c.name: c.phrase for source in ("voc", "coco") for c in class_names(source)}
     return {i: ClassName(n, i, phrases.get(n, n)) for i, n in enumerate(names)}
 
@@ -120,14 +107,13 @@ def listed_names(root: Path) -> dict[int, ClassName]:
     if path is None:
         return dict(enumerate(class_names("coco")))
     text = read_text(path, "the list of classes")
-    if path.suffix != ".yaml":
-        return by_name(dict(enumerate(map(str.strip, text.strip().splitlines()))), path.name, OWN)
-    try:
-        content: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        content = None
-    names = content.get("names") if isinstance(content, dict) else None
-    names = dict(enumerate(names)) if isinstance(names, list) else names
+    names: Any = dict(enumerate(map(str.strip, text.strip().splitlines())))
+    if path.suffix == ".yaml":
+        try:
+            names = yaml.safe_load(text)["names"]
+        except (yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError):
+            names = None
+        names = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise DataError(f"{path} has no list of class names under `names`; mend it, or {OWN}")
+        raise DataError(f"{path} has no list of class names (in YAML under `names`); mend it, or {OWN}")
     return by_name(names, path.name, OWN)

@@ -9,6 +9,7 @@ even bet before looking. The figures are cross-validated with whole images left 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -76,7 +77,7 @@ def reliability(localizer: "Localizer", samples: Sequence[GroundingSample]) -> R
         said += [(p, place < len(own)) for place, p in enumerate(answers) if p is not None]
     if not said:
         return None
-    probability, positive = map(np.array, zip(*said, strict=True))
+    probability, positive = np.array(said).T
     return binned(probability, positive, looked)
 
 
@@ -86,14 +87,9 @@ def absent_phrases(
     """Up to `count` phrases of the pool that share no content word with what is said of the image."""
     texts = [*(phrase.text for phrase in sample.phrases), *sample.facts.get("captions", ())]
     own = {word for text in texts for word in content_words(text)}
-    found: dict[str, None] = {}
-    for place in generator.permutation(len(pool)).tolist():
-        words = content_words(pool[place])
-        if words and own.isdisjoint(words):
-            found[pool[place]] = None
-        if len(found) == count:
-            break
-    return list(found)
+    drawn = dict.fromkeys(pool[place] for place in generator.permutation(len(pool)).tolist())
+    fitting = (text for text in drawn if (words := content_words(text)) and own.isdisjoint(words))
+    return list(islice(fitting, count))
 
 
 def binned(said: np.ndarray, positive: np.ndarray, images: int = 0) -> Reliability:
@@ -106,26 +102,16 @@ def binned(said: np.ndarray, positive: np.ndarray, images: int = 0) -> Reliabili
 
 
 def calibrate(localizer: "Localizer", samples: Sequence[GroundingSample], seed: int = 0) -> dict[str, Any]:
-    """Platt's two numbers and how good they are.
-
-    Returns:
-        {"slope", "offset", "auc", "brier", "calibration_error", "pairs", "images"}; the figures are of held-out
-        images, slope and offset of all.
-
-    Raises:
-        DataError: too few images, or no phrase to set against another.
-    """
+    """Platt's slope and offset, of all images, and how good they are, on held-out images."""
     from sklearn.metrics import roc_auc_score
 
     pairs = score_pairs(localizer, samples, seed)
     images = len(np.unique(pairs.image))
     if images < FOLDS or len(np.unique(pairs.positive)) < 2:
-        raise DataError(
-            f"calibration needs phrases with a known word, and phrases to set against them, in at least {FOLDS} "
-            f"images, got {images}; take a larger split"
-        )
-    held_out = cross_validated(pairs)
+        needed = "phrases with a known word, and phrases to set against them, in at least"
+        raise DataError(f"calibration needs {needed} {FOLDS} images, got {images}; take a larger split")
     slope, offset = platt(pairs.scores, pairs.positive)
+    held_out = cross_validated(pairs)
     figures = binned(held_out, pairs.positive)
     return {
         "slope": slope,
@@ -151,13 +137,9 @@ def score_pairs(localizer: "Localizer", samples: Sequence[GroundingSample], seed
     for i, sample in enumerate(tqdm(samples, desc="calibrate", unit="image", disable=None)):
         said = frozenset().union(*map(content, sample.facts["captions"]))
         own = [p.text for p in sample.phrases if known[p.text]]
-        others: list[str] = []
-        for _ in range(200 * len(own)):
-            other, text = everywhere[rng.integers(len(everywhere))]
-            if other != i and known[text] and not known[text] & said:
-                others.append(text)
-                if len(others) == len(own):
-                    break
+        drawn = (everywhere[rng.integers(len(everywhere))] for _ in range(200 * len(own)))
+        fitting = (text for other, text in drawn if other != i and known[text] and not known[text] & said)
+        others = list(islice(fitting, len(own)))
         try:
             scene = localizer.look(framed(sample).picture, sample.size)
         except DataError as error:
@@ -166,9 +148,8 @@ def score_pairs(localizer: "Localizer", samples: Sequence[GroundingSample], seed
         scores = localizer.presence(scene, [*own, *others])
         pairs += [(score, place < len(own), i) for place, score in enumerate(scores)]
     if not pairs:
-        raise DataError(
-            f"no photograph of the {len(samples)} images can be looked at; check the folder of the photographs"
-        )
+        why = "can be looked at; check the folder of the photographs"
+        raise DataError(f"no photograph of the {len(samples)} images {why}")
     return Pairs(*map(np.array, zip(*pairs, strict=True)))
 
 

@@ -26,7 +26,8 @@ from phrase_loc.text.phrases import EncodedPhrase
 from phrase_loc.text.vocabulary import Vocabulary
 
 PREFIX = "classifier:"
-VOCABULARIES: dict[str, Callable[[], Mapping[str, tuple[int, ...]]]] = {
+Units = Mapping[str, tuple[int, ...]]  # phrase -> numbers of its units
+VOCABULARIES: dict[str, Callable[[], Units]] = {
     "objects": imagenet_units,
     "imagenet": lambda: {phrase: (n,) for n, phrase in enumerate(imagenet_phrases().values())},
 }
@@ -36,7 +37,7 @@ VOCABULARIES: dict[str, Callable[[], Mapping[str, tuple[int, ...]]]] = {
 class ClassEncoder:
     """Phrases by the numbers of their units."""
 
-    names: Mapping[str, tuple[int, ...]]
+    names: Units
 
     def encode(self, phrase: str) -> EncodedPhrase:
         """The units of a phrase with equal shares; K = 0 for a phrase that is no class."""
@@ -47,11 +48,10 @@ class ClassEncoder:
 
 
 class ClassifierLocalizer(PhraseLocalizer):
-    """A localizer whose phrases are classes of an image classifier.
+    """A localizer whose phrases are classes of an image classifier, so it has no calibration.
 
     Several kinds of a thing ('dog' has 118) count by their softmax among each other in the image: the seed of the
-    logarithm of their summed probability. It has no calibration: a softmax share says which one class a photograph is
-    of, not whether a thing is there.
+    logarithm of their summed probability.
     """
 
     model: Any  # a TextToRegion with a ClassEncoder
@@ -62,7 +62,7 @@ class ClassifierLocalizer(PhraseLocalizer):
         raise ConfigError(f"a classifier is loaded by its name and not saved to {folder}; name it instead")
 
     @property
-    def names(self) -> Mapping[str, tuple[int, ...]]:
+    def names(self) -> Units:
         """Phrase -> numbers of its units."""
         return self.model.encoder.names
 
@@ -76,8 +76,9 @@ class ClassifierLocalizer(PhraseLocalizer):
     def class_ranks(self, scene: Scene, phrases: Sequence[str]) -> Tensor:
         """How many classes score above the best of each phrase's own: (P,), NaN for one that has none."""
         scores = self.classify(scene).cpu()
-        own = [scores[list(units)].max() if (units := self.names.get(p)) else torch.nan for p in phrases]
-        best = torch.tensor([float(score) for score in own])
+        best = torch.tensor(
+            [max(scores[list(self.names.get(p, ()))].tolist(), default=torch.nan) for p in phrases]
+        )
         return torch.where(best.isnan(), torch.nan, (scores > best[:, None]).sum(1).float())
 
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
@@ -87,31 +88,20 @@ class ClassifierLocalizer(PhraseLocalizer):
 
 
 def classifier(
-    backbone: str,
-    weights: str | None,
-    weight: Tensor,
-    bias: Tensor,
-    names: Mapping[str, tuple[int, ...]],
-    **settings: Any,
+    backbone: str, weights: str | None, weight: Tensor, bias: Tensor, names: Units, **settings: Any
 ) -> ClassifierLocalizer:
     """A localizer of units (C, D) and biases (C,) over a backbone; `names` are the numbers of each phrase's units."""
     vocabulary = Vocabulary(tuple(map(str, range(len(bias)))), (0,) * len(bias))
     vectors = torch.cat([weight, bias[:, None]], 1)
-    model: Any = create(
-        vocabulary, vectors, backbone=backbone, weights=weights, hidden=None, free=True, pool="average"
-    )
+    own: Any = {"backbone": backbone, "weights": weights, "hidden": None, "free": True, "pool": "average"}
+    model: Any = create(vocabulary, vectors, **own)
     model.encoder = ClassEncoder(names)
     inference = Inference.from_dict({"image_sizes": (model.image_size,), **settings})
     return ClassifierLocalizer(model.eval().requires_grad_(False), inference)
 
 
 def load_classifier(source: str, device: torch.device | str = "cpu", **settings: Any) -> ClassifierLocalizer:
-    """The classifier that `classifier:BACKBONE[@imagenet]` names, with its ImageNet weights.
-
-    Raises:
-        ConfigError: the backbone has no ImageNet classifier, or what follows the @ is not known.
-        DataError: its weights are not installed.
-    """
+    """The classifier that `classifier:BACKBONE[@imagenet]` names, with its ImageNet weights."""
     backbone, _, which = source.removeprefix(PREFIX).partition("@")
     names = choose(VOCABULARIES, which or "objects", "classifier vocabulary")()
     units = backbones.imagenet_classifier(backbone)

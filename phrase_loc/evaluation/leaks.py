@@ -5,8 +5,9 @@ has seen the answer. The training set streams past the evaluation set once, so i
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,11 +65,8 @@ class Prints(NamedTuple):
 
 
 def duplicates(known: Prints, asked: Prints, distance: int) -> list[tuple[int, int, int, float]]:
-    """Near duplicates, at most `distance` bits apart and alike as thumbnails: (asked, known, bits, correlation).
-
-    All are compared with all: 64-bit popcounts, of which a decoded training image pays for a million.
-    """
-    found: list[tuple[int, int, int, float]] = []
+    """Near duplicates, at most `distance` bits apart and alike as thumbnails: (asked, known, bits, correlation)."""
+    found = []
     for place in np.flatnonzero(asked.thumbs.any(1)).tolist():  # flat pictures are like nothing
         bits = np.bitwise_count(asked.hashes[place] ^ known.hashes)
         near = np.flatnonzero(bits <= distance)
@@ -79,38 +77,28 @@ def duplicates(known: Prints, asked: Prints, distance: int) -> list[tuple[int, i
 
 
 def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE) -> dict[str, Any]:
-    """Look for the images of an evaluation set, mirrored or not, among training images.
+    """Look for the images of a folder, mirrored or not, among training images: shards (globs) and folders.
 
-    Args:
-        train: shards (.tar, braces and globs allowed) and folders of images.
-        evaluation: a folder with images, at any depth.
-        distance: bits of 64 in which two perceptual hashes may differ, at most 7.
-
-    Raises:
-        DataError: one of the two sets holds no readable image, or the distance is out of range.
+    `distance` is the bits of 64 in which two perceptual hashes may differ. A set without a readable image is refused.
     """
     if not 0 <= distance <= FARTHEST:
         raise DataError(f"the distance is a number of bits from 0 to {FARTHEST}, got {distance}")
     unread: tuple[list[str], list[str]] = ([], [])
     asked = dict(_pictures(folder_images(Path(evaluation)), unread[1]))
     if not asked:
-        raise DataError(
-            f"no readable image in {evaluation}; name the folder that holds the evaluation images"
-        )
+        raise DataError(f"no readable image in {evaluation}; name the folder of the evaluation images")
     names = list(asked)
     prints = {False: Prints.of(asked.values()), True: Prints.of(map(ImageOps.mirror, asked.values()))}
-    ids: dict[str, list[str]] = {}
+    ids = defaultdict[str, set[str]](set)
     for name in names:
         for key in image_ids(name):
-            ids.setdefault(key, []).append(name)
-    shared: list[dict[str, str]] = []
-    near: list[dict[str, Any]] = []
-    count = 0
+            ids[key].add(name)
+    shared, near, count = list[dict[str, str]](), list[dict[str, Any]](), 0
     rest = iter(tqdm(_pictures(training_images(train), unread[0]), "train", unit=" images", disable=None))
     while chunk := list(islice(rest, CHUNK)):
         count += len(chunk)
         for name, _ in chunk:
-            hits = {hit for key in image_ids(name) for hit in ids.get(key, [])}
+            hits = set[str]().union(*(ids[key] for key in image_ids(name) if key in ids))
             shared += [{"train": name, "evaluation": hit} for hit in sorted(hits)]
         own = Prints.of(picture for _, picture in chunk)
         near += [
@@ -190,16 +178,12 @@ def training_images(sources: Sequence[str]) -> Iterator[Source]:
         if folder.is_dir() and not any(folder.glob("*.tar")):
             yield from folder_images(folder)
         else:
-            for shard in expand(str(folder / "*.tar") if folder.is_dir() else source):
-                yield from shard_images(shard)
+            shards = expand(str(folder / "*.tar") if folder.is_dir() else source)
+            yield from chain.from_iterable(map(shard_images, shards))
 
 
 def shard_images(shard: str) -> Iterator[Source]:
-    """Names and bytes of the images in a WebDataset shard, in file order, and what of it is damaged.
-
-    Raises:
-        DataError: no image of it can be read, and something is wrong with it.
-    """
+    """Names and bytes of the images in a shard, in file order, and what of it is damaged; refused if that is all."""
     damage, images = "", 0
     try:
         with open_shard(shard) as tar:
@@ -209,11 +193,9 @@ def shard_images(shard: str) -> Iterator[Source]:
                     yield f"{shard}:byte {member.start}", DataError(member.what)
                 elif Path(member.name).suffix.lower() in IMAGE_ENDINGS:
                     images += 1
-                    if member.unread:
-                        yield member.name, DataError(member.unread)
-                    else:
-                        tar.seek(member.offset_data)
-                        yield member.name, tar.read(member.size)
+                    tar.seek(member.offset_data)
+                    why = member.unread
+                    yield member.name, DataError(why) if why else tar.read(member.size)
     except Exception as error:  # each store of remote shards raises its own
         damage = reason(error)
         yield shard, DataError(damage)

@@ -6,9 +6,8 @@
     <method>@random_top       the map of units whose weights are shuffled: a top layer that has learnt nothing
 
 A map that does not change with the word is no grounding. Each control runs with the same look, smoothing and ranker
-as the method itself, so the drop from method to control is what the word contributed; what is left is the bias of
-the photographs. Draws depend on the phrase and the image alone, so the rows are the same on every machine and at any
-number of processes. Where all methods are baselines no model, no torchvision and no image file is loaded.
+as the method itself, so the drop from method to control is what the word contributed. Draws depend on the phrase and
+the image alone. Where all methods are baselines no model, no torchvision and no image file is loaded.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,11 +59,7 @@ def needs_model(names: list[str]) -> bool:
 
 
 def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
-    """Refuses names that are no methods' and settings of no localizer, before annotations and weights are read.
-
-    Raises:
-        ConfigError: one is unknown, or a setting has a wrong type or range.
-    """
+    """Refuses names that are no methods' and settings of no localizer, before annotations and weights are read."""
     if inference:
         from phrase_loc.localizer import Inference
 
@@ -72,9 +67,8 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
     known = [*METHODS, *(f"{m}@{c}" for m in METHODS for c in CONTROLS), *BASELINES]
     for name in names:
         if name not in known and name.removesuffix(WITHOUT_PRIOR) not in METHODS:
-            raise ConfigError(
-                f"unknown method {name[:80]!r}{nearest(name[:80], known)}; choose from {', '.join(sorted(known))}"
-            )
+            unknown = f"unknown method {name[:80]!r}{nearest(name[:80], known)}"
+            raise ConfigError(f"{unknown}; choose from {', '.join(sorted(known))}")
 
 
 def load(source: str, inference: dict[str, Any], device: str) -> "Localizer":
@@ -108,8 +102,7 @@ def cache_folder(setting: str) -> Path | None:
         folder = Path(setting).expanduser()
         if setting == "auto":
             own = os.environ.get(CACHE_VARIABLE)
-            parent = Path(own) if own else user_cache_path("phrase_loc", appauthor=False)
-            folder = parent / "proposals"
+            folder = Path(own or user_cache_path("phrase_loc", appauthor=False)) / "proposals"
     except RuntimeError:  # ~nobody
         raise ConfigError(f"proposal_cache is auto, none or a folder, got {setting!r:.200}") from None
     tidy(folder)
@@ -126,11 +119,6 @@ def fingerprint(localizer: "Localizer | None") -> str:
     return digest.hexdigest()
 
 
-def baselines() -> list[Method]:
-    """The blind guesses that stand beside every score."""
-    return [Baseline(name, guess) for name, guess in BASELINES.items()]
-
-
 def build(names: list[str], localizer: "Localizer | None") -> list[Method]:
     """The methods called `names`, in that order; `localizer` may be None when all are baselines.
 
@@ -139,12 +127,10 @@ def build(names: list[str], localizer: "Localizer | None") -> list[Method]:
     """
     if needs_model(names):
         check(names)
-    rows = dict[str, None]()
-    for name in names:
-        twice = name in METHODS and localizer is not None and localizer.settings.prior > 0
-        rows |= dict.fromkeys([name, name + WITHOUT_PRIOR] if twice else [name])
-    scenes, built = list[tuple[GroundingSample, Scene]](), list[Method]()
-    for name in rows:
+    prior = localizer is not None and localizer.settings.prior > 0
+    rows = [row for n in names for row in ([n, n + WITHOUT_PRIOR] if prior and n in METHODS else [n])]
+    looks, built = list[Look](), list[Method]()
+    for name in dict.fromkeys(rows):
         if name in BASELINES:
             built.append(Baseline(name, BASELINES[name]))
             continue
@@ -153,36 +139,39 @@ def build(names: list[str], localizer: "Localizer | None") -> list[Method]:
         base = method.removesuffix(WITHOUT_PRIOR)
         asked = localizer.with_settings(method=base, **({} if base == method else {"prior": 0.0}))
         asked = randomised(asked) if control == "random_top" else asked
-        built.append(MapMethod(name, asked, scenes, CONTROLS.get(control)))
+        built.append(MapMethod(name, asked, looks, CONTROLS.get(control)))
     return built
+
+
+class Look(NamedTuple):
+    """An image that was looked at, and method -> phrase -> map (h, w) >= 0, zeros without a known word."""
+
+    sample: GroundingSample
+    scene: Scene
+    maps: defaultdict[str, dict[str, Tensor]]
 
 
 class MapMethod:
     """A method that gives attention maps; peaks and boxes follow from the localizer's own rules.
 
-    `scenes` keeps the last image looked at for all methods over the same network; `choose` says what is asked instead
-    of the phrases.
+    `looks` keeps the last image looked at for all methods; `choose` says what is asked instead of the phrases.
     """
 
     needs_image = True
 
-    def __init__(
-        self,
-        name: str,
-        localizer: "Localizer",
-        scenes: list[tuple[GroundingSample, Scene]],
-        choose: Choice | None = None,
-    ):
-        self.name, self.localizer, self.scenes, self.choose = name, localizer, scenes, choose
-        self._last: tuple[GroundingSample | None, dict[str, Tensor]] = (None, {})
+    def __init__(self, name: str, localizer: "Localizer", looks: list[Look], choose: Choice | None = None):
+        self.name, self.localizer, self.looks, self.choose = name, localizer, looks, choose
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image (targets.py)."""
-        if not self.scenes or self.scenes[0][0] is not sample:
-            self.scenes[:] = [(sample, self.localizer.look(framed(sample).picture, size=sample.size))]
-        scene = self.scenes[0][1]
+        if not self.looks or self.looks[0].sample is not sample:
+            scene = self.localizer.look(framed(sample).picture, size=sample.size)
+            self.looks[:] = [Look(sample, scene, defaultdict(dict))]
+        scene, found = self.looks[0].scene, self.looks[0].maps[self.name]
         phrases = list(dict.fromkeys(p for query in queries for p in query))
-        found = self._maps(scene, sample, phrases)
+        if new := [phrase for phrase in phrases if phrase not in found]:
+            asked = self.choose(self.localizer, sample, new) if self.choose else new
+            found.update(zip(new, self.localizer.attend(scene, asked), strict=True))
         maps = torch.stack([torch.stack([found[p] for p in query]).mean(0) for query in queries])
         knows = {p: e.known for p, e in zip(phrases, self.localizer.encode(phrases), strict=True)}
         known = torch.tensor([any(knows[p] for p in query) for query in queries])
@@ -194,23 +183,10 @@ class MapMethod:
         ranks = of_classifier(scene, [query[0] for query in queries]) if of_classifier else None
         return Answers(known, peaks, ranked[..., :4], ranked[..., 4], boxes, ranks)
 
-    def _maps(self, scene: Scene, sample: GroundingSample, phrases: list[str]) -> dict[str, Tensor]:
-        """Phrase -> (h, w) >= 0, zeros without a known word; computed once an image."""
-        if self._last[0] is not sample:
-            self._last = (sample, {})
-        maps = self._last[1]
-        if new := [phrase for phrase in phrases if phrase not in maps]:
-            asked = self.choose(self.localizer, sample, new) if self.choose else new
-            maps.update(zip(new, self.localizer.attend(scene, asked), strict=True))
-        return maps
-
     def _from_heat(
         self, maps: Tensor, size: tuple[int, int], request: Request
     ) -> tuple[dict[int, Tensor], dict[MapBox, Tensor]]:
-        """Peaks (P, 2) for each border and boxes (P, 4) for each rule, from full-size maps, a chunk at a time.
-
-        A rule with a grid of its own takes its box there, which is then rescaled.
-        """
+        """Peaks (P, 2) for each border and boxes (P, 4) for each rule (on its own grid), by chunks of maps."""
         peaks, found = defaultdict[int, list[Tensor]](list), defaultdict[MapBox, list[Tensor]](list)
         if not request.borders and not request.map_boxes:
             return {}, {}
@@ -229,14 +205,13 @@ class MapMethod:
 
     def _ranked(self, scene: Scene, maps: Tensor, known: Tensor, top_k: int) -> Tensor:
         """(P, k, 5): the boxes of each map, best first, and their scores; NaN where a ranking is shorter."""
-        rows: list[Tensor] = []
-        if top_k and known.any():
-            ranked = self.localizer.rank_all(scene, maps[known.to(maps.device)], top_k)
-            rows = [torch.cat([boxes, scores[:, None]], 1).detach().cpu().float() for boxes, scores in ranked]
-        longest = max(map(len, rows), default=0)
-        table = torch.full((len(maps), longest, 5), float("nan"))
-        if rows:
-            table[known] = pad_sequence(rows, batch_first=True, padding_value=float("nan"))
+        if not top_k or not known.any():
+            return torch.full((len(maps), 0, 5), torch.nan)
+        ranked = self.localizer.rank_all(scene, maps[known.to(maps.device)], top_k)
+        rows = [torch.cat([boxes, scores[:, None]], 1).detach().cpu().float() for boxes, scores in ranked]
+        padded = pad_sequence(rows, batch_first=True, padding_value=torch.nan)
+        table = torch.full((len(maps), *padded.shape[1:]), torch.nan)
+        table[known] = padded
         return table
 
 
@@ -252,10 +227,10 @@ def _inside(heat: Tensor, border: int) -> Tensor:
 def shuffled_words(localizer: "Localizer", sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
     """For each phrase another one of the image that shares no word with it, else a word from elsewhere."""
     said = sorted({phrase.text for phrase in sample.phrases})
-    words = dict(zip(said, _known_words(localizer, said), strict=True))
+    words = _known_words(localizer, said)
     chosen = []
     for phrase, asked in zip(phrases, _known_words(localizer, phrases), strict=True):
-        others = [text for text in said if words[text] and not words[text] & asked]
+        others = [text for text, own in zip(said, words, strict=True) if own and not own & asked]
         chosen.append(_drawn(others, sample, phrase) if others else _elsewhere(localizer, sample, phrase))
     return chosen
 
@@ -291,15 +266,11 @@ CONTROLS: dict[str, Choice | None] = {
 
 
 def randomised(localizer: "Localizer") -> "Localizer":
-    """A localizer over the same network whose units are shuffled, each in its own fixed order.
-
-    The weights keep their values and lose their places, so nothing but what was learnt is taken away.
-    """
+    """A localizer over the same network whose units are shuffled, each in its own fixed order."""
     known: Any = localizer
     model, own = copy(known.model), known.model.units
 
     def units(words: Tensor) -> Tensor:
-        """(K,) rows -> (K, D)."""
         rows = zip(own(words), words.tolist(), strict=True)
         return torch.stack([unit[_order(len(unit), number).to(unit.device)] for unit, number in rows])
 

@@ -9,10 +9,10 @@ import io
 import json
 import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from phrase_loc.evaluation.methods import WITHOUT_PRIOR
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.files import lock, write_text, writing
+from phrase_loc.files import lock, refusing, write_text, writing
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
 
@@ -62,27 +62,27 @@ Record = dict[str, Any]
 def reserved(config: EvaluateConfig) -> Iterator[None]:
     """Holds the output of an evaluation from before it begins: the folder is made and can be written.
 
-    Raises:
-        ConfigError: a file of another kind stands where one of the report will be written.
-        DataError: the folder cannot be written, or another evaluation writes there.
+    Raises a ConfigError where a file of another kind would be overwritten, a DataError while another writes there.
     """
-    output, asked = config.output, {".csv": config.csv, ".html": config.html}
-    for path in (output.with_suffix(ending) for ending in OURS if asked.get(ending, True)):
-        if os.path.exists(path) and not (path.is_file() and _is_ours(path)):
+    output = config.output
+    for ending, path in _files(config).items():
+        if os.path.exists(path) and not (path.is_file() and OURS[ending] in _head(path)):
             raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
-    try:
+    with refusing(f"the folder of output={output}", ADVICE):
         output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = f"cannot be made ({error.strerror})"
-        raise ConfigError(f"the folder of output={output} {why}; {ADVICE}") from None
     sentence = f"another evaluation is writing {output}; wait for it, or {ADVICE}"
     with lock(output.with_name(f".{output.name}.lock"), sentence):
         yield
 
 
-def _is_ours(path: Path) -> bool:
+def _head(path: Path) -> str:
     with path.open("rb") as file:
-        return OURS[path.suffix] in file.read(4096).decode("utf-8", "replace")
+        return file.read(4096).decode("utf-8", "replace")
+
+
+def _files(config: EvaluateConfig) -> dict[str, Path]:
+    asked = {".csv": config.csv, ".html": config.html}
+    return {ending: config.output.with_suffix(ending) for ending in OURS if asked.get(ending, True)}
 
 
 def finite(value: Any) -> Any:
@@ -98,18 +98,16 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     """Write all files of a finished evaluation; give the report and the paths."""
     config, content = evaluation.config, report(evaluation)
     content["sha256"] = seal(content["by_image"], content["config"]["bootstrap"])
-    files = {ending: config.output.with_suffix(ending) for ending in (".json", ".md")}
+    files = _files(config)
     write_text(files[".json"], json.dumps(finite(content), indent=1, allow_nan=False) + "\n", ADVICE)
     write_text(files[".md"], markdown(content), ADVICE)
     if config.csv:
-        files[".csv"] = config.output.with_suffix(".csv")
         with (
             writing(files[".csv"], ADVICE) as part,
             part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
         ):
             csv.writer(file).writerows(chain([COLUMNS], map(_line, _records(evaluation))))
     if config.html:
-        files[".html"] = config.output.with_suffix(".html")
         text = page(content, list(_records(evaluation)), evaluation.plan.samples, evaluation.localizer)
         write_text(files[".html"], text, ADVICE)
     evaluation.progress.clear()
@@ -134,20 +132,16 @@ def markdown(content: dict[str, Any]) -> str:
     """A report as a table for a paper: one line for each row, baselines beside the score."""
     rows, config = content["rows"], content["config"]
     names = list(dict.fromkeys(name for row in rows for name in row["baselines"]))
-    words = [
-        "protocol",
-        "method",
-        *(["threshold"] if any("threshold" in row for row in rows) else []),
-        "metric",
-    ]
+    chosen = ["threshold"] if any("threshold" in row for row in rows) else []
+    words = ["protocol", "method", *chosen, "metric"]
     numbers = ["value", "95 %", "count", "images", *names]
     lines = [[*words, *numbers], ["---"] * len(words) + ["---:"] * len(numbers)]
     for row in rows:
-        cells = {**row, "95 %": " - ".join(f"{x:.2f}" for x in row["ci95"])}
-        cells |= {name: _number(row["baselines"].get(name)) for name in names}
-        cells |= {"value": _number(row["value"]), **{key: f"{row[key]:,}" for key in ("count", "images")}}
-        chosen = row.get("threshold")
-        cells["threshold"] = f"{chosen['rule']} {chosen['value']:g}" if chosen else ""
+        values = {name: row["baselines"].get(name) for name in names} | {"value": row["value"]}
+        cells = row | {name: "" if value is None else f"{value:.2f}" for name, value in values.items()}
+        cells |= {"95 %": " - ".join(f"{x:.2f}" for x in row["ci95"])}
+        cells |= {key: f"{row[key]:,}" for key in ("count", "images")}
+        cells["threshold"] = "{rule} {value:g}".format(**row["threshold"]) if "threshold" in row else ""
         lines.append([cells[name] for name in (*words, *numbers)])
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     drawn = " drawn by a hash of their names" if config["sample"] else ""
@@ -160,101 +154,71 @@ def markdown(content: dict[str, Any]) -> str:
     )
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
 def page(
     report: dict[str, Any],
     records: list[Record],
     samples: Sequence[GroundingSample],
     localizer: "Localizer | None" = None,
 ) -> str:
-    """The text of the page of report.json's content, and of the records of every protocol and method asked.
-
-    The localizer gives maps and probabilities; without it the page has neither.
-    """
+    """The page of report.json's content and all records; without a localizer it has no maps and probabilities."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     shown, cases = gallery(records, samples, localizer)
     diagram = reliability(localizer, samples) if localizer is not None else None
-    points = diagram.bins if diagram else ()
-    environment = Environment(
-        loader=PackageLoader("phrase_loc.evaluation", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = PackageLoader("phrase_loc.evaluation", "templates")
+    options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, autoescape=True, **options)
     return environment.get_template("report.html.j2").render(
         report=report,
-        protocols=by_protocol(report),
         bars=bars(report, records),
         words=[w for w in report.get("by_word", ()) if (w["protocol"], w["method"]) == shown][:WORDS],
         shown=shown,
         cases=cases,
         labels=sorted({label for case in cases for label in case["record"]["labels"]}),
         diagram=diagram,
-        curve=" ".join(f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in points),
+        curve=" ".join(
+            f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in (diagram.bins if diagram else ())
+        ),
         left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
         ticks=TICKS,
     )
 
 
-def by_protocol(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of each protocol with what is said of it, and the paired differences."""
-    return [
-        {
-            "name": name,
-            "about": report["protocols"].get(name, {}).get("about", ""),
-            "rows": [row for row in report["rows"] if row["protocol"] == name],
-            "differences": [d for d in report.get("differences", ()) if d["protocol"] == name and d["ci95"]],
-        }
-        for name in dict.fromkeys(row["protocol"] for row in report["rows"])
-    ]
-
-
 def bars(report: dict[str, Any], records: list[Record]) -> list[dict[str, Any]]:
     """One figure for each row that has values by type: (label, value, count), highest count first."""
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    for r in records:
-        counts.setdefault((r["protocol"], r["method"]), Counter()).update(r["labels"])
+    counts = Counter((r["protocol"], r["method"], label) for r in records for label in r["labels"])
     figures = []
     for row in report["rows"]:
-        many = counts.get((row["protocol"], row["method"]), Counter())
-        lines = [(label, v, many[label]) for label, v in row["by_type"].items() if v is not None]
+        of = row["protocol"], row["method"]
+        lines = [(label, v, counts[*of, label]) for label, v in row["by_type"].items() if v is not None]
         if lines:
-            title = f"{row['protocol']} · {row['method']} · {row['metric']}"
             lines.sort(key=lambda line: (-line[2], line[0]))
-            figures.append({"title": title, "lines": lines, "value": row["value"]})
+            figures.append({"title": " · ".join([*of, row["metric"]]), "lines": lines, "value": row["value"]})
     return figures
 
 
 def gallery(
     records: list[Record], samples: Sequence[GroundingSample], localizer: "Localizer | None"
 ) -> tuple[tuple[str, str] | None, list[dict[str, Any]]]:
-    """The (protocol, method) shown, and its cases for the template.
+    """The (protocol, method) shown, the first asked with ranked boxes, with boxes, or at all; and its cases.
 
-    It is the first asked with ranked boxes, with boxes, or at all. Boxes of a case are (x, y, width, height) in
-    pixels, pictures data URIs or ''; each photograph is read and looked at once.
+    Boxes of a case are (x, y, width, height) in pixels, pictures data URIs or ''; a photograph is looked at once.
     """
     if not records:
         return None, []
     name = method = records[0]["method"]
     own = [r for r in records if r["method"] == name]
-    ranked = [r["protocol"] for r in own if "R@1" in r["values"]]
-    boxed = [r["protocol"] for r in own if not math.isnan(r["iou"])]
-    protocol = (ranked or boxed or [own[0]["protocol"]])[0]
+    protocol = max(own, key=lambda r: 2 if "R@1" in r["values"] else not math.isnan(r["iou"]))["protocol"]
     asked = None if name in BASELINES or "@" in name else localizer
     if asked is not None and name.endswith(WITHOUT_PRIOR):
         asked, method = asked.with_settings(prior=0.0), name.removesuffix(WITHOUT_PRIOR)
     chosen = choose_cases([r for r in own if r["protocol"] == protocol])
-    phrases: dict[str, dict[str, None]] = {}
+    phrases = defaultdict[str, dict[str, None]](dict)
     for _, record in chosen:
-        phrases.setdefault(record["image_id"], {})[record["phrase"]] = None
+        phrases[record["image_id"]][record["phrase"]] = None
     shown = [sample for sample in samples if sample.image_id in phrases]
     seen = {s.image_id: _look(s, list(phrases[s.image_id]), asked, method) for s in shown}
-    peaks = {_key(r): r["peak"] for r in own if not math.isnan(r["peak"][0])}  # a ranking has none of its own
+    peaks = {_key(r): r["peak"] for r in own if not math.isnan(r["peak"][0])}  # a ranking has none
     cases = []
     for group, record in chosen:
         photo, answers = seen[record["image_id"]]
@@ -281,14 +245,14 @@ def choose_cases(records: Sequence[Record], count: int = CASES) -> list[tuple[st
     }
     chosen = []
     for group, found in groups.items():
-        first = {r["image_id"]: r for r in reversed(found)}  # the foremost of each image
-        taken = list(dict.fromkeys(r["image_id"] for r in found))[:count]
-        chosen += [(group, first[image]) for image in taken]
+        foremost: dict[str, Record] = {}
+        for record in found:
+            foremost.setdefault(record["image_id"], record)
+        chosen += [(group, record) for record in islice(foremost.values(), count)]
     return chosen
 
 
 def _key(record: Record) -> tuple[Any, ...]:
-    """What makes two records of different protocols the same phrase."""
     return tuple(record[k] for k in ("image_id", "method", "phrase", "entity", "sentence"))
 
 
@@ -323,10 +287,9 @@ def _overlay(heat: Tensor) -> str:
     import matplotlib
 
     values = heat.detach().float().cpu().numpy()
-    low, top = float(values.min()), float(values.max())
-    if not top > 0:
+    if not values.max() > 0:
         return ""
-    values = (values - values.min()) / max(top - low, 1e-12)
+    values = (values - values.min()) / max(float(values.max()) - float(values.min()), 1e-12)
     colours = matplotlib.colormaps["inferno"](values)
     colours[..., 3] = 0.8 * values**0.7
     return _uri(Image.fromarray((255 * colours).astype(np.uint8), "RGBA"), "PNG")

@@ -13,6 +13,7 @@ from phrase_loc.datasets import DATASETS
 from phrase_loc.distributed import World
 from phrase_loc.errors import choose
 from phrase_loc.evaluation import methods, thresholds
+from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import Plan, Progress, run
 from phrase_loc.evaluation.protocols import faithful
@@ -73,7 +74,7 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "Localizer | None"
     if localizer is None and methods.needs_model(config.methods):
         localizer = methods.load_localizer(config, str(world.device))
     asked = methods.build(config.methods, localizer)
-    blind = [b for b in methods.baselines() if b.name not in {m.name for m in asked}]
+    blind = methods.build([name for name in BASELINES if name not in config.methods], None)
     plan = Plan(chosen, tuple(protocols), (*asked, *blind), samples.name)
     progress = Progress(config.output, _key(config, plan, localizer), world.rank)
     if not config.resume and world.is_main:
