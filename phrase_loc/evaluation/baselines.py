@@ -32,15 +32,14 @@ class Baseline:
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image; every phrase counts as known."""
-        points, boxes = zip(*(self.guess(sample, query) for query in queries), strict=True)
-        ranked = torch.stack(boxes)
+        points, ranked = map(torch.stack, zip(*(self.guess(sample, query) for query in queries), strict=True))
         scores = torch.linspace(1, 0.5, ranked.shape[1]).expand(len(queries), -1)
         return Answers(
             torch.ones(len(queries), dtype=torch.bool),
-            {border: torch.stack(points) for border in request.borders},
+            dict.fromkeys(request.borders, points),
             ranked[:, : request.top_k],
             scores[:, : request.top_k],
-            {rule: ranked[:, 0] for rule in request.map_boxes},
+            dict.fromkeys(request.map_boxes, ranked[:, 0]),
         )
 
 

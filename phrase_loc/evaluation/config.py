@@ -55,9 +55,9 @@ class EvaluateConfig:
             raise ConfigError(f"bootstrap is a number of draws, at {bound}, got {self.bootstrap}")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out is a share of the images, 0 to below 1, got {self.held_out}")
-        for name, number in (("limit", self.limit), ("sample", self.sample)):
-            if number < 0:
-                raise ConfigError(f"{name} is a number of images, 0 for all, got {number}")
+        for name in ("limit", "sample"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is a number of images, 0 for all, got {getattr(self, name)}")
         if os.path.isdir(self.output):
             raise ConfigError(f"output {self.output} is a folder; name a file such as report.json")
         if self.output.suffix != ".json" or "\0" in str(self.output):

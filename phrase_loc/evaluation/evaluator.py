@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,19 +44,18 @@ class Progress:
 
     def read(self) -> dict[str, Outcome]:
         """Finished images of all processes of earlier runs, by image id."""
-        done: dict[str, Outcome] = {}
-        damaged = 0
-        for path in sorted(self.folder.glob(f"{self.key}-*.jsonl")):
-            for line in path.read_bytes().splitlines():
-                seal, _, content = line.partition(b" ")
-                if seal.decode("ascii", "replace") == digest(content):
-                    outcome = json.loads(content)
-                    done[outcome["image"]] = outcome
-                else:
-                    damaged += bool(line)
-        if damaged and self.rank == 0:
+        lines = [
+            x
+            for p in sorted(self.folder.glob(f"{self.key}-*.jsonl"))
+            for x in p.read_bytes().splitlines()
+            if x
+        ]
+        parted = [line.partition(b" ") for line in lines]
+        whole = [json.loads(x) for seal, _, x in parted if seal.decode("ascii", "replace") == digest(x)]
+        if len(whole) < len(lines) and self.rank == 0:
+            damaged = len(lines) - len(whole)
             print(f"{self.folder}: {damaged} damaged lines are computed again", file=sys.stderr)
-        return done
+        return {outcome["image"]: outcome for outcome in whole}
 
     def add(self, outcome: Outcome) -> None:
         """Keep one image's results; they are in the file when this returns, or a DataError says why not."""
@@ -67,12 +66,10 @@ class Progress:
         append_text(self.folder / f"{self.key}-{self.rank}.jsonl", line, ADVICE)
 
     def clear(self) -> None:
-        """Remove this evaluation's files, and the folder when nothing else is in it: the first process does it.
+        """Remove this evaluation's files, and the folder when nothing else is in it.
 
-        The others must be past reading and writing, as they are before `run` and after it.
+        One process does it, when the others are past reading and writing: before `run` or after it.
         """
-        if self.rank:
-            return
         for path in self.folder.glob(f"{self.key}-*.jsonl"):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not there, or not empty
@@ -82,11 +79,8 @@ class Progress:
 #: Sides of the squares that are taken for squashed copies: inputs of common networks.
 SQUASHED = range(32, 385)
 
-Size = tuple[int, int]  # (H, W)
 
-
-@dataclass(frozen=True)
-class Framed:
+class Framed(NamedTuple):
     """What to look at, and what must be said of it ('' for nothing)."""
 
     picture: Path | Image.Image
@@ -107,17 +101,17 @@ def framed(sample: GroundingSample) -> Framed:
     if same_shape(stored, sample.size):
         pixels = np.asarray(load_image(sample.path, upright=False))
         return Framed(Image.fromarray(pixels))  # without EXIF, so that nobody turns them
+    shown, frame = (f"{width} x {height}" for height, width in (upright, sample.size))
     if upright[0] == upright[1] and upright[0] in SQUASHED and upright[0] < max(sample.size):
-        note = f"{_shown(upright)} pixels are taken for the whole {_shown(sample.size)} frame, squashed"
-        return Framed(sample.path, note)
+        return Framed(sample.path, f"{shown} pixels are taken for the whole {frame} frame, squashed")
     raise DataError(
-        f"{sample.path.name} has {_shown(upright)} pixels, but its annotation is of {_shown(sample.size)}: no copy "
-        "at another scale; give the photograph that was annotated"
+        f"{sample.path.name} has {shown} pixels, but its annotation is of {frame}: no copy at another scale; "
+        "give the photograph that was annotated"
     )
 
 
-def same_shape(picture: Size, frame: Size) -> bool:
-    """Whether one is the other at another scale: the sides it would have, rounded up or down, are those it has.
+def same_shape(picture: tuple[int, int], frame: tuple[int, int]) -> bool:
+    """Whether one (H, W) is the other at another scale: its sides are those it would have, rounded up or down.
 
     >>> same_shape((224, 336), (333, 500)), same_shape((336, 224), (333, 500))
     (True, False)
@@ -127,10 +121,6 @@ def same_shape(picture: Size, frame: Size) -> bool:
     first, second = small[0] * large[1], small[1] * large[0]
     near = abs(first - second) <= 0.05 * first  # of tiny ones all would do
     return near and max(low for low, _ in scales) < min(high for _, high in scales)
-
-
-def _shown(size: Size) -> str:
-    return f"{size[1]} x {size[0]}"
 
 
 @dataclass(frozen=True)
@@ -154,8 +144,7 @@ def run(plan: Plan, world: World, progress: Progress) -> list[Outcome]:
     done = {image: outcome for part in world.gather(progress.read()) for image, outcome in part.items()}
     mine = [sample for sample in plan.samples if sample.image_id not in done][world.rank :: world.size]
     fresh: dict[str, Outcome] = {}
-    silent = None if world.is_main else True  # None: silent where stderr is no terminal
-    for sample in tqdm(mine, unit=" images", disable=silent):
+    for sample in tqdm(mine, unit=" images", disable=None if world.is_main else True):  # None: no terminal
         fresh[sample.image_id] = examine(sample, plan)
         progress.add(fresh[sample.image_id])
     for part in world.gather(fresh):
@@ -164,34 +153,28 @@ def run(plan: Plan, world: World, progress: Progress) -> list[Outcome]:
 
 
 def examine(sample: GroundingSample, plan: Plan) -> Outcome:
-    """Results of one image, or the sentence that says why it is left out of every method's count."""
+    """Results of one image, or the sentence that says why it is left out of every method's count.
+
+    Each method is asked once for all protocols that count the same things.
+    """
     results: dict[str, dict[str, Any]] = {method.name: {} for method in plan.methods}
     try:
         for unit in dict.fromkeys(p.unit for p in plan.protocols):
-            _examine_unit(sample, [p for p in plan.protocols if p.unit == unit], plan.methods, results)
+            gathered = ((p, gather(p, sample)) for p in plan.protocols if p.unit == unit)
+            batches = [(protocol, batch) for protocol, batch in gathered if len(batch)]
+            queries = list(dict.fromkeys(query for _, batch in batches for query in batch.queries))
+            place = {query: row for row, query in enumerate(queries)}
+            request = Request.of([protocol for protocol, _ in batches])
+            for method in plan.methods if queries else ():
+                answers = method.answer(sample, queries, request)
+                for protocol, batch in batches:
+                    taken = answers.take([place[query] for query in batch.queries])
+                    results[method.name][protocol.name] = _columns(protocol, batch, taken)
         looked = any(results[method.name] for method in plan.methods if method.needs_image)
         note = framed(sample).note if looked else ""
     except DataError as error:
         return {"image": sample.image_id, "skipped": str(error)}
     return {"image": sample.image_id, "results": results} | ({"note": note} if note else {})
-
-
-def _examine_unit(
-    sample: GroundingSample,
-    tests: list[Protocol],
-    methods: Sequence[Method],
-    results: dict[str, dict[str, Any]],
-) -> None:
-    """Ask each method once for all tests that count the same things."""
-    batches = [(test, batch) for test in tests if len(batch := gather(test, sample))]
-    queries = list(dict.fromkeys(query for _, batch in batches for query in batch.queries))
-    place = {query: row for row, query in enumerate(queries)}
-    request = Request.of([test for test, _ in batches])
-    for method in methods if queries else ():
-        answers = method.answer(sample, queries, request)
-        for test, batch in batches:
-            taken = answers.take([place[query] for query in batch.queries])
-            results[method.name][test.name] = _columns(test, batch, taken)
 
 
 def _columns(test: Protocol, batch: Batch, answers: Answers) -> dict[str, NDArray[Any]]:

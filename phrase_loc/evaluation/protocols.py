@@ -26,7 +26,7 @@ class MapBox:
     rule: Literal["max", "mean", "range", "energy", "wwbl_script"]
     value: float
     component: Literal["all", "largest"] = (
-        "all"  # box around all cells at or above the threshold, or around one
+        "all"  # box around all cells that survive, or the largest component
     )
     grid: int = 0  # side of the square grid on which the map is thresholded; 0 is the frame of the boxes
 
@@ -84,15 +84,13 @@ GRIDS: dict[str, tuple[float, ...]] = {
 
 def _pointing(name: str, kind: str, truth: str) -> tuple[Protocol, Protocol]:
     """A set's pointing game: all pairs, and the Difficult subset."""
-    name, about = (
-        f"{name}_pointing",
-        f"pointing game on {truth}: peak within 15 px of the class, mean over classes",
+    about = f"pointing game on {truth}: peak within 15 px of the class, mean over classes"
+    facts: Any = {"kind": kind, "metrics": ("accuracy",), "margin": 15.0, "average": "label"}
+    hard = f"{about}; class covers < 1/4 of the image and another class is present"
+    return (
+        Protocol(name=f"{name}_pointing", about=about, **facts),
+        Protocol(name=f"{name}_pointing_difficult", about=hard, subset="hard", **facts),
     )
-    everything = Protocol(
-        name=name, kind=kind, metrics=("accuracy",), margin=15.0, average="label", about=about
-    )
-    about += "; class covers < 1/4 of the image and another class is present"
-    return everything, everything.but(f"{name}_difficult", about, subset="hard")
 
 
 def _imagenet() -> Iterator[Protocol]:
@@ -105,8 +103,8 @@ def _imagenet() -> Iterator[Protocol]:
         boxes = tuple(MapBox(rule, value, component) for value in GRIDS[rule])  # type: ignore[arg-type]
         about = f"tight box of {of}, threshold by {rule}"
         for box in boxes:
-            name = f"imagenet_box_{rule}_{box.value:g}{suffix}"
-            yield single.but(name, f"{about} {box.value:g}; IoU >= 0.5", map_box=box)
+            name, value = f"imagenet_box_{rule}_{box.value:g}{suffix}", f"{box.value:g}; IoU >= 0.5"
+            yield single.but(name, f"{about} {value}", map_box=box)
         about += " chosen on held-out images; error where IoU < 0.5 with every box of the class"
         sweeps.append(swept.but(f"imagenet_sweep_{rule}{suffix}", about, sweep=boxes))
     yield from sweeps

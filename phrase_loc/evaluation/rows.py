@@ -1,6 +1,6 @@
 """Results of all images as tables of columns, and the rows of a report: value, interval, counts, baselines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import compress, product
@@ -19,11 +19,8 @@ from phrase_loc.text.english import canonical
 from phrase_loc.text.parsing import parse
 
 ENOUGH = 5  # a word gets a line when so many of the things counted name it
-AP_REPLICATES = (
-    200  # draws behind the interval of a mean average precision, which costs a sort for each label
-)
-BESIDE = ("centre", "random", "whole_image")  # baselines beside every score
-BLIND_BOXES = "fixed_boxes"  # and beside every score of boxes
+AP_REPLICATES = 200  # draws behind the interval of a mean average precision, a sort for each label
+BESIDE = ("centre", "random", "whole_image", "fixed_boxes")  # beside every score; the last beside boxes alone
 
 
 class Thing(NamedTuple):
@@ -68,13 +65,6 @@ class Table:
         columns = {name: column[keep] for name, column in self.columns.items()}
         return Table(list(compress(self.things, keep)), columns)
 
-    @cached_property
-    def detections(self) -> tuple[Floats, NDArray[np.intp], NDArray[np.bool_]]:
-        """All ranked boxes, in dataset order: score, thing, whether it is the thing's first correct one."""
-        scores = self.column("scores", 0)
-        owner, rank = np.nonzero(~np.isnan(scores))
-        return scores[owner, rank], owner, rank == self.column("first")[owner]
-
 
 def tables(plan: Plan, outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Table]:
     """The table of every (protocol, method), images that were left out missing from all of them."""
@@ -88,8 +78,8 @@ def tables(plan: Plan, outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Tab
                 kept.append(outcome["results"])
                 phrases = [sample.phrases[members[0]] for members in batch.members]
                 truth = [rows[~np.isnan(rows[:, 0])] for rows in batch.truth.double().numpy()]
-                columns = (phrases, batch.texts, batch.labels, truth)
-                things += [Thing(image, sample, *values) for values in zip(*columns, strict=True)]
+                columns = zip(phrases, batch.texts, batch.labels, truth, strict=True)
+                things += [Thing(image, sample, *values) for values in columns]
         for method in plan.methods:
             parts = [results[method.name][protocol.name] for results in kept]
             names = {name for part in parts for name in part}
@@ -120,7 +110,7 @@ class Rows:
         """One row of the report: a method under one metric of the protocol."""
         image, once = self.tables[protocol.name, method].image, np.ones((1, self.images))
         draw = draws(self.images, min(self.bootstrap, AP_REPLICATES) if is_map(metric) else self.bootstrap)
-        beside = [*BESIDE, BLIND_BOXES] if protocol.top_k or protocol.rules else BESIDE
+        beside = BESIDE if protocol.top_k or protocol.rules else BESIDE[:-1]
         shown = [b for b in beside if (protocol.name, b) in self.tables and self.has(protocol, b, metric)]
         values = {name: self._rates(protocol, name, metric)[1] for name in (method, *shown)}
         percents = {name: percent(mean_of_columns(rates(once))[0]) for name, rates in values.items()}
@@ -155,13 +145,23 @@ class Rows:
     def _rates(
         self, protocol: Protocol, method: str, metric: str, by_label: bool = False
     ) -> tuple[Sequence[str], Callable[[NDArray[Any]], Floats]]:
-        """Names of labels (L,), and what gives their rates (B, L)."""
-        if is_map(metric):
-            table = self.tables[protocol.name, method]
-            groups = groups_of(table, metric)
-            return list(groups), lambda weights: precisions(table, groups, weights)
-        sums = self.sums(protocol, method, metric, by_label)
-        return sums.labels, sums.rates
+        """Names of labels (L,), and what gives their rates (B, L) for weights of images (B, I)."""
+        if not is_map(metric):
+            sums = self.sums(protocol, method, metric, by_label)
+            return sums.labels, sums.rates
+        table = self.tables[protocol.name, method]
+        by_type = metric == "mAP(Group)"
+        groups = places(t.labels if by_type else filtered(t.text) for t in table.things)
+        return sorted(groups), lambda weights: precisions(table, [groups[g] for g in sorted(groups)], weights)
+
+
+def places(names: Iterable[Iterable[str]]) -> dict[str, list[int]]:
+    """Name -> places of the things that have it."""
+    found: dict[str, list[int]] = {}
+    for place, of_thing in enumerate(names):
+        for name in of_thing:
+            found.setdefault(name, []).append(place)
+    return found
 
 
 def is_map(metric: str) -> bool:
@@ -170,17 +170,13 @@ def is_map(metric: str) -> bool:
 
 
 def by_word(
-    rows: Rows, protocols: tuple[Protocol, ...], methods: tuple[str, ...], localizer: Any
+    rows: Rows, protocols: Sequence[Protocol], methods: Sequence[str], vocabulary: Container[str] | None
 ) -> list[dict[str, Any]]:
     """The first metric of each protocol for each frequent content word, most frequent first."""
-    vocabulary = getattr(localizer, "vocabulary", None)
     lines = []
     for protocol, method in product(protocols, methods):
         table, metric = rows.tables[protocol.name, method], protocol.metrics[0]
-        owners: dict[str, list[int]] = {}
-        for place, thing in enumerate(table.things if metric in table.columns else ()):
-            for word in content_words(thing.text):
-                owners.setdefault(word, []).append(place)
+        owners = places(content_words(t.text) for t in table.things) if metric in table.columns else {}
         for word, things in sorted(owners.items(), key=lambda item: (-len(item[1]), item[0])):
             if len(things) >= ENOUGH:
                 seen = None if vocabulary is None else word in vocabulary
@@ -190,23 +186,12 @@ def by_word(
     return lines
 
 
-def by_seen(rows: Rows, protocol: Protocol, row: dict[str, Any], localizer: Any) -> dict[str, Any]:
-    """{"by_seen": {group: {"value", "count"}}} of a row; empty where there is no training vocabulary.
-
-    Groups: every content word is in the training vocabulary, some are, none is.
-    """
-    vocabulary = getattr(localizer, "vocabulary", None)
-    table = rows.tables[protocol.name, row["method"]]
-    if vocabulary is None or row["metric"] not in table.columns:
-        return {}
+def by_seen(table: Table, metric: str, vocabulary: Container[str]) -> dict[str, Any]:
+    """Group -> {"value", "count"}: every content word is in the training vocabulary, some are, none is."""
     inside = [[word in vocabulary for word in content_words(thing.text)] for thing in table.things]
     groups = np.array(["seen" if i and all(i) else "partly seen" if any(i) else "unseen" for i in inside])
-    found = {}
-    for name in ("seen", "partly seen", "unseen"):
-        values = table.columns[row["metric"]][groups == name]
-        if len(values):
-            found[name] = {"value": percent(values.mean()), "count": len(values)}
-    return {"by_seen": found}
+    values = {name: table.columns[metric][groups == name] for name in ("seen", "partly seen", "unseen")}
+    return {name: {"value": percent(v.mean()), "count": len(v)} for name, v in values.items() if len(v)}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -222,42 +207,34 @@ def filtered(phrase: str) -> tuple[str, ...]:
     return (words,) if words else ()
 
 
-def groups_of(table: Table, metric: str) -> dict[str, list[int]]:
-    """Label -> places of its things: the types of mAP(Group), or of mAP(Phrase) the phrases' content words."""
-    groups: dict[str, list[int]] = {}
-    for place, thing in enumerate(table.things):
-        for name in thing.labels if metric == "mAP(Group)" else filtered(thing.text):
-            groups.setdefault(name, []).append(place)
-    return dict(sorted(groups.items()))
-
-
-def precisions(table: Table, groups: dict[str, list[int]], weights: NDArray[Any]) -> Floats:
-    """Average precision of each group, once for each row of weights (B, I): (B, L) in 0..1.
+def precisions(table: Table, groups: Sequence[list[int]], weights: NDArray[Any]) -> Floats:
+    """Average precision of each group of places, once for each row of weights (B, I): (B, L) in 0..1.
 
     Detections of all things of a group are pooled over images; a thing's only true positive is its first correct box.
     """
-    (scores, owner, correct), image = table.detections, table.image
+    scores = table.column("scores", 0)
+    owner, rank = np.nonzero(~np.isnan(scores))  # of all ranked boxes, in dataset order
+    scores, correct, image = scores[owner, rank], rank == table.column("first")[owner], table.image
     starts = np.searchsorted(owner, np.arange(len(table) + 1))
-    rates = np.full((len(weights), len(groups)), np.nan)
-    for column, places in enumerate(groups.values()):
-        rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in places])
-        found, start = (scores[rows], correct[rows], image[owner[rows]]), 0
-        for part in in_parts(weights):
-            stop = start + len(part)
-            rates[start:stop, column] = average_precision(*found, part, part[:, image[places]].sum(1))
-            start = stop
-    return rates
+    rates = np.full((len(groups), len(weights)), np.nan)
+    for of_group, own in zip(rates, groups, strict=True):
+        rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in own])
+        found = scores[rows], correct[rows], image[owner[rows]]
+        parts = (part.astype(np.float64) for part in in_parts(weights))
+        of_group[:] = np.concatenate([average_precision(*found, p, p[:, image[own]].sum(1)) for p in parts])
+    return rates.T
 
 
 def records(found: dict[tuple[str, str], Table], protocol: Protocol, method: str) -> list[dict[str, Any]]:
     """One plain record for each thing counted under a protocol: what the CSV and the page show."""
     table = found[protocol.name, method]
     metrics = [metric for metric in protocol.metrics if metric in table.columns]
+    columns = {name: table.column(name) for name in ("known", "iou", "score")}
+    columns |= {name: table.column(name, width).tolist() for name, width in (("peak", 2), ("box", 4))}
     hit = table.column("accuracy" if "accuracy" in table.columns else protocol.metrics[0])
-    iou, score, known = (table.column(name) for name in ("iou", "score", "known"))
-    peak, box = table.column("peak", 2).tolist(), table.column("box", 4).tolist()
     return [
-        {
+        {name: column[i] for name, column in columns.items()}
+        | {
             "image_id": thing.sample.image_id,
             "size": thing.sample.size,
             "protocol": protocol.name,
@@ -266,13 +243,8 @@ def records(found: dict[tuple[str, str], Table], protocol: Protocol, method: str
             "labels": thing.labels,
             "entity": thing.phrase.entity,
             "sentence": thing.phrase.sentence,
-            "known": bool(known[i]),
             "hit": hit[i],
             "values": {metric: table.columns[metric][i] for metric in metrics},
-            "iou": iou[i],
-            "score": score[i],
-            "peak": peak[i],
-            "box": box[i],
             "truth": thing.truth.tolist(),
         }
         for i, thing in enumerate(table.things)

@@ -48,9 +48,8 @@ class Evaluation:
     skipped: Skipped
     localizer: "Localizer | None"  # None when no method looked at images
     progress: Progress  # finished images on disk, to be cleared when the report is written
-    notes: dict[tuple[str, str], dict[str, Any]] = field(
-        default_factory=dict
-    )  # beside rows of (protocol, method)
+    #: (protocol, method) -> what is written beside its rows
+    notes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     @property
     def tables(self) -> dict[tuple[str, str], Table]:
@@ -84,11 +83,10 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "Localizer | None"
     outcomes = run(plan, world, progress)
     skipped = Skipped()
     skipped.restore(samples.skipped.seen)
-    for outcome in outcomes:
-        if "skipped" in outcome:
-            skipped.note("images", f"{outcome['image']}: {outcome['skipped']}")
-        if "note" in outcome:
-            skipped.note("squashed photographs (kept)", f"{outcome['image']}: {outcome['note']}")
+    kinds = {"skipped": "images", "note": "squashed photographs (kept)"}
+    for outcome, key in product(outcomes, kinds):
+        if key in outcome:
+            skipped.note(kinds[key], f"{outcome['image']}: {outcome[key]}")
     rows = Rows(tables(plan, outcomes), len(chosen), config.bootstrap)
     counted = max(map(len, rows.tables.values()))
     skipped.refuse_if_empty(counted, f"split {config.data.split!r} of {config.data.root}")
@@ -101,7 +99,7 @@ def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[Groundi
     """So many images, those whose names hash lowest, in the order of the dataset; all of them for 0."""
     if not 0 < number < len(samples):
         return samples
-    images = [samples[i] for i in range(len(samples))]
+    images = list(samples)
     hashes = [hashlib.sha256(sample.image_id.encode()).digest() for sample in images]
     return [images[i] for i in sorted(sorted(range(len(images)), key=hashes.__getitem__)[:number])]
 
@@ -109,19 +107,22 @@ def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[Groundi
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """What goes into report.json."""
     config, plan, made = evaluation.config, evaluation.plan, evaluation.rows
+    vocabulary = evaluation.localizer.vocabulary if evaluation.localizer else None
     rows: list[dict[str, Any]] = []
-    sums: dict[tuple[str, str, str], Sums] = {}
-    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    sums: dict[str, dict[str, dict[str, Sums]]] = {}  # protocol -> method -> metric
     for p, method in product(plan.protocols, evaluation.asked):
-        for metric in p.metrics:
-            if not made.has(p, method, metric):
-                continue
+        table = made.tables[p.name, method]
+        for metric in (m for m in p.metrics if made.has(p, method, m)):
             row = made.row(p, method, metric)
-            row |= by_seen(made, p, row, evaluation.localizer)
+            if vocabulary is not None and metric in table.columns:
+                row["by_seen"] = by_seen(table, metric, vocabulary)
             rows.append(row | evaluation.notes.get((p.name, method), {}))
             if not is_map(metric):
-                own = sums[p.name, method, metric] = made.sums(p, method, metric)
-                cells.setdefault(p.name, {}).setdefault(method, {})[metric] = own.to_dict()
+                sums.setdefault(p.name, {}).setdefault(method, {})[metric] = made.sums(p, method, metric)
+    cells = {
+        protocol: {method: {m: own.to_dict() for m, own in of.items()} for method, of in by_method.items()}
+        for protocol, by_method in sums.items()
+    }
     return {
         "config": to_dict(config),
         "version": __version__,
@@ -136,43 +137,40 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         "protocols": {protocol.name: to_dict(protocol) for protocol in plan.protocols},
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
-        "differences": _differences(evaluation, sums),
-        "by_word": by_word(made, plan.protocols, evaluation.asked, evaluation.localizer),
+        "differences": _differences(sums, config.bootstrap),
+        "by_word": by_word(made, plan.protocols, evaluation.asked, vocabulary),
         "by_image": {"images": [sample.image_id for sample in plan.samples], "sums": cells},
     }
 
 
-def _differences(evaluation: Evaluation, sums: dict[tuple[str, str, str], Sums]) -> list[dict[str, Any]]:
+def _differences(sums: dict[str, dict[str, dict[str, Sums]]], draws: int) -> list[dict[str, Any]]:
     """Every method against the first, paired by image."""
-    first, *others = evaluation.asked
     found = []
-    for protocol in evaluation.plan.protocols:
-        for metric, method in product(protocol.metrics, others):
-            own, base = (sums.get((protocol.name, name, metric)) for name in (method, first))
-            if own is not None and base is not None:
-                names = {"protocol": protocol.name, "metric": metric, "method": method, "minus": first}
-                found.append(names | paired(own, base, evaluation.config.bootstrap))
+    for protocol, by_method in sums.items():
+        (first, base), *others = by_method.items()
+        for metric, (method, own) in product(base, others):
+            if metric in own:
+                names = {"protocol": protocol, "metric": metric, "method": method, "minus": first}
+                found.append(names | paired(own[metric], base[metric], draws))
     return found
 
 
 def _key(config: EvaluateConfig, plan: Plan, localizer: "Localizer | None") -> str:
     """Hash of all that the results of an image depend on; equal in every process."""
+    looks = any(method.needs_image for method in plan.methods)
     facts = (
         *(COLUMNS, __version__, to_dict(config.data), config.model, config.inference),
-        _truth(plan.samples, any(method.needs_image for method in plan.methods)),
+        [_annotated(sample, looks) for sample in plan.samples],
         [method.name for method in plan.methods],
-        [to_dict(test) for test in plan.protocols],
+        [to_dict(protocol) for protocol in plan.protocols],
         methods.fingerprint(localizer),
     )
     return digest(json.dumps(facts, sort_keys=True, default=str).encode())[:16]
 
 
-def _truth(samples: Sequence[GroundingSample], looks: bool) -> str:
-    """Hash of annotations, and of which photographs stand there, one after the other: there may be 50,000."""
-    hashed = hashlib.sha256()
-    for s in samples:
-        phrases = [[p.text, p.labels, p.entity] for p in s.phrases]
-        photograph = fingerprint(s.path) if looks and s.path.is_file() else None
-        facts = [s.image_id, s.size, phrases, [b.tolist() for b in s.boxes], s.facts, photograph]
-        hashed.update(json.dumps(facts, default=str).encode())
-    return hashed.hexdigest()
+def _annotated(s: GroundingSample, looks: bool) -> str:
+    """Hash of an image's annotations, and of which photograph stands there."""
+    phrases = [[p.text, p.labels, p.entity] for p in s.phrases]
+    photograph = fingerprint(s.path) if looks and s.path.is_file() else None
+    facts = [s.image_id, s.size, phrases, [b.tolist() for b in s.boxes], s.facts, photograph]
+    return digest(json.dumps(facts, default=str).encode())

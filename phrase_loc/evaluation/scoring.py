@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 from torch import Tensor
@@ -34,7 +35,7 @@ def inside_any(points: Tensor, boxes: Tensor, margin: float = 0.0, strict: bool 
 
 def first_correct(correct: Tensor) -> Tensor:
     """Rank of the first correct box of each ranking: (P, k) bool -> (P,), k if none."""
-    return torch.nn.functional.pad(correct.int(), (0, 1), value=1).argmax(1)  # the first of equal maxima
+    return F.pad(correct.int(), (0, 1), value=1).argmax(1)  # the first of equal maxima
 
 
 def average_precision(
@@ -57,9 +58,7 @@ def average_precision(
         (B,) AP in 0..1, NaN where there is nothing to find.
     """
     order = np.argsort(-scores, kind="stable")
-    correct, image = correct[order], image[order]
-    hits = np.flatnonzero(correct)
-    tenths = np.arange(11) * positives[:, None]
+    image, hits = image[order], np.flatnonzero(correct[order])
     if len(hits) == 0:
         return np.where(positives > 0, 0.0, np.nan)
     starts = np.concatenate([[0], hits[:-1] + 1])
@@ -67,10 +66,10 @@ def average_precision(
     found = np.cumsum(weights[:, image[hits]], axis=1)
     precision = found / np.maximum(drawn, 1e-12)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    envelope = np.concatenate([envelope, np.zeros((len(envelope), 1))], axis=1)
-    place = np.stack([np.searchsorted(row * 10, t, "left") for row, t in zip(found, tenths)])
-    with np.errstate(invalid="ignore"):
-        return np.where(positives > 0, np.take_along_axis(envelope, place, axis=1).mean(1), np.nan)
+    envelope = np.pad(envelope, ((0, 0), (0, 1)))
+    tenths = np.arange(11) * positives[:, None]
+    place = np.stack([np.searchsorted(row * 10, t) for row, t in zip(found, tenths)])
+    return np.where(positives > 0, np.take_along_axis(envelope, place, axis=1).mean(1), np.nan)
 
 
 def pointing(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
@@ -97,8 +96,8 @@ def map_box(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Ten
 def map_box_sweep(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """What a threshold is chosen from: every rule's box (P, T, 4) and its overlap with the best truth (P, T)."""
     tried = torch.stack([answers.map_boxes[rule] for rule in protocol.rules], 1)
-    found = {"ious": _best(protocol, batch, tried), "boxes": tried.float()}
-    return found if answers.ranks is None else found | {"rank": answers.ranks.double()}
+    ranks = {} if answers.ranks is None else {"rank": answers.ranks.double()}
+    return {"ious": _best(protocol, batch, tried), "boxes": tried.float()} | ranks
 
 
 def recall(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
@@ -111,7 +110,7 @@ def recall(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tens
 
 def _first(boxes: Tensor) -> Tensor:
     """The best box of each ranking, NaN where there is none: (P, k, 4) -> (P, 1, 4)."""
-    return boxes[:, :1] if boxes.shape[1] else torch.full((len(boxes), 1, 4), torch.nan)
+    return F.pad(boxes[:, :1], (0, 0, 0, int(boxes.shape[1] == 0)), value=torch.nan)
 
 
 def _best(protocol: Protocol, batch: Batch, boxes: Tensor) -> Tensor:
@@ -129,11 +128,9 @@ def disc_pointing(protocol: Protocol, batch: Batch, answers: Answers) -> dict[st
 def mask_pointing(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """Accuracy against masks: a mask pixel lies strictly within the margin of the peak."""
     masks = batch.sample.facts["masks"]
-    peaks = answers.peaks[protocol.border]
-    hits = [
-        any(touches(masks[i], peak.tolist(), protocol.margin) for i in members)
-        for members, peak in zip(batch.members, peaks, strict=True)
-    ]
+    peaks = answers.peaks[protocol.border].tolist()
+    pairs = zip(batch.members, peaks, strict=True)
+    hits = [any(touches(masks[i], peak, protocol.margin) for i in members) for members, peak in pairs]
     return {"accuracy": torch.tensor(hits, dtype=torch.float32)}
 
 
@@ -141,19 +138,18 @@ def distance_to_boxes(points: Tensor, boxes: Tensor) -> Tensor:
     """Pixels from each point to its nearest box, 0 inside: (P, 2), (P, M, 4) NaN-padded -> (P,), inf without any."""
     apart = points[:, None] - torch.clamp(points[:, None], boxes[..., :2], boxes[..., 2:])
     distance = torch.hypot(apart[..., 0], apart[..., 1]).nan_to_num(nan=torch.inf)
-    return torch.nn.functional.pad(distance, (0, 1), value=torch.inf).amin(1)
+    return F.pad(distance, (0, 1), value=torch.inf).amin(1)
 
 
 def touches(mask: dict[str, Any], point: list[float], radius: float) -> bool:
     """Whether a pixel of a compressed RLE lies at a distance strictly below `radius` of a point (x, y)."""
-    x, y = point
-    if math.isnan(x) or math.isnan(y):
+    if math.isnan(sum(point)):
         return False
-    pixels = decode(mask)
-    top, left = max(math.floor(y - radius), 0), max(math.floor(x - radius), 0)
-    window = pixels[top : math.ceil(y + radius) + 1, left : math.ceil(x + radius) + 1]
-    rows, columns = np.nonzero(window)
-    return bool((((rows + top - y) ** 2 + (columns + left - x) ** 2) < radius**2).any())
+    corner = np.array([max(math.floor(side - radius), 0) for side in point[::-1]])  # y, x
+    row, column = corner
+    window = decode(mask)[row : math.ceil(point[1] + radius) + 1, column : math.ceil(point[0] + radius) + 1]
+    apart = np.argwhere(window) + corner - point[::-1]
+    return bool(((apart**2).sum(1) < radius**2).any())
 
 
 def decode(mask: dict[str, Any]) -> np.ndarray:
@@ -165,11 +161,6 @@ def decode(mask: dict[str, Any]) -> np.ndarray:
 
 
 SCORERS: dict[str, Callable[[Protocol, Batch, Answers], dict[str, Tensor]]] = {
-    "pointing": pointing,
-    "box_centre": box_centre,
-    "map_box": map_box,
-    "map_box_sweep": map_box_sweep,
-    "recall": recall,
-    "disc_pointing": disc_pointing,
-    "mask_pointing": mask_pointing,
+    scorer.__name__: scorer
+    for scorer in (pointing, box_centre, map_box, map_box_sweep, recall, disc_pointing, mask_pointing)
 }

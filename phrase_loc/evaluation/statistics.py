@@ -6,7 +6,6 @@ reports on the same images are compared on the same draws.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -25,7 +24,7 @@ from phrase_loc.files import digest, read_json
 
 Floats = NDArray[np.float64]
 SEED = 20160800  # of every bootstrap
-AT_ONCE = 1 << 21  # weights of images that are floating-point numbers at one time
+AT_ONCE = 1 << 21  # weights of images that are wide numbers at one time
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,12 @@ class Sums:
 
     def rates(self, weights: NDArray[Any]) -> Floats:
         """Sum / count of each label, once for each row of weights (B, I): (B, L), NaN where nothing is counted."""
-        both = (self.sums, self.counts)  # a product with one dense column is ten times as fast
-        sums, counts = (m.toarray() for m in both) if self.counts.shape[1] == 1 else both
-        found = [np.zeros((0, self.counts.shape[1]))]
+        both, found = (self.sums, self.counts), []
+        if self.counts.shape[1] == 1:  # a product with one dense column is ten times as fast
+            both = (self.sums.toarray(), self.counts.toarray())
         for part in in_parts(weights):
-            many = part @ counts
-            found.append(np.divide(part @ sums, many, out=np.full(many.shape, np.nan), where=many > 0))
+            total, many = (part.astype(np.float64) @ matrix for matrix in both)
+            found.append(np.divide(total, many, out=np.full(many.shape, np.nan), where=many > 0))
         return np.concatenate(found)
 
     def value(self, weights: NDArray[Any] | None = None) -> Floats:
@@ -68,11 +67,9 @@ class Sums:
         """Sums of (N,) values over their images, and labels where there are; a thing with two counts in both."""
         if labels is None:
             return cls.in_cells(("",), (image, np.zeros_like(image)), values, np.ones(len(image)), images)
-        names = tuple(sorted(set(chain.from_iterable(labels))))
         thing = np.repeat(np.arange(len(labels)), [len(group) for group in labels])
-        column = {name: i for i, name in enumerate(names)}
-        label = np.array([column[name] for name in chain.from_iterable(labels)], dtype=np.intp)
-        return cls.in_cells(names, (image[thing], label), values[thing], np.ones(len(thing)), images)
+        names, label = np.unique(np.array([*chain.from_iterable(labels)], dtype=object), return_inverse=True)
+        return cls.in_cells(tuple(names), (image[thing], label), values[thing], np.ones(len(thing)), images)
 
     @classmethod
     def in_cells(
@@ -80,48 +77,41 @@ class Sums:
     ) -> "Sums":
         """Values and counts added up in their cells (image, label)."""
         shape = (images, max(1, len(labels)))
-        added = [
-            coo_array((np.asarray(data, float), place), shape=shape).tocsr() for data in (values, counts)
-        ]
-        return cls(labels, *added)
+        return cls(
+            labels, *(coo_array((np.asarray(d, float), place), shape).tocsr() for d in (values, counts))
+        )
 
 
 def mean_of_columns(rates: Floats) -> Floats:
     """Mean over columns that are not NaN: (B, L) -> (B,), NaN where all are."""
-    present = ~np.isnan(rates)
-    number = present.sum(1)
-    total = np.where(present, rates, 0.0).sum(1)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    number = (~np.isnan(rates)).sum(1)
+    return np.divide(np.nansum(rates, 1), number, out=np.full(len(rates), np.nan), where=number > 0)
 
 
 @lru_cache(maxsize=4)
-def draws(images: int, replicates: int, seed: int = SEED) -> NDArray[np.uint8]:
+def draws(images: int, replicates: int) -> NDArray[np.uint8]:
     """How often each image is drawn in each replicate: (B, I), rows sum to I; one byte a number."""
-    generator, even = np.random.default_rng(seed), np.full(images, 1 / images)
+    generator, even = np.random.default_rng(SEED), np.full(images, 1 / images)
     drawn = np.empty((replicates, images), dtype=np.uint8)
-    for start in range(0, replicates, _rows_of(images)):
-        part = drawn[start : start + _rows_of(images)]
+    for part in in_parts(drawn):
         part[:] = np.minimum(generator.multinomial(images, even, size=len(part)), 255)
     return drawn
 
 
-def in_parts(weights: NDArray[Any]) -> Iterator[Floats]:
-    """Rows of weights (B, I) as float64, a few megabytes at a time."""
-    step = _rows_of(weights.shape[1])
-    for start in range(0, len(weights), step):
-        yield weights[start : start + step].astype(np.float64)
+def in_parts(weights: NDArray[Any]) -> list[NDArray[Any]]:
+    """Views of rows of weights (B, I), which take a few megabytes each as wide numbers."""
+    return np.array_split(weights, max(1, -(-weights.size // AT_ONCE)))
 
 
-def _rows_of(images: int) -> int:
-    return max(1, AT_ONCE // max(1, images))
+def percent(rate: float) -> float | None:
+    """A rate in 0..1 as percent with two decimals, None where nothing was counted."""
+    return None if np.isnan(rate) else round(100 * float(rate), 2)
 
 
 def interval(replicates: Floats) -> list[float]:
     """The middle 95 % of bootstrap replicates, in percent, two decimals: [low, high]."""
     kept = replicates[~np.isnan(replicates)]
-    if len(kept) == 0:
-        return []
-    return [round(100 * float(x), 2) for x in np.percentile(kept, [2.5, 97.5])]
+    return [round(100 * float(x), 2) for x in np.percentile(kept, [2.5, 97.5])] if len(kept) else []
 
 
 def paired(a: Sums, b: Sums, replicates: int) -> dict[str, Any]:
@@ -134,12 +124,9 @@ def paired(a: Sums, b: Sums, replicates: int) -> dict[str, Any]:
     change = change[~np.isnan(change)]
     if len(change) == 0:
         return {"value": None, "ci95": [], "p_value": 1.0}
-    tail = min((change <= 0).mean(), (change >= 0).mean())
-    return {
-        "value": round(100 * float((a.value() - b.value())[0]), 2),
-        "ci95": interval(change),
-        "p_value": round(min(1.0, 2 * float(tail)), 4),
-    }
+    tail = float(min((change <= 0).mean(), (change >= 0).mean()))
+    value = percent((a.value() - b.value())[0])
+    return {"value": value, "ci95": interval(change), "p_value": round(min(1.0, 2 * tail), 4)}
 
 
 @dataclass(frozen=True)
@@ -204,12 +191,25 @@ def compare(
         Per protocol, metric and pair of methods: names, `a` and `b` in percent, and what `paired` gives.
     """
     first, second = read(a), read(b)
-    if first.by_image.images != second.by_image.images:
+    images, found = first.by_image.images, []
+    if images != second.by_image.images:
         raise DataError(
             f"{a} and {b} are not on the same images in the same order; evaluate both on one split"
         )
-    pairs = _pairs(first, second, method_a, method_b)
-    found = [row for pair in pairs for row in _differences(first, second, *pair)]
+    replicates = min(first.config.bootstrap, second.config.bootstrap)
+    for one, other in _pairs(first, second, method_a, method_b):
+        for protocol, methods in first.by_image.sums.items():
+            mine, theirs = methods.get(one, {}), second.by_image.sums.get(protocol, {}).get(other, {})
+            for metric in [m for m in mine if m in theirs]:
+                own, base = (cells[metric].sums(len(images)) for cells in (mine, theirs))
+                if own.labels != base.labels or (own.counts != base.counts).nnz:
+                    raise DataError(
+                        f"the reports count {protocol[:80]} differently (other images or phrases were left out); "
+                        "evaluate both on one tree"
+                    )
+                names = {"protocol": protocol, "metric": metric, "method_a": one, "method_b": other}
+                values = {"a": percent(own.value()[0]), "b": percent(base.value()[0])}
+                found.append(names | values | paired(own, base, replicates))
     if not found:
         raise DataError(f"{a} and {b} share no protocol whose images were counted alike")
     return found
@@ -225,8 +225,8 @@ def read(path: Path) -> Report:
         raise DataError(
             f"{path} is no report of evaluate.py (JSON with by_image and config): {why}"
         ) from None
-    methods = [own for of_protocol in found.by_image.sums.values() for own in of_protocol.values()]
-    if not all(cells.whole(len(found.by_image.images)) for own in methods for cells in own.values()):
+    cells = [c for methods in found.by_image.sums.values() for own in methods.values() for c in own.values()]
+    if not all(own.whole(len(found.by_image.images)) for own in cells):
         raise DataError(f"{path} has cells in by_image that do not fit together; evaluate again")
     if found.sha256 and found.sha256 != seal(content["by_image"], content["config"]["bootstrap"]):
         raise DataError(f"{path} was changed after it was written (by_image or bootstrap); evaluate again")
@@ -261,31 +261,10 @@ def _pairs(
             )
     if method_a and method_b:
         return [(method_a, method_b)]
-    shared = [(name, name) for name in a if name in b]
-    if shared or len(a) == len(b) == 1:
-        return shared or [(a[0], b[0])]
+    if shared := [(name, name) for name in a if name in b]:
+        return shared
+    if len(a) == len(b) == 1:
+        return [(a[0], b[0])]
     raise ConfigError(
         f"the reports share no method ({', '.join(a)[:300]} and {', '.join(b)[:300]}); name a pair: --method A,B"
     )
-
-
-def _differences(first: Report, second: Report, one: str, other: str) -> list[dict[str, Any]]:
-    found, replicates = [], min(first.config.bootstrap, second.config.bootstrap)
-    for protocol, methods in first.by_image.sums.items():
-        mine, theirs = methods.get(one, {}), second.by_image.sums.get(protocol, {}).get(other, {})
-        for metric in [m for m in mine if m in theirs]:
-            a, b = (cells[metric].sums(len(first.by_image.images)) for cells in (mine, theirs))
-            if a.labels != b.labels or (a.counts != b.counts).nnz:
-                raise DataError(
-                    f"the reports count {protocol[:80]} differently (other images or phrases were left out); "
-                    "evaluate both on one tree"
-                )
-            names = {"protocol": protocol, "metric": metric, "method_a": one, "method_b": other}
-            values = {"a": percent(a.value()[0]), "b": percent(b.value()[0])}
-            found.append(names | values | paired(a, b, replicates))
-    return found
-
-
-def percent(rate: float) -> float | None:
-    """A rate in 0..1 as percent with two decimals, None where nothing was counted."""
-    return None if np.isnan(rate) else round(100 * float(rate), 2)

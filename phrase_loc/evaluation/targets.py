@@ -11,6 +11,7 @@ from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from phrase_loc import boxes
 from phrase_loc.evaluation.protocols import MapBox, Protocol
@@ -50,17 +51,17 @@ def gather(protocol: Protocol, sample: GroundingSample) -> Batch:
         if len(truth):
             key = i if protocol.unit == "mention" else sample.phrases[i].entity
             chains.setdefault(key, []).append(i)
-    members, truths = [], []
-    for chain in chains.values():
+    kept = {}
+    for chain in map(tuple, chains.values()):
         truth = sample.boxes[chain[0]] + protocol.shift
         if _counts(protocol, sample, chain, truth):
-            members.append(tuple(chain))
-            truths.append(boxes.enclosing(truth)[None] if protocol.truth == "union" else truth)
-    queries = tuple(tuple(sample.phrases[i].text for i in m) for m in members)
-    return Batch(sample, tuple(members), queries, padded(truths))
+            kept[chain] = boxes.enclosing(truth)[None] if protocol.truth == "union" else truth
+    queries = tuple(tuple(sample.phrases[i].text for i in chain) for chain in kept)
+    truths = pad_sequence([*kept.values()], True, torch.nan) if kept else torch.zeros(0, 0, 4)
+    return Batch(sample, tuple(kept), queries, truths)
 
 
-def _counts(protocol: Protocol, sample: GroundingSample, members: list[int], truth: Tensor) -> bool:
+def _counts(protocol: Protocol, sample: GroundingSample, members: tuple[int, ...], truth: Tensor) -> bool:
     if protocol.subset and not all(sample.facts[protocol.subset][i] for i in members):
         return False
     low, high = protocol.min_area, protocol.max_area
@@ -70,13 +71,6 @@ def _counts(protocol: Protocol, sample: GroundingSample, members: list[int], tru
     share = float(boxes.area(box.double())) / (sample.size[0] * sample.size[1])
     large = low is None or (share > low if protocol.area_strict else share >= low)
     return large and (high is None or share < high)
-
-
-def padded(rows: Sequence[Tensor]) -> Tensor:
-    """Ragged boxes side by side: P of (M_i, 4) -> (P, M, 4) with NaN rows."""
-    if not rows:
-        return torch.zeros(0, 0, 4)
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=float("nan"))
 
 
 @dataclass(frozen=True)
@@ -108,25 +102,20 @@ class Answers:
     boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 4))  # (P, k, 4) best first
     scores: Tensor = field(
         default_factory=lambda: torch.zeros(0, 0)
-    )  # (P, k), comparable between images if it can be
+    )  # (P, k), best comparable between images
     map_boxes: dict[MapBox, Tensor] = field(default_factory=dict)  # rule -> (P, 4)
     ranks: Tensor | None = None  # (P,) how many classes score above the query's own
 
     def take(self, rows: Sequence[int]) -> "Answers":
         """The answers to some of the queries, in a new order; a row may come more than once."""
-        index = torch.tensor(rows, dtype=torch.long)
 
         def of(values: Tensor) -> Tensor:  # boxes and scores have no rows where nothing is ranked
-            return values[index] if len(values) else values.new_zeros(len(index), *values.shape[1:])
+            return values[list(rows)] if len(values) else values.new_zeros(len(rows), *values.shape[1:])
 
-        return Answers(
-            of(self.known),
-            {border: of(peaks) for border, peaks in self.peaks.items()},
-            of(self.boxes),
-            of(self.scores),
-            {rule: of(boxes) for rule, boxes in self.map_boxes.items()},
-            None if self.ranks is None else of(self.ranks),
-        )
+        peaks = {border: of(peaks) for border, peaks in self.peaks.items()}
+        map_boxes = {rule: of(boxes) for rule, boxes in self.map_boxes.items()}
+        ranks = None if self.ranks is None else of(self.ranks)
+        return Answers(of(self.known), peaks, of(self.boxes), of(self.scores), map_boxes, ranks)
 
 
 class Method(Interface):

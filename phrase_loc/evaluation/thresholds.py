@@ -15,6 +15,7 @@ Values are errors in percent, as the literature has them:
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,6 @@ from phrase_loc.evaluation.rows import Table
 if TYPE_CHECKING:
     from phrase_loc.evaluation.run import Evaluation
 
-BUCKETS = 10_000
 NOTE_TINY = "64-pixel photographs, upsampled: never beside a figure of ImageNet"
 Part = NDArray[np.bool_]
 
@@ -96,10 +96,9 @@ def _largest(heat: Tensor, level: Tensor, around: Tensor) -> Tensor:
     areas = stats[1:, cv2.CC_STAT_AREA]
     if len(areas) == 0:
         return around
-    chosen, *others = 1 + np.flatnonzero(areas == areas.max())
-    if others:  # OpenCV numbers components by blocks of cells
-        cells = labels.ravel()
-        chosen = cells[np.isin(cells, [chosen, *others]).argmax()]
+    largest = 1 + np.flatnonzero(areas == areas.max())
+    # OpenCV numbers components by blocks of cells, so that the first in row order is looked for among equal ones
+    chosen = largest[0] if len(largest) == 1 else labels[np.isin(labels, largest)][0]
     x, y, width, height, _ = stats[chosen].tolist()
     return torch.tensor([x1 + x, y1 + y, x1 + x + width, y1 + y + height], dtype=torch.float32)
 
@@ -133,11 +132,7 @@ def _wwbl_script(heat: Tensor, share: float) -> Tensor:
 
 
 def check(protocols: Sequence[Protocol], held_out: float) -> None:
-    """Refuse a sweep without held-out images, and held-out images for a test that chooses nothing.
-
-    Raises:
-        ConfigError: the two settings do not fit.
-    """
+    """Refuse with a ConfigError a sweep without held-out images, and these for a test that chooses nothing."""
     for protocol in protocols:
         if protocol.sweep and not held_out:
             raise ConfigError(
@@ -156,31 +151,29 @@ def select_thresholds(evaluation: "Evaluation", held_out: float) -> "Evaluation"
     Raises:
         DataError: one of the two parts is empty.
     """
-    samples = evaluation.plan.samples
-    held = np.array([is_held_out(sample.image_id, held_out) for sample in samples])
+    plan = evaluation.plan
+    held = np.array([is_held_out(sample.image_id, held_out) for sample in plan.samples])
     if not held.any() or held.all():
         raise DataError(f"{len(held)} images are too few to hold out {held_out:g} of them; change held_out")
-    tiny = evaluation.plan.dataset == "tiny_imagenet"
     tables, notes = dict(evaluation.tables), {}
-    for protocol in evaluation.plan.protocols:
-        for method in evaluation.plan.methods:
-            table = evaluation.tables[protocol.name, method.name]
-            number = best_threshold(protocol, table, held)
-            tables[protocol.name, method.name] = reported(protocol, table, number, ~held)
-            rule = protocol.sweep[number]
-            chosen = {"rule": rule.rule, "value": rule.value, "component": rule.component}
-            notes[protocol.name, method.name] = {
-                "threshold": chosen | {"held_out_images": int(held.sum())},
-                "by_type": {},  # a thousand classes with a few images each say nothing
-                **({"note": NOTE_TINY} if tiny else {}),
-            }
+    for protocol, method in product(plan.protocols, plan.methods):
+        key = (protocol.name, method.name)
+        number = best_threshold(protocol, tables[key], held)
+        tables[key] = reported(protocol, tables[key], number, ~held)
+        rule = protocol.sweep[number]
+        chosen = {"rule": rule.rule, "value": rule.value, "component": rule.component}
+        notes[key] = {
+            "threshold": chosen | {"held_out_images": int(held.sum())},
+            "by_type": {},  # a thousand classes with a few images each say nothing
+            **({"note": NOTE_TINY} if plan.dataset == "tiny_imagenet" else {}),
+        }
     return replace(evaluation, rows=replace(evaluation.rows, tables=tables), notes=notes)
 
 
 def is_held_out(image_id: str, share: float) -> bool:
     """Whether an image belongs to the part on which thresholds are chosen; the same on every machine."""
     digest = hashlib.sha256(image_id.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % BUCKETS < share * BUCKETS
+    return int.from_bytes(digest[:8], "big") % 10_000 < share * 10_000
 
 
 def best_threshold(protocol: Protocol, table: Table, held: Part) -> int:
