@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from phrase_loc.attention.tape import Move, Rule, Tape, is_live, tensors_in
 from phrase_loc.attention.transposes import transpose
@@ -116,12 +117,8 @@ def _routed_back(
     func: Rule, args: Sequence[Any], kwargs: dict[str, Any], source: Tensor, index: int
 ) -> Callable[[Tensor], Tensor]:
     def again(leaf: Tensor) -> Tensor:
-        def swap(value: Any) -> Any:
-            if isinstance(value, (tuple, list)) and any(t is source for t in tensors_in(value, {})):
-                return type(value)(swap(v) for v in value)
-            return leaf if value is source else value
-
-        out = func(*(swap(a) for a in args), **{k: swap(v) for k, v in kwargs.items()})
+        swapped, named = tree_map(lambda value: leaf if value is source else value, (args, kwargs))
+        out = func(*swapped, **named)
         return out[index] if isinstance(out, (tuple, list)) else out
 
     return transpose(again, source.clone())  # the source may be overwritten in place before we come back
