@@ -46,10 +46,8 @@ def overlay(
         _with_caption(marked(image, p, COLOURS[i % len(COLOURS)], None if heats is None else heats[i]), p)
         for i, p in enumerate(predictions)
     ]
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    width, height = panels[0].size
-    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    (width, height), columns = panels[0].size, min(3, len(panels))
+    sheet = Image.new("RGB", (columns * width, -(-len(panels) // columns) * height), "white")
     for i, picture in enumerate(panels):
         sheet.paste(picture, ((i % columns) * width, (i // columns) * height))
     return sheet
