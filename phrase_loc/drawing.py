@@ -109,10 +109,8 @@ def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
     try:
         picture.save(content, format=name)
     except Exception as error:  # each encoder has its own errors and its own greatest size
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise DataError(
-            f"cannot write {target} as {name} of {picture.width} x {picture.height} pixels ({reason}); name a .png"
-        ) from None
+        what = f"{target} as {name} of {picture.width} x {picture.height} pixels"
+        raise DataError(f"cannot write {what} ({files.reason(error)}); name a .png") from None
     if not os.path.isdir(target.parent):
         raise DataError(f"cannot write {target}: its folder does not exist; choose a folder that exists")
     files.write_bytes(target, content.getvalue(), "choose a folder that can be written")

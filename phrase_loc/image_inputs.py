@@ -8,27 +8,24 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from phrase_loc.errors import DataError
+from phrase_loc.files import reason
 
-
-class SomeTensor(Protocol):
-    """A torch.Tensor, named without torch: an exported model reads pictures too."""
-
-    def detach(self) -> Any:
-        """Without its gradient."""
+if TYPE_CHECKING:  # an exported model reads pictures without torch
+    from torch import Tensor
 
 
 #: A path, the bytes of a file, a file open for reading bytes, a Pillow picture, an array (H,W,3), (H,W,4) or (H,W) of
 #: uint8, or a tensor (3,H,W), (4,H,W), (1,H,W) or (H,W) of uint8.
 Picture: TypeAlias = (
-    str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8] | SomeTensor
-)  # fmt: skip
+    "str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor"
+)
 
 MAX_BYTES = 1 << 30  # of a file; 80 million pixels of three 32-bit floats are 0.9 GiB
 _TROUBLE: dict[type[Exception], str] = {
@@ -101,7 +98,7 @@ def _file_content(path: str | os.PathLike, name: str) -> bytes:
     except (OSError, ValueError) as error:  # a null character in a path is a ValueError
         if isinstance(error, DataError):
             raise
-        raise DataError(f"image file {name} cannot be read ({_reason(error)}); check the path") from None
+        raise DataError(f"image file {name} cannot be read ({reason(error)}); check the path") from None
 
 
 @contextmanager
@@ -117,7 +114,7 @@ def one_sentence(name: str) -> Iterator[None]:
         for kind, what in _TROUBLE.items():
             if isinstance(error, kind):
                 raise DataError(f"{name} {what}") from None
-        raise DataError(f"{name} is a broken image: {_reason(error)}") from None
+        raise DataError(f"{name} is a broken image: {reason(error)}") from None
 
 
 def name_of(source: object) -> str:
@@ -134,11 +131,6 @@ def _kind(source: object) -> str:
     kind = type(source)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return f"a {name}"[:100]
-
-
-def _reason(error: Exception) -> str:
-    said = " ".join(str(getattr(error, "strerror", None) or error).split())[:160]
-    return said or type(error).__name__
 
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"

@@ -24,10 +24,7 @@ Rule = Callable[..., Any]
 
 
 class Move(NamedTuple):
-    """What `source` (N, C, ...) inherits from (K, *output shape): `down` gives (K, N, C, ...).
-
-    `down_summed` gives the same summed over the channels of the source, where that costs less.
-    """
+    """From (K, *output shape) what `source` inherits, (K, N, C, ...); or cheaper, its sum over channels."""
 
     source: Any
     down: Down
@@ -51,9 +48,7 @@ class Attended(Tensor):
     node: Node
 
     @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tape = next(t.node.tape for t in tensors_in(args, kwargs) if is_live(t))
 
@@ -87,10 +82,7 @@ class Tape:
         self._numbers = count()
 
     def watch(self, x: Tensor) -> Attended:
-        """`x` (N, C, ...) as a tensor that `propagate` tells of; the lowest comes first and sets the pass's dtype.
-
-        Of several tensors, every path from the top to a lower one must go through the higher.
-        """
+        """`x` (N, C, ...) that `propagate` tells of, the lowest first: every path to it meets the next."""
         if not isinstance(x, Attended):
             self.dtype, self.device = x.dtype, x.device.type
             x = self.record(x)
@@ -98,10 +90,8 @@ class Tape:
         return x
 
     def record(self, out: Tensor, *moves: Move) -> Attended:
-        """`out` as a tensor whose winners the sources of `moves` inherit; constants among them do not.
-
-        The sources' nodes are taken before `out` gets its own, so an in-place function may return its input.
-        """
+        """`out` as a tensor whose winners the sources of `moves` inherit; constants among them do not."""
+        # taken before `out` gets its own node: an in-place function may return its input
         known = tuple(m._replace(source=m.source.node) for m in moves if is_live(m.source))
         node = Node(next(self._numbers), out.shape, known, self)
         made = out if isinstance(out, Attended) else out.as_subclass(Attended)
@@ -144,10 +134,7 @@ class Tape:
 def attended_pass(
     parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor, rules: Mapping[Any, Rule]
 ) -> Iterator[tuple[Tape, Attended]]:
-    """The tape that watches a copy of `x` and the input of each further part, and the last one's output.
-
-    In float32 (float64 for float64 activations), without autograd and autocast, also under inference mode.
-    """
+    """The tape that watches a copy of `x` and the input of each further part, and the last one's output."""
     if not x.is_floating_point() or x.dim() < 2:
         raise ConfigError(f"activations must be floating (N, C, h, w), got {x.dtype} {tuple(x.shape)}")
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -204,10 +191,9 @@ def plain(tensor: Tensor) -> Tensor:
 
 def excitatory(tensor: Any) -> Tensor:
     """max(tensor, 0) of a live tensor, a copy that later in-place operations leave alone and branches share."""
-    if tensor.node.positive is None:
-        tensor.node.positive = tensor.clamp(min=0)
-    positive: Tensor = tensor.node.positive
-    return positive
+    node: Node = tensor.node
+    node.positive = tensor.clamp(min=0) if node.positive is None else node.positive
+    return node.positive
 
 
 def positive_part(weight: Tensor) -> Tensor:
