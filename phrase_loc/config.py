@@ -1,8 +1,8 @@
 """YAML and `key=value` to a frozen dataclass, checked by pydantic.
 
-The YAML mirrors the tree of dataclasses; `a.b=c` replaces one leaf, in a list the element of that number or `name`.
-The types say what a word means, never its looks: where text or a path is wanted it is taken as it is written (`runs/1
-#2`, `{0..3}.tar`); `[a, b]` is a list where a list can stand; elsewhere `1e-4` is a number.
+`a.b=c` replaces one leaf, in a list the element of that number or `name`. The types say what a word means, never its
+looks: where text or a path is wanted it is taken as it is written (`runs/1 #2`, `{0..3}.tar`), elsewhere `1e-4` is a
+number, and `[a, b]` is a list where a list can stand.
 """
 
 import json
@@ -35,7 +35,6 @@ from phrase_loc.errors import ConfigError, DataError, nearest
 from phrase_loc.files import read_text
 
 T = TypeVar("T")
-DEEPEST, MOST_VALUES = 50, 100_000  # of a file of settings; more is an anchor that multiplies itself
 #: `__pydantic_config__` of a dataclass read from JSON: no text and no true for a number, nothing endless or unknown
 STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 fields_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)  # names and types of a dataclass
@@ -127,7 +126,7 @@ def _parsed(text: str, what: str, wanted: Any) -> Any:
 
 def _read(node: Any, wanted: Any, seen: Iterator[int], depth: int = 0) -> Any:
     """A node -> a scalar as the type wanted there has it, a list, or a dictionary with keys of text."""
-    if depth > DEEPEST or next(seen) >= MOST_VALUES:
+    if depth > 50 or next(seen) >= 100_000:  # an anchor that multiplies itself
         raise ConfigError("is nested too deeply or repeats itself by anchors; write it out flat")
     if node.tag.rpartition(":")[2] not in ("str", "seq", "map"):
         raise ConfigError(f"has the tag {shortened(node.tag)}; write plain values without tags")

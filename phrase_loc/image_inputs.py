@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,19 @@ from PIL import Image, UnidentifiedImageError
 from phrase_loc.errors import DataError
 from phrase_loc.files import reason
 
-if TYPE_CHECKING:  # an exported model reads pictures without torch
-    from torch import Tensor
+
+class SomeTensor(Protocol):
+    """A torch.Tensor, named without torch: an exported model reads pictures too."""
+
+    def detach(self) -> Any:
+        """Without its gradient."""
 
 
 #: A path, the bytes of a file, a file open for reading bytes, a Pillow picture, an array (H,W,3), (H,W,4) or (H,W) of
 #: uint8, or a tensor (3,H,W), (4,H,W), (1,H,W) or (H,W) of uint8.
 Picture: TypeAlias = (
-    "str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor"
-)
+    str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8] | SomeTensor
+)  # fmt: skip
 
 MAX_BYTES = 1 << 30  # of a file; 80 million pixels of three 32-bit floats are 0.9 GiB
 _TROUBLE: dict[type[Exception], str] = {
@@ -91,14 +95,15 @@ def _file_content(path: str | os.PathLike, name: str) -> bytes:
         _check_bytes(status.st_size, name)
         with open(path, "rb") as file:
             return file.read()
-    except FileNotFoundError:
-        raise DataError(f"image file {name} does not exist; check the path") from None
-    except PermissionError:
-        raise DataError(f"image file {name} may not be read; check its permissions") from None
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # a null character in a path is a ValueError
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"image file {name} cannot be read ({reason(error)}); check the path") from None
+        what = f"cannot be read ({reason(error)}); check the path"
+        if isinstance(error, FileNotFoundError):
+            what = "does not exist; check the path"
+        elif isinstance(error, PermissionError):
+            what = "may not be read; check its permissions"
+        raise DataError(f"image file {name} {what}") from None
 
 
 @contextmanager
@@ -111,10 +116,8 @@ def one_sentence(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # decoders raise nearly everything on broken content
-        for kind, what in _TROUBLE.items():
-            if isinstance(error, kind):
-                raise DataError(f"{name} {what}") from None
-        raise DataError(f"{name} is a broken image: {reason(error)}") from None
+        told = (what for kind, what in _TROUBLE.items() if isinstance(error, kind))
+        raise DataError(f"{name} {next(told, f'is a broken image: {reason(error)}')}") from None
 
 
 def name_of(source: object) -> str:
@@ -133,7 +136,7 @@ def _kind(source: object) -> str:
     return f"a {name}"[:100]
 
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # with "+" offsets have 64 bits
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # types of a TIFF entry
 # JPEG: APP1 to APP15 but Adobe's colours (APP14), comments
@@ -162,7 +165,7 @@ def without_metadata(content: bytes) -> tuple[bytes, int]:
     What is no JPEG, PNG, TIFF or AVIF comes back as it is. The orientation of WebP and AVIF is left to Pillow, which
     hands their block out unread (`orientation`).
     """
-    if content.startswith(_JPEG):
+    if content.startswith(b"\xff\xd8\xff"):
         return _bare_jpeg(content)
     if content.startswith(_PNG):
         return _bare_png(content)

@@ -53,18 +53,9 @@ _BAND = 1 << 20  # pixels that are converted at once
 
 @lap("decode")
 def load_image(source: Picture, max_pixels: int = MAX_PIXELS, upright: bool = True) -> Image.Image:
-    """Decode and normalise a photograph.
+    """A photograph, of which `source` is not changed, as an 8-bit RGB picture; `upright` False is the stored frame.
 
-    Args:
-        source: see `Picture`. It is not changed.
-        max_pixels: largest width times height that is decoded.
-        upright: turn it as its EXIF orientation says; False leaves the stored frame.
-
-    Returns:
-        An 8-bit RGB picture; its `size` is (W, H), as Pillow has it.
-
-    Raises:
-        DataError: no file, not an image, truncated, empty, too large, or nothing that a picture can be made of.
+    A DataError says where it is no file, no image, truncated, empty or of more than `max_pixels` pixels.
     """
     name = name_of(source)
     with one_sentence(name):

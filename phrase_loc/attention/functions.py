@@ -160,8 +160,8 @@ _WITH_PLACES: dict[Any, Any] = {
 _DIVIDED = named("div div_ true_divide __truediv__")
 _DESCRIPTORS: Any = {Tensor.T: routed, Tensor.mT: routed, Tensor.data: constant}  # tensors, say torch's stubs
 _NAMES: dict[Rule, str] = {
-    passed: "relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu elu elu_ selu celu silu gelu mish "
-    "hardswish hardsigmoid sigmoid sigmoid_ softplus tanh clamp clamp_ batch_norm layer_norm group_norm "
+    passed: "relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu elu elu_ selu celu silu gelu "
+    "mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh clamp clamp_ batch_norm layer_norm group_norm "
     "instance_norm local_response_norm rms_norm normalize dropout dropout2d dropout3d alpha_dropout "
     "feature_alpha_dropout clone contiguous requires_grad_ nan_to_num",
     subtracted: "sub sub_",
@@ -170,8 +170,8 @@ _NAMES: dict[Rule, str] = {
     cast: "to float double half bfloat16 type type_as cpu cuda",
     reshaped: "flatten unflatten view view_as reshape reshape_as squeeze unsqueeze",
     joined: "cat concat concatenate",
-    routed: "pad pixel_shuffle pixel_unshuffle channel_shuffle transpose permute movedim swapaxes t __getitem__ narrow "
-    "select index_select chunk split unbind stack expand expand_as amax max maximum flip roll",
+    routed: "pad pixel_shuffle pixel_unshuffle channel_shuffle transpose permute movedim swapaxes t __getitem__ "
+    "narrow select index_select chunk split unbind stack expand expand_as amax max maximum flip roll",
     constant: "norm var std var_mean std_mean detach zeros_like ones_like empty_like full_like new_zeros new_ones "
     "new_empty new_full new_tensor item tolist",
 }
