@@ -102,7 +102,7 @@ RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys(functions.AVERAGED, averaged),
     **dict.fromkeys(functions.SUMS, added),
 }
-_RESIDUALS = {
+_RESIDUALS: dict[str, dict[Callable[..., Any], Rule]] = {
     "positive": RULES,
     "proportional": {**RULES, **dict.fromkeys(functions.SUMS, partial(added, signed=True))},
 }
