@@ -16,8 +16,7 @@ from phrase_loc.evaluation.methods import (
     shuffled_words,
 )
 from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS
-from phrase_loc.evaluation.rows import Rows
-from phrase_loc.evaluation.tables import Table, Things
+from phrase_loc.evaluation.rows import Rows, Table, Thing
 from phrase_loc.evaluation.targets import Request
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.evaluation.small_models import WORDS, classifier, text_localizer
@@ -104,10 +103,6 @@ def test_same_peak_by_hand():
 
 
 def _pointing_table(samples, peaks):
-    n = len(samples)
-    things = Things(samples, np.arange(n), ["x"] * n, [("x",)] * n, [(0,)] * n, [np.zeros((1, 4))] * n)
-    nothing, peak = np.full(n, np.nan), np.array(peaks, dtype=np.float64)
-    known = ~np.isnan(peak[:, 0])
-    return Table(
-        things, known, {"accuracy": nothing}, nothing, nothing, peak, np.full((n, 4), np.nan), nothing
-    )
+    things = [Thing(i, sample, None, "x", ("x",), None) for i, sample in enumerate(samples)]
+    peak = np.array(peaks, dtype=np.float64)
+    return Table(things, {"known": (~np.isnan(peak[:, 0])).astype(float), "peak": peak})

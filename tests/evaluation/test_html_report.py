@@ -11,8 +11,8 @@ from phrase_loc.distributed import World
 from phrase_loc.evaluation.calibration import absent_phrases, binned, reliability
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import bars, choose_cases, page, write
+from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import evaluate, report
-from phrase_loc.evaluation.tables import records
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.datasets.trees import photograph
 from tests.evaluation.small_models import text_localizer
