@@ -102,7 +102,7 @@ RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys(functions.AVERAGED, averaged),
     **dict.fromkeys(functions.SUMS, added),
 }
-_RESIDUALS: dict[str, dict[Callable[..., Any], Rule]] = {
+_RESIDUALS: dict[str, Rules] = {
     "positive": RULES,
     "proportional": {**RULES, **dict.fromkeys(functions.SUMS, partial(added, signed=True))},
 }
@@ -226,7 +226,8 @@ def excitation_backprop(
 
 
 def _rules(residual: str, rules: Rules | None) -> Rules:
-    return {**choose(_RESIDUALS, residual, "residual rule"), **(rules or {})}
+    sums: Rules = choose(_RESIDUALS, residual, "residual rule")
+    return {**sums, **(rules or {})}
 
 
 def seeded(seed: Seed, h: Tensor, units: Tensor, weights: Tensor | None) -> Tensor:
