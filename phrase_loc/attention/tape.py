@@ -50,14 +50,16 @@ class Attended(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tape = next(t.node.tape for t in tensors_in(args, kwargs) if is_live(t))
+        tensors = tensors_in(args, kwargs)
+        tape = next(t.node.tape for t in tensors if is_live(t))
 
         def cast(value: Any) -> Any:  # a bf16 network is read in float32
             return value.to(tape.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
         with torch._C.DisableTorchFunctionSubclass(), torch.autocast(tape.device, enabled=False):
             if func in tape.rules:
-                args, kwargs = tree_map(cast, (args, kwargs))
+                if any(t.is_floating_point() and t.dtype != tape.dtype for t in tensors):
+                    args, kwargs = tree_map(cast, (args, kwargs))
                 return tape.rules[func](tape, func, *args, **kwargs)
             out = func(*args, **kwargs)
         if func is Tensor.__setitem__ or any(t.is_floating_point() for t in tensors_in(out)):
