@@ -1,20 +1,31 @@
 """YAML and `key=value` to a frozen dataclass, checked by pydantic.
 
-The YAML mirrors the tree of dataclasses; `a.b=c` replaces one leaf, in a list the element of that number or `name`.
-The types say what a word means, never its looks: where text or a path is wanted it is taken as it is written (`runs/1
-#2`, `{0..3}.tar`); `[a, b]` is a list where a list can stand; elsewhere `1e-4` is a number.
+`a.b=c` replaces one leaf, in a list the element of that number or `name`. The types say what a word means, never its
+looks: where text or a path is wanted it is taken as it is written (`runs/1 #2`, `{0..3}.tar`), elsewhere `1e-4` is a
+number, and `[a, b]` is a list where a list can stand.
 """
 
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from functools import cache, reduce
 from itertools import count
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -24,16 +35,13 @@ from phrase_loc.errors import ConfigError, DataError, nearest
 from phrase_loc.files import read_text
 
 T = TypeVar("T")
-DEEPEST, MOST_VALUES = 50, 100_000  # of a file of settings; more is an anchor that multiplies itself
 #: `__pydantic_config__` of a dataclass read from JSON: no text and no true for a number, nothing endless or unknown
 STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 fields_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)  # names and types of a dataclass
 adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)  # what pydantic makes of a type, once
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)")
-_FLOAT = re.compile(
-    r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
-)
+_FLOAT = re.compile(r"[-+]?(([0-9][0-9_]*\.[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)")
 _ENDLESS = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
 _WORDS: dict[str, Any] = dict.fromkeys(("", "~", "null", "Null", "NULL"))
 for _word in ("yes", "true", "on", "no", "false", "off"):
@@ -42,39 +50,30 @@ for _word in ("yes", "true", "on", "no", "false", "off"):
 
 def read_yaml(path: Path, kind: Any = Any) -> dict[str, Any]:
     """The mapping in a YAML file, its words read for the types of `kind`; a ConfigError says what else is there."""
+    what = f"config file {path}"
     if not os.path.exists(path):
-        raise ConfigError(
-            f"config file {shortened(str(path), 200)} does not exist; the shipped ones are in configs/"
-        )
+        raise ConfigError(f"{shortened(what, 200)} does not exist; the shipped ones are in configs/")
     try:
         text = read_text(path, "config file")
     except DataError as error:
         raise ConfigError(str(error)) from None
-    tree = _parsed(text, f"config file {path}", kind)
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"config file {path} must hold `key: value` lines, got a {type(tree).__name__}")
-    return tree
+    tree = _parsed(text, what, kind)
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{what} must hold `key: value` lines, got a {type(tree).__name__}")
+    return tree or {}
 
 
 def value_of(text: str, what: str = "the value", wanted: Any = Any) -> Any:
-    """What stood behind `key=`, read for the type that is wanted there; of Any, numbers, null, lists as such.
-
-    `what` it is called in messages: a ConfigError where a list or mapping is wanted and the text is no YAML.
-    """
+    """What stood behind `key=`, read for the type wanted there; a ConfigError, which calls it `what`, if no YAML."""
     shapes = _shapes(wanted)
-    if text[:1] + text[-1:] in ("[]", "{}", '""', "''") and len(text) > 1:
-        try:
-            found = _parsed(text, what, wanted)
-        except ConfigError:
-            if str not in shapes:
-                raise
-            return text  # {0..3}.tar
-        return text if str in shapes and type(found) not in shapes else found
+    bracketed = len(text) > 1 and text[0] + text[-1] in ("[]", "{}", '""', "''")
     if str in shapes:
-        return None if NoneType in shapes and text.lower() == "null" else text
-    if shapes & {list, dict} and text:
+        found: Any = None if NoneType in shapes and text.lower() == "null" else text
+        if bracketed:
+            with suppress(ConfigError):  # {0..3}.tar is no YAML
+                found = _parsed(text, what, wanted)
+        return found if type(found) in shapes else text
+    if text and (bracketed or shapes & {list, dict}):
         return _parsed(text, what, wanted)
     return _plain(text.strip()) if text else text
 
@@ -93,7 +92,7 @@ def options(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
-def below(kind: Any, key: str) -> Any:
+def below(kind: Any, key: Any) -> Any:
     """The type under a key: of a dataclass's field, of a list's elements, of a mapping's values; else Any."""
     for option in options(kind):
         if is_dataclass(option):
@@ -115,7 +114,6 @@ def _shapes(kind: Any) -> set[Any]:
 
 
 def _parsed(text: str, what: str, wanted: Any) -> Any:
-    """One YAML document; `what` it is goes into messages."""
     try:
         node = yaml.compose(text, yaml.BaseLoader)
         return None if node is None else _read(node, wanted, count())
@@ -128,7 +126,7 @@ def _parsed(text: str, what: str, wanted: Any) -> Any:
 
 def _read(node: Any, wanted: Any, seen: Iterator[int], depth: int = 0) -> Any:
     """A node -> a scalar as the type wanted there has it, a list, or a dictionary with keys of text."""
-    if depth > DEEPEST or next(seen) >= MOST_VALUES:
+    if depth > 50 or next(seen) >= 100_000:  # an anchor that multiplies itself
         raise ConfigError("is nested too deeply or repeats itself by anchors; write it out flat")
     if node.tag.rpartition(":")[2] not in ("str", "seq", "map"):
         raise ConfigError(f"has the tag {shortened(node.tag)}; write plain values without tags")
@@ -175,8 +173,7 @@ def _plain(word: str) -> Any:
 def checked(kind: type[T], values: Any, what: str) -> T:
     """Plain values, as JSON has them -> a dataclass with `__pydantic_config__ = STRICT`; lists become tuples.
 
-    `what` a field is called in messages ('inference setting'). A ConfigError names an unknown or a missing key, a
-    wrong type, a number out of its range.
+    A ConfigError names an unknown or a missing key, a wrong type, a number out of range; `what` a field is called.
     """
     try:
         text = json.dumps(values, default=lambda value: value.item())  # of numpy and torch
@@ -185,17 +182,13 @@ def checked(kind: type[T], values: Any, what: str) -> T:
             f"expected plain values for each {what}, got {shortened(values)} ({shortened(str(error))})"
         ) from None
     try:
-        found: T = adapter(kind).validate_json(text)  # of JSON, strict still makes tuples of lists
-        return found
+        return cast(T, adapter(kind).validate_json(text))  # of JSON, strict still makes tuples of lists
     except ValidationError as error:
         raise ConfigError(problems(error, kind, what, quoted=True)) from None
 
 
 def without_retired(values: dict[str, Any], retired: dict[str, Any], what: str) -> dict[str, Any]:
-    """Values that an older version wrote, less the settings that are gone; a ConfigError if one of them is in use.
-
-    `retired` has the value at which each did nothing; `what` a setting is called in messages.
-    """
+    """Values of an older version, less the `retired` settings; a ConfigError if one has not the value given there."""
     for key in sorted(values.keys() & retired.keys()):
         if values[key] != retired[key]:
             raise ConfigError(
@@ -208,8 +201,8 @@ def without_retired(values: dict[str, Any], retired: dict[str, Any], what: str) 
 def problems(error: ValidationError, kind: Any, what: str, quoted: bool = False) -> str:
     """The first three problems that pydantic found, in one sentence; `what` is a key called ('config key')."""
     found = list(dict.fromkeys(_explain(kind, e, what, quoted) for e in error.errors()))
-    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-    return "; ".join(found[:3]) + more
+    more = [f"and {len(found) - 3} more"] if len(found) > 3 else []
+    return "; ".join(found[:3] + more)
 
 
 def _explain(kind: Any, error: Any, what: str, quoted: bool) -> str:
@@ -246,9 +239,8 @@ def load_config(kind: type[T], arguments: Sequence[str]) -> T:
     """
     files = [a for a in arguments if "=" not in a or (a.endswith((".yaml", ".yml")) and Path(a).is_file())]
     if len(files) > 1:
-        raise ConfigError(
-            f"expected one config file and key=value pairs, got the files {shortened(' and '.join(files))}"
-        )
+        told = shortened(" and ".join(files))
+        raise ConfigError(f"expected one config file and key=value pairs, got the files {told}")
     tree = read_yaml(Path(files[0]), kind) if files else {}
     for pair in (a for a in arguments if a not in files):
         key, _, text = pair.partition("=")
@@ -261,8 +253,7 @@ def build(kind: type[T], tree: dict[str, Any]) -> T:
     """A nested dictionary -> a checked config; the first problems in one ConfigError."""
     _refuse_bools(kind, tree, ())
     try:
-        found: T = adapter(kind).validate_python(tree)
-        return found
+        return cast(T, adapter(kind).validate_python(tree))
     except ValidationError as error:
         raise ConfigError(problems(error, kind, "config key")) from None
 
@@ -275,33 +266,29 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def _refuse_bools(kind: Any, value: Any, where: tuple[str, ...]) -> None:
     """Refuses true and false for a number: pydantic takes them for 1 and 0."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
+    if isinstance(value, (dict, list, tuple)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             _refuse_bools(below(kind, key), inner, (*where, str(key)))
-    elif isinstance(value, (list, tuple)):
-        for place, inner in enumerate(value):
-            _refuse_bools(below(kind, ""), inner, (*where, str(place)))
     elif isinstance(value, bool) and bool not in options(kind) and {int, float} & set(options(kind)):
         raise ConfigError(f"config key {shortened('.'.join(where))} takes a number, got {str(value).lower()}")
 
 
 def _put(holder: Any, keys: list[str], value: Any, above: str = "") -> None:
     """Changes the leaf at a path; an element of a list is called by its name or its number."""
-    key, place = keys[0], f"{above}.{keys[0]}" if above else keys[0]
-    if isinstance(holder, dict):
-        if len(keys) > 1 and not isinstance(holder.get(key), (dict, list)):
-            holder[key] = {}
-        at: Any = key
-    else:
+    at: Any = keys[0]
+    place = f"{above}.{at}" if above else at
+    if isinstance(holder, list):
         names = [str(p.get("name", i)) if isinstance(p, dict) else str(i) for i, p in enumerate(holder)]
-        numbered = key.isdecimal() and len(key) < 9 and int(key) < len(holder)
-        if key not in names and not numbered:
+        known = [*names, *map(str, range(len(holder)))]
+        if at not in known:
             there = shortened(", ".join(names), 200) or "nothing"
-            raise ConfigError(f"{above} has no element {shortened(key)!r}; it holds {there}")
-        at = names.index(key) if key in names else int(key)
+            raise ConfigError(f"{above} has no element {shortened(at)!r}; it holds {there}")
+        at = known.index(at) % len(holder)
         if len(keys) > 1 and not isinstance(holder[at], dict):
             raise ConfigError(f"{place} is {shortened(holder[at])!r} and has no {shortened(keys[1])!r}")
     if len(keys) == 1:
         holder[at] = value
-    else:
-        _put(holder[at], keys[1:], value, place)
+        return
+    if isinstance(holder, dict) and not isinstance(holder.get(at), (dict, list)):
+        holder[at] = {}
+    _put(holder[at], keys[1:], value, place)

@@ -29,7 +29,6 @@ _HEAT = [
 ]
 
 PANEL, SIDE = 512, 400  # longest side in pixels of a panel, and of a shown photograph
-_CAPTION = 200  # characters of a phrase that are tried
 
 
 def overlay(
@@ -46,10 +45,8 @@ def overlay(
         _with_caption(marked(image, p, COLOURS[i % len(COLOURS)], None if heats is None else heats[i]), p)
         for i, p in enumerate(predictions)
     ]
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    width, height = panels[0].size
-    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    (width, height), columns = panels[0].size, min(3, len(panels))
+    sheet = Image.new("RGB", (columns * width, -(-len(panels) // columns) * height), "white")
     for i, picture in enumerate(panels):
         sheet.paste(picture, ((i % columns) * width, (i // columns) * height))
     return sheet
@@ -111,10 +108,8 @@ def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
     try:
         picture.save(content, format=name)
     except Exception as error:  # each encoder has its own errors and its own greatest size
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise DataError(
-            f"cannot write {target} as {name} of {picture.width} x {picture.height} pixels ({reason}); name a .png"
-        ) from None
+        what = f"{target} as {name} of {picture.width} x {picture.height} pixels"
+        raise DataError(f"cannot write {what} ({files.reason(error)}); name a .png") from None
     if not os.path.isdir(target.parent):
         raise DataError(f"cannot write {target}: its folder does not exist; choose a folder that exists")
     files.write_bytes(target, content.getvalue(), "choose a folder that can be written")
@@ -126,14 +121,13 @@ def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def _with_caption(picture: Image.Image, prediction: "Prediction") -> Image.Image:
-    note = "no known word" if not prediction.known else ""
+    note = "" if prediction.known else "  (no known word)"
     if prediction.present is not None:
-        note = f"present {prediction.present:.0%}"
+        note = f"  (present {prediction.present:.0%})"
     sheet = Image.new("RGB", (picture.width, picture.height + 26), "white")
     sheet.paste(picture, (0, 0))
     font = ImageFont.load_default(size=15)
-    phrase = " ".join(prediction.phrase.encode("utf-8", "replace").decode().split())[:_CAPTION]
-    text = f"{phrase}  ({note})" if note else phrase
+    text = " ".join(prediction.phrase.encode("utf-8", "replace").decode().split())[:200] + note
     while len(text) > 8 and font.getlength(text) > picture.width - 12:
         text = text[:-2].rstrip(".") + "."
     ImageDraw.Draw(sheet).text((6, picture.height + 4), text, fill="black", font=font)
@@ -176,23 +170,24 @@ def _figure(prediction: "Prediction", colour: str) -> str:
     if ground is not None:
         picture = _image(_encoded(marked(ground, prediction, colour), "JPEG"), prediction.phrase)
     sure = "" if prediction.present is None else f" · present {prediction.present:.0%}"
+    words = (
+        f"{escape(word.text)} <small>{word.weight:.2f}</small>"
+        if word.known
+        else f'<s title="the model does not know this word">{escape(word.text)}</s>'
+        for word in prediction.words
+    )
+    found = "no known word, no box"
+    if len(prediction.boxes):
+        best, rest = prediction.boxes[0].tolist(), len(prediction.boxes) - 1
+        found = f"<code>[{', '.join(f'{v:.0f}' for v in best)}]</code>" + (
+            f" and {rest} more" if rest else ""
+        )
     lines = [
         f'<b style="border-left:8px solid {colour};padding-left:6px">{escape(prediction.phrase)}</b>{sure}',
-        " ".join(
-            f"{escape(word.text)} <small>{word.weight:.2f}</small>"
-            if word.known
-            else f'<s title="the model does not know this word">{escape(word.text)}</s>'
-            for word in prediction.words
-        ),
+        " ".join(words),
+        found,
+        prediction.note and f"<i>{escape(prediction.note)}</i>",
     ]
-    if len(prediction.boxes):
-        best = ", ".join(f"{v:.0f}" for v in prediction.boxes[0].tolist())
-        rest = len(prediction.boxes) - 1
-        lines.append(f"<code>[{best}]</code>" + (f" and {rest} more" if rest else ""))
-    else:
-        lines.append("no known word, no box")
-    if prediction.note:
-        lines.append(f"<i>{escape(prediction.note)}</i>")
     return _framed(picture, "<br>".join(line for line in lines if line))
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from phrase_loc.errors import DataError
+from phrase_loc.files import reason
 
 
 class SomeTensor(Protocol):
@@ -31,30 +32,30 @@ Picture: TypeAlias = (
 )  # fmt: skip
 
 MAX_BYTES = 1 << 30  # of a file; 80 million pixels of three 32-bit floats are 0.9 GiB
+_TROUBLE: dict[type[Exception], str] = {
+    UnidentifiedImageError: "is not an image, or in a format that cannot be read; give a JPEG, PNG or WebP",
+    Image.DecompressionBombError: "has more pixels than are accepted; shrink it",
+    MemoryError: "needs more memory than there is; shrink it",
+}
 
 
-def pixels_given(source: object) -> NDArray[np.uint8] | None:
+def pixels_given(source: Any) -> NDArray[np.uint8] | None:
     """Pixels given as an array or a tensor: (H, W), (H, W, 3) or (H, W, 4); None for anything else."""
     torch = sys.modules.get("torch")
-    if isinstance(source, np.ndarray):
-        array, shape = source, source.shape
-        good = array.ndim == 2 or (array.ndim == 3 and shape[2] in {1, 3, 4})
-    elif torch is not None and isinstance(source, torch.Tensor):
-        shape = tuple(source.shape)
-        good = source.ndim == 2 or (source.ndim == 3 and shape[0] in {1, 3, 4})
-        good = good and source.dtype == torch.uint8
-        array = source.detach().cpu().numpy() if good else np.zeros(0)
-        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
-    else:
+    tensor = torch is not None and isinstance(source, torch.Tensor)
+    if not tensor and not isinstance(source, np.ndarray):
         return None
-    if not good or array.dtype != np.uint8:
-        layout = "(H,W,3), (H,W,4) or (H,W)" if isinstance(source, np.ndarray) else "(3,H,W) or (H,W)"
-        dtype = str(source.dtype)  # type: ignore[attr-defined]
+    shape, dtype = tuple(source.shape), str(source.dtype)
+    channels = shape[0 if tensor else 2] if len(shape) == 3 else 1
+    if len(shape) not in {2, 3} or channels not in {1, 3, 4} or dtype.removeprefix("torch.") != "uint8":
+        layout = "(3,H,W) or (H,W)" if tensor else "(H,W,3), (H,W,4) or (H,W)"
         raise DataError(
             f"a picture as {_kind(source)} must have uint8 values from 0 to 255 and the shape {layout}; got {dtype} "
-            f"of shape {str(tuple(shape))[:60]}"
+            f"of shape {str(shape)[:60]}"
         )
-    return np.ascontiguousarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    array = source.detach().cpu().numpy() if tensor else source
+    array = np.moveaxis(array, 0, -1) if tensor and len(shape) == 3 else array
+    return np.ascontiguousarray(array[..., 0] if len(shape) == 3 and channels == 1 else array)
 
 
 def file_given(source: Any, name: str) -> bytes:
@@ -74,34 +75,35 @@ def file_given(source: Any, name: str) -> bytes:
             "expected a photograph: a path, the bytes of a file, an open file, a Pillow picture, or an array (H,W,3) "
             f"or tensor (3,H,W) of uint8; got {_kind(source)}"
         )
-    if len(content) > MAX_BYTES:
-        raise DataError(f"{name} has {len(content):,} bytes, more than the {MAX_BYTES:,} accepted; shrink it")
     if not content:
         raise DataError(f"{name} is empty (0 bytes) and not an image; copy it again")
+    _check_bytes(len(content), name)
     return content
+
+
+def _check_bytes(size: int, name: str) -> None:
+    if size > MAX_BYTES:
+        raise DataError(f"{name} has {size:,} bytes, more than the {MAX_BYTES:,} accepted; shrink it")
 
 
 def _file_content(path: str | os.PathLike, name: str) -> bytes:
     try:
         status = os.stat(path)  # a pipe that nobody writes to must not even be opened
-        if stat.S_ISDIR(status.st_mode):
-            raise DataError(f"{name} is a folder; an image file was expected")
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{name} is a pipe, a device or a socket; an image file was expected")
-        if status.st_size > MAX_BYTES:
-            raise DataError(
-                f"{name} has {status.st_size:,} bytes, more than the {MAX_BYTES:,} accepted; shrink it"
-            )
+            kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe, a device or a socket"
+            raise DataError(f"{name} is a {kind}; an image file was expected")
+        _check_bytes(status.st_size, name)
         with open(path, "rb") as file:
             return file.read()
-    except FileNotFoundError:
-        raise DataError(f"image file {name} does not exist; check the path") from None
-    except PermissionError:
-        raise DataError(f"image file {name} may not be read; check its permissions") from None
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # a null character in a path is a ValueError
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"image file {name} cannot be read ({_reason(error)}); check the path") from None
+        what = f"cannot be read ({reason(error)}); check the path"
+        if isinstance(error, FileNotFoundError):
+            what = "does not exist; check the path"
+        elif isinstance(error, PermissionError):
+            what = "may not be read; check its permissions"
+        raise DataError(f"image file {name} {what}") from None
 
 
 @contextmanager
@@ -113,16 +115,9 @@ def one_sentence(name: str) -> Iterator[None]:
             yield
     except DataError:
         raise
-    except UnidentifiedImageError:
-        raise DataError(
-            f"{name} is not an image, or in a format that cannot be read; give a JPEG, PNG or WebP"
-        ) from None
-    except Image.DecompressionBombError:
-        raise DataError(f"{name} has more pixels than are accepted; shrink it") from None
-    except MemoryError:
-        raise DataError(f"{name} needs more memory than there is; shrink it") from None
     except Exception as error:  # decoders raise nearly everything on broken content
-        raise DataError(f"{name} is a broken image: {_reason(error)}") from None
+        told = (what for kind, what in _TROUBLE.items() if isinstance(error, kind))
+        raise DataError(f"{name} {next(told, f'is a broken image: {reason(error)}')}") from None
 
 
 def name_of(source: object) -> str:
@@ -141,14 +136,7 @@ def _kind(source: object) -> str:
     return f"a {name}"[:100]
 
 
-def _reason(error: Exception) -> str:
-    said = " ".join(str(getattr(error, "strerror", None) or error).split())[:160]
-    return said or type(error).__name__
-
-
-ORIENTATION = 0x0112
-
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # with "+" offsets have 64 bits
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # types of a TIFF entry
 # JPEG: APP1 to APP15 but Adobe's colours (APP14), comments
@@ -177,7 +165,7 @@ def without_metadata(content: bytes) -> tuple[bytes, int]:
     What is no JPEG, PNG, TIFF or AVIF comes back as it is. The orientation of WebP and AVIF is left to Pillow, which
     hands their block out unread (`orientation`).
     """
-    if content.startswith(_JPEG):
+    if content.startswith(b"\xff\xd8\xff"):
         return _bare_jpeg(content)
     if content.startswith(_PNG):
         return _bare_png(content)
@@ -199,7 +187,7 @@ def orientation(exif: bytes) -> int:
     _, _, head, entries = _directory(exif)
     for entry in entries:
         tag, kind, count = struct.unpack_from(head, entry)
-        if tag == ORIENTATION and count == 1 and kind in _INTEGERS:
+        if tag == 0x0112 and count == 1 and kind in _INTEGERS:
             (value,) = struct.unpack_from(head[0] + _INTEGERS[kind], entry, struct.calcsize(head))
             return value if 1 <= value <= 8 else 1
     return 1
@@ -208,12 +196,10 @@ def orientation(exif: bytes) -> int:
 def _directory(data: bytes) -> tuple[int, str, str, list[bytes]]:
     """The first directory of a TIFF: its place, the formats of its count and an entry's head, its whole entries."""
     order = _TIFF.get(data[:4], "<")
-    wide = b"+" in data[2:4]
-    number, head, offset = (order + f for f in (("Q", "HHQ", "Q") if wide else ("H", "HHI", "I")))
-    at = 8 if wide else 4
-    if data[:4] not in _TIFF or len(data) < at + struct.calcsize(offset):
-        return 0, number, head, []
-    (place,) = struct.unpack_from(offset, data, at)
+    number, head, offset, at = ("Q", "HHQ", "Q", 8) if b"+" in data[2:4] else ("H", "HHI", "I", 4)
+    number, head, offset = order + number, order + head, order + offset
+    readable = data[:4] in _TIFF and len(data) >= at + struct.calcsize(offset)
+    place = struct.unpack_from(offset, data, at)[0] if readable else 0
     start = place + struct.calcsize(number)
     if not 8 < start <= len(data):
         return 0, number, head, []

@@ -7,6 +7,7 @@ multiple of its pixels. Only formats that Pillow decodes by itself are read: an 
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,32 +43,19 @@ UNREAD_ENDINGS = frozenset(_UNREAD.split())
 #: What of Pillow's formats is read; MPO comes with JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURN = Image.Transpose
+_TURNS = (  # of the orientations 2 to 8
+    _TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE, _TURN.ROTATE_270,
+    _TURN.TRANSVERSE, _TURN.ROTATE_90,
+)  # fmt: skip
 _BAND = 1 << 20  # pixels that are converted at once
 
 
 @lap("decode")
 def load_image(source: Picture, max_pixels: int = MAX_PIXELS, upright: bool = True) -> Image.Image:
-    """Decode and normalise a photograph.
+    """A photograph, of which `source` is not changed, as an 8-bit RGB picture; `upright` False is the stored frame.
 
-    Args:
-        source: see `Picture`. It is not changed.
-        max_pixels: largest width times height that is decoded.
-        upright: turn it as its EXIF orientation says; False leaves the stored frame.
-
-    Returns:
-        An 8-bit RGB picture; its `size` is (W, H), as Pillow has it.
-
-    Raises:
-        DataError: no file, not an image, truncated, empty, too large, or nothing that a picture can be made of.
+    A DataError says where it is no file, no image, truncated, empty or of more than `max_pixels` pixels.
     """
     name = name_of(source)
     with one_sentence(name):
@@ -75,8 +63,7 @@ def load_image(source: Picture, max_pixels: int = MAX_PIXELS, upright: bool = Tr
         _check_size(image, name, max_pixels)
         image.load()
         _check_size(image, name, max_pixels)  # an icon's own picture may be larger than its list says
-        turn = _orientation(image) if turn is None else turn
-        return _upright(_rgb(image), turn if upright else 1)
+        return _upright(_rgb(image), (turn or _orientation(image)) if upright else 1)
 
 
 def load_tensor(content: bytes) -> "Tensor":
@@ -91,16 +78,15 @@ def load_tensor(content: bytes) -> "Tensor":
         _check_size(image, name, MAX_PIXELS)
         quick = image.format == "JPEG" and image.mode in {"RGB", "L"} and turn == 1
         if quick and bare.rstrip(b"\0").endswith(b"\xff\xd9"):
-            try:
+            with suppress(Exception):  # a coding that it does not know, a torchvision without its library
                 import torch
                 from torchvision.io import ImageReadMode, decode_jpeg
 
-                raw = torch.frombuffer(bytearray(bare), dtype=torch.uint8)
-                pixels = decode_jpeg(raw, mode=ImageReadMode.RGB)
+                pixels = decode_jpeg(
+                    torch.frombuffer(bytearray(bare), dtype=torch.uint8), mode=ImageReadMode.RGB
+                )
                 if pixels.shape == (3, image.height, image.width):
                     return pixels
-            except Exception:  # a coding that it does not know, a torchvision without its library
-                pass
         image.load()
         return to_tensor(_upright(_rgb(image), turn))
 
@@ -110,9 +96,9 @@ def picture_size(source: Picture) -> tuple[tuple[int, int], tuple[int, int]]:
     name = name_of(source)
     with one_sentence(name):
         image, turn = _given(source, name)
-        turn = _orientation(image) if turn is None else turn
         width, height = image.size
-    return ((width, height) if turn >= 5 else (height, width)), (height, width)
+        turned = (turn or _orientation(image)) >= 5
+    return ((width, height) if turned else (height, width)), (height, width)
 
 
 def to_tensor(image: Image.Image) -> "Tensor":
@@ -163,7 +149,7 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 def _upright(image: Image.Image, turn: int) -> Image.Image:
     """Turned, and without the tag that said so: nobody turns it twice."""
     image.info = {}
-    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+    return image.transpose(_TURNS[turn - 2]) if turn > 1 else image
 
 
 def _rgb(image: Image.Image) -> Image.Image:

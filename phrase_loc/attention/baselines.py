@@ -10,12 +10,11 @@
     rise              random masks, each weighed by the score it leaves (Petsiuk et al., arXiv 1806.07421)
 
 The score of a unit is the mean of its scores at all locations. Captum's and zennit's versions hook modules: they miss
-`F.relu`, refuse a plain callable, give a residual sum's relevance to both branches in full, and are not for threads
-that share a model. The tests hold ours against theirs.
+`F.relu`, refuse a plain callable, and are not for threads that share a model. The tests hold ours against theirs.
 """
 
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,39 +32,26 @@ EPSILON = 1e-6  # of the relevance rule of linear layers; zennit's default
 BATCH = 32  # masked copies of all images that run at once
 _RELUS = set(named("relu relu_ relu6 hardtanh hardtanh_"))  # a ReLU6 module calls hardtanh
 _SMOOTH = set(named("silu gelu hardswish mish elu leaky_relu softplus"))
-_POOLS = set(
-    named("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d avg_pool1d avg_pool2d avg_pool3d mean")
-)
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def gradient(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) -> Tensor:
-    """Size of the scores' derivative at each location, largest channel: (K, N, h, w) >= 0.
-
-    Args:
-        net: the network above `x`, giving (N, D) or (N, D, h', w').
-        x: (N, C, h, w) activations.
-        units: (K, D) rows of the linear layer over net's output.
-        weights: (P, K) averages the words' scores into phrases; the result is then (P, N, h, w).
-
-    Raises:
-        ConfigError: shapes that do not fit.
-    """
+    """Size of the scores' derivative at each location, largest channel: (K, N, h, w) >= 0. Arguments as for `mwp`."""
     return derivative(net, x, units, weights).abs().amax(2)
 
 
 def guided_backprop(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) -> Tensor:
-    """The gradient with only positive signals let back through a ReLU. Arguments as for `gradient`."""
+    """The gradient with only positive signals let back through a ReLU."""
     return derivative(net, x, units, weights, ReluRule(gated=True)).abs().amax(2)
 
 
 def deconvnet(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) -> Tensor:
-    """Positive signals go back through a ReLU whether it was on or off. Arguments as for `gradient`."""
+    """Positive signals go back through a ReLU whether it was on or off."""
     return derivative(net, x, units, weights, ReluRule(gated=False)).abs().amax(2)
 
 
 def grad_cam(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) -> Tensor:
-    """Channels weighed by their mean derivative, summed, clamped at 0. Arguments as for `gradient`."""
+    """Channels weighed by their mean derivative, summed, clamped at 0."""
     alpha = derivative(net, x, units, weights).flatten(3).mean(3)
     return torch.einsum("knc,nc...->kn...", alpha, x.detach().to(alpha)).clamp(min=0)
 
@@ -73,15 +59,14 @@ def grad_cam(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = Non
 @torch.inference_mode(False)
 @torch.no_grad()
 def cam(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) -> Tensor:
-    """Class activation map, the weighted sum of the last features, clamped at 0. Arguments as for `gradient`.
+    """Class activation map, the weighted sum of the last features, clamped at 0.
 
-    It says nothing of the layers below: below the last convolution it is the same map, resized. A net that ends in
-    something else than an average over locations has none, and is refused (ConfigError).
+    Below the last convolution it is the same map, resized. A net that ends in something else than an average over
+    locations has none, and is refused (ConfigError).
     """
     h = _last_features(net, x.detach().clone())
-    maps = seeded(lambda h, u: torch.einsum("nd...,kd->kn...", h, u), h.to(_wide(h)), units, weights).clamp(
-        min=0
-    )
+    h = h.to(_wide(h))
+    maps = seeded(partial(torch.einsum, "nd...,kd->kn..."), h, units, weights).clamp(min=0)
     if maps.shape[2:] != x.shape[2:]:
         maps = F.interpolate(maps, x.shape[2:], mode=_MODES[x.dim() - 2], align_corners=False)
     return maps.to(_wide(x))
@@ -92,9 +77,7 @@ def lrp(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) ->
 
     The usual composite for convolutional networks (Montavon et al. 2019, zennit's EpsilonPlus): the score is split
     over the features, sign and all; linear layers propagate it by the epsilon rule, convolutions by the z+ rule,
-    which is excitation backprop's. Unlike in c-MWP, support and opposition are not brought to equal mass.
-
-    Arguments as for `gradient`; an operation without a rule raises NotImplementedError with the ways out.
+    which is excitation backprop's. An operation without a rule raises NotImplementedError.
     """
     with attended_pass([net], x, {**RULES, F.linear: epsilon}) as (tape, top):
         relevance = seeded(lambda h, u: score_signal(h, u) * h, plain(top), units, weights)
@@ -106,10 +89,10 @@ def lrp(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) ->
 def occlusion(
     net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None, window: int = 3
 ) -> Tensor:
-    """Mean fall of the score over the windows that cover a location, clamped at 0. Arguments as for `gradient`, and
+    """Mean fall of the score over the windows that cover a location, clamped at 0.
 
-    window: side of the covered square in cells, odd (else ConfigError). Every square that meets the plane is covered,
-    so each cell lies in equally many.
+    `window` is the side of the covered square in cells, odd (else ConfigError). Every square that meets the plane is
+    covered, so each cell lies in equally many.
     """
     if window % 2 == 0 or window < 1:
         raise ConfigError(f"the side of an occluding window must be odd and positive, got {window}")
@@ -130,8 +113,7 @@ def rise(
 ) -> Tensor:  # fmt: skip
     """Mean score, above the mean of all, that masks keeping a location leave, clamped at 0.
 
-    Arguments as for `gradient`, and: masks, how many; cells, the side of their grid of fair coins before it
-    is resized smoothly to the plane at a random offset; seed of the coins.
+    The `masks` are grids of `cells` x `cells` fair coins, resized smoothly to the plane at a random offset.
     """
     size = x.shape[2:]
     generator = torch.Generator().manual_seed(seed)
@@ -195,9 +177,7 @@ class ReluRule(TorchFunctionMode):
         super().__init__()
         self.gated = gated
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _RELUS and not self.gated:
             x = kwargs.pop("input", None) if "input" in kwargs else args[0]
@@ -216,13 +196,9 @@ class _Pooled(TorchFunctionMode):
         super().__init__()
         self.features: list[Tensor] = []
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in POOLS:
-            source = args[0] if args else (kwargs or {}).get("input")
-            if isinstance(source, Tensor) and source.dim() > 2:
-                self.features.append(source)
+            self.features.append(args[0] if args else kwargs["input"])
         return func(*args, **(kwargs or {}))
 
 
@@ -232,9 +208,10 @@ def _last_features(net: Net, x: Tensor) -> Tensor:
     if h.dim() > 2:
         return h
     for features in reversed(seen.features):
-        plane = tuple(range(2, features.dim()))
-        if features.shape[:2] == h.shape and torch.allclose(features.mean(plane), h, rtol=1e-2, atol=1e-6):
-            return features
+        if features.dim() > 2 and features.shape[:2] == h.shape:
+            mean = features.mean(tuple(range(2, features.dim())))
+            if torch.allclose(mean, h, rtol=1e-2, atol=1e-6):
+                return features
     raise ConfigError(
         "class activation maps need a network that ends in an average over locations; this one does not: "
         "use grad_cam, or cut the network above the pool"

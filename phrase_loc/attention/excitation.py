@@ -9,11 +9,8 @@ operation. If unit i has won, its input j wins with
 
 so that p(x) = x * J'(p(y) / z), J' the transpose of the layer with its positive weights (`transposes`). Biases are
 dropped. Where z is 0 nothing excites the unit, and what it has won is lost. The map is the marginal winning
-probability (MWP), the probability that the winner arrives at a location.
-
-What is propagated is linear in the seed, so all K units share one recorded forward pass (`tape`) and one top-down
-pass. It runs in float32 (float64 for float64 activations) whatever the network's dtype, under autocast and
-inference mode as well; it leaves modules, weights and gradients as they are.
+probability (MWP), the probability that the winner arrives at a location. It is linear in the seed, so all K units
+share one recorded forward pass (`tape`) and one top-down pass.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +31,6 @@ Rules = Mapping[Callable[..., Any], Rule]
 Seed = Callable[[Tensor, Tensor], Tensor]  # features (N, D, ...), units (K, D) -> K signals
 BATCH = 64  # winners propagated at once: bounds the memory of a query with hundreds of words
 _NOTHING = {torch.float32: 1e-30, torch.float64: 1e-290}  # smaller counts as 0: no inf * 0 further down
-
-
-# One operation down. A rule runs `func` and records how its inputs inherit what its output has won.
 
 
 def equation_5(source: Tensor, op: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Move:
@@ -75,8 +69,7 @@ def multiplied(tape: Tape, func: Rule, a: Any, b: Any) -> Tensor:
 
 def averaged(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Average pooling, mean, sum, resize: linear with weights that are positive already."""
-    move = equation_5(input, func, *args, **kwargs)
-    return tape.record(func(input, *args, **kwargs), move)
+    return tape.record(func(input, *args, **kwargs), equation_5(input, func, *args, **kwargs))
 
 
 def added(
@@ -109,10 +102,10 @@ RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys(functions.AVERAGED, averaged),
     **dict.fromkeys(functions.SUMS, added),
 }
-SIGNED_SUMS: dict[Callable[..., Any], Rule] = dict.fromkeys(functions.SUMS, partial(added, signed=True))
-
-
-# The top: K units become K signals over the network's features.
+_RESIDUALS: dict[str, Rules] = {
+    "positive": RULES,
+    "proportional": {**RULES, **dict.fromkeys(functions.SUMS, partial(added, signed=True))},
+}
 
 
 def wins(h: Tensor, units: Tensor) -> Tensor:
@@ -121,28 +114,24 @@ def wins(h: Tensor, units: Tensor) -> Tensor:
     P(d, i | k) is proportional to max(h_di, 0) * max(u_kd, 0): equation 5 at the linear layer of the units. Features
     that keep their locations i compete over them too, which is average pooling.
     """
-    return _normalised(
-        units.clamp(min=0).view(len(units), 1, units.shape[1], *(1,) * (h.dim() - 2)) * h.clamp(min=0)
-    )
-
-
-def contrasts(h: Tensor, units: Tensor) -> Tensor:
-    """Each unit's winners less those of its dual, the unit with negated weights; each (k, n) sums to 0."""
-    return wins(h, units) - wins(h, -units)
+    columns = units.clamp(min=0).view(len(units), 1, units.shape[1], *(1,) * (h.dim() - 2))
+    return _normalised(columns * h.clamp(min=0))
 
 
 def winning_map(h: Tensor, units: Tensor) -> Tensor:
     """`wins` summed over the features, the MWP at h itself, as one matrix product: (K, N, ...).
 
-    So maps read on the very features that the units weigh need no pass, and export to ONNX and torch.export as they
-    stand. 1x1 convolutions between map and features change nothing: they move no mass in the plane.
+    Maps read on the very features that the units weigh need no pass, and export as they stand.
     """
     return _normalised(torch.einsum("nd...,kd->kn...", h.clamp(min=0), units.clamp(min=0)))
 
 
-def contrastive_map(h: Tensor, units: Tensor) -> Tensor:
-    """Each unit's map less its dual's, signed: average words first if you must, then clamp at 0 once."""
-    return winning_map(h, units) - winning_map(h, -units)
+def _contrast(way: Seed) -> Seed:
+    return lambda h, units: way(h, units) - way(h, -units)
+
+
+#: Each unit less its dual, the unit with negated weights. Signed: average words first if you must, then clamp at 0.
+contrasts, contrastive_map = _contrast(wins), _contrast(winning_map)
 
 
 def _normalised(won: Tensor) -> Tensor:
@@ -151,33 +140,29 @@ def _normalised(won: Tensor) -> Tensor:
     return won * reciprocal(total).view(total.shape + (1,) * (won.dim() - 2))
 
 
-# The pass.
-
-
 def mwp(
     net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None,
     residual: str = "positive", rules: Rules | None = None,
 ) -> Tensor:  # fmt: skip
-    """Marginal winning probability of K units.
+    """Marginal winning probability of K units: (K, N, h, w) >= 0, or (P, N, h, w); each map's sum is at most 1.
+
+    Mass is lost only at units that fire without excitation, by a bias alone or over a signed bottleneck. Whatever the
+    network's dtype, autocast or inference mode, the pass is in float32 (float64 for float64 activations).
 
     Args:
         net: the network above `x`, a callable or a `KeptPositive` of one; gives (N, D) features, or (N, D, h', w').
         x: (N, C, h, w) activations, >= 0 (of signed ones the positive part competes).
         units: (K, D) rows of the linear layer over net's output.
         weights: (P, K) averages the words' seeds into phrases before the pass.
-        residual: how the branches of a sum compete. 'positive', by their positive parts: a Markov chain, nothing is
-            negative. 'proportional', x_i / sum, signed: the authors' newest code, to compare with their maps.
+        residual: how the branches of a sum compete: by their positive parts, a Markov chain; or 'proportional',
+            x_i / sum, signed, which is the authors' newest code.
         rules: rules for torch functions that have none, or others for those that have.
-
-    Returns:
-        (K, N, h, w), or (P, N, h, w) with weights: >= 0, each map's sum at most 1. Mass is lost only at units that
-        fire without excitation, by a bias alone or over a signed bottleneck.
 
     Raises:
         ConfigError: shapes that do not fit.
         NotImplementedError: an operation without a rule, named, with the ways out.
     """
-    return _maps([net], x, units, weights, (wins, winning_map), _rules(residual, rules))[0]
+    return maps_at_depths([net], x, units, method=mwp, weights=weights, residual=residual, rules=rules)[0]
 
 
 def contrastive_mwp(
@@ -189,28 +174,37 @@ def contrastive_mwp(
     The two seeds are subtracted before the pass and the map is clamped at 0 after it. It lights up something even
     for a word the image does not show: whether the word is there is the score's business.
     """
-    way = (contrasts, contrastive_map)
-    return _maps([net], x, units, weights, way, _rules(residual, rules))[0].clamp_(min=0)
+    return maps_at_depths(
+        [net], x, units, method=contrastive_mwp, weights=weights, residual=residual, rules=rules
+    )[0]
 
 
 def maps_at_depths(
     parts: Sequence[Net], x: Tensor, units: Tensor, *,
     method: Callable[..., Tensor] = contrastive_mwp, weights: Tensor | None = None,
+    residual: str = "positive", rules: Rules | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """What a method of METHODS gives at the input of each part of a network; `mwp`, `contrastive_mwp` in one pass.
 
-    `parts` are the network above `x`, each takes what the one before gives; units (K, D) and weights (P, K) as for
-    `mwp`. Returns (K, N, h', w') or (P, N, h', w') >= 0 for each part, from the lowest, on the grid of its input.
+    `parts` are the network above `x`, each takes what the one before gives; the rest is as for `mwp`.
+    Returns (K, N, h', w') or (P, N, h', w') for each part, from the lowest, on the grid of its input.
     """
-    if method in (mwp, contrastive_mwp):
-        way = (wins, winning_map) if method is mwp else (contrasts, contrastive_map)
-        return [signed.clamp_(min=0) for signed in _maps(parts, x, units, weights, way, RULES)]
     maps = []
-    for number, part in enumerate(parts):
-        above = partial(reduce, lambda value, step: step(value), parts[number:])
-        maps.append(method(above, x, units, weights=weights))
-        x = part(x)
-    return maps
+    if method not in (mwp, contrastive_mwp):
+        for number, part in enumerate(parts):
+            above = partial(reduce, lambda value, step: step(value), parts[number:])
+            maps.append(method(above, x, units, weights=weights))
+            x = part(x)
+        return maps
+    seed, closed = (wins, winning_map) if method is mwp else (contrasts, contrastive_map)
+    with attended_pass(parts, x, _rules(residual, rules)) as (tape, top):
+        if top.node.number == 0:  # the output is x itself, no pass is needed
+            maps = [seeded(closed, plain(top), units, weights) for _ in parts]
+        else:
+            won = seeded(seed, plain(top), units, weights)
+            batches = (tape.propagate(top, part, channels=False) for part in won.split(BATCH))
+            maps = [torch.cat(found) for found in zip(*batches, strict=True)]
+        return maps if method is mwp else [signed.clamp_(min=0) for signed in maps]
 
 
 def excitation_backprop(
@@ -231,23 +225,9 @@ def excitation_backprop(
         return tape.propagate(top, won)[0]
 
 
-def _maps(
-    parts: Sequence[Net], x: Tensor, units: Tensor, weights: Tensor | None, way: tuple[Seed, Seed],
-    rules: Rules,
-) -> list[Tensor]:  # fmt: skip
-    """Signed maps at the input of each part; `way` is the seed of a pass, and the map where no pass is needed."""
-    with attended_pass(parts, x, rules) as (tape, top):
-        seed, closed = way
-        if top.node.number == 0:  # the output is x itself
-            return [seeded(closed, plain(top), units, weights) for _ in parts]
-        won = seeded(seed, plain(top), units, weights)
-        batches = (tape.propagate(top, part, channels=False) for part in won.split(BATCH))
-        return [torch.cat(maps) for maps in zip(*batches, strict=True)]
-
-
 def _rules(residual: str, rules: Rules | None) -> Rules:
-    sums = choose({"positive": {}, "proportional": SIGNED_SUMS}, residual, "residual rule")
-    return {**RULES, **sums, **(rules or {})}
+    sums: Rules = choose(_RESIDUALS, residual, "residual rule")
+    return {**sums, **(rules or {})}
 
 
 def seeded(seed: Seed, h: Tensor, units: Tensor, weights: Tensor | None) -> Tensor:

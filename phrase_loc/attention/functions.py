@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from phrase_loc.attention.tape import Move, Rule, Tape, is_live, tensors_in
 from phrase_loc.attention.transposes import transpose
@@ -49,9 +50,8 @@ def subtracted(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) ->
 
 def gated(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) -> Tensor:
     """The signal inherits everything, the gate nothing: a constant, a divisor, the smaller factor, the second."""
-    signal = input if is_live(input) else other
-    if is_live(input) and is_live(other) and func not in _DIVIDED and other.numel() > input.numel():
-        signal = other
+    larger = is_live(input) and is_live(other) and func not in _DIVIDED and other.numel() > input.numel()
+    signal = input if is_live(input) and not larger else other
     return beside_constants(tape, func, signal, input, other, **kwargs)
 
 
@@ -88,11 +88,11 @@ def joined(tape: Tape, func: Rule, tensors: Sequence[Tensor], dim: int = 0, **kw
     """Concatenation: each part gets back its own."""
     value = func(tensors, dim, **kwargs)
     axis = dim % value.dim()
-    moves, start = [], 0
-    for part in tensors:
-        size = part.shape[axis]
-        moves.append(Move(part, partial(torch.narrow, dim=axis + 1, start=start, length=size)))
-        start += size
+    sizes = [part.shape[axis] for part in tensors]
+    moves = [
+        Move(part, partial(torch.narrow, dim=axis + 1, start=sum(sizes[:i]), length=sizes[i]))
+        for i, part in enumerate(tensors)
+    ]
     return tape.record(value, *moves)
 
 
@@ -116,12 +116,8 @@ def _routed_back(
     func: Rule, args: Sequence[Any], kwargs: dict[str, Any], source: Tensor, index: int
 ) -> Callable[[Tensor], Tensor]:
     def again(leaf: Tensor) -> Tensor:
-        def swap(value: Any) -> Any:
-            if isinstance(value, (tuple, list)) and any(t is source for t in tensors_in(value, {})):
-                return type(value)(swap(v) for v in value)
-            return leaf if value is source else value
-
-        out = func(*(swap(a) for a in args), **{k: swap(v) for k, v in kwargs.items()})
+        swapped, named = tree_map(lambda value: leaf if value is source else value, (args, kwargs))
+        out = func(*swapped, **named)
         return out[index] if isinstance(out, (tuple, list)) else out
 
     return transpose(again, source.clone())  # the source may be overwritten in place before we come back
@@ -129,7 +125,7 @@ def _routed_back(
 
 def pooled(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Max pooling: the first maximum takes all. As `routed`, with the places kept instead of asked again."""
-    kwargs.pop("return_indices", None)  # false here: with it another function is called, and routed
+    kwargs.pop("return_indices", None)  # false here
     value, place = _WITH_PLACES[func](input, *args, **kwargs)
     channels, plane = input.shape[1], input.shape[2:]
     # Places count through (plane, channels): in memory's own order when channels are last.
@@ -161,41 +157,28 @@ _WITH_PLACES: dict[Any, Any] = {
     for home, name in ((F, "max_pool"), (torch, "max_pool"), (F, "adaptive_max_pool"))
     for pool in (getattr(home, f"{name}{n}d"),)
 }
-_TURNED: Any = (Tensor.T, Tensor.mT)  # descriptors, which the stubs take for tensors
-_DATA: Any = Tensor.data
 _DIVIDED = named("div div_ true_divide __truediv__")
-
+_DESCRIPTORS: Any = {Tensor.T: routed, Tensor.mT: routed, Tensor.data: constant}  # tensors, say torch's stubs
+_NAMES: dict[Rule, str] = {
+    passed: "relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu elu elu_ selu celu silu gelu "
+    "mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh clamp clamp_ batch_norm layer_norm group_norm "
+    "instance_norm local_response_norm rms_norm normalize dropout dropout2d dropout3d alpha_dropout "
+    "feature_alpha_dropout clone contiguous requires_grad_ nan_to_num",
+    subtracted: "sub sub_",
+    gated: "mul mul_ __rmul__ div div_ true_divide __truediv__",
+    gated_and_shifted: "addcmul",
+    cast: "to float double half bfloat16 type type_as cpu cuda",
+    reshaped: "flatten unflatten view view_as reshape reshape_as squeeze unsqueeze",
+    joined: "cat concat concatenate",
+    routed: "pad pixel_shuffle pixel_unshuffle channel_shuffle transpose permute movedim swapaxes t __getitem__ "
+    "narrow select index_select chunk split unbind stack expand expand_as amax max maximum flip roll",
+    constant: "norm var std var_mean std_mean detach zeros_like ones_like empty_like full_like new_zeros new_ones "
+    "new_empty new_full new_tensor item tolist",
+}
 RULES: dict[Callable[..., Any], Rule] = {
-    **dict.fromkeys(
-        named(
-            "relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu elu elu_ selu celu silu gelu "
-            "mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh clamp clamp_ batch_norm layer_norm group_norm "
-            "instance_norm local_response_norm rms_norm normalize dropout dropout2d dropout3d alpha_dropout "
-            "feature_alpha_dropout clone contiguous requires_grad_ nan_to_num"
-        ),
-        passed,
-    ),
-    **dict.fromkeys(named("sub sub_"), subtracted),
-    **dict.fromkeys([*_DIVIDED, *named("mul mul_ __rmul__")], gated),
-    **dict.fromkeys(named("addcmul"), gated_and_shifted),
-    **dict.fromkeys(named("to float double half bfloat16 type type_as cpu cuda"), cast),
-    **dict.fromkeys(named("flatten unflatten view view_as reshape reshape_as squeeze unsqueeze"), reshaped),
-    **dict.fromkeys(named("cat concat concatenate"), joined),
+    **{func: rule for rule, names in _NAMES.items() for func in named(names)},
+    **{descriptor.__get__: rule for descriptor, rule in _DESCRIPTORS.items()},
     **dict.fromkeys(_WITH_PLACES, pooled),
-    **dict.fromkeys([*_WITH_PLACES.values(), *(p.__get__ for p in _TURNED)], routed),
-    **dict.fromkeys(
-        named(
-            "pad pixel_shuffle pixel_unshuffle channel_shuffle transpose permute movedim swapaxes t __getitem__ "
-            "narrow select index_select chunk split unbind stack expand expand_as amax max maximum flip roll"
-        ),
-        routed,
-    ),
-    **dict.fromkeys([torch.linalg.vector_norm, _DATA.__get__], constant),
-    **dict.fromkeys(
-        named(
-            "norm var std var_mean std_mean detach zeros_like ones_like empty_like full_like new_zeros new_ones "
-            "new_empty new_full new_tensor item tolist"
-        ),
-        constant,
-    ),
+    **dict.fromkeys(_WITH_PLACES.values(), routed),
+    torch.linalg.vector_norm: constant,
 }

@@ -1,10 +1,9 @@
 """A network's operations, recorded while they run and walked down again: micrograd's `Value` on torch, with rules
 in place of derivatives.
 
-A torch function that touches an `Attended` tensor runs as ever, value for value, and its result is an `Attended`
-tensor whose `Node` knows from which tensors it was made and what each of them inherits. Modules, weights and torch
-itself stay as they were, so threads may share a network. Not seen are operations inside TorchScript or a compiled
-module, and writing through a view (`x[:, 0] += y` raises, since `Tensor.__setitem__` has no rule).
+A torch function that touches an `Attended` tensor runs as ever, value for value, and its result is `Attended`: its
+`Node` knows from which tensors it was made and what each of them inherits. Modules, weights and torch itself stay as
+they were, so threads may share a network. Operations inside TorchScript or a compiled module are not seen.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import resolve_name
+from torch.utils._pytree import tree_leaves, tree_map
 
 from phrase_loc.errors import ConfigError
 
@@ -24,10 +24,7 @@ Rule = Callable[..., Any]
 
 
 class Move(NamedTuple):
-    """What `source` (N, C, ...) inherits from (K, *output shape): `down` gives (K, N, C, ...).
-
-    `down_summed` gives the same summed over the channels of the source, where that costs less.
-    """
+    """From (K, *output shape) what `source` inherits, (K, N, C, ...); or cheaper, its sum over channels."""
 
     source: Any
     down: Down
@@ -51,17 +48,21 @@ class Attended(Tensor):
     node: Node
 
     @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tape = next(t.node.tape for t in tensors_in(args, kwargs) if is_live(t))
+        tensors = tensors_in(args, kwargs)
+        tape = next(t.node.tape for t in tensors if is_live(t))
+
+        def cast(value: Any) -> Any:  # a bf16 network is read in float32
+            return value.to(tape.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
         with torch._C.DisableTorchFunctionSubclass(), torch.autocast(tape.device, enabled=False):
-            rule = tape.rules.get(func)
-            if rule is not None:
-                return rule(tape, func, *_in_dtype(args, tape.dtype), **_in_dtype(kwargs, tape.dtype))
+            if func in tape.rules:
+                if any(t.is_floating_point() and t.dtype != tape.dtype for t in tensors):
+                    args, kwargs = tree_map(cast, (args, kwargs))
+                return tape.rules[func](tape, func, *args, **kwargs)
             out = func(*args, **kwargs)
-        if func is Tensor.__setitem__ or any(t.is_floating_point() for t in tensors_in((out,), {})):
+        if func is Tensor.__setitem__ or any(t.is_floating_point() for t in tensors_in(out)):
             raise NotImplementedError(
                 f"no excitation rule for {resolve_name(func) or func}: cut the network above it, or pass "
                 "rules={function: rule} with a rule of phrase_loc.attention.functions ('passed' if each output has "
@@ -73,10 +74,8 @@ class Attended(Tensor):
 class Tape:
     """The record of one forward pass.
 
-    Args:
-        rules: torch function -> rule, called as rule(tape, func, *args, **kwargs); it runs func and records its
-            result (see `excitation`).
-        positive: from a weight to max(weight, 0).
+    `rules[func](tape, func, *args, **kwargs)` runs a torch function and records its result; `positive` gives a
+    weight's max(weight, 0).
     """
 
     def __init__(self, rules: Mapping[Any, Rule], positive: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -85,10 +84,7 @@ class Tape:
         self._numbers = count()
 
     def watch(self, x: Tensor) -> Attended:
-        """`x` (N, C, ...) as a tensor that `propagate` tells of; the lowest comes first and sets the pass's dtype.
-
-        Of several tensors, every path from the top to a lower one must go through the higher.
-        """
+        """`x` (N, C, ...) that `propagate` tells of, the lowest first: every path to it meets the next."""
         if not isinstance(x, Attended):
             self.dtype, self.device = x.dtype, x.device.type
             x = self.record(x)
@@ -96,10 +92,8 @@ class Tape:
         return x
 
     def record(self, out: Tensor, *moves: Move) -> Attended:
-        """`out` as a tensor whose winners the sources of `moves` inherit; constants among them do not.
-
-        The sources' nodes are taken before `out` gets its own, so an in-place function may return its input.
-        """
+        """`out` as a tensor whose winners the sources of `moves` inherit; constants among them do not."""
+        # taken before `out` gets its own node: an in-place function may return its input
         known = tuple(m._replace(source=m.source.node) for m in moves if is_live(m.source))
         node = Node(next(self._numbers), out.shape, known, self)
         made = out if isinstance(out, Attended) else out.as_subclass(Attended)
@@ -109,10 +103,7 @@ class Tape:
     def propagate(self, top: Attended, won: Tensor, channels: bool = True) -> list[Tensor]:
         """Winning probability at each watched tensor: (K, N, C, ...), or (K, N, ...) summed over its channels.
 
-        Args:
-            top: a tensor made from the watched ones.
-            won: (K, *top.shape), what K winners have won there; signed values pass linearly.
-            channels: False is cheaper than summing the result.
+        `won` (K, *top.shape) is what K winners have won at `top`; signed values pass linearly.
         """
         lowest, found = self.watched[0], dict[Node, Tensor]()
         mass = {top.node: won if channels or top.node is not lowest else won.sum(2)}
@@ -145,10 +136,7 @@ class Tape:
 def attended_pass(
     parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor, rules: Mapping[Any, Rule]
 ) -> Iterator[tuple[Tape, Attended]]:
-    """The tape that watches a copy of `x` and the input of each further part, and the last one's output.
-
-    In float32 (float64 for float64 activations), without autograd and autocast, also under inference mode.
-    """
+    """The tape that watches a copy of `x` and the input of each further part, and the last one's output."""
     if not x.is_floating_point() or x.dim() < 2:
         raise ConfigError(f"activations must be floating (N, C, h, w), got {x.dtype} {tuple(x.shape)}")
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -170,9 +158,8 @@ def attended_pass(
 class KeptPositive:
     """A network with max(w, 0) of its weights beside it, for one that is asked many times; call it like the network.
 
-    Making them anew on each call costs nothing beside a forward pass of ResNet-50's last stage, and as much as the
-    pass itself for VGG16 (124 million weights). A weight that was changed in place or moved is noticed by its
-    version; writing through `weight.data` is not.
+    For VGG16 (124 million weights) making them anew costs as much as a pass. A weight that was changed in place or
+    moved is noticed by its version; writing through `weight.data` is not.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -206,10 +193,9 @@ def plain(tensor: Tensor) -> Tensor:
 
 def excitatory(tensor: Any) -> Tensor:
     """max(tensor, 0) of a live tensor, a copy that later in-place operations leave alone and branches share."""
-    if tensor.node.positive is None:
-        tensor.node.positive = tensor.clamp(min=0)
-    positive: Tensor = tensor.node.positive
-    return positive
+    node: Node = tensor.node
+    node.positive = tensor.clamp(min=0) if node.positive is None else node.positive
+    return node.positive
 
 
 def positive_part(weight: Tensor) -> Tensor:
@@ -224,22 +210,9 @@ def layout(tensor: Tensor) -> torch.memory_format:
     return torch.channels_last if planes else torch.contiguous_format
 
 
-def tensors_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
-    """The tensors among arguments, also those in lists and tuples."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from tensors_in(value, {})
-
-
-def _in_dtype(value: Any, dtype: torch.dtype) -> Any:
-    """Arguments with every floating tensor in the pass's dtype: a bf16 network is read in float32."""
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() and value.dtype != dtype else value
-    if isinstance(value, dict):
-        return {k: _in_dtype(v, dtype) for k, v in value.items()}
-    return type(value)(_in_dtype(v, dtype) for v in value) if type(value) in (tuple, list) else value
+def tensors_in(*values: Any) -> list[Any]:
+    """The tensors among values, also those in lists, tuples and dictionaries."""
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def _shares_memory(a: Tensor, b: Tensor) -> bool:
