@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import exp
 from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, Self
 
 import torch
 from PIL import Image
@@ -363,7 +363,3 @@ class PhraseLocalizer:
         """For each input size (1, D, h, w)."""
         pairs = zip(self._parts, scene.activations, strict=True)
         return [reduce(lambda value, part: part(value), parts, x) for parts, x in pairs]
-
-
-#: What evaluation, server and command line ask.
-Localizer: TypeAlias = PhraseLocalizer

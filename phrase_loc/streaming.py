@@ -32,7 +32,7 @@ from phrase_loc.display import answer_dict, write_parquet
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import IMAGE_ENDINGS, load_image
-from phrase_loc.localizer import Inference, Localizer, Prepared, prepare
+from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared, prepare
 from phrase_loc.models.store import model_digest
 from phrase_loc.proposals import Source
 from phrase_loc.tables import image_path, open_table
@@ -142,7 +142,7 @@ def check_place(output: Path) -> None:
 
 
 def answer_many(
-    localizer: Localizer,
+    localizer: PhraseLocalizer,
     questions: Sequence[Question],
     output: Path,
     *,
@@ -213,7 +213,7 @@ def _prepared(settings: Inference, source: Source, questions: list[Question]) ->
     return ready
 
 
-def _answers(localizer: Localizer, batch: list[_Ready], top_k: int) -> list[dict[str, Any]]:
+def _answers(localizer: PhraseLocalizer, batch: list[_Ready], top_k: int) -> list[dict[str, Any]]:
     scenes = iter(localizer.look_at([ready for _, ready in batch if not isinstance(ready, str)]))
     answers = []
     for question, ready in batch:
@@ -225,7 +225,7 @@ def _answers(localizer: Localizer, batch: list[_Ready], top_k: int) -> list[dict
     return answers
 
 
-def _settings(localizer: Localizer, top_k: int, processes: int) -> dict[str, Any]:
+def _settings(localizer: PhraseLocalizer, top_k: int, processes: int) -> dict[str, Any]:
     """All that an answer depends on but photograph and phrase, as JSON values."""
     settings = json.loads(json.dumps(asdict(localizer.settings)))
     first = {"method": settings.pop("method"), "top-k": top_k, "model": model_digest(localizer.model)}

@@ -18,7 +18,7 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import lock, read_text, same_file
 
 if TYPE_CHECKING:
-    from phrase_loc.localizer import Localizer
+    from phrase_loc.localizer import PhraseLocalizer
     from phrase_loc.structures import Prediction
 
 
@@ -161,7 +161,7 @@ def _query_many(args: argparse.Namespace, phrases: Sequence[str]) -> int:
     return 0
 
 
-def _localizer(args: argparse.Namespace, device: str) -> "Localizer":
+def _localizer(args: argparse.Namespace, device: str) -> "PhraseLocalizer":
     from phrase_loc.localizer import PhraseLocalizer
 
     localizer = PhraseLocalizer.from_pretrained(args.model, device=device)

@@ -21,7 +21,7 @@ from phrase_loc.evaluation.rows import content_words
 from phrase_loc.structures import GroundingSample
 
 if TYPE_CHECKING:
-    from phrase_loc.localizer import Localizer
+    from phrase_loc.localizer import PhraseLocalizer
 
 IMAGES = 80  # looked at for the plot
 SEED = 7
@@ -56,7 +56,7 @@ class Pairs(NamedTuple):
     image: np.ndarray
 
 
-def reliability(localizer: "Localizer", samples: Sequence[GroundingSample]) -> Reliability | None:
+def reliability(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample]) -> Reliability | None:
     """The diagram on up to IMAGES images, evenly spaced; None when the model gives no probability."""
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(IMAGES, len(samples))).astype(int)).tolist()
     generator = np.random.default_rng(SEED)
@@ -101,7 +101,9 @@ def binned(said: np.ndarray, positive: np.ndarray, images: int = 0) -> Reliabili
     return Reliability(bins, error, float(((said - positive) ** 2).mean()), len(said), images)
 
 
-def calibrate(localizer: "Localizer", samples: Sequence[GroundingSample], seed: int = 0) -> dict[str, Any]:
+def calibrate(
+    localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: int = 0
+) -> dict[str, Any]:
     """Platt's slope and offset, of all images, and how good they are, on held-out images."""
     from sklearn.metrics import roc_auc_score
 
@@ -124,7 +126,7 @@ def calibrate(localizer: "Localizer", samples: Sequence[GroundingSample], seed: 
     }
 
 
-def score_pairs(localizer: "Localizer", samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
+def score_pairs(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
     """One negative for each positive phrase with a known word; the same pairs for the same seed."""
 
     def content(text: str) -> frozenset[str]:

@@ -39,7 +39,7 @@ from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
 
 if TYPE_CHECKING:
-    from phrase_loc.localizer import Localizer
+    from phrase_loc.localizer import PhraseLocalizer
 
 CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
 BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
@@ -50,7 +50,7 @@ CHUNK = 16  # full-size maps held at once,
 HELD_PIXELS = 2**25  # or fewer, of so many pixels together
 
 #: What is asked instead of the phrases of an image.
-Choice = Callable[["Localizer", GroundingSample, Sequence[str]], Sequence[str]]
+Choice = Callable[["PhraseLocalizer", GroundingSample, Sequence[str]], Sequence[str]]
 
 
 def needs_model(names: list[str]) -> bool:
@@ -71,7 +71,7 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
             raise ConfigError(f"{unknown}; choose from {', '.join(sorted(known))}")
 
 
-def load(source: str, inference: dict[str, Any], device: str) -> "Localizer":
+def load(source: str, inference: dict[str, Any], device: str) -> "PhraseLocalizer":
     """A localizer with its settings changed, of what PhraseLocalizer.from_pretrained takes or `classifier:...`."""
     from phrase_loc.evaluation.classifier import PREFIX, load_classifier
     from phrase_loc.localizer import PhraseLocalizer
@@ -81,7 +81,7 @@ def load(source: str, inference: dict[str, Any], device: str) -> "Localizer":
     return PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
 
 
-def load_localizer(config: EvaluateConfig, device: str) -> "Localizer":
+def load_localizer(config: EvaluateConfig, device: str) -> "PhraseLocalizer":
     """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
     if not any(protocol.top_k for protocol in config.chosen_protocols()):
         return load(config.model, {"proposals": BOXES_OF_MAPS, **config.inference}, device)
@@ -109,7 +109,7 @@ def cache_folder(setting: str) -> Path | None:
     return folder
 
 
-def fingerprint(localizer: "Localizer | None") -> str:
+def fingerprint(localizer: "PhraseLocalizer | None") -> str:
     """A hash of the weights and settings of a localizer, '' for none."""
     if localizer is None:
         return ""
@@ -119,7 +119,7 @@ def fingerprint(localizer: "Localizer | None") -> str:
     return digest.hexdigest()
 
 
-def build(names: list[str], localizer: "Localizer | None") -> list[Method]:
+def build(names: list[str], localizer: "PhraseLocalizer | None") -> list[Method]:
     """The methods called `names`, in that order; `localizer` may be None when all are baselines.
 
     A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
@@ -159,7 +159,9 @@ class MapMethod:
 
     needs_image = True
 
-    def __init__(self, name: str, localizer: "Localizer", looks: list[Look], choose: Choice | None = None):
+    def __init__(
+        self, name: str, localizer: "PhraseLocalizer", looks: list[Look], choose: Choice | None = None
+    ):
         self.name, self.localizer, self.looks, self.choose = name, localizer, looks, choose
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
@@ -224,7 +226,9 @@ def _inside(heat: Tensor, border: int) -> Tensor:
     return inner
 
 
-def shuffled_words(localizer: "Localizer", sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
+def shuffled_words(
+    localizer: "PhraseLocalizer", sample: GroundingSample, phrases: Sequence[str]
+) -> list[str]:
     """For each phrase another one of the image that shares no word with it, else a word from elsewhere."""
     said = sorted({phrase.text for phrase in sample.phrases})
     words = _known_words(localizer, said)
@@ -235,16 +239,16 @@ def shuffled_words(localizer: "Localizer", sample: GroundingSample, phrases: Seq
     return chosen
 
 
-def random_word(localizer: "Localizer", sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
+def random_word(localizer: "PhraseLocalizer", sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
     """For each phrase a word the model knows and the phrase does not have."""
     return [_elsewhere(localizer, sample, phrase) for phrase in phrases]
 
 
-def _known_words(localizer: "Localizer", phrases: Sequence[str]) -> list[frozenset[str]]:
+def _known_words(localizer: "PhraseLocalizer", phrases: Sequence[str]) -> list[frozenset[str]]:
     return [frozenset(w.text for w in e.words if w.known) for e in localizer.encode(phrases)]
 
 
-def _elsewhere(localizer: "Localizer", sample: GroundingSample, phrase: str) -> str:
+def _elsewhere(localizer: "PhraseLocalizer", sample: GroundingSample, phrase: str) -> str:
     """A known word that no phrase of the image has, or the phrase itself when the model knows nothing else."""
     names = getattr(localizer, "names", None) or localizer.vocabulary.words
     texts = [phrase, *(p.text for p in sample.phrases)]
@@ -265,7 +269,7 @@ CONTROLS: dict[str, Choice | None] = {
 }
 
 
-def randomised(localizer: "Localizer") -> "Localizer":
+def randomised(localizer: "PhraseLocalizer") -> "PhraseLocalizer":
     """A localizer over the same network whose units are shuffled, each in its own fixed order."""
     known: Any = localizer
     model, own = copy(known.model), known.model.units

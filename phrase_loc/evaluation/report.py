@@ -34,7 +34,7 @@ from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
 
 if TYPE_CHECKING:
-    from phrase_loc.localizer import Localizer
+    from phrase_loc.localizer import PhraseLocalizer
 
 COLUMNS = (
     *("image", "protocol", "method", "phrase", "type", "entity", "sentence", "known"),
@@ -158,7 +158,7 @@ def page(
     report: dict[str, Any],
     records: list[Record],
     samples: Sequence[GroundingSample],
-    localizer: "Localizer | None" = None,
+    localizer: "PhraseLocalizer | None" = None,
 ) -> str:
     """The page of report.json's content and all records; without a localizer it has no maps and probabilities."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -198,7 +198,7 @@ def bars(report: dict[str, Any], records: list[Record]) -> list[dict[str, Any]]:
 
 
 def gallery(
-    records: list[Record], samples: Sequence[GroundingSample], localizer: "Localizer | None"
+    records: list[Record], samples: Sequence[GroundingSample], localizer: "PhraseLocalizer | None"
 ) -> tuple[tuple[str, str] | None, list[dict[str, Any]]]:
     """The (protocol, method) shown, the first asked with ranked boxes, with boxes, or at all; and its cases.
 
@@ -257,7 +257,7 @@ def _key(record: Record) -> tuple[Any, ...]:
 
 
 def _look(
-    sample: GroundingSample, phrases: list[str], localizer: "Localizer | None", method: str
+    sample: GroundingSample, phrases: list[str], localizer: "PhraseLocalizer | None", method: str
 ) -> tuple[str, dict[str, tuple[str, float | None]]]:
     """The photograph, and per phrase its map and probability; nothing where the file is not there."""
     try:

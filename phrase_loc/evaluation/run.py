@@ -24,7 +24,7 @@ from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
 
 if TYPE_CHECKING:
-    from phrase_loc.localizer import Localizer
+    from phrase_loc.localizer import PhraseLocalizer
 
 POLICY = (
     "An image, caption or chain that cannot be read is neither a hit nor a miss: it leaves the count of "
@@ -46,7 +46,7 @@ class Evaluation:
     asked: tuple[str, ...]  # names of the methods that get rows of their own
     rows: Rows
     skipped: Skipped
-    localizer: "Localizer | None"  # None when no method looked at images
+    localizer: "PhraseLocalizer | None"  # None when no method looked at images
     progress: Progress  # finished images on disk, to be cleared when the report is written
     #: (protocol, method) -> what is written beside its rows
     notes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Evaluation:
         return self.rows.tables
 
 
-def evaluate(config: EvaluateConfig, world: World, localizer: "Localizer | None" = None) -> Evaluation:
+def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer | None" = None) -> Evaluation:
     """Evaluate, on each process with the same result; a localizer takes the place of the one the config names.
 
     Raises:
@@ -155,7 +155,7 @@ def _differences(sums: dict[str, dict[str, dict[str, Sums]]], draws: int) -> lis
     return found
 
 
-def _key(config: EvaluateConfig, plan: Plan, localizer: "Localizer | None") -> str:
+def _key(config: EvaluateConfig, plan: Plan, localizer: "PhraseLocalizer | None") -> str:
     """Hash of all that the results of an image depend on; equal in every process."""
     looks = any(method.needs_image for method in plan.methods)
     facts = (

@@ -25,7 +25,7 @@ from torch import Tensor
 from phrase_loc.display import answer_dict
 from phrase_loc.errors import DataError, choose
 from phrase_loc.images import load_image
-from phrase_loc.localizer import Localizer, Prepared, prepare
+from phrase_loc.localizer import PhraseLocalizer, Prepared, prepare
 from phrase_loc.maps import min_max
 from phrase_loc.structures import Scene
 from phrase_loc.text.splitting import noun_phrases, split_phrases
@@ -108,7 +108,7 @@ class Batcher:
     Photographs that wait are encoded together, `batch` in one pass.
     """
 
-    def __init__(self, localizer: Localizer, capacity: int, batch: int):
+    def __init__(self, localizer: PhraseLocalizer, capacity: int, batch: int):
         self.localizer, self.batch = localizer, batch
         #: what waits: a photograph to be encoded or an action to be run; None to stop
         self._jobs: queue.Queue[tuple[Future, Prepared | Callable[[], Any]] | None] = queue.Queue(capacity)
@@ -166,7 +166,7 @@ def _settle(futures: list[Future], action: Callable[[], list]) -> None:
 class Answers:
     """The questions of the API, asked of one model through one queue."""
 
-    def __init__(self, localizer: Localizer, limits: Limits):
+    def __init__(self, localizer: PhraseLocalizer, limits: Limits):
         self.localizer, self.limits = localizer, limits
         self.batcher = Batcher(localizer, limits.queue, limits.batch)
         self.scenes = SceneCache(limits.scenes, limits.kept_bytes)

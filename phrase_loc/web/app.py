@@ -22,7 +22,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
-from phrase_loc.localizer import Localizer
+from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
 from phrase_loc.web.server import Access, Middleware, plain, sentence, too_large
 
@@ -141,7 +141,7 @@ class InMemoryRequest(Request):
 
 
 def create_app(
-    localizer: Localizer,
+    localizer: PhraseLocalizer,
     limits: Limits = Limits(),  # noqa: B008
     token: str | None = None,
     hosts: Iterable[str] | None = None,
