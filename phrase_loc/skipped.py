@@ -65,8 +65,10 @@ class Skipped:
     def check(self, total: int) -> None:
         """Raises DataError when `total` faults, over all processes, are more than the limit."""
         if self.limit is not None and total > self.limit:
-            found = f"more than {self.limit} samples are unusable ({self.summary()})"
-            raise DataError(f"{found}; mend the data or raise data.max_faults")
+            raise DataError(
+                f"more than {self.limit} samples are unusable ({self.summary()}); mend the data or raise "
+                "data.max_faults"
+            )
 
     def refuse_if_empty(self, kept: int, what: str) -> None:
         """Raises DataError, with the first reason, when nothing is left to evaluate."""

@@ -31,7 +31,7 @@ from phrase_loc.display import answer_dict, write_parquet
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import IMAGE_ENDINGS, load_image
-from phrase_loc.inference import Inference, Localizer, Prepared, prepare
+from phrase_loc.localizer import Inference, Localizer, Prepared, prepare
 from phrase_loc.models.store import model_digest
 from phrase_loc.proposals import Source
 from phrase_loc.tables import image_path, open_table

@@ -18,7 +18,7 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import lock, read_text, same_file
 
 if TYPE_CHECKING:
-    from phrase_loc.inference import Localizer
+    from phrase_loc.localizer import Localizer
     from phrase_loc.structures import Prediction
 
 

@@ -9,7 +9,7 @@ even bet before looking. The figures are cross-validated with whole images left 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -17,8 +17,10 @@ from tqdm import tqdm
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.rows import content_words
-from phrase_loc.inference import Localizer
 from phrase_loc.structures import GroundingSample
+
+if TYPE_CHECKING:
+    from phrase_loc.localizer import Localizer
 
 IMAGES = 80  # looked at for the plot
 SEED = 7
@@ -53,7 +55,7 @@ class Pairs(NamedTuple):
     image: np.ndarray
 
 
-def reliability(localizer: Localizer, samples: Sequence[GroundingSample]) -> Reliability | None:
+def reliability(localizer: "Localizer", samples: Sequence[GroundingSample]) -> Reliability | None:
     """The diagram on up to IMAGES images, evenly spaced; None when the model gives no probability."""
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(IMAGES, len(samples))).astype(int)).tolist()
     generator = np.random.default_rng(SEED)
@@ -103,7 +105,7 @@ def binned(said: np.ndarray, positive: np.ndarray, images: int = 0) -> Reliabili
     return Reliability(bins, error, float(((said - positive) ** 2).mean()), len(said), images)
 
 
-def calibrate(localizer: Localizer, samples: Sequence[GroundingSample], seed: int = 0) -> dict[str, Any]:
+def calibrate(localizer: "Localizer", samples: Sequence[GroundingSample], seed: int = 0) -> dict[str, Any]:
     """Platt's two numbers and how good they are.
 
     Returns:
@@ -136,7 +138,7 @@ def calibrate(localizer: Localizer, samples: Sequence[GroundingSample], seed: in
     }
 
 
-def score_pairs(localizer: Localizer, samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
+def score_pairs(localizer: "Localizer", samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
     """One negative for each positive phrase with a known word; the same pairs for the same seed."""
 
     def content(text: str) -> frozenset[str]:

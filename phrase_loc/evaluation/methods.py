@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,9 +36,11 @@ from phrase_loc.evaluation.rows import Rows, Table
 from phrase_loc.evaluation.statistics import Floats
 from phrase_loc.evaluation.targets import Answers, Method, Query, Request
 from phrase_loc.evaluation.thresholds import map_boxes
-from phrase_loc.inference import Inference, Localizer
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
+
+if TYPE_CHECKING:
+    from phrase_loc.localizer import Localizer
 
 CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
 BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
@@ -49,7 +51,7 @@ CHUNK = 16  # full-size maps held at once,
 HELD_PIXELS = 2**25  # or fewer, of so many pixels together
 
 #: What is asked instead of the phrases of an image.
-Choice = Callable[[Localizer, GroundingSample, Sequence[str]], Sequence[str]]
+Choice = Callable[["Localizer", GroundingSample, Sequence[str]], Sequence[str]]
 
 
 def needs_model(names: list[str]) -> bool:
@@ -63,7 +65,10 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
     Raises:
         ConfigError: one is unknown, or a setting has a wrong type or range.
     """
-    Inference.from_dict(inference or {})
+    if inference:
+        from phrase_loc.localizer import Inference
+
+        Inference.from_dict(inference)
     known = [*METHODS, *(f"{m}@{c}" for m in METHODS for c in CONTROLS), *BASELINES]
     for name in names:
         if name not in known and name.removesuffix(WITHOUT_PRIOR) not in METHODS:
@@ -72,7 +77,7 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
             )
 
 
-def load(source: str, inference: dict[str, Any], device: str) -> Localizer:
+def load(source: str, inference: dict[str, Any], device: str) -> "Localizer":
     """A localizer with its settings changed, of what PhraseLocalizer.from_pretrained takes or `classifier:...`."""
     from phrase_loc.evaluation.classifier import PREFIX, load_classifier
     from phrase_loc.localizer import PhraseLocalizer
@@ -82,7 +87,7 @@ def load(source: str, inference: dict[str, Any], device: str) -> Localizer:
     return PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
 
 
-def load_localizer(config: EvaluateConfig, device: str) -> Localizer:
+def load_localizer(config: EvaluateConfig, device: str) -> "Localizer":
     """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
     if not any(protocol.top_k for protocol in config.chosen_protocols()):
         return load(config.model, {"proposals": BOXES_OF_MAPS, **config.inference}, device)
@@ -95,7 +100,7 @@ def cache_folder(setting: str) -> Path | None:
     """The folder that `proposal_cache` names, tidied; None where nothing is kept."""
     from platformdirs import user_cache_path
 
-    from phrase_loc.proposals.cache import tidy
+    from phrase_loc.proposals.source import tidy
 
     if setting in ("", "none"):
         return None
@@ -111,7 +116,7 @@ def cache_folder(setting: str) -> Path | None:
     return folder
 
 
-def fingerprint(localizer: Localizer | None) -> str:
+def fingerprint(localizer: "Localizer | None") -> str:
     """A hash of the weights and settings of a localizer, '' for none."""
     if localizer is None:
         return ""
@@ -126,7 +131,7 @@ def baselines() -> list[Method]:
     return [Baseline(name, guess) for name, guess in BASELINES.items()]
 
 
-def build(names: list[str], localizer: Localizer | None) -> list[Method]:
+def build(names: list[str], localizer: "Localizer | None") -> list[Method]:
     """The methods called `names`, in that order; `localizer` may be None when all are baselines.
 
     A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
@@ -164,7 +169,7 @@ class MapMethod:
     def __init__(
         self,
         name: str,
-        localizer: Localizer,
+        localizer: "Localizer",
         scenes: list[tuple[GroundingSample, Scene]],
         choose: Choice | None = None,
     ):
@@ -244,7 +249,7 @@ def _inside(heat: Tensor, border: int) -> Tensor:
     return inner
 
 
-def shuffled_words(localizer: Localizer, sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
+def shuffled_words(localizer: "Localizer", sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
     """For each phrase another one of the image that shares no word with it, else a word from elsewhere."""
     said = sorted({phrase.text for phrase in sample.phrases})
     words = dict(zip(said, _known_words(localizer, said), strict=True))
@@ -255,16 +260,16 @@ def shuffled_words(localizer: Localizer, sample: GroundingSample, phrases: Seque
     return chosen
 
 
-def random_word(localizer: Localizer, sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
+def random_word(localizer: "Localizer", sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
     """For each phrase a word the model knows and the phrase does not have."""
     return [_elsewhere(localizer, sample, phrase) for phrase in phrases]
 
 
-def _known_words(localizer: Localizer, phrases: Sequence[str]) -> list[frozenset[str]]:
+def _known_words(localizer: "Localizer", phrases: Sequence[str]) -> list[frozenset[str]]:
     return [frozenset(w.text for w in e.words if w.known) for e in localizer.encode(phrases)]
 
 
-def _elsewhere(localizer: Localizer, sample: GroundingSample, phrase: str) -> str:
+def _elsewhere(localizer: "Localizer", sample: GroundingSample, phrase: str) -> str:
     """A known word that no phrase of the image has, or the phrase itself when the model knows nothing else."""
     names = getattr(localizer, "names", None) or localizer.vocabulary.words
     texts = [phrase, *(p.text for p in sample.phrases)]
@@ -285,7 +290,7 @@ CONTROLS: dict[str, Choice | None] = {
 }
 
 
-def randomised(localizer: Localizer) -> Localizer:
+def randomised(localizer: "Localizer") -> "Localizer":
     """A localizer over the same network whose units are shuffled, each in its own fixed order.
 
     The weights keep their values and lose their places, so nothing but what was learnt is taken away.

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -31,8 +31,10 @@ from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.statistics import seal
 from phrase_loc.files import lock, write_text, writing
 from phrase_loc.images import load_image
-from phrase_loc.inference import Localizer
 from phrase_loc.structures import GroundingSample
+
+if TYPE_CHECKING:
+    from phrase_loc.localizer import Localizer
 
 COLUMNS = (
     *("image", "protocol", "method", "phrase", "type", "entity", "sentence", "known"),
@@ -166,7 +168,7 @@ def page(
     report: dict[str, Any],
     records: list[Record],
     samples: Sequence[GroundingSample],
-    localizer: Localizer | None = None,
+    localizer: "Localizer | None" = None,
 ) -> str:
     """The text of the page of report.json's content, and of the records of every protocol and method asked.
 
@@ -229,7 +231,7 @@ def bars(report: dict[str, Any], records: list[Record]) -> list[dict[str, Any]]:
 
 
 def gallery(
-    records: list[Record], samples: Sequence[GroundingSample], localizer: Localizer | None
+    records: list[Record], samples: Sequence[GroundingSample], localizer: "Localizer | None"
 ) -> tuple[tuple[str, str] | None, list[dict[str, Any]]]:
     """The (protocol, method) shown, and its cases for the template.
 
@@ -291,7 +293,7 @@ def _key(record: Record) -> tuple[Any, ...]:
 
 
 def _look(
-    sample: GroundingSample, phrases: list[str], localizer: Localizer | None, method: str
+    sample: GroundingSample, phrases: list[str], localizer: "Localizer | None", method: str
 ) -> tuple[str, dict[str, tuple[str, float | None]]]:
     """The photograph, and per phrase its map and probability; nothing where the file is not there."""
     try:

@@ -23,7 +23,7 @@ from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
 
 if TYPE_CHECKING:
-    from phrase_loc.inference import Localizer
+    from phrase_loc.localizer import Localizer
 
 POLICY = (
     "An image, caption or chain that cannot be read is neither a hit nor a miss: it leaves the count of "

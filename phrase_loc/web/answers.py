@@ -24,7 +24,7 @@ from torch import Tensor
 from phrase_loc.display import answer_dict
 from phrase_loc.errors import DataError, choose
 from phrase_loc.images import load_image
-from phrase_loc.inference import Localizer, Prepared, prepare
+from phrase_loc.localizer import Localizer, Prepared, prepare
 from phrase_loc.maps import min_max
 from phrase_loc.structures import Prediction, Scene
 from phrase_loc.text.splitting import noun_phrases, split_phrases
@@ -242,7 +242,8 @@ class Answers:
             "calibrated": bool(model.config.calibration),
             "method": settings.method,
             "methods": list(PAGE_METHODS),
-            "ranking": {"score": "mass"} | {k: getattr(settings, k) for k in ("gamma", "nms", "temperature")},
+            "ranking": {"score": "mass"}
+            | {k: getattr(settings, k) for k in ("gamma", "spread", "nms", "temperature")},
             "prior": settings.prior,
             "limits": {"phrases": self.limits.phrases, "upload_bytes": self.limits.upload_bytes},
         }

@@ -22,7 +22,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
-from phrase_loc.inference import Localizer
+from phrase_loc.localizer import Localizer
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
 from phrase_loc.web.server import Access, Middleware, Shutdown, plain, sentence, too_large
 
@@ -115,7 +115,8 @@ class InMemoryParser(MultiPartParser):
         """The fields; a form that is cut off would lose its last ones silently."""
         form = await super().parse()
         if not self.ended:
-            await form.close()
+            for file in self._files_to_close_on_error:  # the form does not know that of its last part
+                file.close()
             raise MultiPartException("It ends before its last boundary; send it again")
         return form
 

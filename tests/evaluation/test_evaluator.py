@@ -277,7 +277,7 @@ def test_the_command_on_baselines(tmp_path, capsys):
         (["output=folder.json"], "is a folder"),
         (["output=a\0.json"], "ends in .json"),
         (["method=mwp", "inference.gama=1"], "unknown inference setting 'gama' (did you mean 'gamma'?)"),
-        (["method=mwp", "inference.nms='0.5'"], "inference setting nms"),
+        (["method=mwp", "inference.nms='0.5'"], "inference setting 'nms'"),
         (["bootstrap=100001"], "at most 100,000"),
         (["bootstrap=true"], "bootstrap takes a number, got true"),
         (["limit=-1"], "error: limit is a number of images"),
