@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,14 +165,10 @@ def write_parquet(answers: Iterable[dict[str, Any]], path: Path) -> None:
     columns = {"image": pa.string(), "width": pa.int32(), "height": pa.int32(), "error": pa.string()}
     columns |= {"phrase": pa.string(), "present": pa.float32(), "peak": numbers, "boxes": pa.list_(numbers)}
     schema = pa.schema(list((columns | {"scores": numbers}).items()))
-    rows: list[dict] = []
+    rows = chain.from_iterable(map(_rows, answers))
     with pq.ParquetWriter(path, schema) as writer:
-        for answer in answers:
-            rows += _rows(answer)
-            if len(rows) >= 4096:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                rows.clear()
-        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+        while group := list(islice(rows, 4096)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:

@@ -73,8 +73,12 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
             write(ManyPhrases(model, settings).eval(), _example(model, settings.image_sizes), path)
         _write_words(model, folder)
         digests = {name: digest(folder / name) for name in (GRAPHS[format], *WORD_FILES)}
-        facts: dict[str, Any] = {"format": format, "image_sizes": settings.image_sizes}
-        facts |= {"method": "contrastive_mwp", "stage": "features", "calibration": model.config.calibration}
+        facts: dict[str, Any] = {
+            "format": format,
+            "image_sizes": settings.image_sizes,
+            "method": "contrastive_mwp",
+        }
+        facts |= {"stage": "features", "calibration": model.config.calibration}
         facts |= {"source": str(source), "sha256": digests}
         write_text(folder / "export.json", json.dumps(facts, indent=1) + "\n")
     except OSError as error:
@@ -129,11 +133,8 @@ def _write_words(model: TextToRegion, folder: Path) -> None:
     with torch.no_grad():
         bias = head.word_bias(torch.zeros_like(axes[:1]))[0]
         halves = {name: getattr(table, name) for name in ("vectors", "scale", "into", "offset")}
-        halves |= {
-            "project": head.project(axes).T,
-            "bias_weight": head.word_bias(axes)[:, 0] - bias,
-            "bias": bias,
-        }
+        halves |= {"project": head.project(axes).T, "bias": bias}
+        halves["bias_weight"] = head.word_bias(axes)[:, 0] - bias
     arrays = {name: tensor.detach().half().numpy() for name, tensor in halves.items()}
     with writing(folder / "words.npz") as path:
         np.savez(path, rows=table.rows.numpy(), **arrays)

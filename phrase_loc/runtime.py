@@ -34,9 +34,12 @@ class ExportedModel:
         folder = Path(folder)
         self.facts = _facts(folder)
         try:
-            with np.load(folder / "words.npz") as words:
-                self._table = {name: words[name] for name in words.files}
-            self._rows = _rows(folder)
+            with np.load(folder / "words.npz") as table:
+                self._table = dict(table)
+            # each line ends, so that the last one is empty; a word is the row of its first mention
+            own = [line.split("\t")[0] for line in read_text(folder / "vocabulary.txt").split("\n")[:-1]]
+            words = [*own, *read_text(folder / "extra_words.txt").split("\n")[:-1]]
+            self._rows = {word: row for row, word in reversed(list(enumerate(words)))}
         except Exception as error:  # of an archive that is anything, numpy and zipfile raise anything
             raise DataError(
                 f"{folder} holds no exported model ({str(error)[:160]}); write one with `phrase-loc export`"
@@ -128,13 +131,6 @@ def _facts(folder: Path) -> dict[str, Any]:
                 f"{path} is not the file that export.json was written with; copy the whole folder again"
             )
     return facts
-
-
-def _rows(folder: Path) -> dict[str, int]:
-    """Words to the row of their first mention; each line ends, so that the last one is empty."""
-    own = [line.split("\t")[0] for line in read_text(folder / "vocabulary.txt").split("\n")[:-1]]
-    words = [*own, *read_text(folder / "extra_words.txt").split("\n")[:-1]]
-    return {word: row for row, word in reversed(list(enumerate(words)))}
 
 
 def _session(path: Path, threads: int | None) -> Any:

@@ -13,9 +13,10 @@ interrupted run goes on where its parts end; an answer is kept only for the ques
 import glob
 import json
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -37,9 +38,9 @@ from phrase_loc.proposals import Source
 from phrase_loc.tables import image_path, open_table
 
 _LONGEST = 200  # bytes of a name; 255 are allowed, and hidden names are longer
+_NAMED = 8  # endings and folders that a note names
 _FULL_DISK = "free space there and run the same command again, it goes on"
 _ELSEWHERE = "give another --output, or --overwrite to replace it"
-_NAMED = 8  # endings and folders that a sentence names
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,31 @@ def _questions_in_table(path: Path) -> list[Question]:
     return [Question(image, tuple(phrases)) for image, phrases in asked.items()]
 
 
+def _photographs_in(folder: Path, note: Callable[[str], None]) -> list[Path]:
+    """The photographs in a folder and below it, by their endings alone, sorted; `note` is told what is left out.
+
+    Hidden photographs are taken, hidden files of another ending passed over without a word; folders behind links are
+    not entered.
+    """
+    found: list[Path] = []
+    other, linked, closed = Counter[str](), Counter[str](), Counter[str]()
+    for parent, folders, names in os.walk(folder, onerror=lambda error: closed.update([error.filename])):
+        linked.update(path for name in folders if os.path.islink(path := os.path.join(parent, name)))
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()
+            if ending in IMAGE_ENDINGS:
+                found.append(Path(parent, name))
+            elif not name.startswith("."):
+                other[ending or "no ending"] += 1
+    left_out = {"left out {} file{} of endings that are not read": other}
+    left_out |= {"did not enter {} linked folder{}": linked, "could not read {} folder{}": closed}
+    for said, things in left_out.items():
+        if count := things.total():
+            shown = ", ".join(sorted(things)[:_NAMED]) + (", ..." if len(things) > _NAMED else "")
+            note(f"{said.format(count, 's' if count > 1 else '')} ({shown})")
+    return sorted(found)
+
+
 def check_place(output: Path) -> None:
     """Raises ConfigError or DataError where no file of answers can be written; asked before a model is loaded."""
     if output.suffix not in {".jsonl", ".parquet"}:
@@ -106,11 +132,11 @@ def check_place(output: Path) -> None:
         raise ConfigError("parquet needs pyarrow; install it with: pip install 'phrase_loc[parquet]'")
     if len(os.fsencode(output.name)) > _LONGEST:
         raise ConfigError(f"the name of the output has more than {_LONGEST} bytes; shorten it")
-    folder = output.parent
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        reason = "Permission denied" if os.path.isdir(folder) else "Not a directory"
-        reason = reason if os.path.exists(folder) else "No such file or directory"
-        raise DataError(f"cannot write in {folder}: {reason}; choose a folder that can be written")
+    try:
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except (OSError, ValueError) as error:
+        why = f"{files.reason(error)}; choose a folder that can be written"
+        raise DataError(f"cannot write in {output.parent}: {why}") from None
     if output.exists() and not output.is_file():
         raise DataError(f"the output {output} is a folder or a device; name a file")
 
@@ -147,30 +173,56 @@ def answer_many(
             return {"answered": 0, "resumed": len(questions), "refused": 0}
         part = _part(output, world.rank, world.size)
         done = _resume(part, _read_record(output), run, questions, mine)
-        world.barrier()
-        if world.is_main:
-            _write_record(output, run)
-        world.barrier()
+        world.barrier()  # what is no answer of this run is cut off before the record says so
+        world.from_main(lambda: _write_record(output, run))
         part.touch()
         bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
-        answered = refused = 0
+        refused = 0
         prepared = partial(_prepared, localizer.settings, localizer.source)
         left: Any = [questions[i] for i in mine[done:]]
-        loader = DataLoader(left, batch_size=batch_size, num_workers=workers, collate_fn=prepared)
-        with bar, _dead_workers_as_sentence():
-            for batch in loader:
-                answers = _answers(localizer, batch, top_k)
-                lines = [json.dumps(a, ensure_ascii=False, allow_nan=False) + "\n" for a in answers]
-                files.append_text(part, "".join(lines), _FULL_DISK)
-                answered += len(answers)
-                refused += sum("error" in answer for answer in answers)
-                bar.update(len(answers))
+        try:
+            loader = DataLoader(left, batch_size=batch_size, num_workers=workers, collate_fn=prepared)
+            with bar:
+                for batch in loader:
+                    answers = _answers(localizer, batch, top_k)
+                    lines = [json.dumps(a, ensure_ascii=False, allow_nan=False) + "\n" for a in answers]
+                    files.append_text(part, "".join(lines), _FULL_DISK)
+                    refused += sum("error" in answer for answer in answers)
+                    bar.update(len(answers))
+        except RuntimeError as error:  # of torch's signal handler, wherever it finds this process
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                "a decoding process was killed, perhaps for want of memory; give fewer --workers (or 0) or a "
+                "smaller --batch-size, the same command goes on"
+            ) from None
         world.barrier()
-        if world.is_main:
-            _join(output, run, world.size)
-        world.barrier()
-    counts = world.sum(torch.tensor([answered - refused, done, refused], device=world.device))
+        world.from_main(lambda: _join(output, run, world.size))
+    counts = world.sum(torch.tensor([len(left) - refused, done, refused], device=world.device))
     return dict(zip(("answered", "resumed", "refused"), counts.tolist(), strict=True))
+
+
+def _prepared(settings: Inference, source: Source, questions: list[Question]) -> list[_Ready]:
+    """Photographs made ready for the network; a broken one is its sentence."""
+    ready: list[_Ready] = []
+    for question in questions:
+        try:
+            ready.append((question, prepare(load_image(question.image), settings, source=source)))
+        except DataError as error:
+            ready.append((question, str(error)))
+    return ready
+
+
+def _answers(localizer: Localizer, batch: list[_Ready], top_k: int) -> list[dict[str, Any]]:
+    scenes = iter(localizer.look_at([ready for _, ready in batch if not isinstance(ready, str)]))
+    answers = []
+    for question, ready in batch:
+        if isinstance(ready, str):
+            answers.append({"image": question.image, "error": ready})
+        else:
+            predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k)
+            answers.append(answer_dict(question.image, ready.size, predictions))
+    return answers
 
 
 def _settings(localizer: Localizer, top_k: int, processes: int) -> dict[str, Any]:
@@ -193,60 +245,57 @@ def _is_finished(output: Path, run: _Record, overwrite: bool, locks: ExitStack) 
     """Locks `output`; whether it holds the answers of this run already. Else it is free, or a DataError."""
     sentence = f"another process is writing {output}; wait for it, or give another --output"
     locks.enter_context(files.lock(lock_path(output), sentence))
-    files.remove_leftovers(output.parent, name=output.name)
-    files.remove_leftovers(output.parent, name=_record(output).name)
+    for path in (output, _record(output)):
+        files.remove_leftovers(output.parent, name=path.name)
     parts = [part for part in _parts(output) if part.stat().st_size]
+    held, settings = None, run["settings"]
+    with suppress(DataError) if overwrite else nullcontext():
+        held = _read_record(output)
     if overwrite:
-        with suppress(DataError):
-            held = _read_record(output)
-            if held is not None and held["settings"] == run["settings"]:
-                return False
-        _remove([_record(output), *parts])
+        if held is None or held["settings"] != settings:
+            _remove(_record(output), *parts)
         return False
-    held = _read_record(output)
-    if not output.exists():
-        if parts and held is None:
-            raise DataError(f"{parts[0]} does not say what its answers belong to; {_ELSEWHERE}")
-        if parts and held is not None:
-            _check_same(output, held["settings"], run["settings"])
+    finished = output.exists()
+    if not finished and not parts:
         return False
-    if held is None or held["output"] != files.digest(output):
+    if finished and (held is None or held["output"] != files.digest(output)):
         raise DataError(
-            f"{output} exists and was not written by this command, or has changed since; give another --output, "
-            "or --overwrite to replace it"
+            f"{output} exists and was not written by this command, or has changed since; {_ELSEWHERE}"
         )
-    _check_same(output, held["settings"], run["settings"] | {"processes": held["settings"].get("processes")})
-    if held["questions"] != run["questions"]:
-        raise DataError(f"{output} holds answers about other photographs or phrases; {_ELSEWHERE}")
-    _remove(_parts(output))
-    return True
-
-
-def _check_same(output: Path, held: dict[str, Any], settings: dict[str, Any]) -> None:
-    other = [name for name in held | settings if held.get(name, ...) != settings.get(name, ...)]
+    if held is None:
+        raise DataError(f"{parts[0]} does not say what its answers belong to; {_ELSEWHERE}")
+    if finished:
+        settings = settings | {"processes": held["settings"].get("processes")}
+    other = [
+        name
+        for name in held["settings"] | settings
+        if held["settings"].get(name, ...) != settings.get(name, ...)
+    ]
     if other:
-        told = ", ".join(f"{name} {held.get(name, 'unknown')}" for name in other)
-        raise DataError(
-            f"{output} holds answers of other settings ({told}); give another --output, or --overwrite to replace it"
-        )
+        told = ", ".join(f"{name} {held['settings'].get(name, 'unknown')}" for name in other)
+        raise DataError(f"{output} holds answers of other settings ({told}); {_ELSEWHERE}")
+    if finished and held["questions"] != run["questions"]:
+        raise DataError(f"{output} holds answers about other photographs or phrases; {_ELSEWHERE}")
+    if finished:
+        _remove(*_parts(output))
+    return finished
 
 
 def _resume(
     part: Path, held: _Record | None, run: _Record, questions: Sequence[Question], mine: range
 ) -> int:
     """How many of the questions `mine` a part answers from the first on; what follows them is cut off."""
-    if held is None or not part.exists():
-        part.unlink(missing_ok=True)
-        return 0
     done = end = 0
-    with part.open("rb") as lines:
+    if not part.exists():
+        return 0
+    with part.open("r+b") as lines:
         for number, line in zip(mine, lines):
             one = slice(number, number + 1)
-            same = held["questions"][one] == run["questions"][one]
+            same = held is not None and held["questions"][one] == run["questions"][one]
             if not same or not _is_about(line, questions[number].image):
                 break
             done, end = done + 1, end + len(line)
-    os.truncate(part, end)
+        lines.truncate(end)
     return done
 
 
@@ -255,6 +304,31 @@ def _is_about(line: bytes, image: str) -> bool:
     with suppress(ValueError, TypeError, KeyError):
         return line.endswith(b"\n") and json.loads(line)["image"] == image
     return False
+
+
+def _join(output: Path, run: _Record, size: int) -> None:
+    """Makes the finished file of the parts of `size` processes, and removes them."""
+    parts = [_part(output, rank, size) for rank in range(size)]
+    with files.writing(output, _FULL_DISK) as temporary:
+        answers = _joined(parts, len(run["questions"]))
+        if output.suffix == ".parquet":
+            write_parquet(map(json.loads, answers), temporary)
+        else:
+            with temporary.open("wb") as whole:
+                whole.writelines(answers)
+        _write_record(output, run | {"output": files.digest(temporary)})
+    _remove(*parts)
+
+
+def _joined(parts: Sequence[Path], total: int) -> Iterator[bytes]:
+    """All answers in the order of the questions."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(part.open("rb")) for part in parts]
+        for number in range(total):
+            line = opened[number % len(parts)].readline()
+            if not line.endswith(b"\n"):
+                raise DataError(f"{parts[number % len(parts)]} was changed by somebody else; run again")
+            yield line
 
 
 def lock_path(output: Path) -> Path:
@@ -270,7 +344,7 @@ def _parts(output: Path) -> list[Path]:
     return sorted(output.parent.glob(f".{glob.escape(output.name)}.part*of*"))
 
 
-def _remove(paths: Iterable[Path]) -> None:
+def _remove(*paths: Path) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
 
@@ -289,107 +363,9 @@ def _read_record(output: Path) -> _Record | None:
     if not os.path.lexists(path):
         return None
     with suppress(DataError):
-        held = files.read_json(path, "the record")
-        kinds = {"settings": dict, "questions": list, "output": str | None}
-        if isinstance(held, dict) and all(isinstance(held.get(k, ...), kind) for k, kind in kinds.items()):
-            return held
+        match files.read_json(path, "the record"):
+            case {"settings": dict(), "questions": list(), "output": str() | None} as held:
+                return held
     raise DataError(
         f"{path} does not say what {output.name} belongs to; move it away or give another --output"
     )
-
-
-def _prepared(settings: Inference, source: Source, questions: list[Question]) -> list[_Ready]:
-    """Photographs made ready for the network; a broken one is its sentence."""
-    ready: list[_Ready] = []
-    for question in questions:
-        try:
-            ready.append((question, prepare(load_image(question.image), settings, source=source)))
-        except DataError as error:
-            ready.append((question, str(error)))
-    return ready
-
-
-@contextmanager
-def _dead_workers_as_sentence() -> Iterator[None]:
-    """A decoding process that dies is one sentence, wherever torch's signal finds this process."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            "a decoding process was killed, perhaps for want of memory; give fewer --workers (or 0) or a "
-            "smaller --batch-size, the same command goes on"
-        ) from None
-
-
-def _answers(localizer: Localizer, batch: list[_Ready], top_k: int) -> list[dict[str, Any]]:
-    scenes = iter(localizer.look_at([ready for _, ready in batch if not isinstance(ready, str)]))
-    answers = []
-    for question, ready in batch:
-        if isinstance(ready, str):
-            answers.append({"image": question.image, "error": ready})
-        else:
-            predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k)
-            answers.append(answer_dict(question.image, ready.size, predictions))
-    return answers
-
-
-def _join(output: Path, run: _Record, size: int) -> None:
-    """Makes the finished file of the parts of `size` processes, and removes them."""
-    parts = [_part(output, rank, size) for rank in range(size)]
-    with files.writing(output, _FULL_DISK) as temporary:
-        answers = _joined(parts, len(run["questions"]))
-        if output.suffix == ".parquet":
-            write_parquet(map(json.loads, answers), temporary)
-        else:
-            with temporary.open("wb") as whole:
-                whole.writelines(answers)
-        _write_record(output, run | {"output": files.digest(temporary)})
-    _remove(parts)
-
-
-def _joined(parts: Sequence[Path], total: int) -> Iterator[bytes]:
-    """All answers in the order of the questions."""
-    with ExitStack() as stack:
-        opened = [stack.enter_context(part.open("rb")) for part in parts]
-        for number in range(total):
-            line = opened[number % len(parts)].readline()
-            if not line.endswith(b"\n"):
-                raise DataError(f"{parts[number % len(parts)]} was changed by somebody else; run again")
-            yield line
-
-
-def _photographs_in(folder: Path, note: Callable[[str], None]) -> list[Path]:
-    """The photographs in a folder and below it, by their endings alone, sorted; `note` is told what is left out.
-
-    Hidden photographs are taken, hidden files of another ending passed over without a word; folders behind links are
-    not entered.
-    """
-    found: list[Path] = []
-    other: Counter[str] = Counter()
-    linked: list[str] = []
-    closed: list[str] = []
-    for parent, folders, names in os.walk(folder, onerror=lambda error: closed.append(error.filename)):
-        linked += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
-        for name in names:
-            ending = os.path.splitext(name)[1].lower()
-            if ending in IMAGE_ENDINGS:
-                found.append(Path(parent, name))
-            elif not name.startswith("."):
-                other[ending or "no ending"] += 1
-    if other:
-        note(f"left out {_count(other.total(), 'file')} of endings that are not read ({_few(other)})")
-    if linked:
-        note(f"did not enter {_count(len(linked), 'linked folder')} ({_few(linked)})")
-    if closed:
-        note(f"could not read {_count(len(closed), 'folder')} ({_few(closed)})")
-    return sorted(found)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _few(names: Collection[str]) -> str:
-    return ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

@@ -47,7 +47,14 @@ def guarded(action: Callable[[], int | None]) -> int:
     out, said, code = _Output(sys.stdout, needed=True), _Output(sys.stderr, needed=False), 0
     with redirect_stdout(out), redirect_stderr(said):  # type: ignore[type-var]
         try:
-            code = _exit_code(action)
+            try:
+                code = action() or 0
+            except PhraseLocError as error:
+                code = 2
+                print(f"error: {error}", file=sys.stderr)
+            except KeyboardInterrupt:
+                code = 130
+                print("interrupted", file=sys.stderr)
             out.flush()
         except SystemExit:  # of argparse, which has said why, but passes over what it cannot print
             with suppress(OSError):
@@ -63,17 +70,6 @@ def guarded(action: Callable[[], int | None]) -> int:
         out.end()
         said.end()
     return code
-
-
-def _exit_code(action: Callable[[], int | None]) -> int:
-    try:
-        return action() or 0
-    except PhraseLocError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 class _Output:

@@ -19,15 +19,12 @@ from phrase_loc.files import read_text, write_text
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 TOKEN = "PHRASE_LOC_TOKEN"  # the environment's own
 _DEFAULT = "(default: %(default)s)"
+_SETTINGS = "CONFIG.yaml | key=value"
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG.yaml and key=value pairs, read by `load_config`."""
-    _add_settings(parser, "configs/train_web.yaml")
-
-
-def _add_settings(parser: argparse.ArgumentParser, example: str) -> None:
-    parser.add_argument("settings", nargs="*", metavar="CONFIG.yaml | key=value", help=f"see {example}")
+    parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="see configs/train_web.yaml")
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -48,7 +45,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG.yaml and key=value pairs, read by `load_config`."""
-    _add_settings(parser, "configs/flickr30k.yaml")
+    parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="see configs/flickr30k.yaml")
     text = "reproduce the known bugs of the published scripts (docs/evaluation.md)"
     parser.add_argument("--faithful", action="store_true", help=text)
     parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
@@ -165,8 +162,7 @@ def run_export(args: argparse.Namespace) -> int:
     from phrase_loc.export import GRAPHS, export
 
     graph = export(args.model, args.out, args.format) / GRAPHS[args.format]
-    size = graph.stat().st_size / 1e6
-    print(f"{graph} ({size:.1f} MB) with its words; see phrase_loc/runtime.py")
+    print(f"{graph} ({graph.stat().st_size / 1e6:.1f} MB) with its words; see phrase_loc/runtime.py")
     return 0
 
 

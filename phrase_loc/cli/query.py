@@ -24,15 +24,13 @@ if TYPE_CHECKING:
 
 def query_arguments(parser: argparse.ArgumentParser) -> None:
     """A photograph or many, phrases, and where the answers go."""
-    add, default = parser.add_argument, "(default: %(default)s)"
+    add, count, default = parser.add_argument, whole_number(1, 10**9 - 1), "(default: %(default)s)"
     text = "a photograph, a folder of them, or a .csv or .parquet table with the columns image and phrase"
     add("image", metavar="IMAGE", help=text)
     add("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
     add("--model", default="default", help=f"'default', a model folder or a hub id {default}")
     add("--method", help="attention method (default: the model's own, contrastive_mwp)")
-    add(
-        "--top-k", type=whole_number(1, 10**9 - 1), default=5, metavar="K", help=f"boxes per phrase {default}"
-    )
+    add("--top-k", type=count, default=5, metavar="K", help=f"boxes per phrase {default}")
     add("--json", action="store_true", help="print one JSON object instead of text")
     add("--overlay", metavar="OUT.png", help="also draw maps and boxes over the photograph")
     add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {default}")
@@ -42,13 +40,7 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
     text = "answers as .jsonl or .parquet (default: predictions.jsonl); an interrupted run continues"
     add("--output", metavar="OUT", help=text)
     add("--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers")
-    add(
-        "--batch-size",
-        type=whole_number(1, 10**9 - 1),
-        default=8,
-        metavar="N",
-        help=f"images at once {default}",
-    )
+    add("--batch-size", type=count, default=8, metavar="N", help=f"images at once {default}")
     add("--workers", type=whole_number(0, 256), default=1, metavar="N", help=f"decoding processes {default}")
 
 
@@ -160,9 +152,9 @@ def _query_many(args: argparse.Namespace, phrases: Sequence[str]) -> int:
         for note in notes:
             _note(note)
         _refuse_input(output, [args.image, args.phrase_file, *(q.image for q in questions)])
-        options = {"top_k": args.top_k, "batch_size": args.batch_size, "workers": args.workers}
         localizer = _localizer(args, str(world.device))
-        counts = answer_many(localizer, questions, output, overwrite=args.overwrite, world=world, **options)
+        options = {name: getattr(args, name) for name in ("top_k", "batch_size", "workers", "overwrite")}
+        counts = answer_many(localizer, questions, output, world=world, **options)
         if world.is_main:
             said = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
             print(f"{len(questions)} images: {said}; written to {output}")
@@ -211,8 +203,8 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
     from phrase_loc.display import answer_dict
 
     for p in predictions:
-        words = ", ".join(w.text for w in p.words[:5]) or "nothing to look for"
         if not p.known:
+            words = ", ".join(w.text for w in p.words[:5]) or "nothing to look for"
             _note(f"no word of {p.phrase!r} is known to the model ({words}); try another word")
         elif p.note:
             _note(f"{p.phrase!r}: {p.note}")

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 from starlette.exceptions import HTTPException
@@ -26,7 +27,7 @@ from phrase_loc.errors import DataError, choose
 from phrase_loc.images import load_image
 from phrase_loc.localizer import Localizer, Prepared, prepare
 from phrase_loc.maps import min_max
-from phrase_loc.structures import Prediction, Scene
+from phrase_loc.structures import Scene
 from phrase_loc.text.splitting import noun_phrases, split_phrases
 
 #: Methods that need nothing beyond the package, quick enough for a page.
@@ -101,12 +102,6 @@ class Refused(HTTPException):
     """
 
 
-class _Job(NamedTuple):
-    future: Future
-    prepared: Prepared | None  # to be encoded, together with others
-    action: Callable[[], Any] | None  # or to be run
-
-
 class Batcher:
     """One thread that owns the model while the server runs: at most `capacity` jobs wait for it.
 
@@ -115,17 +110,21 @@ class Batcher:
 
     def __init__(self, localizer: Localizer, capacity: int, batch: int):
         self.localizer, self.batch = localizer, batch
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(capacity)
+        #: what waits: a photograph to be encoded or an action to be run; None to stop
+        self._jobs: queue.Queue[tuple[Future, Prepared | Callable[[], Any]] | None] = queue.Queue(capacity)
         self._thread = threading.Thread(target=self._work, name="phrase-loc-model", daemon=True)
         self._thread.start()
 
-    def look(self, prepared: Prepared) -> Future[Scene]:
-        """Encode a photograph."""
-        return self._put(_Job(Future(), prepared, None))
-
-    def ask(self, action: Callable[[], T]) -> Future[T]:
-        """Run an action on the model's thread."""
-        return self._put(_Job(Future(), None, action))
+    def put(self, job: Prepared | Callable[[], Any]) -> Future:
+        """The scene of a photograph, or what an action gives, run on the model's thread."""
+        future: Future = Future()
+        try:
+            self._jobs.put_nowait((future, job))
+        except queue.Full:
+            raise Refused(
+                503, f"{self._jobs.maxsize} requests are waiting already; try again in a moment"
+            ) from None
+        return future
 
     def waiting(self) -> int:
         """How many jobs wait."""
@@ -134,44 +133,34 @@ class Batcher:
     def close(self) -> None:
         """Finish what runs, give up what waits, then stop."""
         while not self._jobs.empty():
-            if job := self._jobs.get():
-                job.future.cancel()
+            if found := self._jobs.get():
+                found[0].cancel()
         self._jobs.put(None)
         self._thread.join(timeout=10)
 
-    def _put(self, job: _Job) -> Future:
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            raise Refused(
-                503, f"{self._jobs.maxsize} requests are waiting already; try again in a moment"
-            ) from None
-        return job.future
-
     def _work(self) -> None:
-        found: list[_Job | None] = []
+        found: list = []
         while None not in found:
             found = [self._jobs.get()]
             while len(found) < self.batch and not self._jobs.empty():
                 found.append(self._jobs.get())
-            jobs = [job for job in found if job and job.future.set_running_or_notify_cancel()]
-            pictures = {job: job.prepared for job in jobs if job.prepared}
-            if pictures:
-                _settle(list(pictures), lambda: self.localizer.look_at(list(pictures.values())))  # noqa: B023
-            for job in jobs:
-                if job.action:
-                    _settle([job], lambda: [job.action()])  # type: ignore[misc]  # noqa: B023
+            jobs = [one for one in found if one and one[0].set_running_or_notify_cancel()]
+            pictures = [one for one in jobs if isinstance(one[1], Prepared)]
+            _settle([f for f, _ in pictures], partial(self.localizer.look_at, [p for _, p in pictures]))
+            for future, action in jobs:
+                if not isinstance(action, Prepared):
+                    _settle([future], lambda: [action()])  # noqa: B023 - run at once
 
 
-def _settle(jobs: list[_Job], action: Callable[[], list]) -> None:
-    """Hand each job its result, or all of them the exception: the thread must live on."""
+def _settle(futures: list[Future], action: Callable[[], list]) -> None:
+    """Hand each its result, or all of them the exception: the thread must live on."""
     try:
-        for job, result in zip(jobs, action(), strict=True):
-            job.future.set_result(result)
+        for future, result in zip(futures, action() if futures else [], strict=True):
+            future.set_result(result)
     except Exception as error:
-        for job in jobs:
-            if not job.future.done():
-                job.future.set_exception(error)
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
 
 
 class Answers:
@@ -219,7 +208,7 @@ class Answers:
 
     async def _look(self, key: str, content: bytes) -> Kept:
         prepared, kind = await self.beside(self._prepare, content)
-        scene = await asyncio.wrap_future(self.batcher.look(prepared))
+        scene = await asyncio.wrap_future(self.batcher.put(prepared))
         kept = Kept(key, content, kind, scene)
         self.scenes.put(kept)
         return kept
@@ -230,7 +219,7 @@ class Answers:
 
     async def ask(self, action: Callable[..., T], *given: Any) -> T:
         """What `localize` or `words_at` gives, run on the model's thread."""
-        return await asyncio.wrap_future(self.batcher.ask(partial(action, *given)))
+        return await asyncio.wrap_future(self.batcher.put(partial(action, *given)))
 
     def about(self) -> dict[str, Any]:
         """Facts about the model and the limits, for GET /api/model."""
@@ -266,23 +255,16 @@ class Answers:
             answer["proposals"] = _flat(kept.scene.proposals)
         for shown, prediction in zip(answer["predictions"], predictions, strict=True):
             if maps:
-                shown |= self._map_of(kept.scene, prediction)
+                heat = self._heats(prediction.attention[None])[0] if prediction.known else None
+                own = None if heat is None else self.localizer.source.of_map(heat, kept.scene.size)
+                shown |= {"map": None if heat is None else encoded_map(heat), "proposals": _flat(own)}
             if words:
-                shown["word_maps"] = self._word_maps(kept.scene, prediction, method)
+                known = [w for w in prediction.words if w.known]
+                asked = self.localizer.attend(kept.scene, [w.text for w in known], method) if known else None
+                heats = () if asked is None else self._heats(asked.cpu())
+                found = zip(known, heats, strict=True)
+                shown["word_maps"] = [{"word": w.written, "map": encoded_map(heat)} for w, heat in found]
         return answer
-
-    def _map_of(self, scene: Scene, prediction: Prediction) -> dict[str, Any]:
-        if not prediction.known:
-            return {"map": None, "proposals": []}
-        heat = self._heats(prediction.attention[None])[0]
-        return {"map": encoded_map(heat), "proposals": _flat(self.localizer.source.of_map(heat, scene.size))}
-
-    def _word_maps(self, scene: Scene, prediction: Prediction, method: str | None) -> list[dict[str, Any]]:
-        known = [w for w in prediction.words if w.known]
-        if not known:
-            return []
-        heats = self._heats(self.localizer.attend(scene, [w.text for w in known], method).cpu())
-        return [{"word": w.written, "map": encoded_map(heat)} for w, heat in zip(known, heats, strict=True)]
 
     def _heats(self, attention: Tensor) -> Tensor:
         grid = self.localizer.settings.grid
@@ -315,10 +297,9 @@ def caption_phrases(text: str) -> list[str]:
 
 def typed_phrases(text: str) -> list[str]:
     """What is asked when somebody types a text: as the command line reads it, long sentences cut into phrases."""
-    found: list[str] = []
-    for phrase in split_phrases(text):
-        found += caption_phrases(phrase) if len(phrase.split()) > LONGEST_PHRASE else [phrase]
-    return list(dict.fromkeys(found))
+    parts = split_phrases(text)
+    found = [noun_phrases(part) if len(part.split()) > LONGEST_PHRASE else [part] for part in parts]
+    return list(dict.fromkeys(chain.from_iterable(found)))
 
 
 def encoded_map(heat: Tensor) -> dict[str, Any]:

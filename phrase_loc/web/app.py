@@ -24,15 +24,13 @@ from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
 from phrase_loc.localizer import Localizer
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
-from phrase_loc.web.server import Access, Middleware, Shutdown, plain, sentence, too_large
+from phrase_loc.web.server import Access, Middleware, plain, sentence, too_large
 
+_HTML, _CSS, _SCRIPT = (f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript"))
 #: What the page is made of; nothing else can be asked for.
-PAGE_FILES = {
-    "/": ("page/index.html", "text/html; charset=utf-8"),
-    "/docs": ("page/api.html", "text/html; charset=utf-8"),
-    "/page.css": ("page/page.css", "text/css; charset=utf-8"),
-} | {
-    f"/{script.name}": (f"page/{script.name}", "text/javascript; charset=utf-8")
+PAGE_FILES = {"/": ("index.html", _HTML), "/docs": ("api.html", _HTML), "/page.css": ("page.css", _CSS)}
+PAGE_FILES |= {
+    f"/{script.name}": (script.name, _SCRIPT)
     for script in files("phrase_loc").joinpath("web/page").iterdir()
     if script.name.endswith(".js")
 }
@@ -126,20 +124,20 @@ class InMemoryRequest(Request):
 
     async def form(self, **_: Any) -> FormData:  # type: ignore[override]
         """The fields of the form, read once."""
-        if self._form is None:
-            self._form = FormData()
-            if self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-                self._form = await self._parsed()
+        if self._form is not None:
+            return self._form
+        self._form = FormData()
+        if self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            async with aclosing(self.stream()) as stream:
+                try:
+                    parser = InMemoryParser(self.headers, stream, max_files=4, max_fields=16)
+                    self._form = await parser.parse()
+                except MultiPartException as error:
+                    why = error.message.rstrip(".").lower()
+                    raise Refused(400, f"the form cannot be read: {why}") from None
+                except (LookupError, ValueError):  # of an encoding that it claims
+                    raise Refused(400, "the form cannot be read; send it in UTF-8") from None
         return self._form
-
-    async def _parsed(self) -> FormData:
-        async with aclosing(self.stream()) as stream:
-            try:
-                return await InMemoryParser(self.headers, stream, max_files=4, max_fields=16).parse()
-            except MultiPartException as error:
-                raise Refused(400, f"the form cannot be read: {error.message.rstrip('.').lower()}") from None
-            except (LookupError, ValueError):  # of an encoding that it claims
-                raise Refused(400, "the form cannot be read; send it in UTF-8") from None
 
 
 def create_app(
@@ -149,12 +147,12 @@ def create_app(
     hosts: Iterable[str] | None = None,
     addresses: bool = False,
 ) -> FastAPI:
-    """The application for one model; its `state.shutdown` is told when the server stops.
+    """The application for one model; its `state.stopping` says that the server stops.
 
     With a token every API request must bring it as `Authorization: Bearer TOKEN`. See `Access` for the names of the
     server (`hosts`, None for any; numeric `addresses` beside them).
     """
-    answers, shutdown = Answers(localizer, limits), Shutdown()
+    answers = Answers(localizer, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -172,16 +170,16 @@ def create_app(
         responses={code: {"model": ErrorBody} for code in (400, 401, 403, 404, 408, 413, 422, 503)},
         exception_handlers=dict.fromkeys(WORDED, _in_words),
     )
-    app.state.shutdown = shutdown
+    app.state.stopping = False
     app.include_router(_photographs(answers))
     app.include_router(_questions(answers))
-    static = {route: (f"web/{name}", kind) for route, (name, kind) in PAGE_FILES.items()}
+    static = {route: (f"web/page/{name}", kind) for route, (name, kind) in PAGE_FILES.items()}
     static |= {f"/examples/{name}": (f"examples/{name}", "image/png") for name in EXAMPLES}
     for route, (name, kind) in static.items():
         _add_file(app, route, name, kind)
     names = None if hosts is None else {name.lower() for name in hosts}
     access = Access(token, names, addresses, {*static, "/openapi.json", "/healthz"})
-    app.add_middleware(Middleware, limits=limits, access=access, shutdown=shutdown)
+    app.add_middleware(Middleware, limits=limits, access=access)
     return app
 
 
@@ -221,10 +219,11 @@ def _photographs(answers: Answers) -> APIRouter:
         words: Annotated[bool, Form(description="also send the map of every word")] = False,
     ) -> dict[str, Any]:
         asked = _phrases(phrases, limits)
-        if image is None and key is None:
-            raise Refused(422, "expected a photograph in the field image, or the key of one sent before")
-        if image is not None and key is not None:
-            raise Refused(422, "expected a photograph or a key, got both; send one")
+        if (image is None) == (key is None):
+            got = "neither" if key is None else "both; send one"
+            raise Refused(
+                422, f"expected a photograph in the field image or the key of one sent before, got {got}"
+            )
         kept = _held(answers, key) if image is None else await _upload(answers, image)
         answer = await answers.ask(answers.localize, kept, asked, top_k, method, maps, words)
         return answer if image is None else answer | {"image": _name(image)}
@@ -265,7 +264,7 @@ def _questions(answers: Answers) -> APIRouter:
 
 
 def _add_file(app: FastAPI, route: str, name: str, kind: str) -> None:
-    content = files("phrase_loc").joinpath(*name.split("/")).read_bytes()
+    content = files("phrase_loc").joinpath(name).read_bytes()
 
     async def send() -> Response:
         return Response(content, media_type=kind, headers=PAGE_HEADERS)

@@ -7,18 +7,16 @@ idle connections and whose `timeout_keep_alive` begins with the first answer.
 
 import asyncio
 import hmac
-import ipaddress
-import json
 import logging
 import re
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +102,10 @@ class Access:
     def _is_named(self, host: str) -> bool:
         if self.hosts is None:
             return True
-        read = _HOST.fullmatch(host.lower())
-        if read is None or read[1] in self.hosts:
-            return read is not None
+        if (read := _HOST.fullmatch(host.lower())) is None:
+            return False
         with suppress(ValueError):
-            return self.addresses and bool(ipaddress.ip_address(read[1].strip("[]")))
+            return read[1] in self.hosts or (self.addresses and bool(ip_address(read[1].strip("[]"))))
         return False
 
     def _is_of_another_site(self, headers: Headers) -> bool:
@@ -117,28 +114,17 @@ class Access:
         if (origin := headers.get("origin")) is None:
             return False
         # browsers leave Sec-Fetch-Site out on plain HTTP to another machine
-        host = origin.partition("://")[2].lower()
-        return host != headers.get("host", "").lower() and host not in (self.hosts or ())
-
-
-@dataclass
-class Shutdown:
-    """How far a server is on its way out: once `begun`, new requests are told 503; at the `end`, all are."""
-
-    begun: bool = False
-    waiting: set[asyncio.Future[None]] = field(default_factory=set)  # one of each request under way
-
-    def end(self) -> None:
-        """Bring every request to its end."""
-        for stopped in self.waiting:
-            stopped.cancel()
+        return origin.partition("://")[2].lower() not in {
+            headers.get("host", "").lower(),
+            *(self.hosts or ()),
+        }
 
 
 class Middleware:
     """The application, of which every request is let in, measured, timed and brought to an end."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, access: Access, shutdown: Shutdown):
-        self.app, self.limits, self.access, self.shutdown = app, limits, access, shutdown
+    def __init__(self, app: ASGIApp, limits: Limits, access: Access):
+        self.app, self.limits, self.access = app, limits, access
         self.uploading = 0  # bytes of all requests under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,7 +135,7 @@ class Middleware:
         exchange = _Exchange(scope, receive, send, self)
         try:
             self.access.check(scope)
-            if self.shutdown.begun:
+            if exchange.stopping:
                 raise Refused(503, STOPPING)
             await self._run(exchange)
         except Refused as refused:
@@ -162,32 +148,22 @@ class Middleware:
         """Raises Refused where the application gives no answer."""
         work = asyncio.ensure_future(self.app(exchange.scope, exchange.receive, exchange.send))  # type: ignore[arg-type]
         late = asyncio.ensure_future(exchange.overdue())
-        stopped = asyncio.get_running_loop().create_future()
-        self.shutdown.waiting.add(stopped)
-        waited: list[asyncio.Future[Any]] = [work, late, stopped]
         try:
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-                await asyncio.wait({work})
-                refused = late.result() if late.done() else Refused(503, STOPPING)
-            elif work.cancelled():  # from within: a job that is no more
-                refused = Refused(503, "the server gave this request up; try again")
-            else:
-                refused = _failed(work.exception())
+            await asyncio.wait([work, late], return_when=asyncio.FIRST_COMPLETED)
+            error = work.exception() if work.done() else late.result()
+        except asyncio.CancelledError:  # by a server that stops, or from within: a job that is no more
+            error = Refused(
+                503, STOPPING if exchange.stopping else "the server gave this request up; try again"
+            )
         finally:
-            self.shutdown.waiting.discard(stopped)
-            for task in waited:
-                task.cancel()
-        if refused is not None:
-            raise refused
-
-
-def _failed(error: BaseException | None) -> Refused | None:
-    if error is None or isinstance(error, ClientDisconnect):
-        return None
-    LOG.error("a request failed: %s", failure(error))
-    return Refused(500, f"the server failed ({type(error).__name__}); its log says where")
+            late.cancel()
+            work.cancel()
+            await asyncio.wait([work])
+        if isinstance(error, Refused):
+            raise error
+        if error is not None and not isinstance(error, ClientDisconnect):
+            LOG.error("a request failed: %s", failure(error))
+            raise Refused(500, f"the server failed ({type(error).__name__}); its log says where")
 
 
 class _Exchange:
@@ -203,6 +179,11 @@ class _Exchange:
         length = headers.get("content-length", "0")
         self._declared = int(length) if length.isdecimal() and len(length) < 20 else 0
         self._until = asyncio.get_running_loop().time() + self._limits.body_seconds
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is on its way out."""
+        return self.scope["app"].state.stopping
 
     async def receive(self) -> Message:
         """The next piece; a Refused when it is too much or too late."""
@@ -228,12 +209,13 @@ class _Exchange:
         """Returns when the sender has left (None) or the answer to what was received takes too long."""
         await self._all.wait()
         seconds = self._limits.seconds
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(seconds):
                 while (await self._receive())["type"] != "http.disconnect":
                     pass
-                return None
-        return Refused(503, f"no answer within {seconds:g} seconds; the server is busy, try again")
+        except TimeoutError:
+            return Refused(503, f"no answer within {seconds:g} seconds; the server is busy, try again")
+        return None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -241,7 +223,7 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
-            if self._server.shutdown.begun:
+            if self.stopping:
                 headers["Connection"] = "close"
         await self._send(message)
 
@@ -256,7 +238,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=connection_class(limits),
+                http=partial(Connection, limits),  # type: ignore[arg-type]
                 ws="none",
                 log_level=logging.CRITICAL,  # its own lines repeat what was sent, one for each bad request
                 access_log=False,
@@ -266,8 +248,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=2,  # after `leaving_seconds`, in which all were answered
             )
         )
-        self._limits, self._announce = limits, announce
-        self._shutdown: Shutdown = app.state.shutdown
+        self._limits, self._announce, self._state = limits, announce, app.state
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then announce."""
@@ -280,40 +261,39 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new questions, answer those that were asked, tell 503 to the rest, close."""
-        self._shutdown.begun = True
+        self._state.stopping = True
         end = time.monotonic() + self._limits.leaving_seconds
         await asyncio.sleep(0.1)  # what lies in the sockets already is read and refused
         while self.server_state.tasks and time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(0.05)
-        self._shutdown.end()
+        for task in self.server_state.tasks:
+            task.cancel()
         await super().shutdown(sockets)
 
 
 class Connection(H11Protocol):
     """A connection that must say something, must read what it is told, and gives way to a newer one when idle."""
 
-    limits: Limits
-    most: int
-    _watch: asyncio.TimerHandle | None = None
+    def __init__(self, limits: Limits, **given: Any):
+        super().__init__(**given)
+        self._limits, self._since, self._unsent = limits, self.loop.time(), 0
+        self._watch = self.loop.call_later(limits.header_seconds / 2, self._look)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Make room for it, or refuse it; then watch it."""
+        """Make room for it, or refuse it."""
         super().connection_made(transport)
-        self._since, self._unsent = self.loop.time(), 0
         others = [c for c in self.connections if c is not self]
-        if len(others) >= self.most:
+        if len(others) >= most_connections(self._limits):
             idle = [c for c in others if isinstance(c, Connection) and c.idle]
-            if not idle:
+            if idle:
+                min(idle, key=lambda c: c._since).drop()
+            else:
                 self.refuse(503, "too many connections are open; try again in a moment")
-                return
-            min(idle, key=lambda c: c._since).drop()
-        self._watch = self.loop.call_later(self.limits.header_seconds / 2, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing more to watch."""
         super().connection_lost(exc)
-        if self._watch is not None:
-            self._watch.cancel()
+        self._watch.cancel()
 
     @property
     def idle(self) -> bool:
@@ -330,12 +310,11 @@ class Connection(H11Protocol):
         if self.cycle is not None:
             self.cycle.disconnected = True  # the application sends nothing more
             self.cycle.message_event.set()
-        body = json.dumps({"error": text}).encode()
-        head = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
-        head |= {"X-Content-Type-Options": "nosniff"} | ({"Retry-After": "1"} if status == 503 else {})
-        response = h11.Response(status_code=status, headers=list(head.items()))
+        answer = sentence(status, text)
+        answer.headers.update(HEADERS | {"Connection": "close"})
         with suppress(h11.LocalProtocolError):  # an answer has begun already
-            events = [response, h11.Data(data=body), h11.EndOfMessage()]
+            head = h11.Response(status_code=status, headers=answer.raw_headers)
+            events = [head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()]
             self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.connections.discard(self)
         self.transport.close()
@@ -350,7 +329,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def _look(self) -> None:
-        unsent, patience = self.transport.get_write_buffer_size(), self.limits.header_seconds
+        unsent, patience = self.transport.get_write_buffer_size(), self._limits.header_seconds
         reads_nothing = 0 < unsent >= self._unsent > 0
         says_nothing = unsent == 0 and self.idle and self.loop.time() - self._since >= patience
         self._unsent = unsent
@@ -362,18 +341,18 @@ class Connection(H11Protocol):
             self._watch = self.loop.call_later(patience / 2, self._look)
 
 
-def connection_class(limits: Limits) -> type[Connection]:
-    """What uvicorn makes for each connection, fewer than there may be open files."""
-    most = min(limits.connections, max(_open_files() - OTHER_FILES, 8))
-    return type("Connection", (Connection,), {"limits": limits, "most": most})
+def most_connections(limits: Limits) -> int:
+    """Fewer than there may be open files."""
+    return min(limits.connections, max(_open_files() - OTHER_FILES, 8))
 
 
+@cache
 def _open_files() -> int:
     """How many files a process may have open here."""
-    if sys.platform == "win32":
-        return 512  # of select, with which asyncio waits for nothing here, but a bound all the same
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
@@ -381,8 +360,7 @@ def _open_files() -> int:
 def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """What the event loop complains of, in one line with nothing of a request in it."""
     error = context.get("exception")
-    line = f"{context.get('message', '')} {failure(error) if error is not None else ''}".strip()
-    _say(line, int(loop.time() // 60))
+    _say(f"{context.get('message', '')} {failure(error) if error else ''}".strip(), int(loop.time() // 60))
 
 
 @lru_cache(maxsize=1000)

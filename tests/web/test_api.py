@@ -303,7 +303,7 @@ def test_nothing_of_a_request_is_logged(client, photo, monkeypatch, tiny_localiz
         ([("topk", "3")], "unknown field 'topk' (did you mean 'top_k'?); known: "),
         ([("top_k", "3"), ("top_k", "4")], "top_k came more than once"),
         ([("phrases", '["a"]')], "phrases came more than once"),
-        ([("key", "0" * 32)], "a photograph or a key, got both"),
+        ([("key", "0" * 32)], "the key of one sent before, got both"),
     ],
 )
 def test_no_field_is_overlooked(client, photo, fields, sentence):
@@ -381,12 +381,12 @@ def test_typed_text_is_read_as_at_the_command_line(client, text, phrases):
 def test_a_full_queue_refuses_at_once(tiny_localizer):
     gate = threading.Event()
     batcher = Batcher(tiny_localizer, 1, 1)
-    running = batcher.ask(gate.wait)
+    running = batcher.put(gate.wait)
     while batcher.waiting():
         time.sleep(0.001)
-    waiting = batcher.ask(lambda: 3)
+    waiting = batcher.put(lambda: 3)
     with pytest.raises(Refused, match="1 requests are waiting already"):
-        batcher.ask(lambda: 4)
+        batcher.put(lambda: 4)
     gate.set()
     assert waiting.result(10) == 3
     assert running.result(10)
@@ -422,11 +422,11 @@ def test_photographs_that_wait_are_looked_at_in_one_pass(tiny_localizer, drawn_i
     looked = []
     batcher = Batcher(counting(tiny_localizer, looked), 8, 4)
     gate = threading.Event()
-    running = batcher.ask(gate.wait)
+    running = batcher.put(gate.wait)
     while batcher.waiting():
         time.sleep(0.001)
     pictures = [prepare(drawn_image.rotate(angle), tiny_localizer.settings) for angle in range(6)]
-    futures = [batcher.look(picture) for picture in pictures]
+    futures = [batcher.put(picture) for picture in pictures]
     gate.set()
     scenes = [future.result(30) for future in futures]
     assert looked == [4, 2]

@@ -177,7 +177,7 @@ def test_everybody_is_answered_or_told_503_when_it_stops(raw, tiny_localizer, ph
         connection.sendall(whole if number % 3 else whole[:-20])  # some are still sending
     until(lambda: len(server.server.server_state.tasks) == 30, "all are under way")
     server.server.should_exit = True
-    until(lambda: server.server._shutdown.begun, "the server leaves")
+    until(lambda: server.server._state.stopping, "the server leaves")
     late = server.ask(HEALTH)
     with ThreadPoolExecutor(30) as pool:
         found = list(pool.map(server.answer, waiting))
@@ -194,7 +194,7 @@ def test_what_is_answered_in_time_is_answered_when_it_stops(raw, tiny_localizer,
         connection.sendall(upload("/api/look", photo))
         until(lambda: server.server.server_state.tasks, "it is under way")
         server.server.should_exit = True
-        until(lambda: server.server._shutdown.begun, "the server leaves")
+        until(lambda: server.server._state.stopping, "the server leaves")
         gate.set()
         assert server.answer(connection)[0] == 200
 
@@ -251,5 +251,5 @@ def test_the_loops_complaints_are_said_once(caplog):
 
 def test_connections_stay_below_what_the_system_allows(monkeypatch):
     monkeypatch.setattr(server_module, "_open_files", lambda: 256)
-    assert server_module.connection_class(Limits()).most == 128
-    assert server_module.connection_class(replace(Limits(), connections=5)).most == 5
+    assert server_module.most_connections(Limits()) == 128
+    assert server_module.most_connections(replace(Limits(), connections=5)) == 5
