@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -102,10 +102,10 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def _count(kind: str) -> int:
-    if kind == "mps":
-        return int(torch.backends.mps.is_available())
-    module: Any = getattr(torch, kind, None)  # of kinds that are built in or were registered; 'meta' has none
-    return int(module.device_count()) if hasattr(module, "device_count") and module.is_available() else 0
+    try:
+        return int(torch.get_device_module(kind).device_count())
+    except RuntimeError:  # 'meta' and kinds that no package registered
+        return 0
 
 
 @contextmanager

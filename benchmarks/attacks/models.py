@@ -22,7 +22,6 @@ from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import create, folded
 from phrase_loc.models.store import CONFIG, EXTRA, VOCABULARY, WEIGHTS, load_model
-from phrase_loc.text.vectors import Alignment
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import TrainConfig
 
@@ -115,7 +114,7 @@ def _model(folder: Path) -> Saved:
         image_size=32,
         hidden=12,
     )
-    made.words.set_extra(torch.randn(2, 4), Alignment(torch.randn(4, 6), torch.randn(6)))
+    made.words.set_extra(torch.randn(2, 6))
     made.extra = ("zebra", "kite")
     inference = {"image_sizes": [32], "grid": 16, "proposals": "windows"}
     made.config = replace(made.config, inference=inference, calibration={"slope": 1.0, "offset": 0.5})

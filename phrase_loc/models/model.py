@@ -27,7 +27,7 @@ from phrase_loc.config import STRICT, checked, shortened, without_retired
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.models.backbones import between, stage_names
 from phrase_loc.text.phrases import PhraseEncoder
-from phrase_loc.text.vectors import Alignment, quantise
+from phrase_loc.text.vectors import quantise
 from phrase_loc.text.vocabulary import Vocabulary
 
 FEATURES = "features"
@@ -207,14 +207,13 @@ class WordTable(nn.Module):
         self.register_buffer("offset", torch.zeros(embedding, device=device))
 
     @torch.no_grad()
-    def set_extra(self, vectors: Tensor, alignment: Alignment) -> None:
-        """Replaces the out-of-vocabulary words: (M,F) vectors, most frequent first, and their map into this space."""
+    def set_extra(self, vectors: Tensor) -> None:
+        """Replaces the out-of-vocabulary words: (M,E) vectors, most frequent first; their map is the identity."""
         self.reserve(*vectors.shape)
         codes, scale = quantise(vectors.float())
         self.rows.copy_(codes)
         self.scale.copy_(scale)
-        self.into.copy_(alignment.matrix)
-        self.offset.copy_(alignment.bias)
+        self.into.fill_diagonal_(1)
 
     def __len__(self) -> int:
         return len(self.vectors) + len(self.rows)

@@ -57,16 +57,10 @@ class PhraseEncoder:
 
     def __init__(self, vocabulary: Vocabulary, extra: Sequence[str] = ()) -> None:
         self.vocabulary = vocabulary
-        self._extra: dict[str, int] = {}
-        for row, word in enumerate(extra, start=len(vocabulary)):
-            if word not in vocabulary:
-                self._extra.setdefault(word, row)
+        self._trained = len(vocabulary)
+        further = {word: row for row, word in reversed([*enumerate(extra, self._trained)])}
+        self._rows = further | {word: row for row, word in enumerate(vocabulary.words)}
         self._cache: dict[str, tuple[Word, ...]] = {}
-
-    def row(self, word: str) -> int | None:
-        """Row of a dictionary form in the joint table, None when neither table holds it."""
-        own = self.vocabulary.id(word)
-        return self._extra.get(word) if own is None else own
 
     def knows(self, token: str) -> bool:
         """Whether a single token leads to at least one known word."""
@@ -85,14 +79,15 @@ class PhraseEncoder:
         shares: dict[str, float] = {}
         head_known = False
         for word, role in self._units(parsed(found)):
-            read.setdefault(word.text, word)
-            shares[word.text] = max(shares.get(word.text, 0.0), ROLE_WEIGHTS[role] if word.known else 0.0)
-            head_known |= word.known and role is Role.HEAD
+            text = word.text
+            read.setdefault(text, word)
+            shares[text] = max(shares.get(text, 0.0), ROLE_WEIGHTS[role] if word.known else 0.0)
+            head_known = head_known or (word.known and role is Role.HEAD)
         total = sum(shares.values()) or 1.0
-        words = tuple(Word(text, w.known, shares[text] / total, w.misspelt) for text, w in read.items())
+        words = tuple([Word(text, w.known, shares[text] / total, w.misspelt) for text, w in read.items()])
         if not words and (text := normalise(phrase).strip()[:MAX_LETTERS]):
             words = (Word(text, False, 0.0),)  # without a content word ('it', an emoji)
-        ids = torch.tensor([self.row(word.text) for word in words if word.known], dtype=torch.long)
+        ids = torch.tensor([self._rows[word.text] for word in words if word.known], dtype=torch.long)
         weights = torch.tensor([word.weight for word in words if word.known])
         return EncodedPhrase(words, ids, weights, note(found, words), head_known)
 
@@ -113,40 +108,34 @@ class PhraseEncoder:
     def _pair(self, first: str, second: str) -> str | None:
         """The unit that two neighbours form, spaced or written as one word; trained words only."""
         one, two = canonical(first), canonical(second)
-        ways = (f"{one} {two}", f"{one}-{two}", one + two)
-        return next((way for way in ways if way in self.vocabulary), None)
+        for unit in (f"{one} {two}", f"{one}-{two}", one + two):
+            if self._rows.get(unit, self._trained) < self._trained:
+                return unit
+        return None
 
     def _read(self, token: str) -> tuple[Word, ...]:
         """The known words a token stands for, or the token itself, unknown; all with weight 0."""
         words = self._cache.get(token)
         if words is None:
-            words = self._look_up(token)
             if len(self._cache) >= _CACHED:
                 self._cache.clear()
-            self._cache[token] = words
+            words = self._cache[token] = self._look_up(token)
         return words
 
     def _look_up(self, token: str) -> tuple[Word, ...]:
         if len(token) > MAX_LETTERS:
             return (Word(token, False, 0.0),)
-        for way in self._ways(token):
-            if known := tuple(Word(word, True, 0.0) for word in way if self.row(word) is not None):
+        word, ways = canonical(token), spellings(token)
+        if token.count("-") == 1 and word not in self.vocabulary and (pair := self._pair(*token.split("-"))):
+            ways = ((pair,), *ways)
+        for way in ways:
+            known = tuple([Word(part, True, 0.0) for part in way if part in self._rows])
+            if known and _JOINING.isdisjoint(way[1:-1]):  # 'man-of-war' has no parts
                 return known
-        word = canonical(token)
         instead = self._split(word) or self._corrected(word)
         if instead and (not is_word(token) or (len(instead) > 1 and english.is_compound(token))):
-            return tuple(Word(near, True, 0.0, token) for near in instead)
+            return tuple([Word(near, True, 0.0, token) for near in instead])
         return (Word(token, False, 0.0),)
-
-    def _ways(self, token: str) -> Iterator[tuple[str, ...]]:
-        """The spellings of a token; one with a function word inside ('man-of-war') has no parts."""
-        if token.count("-") == 1 and canonical(token) not in self.vocabulary:
-            pair = self._pair(*token.split("-"))
-            if pair:
-                yield (pair,)
-        for way in spellings(token):
-            if not _JOINING.intersection(way[1:-1]):
-                yield way
 
     def _split(self, word: str) -> tuple[str, ...]:
         """Two frequent words written as one; of several cuts the one whose rarer part is most frequent."""
@@ -165,8 +154,8 @@ class PhraseEncoder:
             return (best,)
         if len(word) < _SHORTEST_FURTHER:
             return ()
-        further = [other for other in near if other in self._extra and is_word(other)]
-        return (min(further, key=self._extra.__getitem__),) if further else ()
+        further = [w for w in near if self._rows.get(w, 0) >= self._trained and is_word(w)]
+        return (min(further, key=self._rows.__getitem__),) if further else ()
 
 
 def one_edit_away(word: str) -> set[str]:

@@ -7,7 +7,7 @@ tags, as NLTK's RegexpTagger and RegexpParser work (whose import takes 3 to 5 s)
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from itertools import takewhile
 
 from phrase_loc.errors import ConfigError
 from phrase_loc.text import english
@@ -36,24 +36,17 @@ def split_phrases(text: str) -> list[str]:
 
 def _between_commas(text: str) -> Iterator[str]:
     parts = _COMMA.split(text)  # pieces at even places, their commas between
-    for start, end in _runs([tokens(piece) for piece in parts[::2]]):
-        phrase = "".join(parts[2 * start : 2 * end - 1]).strip(_EDGES)
-        if start:
-            phrase = _JOINING.sub("", phrase, count=1)
-        if phrase:
-            yield phrase
-
-
-def _runs(pieces: list[list[str]]) -> Iterator[tuple[int, int]]:
-    """Begin and end of the pieces that are one phrase together."""
+    pieces = [tokens(piece) for piece in parts[::2]]
     start = 0
     for end in range(1, len(pieces) + 1):
         if end < len(pieces) and _belongs(pieces[end - 1], pieces[end]):
             continue
-        if end - start > 1 and not _opened(pieces[start]) and not _has_noun(pieces[end - 1]):
-            yield from ((place, place + 1) for place in range(start, end))  # adjectives alone: 'red, green'
-        else:
-            yield start, end
+        adjectives = end - start > 1 and not _opened(pieces[start]) and not _has_noun(pieces[end - 1])
+        step = 1 if adjectives else end - start  # 'red, green' are two phrases
+        for first in range(start, end, step):
+            phrase = "".join(parts[2 * first : 2 * (first + step) - 1]).strip(_EDGES)
+            if phrase := _JOINING.sub("", phrase, count=1) if first else phrase:
+                yield phrase
         start = end
 
 
@@ -76,17 +69,13 @@ def _opens(token: str) -> bool:
 
 def _opened(found: list[str]) -> bool:
     """Whether an article or a number opens the last noun phrase, so that a noun must come."""
-    return any(_opens(token) for token in [t for t in found if is_function_word(t)][-1:])
+    return next((_opens(token) for token in reversed(found) if is_function_word(token)), False)
 
 
 def _has_noun(found: list[str]) -> bool:
     """Whether a noun stands behind the last function word."""
-    for token in reversed(found):
-        if is_function_word(token):
-            return False
-        if not _is_modifier(token):
-            return True
-    return False
+    last = takewhile(lambda token: not is_function_word(token), reversed(found))
+    return not all(map(_is_modifier, last))
 
 
 def _is_modifier(token: str) -> bool:
@@ -132,6 +121,8 @@ CHUNK = re.compile(rf"{_NOUN_PHRASE}(?:O{_NOUN_PHRASE})*")
 """One letter a token. D determiner or possessive, M number, A adjective, R adverb before one, G verb form
 that stands as one, N noun, K colour (adjective or noun), S the clitic 's, C and/or, O 'of', V verb, P what
 ends a noun phrase."""
+_OPENED = re.compile(r"[DM][AKGNR]*$")
+_JOINED = re.compile(r"NC[DAMK]*N$")
 _LISTED = (
     ("D", english.DETERMINERS),
     ("M", english.NUMBERS),
@@ -173,87 +164,61 @@ def tag(tokens: list[str]) -> str:
     lower = [token if token in _CLITIC else normalise(token) for token in tokens]
     tags = ""
     for previous, word, following in zip(["", *lower], lower, [*lower[1:], ""]):
-        opened = re.search(r"[DM][AKGNR]*$", tags)
+        opened = _OPENED.search(tags)
         singular = opened is not None and lower[opened.start()] in _SINGULAR_OPENERS
-        tags += _Place(tags, previous, word, following, singular).tag()
+        tags += _tag(tags, previous, word, following, singular)
     return tags
 
 
-class _Place(NamedTuple):
-    """A token in its sentence, and the rules for its tag."""
+def _tag(before: str, previous: str, word: str, following: str, singular: bool) -> str:
+    """The tag of a word behind the tags `before`; behind 'a' (`singular`), a plural cannot be the noun."""
+    after_noun = before.endswith(("N", "K"))
+    if word in _CLITIC:
+        return "S" if after_noun else "P"
+    if not word[:1].isalnum():
+        return "," if word == "," else "P"
+    if (word == "that" and after_noun) or (previous, word, following) == ("in", "front", "of"):
+        return "P"  # 'a shirt that says'
+    for letter, known in _LISTED:
+        if word in known:
+            return letter
+    if word.isdigit():
+        return "M"
+    closed = not following[:1].isalnum() or is_function_word(following)  # the noun phrase cannot go on
+    if _is_verb(before, previous, word, following, singular, closed):
+        return "V"
+    return _before_noun(word, following, closed) or "N"
 
-    before: str  # tags of all before it
-    previous: str
-    word: str
-    following: str
-    singular: bool  # whether the noun phrase here began with 'a', so that a plural cannot be its noun
 
-    def tag(self) -> str:
-        if self.word in _CLITIC:
-            return "S" if self.after_noun else "P"
-        if not self.word or not self.word[0].isalnum():
-            return "," if self.word == "," else "P"
-        says = self.word == "that" and self.after_noun  # 'a shirt that says'
-        if says or (self.previous, self.word, self.following) == ("in", "front", "of"):
-            return "P"
-        listed = next((letter for letter, known in _LISTED if self.word in known), "")
-        return listed or ("M" if self.word.isdigit() else self.verb or self.adjective or "N")
+def _is_verb(before: str, previous: str, word: str, following: str, singular: bool, closed: bool) -> bool:
+    """By form and place."""
+    plural, after_noun = _plural(word), before.endswith(("N", "K"))
+    if previous == "to" and closed and not plural:
+        return following not in ("", ".", ",", "and") or word in english.VERB_BASES
+    if before.endswith("P") and previous in _SUBJECTS and (plural or word in english.VERB_FORMS):
+        return True
+    if after_noun and plural and (singular or (word in english.THIRD_PERSON and not _plural(previous))):
+        return True
+    if after_noun and word in english.VERB_BASES:
+        loose = previous.endswith("s") and not previous.endswith("ss")
+        if loose or _plural(previous) or _JOINED.search(before):  # several of them
+            return True
+    if _is_ing(word):  # 'a running man', but 'is playing soccer'
+        verbal = previous in english.AUXILIARIES or previous in ("while", "whilst", "by", "for")
+        return closed or before[-1:] not in "DMAKSROP" or verbal
+    return closed and after_noun and _is_past(word)
 
-    @property
-    def after_noun(self) -> bool:
-        return self.before.endswith(("N", "K"))
 
-    @property
-    def closed(self) -> bool:
-        """Whether the next token cannot go on with a noun phrase."""
-        return not self.following[:1].isalnum() or is_function_word(self.following)
-
-    @property
-    def verb(self) -> str:
-        """V for a verb by its form and place, else nothing."""
-        word, plural = self.word, _plural(self.word)
-        if self.previous == "to" and self.closed and not plural:
-            goes_on = self.following not in ("", ".", ",", "and")
-            return "V" if goes_on or word in english.VERB_BASES else ""
-        if (
-            self.before.endswith("P")
-            and self.previous in _SUBJECTS
-            and (plural or word in english.VERB_FORMS)
-        ):
-            return "V"
-        third = word in english.THIRD_PERSON and not _plural(self.previous)
-        if self.after_noun and plural and (self.singular or third):
-            return "V"
-        if self.after_noun and word in english.VERB_BASES and self.several:
-            return "V"
-        if _is_ing(word):
-            return "" if self.stands_before_noun else "V"
-        return "V" if _is_past(word) and self.closed and self.after_noun else ""
-
-    @property
-    def stands_before_noun(self) -> bool:
-        """Whether an -ing form here belongs to a noun: 'a running man', but 'is playing soccer'."""
-        verbal = self.previous in english.AUXILIARIES or self.previous in ("while", "whilst", "by", "for")
-        return not self.closed and self.before[-1:] in "DMAKSROP" and not verbal
-
-    @property
-    def several(self) -> bool:
-        """Whether the noun before is a plural, or the second of two joined by 'and'."""
-        loose = self.previous.endswith("s") and not self.previous.endswith("ss")
-        return loose or _plural(self.previous) or bool(re.search(r"NC[DAMK]*N$", self.before))
-
-    @property
-    def adjective(self) -> str:
-        """A, G or R for what may stand before a noun, P for an adverb that cannot, else nothing."""
-        word, following = self.word, self.following
-        if _is_ing(word):
-            return "G"
-        if word in english.ADVERBS or (len(word) > 4 and word.endswith("ly") and word not in _NOUN_LY):
-            return "P" if self.closed else "R"
-        if word in _PEOPLE_TOO and (_is_ing(following) or following in english.THIRD_PERSON):
-            return ""
-        goes_on = not self.closed or following in english.CONJUNCTIONS or following == ","
-        return "A" if _is_past(word) or (english.is_modifier(word) and goes_on) else ""
+def _before_noun(word: str, following: str, closed: bool) -> str:
+    """A, G or R for what may stand before a noun, P for an adverb that cannot, else nothing."""
+    if _is_ing(word):
+        return "G"
+    if word in english.ADVERBS or (len(word) > 4 and word.endswith("ly") and word not in _NOUN_LY):
+        return "P" if closed else "R"
+    if word in _PEOPLE_TOO and (_is_ing(following) or following in english.THIRD_PERSON):
+        return ""
+    goes_on = not closed or following in english.CONJUNCTIONS or following == ","
+    return "A" if _is_past(word) or (english.is_modifier(word) and goes_on) else ""
 
 
 def _is_ing(word: str) -> bool:

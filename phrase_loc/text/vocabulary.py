@@ -102,17 +102,16 @@ class Vocabulary:
         return cls(words, counts)
 
 
-TABLE_LIMIT = 2_000_000  # entries a counting table may hold: about 300 MB for words and pairs together
 _INSEPARABLE = 0.6
 
 
 class UnitCounter:
     """Counts of words and of neighbouring pairs, fed text by text; several can be merged into one.
 
-    Each of the two tables may hold `table_limit` entries before its rarest are dropped.
+    Each of the two tables may hold `table_limit` entries before its rarest are dropped: at most about 300 MB.
     """
 
-    def __init__(self, table_limit: int = TABLE_LIMIT) -> None:
+    def __init__(self, table_limit: int = 2_000_000) -> None:
         self.table_limit = table_limit
         self.texts = 0
         self.words: Counter[str] = Counter()
@@ -138,26 +137,18 @@ class UnitCounter:
     def _drop_rarest(self) -> None:
         tables: tuple[Counter, ...] = (self.words, self.pairs)
         for table in tables:
-            floor = 0
-            while len(table) > self.table_limit:
-                floor += 1
+            if (over := len(table) - self.table_limit) > 0:
+                floor = sorted(table.values())[over - 1]
                 for key in [key for key, count in table.items() if count <= floor]:
                     del table[key]
 
     def vocabulary(
-        self,
-        size: int = 18_000,
-        min_count: int = 5,
-        min_association: float = 0.35,
-        pair_share: float = 0.25,
+        self, size: int = 18_000, min_count: int = 5, min_association: float = 0.35, pair_share: float = 0.25
     ) -> Vocabulary:
-        """The most frequent units.
+        """The `size` most frequent units that were seen `min_count` times; DataError: no word was.
 
-        Args:
-            size: at most so many units; the paper's dictionary by default, 100,000 is tested.
-            min_count: a unit must be seen so often; a DataError where no word is.
-            min_association: normalised PMI (-1..1) from which two adjacent nouns become a unit.
-            pair_share: at most this share of `size` are pairs (the most frequent ones); 0 keeps none.
+        Two adjacent nouns are a unit from a normalised PMI of `min_association`. At most the share `pair_share` of
+        `size` are pairs. The default size is the paper's dictionary.
         """
         frequent = {w: n for w, n in self.words.items() if n >= min_count}
         if not frequent:
@@ -175,9 +166,9 @@ class UnitCounter:
         return Vocabulary(tuple(w for w, _ in ranked), tuple(n for _, n in ranked))
 
 
-def build_vocabulary(captions: Iterable[str], table_limit: int = TABLE_LIMIT, **options: float) -> Vocabulary:
+def build_vocabulary(captions: Iterable[str], **options: float) -> Vocabulary:
     """The vocabulary of captions by one pass, a generator never held; options as of `UnitCounter.vocabulary`."""
-    counter = UnitCounter(table_limit)
+    counter = UnitCounter()
     counter.update(captions)
     return counter.vocabulary(**options)  # type: ignore[arg-type]
 
@@ -187,10 +178,7 @@ def _ranked(counts: dict[str, int]) -> list[tuple[str, int]]:
 
 
 def _needed(first: str, second: str, min_association: float) -> float:
-    """Association that makes two words a unit: for nouns as asked, else nearly inseparable ('hot dog').
-
-    'brown dog' and 'dog runs' are frequent and mean no more than their parts.
-    """
+    """For nouns as asked; 'brown dog' and 'dog runs' are frequent too, so others must be nearly inseparable."""
     verbal = second in english.VERB_FORMS or first in english.VERB_FORMS
     return max(min_association, _INSEPARABLE) if verbal or english.is_modifier(first) else min_association
 

@@ -25,7 +25,7 @@ from phrase_loc.pairs.sources import Source, open_source
 from phrase_loc.tables import text_lines
 from phrase_loc.text import vectors as text_vectors
 from phrase_loc.text.labels import WordLabeller, balance, near_vectors
-from phrase_loc.text.vectors import Alignment, align
+from phrase_loc.text.vectors import align
 from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, build_vocabulary
 from phrase_loc.training.checkpoint import (
     Identity,
@@ -223,9 +223,7 @@ def add_further_words(model: TextToRegion, config: FurtherConfig, seed: int) -> 
     found |= _mapped(model, {w: by_glove[w] for w in asked}, config.penalty)
     chosen = list(found)[: config.words]
     if chosen:
-        size = model.words.vectors.shape[1]
-        same = Alignment(torch.eye(size), torch.zeros(size))
-        model.words.set_extra(torch.stack([found[w] for w in chosen]), same)
+        model.words.set_extra(torch.stack([found[w] for w in chosen]))
         model.extra = tuple(chosen)
 
 
@@ -247,7 +245,6 @@ def _mapped(model: TextToRegion, source: dict[str, Tensor], penalty: float) -> d
     others = [word for word in source if word not in model.vocabulary]
     if not known or not others:
         return {}
-    x = torch.stack([source[words[i]] for i in known]).double()
-    spread = x.var(0, unbiased=False).mean().item()  # `align` counts its penalty in this unit
-    bridge = align(x, model.words.vectors.detach()[known], ridge=penalty / max(spread, 1e-12))
-    return dict(zip(others, bridge(torch.stack([source[word] for word in others])), strict=True))
+    x = torch.stack([source[words[i]] for i in known])
+    matrix, bias = align(x, model.words.vectors.detach()[known], penalty)
+    return dict(zip(others, torch.stack([source[word] for word in others]) @ matrix + bias, strict=True))

@@ -8,7 +8,6 @@ import torch
 from phrase_loc.errors import ConfigError
 from phrase_loc.models.build import create, folded
 from phrase_loc.models.model import POOLS, TextToRegion, pool_named
-from phrase_loc.text.vectors import Alignment
 from phrase_loc.text.vocabulary import Vocabulary
 
 WORDS = ("man", "dog", "hat", "red", "tree")
@@ -24,7 +23,7 @@ def tiny_model(**options) -> TextToRegion:
 
 def extended(model: TextToRegion) -> TextToRegion:
     """The model with two words outside its vocabulary."""
-    model.words.set_extra(torch.randn(2, 4), Alignment(torch.randn(4, 6), torch.randn(6)))
+    model.words.set_extra(torch.randn(2, 6))
     model.extra = ("zebra", "kite")
     return model
 
@@ -108,18 +107,20 @@ def test_folding_keeps_the_scores_and_leaves_nothing_to_train():
 
 
 def test_words_outside_the_vocabulary_have_vectors():
-    """Rows in the space of another embedding, mapped into the model's."""
+    """Rows in the model's space, and those of older models in the space of another embedding."""
     model = tiny_model()
     with torch.no_grad():
         before = model.units(IDS)
-    others, alignment = torch.randn(2, 4), Alignment(torch.randn(4, 6), torch.randn(6))
-    model.words.set_extra(others, alignment)
+    others, matrix, bias = torch.randn(2, 6), torch.randn(6, 6), torch.randn(6)
+    model.words.set_extra(others)
     model.extra = ("zebra", "kite")
     assert model.encoder.encode("a zebra").ids.tolist() == [5]
     with torch.no_grad():
         found = model.word_vectors(torch.tensor([5, 0, 6]))
-        truth = others @ alignment.matrix + alignment.bias
-        assert torch.allclose(found[[0, 2]], truth, atol=0.1)  # rows are stored in eight bits
+        assert torch.allclose(found[[0, 2]], others, atol=0.05)  # rows are stored in eight bits
+        model.words.into.copy_(matrix)
+        model.words.offset.copy_(bias)
+        assert torch.allclose(model.words(torch.tensor([5, 6])), others @ matrix + bias, atol=0.1)
         assert torch.equal(found[1], model.words.vectors[0])
         assert torch.equal(model.units(IDS), before)
 

@@ -125,11 +125,11 @@ def test_text_encoder_from_a_folder(tmp_path):
 def test_alignment_recovers_an_affine_map():
     torch.manual_seed(0)
     source, matrix, bias = torch.randn(200, 5), torch.randn(5, 7), torch.randn(7)
-    fitted = align(source, source @ matrix + bias, ridge=1e-6)
-    assert torch.allclose(fitted.matrix, matrix, atol=1e-4)
-    assert torch.allclose(fitted.bias, bias, atol=1e-4)
-    flat = align(source, source @ matrix + bias, ridge=1e9)
-    assert torch.allclose(flat(source), (source @ matrix + bias).mean(0).expand(200, 7), atol=1e-3)
+    fitted, offset = align(source, source @ matrix + bias, penalty=1e-6)
+    assert torch.allclose(fitted, matrix, atol=1e-4)
+    assert torch.allclose(offset, bias, atol=1e-4)
+    flat, mean = align(source, source @ matrix + bias, penalty=1e9)
+    assert torch.allclose(source @ flat + mean, (source @ matrix + bias).mean(0).expand(200, 7), atol=1e-3)
     with pytest.raises(DataError):
         align(source, source[:3])
 

@@ -98,7 +98,7 @@ def test_a_hundred_thousand_words_in_bounded_memory():
             yield "dog " + ", ".join(f"word{j}x" for j in range(i, i + 100))
 
     tracemalloc.start()
-    vocabulary = build_vocabulary(captions(), size=100_000, min_count=1, pair_share=0.0, table_limit=150_000)
+    vocabulary = build_vocabulary(captions(), size=100_000, min_count=1, pair_share=0.0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(vocabulary) == 100_000
