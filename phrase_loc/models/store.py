@@ -8,9 +8,9 @@
 
 Nothing in these files is executed. A folder can be pushed to a hub as it is; huggingface_hub is imported only then.
 
-`config.card` may hold, all optional: `summary`, `data`, `recipe`, `command`, `limits`, `license_note` (texts), and
-`figures`: a list of {"protocol", "method", "metric", "value", "ci95", "count", "baselines"} as reports have them,
-with `figures_of`, the set they were measured on.
+`config.card` may hold, all optional: `summary`, `words`, `data`, `recipe`, `command`, `limits`, `license_note`
+(texts), and `figures`: a list of {"protocol", "method", "metric", "value", "ci95", "count", "baselines"} as reports
+have them, with `figures_of`, the set they were measured on.
 """
 
 import hashlib
@@ -269,7 +269,7 @@ def model_card(config: ModelConfig, words: int, extra_words: int, size: int) -> 
     if config.calibration:
         lines = [f"- {key}: {_number(value)}" for key, value in config.calibration.items()]
         parts += ["## Is it there? (calibration)", "\n".join(lines)]
-    for key in ("data", "recipe", "command", "limits", "license_note"):
+    for key in ("words", "data", "recipe", "command", "limits", "license_note"):
         if card.get(key):
             title = "Licence" if key == "license_note" else key.capitalize()
             parts += [f"## {title}", f"```\n{card[key]}\n```" if key == "command" else str(card[key])]

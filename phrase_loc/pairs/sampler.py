@@ -7,7 +7,7 @@ So every sample is seen once an epoch at any number of processes and workers, an
 of one. The last batch of an epoch is smaller.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,14 +30,23 @@ class Order:
         groups: (n,) shard of each sample, ascending.
         seed: of the run.
         window: shards that are mixed at a time; 0 mixes all.
+        held_out: numbers of samples that never come.
     """
 
     groups: np.ndarray
     seed: int
     window: int = 0
+    held_out: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.groups) - len(self.held_out)
 
     def epoch(self, number: int) -> np.ndarray:
-        """(n,) int64: each sample once."""
+        """(n,) int64: each sample that is not held out once."""
+        numbers = self._all(number)
+        return numbers[~np.isin(numbers, self.held_out)] if self.held_out else numbers
+
+    def _all(self, number: int) -> np.ndarray:
         random = np.random.default_rng([self.seed, number])
         shards = int(self.groups[-1]) + 1 if len(self.groups) else 0
         if self.window <= 0 or self.window >= shards:
@@ -93,7 +102,7 @@ class StepSampler(Sampler[list[Item]]):
         return (self.last - self.first) * self.pieces
 
     def __iter__(self) -> Iterator[list[Item]]:
-        a_epoch = steps_per_epoch(len(self.order.groups), self.batch)
+        a_epoch = steps_per_epoch(len(self.order), self.batch)
         current, numbers = -1, np.empty(0, np.int64)
         for step in range(self.first, self.last):
             epoch, place = divmod(step, a_epoch)
