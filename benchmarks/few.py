@@ -5,7 +5,7 @@
 In the captions of N photographs drawn by the seed, "dog" is replaced by the invented "blicket", the run of
 configs/default.yaml is given them, and its model is asked "a blicket" wherever an annotated val phrase ends in "dog",
 without the centre prior. Beside it: "a dog" asked of the shipped model, and the centre of the image. `--full` also
-measures A (pointing_any, as shipped) of all val phrases with the first seed. A finished run in FOLDER is not repeated.
+measures A (pointing_any, as shipped) of all val phrases with the first seed. Finished runs in FOLDER are kept.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from phrase_loc import PhraseLocalizer
 from phrase_loc.boxes import contains
 from phrase_loc.datasets.flickr30k import Flickr30kEntities
 from phrase_loc.pairs.sources import open_source
+from phrase_loc.structures import Scene
 
 TAG, KIND = "blicket", "dog"
 
@@ -41,7 +43,7 @@ def main() -> None:
     shipped = PhraseLocalizer.from_pretrained("default").with_settings(prior=0.0)
     asked = scenes(shipped, args.val)
     centre = pointing(asked, lambda scene: (scene.size[1] / 2, scene.size[0] / 2))
-    own = pointing(asked, lambda scene: shipped.locate(scene, [f"a {KIND}"])[0].peak)
+    own = pointing(asked, peaks(shipped, KIND))
     print(
         f"{sum(len(boxes) for _, boxes in asked)} phrases: centre {centre:.1f}, 'a {KIND}' as shipped {own:.1f}\n"
     )
@@ -55,13 +57,11 @@ def main() -> None:
             seconds = learn(args.shards, args.folder / f"photographs-{count}-{seed}", out, count, seed)
             learned = PhraseLocalizer.from_pretrained(out / "model").with_settings(prior=0.0)
             same = unchanged(shipped, learned)  # so what was seen of a photograph serves both
-            hits = (
-                pointing(asked, lambda scene: learned.locate(scene, [f"a {TAG}"])[0].peak) if same else None
-            )
+            hits = f"{pointing(asked, peaks(learned, TAG)):.1f}" if same else "not asked"
             said = learned.model.vocabulary.count(TAG)
             full = f"{accuracy(out, args.val):.1f}" if args.full and seed == 0 else ""
             kept = "the same bits" if same else "CHANGED"
-            print(f"| {count} | {seed} | {said} | {hits:.1f} | {kept} | {full} | {seconds:.0f} |", flush=True)
+            print(f"| {count} | {seed} | {said} | {hits} | {kept} | {full} | {seconds:.0f} |", flush=True)
 
 
 def scenes(localizer: PhraseLocalizer, root: Path) -> list:
@@ -75,7 +75,12 @@ def scenes(localizer: PhraseLocalizer, root: Path) -> list:
     return found
 
 
-def pointing(asked: list, peak) -> float:
+def peaks(localizer: PhraseLocalizer, word: str) -> Callable[[Scene], tuple[float, float]]:
+    """Where the localizer points when it is asked for the word."""
+    return lambda scene: localizer.locate(scene, [f"a {word}"])[0].peak
+
+
+def pointing(asked: list, peak: Callable[[Scene], tuple[float, float]]) -> float:
     """Percent of phrases of which some box holds the point."""
     hits = []
     for scene, boxes in asked:
