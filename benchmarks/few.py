@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 
 from phrase_loc import PhraseLocalizer
-from phrase_loc.boxes import contains
 from phrase_loc.datasets.flickr30k import Flickr30kEntities
+from phrase_loc.evaluation.scoring import inside_any
 from phrase_loc.pairs.sources import open_source
 from phrase_loc.structures import Scene
 
@@ -85,7 +85,7 @@ def pointing(asked: list, peak: Callable[[Scene], tuple[float, float]]) -> float
     hits = []
     for scene, boxes in asked:
         point = torch.as_tensor(peak(scene), dtype=torch.float32)[None]
-        hits += [bool(contains(own, point, strict=True).any()) for own in boxes]
+        hits += [bool(inside_any(point, own[None], strict=True)) for own in boxes]
     return 100 * sum(hits) / len(hits)
 
 
