@@ -118,11 +118,20 @@ class Transform:
 class WebImages(Dataset[Sample]):
     """The samples of a source, indexed by (epoch, number, which of the transforms).
 
-    `seed`, epoch and number fix every random choice, in whichever process.
+    `seed`, epoch and number fix every random choice, in whichever process. With `negatives`, photographs whose texts
+    hold no word of the vocabulary are samples too, of none of its words.
     """
 
-    def __init__(self, source: Source, labeller: Labeller, transforms: Sequence[Transform], seed: int):
+    def __init__(
+        self,
+        source: Source,
+        labeller: Labeller,
+        transforms: Sequence[Transform],
+        seed: int,
+        negatives: bool = False,
+    ):
         self.source, self.labeller, self.transforms, self.seed = source, labeller, transforms, seed
+        self.negatives = negatives
 
     def __len__(self) -> int:
         return len(self.source)
@@ -139,7 +148,7 @@ class WebImages(Dataset[Sample]):
             data = self.source.image(number)
             fault = Fault("text", self.source.name(number), wrong) if wrong else None
             labels = self.labeller(texts)
-            if not labels.ids:
+            if not labels.ids and not (texts and self.negatives):
                 return _nothing(black, fault or unlabelled(self.source.name(number), texts))
             image = load_tensor(data)
         except DataError as error:

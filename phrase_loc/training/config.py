@@ -72,7 +72,7 @@ class VectorsConfig:
 
 
 def _from_scratch(value: Any) -> Any:
-    return "" if value in (None, "none") else value
+    return "" if value in (None, "none", "null") else value
 
 
 def _still_there(value: Any) -> Any:

@@ -87,11 +87,9 @@ def tell(found: dict[str, Any], path: Path) -> str:
     """Says what `score` found, with a warning where that is no better than not looking; the sentence for the card."""
     if not found:
         return ""
-    if not found["words_scored"]:
-        log.warning(
-            "not measured: none of the %d held-out photographs tells the words apart", found["photographs"]
-        )
-        return "Not measured: no held-out photograph tells the words apart."
+    if not found["words_scored"] or found["shuffled_95"] > 0.999:  # chance alone would often seem perfect
+        log.warning("not measured: %d held-out photographs are too few to tell", found["photographs"])
+        return "Not measured: too few photographs were held out to tell."
     told = (
         f"{found['photographs']} photographs were held out; of {found['words_scored']} words they are ranked with a "
         f"mean average precision of {found['average_precision']:.2f}, without looking {found['share']:.2f}"

@@ -168,6 +168,8 @@ def start_rows(
     """
     vectors = model.words.vectors
     blank = first + (vectors[first:] == 0).all(1).nonzero()[:, 0]
+    if not len(blank):
+        return
     D = vectors.shape[1] - 1
     # sums over photographs: of means, of squares, their number; and for each word of means and number
     every, shown = vectors.new_zeros(2 * D + 1), vectors.new_zeros(len(blank), D + 1)

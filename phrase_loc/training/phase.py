@@ -86,12 +86,9 @@ class Phase:
             num_workers=config.data.workers,
         )
 
-        def features() -> Iterator[tuple[Tensor, Batch]]:
-            with torch.no_grad():
-                for batch in (loaded.to(world.device) for loaded in found):
-                    yield self.objective.features(batch), batch
-
-        start_rows(self.setup.model, features(), self.setup.new.start, world)
+        batches = (batch.to(world.device) for batch in found)
+        seen = ((self.objective.features(batch), batch) for batch in batches)
+        start_rows(self.setup.model, seen, self.setup.new.start, world)
 
     def steps(self, done: int) -> Iterator[Step]:
         """Runs from step `done` to the end."""
