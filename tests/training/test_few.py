@@ -115,6 +115,7 @@ def test_words_tied_to_text_are_learned_where_they_have_a_vector_and_named_where
     caplog.set_level(logging.INFO)
     made = load_model(run(tmp_path / "out", write_set(tmp_path / "set"), f"model.start={start}", *KEPT))
     assert made.vocabulary.words == (*WORDS, "blue")
+    assert "text without a word" not in caplog.text  # those photographs are negatives
     assert (
         "STAYING UNKNOWN, as this model's words have vectors from text and these have none: circle"
         in caplog.text
