@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
+from phrase_loc.boxes import iou
 from phrase_loc.datasets.flickr30k import Flickr30kEntities
 from phrase_loc.evaluation.baselines import blind_boxes
 from phrase_loc.evaluation.protocols import PROTOCOLS
-from phrase_loc.evaluation.scoring import overlaps
 from phrase_loc.evaluation.targets import gather
 
 STEPS, NUMBER = 8, 10
@@ -31,9 +31,7 @@ def main() -> None:
     for sample in Flickr30kEntities(root, split):
         batch = gather(protocol, sample)
         boxes = blind_boxes(grid, sample.size).expand(len(batch), -1, 4)
-        correct.append(
-            overlaps(boxes.double(), batch.truth.double(), protocol.offset)[..., 0] >= protocol.iou
-        )
+        correct.append(iou(boxes.double(), batch.truth.double(), protocol.offset)[..., 0] >= protocol.iou)
     hits = torch.cat(correct)  # (phrases, candidates)
     left, chosen, recall = torch.ones(len(hits), dtype=torch.bool), [], []
     for _ in range(NUMBER):

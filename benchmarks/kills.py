@@ -113,11 +113,14 @@ def run(out: Path, shards: Path, at: Callable[[Window], None]) -> None:
     """A run, or its continuation, that calls `at` at each of its windows."""
     changes = [f"out={out}", f"data.shards={shards}", *SETTINGS]
     config = load_config(TrainConfig, [str(ROOT / "configs" / "tiny.yaml"), *changes])
-    files.observer = lambda moment, path: at((moment, _name(path, out), _lines(out)))
+    unwatched, files.observer = (
+        files.observer,
+        lambda moment, path: at((moment, _name(path, out), _lines(out))),
+    )
     try:
         train(config, World(), _measure)
     finally:
-        files.observer = None
+        files.observer = unwatched
 
 
 def dies(out: Path, shards: Path, window: Window) -> bool:

@@ -17,11 +17,15 @@ def area(boxes: Tensor, offset: float = 0.0) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor, offset: float = 0.0) -> Tensor:
-    """Intersection over union of every pair, 0 where both areas are 0: (R, 4), (M, 4) -> (R, M)."""
-    near, far = torch.maximum(a[:, None, :2], b[None, :, :2]), torch.minimum(a[:, None, 2:], b[None, :, 2:])
+    """Intersection over union of every pair, 0 where both areas are 0: (..., R, 4), (..., M, 4) -> (..., R, M).
+
+    A box of NaN overlaps nothing.
+    """
+    one, other = a[..., :, None, :], b[..., None, :, :]
+    near, far = torch.maximum(one[..., :2], other[..., :2]), torch.minimum(one[..., 2:], other[..., 2:])
     sides = (far - near + offset).clamp(min=0)
     shared = sides[..., 0] * sides[..., 1]
-    union = area(a, offset)[:, None] + area(b, offset)[None, :] - shared
+    union = area(one, offset) + area(other, offset) - shared
     return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
 
 

@@ -1,38 +1,20 @@
 """YAML and `key=value` to a frozen dataclass, checked by pydantic.
 
-A config is made once, printed with the result and saved beside it; the maths never sees it. Each procedure
-declares its own frozen dataclass tree (`phrase_loc.evaluation.config`, `phrase_loc.training.config`); this
-file only reads. The YAML mirrors the tree, and `a.b=c` on the command line replaces one leaf, in a list the element
-of that number or `name`:
-
-    python evaluate.py configs/flickr30k.yaml data.root=DIR data.split=val method=[contrastive_mwp,cam]
-    python train.py configs/default.yaml phases.late.epochs=3
-
-The dataclass's types say what a word means, never its looks. Where text or a path is wanted it is taken as it is
-written: `out='runs/1 #2'`, `data.shards=*.tar`, `data.shards={00000..00003}.tar`, `data.split=2007`. `[a, b]` is a
-list where a list can stand. Elsewhere `1e-4` is a number, and a key that no field has is an error that names the
-nearest one.
+The YAML mirrors the tree of dataclasses; `a.b=c` replaces one leaf, in a list the element of that number or `name`.
+The types say what a word means, never its looks: where text or a path is wanted it is taken as it is written (`runs/1
+#2`, `{0..3}.tar`); `[a, b]` is a list where a list can stand; elsewhere `1e-4` is a number.
 """
 
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
-from functools import cache
+from functools import cache, reduce
+from itertools import count
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    TypeVar,
-    Union,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -41,20 +23,21 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from phrase_loc.errors import ConfigError, DataError, nearest
 from phrase_loc.files import read_text
 
+T = TypeVar("T")
 DEEPEST, MOST_VALUES = 50, 100_000  # of a file of settings; more is an anchor that multiplies itself
-_NULL = {"", "~", "null", "Null", "NULL"}
-_BOOLS = {
-    word: value
-    for words, value in (("yes true on", True), ("no false off", False))
-    for lower in words.split()
-    for word in (lower, lower.capitalize(), lower.upper())
-}
+#: `__pydantic_config__` of a dataclass read from JSON: no text and no true for a number, nothing endless or unknown
+STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+fields_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)  # names and types of a dataclass
+adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)  # what pydantic makes of a type, once
+
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)")
 _FLOAT = re.compile(
     r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
 )
-fields_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)  # names and types of a dataclass
 _ENDLESS = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
+_WORDS: dict[str, Any] = dict.fromkeys(("", "~", "null", "Null", "NULL"))
+for _word in ("yes", "true", "on", "no", "false", "off"):
+    _WORDS |= dict.fromkeys((_word, _word.capitalize(), _word.upper()), _word in ("yes", "true", "on"))
 
 
 def read_yaml(path: Path, kind: Any = Any) -> dict[str, Any]:
@@ -76,29 +59,22 @@ def read_yaml(path: Path, kind: Any = Any) -> dict[str, Any]:
 
 
 def value_of(text: str, what: str = "the value", wanted: Any = Any) -> Any:
-    """What stood behind `key=`, read for the type that is wanted there.
+    """What stood behind `key=`, read for the type that is wanted there; of Any, numbers, null, lists as such.
 
-    Args:
-        text: as the shell gave it.
-        what: it is called in messages.
-        wanted: a type; Any reads numbers, null, true and false, lists and mappings as such, all else as text.
-
-    Raises:
-        ConfigError: a list or mapping is wanted, and the text is no YAML.
+    `what` it is called in messages: a ConfigError where a list or mapping is wanted and the text is no YAML.
     """
-    kinds = options(wanted)
-    takes_text = _takes_text(kinds)
+    shapes = _shapes(wanted)
     if text[:1] + text[-1:] in ("[]", "{}", '""', "''") and len(text) > 1:
         try:
             found = _parsed(text, what, wanted)
         except ConfigError:
-            if not takes_text:
+            if str not in shapes:
                 raise
             return text  # {0..3}.tar
-        return text if takes_text and not _stands(found, kinds) else found
-    if takes_text:
-        return None if NoneType in kinds and text.lower() == "null" else text
-    if _structured(kinds) and text:
+        return text if str in shapes and type(found) not in shapes else found
+    if str in shapes:
+        return None if NoneType in shapes and text.lower() == "null" else text
+    if shapes & {list, dict} and text:
         return _parsed(text, what, wanted)
     return _plain(text.strip()) if text else text
 
@@ -112,8 +88,6 @@ def shortened(value: Any, most: int = 80) -> str:
 
 def options(kind: Any) -> tuple[Any, ...]:
     """The members of a union, or the type itself."""
-    if get_origin(kind) is Annotated:
-        return options(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
         return tuple(o for part in get_args(kind) for o in options(part))
     return (kind,)
@@ -132,76 +106,19 @@ def below(kind: Any, key: str) -> Any:
     return Any
 
 
-def _takes_text(kinds: tuple[Any, ...]) -> bool:
-    return any(
-        k in (str, Path) or (get_origin(k) is Literal and isinstance(get_args(k)[0], str)) for k in kinds
-    )
-
-
-def _structured(kinds: tuple[Any, ...]) -> bool:
-    """Whether a list or a mapping is wanted."""
-    return any(is_dataclass(k) or get_origin(k) in (list, tuple, dict) for k in kinds)
-
-
-def _stands(found: Any, kinds: tuple[Any, ...]) -> bool:
-    """Whether what was read in brackets or quotation marks can stand where text can."""
-    if isinstance(found, list):
-        return any(get_origin(k) in (list, tuple) for k in kinds)
-    if isinstance(found, dict):
-        return any(is_dataclass(k) or get_origin(k) is dict for k in kinds)
-    return isinstance(found, str)
-
-
-class _Loader(yaml.SafeLoader):
-    """Gives every word as text: what it means is for the types to say."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-    values = 0
-
-    def value(self, node: Any, wanted: Any, depth: int = 0) -> Any:
-        """A node -> a scalar, list or dictionary; keys are text."""
-        self.values += 1
-        if depth > DEEPEST or self.values > MOST_VALUES:
-            raise ConfigError("is nested too deeply or repeats itself by anchors; write it out flat")
-        if node.tag.rpartition(":")[2] not in ("str", "seq", "map"):
-            raise ConfigError(f"has the tag {shortened(node.tag)}; write plain values without tags")
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(part, below(wanted, ""), depth + 1) for part in node.value]
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, wanted, depth)
-        kinds = options(wanted)
-        if node.style is not None or (_takes_text(kinds) and not (node.value in _NULL and NoneType in kinds)):
-            return node.value
-        return _plain(node.value)
-
-    def _mapping(self, node: Any, wanted: Any, depth: int) -> dict[str, Any]:
-        own: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
-        for key, inner in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise ConfigError(f"has a key that is no word in line {key.start_mark.line + 1}")
-            if key.value == "<<" and key.style is None:
-                parts = inner.value if isinstance(inner, yaml.SequenceNode) else [inner]
-                for part in reversed(parts):
-                    found = self.value(part, wanted, depth + 1)
-                    if not isinstance(found, dict):
-                        raise ConfigError("merges (<<) what is no mapping")
-                    merged |= found
-            elif key.value in own:
-                raise ConfigError(
-                    f"has the key {shortened(key.value)} twice, again in line {key.start_mark.line + 1}; keep one"
-                )
-            else:
-                own[key.value] = self.value(inner, below(wanted, key.value), depth + 1)
-        return merged | own
+def _shapes(kind: Any) -> set[Any]:
+    """What can stand there as it is written: str, list, dict, NoneType, or another scalar type."""
+    forms = {list: list, tuple: list, dict: dict, Literal: str}
+    return {
+        dict if is_dataclass(o) else str if o is Path else forms.get(get_origin(o), o) for o in options(kind)
+    }
 
 
 def _parsed(text: str, what: str, wanted: Any) -> Any:
     """One YAML document; `what` it is goes into messages."""
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        return None if node is None else loader.value(node, wanted)
+        node = yaml.compose(text, yaml.BaseLoader)
+        return None if node is None else _read(node, wanted, count())
     except ConfigError as error:
         raise ConfigError(f"{what} {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -209,12 +126,41 @@ def _parsed(text: str, what: str, wanted: Any) -> Any:
         raise ConfigError(f"{what} is not YAML ({why}); quote what is text") from None
 
 
+def _read(node: Any, wanted: Any, seen: Iterator[int], depth: int = 0) -> Any:
+    """A node -> a scalar as the type wanted there has it, a list, or a dictionary with keys of text."""
+    if depth > DEEPEST or next(seen) >= MOST_VALUES:
+        raise ConfigError("is nested too deeply or repeats itself by anchors; write it out flat")
+    if node.tag.rpartition(":")[2] not in ("str", "seq", "map"):
+        raise ConfigError(f"has the tag {shortened(node.tag)}; write plain values without tags")
+    if isinstance(node, yaml.SequenceNode):
+        return [_read(part, below(wanted, ""), seen, depth + 1) for part in node.value]
+    if isinstance(node, yaml.ScalarNode):
+        shapes = _shapes(wanted)
+        null = NoneType in shapes and _WORDS.get(node.value, "") is None
+        return node.value if node.style is not None or (str in shapes and not null) else _plain(node.value)
+    own: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
+    for key, inner in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"has a key that is no word in line {line}")
+        if key.value == "<<" and key.style is None:
+            for part in reversed(inner.value if isinstance(inner, yaml.SequenceNode) else [inner]):
+                found = _read(part, wanted, seen, depth + 1)
+                if not isinstance(found, dict):
+                    raise ConfigError("merges (<<) what is no mapping")
+                merged |= found
+        elif key.value in own:
+            raise ConfigError(f"has the key {shortened(key.value)} twice, again in line {line}; keep one")
+        else:
+            own[key.value] = _read(inner, below(wanted, key.value), seen, depth + 1)
+    return merged | own
+
+
 def _plain(word: str) -> Any:
-    """What an unquoted word means where no text is wanted."""
-    if word in _NULL:
-        return None
-    if word in _BOOLS:
-        return _BOOLS[word]
+    """What an unquoted word means where no text is wanted: 010, dates and 1:30 are none of YAML's surprises."""
+    if word in _WORDS:
+        return _WORDS[word]
     try:
         if _INT.fullmatch(word):
             return int(word, 0)
@@ -226,22 +172,11 @@ def _plain(word: str) -> Any:
     return float(endless[1] + endless[2]) if endless else word
 
 
-T = TypeVar("T")
-#: `__pydantic_config__` of a dataclass read from JSON: no text and no true for a number, nothing endless or unknown
-STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
-adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)  # what pydantic makes of a type, once
-
-
 def checked(kind: type[T], values: Any, what: str) -> T:
-    """Plain values, as JSON has them -> a checked dataclass; lists become tuples.
+    """Plain values, as JSON has them -> a dataclass with `__pydantic_config__ = STRICT`; lists become tuples.
 
-    Args:
-        kind: a dataclass with `__pydantic_config__ = STRICT`.
-        values: of its fields.
-        what: a field is called in messages ('inference setting').
-
-    Raises:
-        ConfigError: an unknown or a missing key, a wrong type, a number out of its range.
+    `what` a field is called in messages ('inference setting'). A ConfigError names an unknown or a missing key, a
+    wrong type, a number out of its range.
     """
     try:
         text = json.dumps(values, default=lambda value: value.item())  # of numpy and torch
@@ -257,15 +192,9 @@ def checked(kind: type[T], values: Any, what: str) -> T:
 
 
 def without_retired(values: dict[str, Any], retired: dict[str, Any], what: str) -> dict[str, Any]:
-    """Values that an older version wrote, less the settings that are gone, where those did nothing.
+    """Values that an older version wrote, less the settings that are gone; a ConfigError if one of them is in use.
 
-    Args:
-        values: name -> value.
-        retired: a setting that is gone -> the value at which it did nothing.
-        what: a setting is called in messages ('inference setting').
-
-    Raises:
-        ConfigError: a retired setting is in use.
+    `retired` has the value at which each did nothing; `what` a setting is called in messages.
     """
     for key in sorted(values.keys() & retired.keys()):
         if values[key] != retired[key]:
@@ -288,7 +217,7 @@ def _explain(kind: Any, error: Any, what: str, quoted: bool) -> str:
     name = shortened(".".join(where)) or "(none)"
     name = repr(name) if quoted else name
     if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
-        holder = _holder(kind, where[:-1])
+        holder = next((o for o in options(reduce(below, where[:-1], kind)) if is_dataclass(o)), None)
         known = list(fields_of(holder)) if holder else []
         if where[-1] in getattr(holder, "RETIRED", ()):
             return f"{what} {name} is no longer there: it did not help (docs/experiments.md); leave it out"
@@ -302,13 +231,6 @@ def _explain(kind: Any, error: Any, what: str, quoted: bool) -> str:
     return f"{what} {name}: {shortened(error['msg'].lower(), 200)}, got {shortened(repr(error['input']))}"
 
 
-def _holder(kind: Any, path: list[str]) -> Any:
-    """The dataclass at a path of keys."""
-    for part in path:
-        kind = below(kind, part)
-    return next((o for o in options(kind) if is_dataclass(o)), None)
-
-
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config_dataclass(kind: type[T]) -> type[T]:
     """A frozen dataclass by keyword alone whose values are checked when they come; unknown keys are refused."""
@@ -318,14 +240,9 @@ def config_dataclass(kind: type[T]) -> type[T]:
 
 
 def load_config(kind: type[T], arguments: Sequence[str]) -> T:
-    """`[FILE.yaml] [key=value ...]` -> a checked config of class `kind`.
+    """`[FILE.yaml] [key=value ...]`, as on the command line -> a config of a class made by `config_dataclass`.
 
-    Args:
-        kind: a class decorated with `config_dataclass`.
-        arguments: what stood on the command line after the program's name.
-
-    Raises:
-        ConfigError: the file is missing or no mapping, a key is unknown, a value has the wrong type.
+    A ConfigError says what is wrong: the file missing or no mapping, a key unknown, a value of another type.
     """
     files = [a for a in arguments if "=" not in a or (a.endswith((".yaml", ".yml")) and Path(a).is_file())]
     if len(files) > 1:
@@ -335,10 +252,8 @@ def load_config(kind: type[T], arguments: Sequence[str]) -> T:
     tree = read_yaml(Path(files[0]), kind) if files else {}
     for pair in (a for a in arguments if a not in files):
         key, _, text = pair.partition("=")
-        keys, wanted = key.strip().split("."), kind
-        for name in keys:
-            wanted = below(wanted, name)
-        _put(tree, keys, value_of(text, f"the value of {shortened(key)}", wanted))
+        keys = key.strip().split(".")
+        _put(tree, keys, value_of(text, f"the value of {shortened(key)}", reduce(below, keys, kind)))
     return build(kind, tree)
 
 
@@ -354,15 +269,8 @@ def build(kind: type[T], tree: dict[str, Any]) -> T:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON-ready values, for reports and checkpoints."""
-    return {key: _to_json(value) for key, value in asdict(config).items()}
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _to_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_json(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+    found: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    return found
 
 
 def _refuse_bools(kind: Any, value: Any, where: tuple[str, ...]) -> None:
@@ -377,32 +285,23 @@ def _refuse_bools(kind: Any, value: Any, where: tuple[str, ...]) -> None:
         raise ConfigError(f"config key {shortened('.'.join(where))} takes a number, got {str(value).lower()}")
 
 
-def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
-    for number, key in enumerate(keys[:-1]):
-        inner = tree.get(key)
-        if isinstance(inner, list):
-            _put_in_list(inner, keys[: number + 1], keys[number + 1 :], value)
-            return
-        tree[key] = inner if isinstance(inner, dict) else {}
-        tree = tree[key]
-    tree[keys[-1]] = value
-
-
-def _put_in_list(parts: list[Any], above: list[str], keys: list[str], value: Any) -> None:
-    """Changes the element that is called, or has the number, keys[0]."""
-    names = [str(part.get("name", i)) if isinstance(part, dict) else str(i) for i, part in enumerate(parts)]
-    if keys[0] in names:
-        place = names.index(keys[0])
-    elif keys[0].isdecimal() and len(keys[0]) < 9 and int(keys[0]) < len(parts):
-        place = int(keys[0])
+def _put(holder: Any, keys: list[str], value: Any, above: str = "") -> None:
+    """Changes the leaf at a path; an element of a list is called by its name or its number."""
+    key, place = keys[0], f"{above}.{keys[0]}" if above else keys[0]
+    if isinstance(holder, dict):
+        if len(keys) > 1 and not isinstance(holder.get(key), (dict, list)):
+            holder[key] = {}
+        at: Any = key
     else:
-        there = shortened(", ".join(names), 200) or "nothing"
-        raise ConfigError(f"{'.'.join(above)} has no element {shortened(keys[0])!r}; it holds {there}")
+        names = [str(p.get("name", i)) if isinstance(p, dict) else str(i) for i, p in enumerate(holder)]
+        numbered = key.isdecimal() and len(key) < 9 and int(key) < len(holder)
+        if key not in names and not numbered:
+            there = shortened(", ".join(names), 200) or "nothing"
+            raise ConfigError(f"{above} has no element {shortened(key)!r}; it holds {there}")
+        at = names.index(key) if key in names else int(key)
+        if len(keys) > 1 and not isinstance(holder[at], dict):
+            raise ConfigError(f"{place} is {shortened(holder[at])!r} and has no {shortened(keys[1])!r}")
     if len(keys) == 1:
-        parts[place] = value
-    elif isinstance(parts[place], dict):
-        _put(parts[place], keys[1:], value)
+        holder[at] = value
     else:
-        raise ConfigError(
-            f"{'.'.join([*above, keys[0]])} is {shortened(parts[place])!r} and has no {shortened(keys[1])!r}"
-        )
+        _put(holder[at], keys[1:], value, place)

@@ -1,10 +1,8 @@
-"""Answers for other tools: a JSON-ready dictionary, a pandas table, COCO results, detections, a plot.
-
-Nothing here is needed to find a box; pandas and matplotlib are imported when they are asked for.
-"""
+"""Answers for other tools: a JSON-ready dictionary, a pandas table, COCO results, detections, Parquet, a plot."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,52 +48,42 @@ def _rounded(value: float, digits: int) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
+def answer_dict(image: str, size: tuple[int, int], predictions: Iterable[Prediction]) -> dict[str, Any]:
+    """The object that `phrase-loc query --json` prints; `size` is (H, W) of the photograph."""
+    return {"image": image, "size": [size[1], size[0]], "predictions": [to_dict(p) for p in predictions]}
+
+
+def _boxes(predictions: Iterable[Prediction]) -> Iterator[tuple[int, Prediction, int, list[float], float]]:
+    """Number of the phrase, its answer, rank, xyxy and score of every box; numbers count from 1."""
+    for number, p in enumerate(predictions, start=1):
+        for rank, (box, score) in enumerate(zip(p.boxes.tolist(), p.scores.tolist(), strict=True), start=1):
+            yield number, p, rank, box, score
+
+
 def to_frame(predictions: Sequence[Prediction]) -> "DataFrame":
     """One row a box: phrase, rank (from 1), x1, y1, x2, y2, score, present."""
     import pandas as pd
 
-    rows = [
-        {
-            "phrase": p.phrase,
-            "rank": rank,
-            **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
-            "score": score,
-        }
-        | {"present": p.present}
-        for p in predictions
-        for rank, (box, score) in enumerate(zip(p.boxes.tolist(), p.scores.tolist(), strict=True), start=1)
-    ]
-    columns = ["phrase", "rank", "x1", "y1", "x2", "y2", "score", "present"]
-    return pd.DataFrame(rows, columns=columns)
+    rows = [(p.phrase, rank, *box, score, p.present) for _, p, rank, box, score in _boxes(predictions)]
+    return pd.DataFrame(rows, columns=["phrase", "rank", "x1", "y1", "x2", "y2", "score", "present"])
 
 
 def to_coco(predictions: Sequence[Prediction], image_id: int) -> list[dict[str, Any]]:
     """Boxes in COCO's result format: `bbox` is [x, y, width, height]; the category is the phrase's number."""
     return [
-        {
-            "image_id": image_id,
-            "category_id": number,
-            "category_name": p.phrase,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        for number, p in enumerate(predictions, start=1)
-        for (x1, y1, x2, y2), score in zip(p.boxes.tolist(), p.scores.tolist(), strict=True)
+        {"image_id": image_id, "category_id": number, "category_name": p.phrase}
+        | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        for number, p, _, (x1, y1, x2, y2), score in _boxes(predictions)
     ]
 
 
 def to_detections(predictions: Sequence[Prediction], top_k: int | None = None) -> dict[str, Any]:
     """Boxes with the field names of supervision: `supervision.Detections(**to_detections(predictions))`.
 
-    Args:
-        predictions: P answers for one photograph.
-        top_k: boxes of each phrase that are taken, None for all.
-
-    Returns:
-        NumPy arrays: `xyxy` (n, 4) and `confidence` (n,) float32, `class_id` (n,) the phrase's place from 0, and
-        `data` with `class_name` (n,), the phrases. The confidence is the probability that the phrase is in
-        the photograph, the same for all its boxes (NaN from a model without calibration): scores rank the
-        boxes of one phrase and cannot be compared between phrases.
+    Of each phrase the `top_k` first boxes, None for all. Gives NumPy arrays: `xyxy` (n, 4) and `confidence` (n,)
+    float32, `class_id` (n,) the phrase's place from 0, and `data` with `class_name` (n,), the phrases. The confidence
+    is the probability that the phrase is in the photograph, the same for all its boxes (NaN from a model without
+    calibration): scores rank the boxes of one phrase and cannot be compared between phrases.
     """
     counts = [len(p.boxes[:top_k]) for p in predictions]
     boxes = torch.cat([torch.zeros(0, 4), *(p.boxes[:top_k].cpu() for p in predictions)])
@@ -114,28 +102,19 @@ def plot(
     heats: Tensor | None = None,
     axes: "Axes | Sequence[Axes] | None" = None,
 ) -> "np.ndarray":
-    """Photograph, map, best box and peak of each phrase with matplotlib.
+    """Photograph, map, best box and peak of each of P phrases with matplotlib.
 
-    Args:
-        image: the photograph, as `look` takes it.
-        predictions: P answers for it.
-        heats: (P, H', W') maps over the whole photograph, such as `localizer.heat`; None takes the maps' grids.
-        axes: at least P axes to draw on; None makes a figure of pyplot, at most three in a row.
-
-    Returns:
-        (P,) the axes; the figure is `plot(...)[0].figure`.
-
-    Raises:
-        ConfigError: matplotlib is not installed, or there are fewer axes than phrases.
+    `heats` (P, H', W') are maps over the whole photograph, such as `localizer.heat`, None for the maps' grids. `axes`
+    are at least P to draw on; None makes a figure of pyplot, at most three in a row. Returns (P,) the axes; the
+    figure is `plot(...)[0].figure`.
     """
     picture, count = load_image(image), len(predictions)
     places = _new_axes(count, picture.height / picture.width) if axes is None else np.ravel(axes)  # type: ignore[arg-type]
     if len(places) < count:
         raise ConfigError(f"expected axes for {count} phrases, got {len(places)}")
     for number, (p, place) in enumerate(zip(predictions, places[:count], strict=True)):
-        _plot_one(
-            place, picture, p, p.attention if heats is None else heats[number], COLOURS[number % len(COLOURS)]
-        )
+        heat = p.attention if heats is None else heats[number]
+        _plot_one(place, picture, p, heat, COLOURS[number % len(COLOURS)])
     return places[:count]
 
 
@@ -169,9 +148,44 @@ def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: 
         axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=2.5)
     if prediction.peak is not None:
         axes.plot(*prediction.peak[:, None].tolist(), "o", color=colour, markeredgecolor="black")
-    note = "no known word" if not prediction.known else ""
+    note = "" if prediction.known else "no known word"
     note = note if prediction.present is None else f"present {prediction.present:.0%}"
+    title = "\n".join(filter(None, (prediction.phrase, note)))
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    axes.set_title(
-        f"{prediction.phrase}\n{note}" if note else prediction.phrase, fontsize="medium", parse_math=False
-    )
+    axes.set_title(title, fontsize="medium", parse_math=False)
+
+
+def write_parquet(answers: Iterable[dict[str, Any]], path: Path) -> None:
+    """Answers of `answer_dict` (or {"image", "error"}), one row a phrase, in groups of some thousand rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers = pa.list_(pa.float32())
+    columns = {"image": pa.string(), "width": pa.int32(), "height": pa.int32(), "error": pa.string()}
+    columns |= {"phrase": pa.string(), "present": pa.float32(), "peak": numbers, "boxes": pa.list_(numbers)}
+    schema = pa.schema(list((columns | {"scores": numbers}).items()))
+    rows: list[dict] = []
+    with pq.ParquetWriter(path, schema) as writer:
+        for answer in answers:
+            rows += _rows(answer)
+            if len(rows) >= 4096:
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                rows.clear()
+        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    if "error" in answer:
+        return [{"image": _utf8(answer["image"]), "error": _utf8(answer["error"])}]
+    shared = {"image": _utf8(answer["image"]), "width": answer["size"][0], "height": answer["size"][1]}
+    return [
+        shared
+        | {"phrase": _utf8(p["phrase"]), "present": p["present"], "peak": p["peak"]}
+        | {"boxes": [b["xyxy"] for b in p["boxes"]], "scores": [b["score"] for b in p["boxes"]]}
+        for p in answer["predictions"]
+    ]
+
+
+def _utf8(text: str) -> str:
+    """What Parquet can hold: bytes of a name that are not UTF-8 as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

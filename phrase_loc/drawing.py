@@ -1,8 +1,4 @@
-"""A photograph with its maps and boxes laid over it, by Pillow alone (a plot library costs a second).
-
-`overlay` gives one picture: a panel for each phrase with the map as a warm glow, the best box and the peak,
-and the words under it. Colours are `COLOURS`, told apart also by people who do not see red or green.
-"""
+"""A photograph with its maps and boxes laid over it, by Pillow alone (a plot library costs a second)."""
 
 import base64
 import io
@@ -12,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -20,34 +17,35 @@ from phrase_loc import files
 from phrase_loc.errors import DataError
 
 if TYPE_CHECKING:
-    from phrase_loc.structures import Prediction, Scene, Word
+    from phrase_loc.structures import Prediction, Scene
 
 #: Okabe and Ito's colours for colour-blind readers, without black.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
-PANEL = 512  # longest side of one panel, in pixels
+#: black, dark red, orange, yellow, near white: brightness alone already orders it. 256 values of each channel.
+_HEAT = [
+    np.interp(np.arange(256), np.linspace(0, 255, 5), stops).round().astype(int).tolist()
+    for stops in ((0, 120, 230, 255, 255), (0, 10, 90, 200, 250), (0, 30, 10, 40, 200))
+]
+
+PANEL, SIDE = 512, 400  # longest side in pixels of a panel, and of a shown photograph
 _CAPTION = 200  # characters of a phrase that are tried
 
 
 def overlay(
     image: Image.Image, predictions: "Sequence[Prediction]", heats: Tensor | None = None
 ) -> Image.Image:
-    """All phrases beside each other, at most three in a row.
+    """A panel for each phrase, at most three in a row: the map as a warm glow, best box, peak, words under it.
 
-    Args:
-        image: the RGB photograph, at any resolution.
-        predictions: P answers for it, boxes in pixels of their `size`, or of `image` if they have none.
-        heats: (P, H', W') maps over the whole photograph at any resolution; None takes the maps' grids.
-
-    Returns:
-        An RGB picture of P panels.
+    `image` is RGB at any resolution, boxes are in pixels of their prediction's `size`, or of `image` if it has none.
+    `heats` (P, H', W') are maps over the whole photograph at any resolution; None takes the predictions' grids.
     """
+    if not predictions:
+        return image.copy()
     panels = [
-        panel(image, p, COLOURS[i % len(COLOURS)], None if heats is None else heats[i])
+        _with_caption(marked(image, p, COLOURS[i % len(COLOURS)], None if heats is None else heats[i]), p)
         for i, p in enumerate(predictions)
     ]
-    if not panels:
-        return image.copy()
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     width, height = panels[0].size
@@ -57,19 +55,11 @@ def overlay(
     return sheet
 
 
-def panel(
-    image: Image.Image, prediction: "Prediction", colour: str, heat: Tensor | None = None
-) -> Image.Image:
-    """One phrase: glow, best box, peak and caption, at most `PANEL` pixels a side plus the caption."""
-    return _with_caption(marked(image, prediction, colour, heat), prediction)
-
-
 def marked(
     image: Image.Image, prediction: "Prediction", colour: str, heat: Tensor | None = None
 ) -> Image.Image:
     """The photograph with glow, best box and peak, at most `PANEL` pixels a side."""
-    shrink = min(1.0, PANEL / max(image.size))
-    size = (max(1, round(image.width * shrink)), max(1, round(image.height * shrink)))
+    size = _within(image.size, PANEL)
     height, width = prediction.size or (image.height, image.width)
     scale = (size[0] / width, size[1] / height)
     picture = glow(
@@ -77,9 +67,10 @@ def marked(
     )
     draw = ImageDraw.Draw(picture)
     if len(prediction.boxes):
-        box = [float(v) * scale[i % 2] for i, v in enumerate(prediction.boxes[0])]
-        draw.rectangle(_ordered(box, size), outline="black", width=5)
-        draw.rectangle(_ordered(box, size), outline=colour, width=3)
+        x1, y1, x2, y2 = (float(v) * scale[i % 2] for i, v in enumerate(prediction.boxes[0]))
+        corner = max(x1, min(x2, size[0] - 1)), max(y1, min(y2, size[1] - 1))
+        for outline, width in (("black", 5), (colour, 3)):
+            draw.rectangle((max(0, x1), max(0, y1), *corner), outline=outline, width=width)
     if prediction.peak is not None:
         x, y = (float(v) * s for v, s in zip(prediction.peak, scale, strict=True))
         draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline="black")
@@ -92,18 +83,14 @@ def glow(image: Image.Image, heat: Tensor, strength: float = 0.65) -> Image.Imag
         return image.convert("RGB")
     level = (heat / heat.max()).clamp(0, 1).mul(255).to(torch.uint8).cpu().numpy()
     mask = Image.fromarray(level).resize(image.size, Image.Resampling.BICUBIC)
-    warm = Image.merge("RGB", [mask.point(_ramp(channel)) for channel in _HEAT])
+    warm = Image.merge("RGB", [mask.point(ramp) for ramp in _HEAT])
     return Image.composite(
         Image.blend(image, warm, strength), Image.blend(image, Image.new("RGB", image.size), 0.25), mask
     )
 
 
 def picture_format(path: str | os.PathLike) -> str:
-    """Pillow's name of the format that the ending of `path` asks for.
-
-    Raises:
-        DataError: Pillow cannot write that ending, or something that is no file has the name.
-    """
+    """Pillow's name of the format that the ending asks for; a DataError if it cannot be written, or is no file."""
     target = Path(path)
     name = Image.registered_extensions().get(target.suffix.lower(), "")
     try:  # to be registered is not enough: some formats are read alone, some hold no colours
@@ -118,11 +105,7 @@ def picture_format(path: str | os.PathLike) -> str:
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
-    """Write a picture whole or not at all; the ending of `path` gives the format.
-
-    Raises:
-        DataError: the folder is missing or not writable, or the ending is no image format.
-    """
+    """Write a picture whole or not at all, in the format of the ending; a DataError says what is in the way."""
     target, content = Path(path), io.BytesIO()
     name = picture_format(target)
     try:
@@ -137,24 +120,9 @@ def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
     files.write_bytes(target, content.getvalue(), "choose a folder that can be written")
 
 
-#: black, dark red, orange, yellow, near white: brightness alone already orders it.
-_HEAT = ((0, 120, 230, 255, 255), (0, 10, 90, 200, 250), (0, 30, 10, 40, 200))
-
-
-def _ramp(stops: tuple[int, ...]) -> list[int]:
-    """256 values through equally spaced stops."""
-    step = 255 / (len(stops) - 1)
-    table = []
-    for value in range(256):
-        left = min(int(value / step), len(stops) - 2)
-        share = value / step - left
-        table.append(round(stops[left] * (1 - share) + stops[left + 1] * share))
-    return table
-
-
-def _ordered(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = box
-    return max(0, x1), max(0, y1), max(x1, min(x2, size[0] - 1)), max(y1, min(y2, size[1] - 1))
+def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
+    scale = min(1.0, side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _with_caption(picture: Image.Image, prediction: "Prediction") -> Image.Image:
@@ -172,14 +140,10 @@ def _with_caption(picture: Image.Image, prediction: "Prediction") -> Image.Image
     return sheet
 
 
-SIDE = 400  # longest side of a shown photograph, in pixels
-
-
 def small_jpeg(image: Image.Image, side: int = SIDE) -> bytes:
     """An RGB picture as a JPEG of at most `side` pixels a side: about 25 kB in a millisecond or two."""
-    scale = min(1.0, side / max(image.size))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return _encoded(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), "JPEG")
+    small = image.resize(_within(image.size, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return _encoded(small, "JPEG")
 
 
 def predictions_png(predictions: "Sequence[Prediction]") -> bytes | None:
@@ -196,9 +160,7 @@ def predictions_html(predictions: "Sequence[Prediction]") -> str:
 
 def scene_png(scene: "Scene") -> bytes | None:
     """The photograph that was looked at; None when it was not kept."""
-    if scene.picture is None:
-        return None
-    return _encoded(Image.open(io.BytesIO(scene.picture)), "PNG")
+    return None if scene.picture is None else _encoded(Image.open(io.BytesIO(scene.picture)), "PNG")
 
 
 def scene_html(scene: "Scene") -> str:
@@ -216,7 +178,12 @@ def _figure(prediction: "Prediction", colour: str) -> str:
     sure = "" if prediction.present is None else f" · present {prediction.present:.0%}"
     lines = [
         f'<b style="border-left:8px solid {colour};padding-left:6px">{escape(prediction.phrase)}</b>{sure}',
-        " ".join(_word(word) for word in prediction.words),
+        " ".join(
+            f"{escape(word.text)} <small>{word.weight:.2f}</small>"
+            if word.known
+            else f'<s title="the model does not know this word">{escape(word.text)}</s>'
+            for word in prediction.words
+        ),
     ]
     if len(prediction.boxes):
         best = ", ".join(f"{v:.0f}" for v in prediction.boxes[0].tolist())
@@ -227,12 +194,6 @@ def _figure(prediction: "Prediction", colour: str) -> str:
     if prediction.note:
         lines.append(f"<i>{escape(prediction.note)}</i>")
     return _framed(picture, "<br>".join(line for line in lines if line))
-
-
-def _word(word: "Word") -> str:
-    if not word.known:
-        return f'<s title="the model does not know this word">{escape(word.text)}</s>'
-    return f"{escape(word.text)} <small>{word.weight:.2f}</small>"
 
 
 def _framed(picture: str, facts: str) -> str:

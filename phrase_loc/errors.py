@@ -38,9 +38,8 @@ def choose(table: dict[str, T], name: str, what: str) -> T:
     if name in table:
         return table[name]
     shown = name if len(name) <= 80 else f"{name[:80]}..."  # what came may be anything
-    raise ConfigError(
-        f"unknown {what} {shown!r}{nearest(name[:80], table)}; choose from {', '.join(sorted(table))}"
-    )
+    hint = nearest(name[:80], table)
+    raise ConfigError(f"unknown {what} {shown!r}{hint}; choose from {', '.join(sorted(table))}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

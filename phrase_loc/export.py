@@ -1,24 +1,16 @@
-"""The model as a fixed graph, for ONNX Runtime or torch.export.
+"""The model as a fixed graph for ONNX Runtime or torch.export; runtime.py answers from its folder without torch.
 
     image (1,3,S,S) uint8 at each input size S, units (K,D), bias (K,), weights (P,K)
         -> maps (P,h,w), scores (P,)
 
-At the features the contrastive map is a matrix product (attention/closed_form.py), so the whole query up to
-the map, image to maps for any number of words and phrases, is one graph without a backward pass. A map read at
-an earlier stage of the trunk does not export; the exported model always reads at "features".
-
-`export` writes a folder that `phrase_loc.exported` answers from without torch:
-
-    model.onnx | model.pt2   the graph
-    words.npz                what turns a word into its unit and bias, in float16 and 8 bits
-    vocabulary.txt, extra_words.txt   the words, row by row
-    export.json              sizes and settings, and the SHA-256 of the others
+At the features the contrastive map is a matrix product (`contrastive_map`), so everything from image to maps is one
+graph without a backward pass. Maps of earlier stages do not export; an exported model always reads at "features".
 """
 
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,14 +32,7 @@ INPUTS, OUTPUTS = ("units", "bias", "weights"), ("maps", "scores")
 
 
 class ManyPhrases(nn.Module):
-    """Photograph to contrastive maps of P phrases over K words, as a graph of plain tensor operations.
-
-    It is `PhraseLocalizer.attend` with method contrastive_mwp at stage "features", and the raw scores beside it.
-
-    Args:
-        model: in eval mode.
-        settings: of the localizer.
-    """
+    """`PhraseLocalizer.attend` with contrastive_mwp at "features", and the raw scores, as plain tensor operations."""
 
     def __init__(self, model: TextToRegion, settings: Inference):
         super().__init__()
@@ -74,19 +59,10 @@ class ManyPhrases(nn.Module):
 
 
 def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onnx") -> Path:
-    """Writes a model as a graph with its words.
+    """Write a model as a graph ("onnx", which needs the extra `onnx`, or "torch") with its words; gives the folder.
 
-    Args:
-        source: "default", a folder of `save_pretrained` or a hub id.
-        out: folder to be made.
-        format: "onnx" (needs the extra `onnx`) or "torch".
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: an unknown format, or its packages are not installed.
-        DataError: no model at `source`, or `out` cannot be written.
+    words.npz holds what turns a word into its unit and bias, vocabulary.txt and extra_words.txt the words row by row,
+    export.json sizes, settings and the SHA-256 of the others.
     """
     write = choose(WRITERS, format, "export format")
     localizer = PhraseLocalizer.from_pretrained(source, device="cpu")
@@ -96,15 +72,10 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
         with writing(folder / GRAPHS[format]) as path:
             write(ManyPhrases(model, settings).eval(), _example(model, settings.image_sizes), path)
         _write_words(model, folder)
-        facts = {
-            "format": format,
-            "image_sizes": settings.image_sizes,
-            "method": "contrastive_mwp",
-            "stage": "features",
-            "calibration": model.config.calibration,
-            "source": str(source),
-            "sha256": {name: digest(folder / name) for name in (GRAPHS[format], *WORD_FILES)},
-        }
+        digests = {name: digest(folder / name) for name in (GRAPHS[format], *WORD_FILES)}
+        facts: dict[str, Any] = {"format": format, "image_sizes": settings.image_sizes}
+        facts |= {"method": "contrastive_mwp", "stage": "features", "calibration": model.config.calibration}
+        facts |= {"source": str(source), "sha256": digests}
         write_text(folder / "export.json", json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise DataError(
@@ -120,8 +91,7 @@ def _example(model: TextToRegion, sides: Sequence[int]) -> tuple[Any, ...]:
 
 
 def _dynamic(example: tuple[Any, ...]) -> dict[str, Any]:
-    most = 65_536
-    words, phrases = torch.export.Dim("words", min=1, max=most), torch.export.Dim("phrases", min=1, max=most)
+    words, phrases = (torch.export.Dim(name, min=1, max=65_536) for name in ("words", "phrases"))
     fixed = [None] * len(example[0])
     return {"images": fixed, "units": {0: words}, "bias": {0: words}, "weights": {0: phrases, 1: words}}
 
@@ -149,10 +119,7 @@ def _write_onnx(graph: nn.Module, example: tuple[Any, ...], path: Path) -> None:
         )
 
 
-WRITERS: dict[str, Callable[[nn.Module, tuple[Any, ...], Path], None]] = {
-    "onnx": _write_onnx,
-    "torch": _write_torch,
-}
+WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
 
 
 def _write_words(model: TextToRegion, folder: Path) -> None:
@@ -161,11 +128,8 @@ def _write_words(model: TextToRegion, folder: Path) -> None:
     axes = torch.eye(model.config.embedding)  # both maps are affine: what they do to the axes says it all
     with torch.no_grad():
         bias = head.word_bias(torch.zeros_like(axes[:1]))[0]
-        halves = {
-            "vectors": table.vectors,
-            "scale": table.scale,
-            "into": table.into,
-            "offset": table.offset,
+        halves = {name: getattr(table, name) for name in ("vectors", "scale", "into", "offset")}
+        halves |= {
             "project": head.project(axes).T,
             "bias_weight": head.word_bias(axes)[:, 0] - bias,
             "bias": bias,

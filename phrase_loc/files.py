@@ -25,7 +25,7 @@ from phrase_loc.errors import DataError, PhraseLocError
 AnyPath: TypeAlias = str | os.PathLike[str]
 
 #: Called with ("before" | "written" | "after", path) around each file that is written: a test kills its process here.
-observer: Callable[[str, Path], None] | None = None
+observer: Callable[[str, Path], object] = lambda moment, path: None  # noqa: E731 - replaced by tests
 
 ADVICE = "choose a place that can be written"
 #: Bytes of the digest that `sealed` puts before its content.
@@ -38,24 +38,33 @@ _GRACE = 1.0  # seconds: a child just forked from a killed owner lets go of the 
 def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
     """A temporary name beside `path`, of its ending, that takes its place when the block ends well; else it goes.
 
-    `advice` says in the imperative what the user can do.
+    The block makes a file or a folder of it. An older folder is renamed before the new one takes its name;
+    `remove_leftovers` puts it back if the process was killed between the two.
 
     Raises:
         DataError: the folder is missing or read-only, or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
+    old = path.with_name(f".{path.name}.replaced")
     with refusing(path, advice):
         try:
-            _observe("before", path)
+            observer("before", path)
             yield temporary
-            _observe("written", path)
+            observer("written", path)
             _flush(temporary)
+            if is_folder := temporary.is_dir():
+                _remove(old)
+                if path.exists():
+                    path.rename(old)
+                    observer("renamed", path)
             os.replace(temporary, path)
             _flush(path.parent)
         finally:
             _remove(temporary)
-    _observe("after", path)
+    observer("after", path)
+    if is_folder:
+        _remove(old)
 
 
 def write_bytes(path: AnyPath, content: bytes, advice: str = ADVICE) -> None:
@@ -72,38 +81,17 @@ def write_text(path: AnyPath, text: str, advice: str = ADVICE) -> None:
 def append_text(path: AnyPath, text: str, advice: str = ADVICE) -> None:
     """UTF-8 text at the end of a file; whoever reads it drops a last line that a kill or a full disk has torn."""
     with refusing(path, advice):
-        _observe("before", Path(path))
+        observer("before", Path(path))
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
-    _observe("after", Path(path))
-
-
-@contextmanager
-def writing_folder(folder: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
-    """A fresh folder that takes the place of `folder` when the block ends well; else it is removed.
-
-    An older folder is renamed before the new one takes its name; `remove_leftovers` puts it back if the process
-    was killed between the two.
-    """
-    folder = Path(folder)
-    old = folder.with_name(f".{folder.name}.replaced")
-    with writing(folder, advice) as fresh:
-        fresh.mkdir(parents=True)
-        yield fresh
-        _remove(old)
-        if folder.exists():
-            folder.rename(old)
-            _observe("renamed", folder)
-    _remove(old)
+    observer("after", Path(path))
 
 
 def remove_leftovers(folder: Path, age: float = 0.0, name: str | None = None) -> None:
-    """Removes what killed processes left half written in a folder.
+    """Removes what killed processes left half written of the file `name`, or of any, in a folder.
 
-    Args:
-        folder: that this process owns (see `lock`), or one that several share.
-        age: seconds since the last change; in a shared folder longer than any process writes at a file.
-        name: of the one file whose leftovers are meant, None for all; for a file that this process owns.
+    The process owns what it removes (see `lock`), or shares the folder and gives an `age` in seconds, longer than any
+    process writes at a file without a change.
     """
     for path in folder.iterdir():
         found = _LEFTOVER.match(path.name)
@@ -111,8 +99,8 @@ def remove_leftovers(folder: Path, age: float = 0.0, name: str | None = None) ->
             continue
         if age and time.time() - path.lstat().st_mtime < age:
             continue
-        if found["old"] and not path.with_name(found["name"]).exists():
-            path.rename(path.with_name(found["name"]))
+        if found["old"] and not (place := path.with_name(found["name"])).exists():
+            path.rename(place)
         else:
             _remove(path)
 
@@ -161,10 +149,10 @@ def told(path: AnyPath, what: str) -> Iterator[None]:
 def opened(path: AnyPath, what: str, unpack: bool = True) -> IO[bytes]:
     """A regular file, unpacked if it ends in .gz; raises DataError when there is none."""
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{what} {path} does not exist; check the path")
     if not path.is_file():
-        raise DataError(f"{what} {path} is no file; check the path")
+        raise DataError(
+            f"{what} {path} {'is no file' if path.exists() else 'does not exist'}; check the path"
+        )
     if unpack and path.suffix.lower() == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     return path.open("rb")
@@ -253,11 +241,6 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _observe(moment: str, path: Path) -> None:
-    if observer is not None:
-        observer(moment, path)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

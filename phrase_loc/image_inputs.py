@@ -27,28 +27,10 @@ class SomeTensor(Protocol):
 #: A path, the bytes of a file, a file open for reading bytes, a Pillow picture, an array (H,W,3), (H,W,4) or (H,W) of
 #: uint8, or a tensor (3,H,W), (4,H,W), (1,H,W) or (H,W) of uint8.
 Picture: TypeAlias = (
-    str
-    | os.PathLike
-    | bytes
-    | bytearray
-    | memoryview
-    | BinaryIO
-    | Image.Image
-    | NDArray[np.uint8]
-    | SomeTensor
-)
+    str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8] | SomeTensor
+)  # fmt: skip
 
 MAX_BYTES = 1 << 30  # of a file; 80 million pixels of three 32-bit floats are 0.9 GiB
-
-_ENDINGS = (
-    ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs .jp2 .j2k .j2c .jpc "
-    ".jpf .jpx .jpg2000 .ppm .pgm .pbm .pnm .pfm .ico .tga"
-)
-_UNREAD = ".heic .heif .hif .jxl .svg .psd .eps .raw .dng .cr2 .cr3 .nef .arw .orf .raf .rw2 .xcf"
-#: Endings (lower case) of the files that a folder's reader takes for pictures; `load_image` reads all of them.
-IMAGE_ENDINGS = frozenset(_ENDINGS.split())
-#: Endings of pictures in formats that are not read; whoever lists a folder names them as left out.
-UNREAD_ENDINGS = frozenset(_UNREAD.split())
 
 
 def pixels_given(source: object) -> NDArray[np.uint8] | None:
@@ -190,14 +172,10 @@ _FOREIGN = {
 
 
 def without_metadata(content: bytes) -> tuple[bytes, int]:
-    """An image file with nothing but its first picture, and the orientation that it was marked with.
+    """An image file with nothing but its first picture, and its orientation, 1 (upright or no readable tag) to 8.
 
-    Args:
-        content: of a file in any format; what is no JPEG, PNG, TIFF or AVIF comes back as it is.
-
-    Returns:
-        The file, and 1 (upright) to 8; 1 where the file carries no readable tag. WebP and AVIF are left to Pillow,
-        which hands their block out unread (`orientation`).
+    What is no JPEG, PNG, TIFF or AVIF comes back as it is. The orientation of WebP and AVIF is left to Pillow, which
+    hands their block out unread (`orientation`).
     """
     if content.startswith(_JPEG):
         return _bare_jpeg(content)
@@ -218,54 +196,41 @@ def orientation(exif: bytes) -> int:
     """
     while exif.startswith(b"Exif\0"):
         exif = exif[6:]
-    for at, tag, kind, count in _entries(exif):
+    _, _, head, entries = _directory(exif)
+    for entry in entries:
+        tag, kind, count = struct.unpack_from(head, entry)
         if tag == ORIENTATION and count == 1 and kind in _INTEGERS:
-            (value,) = struct.unpack_from(_TIFF[exif[:4]] + _INTEGERS[kind], exif, at)
+            (value,) = struct.unpack_from(head[0] + _INTEGERS[kind], entry, struct.calcsize(head))
             return value if 1 <= value <= 8 else 1
     return 1
 
 
-def _directory(data: bytes) -> tuple[int, str, str] | None:
-    """Where the first directory's entries begin, and the formats of its count and of an entry's head."""
-    order = _TIFF.get(data[:4])
-    if order is None:
-        return None
+def _directory(data: bytes) -> tuple[int, str, str, list[bytes]]:
+    """The first directory of a TIFF: its place, the formats of its count and an entry's head, its whole entries."""
+    order = _TIFF.get(data[:4], "<")
     wide = b"+" in data[2:4]
-    number, head, at = (order + "Q", order + "HHQ", 8) if wide else (order + "H", order + "HHI", 4)
-    offset = order + ("Q" if wide else "I")
-    if len(data) < at + struct.calcsize(offset):
-        return None
-    (start,) = struct.unpack_from(offset, data, at)
-    start += struct.calcsize(number)
-    return (start, number, head) if 8 < start <= len(data) else None
-
-
-def _entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """The first directory of a TIFF: (place of the value, tag, type, count) of each whole entry."""
-    found = _directory(data)
-    if found is None:
-        return
-    start, number, head = found
-    size = struct.calcsize(head)
-    (count,) = struct.unpack_from(number, data, start - struct.calcsize(number))
-    step = size + (8 if head.endswith("Q") else 4)
-    for at in range(start, min(start + step * count, len(data) - step + 1), step):
-        yield at + size, *struct.unpack_from(head, data, at)
+    number, head, offset = (order + f for f in (("Q", "HHQ", "Q") if wide else ("H", "HHI", "I")))
+    at = 8 if wide else 4
+    if data[:4] not in _TIFF or len(data) < at + struct.calcsize(offset):
+        return 0, number, head, []
+    (place,) = struct.unpack_from(offset, data, at)
+    start = place + struct.calcsize(number)
+    if not 8 < start <= len(data):
+        return 0, number, head, []
+    step = struct.calcsize(head) + struct.calcsize(offset)
+    end = min(start + step * struct.unpack_from(number, data, place)[0], len(data) - step + 1)
+    return place, number, head, [data[a : a + step] for a in range(start, end, step)]
 
 
 def _bare_tiff(content: bytes) -> bytes:
     """The directory keeps what the pixels need, in place, and leads to no other."""
-    found = _directory(content)
-    if found is None:
+    place, number, head, entries = _directory(content)
+    if not place:
         return content
-    start, number, head = found
-    size = struct.calcsize(head)
-    step = size + (8 if head.endswith("Q") else 4)
-    kept = [content[at - size : at - size + step] for at, tag, *_ in _entries(content) if tag in _PIXEL_TAGS]
-    length = struct.pack(number, len(kept))
-    directory = length + b"".join(kept) + bytes(step - size)  # no further directory
-    before = start - len(length)
-    return content[:before] + directory + content[before + len(directory) :]
+    kept = [e for e in entries if struct.unpack_from(head, e)[0] in _PIXEL_TAGS]
+    last = bytes(8 if number.endswith("Q") else 4)  # no further directory
+    directory = struct.pack(number, len(kept)) + b"".join(kept) + last
+    return content[:place] + directory + content[place + len(directory) :]
 
 
 def _bare_jpeg(content: bytes) -> tuple[bytes, int]:

@@ -1,7 +1,6 @@
 """A photograph from a file or from Python, as 8-bit RGB and upright, or one clear sentence: the one decoder.
 
-Query, training, evaluation, server and exported models all read through it. The EXIF orientation is applied,
-transparency is laid on white, palette, grey, CMYK and 16-bit pictures become RGB, of several frames the first is
+The EXIF orientation is applied, transparency is laid on white, any mode becomes RGB, of several frames the first is
 taken. A picture of more than `MAX_PIXELS` pixels is refused before it is decoded, and what is decoded takes a small
 multiple of its pixels. Only formats that Pillow decodes by itself are read: an EPS would start Ghostscript.
 """
@@ -15,8 +14,6 @@ from PIL import Image, UnidentifiedImageError
 
 from phrase_loc.errors import DataError
 from phrase_loc.image_inputs import (
-    IMAGE_ENDINGS,
-    UNREAD_ENDINGS,
     Picture,
     file_given,
     foreign_format,
@@ -25,24 +22,22 @@ from phrase_loc.image_inputs import (
     orientation,
     pixels_given,
     without_metadata,
-)
+)  # fmt: skip
 from phrase_loc.profiling import lap
 
 if TYPE_CHECKING:  # an exported model reads pictures without torch
     from torch import Tensor
 
-__all__ = [
-    "FORMATS",
-    "IMAGE_ENDINGS",
-    "MAX_PIXELS",
-    "UNREAD_ENDINGS",
-    "load_image",
-    "load_tensor",
-    "picture_size",
-    "to_tensor",
-]
-
 MAX_PIXELS = 80_000_000
+_ENDINGS = (
+    ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs .jp2 .j2k .j2c .jpc "
+    ".jpf .jpx .jpg2000 .ppm .pgm .pbm .pnm .pfm .ico .tga"
+)
+_UNREAD = ".heic .heif .hif .jxl .svg .psd .eps .raw .dng .cr2 .cr3 .nef .arw .orf .raf .rw2 .xcf"
+#: Endings (lower case) of the files that a folder's reader takes for pictures; `load_image` reads all of them.
+IMAGE_ENDINGS = frozenset(_ENDINGS.split())
+#: Endings of pictures in formats that are not read; whoever lists a folder names them as left out.
+UNREAD_ENDINGS = frozenset(_UNREAD.split())
 
 #: What of Pillow's formats is read; MPO comes with JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
@@ -57,7 +52,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _BAND = 1 << 20  # pixels that are converted at once
-_END_OF_JPEG = b"\xff\xd9"
 
 
 @lap("decode")
@@ -65,7 +59,7 @@ def load_image(source: Picture, max_pixels: int = MAX_PIXELS, upright: bool = Tr
     """Decode and normalise a photograph.
 
     Args:
-        source: a file, its content, or a picture that is already open: see `Picture`. It is not changed.
+        source: see `Picture`. It is not changed.
         max_pixels: largest width times height that is decoded.
         upright: turn it as its EXIF orientation says; False leaves the stored frame.
 
@@ -77,65 +71,46 @@ def load_image(source: Picture, max_pixels: int = MAX_PIXELS, upright: bool = Tr
     """
     name = name_of(source)
     with one_sentence(name):
-        if isinstance(source, Image.Image):
-            _check_size(source, name, max_pixels)
-            source.load()
-            return _upright(_rgb(source), _orientation(source) if upright else 1)
-        if (array := pixels_given(source)) is not None:
-            image = Image.fromarray(array)
-            _check_size(image, name, max_pixels)
-            return _upright(_rgb(image), 1)
-        image, turn, _ = _opened(file_given(source, name), name)
-        with image:
-            _check_size(image, name, max_pixels)
-            image.load()
-            _check_size(image, name, max_pixels)  # an icon's own picture may be larger than its list says
-            return _upright(_rgb(image), turn if upright else 1)
+        image, turn = _given(source, name)
+        _check_size(image, name, max_pixels)
+        image.load()
+        _check_size(image, name, max_pixels)  # an icon's own picture may be larger than its list says
+        turn = _orientation(image) if turn is None else turn
+        return _upright(_rgb(image), turn if upright else 1)
 
 
 def load_tensor(content: bytes) -> "Tensor":
     """The content of an image file -> (3, H, W) uint8 as `load_image` decodes it, but for a decoder's rounding.
 
     An upright whole JPEG goes to torchvision's decoder, about twice as fast; everything else, and whatever that
-    refuses, to Pillow, which also decides what is broken.
-
-    Raises:
-        DataError: not an image, or a truncated one.
+    refuses, to Pillow, which also decides what is broken: not an image, or a truncated one, is a DataError.
     """
-    with one_sentence("the image"):
-        image, turn, bare = _opened(content, "the image")
-        with image:
-            _check_size(image, "the image", MAX_PIXELS)
-            quick = image.format == "JPEG" and image.mode in {"RGB", "L"} and turn == 1
-            if quick and bare.rstrip(b"\0").endswith(_END_OF_JPEG):
-                try:
-                    import torch
-                    from torchvision.io import ImageReadMode, decode_jpeg
+    name = "the image"
+    with one_sentence(name):
+        image, turn, bare = _opened(content, name)
+        _check_size(image, name, MAX_PIXELS)
+        quick = image.format == "JPEG" and image.mode in {"RGB", "L"} and turn == 1
+        if quick and bare.rstrip(b"\0").endswith(b"\xff\xd9"):
+            try:
+                import torch
+                from torchvision.io import ImageReadMode, decode_jpeg
 
-                    raw = torch.frombuffer(bytearray(bare), dtype=torch.uint8)
-                    pixels = decode_jpeg(raw, mode=ImageReadMode.RGB)
-                    if pixels.shape == (3, image.height, image.width):
-                        return pixels
-                except Exception:  # a coding that it does not know, a torchvision without its library
-                    pass
-            image.load()
-            return to_tensor(_upright(_rgb(image), turn))
+                raw = torch.frombuffer(bytearray(bare), dtype=torch.uint8)
+                pixels = decode_jpeg(raw, mode=ImageReadMode.RGB)
+                if pixels.shape == (3, image.height, image.width):
+                    return pixels
+            except Exception:  # a coding that it does not know, a torchvision without its library
+                pass
+        image.load()
+        return to_tensor(_upright(_rgb(image), turn))
 
 
 def picture_size(source: Picture) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(H, W) of a picture upright, as `load_image` gives it, and (H, W) as it is stored; pixels are not decoded.
-
-    Raises:
-        DataError: no file, or not an image.
-    """
+    """(H, W) upright, as `load_image` gives it, and (H, W) as it is stored; nothing is decoded. Raises as there."""
     name = name_of(source)
     with one_sentence(name):
-        if isinstance(source, Image.Image):
-            image, turn = source, _orientation(source)
-        elif (array := pixels_given(source)) is not None:
-            image, turn = Image.fromarray(array), 1
-        else:
-            image, turn, _ = _opened(file_given(source, name), name)
+        image, turn = _given(source, name)
+        turn = _orientation(image) if turn is None else turn
         width, height = image.size
     return ((width, height) if turn >= 5 else (height, width)), (height, width)
 
@@ -145,6 +120,15 @@ def to_tensor(image: Image.Image) -> "Tensor":
     import torch
 
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def _given(source: Picture, name: str) -> tuple[Image.Image, int | None]:
+    """A picture whose pixels are not decoded yet, and its orientation; of an open one it may stand behind them."""
+    if isinstance(source, Image.Image):
+        return source, None
+    if (array := pixels_given(source)) is not None:
+        return Image.fromarray(array), 1
+    return _opened(file_given(source, name), name)[:2]
 
 
 def _opened(content: bytes, name: str) -> tuple[Image.Image, int, bytes]:
@@ -174,9 +158,6 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
         )
     if width * height == 0:
         raise DataError(f"{name} has {width} x {height} pixels; at least one is needed")
-
-
-# pixels
 
 
 def _upright(image: Image.Image, turn: int) -> Image.Image:

@@ -4,29 +4,32 @@
 
 `look` runs the network below the map's stage once and returns a value, the Scene; everything else is asked
 of that value, so forty phrases cost little more than one. A localizer holds no state that a call changes:
-threads may share it.
+threads may share it. `Inference` and `prepare` need no model.
 """
 
 import os
 from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import asdict, replace
-from functools import reduce
+from dataclasses import asdict, dataclass, replace
+from functools import partial, reduce
 from itertools import pairwise
 from math import exp
+from operator import index
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Protocol, Self
 
 import torch
+from PIL import Image
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from phrase_loc.attention import METHODS, maps_at_depths
+from phrase_loc.config import STRICT, checked, without_retired
 from phrase_loc.distributed import pick_device
 from phrase_loc.drawing import small_jpeg
-from phrase_loc.errors import choose
+from phrase_loc.errors import ConfigError, choose
 from phrase_loc.image_inputs import Picture
-from phrase_loc.images import load_image
-from phrase_loc.inference import Inference, Prepared, checked_top_k, prepare
+from phrase_loc.images import MAX_PIXELS, load_image, to_tensor
 from phrase_loc.maps import centre_prior, min_max, resize, resized_peak, smooth
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, push_model, save_model
@@ -38,7 +41,115 @@ from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 from phrase_loc.text.splitting import phrase_list
 from phrase_loc.text.vocabulary import Vocabulary
 
-__all__ = ["Inference", "PhraseLocalizer", "Prepared", "prepare"]
+#: Settings of older models and the value at which they did nothing; any other value is refused.
+RETIRED: dict[str, Any] = {"sharpness": 0, "mirrored": False, "score": "mass"}
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1e9)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+def _one_or_more(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("expected a list of one or more")
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """How a model is asked; chosen on val, saved in the model's config.json. `from_dict` checks the values.
+
+    Of several stages, all are read at the first input size, in one pass, and the other sizes at the highest alone: a
+    pass further down costs more with the square of the size and gains no more there. Stages count alike. The maps of
+    several input sizes are brought to the grid, min-max normalised and averaged.
+    """
+
+    __pydantic_config__ = STRICT
+
+    method: str = "contrastive_mwp"  # a key of attention.METHODS
+    #: where maps are read: a stage of the trunk, "features", or several of them
+    stage: str | Annotated[tuple[str, ...], AfterValidator(_one_or_more)] = "features"
+    #: sides in pixels of the squares a photograph is resized to
+    image_sizes: Annotated[tuple[Side, ...], AfterValidator(_one_or_more)] = (224,)
+    smoothing: Share = 0.05  # Gaussian sigma of the map as a share of its side
+    prior: Weight = (
+        0.0  # exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
+    )
+    prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25  # width of that bump as a share of the side
+    proposals: str = "default"  # a key of proposals.PROPOSALS
+    gamma: Annotated[float, Field(ge=-1e9, le=1e9)] = 0.4  # exponent of a box's area (ranking.score_boxes)
+    temperature: Weight = 0.1  # of the vote of neighbouring boxes on the first (ranking.vote); 0 for none
+    nms: Share = 0.5  # greatest IoU between two boxes of an answer
+    grid: Side = 64  # side of the square grid on which maps are smoothed and boxes ranked
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages at which maps are read, one or several."""
+        return self.stage if isinstance(self.stage, tuple) else (self.stage,)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
+        """Checked settings from plain values; an unknown name raises a ConfigError, as does a retired one in use."""
+        what = f"{source} setting"
+        settings = checked(cls, without_retired(values, RETIRED, what), what)
+        choose(METHODS, settings.method, "attention method")
+        choose(PROPOSALS, settings.proposals, "proposal source")
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A photograph ready for the network; made without a model, so by any thread or process."""
+
+    squares: tuple[Tensor, ...]  # for each input size S a (3, S, S) uint8
+    size: tuple[int, int]  # (H, W) of the frame in which answers are given
+    proposals: Tensor | None  # (R, 4) boxes that need the picture
+
+
+def prepare(
+    picture: Image.Image,
+    settings: Inference,
+    size: tuple[int, int] | None = None,
+    source: Source | None = None,
+) -> Prepared:
+    """Squash an RGB picture to the settings' input sizes and propose boxes in it.
+
+    `size` is the (H, W) of the frame of the answers, None the picture's own; `source` proposes boxes, None is
+    that of the settings. Raises a ConfigError for a frame without pixels or with more than MAX_PIXELS.
+    """
+    source = source or PROPOSALS[settings.proposals]
+    frame = (picture.height, picture.width) if size is None else _checked_frame(size)
+    with lap("resize"):
+        squares = tuple(
+            to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
+        )
+    with lap("propose"):
+        proposals = source.of_image(picture, frame)
+    return Prepared(squares, frame, proposals)
+
+
+def checked_top_k(top_k: int) -> int:
+    """A number of boxes, 1 or more; raises ConfigError for anything else."""
+    try:
+        number = 0 if isinstance(top_k, bool) else index(top_k)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"top_k is a number of boxes, 1 or more, got {str(top_k)[:40]!r}")
+    return number
+
+
+def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in size)
+    except (TypeError, ValueError, OverflowError):
+        height = width = 0
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ConfigError(
+            f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; "
+            f"got {str(size)[:60]}"
+        )
+    return height, width
 
 
 class PhraseLocalizer:
@@ -52,7 +163,7 @@ class PhraseLocalizer:
 
     def __init__(self, model: TextToRegion, settings: Inference | None = None, cache: Path | None = None):
         self.model, self.cache = model, cache
-        self.settings = settings or Inference.from_dict(dict(model.config.inference))
+        self.settings = Inference.from_dict(asdict(settings) if settings else dict(model.config.inference))
         source = PROPOSALS[self.settings.proposals]
         self.source: Source = source if cache is None else Cached(source, cache)
         stages = sorted(set(self.settings.stages), key=model.stage_index)
@@ -130,9 +241,7 @@ class PhraseLocalizer:
             return []
         sizes = zip(*(p.squares for p in pictures), strict=True)
         batches = (torch.stack(squares).to(self.device) for squares in sizes)
-        seen = [
-            below(images) for below, images in zip(self._below, batches, strict=True)
-        ]  # (N, C, h, w) each
+        seen = [below(images) for below, images in zip(self._below, batches, strict=True)]
         activations = zip(*(scale.split(1) for scale in seen), strict=True)
         return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
 
@@ -200,10 +309,8 @@ class PhraseLocalizer:
         answers = Predictions()
         for i, (e, present) in enumerate(zip(encoded, self._present(scene, encoded), strict=True)):
             peak, (boxes, scores) = found.get(i, (None, (none, none[:, 0])))
-            shown = (scene.size, scene.picture, e.note)
-            answers.append(
-                Prediction(phrases[i], e.words, present, peak, boxes, scores, attention[i], *shown)
-            )
+            shown = (attention[i], scene.size, scene.picture, e.note)
+            answers.append(Prediction(phrases[i], e.words, present, peak, boxes, scores, *shown))
         return answers
 
     def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
@@ -214,20 +321,15 @@ class PhraseLocalizer:
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of maps on the settings' grid."""
         s, size = self.settings, scene.size
-        rule: dict[str, Any] = {
-            "gamma": s.gamma,
-            "temperature": s.temperature,
-            "overlap": s.nms,
-            "top_k": top_k,
-        }
+        rank = partial(
+            rank_phrases, size=size, gamma=s.gamma, temperature=s.temperature, overlap=s.nms, top_k=top_k
+        )
+        shared = heats.new_zeros(0, 4) if scene.proposals is None else scene.proposals
         own = [self.source.of_map(heat, size) for heat in heats]
-        if scene.proposals is not None and all(boxes is None for boxes in own):
-            return rank_phrases(heats, scene.proposals, size, **rule)
-        none = heats.new_zeros(0, 4)
-        parts = [[b for b in (none, scene.proposals, boxes) if b is not None] for boxes in own]
-        return [
-            rank_phrases(h[None], torch.cat(p), size, **rule)[0] for h, p in zip(heats, parts, strict=True)
-        ]
+        if all(boxes is None for boxes in own):
+            return rank(heats, shared)
+        parts = [shared if boxes is None else torch.cat([shared, boxes]) for boxes in own]
+        return [rank(heat[None], boxes)[0] for heat, boxes in zip(heats, parts, strict=True)]
 
     def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]:
         """The model's raw score that the image shows each phrase; -inf without a known word. Not a probability."""
@@ -268,3 +370,28 @@ class PhraseLocalizer:
         """For each input size (1, D, h, w)."""
         pairs = zip(self._parts, scene.activations, strict=True)
         return [reduce(lambda value, part: part(value), parts, x) for parts, x in pairs]
+
+
+class Localizer(Protocol):
+    """What evaluation, server and command line ask of a localizer; see PhraseLocalizer for each."""
+
+    model: Any
+    settings: Inference
+    source: Source
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    def with_settings(self, **changes: Any) -> "Localizer": ...
+    def with_cache(self, folder: str | os.PathLike) -> "Localizer": ...
+    def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]: ...
+    def look(self, image: Picture, size: tuple[int, int] | None = None) -> Scene: ...
+    def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]: ...
+    def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor: ...
+    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor: ...
+    def locate(
+        self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
+    ) -> Predictions: ...
+    def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]: ...
+    def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]: ...
+    def present(self, scene: Scene, phrases: Iterable[str]) -> list[float | None]: ...
+    def features(self, scene: Scene) -> Tensor: ...

@@ -92,12 +92,9 @@ def suppress(
 ) -> list[Tensor]:
     """Greedy non-maximum suppression of P score vectors over shared boxes: indices of the kept ones, best first.
 
-    Args:
-        boxes: (R, 4) xyxy.
-        scores: (P, R); the first of equal scores goes first; -inf is no candidate.
-        overlap: a box is dropped when its IoU with a kept one is greater.
-        offset: added to widths and heights (1 where a protocol counts pixels inclusively).
-        limit: stop after so many.
+    Of `scores` (P, R) the first of equal ones goes first, and -inf is no candidate. A box (R, 4) is dropped when
+    its IoU with a kept one is greater than `overlap`; `offset` is added to widths and heights (1 where a protocol
+    counts pixels inclusively).
     """
     if boxes.ndim != 2 or boxes.shape[-1] != 4 or scores.shape[-1] != boxes.shape[0]:
         raise DataError(
@@ -136,19 +133,10 @@ def rank_phrases(
     overlap: float = 0.5,
     top_k: int = 10,
 ) -> list[tuple[Tensor, Tensor]]:
-    """The best boxes of each phrase, from maps over shared proposals.
+    """The best boxes of each phrase: maps (P, h, w) >= 0, shared proposals (R, 4), an image of `size` (H, W).
 
-    Args:
-        attention: (P, h, w), >= 0.
-        boxes: (R, 4) xyxy in pixels of the image.
-        size: (H, W) of the image.
-        gamma: exponent of the area in the score.
-        temperature: of the vote that may put a mean of proposals first; 0 for none.
-        overlap: greatest IoU between two boxes of an answer.
-        top_k: how many boxes at most.
-
-    Returns:
-        For each phrase boxes (k, 4), best first, and their scores (k,), descending.
+    `gamma` is the exponent of the area in `score_boxes`, `temperature` that of `vote` (0 for none), `overlap` the
+    greatest IoU between two boxes of an answer. For each phrase boxes (k, 4), best first, and their scores (k,).
     """
     if attention.ndim != 3:
         raise DataError(f"maps of phrases have the shape (P, h, w), got {tuple(attention.shape)}")

@@ -3,9 +3,8 @@
     model = ExportedModel("exported")
     maps, scores = model.maps("photo.jpg", ["a red hat", "the dog"])     # (2,h,w), (2,)
 
-A picture is read by the decoder of queries and turned upright. Words are those of text/phrases.py ("a" and "the" are
-none), looked up one by one: as written, then in their dictionary form. The full rule from a phrase to weighted words
-(text/phrases.py) stays with the torch path; pass its weights to `answer` where they matter.
+Pictures are read as by queries. Words are looked up one by one: as written, then in their dictionary form; the full
+rule from a phrase to weighted words (text/phrases.py) stays with the torch path: pass its weights to `answer`.
 """
 
 import os
@@ -29,16 +28,7 @@ Floats = NDArray[np.float32]
 
 
 class ExportedModel:
-    """A folder written by `phrase-loc export --format onnx`.
-
-    Args:
-        folder: holds model.onnx, words.npz, vocabulary.txt, extra_words.txt and export.json.
-        threads: of ONNX Runtime; None leaves the choice to it.
-
-    Raises:
-        ConfigError: onnxruntime is not installed.
-        DataError: a file is missing or broken.
-    """
+    """A folder written by `phrase-loc export --format onnx`; None leaves the number of threads to ONNX Runtime."""
 
     def __init__(self, folder: str | os.PathLike, threads: int | None = None):
         folder = Path(folder)
@@ -65,38 +55,26 @@ class ExportedModel:
         """Row numbers of a word: as written, else of its dictionary form; () when it is unknown."""
         if word in self._rows:
             return (self._rows[word],)
-        for way in spellings(word.lower()):
-            found = tuple(self._rows[part] for part in way if part in self._rows)
-            if found:
-                return found
-        return ()
+        ways = [[self._rows[part] for part in way if part in self._rows] for way in spellings(word.lower())]
+        return next((tuple(found) for found in ways if found), ())
 
     def units(self, rows: Sequence[int]) -> tuple[Floats, Floats]:
         """Row numbers -> units (K,D) and biases (K,)."""
         t, ids = self._table, np.asarray(rows, dtype=np.int64)
         trained = len(t["vectors"])
         vectors = t["vectors"][np.minimum(ids, trained - 1)].astype(np.float32)
-        if (further := ids >= trained).any():
-            place = ids[further] - trained
+        if (extra := ids >= trained).any():
+            place = ids[extra] - trained
             compact = t["rows"][place].astype(np.float32) * t["scale"][place, None].astype(np.float32)
-            vectors[further] = compact @ t["into"].astype(np.float32) + t["offset"].astype(np.float32)
+            vectors[extra] = compact @ t["into"].astype(np.float32) + t["offset"].astype(np.float32)
         units = vectors @ t["project"].astype(np.float32).T
         bias = vectors @ t["bias_weight"].astype(np.float32) + t["bias"].astype(np.float32)
         return np.ascontiguousarray(units), np.ascontiguousarray(bias)
 
     def maps(self, image: Picture, phrases: Iterable[str]) -> tuple[Floats, Floats]:
-        """Where each phrase wins, its known words weighted alike.
+        """Where each of P phrases wins in a picture, as `images.load_image` takes it; known words are weighted alike.
 
-        Args:
-            image: a path, the bytes of a file, a Pillow picture or uint8 pixels, as `images.load_image` takes it.
-            phrases: P phrases.
-
-        Returns:
-            (P,h,w) maps >= 0 and (P,) scores; zeros and -inf for a phrase without a known word.
-
-        Raises:
-            ConfigError: `phrases` is a bare string, or not all of it is text.
-            DataError: the picture cannot be read.
+        Gives (P,h,w) maps >= 0 and (P,) scores; zeros and -inf for a phrase without a known word.
         """
         phrases = phrase_list(phrases)
         rows = [[row for word in parse(phrase) for row in self.rows(word.text)] for phrase in phrases]
@@ -114,8 +92,7 @@ class ExportedModel:
         units, bias = self.units(rows)
         picture = load_image(image)
         pictures = {f"image_{side}": pixels(picture, side) for side in self.facts["image_sizes"]}
-        inputs = {**pictures, "units": units, "bias": bias, "weights": weights}
-        maps, scores = self._session.run(None, inputs)
+        maps, scores = self._session.run(None, pictures | {"units": units, "bias": bias, "weights": weights})
         return maps, scores
 
     def present(self, scores: Floats) -> Floats | None:
@@ -134,14 +111,15 @@ def pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
 
 def _facts(folder: Path) -> dict[str, Any]:
     """What export.json says; the other files are those that it was written with."""
-    if not (folder / "export.json").is_file():
+    path = folder / "export.json"
+    if not path.is_file():
         raise DataError(
             f"{folder} holds no exported model (no export.json); write one with `phrase-loc export`"
         )
-    facts = read_json(folder / "export.json", "the exported model's")
+    facts = read_json(path, "the exported model's")
     sides = facts.get("image_sizes") if isinstance(facts, dict) else None
     if not isinstance(sides, list) or not all(isinstance(side, int) for side in sides):
-        raise DataError(f"{folder / 'export.json'} is none of `phrase-loc export`; export the model again")
+        raise DataError(f"{path} is none of `phrase-loc export`; export the model again")
     digests = facts.get("sha256", {})
     for name, expected in digests.items() if isinstance(digests, dict) else ():
         path = folder / Path(name).name
@@ -153,13 +131,10 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _rows(folder: Path) -> dict[str, int]:
-    own = [line.split("\t")[0] for line in read_text(folder / "vocabulary.txt").split("\n")]
-    further = read_text(folder / "extra_words.txt").split("\n")
-    own, further = own[:-1], further[:-1]  # each line ends
-    rows: dict[str, int] = {}
-    for row, word in enumerate([*own, *further]):
-        rows.setdefault(word, row)
-    return rows
+    """Words to the row of their first mention; each line ends, so that the last one is empty."""
+    own = [line.split("\t")[0] for line in read_text(folder / "vocabulary.txt").split("\n")[:-1]]
+    words = [*own, *read_text(folder / "extra_words.txt").split("\n")[:-1]]
+    return {word: row for row, word in reversed(list(enumerate(words)))}
 
 
 def _session(path: Path, threads: int | None) -> Any:

@@ -36,9 +36,8 @@ class Skipped:
     """What was left out of a set, an evaluation or a run, each thing once however often it is met."""
 
     limit: int | None = None  # things that are accepted; None accepts all
-    seen: dict[tuple[str, str], None] = field(
-        default_factory=dict, init=False
-    )  # (kind, sentence) as they were met
+    #: (kind, sentence) as they were met
+    seen: dict[tuple[str, str], None] = field(default_factory=dict, init=False)
     counts: Counter[str] = field(default_factory=Counter, init=False)  # of each kind
 
     def note(self, kind: str, sentence: str) -> bool:

@@ -1,36 +1,44 @@
 """Many photographs, many phrases: questions stream in, answers stream out, and nothing piles up.
 
-A question is an image and its phrases; an answer is the object that `phrase-loc query --json` prints, one a
-line (JSON Lines), or {"image", "error"} for a photograph that could not be read. Decoding runs in worker
-processes, the network in batches. Each process of `torchrun` takes every size-th question and writes a part
-of its own; the first one joins the parts in the order of the questions. A run that was interrupted continues
-where its parts end: `answer_file` knows what they belong to.
+    answers.jsonl              whole or not there: renamed into place at the end
+    answers.jsonl.run.json     {"settings", "questions": a digest of each, "output": digest of the finished file}
+    .answers.jsonl.partRofS    the answers of process R of S so far, one JSON object a line
+    .answers.jsonl.lock        held while a run writes
+
+An answer is the object that `phrase-loc query --json` prints, or {"image", "error"} for a photograph that cannot be
+read. Process R of S (torchrun) answers every S-th question from R on, in order; the first one joins the parts. An
+interrupted run goes on where its parts end; an answer is kept only for the question it was given to.
 """
 
+import glob
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from phrase_loc import __version__, answer_file, files
-from phrase_loc.answer_file import Run
-from phrase_loc.display import to_dict
+from phrase_loc import __version__, files
+from phrase_loc.display import answer_dict, write_parquet
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import IMAGE_ENDINGS, load_image
-from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared, prepare
+from phrase_loc.localizer import Inference, Localizer, Prepared, prepare
 from phrase_loc.models.store import model_digest
 from phrase_loc.proposals import Source
 from phrase_loc.tables import image_path, open_table
 
+_LONGEST = 200  # bytes of a name; 255 are allowed, and hidden names are longer
+_FULL_DISK = "free space there and run the same command again, it goes on"
+_ELSEWHERE = "give another --output, or --overwrite to replace it"
 _NAMED = 8  # endings and folders that a sentence names
 
 
@@ -42,24 +50,22 @@ class Question:
     phrases: tuple[str, ...]
 
 
+_Ready: TypeAlias = tuple[Question, Prepared | str]
+_Record: TypeAlias = dict[str, Any]
+
+
 def questions_of(
     source: Path, phrases: Sequence[str], note: Callable[[str], None] = lambda _: None
 ) -> list[Question]:
-    """The questions in a folder of photographs, a table or one photograph.
+    """The questions in a folder of photographs (and below it), a table or one photograph.
 
-    Args:
-        source: a folder (searched below as well), a .csv or .parquet table with the columns `image` and
-            `phrase` (paths relative to the table), or an image file.
-        phrases: asked of every photograph; a table brings its own.
-        note: told what of a folder is left out.
-
-    Raises:
-        DataError: nothing to ask about, a column is missing.
+    A .csv or .parquet table has the columns `image` (paths relative to the table) and `phrase`; of all else the
+    `phrases` are asked. `note` is told what of a folder is left out.
     """
     if source.suffix.lower() in {".csv", ".parquet"} and not os.path.isdir(source):
         if phrases:
             raise ConfigError(f"the table {source} brings its own phrases; leave out {phrases[0]!r}")
-        return _table(source)
+        return _questions_in_table(source)
     if not phrases:
         raise ConfigError(
             f"expected phrases for {source}: give them after it, or --phrases FILE with one a line"
@@ -74,24 +80,43 @@ def questions_of(
     return [Question(str(path), tuple(phrases)) for path in photographs]
 
 
-def read_phrases(path: Path) -> tuple[str, ...]:
-    """One phrase a line, as it stands; empty lines are passed over."""
-    what = "the file of phrases"
-    try:
-        piped = os.fspath(path).startswith("/dev/") and path.is_fifo()  # a shell's <(...), or /dev/stdin
-        text = path.read_text(encoding="utf-8-sig") if piped else files.read_text(path, what)
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{what} {path} cannot be read as UTF-8 text; save it as a file") from None
-    if "\0" in text:
-        raise DataError(f"{what} {path} holds null characters and is no UTF-8 text; save it as UTF-8")
-    phrases = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not phrases:
-        raise DataError(f"{what} {path} is empty; write one phrase a line")
-    return phrases
+def _questions_in_table(path: Path) -> list[Question]:
+    table = open_table(path)
+    missing = sorted({"image", "phrase"} - set(table.columns))
+    if missing:
+        raise DataError(
+            f"the table {path} needs the columns image and phrase, it lacks {' and '.join(missing)}"
+        )
+    asked: dict[str, list[str]] = {}
+    for place, cells in table.rows(["image", "phrase"]):
+        image, phrase = ("" if cell is None else str(cell) for cell in cells)
+        if not image.strip() or not phrase.strip():
+            raise DataError(f"{place} of the table {path} lacks its image or its phrase; fill it in")
+        asked.setdefault(str(image_path(path.parent, image)), []).append(phrase)
+    if not asked:
+        raise DataError(f"the table {path} has no row below its header; write one for each phrase")
+    return [Question(image, tuple(phrases)) for image, phrases in asked.items()]
+
+
+def check_place(output: Path) -> None:
+    """Raises ConfigError or DataError where no file of answers can be written; asked before a model is loaded."""
+    if output.suffix not in {".jsonl", ".parquet"}:
+        raise ConfigError(f"the output must end in .jsonl or .parquet, got {output.name!r}")
+    if output.suffix == ".parquet" and not find_spec("pyarrow"):
+        raise ConfigError("parquet needs pyarrow; install it with: pip install 'phrase_loc[parquet]'")
+    if len(os.fsencode(output.name)) > _LONGEST:
+        raise ConfigError(f"the name of the output has more than {_LONGEST} bytes; shorten it")
+    folder = output.parent
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        reason = "Permission denied" if os.path.isdir(folder) else "Not a directory"
+        reason = reason if os.path.exists(folder) else "No such file or directory"
+        raise DataError(f"cannot write in {folder}: {reason}; choose a folder that can be written")
+    if output.exists() and not output.is_file():
+        raise DataError(f"the output {output} is a folder or a device; name a file")
 
 
 def answer_many(
-    localizer: PhraseLocalizer,
+    localizer: Localizer,
     questions: Sequence[Question],
     output: Path,
     *,
@@ -103,58 +128,52 @@ def answer_many(
 ) -> dict[str, int]:
     """Answer all questions into `output` (.jsonl or .parquet); how many were answered, resumed, refused.
 
-    Args:
-        localizer: that answers; its own source proposes the boxes.
-        questions: the same on all processes.
-        output: a finished file of the same run is left as it is, one of another run is refused.
-        top_k: boxes a phrase.
-        batch_size: photographs at once.
-        workers: decoding processes, 0 to decode in this one.
-        overwrite: replace what is in `output`, whatever it belongs to.
-        world: the processes that share the questions.
+    The localizer's own source proposes the boxes. `workers` processes decode (0: this one), `batch_size` photographs
+    at once. A finished file of the same run is left as it is, `overwrite` replaces whatever is there. All processes
+    of the `world` are given the same questions and share them.
 
     Raises:
-        ConfigError: `output` has another ending, or parquet is asked for without pyarrow.
-        DataError: the folder of `output` is missing or not writable, `output` belongs to something else, or
-            another process is writing it.
+        DataError: `output` belongs to something else, or another process is writing it.
     """
-    answer_file.check_place(output)
-    if output.suffix == ".parquet":
-        _require_pyarrow()
-    run = Run(settings_of(localizer, top_k, world.size), tuple(map(_fingerprint, questions)))
+    check_place(output)
+    run = {
+        "settings": _settings(localizer, top_k, world.size),
+        "questions": [_fingerprint(question) for question in questions],
+        "output": None,
+    }
     mine = range(world.rank, len(questions), world.size)
-    with _claimed(output, run, overwrite, world) as finished:
-        if finished:
+    with ExitStack() as locks:
+        if world.from_main(lambda: _is_finished(output, run, overwrite, locks)):
             return {"answered": 0, "resumed": len(questions), "refused": 0}
-        part = answer_file.part_path(output, world.rank, world.size)
-        held = answer_file.read_run(output)
-        done = answer_file.resume(part, held, run, [q.image for q in questions], mine)
+        part = _part(output, world.rank, world.size)
+        done = _resume(part, _read_record(output), run, questions, mine)
         world.barrier()
         if world.is_main:
-            answer_file.write_run(output, run)
+            _write_record(output, run)
         world.barrier()
-        decoded = _Decoded([questions[i] for i in mine[done:]], localizer.settings, localizer.source)
-        counts = {"answered": 0, "resumed": done, "refused": 0}
         part.touch()
         bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
-        loader = DataLoader(decoded, batch_size=batch_size, num_workers=workers, collate_fn=_as_list)
-        with bar, _dying_workers_told():
+        answered = refused = 0
+        prepared = partial(_prepared, localizer.settings, localizer.source)
+        left: Any = [questions[i] for i in mine[done:]]
+        loader = DataLoader(left, batch_size=batch_size, num_workers=workers, collate_fn=prepared)
+        with bar, _dead_workers_as_sentence():
             for batch in loader:
-                answers = list(_answers(localizer, batch, top_k))
-                refused = sum("error" in answer for answer in answers)
-                counts["refused"] += refused
-                counts["answered"] += len(answers) - refused
-                files.append_text(part, "".join(map(_line, answers)), answer_file.ADVICE)
-                bar.update(len(batch))
+                answers = _answers(localizer, batch, top_k)
+                lines = [json.dumps(a, ensure_ascii=False, allow_nan=False) + "\n" for a in answers]
+                files.append_text(part, "".join(lines), _FULL_DISK)
+                answered += len(answers)
+                refused += sum("error" in answer for answer in answers)
+                bar.update(len(answers))
         world.barrier()
         if world.is_main:
-            answer_file.join(output, run, world.size)
+            _join(output, run, world.size)
         world.barrier()
-    totals = world.sum(torch.tensor(list(counts.values()), device=world.device))
-    return dict(zip(counts, totals.tolist(), strict=True))
+    counts = world.sum(torch.tensor([answered - refused, done, refused], device=world.device))
+    return dict(zip(("answered", "resumed", "refused"), counts.tolist(), strict=True))
 
 
-def settings_of(localizer: PhraseLocalizer, top_k: int, processes: int = 1) -> dict[str, Any]:
+def _settings(localizer: Localizer, top_k: int, processes: int) -> dict[str, Any]:
     """All that an answer depends on but photograph and phrase, as JSON values."""
     settings = json.loads(json.dumps(asdict(localizer.settings)))
     first = {"method": settings.pop("method"), "top-k": top_k, "model": model_digest(localizer.model)}
@@ -170,33 +189,128 @@ def _fingerprint(question: Question) -> str:
     return files.digest(json.dumps([file, question.image, question.phrases]).encode())[:12]
 
 
-@contextmanager
-def _claimed(output: Path, run: Run, overwrite: bool, world: World) -> Iterator[bool]:
-    """Holds the output for all processes of this run; whether it is finished already.
-
-    The first process looks and says no; the others end without a word.
-    """
-    refusal, finished = None, False
+def _is_finished(output: Path, run: _Record, overwrite: bool, locks: ExitStack) -> bool:
+    """Locks `output`; whether it holds the answers of this run already. Else it is free, or a DataError."""
     sentence = f"another process is writing {output}; wait for it, or give another --output"
-    with ExitStack() as stack:
-        if world.is_main:
-            try:
-                stack.enter_context(files.lock(answer_file.lock_path(output), sentence))
-                finished = answer_file.is_finished(output, run, overwrite)
-            except DataError as error:
-                refusal = error
-        told = world.sum(
-            torch.tensor([refusal is not None, finished], dtype=torch.int64, device=world.device)
+    locks.enter_context(files.lock(lock_path(output), sentence))
+    files.remove_leftovers(output.parent, name=output.name)
+    files.remove_leftovers(output.parent, name=_record(output).name)
+    parts = [part for part in _parts(output) if part.stat().st_size]
+    if overwrite:
+        with suppress(DataError):
+            held = _read_record(output)
+            if held is not None and held["settings"] == run["settings"]:
+                return False
+        _remove([_record(output), *parts])
+        return False
+    held = _read_record(output)
+    if not output.exists():
+        if parts and held is None:
+            raise DataError(f"{parts[0]} does not say what its answers belong to; {_ELSEWHERE}")
+        if parts and held is not None:
+            _check_same(output, held["settings"], run["settings"])
+        return False
+    if held is None or held["output"] != files.digest(output):
+        raise DataError(
+            f"{output} exists and was not written by this command, or has changed since; give another --output, "
+            "or --overwrite to replace it"
         )
-        if refusal is not None:
-            raise refusal
-        if told[0]:
-            raise SystemExit(2)
-        yield bool(told[1])
+    _check_same(output, held["settings"], run["settings"] | {"processes": held["settings"].get("processes")})
+    if held["questions"] != run["questions"]:
+        raise DataError(f"{output} holds answers about other photographs or phrases; {_ELSEWHERE}")
+    _remove(_parts(output))
+    return True
+
+
+def _check_same(output: Path, held: dict[str, Any], settings: dict[str, Any]) -> None:
+    other = [name for name in held | settings if held.get(name, ...) != settings.get(name, ...)]
+    if other:
+        told = ", ".join(f"{name} {held.get(name, 'unknown')}" for name in other)
+        raise DataError(
+            f"{output} holds answers of other settings ({told}); give another --output, or --overwrite to replace it"
+        )
+
+
+def _resume(
+    part: Path, held: _Record | None, run: _Record, questions: Sequence[Question], mine: range
+) -> int:
+    """How many of the questions `mine` a part answers from the first on; what follows them is cut off."""
+    if held is None or not part.exists():
+        part.unlink(missing_ok=True)
+        return 0
+    done = end = 0
+    with part.open("rb") as lines:
+        for number, line in zip(mine, lines):
+            one = slice(number, number + 1)
+            same = held["questions"][one] == run["questions"][one]
+            if not same or not _is_about(line, questions[number].image):
+                break
+            done, end = done + 1, end + len(line)
+    os.truncate(part, end)
+    return done
+
+
+def _is_about(line: bytes, image: str) -> bool:
+    """Whether a line is a whole answer about a photograph."""
+    with suppress(ValueError, TypeError, KeyError):
+        return line.endswith(b"\n") and json.loads(line)["image"] == image
+    return False
+
+
+def lock_path(output: Path) -> Path:
+    """Of the file that a run holds while it writes."""
+    return output.with_name(f".{output.name}.lock")
+
+
+def _part(output: Path, rank: int, size: int) -> Path:
+    return output.with_name(f".{output.name}.part{rank}of{size}")
+
+
+def _parts(output: Path) -> list[Path]:
+    return sorted(output.parent.glob(f".{glob.escape(output.name)}.part*of*"))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _record(output: Path) -> Path:
+    return output.with_name(f"{output.name}.run.json")
+
+
+def _write_record(output: Path, run: _Record) -> None:
+    files.write_text(_record(output), json.dumps(run) + "\n", _FULL_DISK)
+
+
+def _read_record(output: Path) -> _Record | None:
+    """What the answers in `output`, or in its parts, belong to; None where nothing says it."""
+    path = _record(output)
+    if not os.path.lexists(path):
+        return None
+    with suppress(DataError):
+        held = files.read_json(path, "the record")
+        kinds = {"settings": dict, "questions": list, "output": str | None}
+        if isinstance(held, dict) and all(isinstance(held.get(k, ...), kind) for k, kind in kinds.items()):
+            return held
+    raise DataError(
+        f"{path} does not say what {output.name} belongs to; move it away or give another --output"
+    )
+
+
+def _prepared(settings: Inference, source: Source, questions: list[Question]) -> list[_Ready]:
+    """Photographs made ready for the network; a broken one is its sentence."""
+    ready: list[_Ready] = []
+    for question in questions:
+        try:
+            ready.append((question, prepare(load_image(question.image), settings, source=source)))
+        except DataError as error:
+            ready.append((question, str(error)))
+    return ready
 
 
 @contextmanager
-def _dying_workers_told() -> Iterator[None]:
+def _dead_workers_as_sentence() -> Iterator[None]:
     """A decoding process that dies is one sentence, wherever torch's signal finds this process."""
     try:
         yield
@@ -209,48 +323,41 @@ def _dying_workers_told() -> Iterator[None]:
         ) from None
 
 
-def _answers(localizer: PhraseLocalizer, batch: list["_Item"], top_k: int) -> Iterator[dict]:
-    scenes = iter(localizer.look_at([item.prepared for item in batch if item.prepared is not None]))
-    for item in batch:
-        if item.prepared is None:
-            yield {"image": item.question.image, "error": item.error}
-            continue
-        predictions = localizer.locate(next(scenes), item.question.phrases, top_k=top_k)
-        height, width = item.prepared.size
-        found = [to_dict(p) for p in predictions]
-        yield {"image": item.question.image, "size": [width, height], "predictions": found}
+def _answers(localizer: Localizer, batch: list[_Ready], top_k: int) -> list[dict[str, Any]]:
+    scenes = iter(localizer.look_at([ready for _, ready in batch if not isinstance(ready, str)]))
+    answers = []
+    for question, ready in batch:
+        if isinstance(ready, str):
+            answers.append({"image": question.image, "error": ready})
+        else:
+            predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k)
+            answers.append(answer_dict(question.image, ready.size, predictions))
+    return answers
 
 
-@dataclass(slots=True)
-class _Item:
-    question: Question
-    prepared: Prepared | None
-    error: str = ""
+def _join(output: Path, run: _Record, size: int) -> None:
+    """Makes the finished file of the parts of `size` processes, and removes them."""
+    parts = [_part(output, rank, size) for rank in range(size)]
+    with files.writing(output, _FULL_DISK) as temporary:
+        answers = _joined(parts, len(run["questions"]))
+        if output.suffix == ".parquet":
+            write_parquet(map(json.loads, answers), temporary)
+        else:
+            with temporary.open("wb") as whole:
+                whole.writelines(answers)
+        _write_record(output, run | {"output": files.digest(temporary)})
+    _remove(parts)
 
 
-class _Decoded(Dataset):
-    """Photographs made ready for the network; a broken one brings its sentence."""
-
-    def __init__(self, questions: list[Question], settings: Inference, source: Source):
-        self.questions, self.settings, self.source = questions, settings, source
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def __getitem__(self, index: int) -> _Item:
-        question = self.questions[index]
-        try:
-            return _Item(question, prepare(load_image(question.image), self.settings, source=self.source))
-        except DataError as error:
-            return _Item(question, None, str(error))
-
-
-def _as_list(items: list[_Item]) -> list[_Item]:
-    return items
-
-
-def _line(answer: dict) -> str:
-    return json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n"
+def _joined(parts: Sequence[Path], total: int) -> Iterator[bytes]:
+    """All answers in the order of the questions."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(part.open("rb")) for part in parts]
+        for number in range(total):
+            line = opened[number % len(parts)].readline()
+            if not line.endswith(b"\n"):
+                raise DataError(f"{parts[number % len(parts)]} was changed by somebody else; run again")
+            yield line
 
 
 def _photographs_in(folder: Path, note: Callable[[str], None]) -> list[Path]:
@@ -271,41 +378,18 @@ def _photographs_in(folder: Path, note: Callable[[str], None]) -> list[Path]:
                 found.append(Path(parent, name))
             elif not name.startswith("."):
                 other[ending or "no ending"] += 1
-    for sentence, count, left_out in (
-        ("left out {} file{} of endings that are not read", other.total(), other),
-        ("did not enter {} linked folder{}", len(linked), linked),
-        ("could not read {} folder{}", len(closed), closed),
-    ):
-        if count:
-            few = ", ".join(sorted(left_out)[:_NAMED]) + (", ..." if len(left_out) > _NAMED else "")
-            note(f"{sentence.format(count, '' if count == 1 else 's')} ({few})")
+    if other:
+        note(f"left out {_count(other.total(), 'file')} of endings that are not read ({_few(other)})")
+    if linked:
+        note(f"did not enter {_count(len(linked), 'linked folder')} ({_few(linked)})")
+    if closed:
+        note(f"could not read {_count(len(closed), 'folder')} ({_few(closed)})")
     return sorted(found)
 
 
-def _table(path: Path) -> list[Question]:
-    if path.suffix.lower() == ".parquet":
-        _require_pyarrow()
-    table = open_table(path)
-    missing = sorted({"image", "phrase"} - set(table.columns))
-    if missing:
-        raise DataError(
-            f"the table {path} needs the columns image and phrase, it lacks {' and '.join(missing)}"
-        )
-    asked: dict[str, list[str]] = {}
-    for place, cells in table.rows(["image", "phrase"]):
-        image, phrase = ("" if cell is None else str(cell) for cell in cells)
-        if not image.strip() or not phrase.strip():
-            raise DataError(f"{place} of the table {path} lacks its image or its phrase; fill it in")
-        asked.setdefault(str(image_path(path.parent, image)), []).append(phrase)
-    if not asked:
-        raise DataError(f"the table {path} has no row below its header; write one for each phrase")
-    return [Question(image, tuple(phrases)) for image, phrases in asked.items()]
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _require_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "parquet needs pyarrow; install it with: pip install 'phrase_loc[parquet]'"
-        ) from None
+def _few(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

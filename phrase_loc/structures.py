@@ -14,18 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A content word of a phrase.
+    """A content word of a phrase."""
 
-    Attributes:
-        text: the word that is looked for, in its dictionary form.
-        weight: share in the phrase's map; the known words of a phrase sum to 1.
-        misspelt: what was written where that is no form of `text` ('umbrela' for umbrella), else None.
-    """
-
-    text: str
+    text: str  # the word that is looked for, in its dictionary form
     known: bool
-    weight: float
-    misspelt: str | None = None
+    weight: float  # share in the phrase's map; the known words of a phrase sum to 1
+    misspelt: str | None = None  # what was written where that is no form of `text` ('umbrela' for umbrella)
 
     @property
     def written(self) -> str:
@@ -40,39 +34,26 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A mention of something in an image.
-
-    Attributes:
-        labels: kinds it belongs to: Flickr30k types ('people', 'scene', ...) or the name of a class.
-        entity: what it refers to within its image (Flickr30k chain id); mentions may share one.
-        sentence: 0-based number of the caption it stands in, -1 when there is none.
-    """
+    """A mention of something in an image."""
 
     text: str
-    labels: tuple[str, ...] = ()
-    entity: str = ""
-    sentence: int = -1
+    labels: tuple[str, ...] = ()  # Flickr30k types ('people', 'scene', ...) or the name of a class
+    entity: str = ""  # what it refers to within its image (Flickr30k chain id); mentions may share one
+    sentence: int = -1  # 0-based number of the caption it stands in, -1 when there is none
 
 
 @dataclass(frozen=True, slots=True)
 class GroundingSample:
-    """An image and what is said of it.
+    """An image and what is said of it."""
 
-    Attributes:
-        image_id: unique name within the dataset.
-        path: of the image; the file may be absent when only annotations are there.
-        size: (H, W) of the frame in which the boxes are given, the annotation's own.
-        phrases: P mentions.
-        boxes: per phrase the true boxes (M_i, 4) xyxy in that frame; M_i may be 0.
-        facts: further facts of a dataset's own (VOC 'difficult' flags, captions, ...).
-    """
-
-    image_id: str
-    path: Path
-    size: tuple[int, int]
+    image_id: str  # unique within the dataset
+    path: Path  # of the image; the file may be absent when only annotations are there
+    size: tuple[int, int]  # (H, W) of the frame in which the boxes are given, the annotation's own
     phrases: tuple[Phrase, ...]
-    boxes: tuple[Tensor, ...]
-    facts: dict[str, Any] = field(default_factory=dict)
+    boxes: tuple[Tensor, ...]  # per phrase the true boxes (M_i, 4) xyxy in that frame; M_i may be 0
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # a dataset's own (VOC 'difficult' flags, captions, ...)
 
     def __post_init__(self) -> None:
         if len(self.phrases) != len(self.boxes):
@@ -81,19 +62,12 @@ class GroundingSample:
 
 @dataclass(frozen=True, repr=False)
 class Scene:
-    """An image looked at once; any number of phrases can be asked of it.
+    """An image looked at once; any number of phrases can be asked of it."""
 
-    Attributes:
-        activations: for each input size (1, C, h, w) features at the attended stage, >= 0.
-        size: (H, W) of the frame of the answers in pixels.
-        proposals: (R, 4) boxes that do not depend on the phrase, or None when the map alone proposes.
-        picture: a small JPEG of the photograph for showing, or None; no answer depends on it.
-    """
-
-    activations: tuple[Tensor, ...]
-    size: tuple[int, int]
-    proposals: Tensor | None = None
-    picture: bytes | None = None
+    activations: tuple[Tensor, ...]  # for each input size (1, C, h, w) features at the attended stage, >= 0
+    size: tuple[int, int]  # (H, W) of the frame of the answers in pixels
+    proposals: Tensor | None = None  # (R, 4) boxes of the picture, or None when the map alone proposes
+    picture: bytes | None = None  # a small JPEG of the photograph for showing; no answer depends on it
 
     def __repr__(self) -> str:
         boxes = "" if self.proposals is None else f", {len(self.proposals)} proposals"
@@ -112,27 +86,20 @@ class Scene:
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """Where a phrase is.
-
-    Attributes:
-        present: probability that the image shows it, None when the noun that names it is not known.
-        peak: (2,) x, y of the map's first maximum in pixels of the original image, or None.
-        boxes: (k, 4) best first, xyxy in pixels of the original image; k = 0 when no word is known.
-        scores: (k,) the ranker's scores, descending.
-        attention: (h, w) the map on its grid, >= 0.
-        note: what of the phrase was not asked as it is written, in a sentence or more; None when all was.
-    """
+    """Where a phrase is."""
 
     phrase: str
     words: tuple[Word, ...]
-    present: float | None
-    peak: Tensor | None
-    boxes: Tensor
-    scores: Tensor
-    attention: Tensor
-    size: tuple[int, int] | None = None
-    picture: bytes | None = None
-    note: str | None = None
+    present: (
+        float | None
+    )  # probability that the image shows it, None when the noun that names it is not known
+    peak: Tensor | None  # (2,) x, y of the map's first maximum in pixels of the original image
+    boxes: Tensor  # (k, 4) best first, xyxy in pixels of the original image; k = 0 when no word is known
+    scores: Tensor  # (k,) the ranker's scores, descending
+    attention: Tensor  # (h, w) the map on its grid, >= 0
+    size: tuple[int, int] | None = None  # (H, W) of the original image
+    picture: bytes | None = None  # a small JPEG of it
+    note: str | None = None  # what of the phrase was not asked as it is written, in a sentence or more
 
     @property
     def known(self) -> bool:

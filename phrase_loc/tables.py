@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from phrase_loc.files import is_there, opened, told
 log = logging.getLogger(__name__)
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")  # those of text may be followed by .gz
-Bad = Callable[
-    [str, str], None
-]  # told the place ("row 3") of a row that cannot be read, and what is wrong with it
-Row = tuple[str, tuple[Any, ...]]  # its place and the cells that were asked for, None where it lacks one
+#: Told the place ("row 3") of a row that cannot be read, and what is wrong with it.
+Bad = Callable[[str, str], None]
+#: Its place, the cells that were asked for, None where it lacks one, and what is wrong with it.
+Row = tuple[str, tuple[Any, ...], str]
 
 _UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 _LONGEST_LINE = 2**24  # bytes; a binary file with a text's name must not fill the memory
@@ -39,22 +40,24 @@ class Table:
 
     path: Path
     columns: tuple[str, ...]
-    _read: Callable[[Sequence[str], Bad], Iterator[Row]]
+    _read: Callable[[Sequence[str]], Iterator[Row]]
 
-    def rows(self, wanted: Sequence[str], bad: Bad | None = None) -> Iterator[Row]:
-        """The cells of these columns, row by row.
+    def rows(self, wanted: Sequence[str], bad: Bad | None = None) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Place and cells of these columns, None where there is no such cell, row by row.
 
         Raises:
             DataError: the file cannot be read on, a wanted column is there twice, or, without `bad`, a row is.
         """
-        twice = [name for name in wanted if self.columns.count(name) > 1]
-        if twice:
+        if twice := [name for name in wanted if self.columns.count(name) > 1]:
             raise DataError(f"the table {self.path} has two columns named {twice[0]}; rename one")
         with told(self.path, "the table"):
-            yield from self._read(wanted, bad or self._refuse)
-
-    def _refuse(self, place: str, wrong: str) -> None:
-        raise DataError(f"the table {self.path} cannot be read: {place} {wrong}")
+            for place, cells, wrong in self._read(wanted):
+                if not wrong:
+                    yield place, cells
+                elif bad:
+                    bad(place, wrong)
+                else:
+                    raise DataError(f"the table {self.path} cannot be read: {place} {wrong}")
 
 
 def is_table(path: str | Path) -> bool:
@@ -93,11 +96,10 @@ def image_path(folder: Path, name: str) -> Path:
     A file of just that name goes first; else blanks around it and Flickr's numbering (`name.jpg#0`) are left out.
     """
     bare = name.strip()
-    numbered = _NUMBERED.fullmatch(bare)
-    if not numbered and name == bare:
+    plain = numbered[1] if (numbered := _NUMBERED.fullmatch(bare)) else bare
+    if name == plain:
         return folder / name
-    named = next((path for path in (folder / name, folder / bare) if is_there(path)), None)
-    return named or folder / (numbered[1] if numbered else bare)
+    return next((path for path in (folder / name, folder / bare) if is_there(path)), folder / plain)
 
 
 def text_lines(path: Path, what: str) -> Iterator[str]:
@@ -166,16 +168,13 @@ def _delimited(path: Path) -> Table:
         options = {"delimiter": delimiter, "skipinitialspace": f"{delimiter} " in unquoted}
         columns = tuple(name.strip().lower() for name in next(csv.reader([header.strip()], **options)))
 
-    def read(wanted: Sequence[str], bad: Bad) -> Iterator[Row]:
+    def read(wanted: Sequence[str]) -> Iterator[Row]:
         chosen = [columns.index(name) for name in wanted]
         lines = text_lines(path, "the table")
         if not headless:
             next(line for line in lines if line.strip())
         for number, (fields, wrong) in enumerate(_records(lines, len(columns), options), start=1):
-            if wrong:
-                bad(f"row {number}", wrong)
-            else:
-                yield f"row {number}", tuple(fields[i] for i in chosen)
+            yield f"row {number}", () if wrong else tuple([fields[i] for i in chosen]), wrong
 
     return Table(path, columns, read)
 
@@ -184,24 +183,24 @@ def _records(lines: Iterator[str], width: int, options: dict[str, Any]) -> Itera
     """(fields, what is wrong with them) of each row; a quote that never closes costs its own line alone."""
     ahead: deque[str] = deque()  # lines that were looked at
 
-    def following() -> str | None:
-        return ahead.popleft() if ahead else next(lines, None)
+    def following() -> str:
+        return ahead.popleft() if ahead else next(lines, "")
 
-    while (line := following()) is not None:
+    while line := following():
         if not line.strip():
             continue
         fields, wrong = _parsed([line], width, options)
         if wrong == _OPEN:  # the text may go on in the next lines
             more: list[str] = []
-            while len(more) < _MOST_LINES and (extra := following()) is not None:
+            while len(more) < _MOST_LINES and (extra := following()):
                 more.append(extra)
                 if extra.count('"') % 2:
                     break
-            joined = _parsed([line, *more], width, options)
-            if joined[1]:
+            joined, still_wrong = _parsed([line, *more], width, options)
+            if still_wrong:
                 ahead.extendleft(reversed(more))
             else:
-                fields, wrong = joined
+                fields, wrong = joined, ""
         yield fields, wrong
 
 
@@ -222,12 +221,10 @@ def _json_lines(path: Path) -> Table:
     if not columns:
         raise DataError(f"the table {path} has no line that is a JSON object; write one on each line")
 
-    def read(wanted: Sequence[str], bad: Bad) -> Iterator[Row]:
+    def read(wanted: Sequence[str]) -> Iterator[Row]:
         for place, found in _objects(path):
-            if found is None:
-                bad(place, "is no JSON object")
-            else:
-                yield place, tuple(found.get(name) for name in wanted)
+            wrong = "is no JSON object" if found is None else ""
+            yield place, tuple([(found or {}).get(name) for name in wanted]), wrong
 
     return Table(path, tuple(columns), read)
 
@@ -249,20 +246,20 @@ def _parquet(path: Path) -> Table:
         raise DataError(f"{path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
     opened(path, "the table").close()
     with parquet.ParquetFile(path) as file:
-        columns = tuple(name.strip().lower() for name in file.schema_arrow.names)
-        names = dict(zip(columns, file.schema_arrow.names, strict=True))
+        names = file.schema_arrow.names
+    columns = tuple(name.strip().lower() for name in names)
 
-    def read(wanted: Sequence[str], bad: Bad) -> Iterator[Row]:
-        number = 0
+    def read(wanted: Sequence[str]) -> Iterator[Row]:
+        chosen = [names[columns.index(name)] for name in wanted]
+        numbers, number = count(1), 0
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[names[name] for name in wanted]):
-                cells = [map(_as_text, batch.column(names[name]).to_pylist()) for name in wanted]
-                for row in zip(*cells, strict=True):
-                    number += 1
-                    yield f"row {number}", row
-            said = file.metadata.num_rows
-            if number != said:
-                raise DataError(f"the table {path} is damaged: it says {said} rows and holds {number}")
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=chosen):
+                cells = (map(_as_text, batch.column(name).to_pylist()) for name in chosen)
+                for row, number in zip(zip(*cells, strict=True), numbers, strict=False):
+                    yield f"row {number}", row, ""
+            if number != file.metadata.num_rows:
+                said = f"it says {file.metadata.num_rows} rows and holds {number}"
+                raise DataError(f"the table {path} is damaged: {said}")
 
     return Table(path, columns, read)
 
@@ -271,7 +268,5 @@ def _as_text(cell: Any) -> Any:
     """Strings that an older writer stored as plain bytes, and lists of them, as strings."""
     if isinstance(cell, list):
         return [_as_text(item) for item in cell]
-    if isinstance(cell, bytes):
-        text, is_utf8 = decoded(cell)
-        return text if is_utf8 else cell
-    return cell
+    text, is_utf8 = decoded(cell) if isinstance(cell, bytes) else (cell, True)
+    return text if is_utf8 else cell

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from phrase_loc.__main__ import COMMANDS
+from phrase_loc.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")]

@@ -29,15 +29,16 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["before", "written", "renamed", "after"])
-@pytest.mark.parametrize("kind", ["writing", "writing_folder"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
 def test_killed_at_any_moment_the_old_or_the_new_is_there(tmp_path, kind, moment):
     code = f"""
 import os, pathlib
 from phrase_loc import files
 place = pathlib.Path({str(tmp_path)!r})
 def write(text):
-    with files.{kind}(place / "x") as part:
-        (part / "y" if {kind!r} == "writing_folder" else part).write_text(text)
+    with files.writing(place / "x") as part:
+        part.mkdir() if {kind!r} == "folder" else None
+        (part / "y" if {kind!r} == "folder" else part).write_text(text)
 write("old")
 files.observer = lambda at, path: os._exit(9) if at == {moment!r} else None
 write("new")
@@ -45,10 +46,10 @@ write("new")
     killed = subprocess.run([sys.executable, "-c", code]).returncode
     files.remove_leftovers(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
-    held = tmp_path / "x" / "y" if kind == "writing_folder" else tmp_path / "x"
-    done = moment == "after" or (kind, moment) == ("writing", "renamed")
+    held = tmp_path / "x" / "y" if kind == "folder" else tmp_path / "x"
+    done = moment == "after" or (kind, moment) == ("file", "renamed")
     assert (killed, held.read_text()) == (
-        0 if (kind, moment) == ("writing", "renamed") else 9,
+        0 if (kind, moment) == ("file", "renamed") else 9,
         "new" if done else "old",
     )
 

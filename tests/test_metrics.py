@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from phrase_loc.evaluation.scoring import average_precision, first_correct, inside_any, overlaps, recall_at
+from phrase_loc.boxes import iou
+from phrase_loc.evaluation.protocols import PROTOCOLS, faithful
+from phrase_loc.evaluation.scoring import average_precision, first_correct, inside_any
 
 NAN = float("nan")
 
 
 def test_nothing_in_nothing_out():
     assert inside_any(torch.zeros(0, 2), torch.zeros(0, 0, 4)).shape == (0,)
-    assert overlaps(torch.zeros(0, 3, 4), torch.zeros(0, 2, 4)).shape == (0, 3, 2)
-    assert first_correct(torch.zeros(2, 0, 1)).tolist() == [0, 0]
-    assert recall_at(torch.tensor([0, 0]), 5, 0).tolist() == [False, False]
+    assert iou(torch.zeros(0, 3, 4), torch.zeros(0, 2, 4)).shape == (0, 3, 2)
+    assert first_correct(torch.zeros(2, 0, dtype=torch.bool)).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def pixels(box):
 def test_overlaps_with_inclusive_widths_count_pixels():
     generator = torch.Generator().manual_seed(0)
     corners = torch.randint(0, 12, (40, 2, 2), generator=generator).sort(1).values.reshape(2, 20, 4)
-    found = overlaps(corners[:, :15].double(), corners[:, 15:].double(), offset=1.0)
+    found = iou(corners[:, :15].double(), corners[:, 15:].double(), offset=1.0)
     for p in range(2):
         for r in range(15):
             for m in range(5):
@@ -53,19 +54,14 @@ def test_overlaps_with_inclusive_widths_count_pixels():
 
 def test_overlap_with_padding_is_zero():
     boxes = torch.tensor([[[0.0, 0, 10, 10], [NAN] * 4]])
-    assert overlaps(boxes, boxes).tolist() == [[[1, 0], [0, 0]]]
+    assert iou(boxes, boxes).tolist() == [[[1, 0], [0, 0]]]
 
 
-def test_first_correct_and_recall():
-    ious = torch.tensor([[[0.2], [0.5], [0.9]], [[0.1], [0.2], [0.3]]])
-    first = first_correct(ious)
-    assert first.tolist() == [1, 3]
-    assert first_correct(ious, closed=False).tolist() == [2, 3]
-    assert [recall_at(first, k, 3).tolist() for k in (1, 2, 5)] == [
-        [False, False],
-        [True, False],
-        [True, False],
-    ]
+def test_the_first_correct_box_and_an_overlap_of_exactly_a_half():
+    ious = torch.tensor([[0.2, 0.5, 0.9], [0.1, 0.2, 0.3]])
+    protocol = PROTOCOLS["recall_any"]
+    assert first_correct(protocol.correct(ious)).tolist() == [1, 3]
+    assert first_correct(faithful(protocol).correct(ious)).tolist() == [2, 3]
 
 
 def eleven_points(scores, correct, image, times, positives):

@@ -11,11 +11,12 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from phrase_loc import answer_file, files
+from phrase_loc import files
+from phrase_loc.cli.query import read_phrases
 from phrase_loc.distributed import World, session
 from phrase_loc.errors import DataError
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.streaming import answer_many, questions_of, read_phrases
+from phrase_loc.streaming import answer_many, lock_path, questions_of
 from phrase_loc.structures import Prediction, Scene
 
 PHRASES = ("dog", "red hat")
@@ -65,6 +66,10 @@ class Alone(World):
     def sum(self, value):
         """Of this process only."""
         return value
+
+    def gather(self, value):
+        """Of this process only."""
+        return [value]
 
 
 def test_a_killed_run_of_two_processes_goes_on_without_a_lost_or_doubled_line(
@@ -273,7 +278,7 @@ def test_a_foreign_file_is_not_overwritten(quick, photographs, tmp_path):
 def test_two_runs_into_one_output(quick, photographs, tmp_path):
     output = tmp_path / "o.jsonl"
     with (
-        files.lock(answer_file.lock_path(output), "held"),
+        files.lock(lock_path(output), "held"),
         pytest.raises(DataError, match=r"another process is writing .*o.jsonl; wait for it, or give another"),
     ):
         answered(photographs, output, quick)
@@ -353,8 +358,8 @@ def test_a_folder_names_what_it_leaves_out(photographs, tmp_path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"\xef\xbb\xbfdog\r\n\r\n red hat \n", ("dog", "red hat")),
-        (b"a dog, a cat\n# not a comment", ("a dog, a cat", "# not a comment")),
+        (b"\xef\xbb\xbfdog\r\n\r\n red hat \n", ["dog", "red hat"]),
+        (b"a dog, a cat\n# not a comment", ["a dog, a cat", "# not a comment"]),
         (b"", "is empty"),
         (b"\n \r\n", "is empty"),
         (b"dog\0\n", "null characters"),
@@ -366,7 +371,7 @@ def test_a_folder_names_what_it_leaves_out(photographs, tmp_path):
 def test_files_of_phrases(tmp_path, content, told):
     path = tmp_path / "phrases.txt"
     path.write_bytes(content)
-    if isinstance(told, tuple):
+    if isinstance(told, list):
         assert read_phrases(path) == told
     else:
         with pytest.raises(DataError, match=told):

@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.attacks.mutations import changed_bytes, changed_tree
 from benchmarks.attacks.tally import Tally
 from phrase_loc.evaluation.evaluator import Progress
-from phrase_loc.evaluation.statistics import compare, seal, sums_by_image, sums_by_label, table
+from phrase_loc.evaluation.statistics import Sums, compare, seal, table
 from phrase_loc.proposals import Cached
 
 IMAGES = 12
@@ -50,8 +50,8 @@ def _report() -> dict[str, Any]:
     sums: dict[str, Any] = {"pointing_any": {}, "classes": {}}
     for method in ("mwp", "cam"):
         hits = generator.integers(0, 2, 40).astype(float)
-        sums["pointing_any"][method] = {"accuracy": sums_by_image(hits, image, IMAGES).to_dict()}
-        sums["classes"][method] = {"accuracy": sums_by_label(hits, image, labels, IMAGES).to_dict()}
+        sums["pointing_any"][method] = {"accuracy": Sums.of(hits, image, IMAGES).to_dict()}
+        sums["classes"][method] = {"accuracy": Sums.of(hits, image, IMAGES, labels).to_dict()}
     by_image = {"images": [f"im{i}" for i in range(IMAGES)], "sums": sums}
     rows = [{"method": method, "value": 1.0} for method in ("mwp", "cam")]
     config = {"bootstrap": 20, "data": {"name": "flickr30k", "split": "val"}}
@@ -91,9 +91,9 @@ def _progress(tally: Tally, name: str, random: Random, folder: Path) -> None:
         f"im{i}": {"image": f"im{i}", "results": {"mwp": {"pointing_any": {"accuracy": [random.random()]}}}}
         for i in range(4)
     }
-    with Progress(folder / "report.json", "key") as progress:
-        for outcome in outcomes.values():
-            progress.add(outcome)
+    progress = Progress(folder / "report.json", "key")
+    for outcome in outcomes.values():
+        progress.add(outcome)
     (path,) = progress.folder.iterdir()
     path.write_bytes(changed_bytes(path.read_bytes(), random))
 

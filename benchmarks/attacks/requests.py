@@ -23,15 +23,15 @@ from fastapi import FastAPI
 from PIL import Image
 
 from benchmarks.attacks.tally import Tally
-from phrase_loc.cli.serve import listen
+from phrase_loc.cli.commands import listen
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models.build import create, folded
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.web.answers import Limits
 from phrase_loc.web.app import create_app
-from phrase_loc.web.connections import Server
-from phrase_loc.web.door import LOOPBACK
+from phrase_loc.web.server import Server
 
+LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 LIMITS = Limits(header_seconds=0.4, body_seconds=0.4, leaving_seconds=0.2, upload_bytes=1 << 20)
 PATIENCE = 30.0  # seconds after which a request hangs
 

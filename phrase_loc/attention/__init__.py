@@ -9,38 +9,24 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from phrase_loc.attention.baselines import (
+    cam,
+    deconvnet,
+    grad_cam,
+    gradient,
+    guided_backprop,
+    lrp,
+    occlusion,
+    rise,
+)  # fmt: skip
 from phrase_loc.attention.excitation import contrastive_mwp, excitation_backprop, maps_at_depths, mwp
-from phrase_loc.attention.gradients import cam, deconvnet, grad_cam, gradient, guided_backprop
-from phrase_loc.attention.lrp import lrp
-from phrase_loc.attention.perturbation import occlusion, rise
 from phrase_loc.attention.tape import KeptPositive
 
-__all__ = [
-    "METHODS",
-    "KeptPositive",
-    "cam",
-    "contrastive_mwp",
-    "deconvnet",
-    "excitation_backprop",
-    "grad_cam",
-    "gradient",
-    "guided_backprop",
-    "lrp",
-    "maps_at_depths",
-    "mwp",
-    "occlusion",
-    "rise",
-]
-
 METHODS: dict[str, Callable[..., Tensor]] = {
-    "cam": cam,
-    "contrastive_mwp": contrastive_mwp,
-    "deconvnet": deconvnet,
-    "grad_cam": grad_cam,
-    "gradient": gradient,
-    "guided_backprop": guided_backprop,
-    "lrp": lrp,
-    "mwp": mwp,
-    "occlusion": occlusion,
-    "rise": rise,
-}
+    method.__name__: method
+    for method in (
+        cam, contrastive_mwp, deconvnet, grad_cam, gradient, guided_backprop, lrp, mwp, occlusion, rise,
+    )
+}  # fmt: skip
+
+__all__ = ["METHODS", "KeptPositive", "excitation_backprop", "maps_at_depths", *METHODS]

@@ -1,77 +1,201 @@
-"""Which torch functions do the same to a winner: one tuple for each rule of `excitation`."""
+"""Which torch functions follow which rule, and the rules under which one input inherits all that an output has won.
 
+A rule runs `func`, and records (`tape`) how its inputs inherit: from p (K, *output shape) to (K, *input shape). Those
+under which several inputs compete are equation 5 and stand in `excitation`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WEIGHTED = (
-    F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear,
-)  # fmt: skip
-MULTIPLIED = (torch.matmul, Tensor.matmul, Tensor.__rmatmul__, torch.mm, Tensor.mm)
-AVERAGED = (
-    F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
-    F.adaptive_avg_pool3d, F.interpolate, F.upsample, torch.mean, Tensor.mean, torch.sum, Tensor.sum,
-)  # fmt: skip
-ADDED = (torch.add, Tensor.add, Tensor.add_, Tensor.__radd__)
-SUBTRACTED = (torch.sub, Tensor.sub, Tensor.sub_)
-DIVIDED = (torch.div, torch.true_divide, Tensor.div, Tensor.div_, Tensor.true_divide, Tensor.__truediv__)
-GATED = (torch.mul, Tensor.mul, Tensor.mul_, Tensor.__rmul__, *DIVIDED)
-GATED_AND_SHIFTED = (torch.addcmul, Tensor.addcmul)
+from phrase_loc.attention.tape import Move, Rule, Tape, is_live, tensors_in
+from phrase_loc.attention.transposes import transpose
 
-_ACTIVATIONS = (
-    F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.hardtanh_,
-    F.leaky_relu, F.leaky_relu_, F.prelu, F.rrelu, F.elu, F.elu_, F.selu, F.celu, F.silu, F.gelu, F.mish,
-    F.hardswish, F.hardsigmoid, F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_,
-    F.softplus, F.tanh, torch.tanh, Tensor.tanh, torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_,
-)  # fmt: skip
-_NORMALISATIONS = (
-    F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.local_response_norm, F.rms_norm, F.normalize,
-)  # fmt: skip
-_COPIES = (
-    F.dropout, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
-    torch.clone, Tensor.clone, Tensor.contiguous, Tensor.requires_grad_, torch.nan_to_num,
-)  # fmt: skip
-PASSED = (*_ACTIVATIONS, *_NORMALISATIONS, *_COPIES)
-CAST = (
-    Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type, Tensor.type_as,
-    Tensor.cpu, Tensor.cuda,
-)  # fmt: skip
 
-RESHAPED = (
-    torch.flatten, Tensor.flatten, Tensor.unflatten, torch.unflatten, Tensor.view, Tensor.view_as,
-    torch.reshape, Tensor.reshape, Tensor.reshape_as, torch.squeeze, Tensor.squeeze, torch.unsqueeze,
-    Tensor.unsqueeze,
-)  # fmt: skip
-JOINED = (torch.cat, torch.concat, torch.concatenate)
-#: max pooling -> the function that gives the places of the maxima as well
-POOLED: dict[Any, Any] = {
-    F.max_pool1d: F.max_pool1d_with_indices,
-    F.max_pool2d: F.max_pool2d_with_indices,
-    F.max_pool3d: F.max_pool3d_with_indices,
-    F.adaptive_max_pool1d: F.adaptive_max_pool1d_with_indices,
-    F.adaptive_max_pool2d: F.adaptive_max_pool2d_with_indices,
-    F.adaptive_max_pool3d: F.adaptive_max_pool3d_with_indices,
-    torch.max_pool1d: F.max_pool1d_with_indices,
-    torch.max_pool2d: F.max_pool2d_with_indices,
-    torch.max_pool3d: F.max_pool3d_with_indices,
+def named(names: str) -> list[Callable[..., Any]]:
+    """Every function of these names in torch.nn.functional, torch and torch.Tensor."""
+    found = [getattr(home, name, None) for name in names.split() for home in (F, torch, Tensor)]
+    return [func for func in found if callable(func)]
+
+
+def passed(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """One input for each output, an activation, a normalisation, a copy: it wins all."""
+    return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p))
+
+
+def beside_constants(tape: Tape, func: Rule, source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`func(*args)` of which `source`, perhaps broadcast, inherits all; what else there is only modulates."""
+    return tape.record(func(*args, **kwargs), Move(source, partial(unbroadcast, shape=source.shape)))
+
+
+def unbroadcast(p: Tensor, shape: torch.Size, share: Tensor | None = None) -> Tensor:
+    """`share` of (K, *output shape), summed over the axes along which a source of `shape` was broadcast."""
+    p = p if share is None else p * share
+    if p.shape[1:] == shape:
+        return p
+    return p.sum_to_size(len(p), *(1,) * (p.dim() - 1 - len(shape)), *shape).reshape(len(p), *shape)
+
+
+def subtracted(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) -> Tensor:
+    """A constant taken away, as a bias would be."""
+    if is_live(other):
+        raise NotImplementedError(f"no excitation rule for subtracting an activation ({func.__name__})")
+    return beside_constants(tape, func, input, input, other, **kwargs)
+
+
+def gated(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) -> Tensor:
+    """The signal inherits everything, the gate nothing: a constant, a divisor, the smaller factor, the second."""
+    signal = input if is_live(input) else other
+    if is_live(input) and is_live(other) and func not in _DIVIDED and other.numel() > input.numel():
+        signal = other
+    return beside_constants(tape, func, signal, input, other, **kwargs)
+
+
+def gated_and_shifted(tape: Tape, func: Rule, input: Any, a: Any, b: Any, **kwargs: Any) -> Tensor:
+    """torch.addcmul(bias, weight, x): a gated signal and a bias."""
+    if is_live(input) or is_live(a) == is_live(b):
+        raise NotImplementedError(f"no excitation rule for {func.__name__} of several activations")
+    return beside_constants(tape, func, a if is_live(a) else b, input, a, b, **kwargs)
+
+
+def cast(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Another dtype or device: the value goes on in the tape's own dtype unless it becomes an integer."""
+    out = func(input, *args, **kwargs)
+    if not out.is_floating_point():
+        return out
+    device = input.device
+    return tape.record(out.to(tape.dtype), Move(input, lambda p: p.to(device)))
+
+
+def constant(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
+    """Statistics that only modulate: nobody inherits."""
+    return func(*args, **kwargs)
+
+
+def reshaped(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The same values in the same order."""
+    shape = input.shape
+    if func is Tensor.view:  # a view of (N, C, h, w) that was made for another memory format
+        func = Tensor.reshape
+    return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p.reshape(len(p), *shape)))
+
+
+def joined(tape: Tape, func: Rule, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Tensor:
+    """Concatenation: each part gets back its own."""
+    value = func(tensors, dim, **kwargs)
+    axis = dim % value.dim()
+    moves, start = [], 0
+    for part in tensors:
+        size = part.shape[axis]
+        moves.append(Move(part, partial(torch.narrow, dim=axis + 1, start=start, length=size)))
+        start += size
+    return tape.record(value, *moves)
+
+
+def routed(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
+    """Outputs that are copies of inputs: whoever was copied inherits, as the derivative says."""
+    value = func(*args, **kwargs)
+    sources = [t for t in tensors_in(args, kwargs) if is_live(t)]
+
+    def recorded(out: Any, index: int) -> Any:
+        if not isinstance(out, Tensor) or not out.is_floating_point():
+            return out
+        return tape.record(out, *(Move(t, _routed_back(func, args, kwargs, t, index)) for t in sources))
+
+    if not isinstance(value, (tuple, list)):
+        return recorded(value, 0)
+    parts = [recorded(out, index) for index, out in enumerate(value)]
+    return type(value)(parts)  # a list, a tuple, or one of torch's named pairs
+
+
+def _routed_back(
+    func: Rule, args: Sequence[Any], kwargs: dict[str, Any], source: Tensor, index: int
+) -> Callable[[Tensor], Tensor]:
+    def again(leaf: Tensor) -> Tensor:
+        def swap(value: Any) -> Any:
+            if isinstance(value, (tuple, list)) and any(t is source for t in tensors_in(value, {})):
+                return type(value)(swap(v) for v in value)
+            return leaf if value is source else value
+
+        out = func(*(swap(a) for a in args), **{k: swap(v) for k, v in kwargs.items()})
+        return out[index] if isinstance(out, (tuple, list)) else out
+
+    return transpose(again, source.clone())  # the source may be overwritten in place before we come back
+
+
+def pooled(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Max pooling: the first maximum takes all. As `routed`, with the places kept instead of asked again."""
+    kwargs.pop("return_indices", None)  # false here: with it another function is called, and routed
+    value, place = _WITH_PLACES[func](input, *args, **kwargs)
+    channels, plane = input.shape[1], input.shape[2:]
+    # Places count through (plane, channels): in memory's own order when channels are last.
+    of_channel = torch.arange(channels, device=place.device)
+    place = (place.movedim(1, -1) * channels + of_channel).flatten(1)
+    fits = plane.numel() * channels < 2**31  # int32 takes half the memory while the tape lives
+    place = place.to(torch.int32 if fits else torch.int64)
+
+    def down(p: Tensor) -> Tensor:
+        won = p.new_zeros(*p.shape[:2], plane.numel() * channels)
+        won.scatter_add_(2, place.long().expand(len(p), -1, -1), p.movedim(2, -1).flatten(2))
+        return won.unflatten(2, (*plane, channels)).movedim(-1, 2)
+
+    return tape.record(value, Move(input, down))
+
+
+# Under equation 5 (`excitation`).
+WEIGHTED = named("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear")
+MULTIPLIED = named("matmul __rmatmul__ mm")
+POOLS = named(
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean"
+)
+AVERAGED = [*POOLS, *named("interpolate upsample sum")]
+SUMS = named("add add_ __radd__")
+
+_WITH_PLACES: dict[Any, Any] = {
+    pool: getattr(F, f"{name}{n}d_with_indices")
+    for n in (1, 2, 3)
+    for home, name in ((F, "max_pool"), (torch, "max_pool"), (F, "adaptive_max_pool"))
+    for pool in (getattr(home, f"{name}{n}d"),)
 }
-_TURNED: tuple[Any, ...] = (Tensor.T, Tensor.mT)  # descriptors, which the stubs take for tensors
-ROUTED = (
-    *POOLED.values(), F.pad, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle, torch.transpose,
-    Tensor.transpose, torch.permute, Tensor.permute,
-    torch.movedim, Tensor.movedim, torch.swapaxes, Tensor.t, Tensor.__getitem__, torch.narrow, Tensor.narrow,
-    torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.unbind, torch.unbind, torch.stack,
-    Tensor.expand, Tensor.expand_as, torch.amax, Tensor.amax, torch.max, Tensor.max, torch.maximum,
-    torch.flip, Tensor.flip, torch.roll, torch.index_select, Tensor.index_select,
-    *(p.__get__ for p in _TURNED), torch.select, Tensor.select,
-)  # fmt: skip
-
+_TURNED: Any = (Tensor.T, Tensor.mT)  # descriptors, which the stubs take for tensors
 _DATA: Any = Tensor.data
-CONSTANT = (
-    torch.norm, Tensor.norm, torch.linalg.vector_norm, torch.var, Tensor.var, torch.std, Tensor.std,
-    torch.var_mean, torch.std_mean, Tensor.detach, torch.detach, _DATA.__get__, torch.zeros_like,
-    torch.ones_like, torch.empty_like, torch.full_like, Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty,
-    Tensor.new_full, Tensor.new_tensor, Tensor.item, Tensor.tolist,
-)  # fmt: skip
+_DIVIDED = named("div div_ true_divide __truediv__")
+
+RULES: dict[Callable[..., Any], Rule] = {
+    **dict.fromkeys(
+        named(
+            "relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu elu elu_ selu celu silu gelu "
+            "mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh clamp clamp_ batch_norm layer_norm group_norm "
+            "instance_norm local_response_norm rms_norm normalize dropout dropout2d dropout3d alpha_dropout "
+            "feature_alpha_dropout clone contiguous requires_grad_ nan_to_num"
+        ),
+        passed,
+    ),
+    **dict.fromkeys(named("sub sub_"), subtracted),
+    **dict.fromkeys([*_DIVIDED, *named("mul mul_ __rmul__")], gated),
+    **dict.fromkeys(named("addcmul"), gated_and_shifted),
+    **dict.fromkeys(named("to float double half bfloat16 type type_as cpu cuda"), cast),
+    **dict.fromkeys(named("flatten unflatten view view_as reshape reshape_as squeeze unsqueeze"), reshaped),
+    **dict.fromkeys(named("cat concat concatenate"), joined),
+    **dict.fromkeys(_WITH_PLACES, pooled),
+    **dict.fromkeys([*_WITH_PLACES.values(), *(p.__get__ for p in _TURNED)], routed),
+    **dict.fromkeys(
+        named(
+            "pad pixel_shuffle pixel_unshuffle channel_shuffle transpose permute movedim swapaxes t __getitem__ "
+            "narrow select index_select chunk split unbind stack expand expand_as amax max maximum flip roll"
+        ),
+        routed,
+    ),
+    **dict.fromkeys([torch.linalg.vector_norm, _DATA.__get__], constant),
+    **dict.fromkeys(
+        named(
+            "norm var std var_mean std_mean detach zeros_like ones_like empty_like full_like new_zeros new_ones "
+            "new_empty new_full new_tensor item tolist"
+        ),
+        constant,
+    ),
+}

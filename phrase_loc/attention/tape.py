@@ -1,18 +1,17 @@
-"""A network's operations, recorded while they run and walked down again.
+"""A network's operations, recorded while they run and walked down again: micrograd's `Value` on torch, with rules
+in place of derivatives.
 
-`Tape.watch(x)` gives `x` as an `Attended` tensor. Every torch function that touches one runs as ever, value for
-value, and its result is an `Attended` tensor that knows by its `Node` from which tensors it was made and which
-probability mass each of them inherits: micrograd's `Value` on torch, with rules in place of derivatives.
-`Tape.propagate` and `Tape.maps` hand what has been won at the top down, all K winners of all N images in one batch.
-
-Modules, weights and torch itself stay as they were, so threads may share a network. What a tape cannot see:
-operations inside TorchScript or a compiled module, and writing through a view (`x[:, 0] += y` raises, since
-`Tensor.__setitem__` has no rule).
+A torch function that touches an `Attended` tensor runs as ever, value for value, and its result is an `Attended`
+tensor whose `Node` knows from which tensors it was made and what each of them inherits. Modules, weights and torch
+itself stay as they were, so threads may share a network. Not seen are operations inside TorchScript or a compiled
+module, and writing through a view (`x[:, 0] += y` raises, since `Tensor.__setitem__` has no rule).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,7 @@ Down = Callable[[Tensor], Tensor]
 Rule = Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """What `source` (N, C, ...) inherits from (K, *output shape): `down` gives (K, N, C, ...).
 
     `down_summed` gives the same summed over the channels of the source, where that costs less.
@@ -38,15 +36,7 @@ class Move:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """How one tensor was made.
-
-    Attributes:
-        number: of the operation, ascending from 0, the watched tensor.
-        shape: of the tensor.
-        moves: to the nodes it was made from.
-        tape: that recorded it.
-        positive: max(tensor, 0) once a rule asked for it.
-    """
+    """How one tensor was made: numbers ascend in the order of the operations; `positive` is max(tensor, 0)."""
 
     number: int
     shape: torch.Size
@@ -74,8 +64,8 @@ class Attended(Tensor):
         if func is Tensor.__setitem__ or any(t.is_floating_point() for t in tensors_in((out,), {})):
             raise NotImplementedError(
                 f"no excitation rule for {resolve_name(func) or func}: cut the network above it, or pass "
-                "rules={function: rule} with a rule of phrase_loc.attention.excitation ('passed' if each output has "
-                "one input, 'constant' if it only modulates) or 'routed' of .routes if it only moves values"
+                "rules={function: rule} with a rule of phrase_loc.attention.functions ('passed' if each output has "
+                "one input, 'routed' if it only moves values, 'constant' if it only modulates)"
             )
         return out  # a shape, a flag, an index: nothing to inherit
 
@@ -84,130 +74,97 @@ class Tape:
     """The record of one forward pass.
 
     Args:
-        rules: torch function -> rule (see `excitation`), called as rule(tape, func, *args, **kwargs).
-        residual: how the branches of a sum compete, 'positive' or 'proportional' (see `excitation.added`).
+        rules: torch function -> rule, called as rule(tape, func, *args, **kwargs); it runs func and records its
+            result (see `excitation`).
         positive: from a weight to max(weight, 0).
-
-    Raises:
-        ConfigError: an unknown residual rule.
     """
 
-    def __init__(
-        self,
-        rules: Mapping[Callable[..., Any], Rule],
-        residual: str = "positive",
-        positive: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        if residual not in ("positive", "proportional"):
-            raise ConfigError(f"unknown residual rule {residual!r}; choose from positive, proportional")
-        self.rules, self.residual, self.positive = rules, residual, positive or positive_part
-        self.marked: list[Node] = []
-        self._count = 0
+    def __init__(self, rules: Mapping[Any, Rule], positive: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.rules, self.positive = rules, positive or positive_part
+        self.watched: list[Node] = []
+        self._numbers = count()
 
     def watch(self, x: Tensor) -> Attended:
-        """(N, C, ...) the tensor to propagate to, as the network shall get it, in the dtype of the whole pass."""
-        self.dtype, self.device = x.dtype, x.device.type
-        watched = x.as_subclass(Attended)
-        watched.node = Node(0, x.shape, (), self)
-        self.mark(watched)
-        return watched
+        """`x` (N, C, ...) as a tensor that `propagate` tells of; the lowest comes first and sets the pass's dtype.
 
-    def mark(self, x: Attended) -> None:
-        """Have `maps` tell of this tensor too; every path to the watched one must go through it."""
-        self.marked.append(x.node)  # the node, since a later operation in place gives the tensor another
+        Of several tensors, every path from the top to a lower one must go through the higher.
+        """
+        if not isinstance(x, Attended):
+            self.dtype, self.device = x.dtype, x.device.type
+            x = self.record(x)
+        self.watched.append(x.node)  # the node, since a later operation in place gives the tensor another
+        return x
 
-    def record(self, func: Callable[..., Any], out: Tensor, moves: Sequence[Move]) -> Attended:
-        """`out`, made by `func`, as a tensor whose winners the sources of `moves` inherit.
+    def record(self, out: Tensor, *moves: Move) -> Attended:
+        """`out` as a tensor whose winners the sources of `moves` inherit; constants among them do not.
 
         The sources' nodes are taken before `out` gets its own, so an in-place function may return its input.
         """
-        known = tuple(Move(m.source.node, m.down, m.down_summed) for m in moves if is_live(m.source))
-        self._count += 1
+        known = tuple(m._replace(source=m.source.node) for m in moves if is_live(m.source))
+        node = Node(next(self._numbers), out.shape, known, self)
         made = out if isinstance(out, Attended) else out.as_subclass(Attended)
-        made.node = Node(self._count, made.shape, known, self)
+        made.node = node
         return made
 
-    def propagate(self, top: Attended, won: Tensor) -> Tensor:
-        """Winning probability at every channel of the watched tensor: (K, *top.shape) -> (K, N, C, ...).
+    def propagate(self, top: Attended, won: Tensor, channels: bool = True) -> list[Tensor]:
+        """Winning probability at each watched tensor: (K, N, C, ...), or (K, N, ...) summed over its channels.
 
         Args:
-            top: a tensor made from the watched one.
-            won: what K winners have won there; signed values pass linearly.
+            top: a tensor made from the watched ones.
+            won: (K, *top.shape), what K winners have won there; signed values pass linearly.
+            channels: False is cheaper than summing the result.
         """
-        mass = _Mass(top.node.number, won)
-        for node, p in self._walk(top.node, mass):
-            for move in node.moves:
-                mass.add(move.source.number, move.down(p), p)
-        out = mass.pop(0)
-        return (
-            won.new_zeros(len(won), *self.marked[0].shape) if out is None else out
-        )  # all was lost on the way
-
-    def maps(self, top: Attended, won: Tensor) -> list[Tensor]:
-        """Winning probability summed over channels at every marked tensor, the watched one first: (K, N, ...) each.
-
-        Args:
-            top: a tensor made from the watched one.
-            won: (K, *top.shape) as for `propagate`.
-        """
-        mass, lowest, found = _Mass(top.node.number, won), _Mass(), dict[int, Tensor]()
-        wanted = {node.number for node in self.marked}
-        if top.node.number == 0:
-            found[0] = won.sum(2)
-        for node, p in self._walk(top.node, mass):
-            if node.number in wanted:
-                found[node.number] = p.sum(2)
-            for move in node.moves:
-                if move.source.number:
-                    mass.add(move.source.number, move.down(p), p)
-                else:  # only the sum over channels is asked for, which is cheaper to come by
-                    lowest.add(0, move.down_summed(p) if move.down_summed else move.down(p).sum(2), p)
-        arrived = lowest.pop(0)
-        if arrived is not None:
-            found[0] = arrived
-        empty = [won.new_zeros(len(won), node.shape[0], *node.shape[2:]) for node in self.marked]
-        return [found.get(node.number, zero) for node, zero in zip(self.marked, empty, strict=True)]
-
-    @staticmethod
-    def _walk(top: Node, mass: "_Mass") -> Iterator[tuple[Node, Tensor]]:
-        """Every node above the watched one that has won something, the latest first, with what it has won."""
-        found, stack = {top.number: top}, [top]
-        while stack:
-            for move in stack.pop().moves:
-                if move.source.number not in found:
-                    found[move.source.number] = move.source
-                    stack.append(move.source)
+        lowest, found = self.watched[0], dict[Node, Tensor]()
+        mass = {top.node: won if channels or top.node is not lowest else won.sum(2)}
+        ours = set[Node]()  # whose mass nobody else reads: sums are made in place
         with torch._C.DisableTorchFunctionSubclass():
-            for number in sorted(found.keys() - {0}, reverse=True):
-                p = mass.pop(number)
-                if p is not None:
-                    yield found[number], p
+            while mass:
+                node = max(mass, key=lambda n: n.number)
+                p = mass.pop(node)
+                if node in self.watched:
+                    found[node] = p if channels or node is lowest else p.sum(2)
+                for source, down, down_summed in node.moves:
+                    if channels or source is not lowest:
+                        part = down(p)
+                    else:
+                        part = down_summed(p) if down_summed else down(p).sum(2)
+                    own = not _shares_memory(part, p)
+                    if (held := mass.get(source)) is not None:
+                        part = held.add_(part) if source in ours else part.add_(held) if own else held + part
+                    if own or held is not None:
+                        ours.add(source)
+                    mass[source] = part
+        empty = (n.shape if channels else (n.shape[0], *n.shape[2:]) for n in self.watched)
+        return [
+            found[node] if node in found else won.new_zeros(len(won), *shape)
+            for node, shape in zip(self.watched, empty, strict=True)
+        ]
 
 
-class _Mass:
-    """What has been won at each node, {number: (K, *shape)}; sums are made in place where that harms nobody."""
+@contextmanager
+def attended_pass(
+    parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor, rules: Mapping[Any, Rule]
+) -> Iterator[tuple[Tape, Attended]]:
+    """The tape that watches a copy of `x` and the input of each further part, and the last one's output.
 
-    def __init__(self, number: int | None = None, won: Tensor | None = None) -> None:
-        self._won: dict[int, Tensor] = {} if number is None or won is None else {number: won}
-        self._own: set[int] = set()
-
-    def add(self, number: int, won: Tensor, above: Tensor) -> None:
-        """A branch's share, made from `above`, of which it may be a view: such a one is not written to."""
-        held = self._won.get(number)
-        ours = not _shares_memory(won, above)
-        if held is None:
-            self._won[number] = won
-        elif number in self._own:
-            held.add_(won)
-        else:
-            self._won[number] = won.add_(held) if ours else held + won
-        if ours or held is not None:
-            self._own.add(number)
-
-    def pop(self, number: int) -> Tensor | None:
-        """All that was won there; None if nothing arrived."""
-        self._own.discard(number)
-        return self._won.pop(number, None)
+    In float32 (float64 for float64 activations), without autograd and autocast, also under inference mode.
+    """
+    if not x.is_floating_point() or x.dim() < 2:
+        raise ConfigError(f"activations must be floating (N, C, h, w), got {x.dtype} {tuple(x.shape)}")
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        top: Any = x.detach().to(dtype, copy=True, memory_format=layout(x))
+        tape = Tape(rules, parts[0].positive if isinstance(parts[0], KeptPositive) else None)
+        try:
+            for part in parts:
+                top = part(tape.watch(top))
+                if not is_live(top):
+                    raise ConfigError(
+                        "the network's output does not depend on the activations it is asked about"
+                    )
+            yield tape, top
+        finally:
+            tape.watched.clear()  # nodes know their tape: all of the pass would wait for the collector of cycles
 
 
 class KeptPositive:
@@ -242,13 +199,17 @@ def is_live(value: Any) -> bool:
     return isinstance(value, Attended)
 
 
-def excitatory(tensor: Tensor) -> Tensor:
-    """max(tensor, 0), a copy that later in-place operations leave alone; branches of a network share it."""
-    if not isinstance(tensor, Attended):
-        return tensor.clamp(min=0)
+def plain(tensor: Tensor) -> Tensor:
+    """The same values as a tensor that is not recorded."""
+    return tensor.as_subclass(Tensor)
+
+
+def excitatory(tensor: Any) -> Tensor:
+    """max(tensor, 0) of a live tensor, a copy that later in-place operations leave alone and branches share."""
     if tensor.node.positive is None:
         tensor.node.positive = tensor.clamp(min=0)
-    return tensor.node.positive
+    positive: Tensor = tensor.node.positive
+    return positive
 
 
 def positive_part(weight: Tensor) -> Tensor:
@@ -258,7 +219,7 @@ def positive_part(weight: Tensor) -> Tensor:
 
 
 def layout(tensor: Tensor) -> torch.memory_format:
-    """Channels last for planes on a CPU, where transposed convolutions of many winners gain most by it."""
+    """Channels last for planes on a CPU: transposed convolutions of many winners take up to a third less time."""
     planes = tensor.dim() == 4 and tensor.device.type == "cpu"
     return torch.channels_last if planes else torch.contiguous_format
 
@@ -281,7 +242,7 @@ def _in_dtype(value: Any, dtype: torch.dtype) -> Any:
     return type(value)(_in_dtype(v, dtype) for v in value) if type(value) in (tuple, list) else value
 
 
-def _shares_memory(won: Tensor, above: Tensor) -> bool:
-    """Whether two places of `won` are one, or it lies in the memory of `above`."""
-    overlaps = any(step == 0 and size > 1 for step, size in zip(won.stride(), won.shape, strict=True))
-    return overlaps or won.untyped_storage().data_ptr() == above.untyped_storage().data_ptr()
+def _shares_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two places of `a` are one, or it lies in the memory of `b`: it must not be written to."""
+    overlaps = any(step == 0 and size > 1 for step, size in zip(a.stride(), a.shape, strict=True))
+    return overlaps or a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

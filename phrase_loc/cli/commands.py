@@ -1,42 +1,115 @@
-"""`phrase-loc calibrate MODEL --root DIR`: fit the probability that a phrase is shown, and save it with the model.
-
-`--set KEY=VALUE` stores inference settings that were chosen on val in the same step.
-"""
+"""The commands around the query: train, evaluate, compare, calibrate, leaks, export, serve."""
 
 import argparse
+import ctypes
 import json
 import os
+import socket
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phrase_loc.config import load_config
+from phrase_loc.cli import whole_number
+from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError
-from phrase_loc.files import write_text
+from phrase_loc.files import read_text, write_text
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+TOKEN = "PHRASE_LOC_TOKEN"  # the environment's own
+_DEFAULT = "(default: %(default)s)"
+
+
+def train_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG.yaml and key=value pairs, read by `load_config`."""
+    _add_settings(parser, "configs/train_web.yaml")
+
+
+def _add_settings(parser: argparse.ArgumentParser, example: str) -> None:
+    parser.add_argument("settings", nargs="*", metavar="CONFIG.yaml | key=value", help=f"see {example}")
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Check the config, then import torch, join the other processes and train; prints the model's folder."""
+    from phrase_loc.training.config import TrainConfig
+
+    config = load_config(TrainConfig, args.settings)
+    from phrase_loc.distributed import session
+    from phrase_loc.training.run import log_to_stderr, train
+
+    with session(config.device) as world:
+        log_to_stderr(world)
+        folder = train(config, world)
+        if world.is_main:
+            print(folder)
+    return 0
+
+
+def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG.yaml and key=value pairs, read by `load_config`."""
+    _add_settings(parser, "configs/flickr30k.yaml")
+    text = "reproduce the known bugs of the published scripts (docs/evaluation.md)"
+    parser.add_argument("--faithful", action="store_true", help=text)
+    parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Check the config, join the other processes, evaluate, write the report, print its table."""
+    from phrase_loc.profiling import watching
+
+    with watching() as watch:
+        from phrase_loc.evaluation.config import EvaluateConfig
+
+        faithful = ["faithful=true"] if args.faithful else []
+        config = load_config(EvaluateConfig, [*args.settings, *faithful])
+        from phrase_loc.distributed import session
+        from phrase_loc.evaluation.report import markdown, reserved, write
+        from phrase_loc.evaluation.run import evaluate
+
+        with session(config.device) as world, reserved(config) if world.is_main else nullcontext():
+            evaluation = evaluate(config, world)
+            if world.is_main:
+                content, files = write(evaluation)
+                print(markdown(content))
+                print("written:", *files, file=sys.stderr)
+            world.barrier()
+        if args.profile:
+            print(watch.table(), file=sys.stderr)
+    return 0
+
+
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Two reports of evaluate.py."""
+    parser.add_argument("a", type=Path, help="report.json")
+    parser.add_argument("b", type=Path, help="report.json on the same images; differences are a - b")
+    parser.add_argument("--method", metavar="A[,B]", help="the method of each report, where it holds several")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Print the paired differences."""
+    from phrase_loc.evaluation.statistics import compare, table
+
+    names = (args.method or "").split(",")
+    found = compare(args.a, args.b, names[0] or None, names[-1] or None)
+    print(json.dumps(found, indent=1) if args.json else table(found))
+    return 0
 
 
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a model folder, changed in place")
-    parser.add_argument("--root", type=Path, required=True, help="tree of Flickr30k Entities")
-    parser.add_argument("--split", default="val", help="split to fit on, never test (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the negative pairs (default: %(default)s)")
-    parser.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="inference setting to store",
-    )
+    """The model, where it is fitted, and settings chosen on val that are stored in the same step."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", type=Path, help="a model folder, changed in place")
+    add("--root", type=Path, required=True, help="tree of Flickr30k Entities")
+    add("--split", default="val", help=f"split to fit on, never test {_DEFAULT}")
+    add("--seed", type=int, default=0, help=f"of the negative pairs {_DEFAULT}")
+    text = "inference setting to store"
+    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
 def run_calibrate(args: argparse.Namespace) -> int:
-    """Fit, save, print the figures."""
-    from phrase_loc.config import fields_of, value_of
+    """Fit the probability that a phrase is shown, save it with the model, print the figures."""
     from phrase_loc.datasets.flickr30k import Flickr30kEntities
     from phrase_loc.evaluation.calibration import calibrate
     from phrase_loc.localizer import Inference, PhraseLocalizer
@@ -57,106 +130,15 @@ def run_calibrate(args: argparse.Namespace) -> int:
     return 0
 
 
-def compare_arguments(parser: argparse.ArgumentParser) -> None:
-    """Two reports of evaluate.py."""
-    parser.add_argument("a", type=Path, help="report.json")
-    parser.add_argument("b", type=Path, help="report.json on the same images; differences are a - b")
-    parser.add_argument("--method", metavar="A[,B]", help="the method of each report, where it holds several")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-
-
-def run_compare(args: argparse.Namespace) -> int:
-    """The command."""
-    from phrase_loc.evaluation.statistics import compare, table
-
-    names = (args.method or "").split(",")
-    found = compare(args.a, args.b, names[0] or None, names[-1] or None)
-    print(json.dumps(found, indent=1) if args.json else table(found))
-    return 0
-
-
-def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG.yaml and key=value pairs, read by `load_config`."""
-    parser.add_argument(
-        "settings", nargs="*", metavar="CONFIG.yaml | key=value", help="see configs/flickr30k.yaml"
-    )
-    parser.add_argument(
-        "--faithful",
-        action="store_true",
-        help="reproduce the known bugs of the published scripts (phrase_loc/evaluation/parity.py)",
-    )
-    parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
-
-
-def run_evaluate(args: argparse.Namespace) -> int:
-    """The command."""
-    from phrase_loc.profiling import watching
-
-    with watching() as watch:
-        code = evaluate_from([*args.settings, *(["faithful=true"] if args.faithful else [])])
-        if args.profile:
-            print(watch.table(), file=sys.stderr)
-    return code
-
-
-def evaluate_from(settings: Sequence[str]) -> int:
-    """Check the config, join the other processes, evaluate, write the report, print its table."""
-    from phrase_loc.evaluation.config import EvaluateConfig
-
-    config = load_config(EvaluateConfig, settings)
-    from phrase_loc.distributed import session
-    from phrase_loc.evaluation.report import markdown, reserved, write
-    from phrase_loc.evaluation.run import evaluate
-
-    with session(config.device) as world, reserved(config) if world.is_main else nullcontext():
-        evaluation = evaluate(config, world)
-        if world.is_main:
-            content, files = write(evaluation)
-            print(markdown(content))
-            print("written:", *files, file=sys.stderr)
-        world.barrier()
-    return 0
-
-
-def export_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("out", type=Path, help="folder to be made")
-    parser.add_argument("--model", default="default", help="'default', a folder or a hub id")
-    parser.add_argument(
-        "--format", default="onnx", help="onnx (needs pip install 'phrase_loc[onnx]') or torch (torch.export)"
-    )
-
-
-def run_export(args: argparse.Namespace) -> int:
-    """The command."""
-    from phrase_loc.export import GRAPHS, export
-
-    folder = export(args.model, args.out, args.format)
-    size = (folder / GRAPHS[args.format]).stat().st_size
-    print(f"{folder / GRAPHS[args.format]} ({size / 1e6:.1f} MB) with its words; see phrase_loc/runtime.py")
-    return 0
-
-
 def leaks_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "--train",
-        nargs="+",
-        required=True,
-        metavar="SHARDS",
-        help="training shards (.tar; {000..009} and * are expanded) or folders of images",
-    )
-    parser.add_argument(
-        "--eval", required=True, dest="evaluation", metavar="ROOT", help="folder with the evaluation images"
-    )
-    parser.add_argument(
-        "--distance",
-        type=int,
-        default=6,
-        metavar="BITS",
-        help="bits of 64 in which perceptual hashes may differ, 0 to 7 (default: %(default)s)",
-    )
-    parser.add_argument("--output", metavar="OUT.json", help="write every pair found as JSON")
+    """The images of training and of evaluation."""
+    add = parser.add_argument
+    text = "training shards (.tar; {000..009} and * are expanded) or folders of images"
+    add("--train", nargs="+", required=True, metavar="SHARDS", help=text)
+    add("--eval", required=True, dest="evaluation", metavar="ROOT", help="folder with the evaluation images")
+    text = f"bits of 64 in which perceptual hashes may differ, 0 to 7 {_DEFAULT}"
+    add("--distance", type=int, default=6, metavar="BITS", help=text)
+    add("--output", metavar="OUT.json", help="write every pair found as JSON")
 
 
 def run_leaks(args: argparse.Namespace) -> int:
@@ -170,29 +152,118 @@ def run_leaks(args: argparse.Namespace) -> int:
     return 1 if found["shared_ids"] or found["near_duplicates"] else 0
 
 
-def train_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG.yaml and key=value pairs, read by `load_config`."""
-    parser.add_argument(
-        "arguments", nargs="*", metavar="CONFIG.yaml | key=value", help="see configs/train_web.yaml"
-    )
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model and the format."""
+    parser.add_argument("out", type=Path, help="folder to be made")
+    parser.add_argument("--model", default="default", help="'default', a folder or a hub id")
+    text = "onnx (needs pip install 'phrase_loc[onnx]') or torch (torch.export)"
+    parser.add_argument("--format", default="onnx", help=text)
 
 
-def run_train(args: argparse.Namespace) -> int:
-    """The command."""
-    return train_from(args.arguments)
+def run_export(args: argparse.Namespace) -> int:
+    """Write the folder, print its size."""
+    from phrase_loc.export import GRAPHS, export
 
-
-def train_from(arguments: Sequence[str]) -> int:
-    """Check the config, then import torch, join the other processes and train; prints the model's folder."""
-    from phrase_loc.training.config import TrainConfig
-
-    config = load_config(TrainConfig, arguments)
-    from phrase_loc.distributed import session
-    from phrase_loc.training.run import log_to_stderr, train
-
-    with session(config.device) as world:
-        log_to_stderr(world)
-        folder = train(config, world)
-        if world.is_main:
-            print(folder)
+    graph = export(args.model, args.out, args.format) / GRAPHS[args.format]
+    size = graph.stat().st_size / 1e6
+    print(f"{graph} ({size:.1f} MB) with its words; see phrase_loc/runtime.py")
     return 0
+
+
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where to listen, what to load, who may ask."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
+    port = whole_number(0, 65535, "a port number from 0 to 65535")
+    add("--port", type=port, default=8000, help=f"0 takes any that is free {_DEFAULT}")
+    add("--model", default="default", help=f"'default', a model folder or a hub id {_DEFAULT}")
+    add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {_DEFAULT}")
+    text = "a further name by which the server is called, as of a proxy before it; may be repeated"
+    add("--allowed-host", action="append", default=[], metavar="NAME", help=text)
+    add = parser.add_mutually_exclusive_group().add_argument
+    text = f"holds the token that is asked of everybody who uses the API (default: the variable {TOKEN}, or none)"
+    add("--token-file", metavar="FILE", help=text)
+    add("--token", help="the same; every user of this machine can read it in its process list")
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Listen, load the model, serve until Ctrl-C."""
+    token = token_of(args)
+    with listen(args.host, args.port) as bound:  # before the model is loaded: a taken port is said at once
+        from phrase_loc.localizer import PhraseLocalizer
+        from phrase_loc.web.answers import Limits
+        from phrase_loc.web.app import create_app
+        from phrase_loc.web.server import Server
+
+        _return_memory()
+        localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
+        app = create_app(localizer, Limits(), token, *names_of(args.host, args.allowed_host, token))
+        server = Server(app, Limits(), lambda port: _announce(args.host, port, token))
+        server.run(sockets=[bound])
+    return 0
+
+
+def token_of(args: argparse.Namespace) -> str | None:
+    """The token of the file, the option or the environment; a ConfigError for one that no header can carry."""
+    token, where = os.environ.get(TOKEN), f"in {TOKEN}"
+    if args.token is not None:
+        token, where = args.token, "in --token"
+        said = f"note: --token can be read in the process list; --token-file or {TOKEN} hide it"
+        print(said, file=sys.stderr)
+    if args.token_file is not None:
+        token, where = read_text(args.token_file, "the token file").strip("\r\n"), f"in {args.token_file}"
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
+        raise ConfigError(
+            f"expected a token of printable ASCII characters {where}, as HTTP headers carry; choose another"
+        )
+    return token
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; a ConfigError when the port is taken, or the address is empty or none of this machine's."""
+    if not host:  # the system would take an unset variable of a shell for "every address"
+        raise ConfigError("expected an address in --host, got an empty one; 0.0.0.0 listens on all")
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(128)
+    except OSError as error:  # includes names that do not resolve
+        bound.close()
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({why}); choose another --port or --host, --port 0 takes a free one"
+        ) from None
+    return bound
+
+
+def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str] | None, bool]:
+    """The names by which a server may be called (None for any), and whether any numeric address is one.
+
+    A page elsewhere could otherwise give it a name of its own and read the answers as if they were its own; from a
+    server with a token it reads nothing, and one for many machines may have names that it does not know.
+    """
+    local = host in LOOPBACK or host.startswith("127.")
+    if not local and token is not None and not allowed:
+        return None, True
+    machine = socket.gethostname().lower()
+    own = {f"[{host}]" if ":" in host else host} if local else {machine, f"{machine}.local"}
+    return {"localhost", "127.0.0.1", "[::1]", *own, *(name.lower() for name in allowed)}, not local
+
+
+def _return_memory() -> None:
+    """Let glibc give back what photographs took: 885 MB instead of 1,333 are left of 200 (docs/serving.md)."""
+    mmap_threshold, arena_max = -3, -8  # of malloc.h
+    with suppress(AttributeError, TypeError):  # another C library than glibc, which has no mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 4 << 20)
+        mallopt(arena_max, 2)
+
+
+def _announce(host: str, port: int, token: str | None) -> None:
+    # all addresses: name one that can be opened
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    shown = f"[{shown}]" if ":" in shown else shown
+    print(f"phrase_loc is ready: http://{shown}:{port}/  (stop with Ctrl-C)", flush=True)
+    if host not in LOOPBACK and token is None:
+        print("note: other machines can reach this address; --token-file keeps strangers out", flush=True)

@@ -1,4 +1,4 @@
-"""`phrase-loc query IMAGE PHRASE [PHRASE ...]`: boxes on the terminal, as JSON, or drawn on the picture.
+"""`phrase-loc query IMAGE PHRASE ...`: boxes on the terminal, as JSON, or drawn on the picture.
 
 A folder or a table of (image, phrase) pairs streams through `phrase_loc.streaming` into a file instead.
 """
@@ -9,68 +9,54 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from phrase_loc.errors import ConfigError
+from phrase_loc.cli import whole_number
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import lock, read_text, same_file
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from phrase_loc.localizer import PhraseLocalizer
-    from phrase_loc.structures import Prediction, Scene
-
-TABLES = (".csv", ".parquet")
-_MOST_WORKERS = 256
+    from phrase_loc.localizer import Localizer
+    from phrase_loc.structures import Prediction
 
 
 def query_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
-        "image",
-        metavar="IMAGE",
-        help="a photograph, a folder of them, or a .csv or .parquet table with the columns image and phrase",
+    """A photograph or many, phrases, and where the answers go."""
+    add, default = parser.add_argument, "(default: %(default)s)"
+    text = "a photograph, a folder of them, or a .csv or .parquet table with the columns image and phrase"
+    add("image", metavar="IMAGE", help=text)
+    add("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
+    add("--model", default="default", help=f"'default', a model folder or a hub id {default}")
+    add("--method", help="attention method (default: the model's own, contrastive_mwp)")
+    add(
+        "--top-k", type=whole_number(1, 10**9 - 1), default=5, metavar="K", help=f"boxes per phrase {default}"
     )
-    parser.add_argument("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
-    parser.add_argument(
-        "--model", default="default", help="'default', a model folder or a hub id (default: %(default)s)"
+    add("--json", action="store_true", help="print one JSON object instead of text")
+    add("--overlay", metavar="OUT.png", help="also draw maps and boxes over the photograph")
+    add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {default}")
+    add("--profile", action="store_true", help="print on stderr where the time went")
+    add = parser.add_argument_group("many images").add_argument
+    add("--phrases", dest="phrase_file", metavar="FILE", help="one phrase a line, asked of every image")
+    text = "answers as .jsonl or .parquet (default: predictions.jsonl); an interrupted run continues"
+    add("--output", metavar="OUT", help=text)
+    add("--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers")
+    add(
+        "--batch-size",
+        type=whole_number(1, 10**9 - 1),
+        default=8,
+        metavar="N",
+        help=f"images at once {default}",
     )
-    parser.add_argument("--method", help="attention method (default: the model's own, contrastive_mwp)")
-    parser.add_argument(
-        "--top-k", type=_positive, default=5, metavar="K", help="boxes per phrase (default: %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument("--overlay", metavar="OUT.png", help="also draw maps and boxes over the photograph")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
-    )
-    parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
-    many = parser.add_argument_group("many images")
-    many.add_argument(
-        "--phrases", dest="phrase_file", metavar="FILE", help="one phrase a line, asked of every image"
-    )
-    many.add_argument(
-        "--output",
-        metavar="OUT",
-        help="answers as .jsonl or .parquet (default: predictions.jsonl); an interrupted run continues",
-    )
-    many.add_argument(
-        "--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers"
-    )
-    many.add_argument(
-        "--batch-size", type=_positive, default=8, metavar="N", help="images at once (default: %(default)s)"
-    )
-    many.add_argument(
-        "--workers", type=_processes, default=1, metavar="N", help="decoding processes (default: %(default)s)"
-    )
+    add("--workers", type=whole_number(0, 256), default=1, metavar="N", help=f"decoding processes {default}")
 
 
 def run_query(args: argparse.Namespace) -> int:
     """Answer, print, draw."""
     _check(args)
     phrases = _phrases(args)
-    if os.path.isdir(args.image) or Path(args.image).suffix.lower() in TABLES or args.output:
+    if os.path.isdir(args.image) or Path(args.image).suffix.lower() in {".csv", ".parquet"} or args.output:
         return _query_many(args, phrases)
     if not phrases:
         raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
@@ -93,8 +79,9 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _phrases(args: argparse.Namespace) -> list[str]:
-    """Those of the command line, parted as on the page, and those of the file, one a line."""
-    from phrase_loc.image_inputs import IMAGE_ENDINGS
+    """Those of the command line, separated as on the page (which is said), and those of the file."""
+    from phrase_loc.images import IMAGE_ENDINGS
+    from phrase_loc.text.splitting import split_phrases
 
     for phrase in args.phrases:
         if Path(phrase).suffix.lower() in IMAGE_ENDINGS and os.path.isfile(phrase):
@@ -102,46 +89,52 @@ def _phrases(args: argparse.Namespace) -> list[str]:
                 f"{phrase} is an image file, and phrases stand behind the photograph; ask one photograph, "
                 "or put them into a folder and name that"
             )
-    phrases = _separated(args.phrases)
-    if args.phrase_file:
-        from phrase_loc.streaming import read_phrases
-
-        phrases += read_phrases(Path(args.phrase_file))
-    return phrases
-
-
-def _separated(arguments: "Sequence[str]") -> list[str]:
-    """The phrases of the arguments, separated as on the page; what was separated is said."""
-    from phrase_loc.text.splitting import split_phrases
-
     phrases = []
-    for argument in arguments:
+    for argument in args.phrases:
         found = split_phrases(argument)
         if len(found) > 1:
             shown = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
-            print(f"note: {len(found)} phrases are asked for: {shown}", file=sys.stderr)
+            _note(f"{len(found)} phrases are asked for: {shown}")
         phrases += found
+    return phrases + (read_phrases(Path(args.phrase_file)) if args.phrase_file else [])
+
+
+def read_phrases(path: Path) -> list[str]:
+    """One phrase a line, as it stands; empty lines are passed over."""
+    what = "the file of phrases"
+    try:
+        piped = os.fspath(path).startswith("/dev/") and path.is_fifo()  # a shell's <(...), or /dev/stdin
+        text = path.read_text(encoding="utf-8-sig") if piped else read_text(path, what)
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{what} {path} cannot be read as UTF-8 text; save it as a file") from None
+    if "\0" in text:
+        raise DataError(f"{what} {path} holds null characters and is no UTF-8 text; save it as UTF-8")
+    phrases = [line.strip() for line in text.splitlines() if line.strip()]
+    if not phrases:
+        raise DataError(f"{what} {path} is empty; write one phrase a line")
     return phrases
 
 
-def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
+def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
     from phrase_loc.images import load_image
     from phrase_loc.profiling import lap, watching
 
     with watching() as watch, _overlay_place(args) as place:
         image = load_image(args.image)
         with lap("import and load"):
-            from phrase_loc.localizer import PhraseLocalizer
-
-            localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
-            if args.method:
-                localizer = localizer.with_settings(method=args.method)
+            localizer = _localizer(args, args.device)
         scene = localizer.look(image)
         predictions = localizer.locate(scene, phrases, top_k=args.top_k)
-        _print(args, image.size, predictions)
+        _print(args, scene.size, predictions)
         if place is not None:  # after the answers, which a full disk does not take away
             with lap("draw"):
-                _draw(localizer, image, scene, predictions, place)
+                import torch
+
+                from phrase_loc.drawing import overlay, save_picture
+
+                grid = (min(scene.size[0], 256), min(scene.size[1], 256))
+                heats = localizer.heat(torch.stack([p.attention for p in predictions]), grid)
+                save_picture(overlay(image, predictions, heats), place)
             if not args.json:
                 print(f"overlay written to {args.overlay}")
         if args.profile:
@@ -149,16 +142,14 @@ def _query_one(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
     return 0
 
 
-def _query_many(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
-    for option, given in (("--overlay", args.overlay), ("--json", args.json), ("--profile", args.profile)):
-        if given:
+def _query_many(args: argparse.Namespace, phrases: Sequence[str]) -> int:
+    for option in ("overlay", "json", "profile"):
+        if getattr(args, option):
             raise ConfigError(
-                f"{option} is for one photograph without --output; the answers go to a file here"
+                f"--{option} is for one photograph without --output; the answers go to a file here"
             )
-    from phrase_loc.answer_file import check_place
     from phrase_loc.distributed import session
-    from phrase_loc.localizer import PhraseLocalizer
-    from phrase_loc.streaming import answer_many, questions_of
+    from phrase_loc.streaming import answer_many, check_place, questions_of
 
     output = _behind_link(args.output or "predictions.jsonl")
     check_place(output)
@@ -167,25 +158,22 @@ def _query_many(args: argparse.Namespace, phrases: "Sequence[str]") -> int:
         notes: list[str] = []
         questions = world.from_main(lambda: questions_of(Path(args.image), phrases, notes.append))
         for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+            _note(note)
         _refuse_input(output, [args.image, args.phrase_file, *(q.image for q in questions)])
-        localizer = PhraseLocalizer.from_pretrained(args.model, device=str(world.device))
-        if args.method:
-            localizer = localizer.with_settings(method=args.method)
-        counts = answer_many(
-            localizer,
-            questions,
-            output,
-            top_k=args.top_k,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            overwrite=args.overwrite,
-            world=world,
-        )
+        options = {"top_k": args.top_k, "batch_size": args.batch_size, "workers": args.workers}
+        localizer = _localizer(args, str(world.device))
+        counts = answer_many(localizer, questions, output, overwrite=args.overwrite, world=world, **options)
         if world.is_main:
             said = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
             print(f"{len(questions)} images: {said}; written to {output}")
     return 0
+
+
+def _localizer(args: argparse.Namespace, device: str) -> "Localizer":
+    from phrase_loc.localizer import PhraseLocalizer
+
+    localizer = PhraseLocalizer.from_pretrained(args.model, device=device)
+    return localizer.with_settings(method=args.method) if args.method else localizer
 
 
 @contextmanager
@@ -195,15 +183,13 @@ def _overlay_place(args: argparse.Namespace) -> Iterator[Path | None]:
         yield None
         return
     from phrase_loc.drawing import picture_format
-    from phrase_loc.files import lock
 
     place = _behind_link(args.overlay)
     picture_format(place)
     _refuse_input(place, [args.image, args.phrase_file])
-    with ExitStack() as held:
-        if os.access(place.parent, os.W_OK):  # elsewhere it is said after the answers
-            sentence = f"another process is writing {place}; wait for it, or give another --overlay"
-            held.enter_context(lock(place.with_name(f".{place.name}.lock"), sentence))
+    sentence = f"another process is writing {place}; wait for it, or give another --overlay"
+    writable = os.access(place.parent, os.W_OK)  # where it is not, that is said after the answers
+    with lock(place.with_name(f".{place.name}.lock"), sentence) if writable else nullcontext():
         yield place
 
 
@@ -214,8 +200,6 @@ def _behind_link(path: str) -> Path:
 
 
 def _refuse_input(place: Path, inputs: Iterable[str | None]) -> None:
-    from phrase_loc.files import same_file
-
     for path in inputs if os.path.exists(place) else ():
         if path and same_file(place, path):
             raise ConfigError(
@@ -223,71 +207,34 @@ def _refuse_input(place: Path, inputs: Iterable[str | None]) -> None:
             )
 
 
-def _draw(
-    localizer: "PhraseLocalizer",
-    image: "Image",
-    scene: "Scene",
-    predictions: "Sequence[Prediction]",
-    path: Path,
-) -> None:
-    import torch
-
-    from phrase_loc.drawing import overlay, save_picture
-
-    maps = torch.stack([p.attention for p in predictions])
-    grid = (min(scene.size[0], 256), min(scene.size[1], 256))
-    save_picture(overlay(image, predictions, localizer.heat(maps, grid)), path)
-
-
-def to_json(image: str, size: tuple[int, int], predictions: "Sequence[Prediction]") -> dict[str, Any]:
-    """The object that `--json` and the HTTP API answer with; `size` is (W, H)."""
-    from phrase_loc.display import to_dict
-
-    return {"image": image, "size": list(size), "predictions": [to_dict(p) for p in predictions]}
-
-
 def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequence[Prediction]") -> None:
+    from phrase_loc.display import answer_dict
+
     for p in predictions:
+        words = ", ".join(w.text for w in p.words[:5]) or "nothing to look for"
         if not p.known:
-            words = ", ".join(w.text for w in p.words[:5]) or "nothing to look for"
-            print(
-                f"note: no word of {p.phrase!r} is known to the model ({words}); try another word",
-                file=sys.stderr,
-            )
+            _note(f"no word of {p.phrase!r} is known to the model ({words}); try another word")
         elif p.note:
-            print(f"note: {p.phrase!r}: {p.note}", file=sys.stderr)
+            _note(f"{p.phrase!r}: {p.note}")
     if args.json:
         # escapes for what the terminal lacks are JSON's own
         unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
-        answer = to_json(args.image, size, predictions)
+        answer = answer_dict(args.image, size, predictions)
         print(json.dumps(answer, ensure_ascii=not unicode, allow_nan=False))
         return
-    print(f"{args.image}  {size[0]} x {size[1]} pixels")
+    print(f"{args.image}  {size[1]} x {size[0]} pixels")
     for p in predictions:
-        print(f"  {_line(p)}")
+        print(f"  {p.phrase!r}: {_found(p)}")
 
 
-def _line(prediction: "Prediction") -> str:
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _found(prediction: "Prediction") -> str:
     if not len(prediction.boxes) or prediction.peak is None:
-        return f"{prediction.phrase!r}: no known word, no box"
+        return "no known word, no box"
     box = ", ".join(f"{v:.0f}" for v in prediction.boxes[0].tolist())
     x, y = prediction.peak.tolist()
     sure = "" if prediction.present is None else f"  present {prediction.present:.2f}"
-    return f"{prediction.phrase!r}: box [{box}]  peak ({x:.0f}, {y:.0f}){sure}"
-
-
-def _positive(text: str) -> int:
-    return _count(text, least=1)
-
-
-def _processes(text: str) -> int:
-    return _count(text, most=_MOST_WORKERS)
-
-
-def _count(text: str, least: int = 0, most: int = 10**9 - 1) -> int:
-    value = int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number of at least {least} and at most {most}, got {text[:60]!r}"
-        )
-    return value
+    return f"box [{box}]  peak ({x:.0f}, {y:.0f}){sure}"

@@ -1,44 +1,64 @@
-"""What every reader of annotations does: files that may fail in any way, numbers, frames, boxes, ids.
+"""What every reader of annotations shares: lists, XML, numbers, frames, boxes, names of classes.
 
 An annotation that fails raises a DataError, whatever is wrong with it; its reader names it in `skipped` and goes on.
 
-The one rule for a box: its corners are finite, it has an area, and a part of it lies in the image. What
-reaches out is cut to the image; Flickr30k Entities alone keeps it as annotated, as every published script
-does. A cut of more than a pixel is named.
+The one rule for a box: its corners are finite, it has an area, and a part of it lies in the image. What reaches out
+is cut to the image, and a cut of more than a pixel is named; Flickr30k Entities alone keeps it as annotated, as
+every published script does.
+
+The lists of classes are data beside this file (`lists/`). A class name becomes a phrase so that the text-to-region
+model plays zero-shot; where the name is no word for the thing ('tvmonitor', 'sports ball'), the list gives one.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from itertools import compress, pairwise
 from pathlib import Path
-from typing import Any, overload
-from xml.etree.ElementTree import Element, ParseError
+from typing import Any, NamedTuple, overload
+from xml.etree.ElementTree import ParseError
 
+import numpy as np
+import torch
+import yaml
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
+from torch import Tensor
 
 from phrase_loc.errors import DataError
-from phrase_loc.files import read_bytes
+from phrase_loc.files import is_there, read_bytes
 from phrase_loc.images import MAX_PIXELS
 from phrase_loc.skipped import Skipped
-from phrase_loc.structures import GroundingSample
+from phrase_loc.structures import GroundingSample, Phrase
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+#: What to type for classes whose first WordNet name is another class's too.
+AMBIGUOUS = {"n02012849": "crane bird", "n03126707": "construction crane", "n03710721": "tank suit"}
+#: A class counts as hard when it covers less than this share of the image and another class is present.
+HARD_SHARE = 0.25
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
-_BOM = b"\xef\xbb\xbf"
+
+Size = tuple[int, int]  # (H, W)
+Box = list[float]  # x1, y1, x2, y2
+#: What an annotation is called in sentences, and how it is read; None is no sample and already named.
 Entry = tuple[str, Callable[[], GroundingSample | None]]
 
 
 class Annotated(Sequence[GroundingSample]):
-    """The samples of a dataset in its order, and what was left out; a reader fills it through `fill`."""
+    """The samples of a dataset in its order, and what was left out; a reader fills it through `fill`.
+
+    `only_units` keeps only the classes that an ImageNet classifier has units for, so that it and a text model can be
+    compared on what both can play; what is hard stays as it was.
+    """
 
     name: str
 
-    def __init__(self) -> None:
+    def __init__(self, only_units: bool = False) -> None:
         self.samples: list[GroundingSample] = []
         self.skipped = Skipped()
-        self._ids: set[str] = set()
+        self.only_units = only_units
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -51,57 +71,117 @@ class Annotated(Sequence[GroundingSample]):
         return self.samples[index]
 
     def fill(self, entries: Iterable[Entry], what: str, limit: int = 0) -> None:
-        """Read the samples of a set; an annotation that fails is named under 'images'.
+        """Read the samples of a set, `limit` of them (0: all).
 
-        Args:
-            entries: what each is called in sentences, and how it is read; None is no sample and already named.
-            what: the set, for the sentence when nothing of it is left.
-            limit: stop after so many samples, 0 for none.
+        An annotation that fails is named under 'images', and so is a second one of the same name, since results go by
+        name. Raises a DataError that names the set by `what` when nothing of it is left.
         """
+        ids = set()
         for called, read in entries:
             try:
                 sample = read()
             except DataError as error:
                 self.skipped.note("images", f"{called}: {error}")
                 continue
-            if sample is not None:
-                self._keep(sample)
+            if sample is not None and sample.image_id in ids:
+                again = f"{sample.path.name} bears the name of another image"
+                self.skipped.note("images", f"{sample.image_id}: {again}")
+            elif sample is not None:
+                ids.add(sample.image_id)
+                self.samples.append(sample)
             if len(self.samples) == limit > 0:
                 break
         self.skipped.refuse_if_empty(len(self.samples), what)
 
-    def _keep(self, sample: GroundingSample) -> None:
-        """Add a sample; a second one of the same name is named instead, since results go by name."""
-        if sample.image_id in self._ids:
-            again = f"{sample.path.name} bears the name of another image"
-            self.skipped.note("images", f"{sample.image_id}: {again}")
-        else:
-            self._ids.add(sample.image_id)
-            self.samples.append(sample)
-
-    def fit(
-        self, where: str, box: Sequence[float], size: tuple[int, int], one_based: bool = False
-    ) -> list[float]:
+    def fit(self, where: str, box: Sequence[float], size: Size, one_based: bool = False) -> Box:
         """`fit_box` cut to the image; a cut of more than a pixel is named."""
         own, cut = fit_box(box, size, one_based)
         if max(abs(a - b) for a, b in zip(own, cut, strict=True)) > 1:
             self.skipped.note("boxes cut to the image (kept)", f"{where}: {beyond(box, size)}")
         return cut
 
+    def class_sample(
+        self,
+        image_id: str,
+        path: Path,
+        size: Size,
+        objects: Mapping["ClassName", Sequence[Box]],
+        others: int = 0,
+        inclusive: int = 0,
+        masks: Mapping["ClassName", tuple[Any, float]] | None = None,
+    ) -> GroundingSample:
+        """A sample with one phrase per class.
 
-def fit_box(
-    box: Sequence[float], size: tuple[int, int], one_based: bool = False, thin: bool = False
-) -> tuple[list[float], list[float]]:
-    """A box of an annotation in the frame of its image.
+        Args:
+            image_id: unique name of the image.
+            path: its file.
+            size: (H, W) in pixels.
+            objects: class -> its instances' boxes in that frame, in the order of the phrases.
+            others: classes of the image that are present and not in `objects` (they still make the rest hard).
+            inclusive: 1 where x2 and y2 of a box are the last pixels, and not the edges behind them.
+            masks: per class the union of its instances and the share of the image that it covers; of boxes without.
+
+        Returns:
+            The sample; `facts["hard"]` holds per phrase whether the pair belongs to the Difficult subset of the
+            pointing game: share < 1/4 and another class in the image. That is the paper's rule; its authors' own
+            list of pairs is not shipped, so counts can differ by a few.
+        """
+        crowded = len(objects) + others > 1
+        kept = [not self.only_units or c.phrase in imagenet_units() for c in objects]
+        shares = [
+            masks[c][1] if masks else union_share(boxes, size, inclusive) for c, boxes in objects.items()
+        ]
+        columns: dict[str, list[Any]] = {"hard": [crowded and share < HARD_SHARE for share in shares]}
+        columns |= {"masks": [masks[c][0] for c in objects]} if masks else {}
+        phrases = tuple(Phrase(c.phrase, (c.name,), c.name) for c in compress(objects, kept))
+        boxes = tuple(stack(instances) for instances in compress(objects.values(), kept))
+        facts = {name: tuple(compress(column, kept)) for name, column in columns.items()}
+        return GroundingSample(image_id, path, size, phrases, boxes, facts)
+
+    def read_lines(self, path: Path, what: str) -> list[tuple[int, str]]:
+        """(number, text) of the lines of a list that are not empty; a line that is not UTF-8 is named, not lost.
+
+        Raises a DataError where the list cannot be read, or is in UTF-16.
+        """
+        content = read_bytes(path, what)
+        if b"\0" in content:
+            raise DataError(f"{what} {path} is not UTF-8 text; save it as UTF-8")
+        lines = []
+        for place, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+            try:
+                lines.append((place, line.decode().strip()))
+            except UnicodeDecodeError:
+                why = f"{brief(line)[1:]} is not UTF-8 text"
+                self.skipped.note("images", f"{path.name} line {place}: {why}")
+        return [(place, text) for place, text in lines if text]
+
+    def read_ids(self, path: Path, what: str) -> list[str]:
+        """The image ids of a list, one a line; what is no file name, or listed again, is named.
+
+        Raises a DataError where the list cannot be read or is empty.
+        """
+        lines, ids = self.read_lines(path, what), dict[str, int]()
+        for place, name in lines:
+            where = f"{path.name} line {place}"
+            if name in ids:
+                self.skipped.note("lines", f"{where}: {brief(name)[1:-1]} was listed in line {ids[name]}")
+            elif Path(name).name != name or len(name) > 200:
+                self.skipped.note("images", f"{where}: image id {brief(name)} is no file name")
+            else:
+                ids[name] = place
+        if not lines and not self.skipped.notes:
+            raise DataError(f"{what} {path} is empty; it must hold one image id a line")
+        return list(ids)
+
+
+def fit_box(box: Sequence[float], size: Size, one_based: bool = False, thin: bool = False) -> tuple[Box, Box]:
+    """A box in the frame (H, W) of its image, as annotated and cut to the image, both with origin 0.
 
     Args:
         box: x1, y1, x2, y2 as the file gives them.
         size: (H, W) of the frame.
         one_based: corners are 1-based numbers of the first and last pixel (all four lose 1), else edges from 0.
         thin: accept a box of a single row or column of pixels.
-
-    Returns:
-        The box as annotated and cut to the image, both with origin 0.
 
     Raises:
         DataError: it is not finite, inverted, without area or wholly outside the image.
@@ -112,50 +192,39 @@ def fit_box(
     if x2 < x1 or y2 < y1 or (not thin and (x1 == x2 or y1 == y2)):
         raise DataError(f"its box {_shown(box)} is inverted or empty (xmax < xmin, ymax < ymin)")
     height, width = size[0] - one_based, size[1] - one_based
-    cut = [
-        min(max(value, 0.0), side) for value, side in zip(own, (width, height, width, height), strict=True)
-    ]
+    cut = [min(max(v, 0.0), side) for v, side in zip(own, (width, height) * 2, strict=True)]
     touches = x2 >= 0 and y2 >= 0 and x1 <= width and y1 <= height
     if not (touches if thin else cut[0] < cut[2] and cut[1] < cut[3]):
         raise DataError(f"its box {_shown(box)} lies outside the {size[1]} x {size[0]} image")
     return own, cut
 
 
-def beyond(box: Sequence[float], size: tuple[int, int]) -> str:
+def beyond(box: Sequence[float], size: Size) -> str:
     """The sentence on a box that reaches out of an image of `size` (H, W)."""
     return f"has a box {_shown(box)} beyond the {size[1]} x {size[0]} image"
 
 
-def frame(height: float, width: float) -> tuple[int, int]:
+def _shown(box: Sequence[float]) -> str:
+    return "({:g}, {:g})-({:g}, {:g})".format(*box)
+
+
+def frame(height: float, width: float) -> Size:
     """(H, W) of an annotation's frame; DataError unless both are whole numbers of at least 1 and not too large."""
-    given = f"the size {width:g} x {height:g}"
-    if height % 1 or width % 1:
-        raise DataError(f"it gives {given}; whole pixels were expected")
-    if min(height, width) < 1:
-        raise DataError(f"it gives {given}; it must be at least 1 x 1")
-    if height * width > MAX_PIXELS:
-        most = f"the {MAX_PIXELS:,} pixels of the largest photograph accepted"
-        raise DataError(f"it gives {given}, more than {most}")
+    if height % 1 or width % 1 or min(height, width) < 1 or height * width > MAX_PIXELS:
+        expected = f"whole pixels, at least 1 x 1 and at most {MAX_PIXELS:,} in all, were expected"
+        raise DataError(f"it gives the size {width:g} x {height:g}; {expected}")
     return int(height), int(width)
 
 
 def number(value: Any, what: str) -> float:
-    """A finite number: of JSON as it is, or written in ASCII digits ('12', '.5', '1e2'); DataError for any other.
-
-    Args:
-        value: an int, a float or a text; true and false are none.
-        what: names it in the sentence.
-    """
-    if isinstance(value, str):
-        text = value.strip()
-        found = float(text) if _NUMBER.fullmatch(text) else math.nan
-        kind = "finite number" if _NOT_FINITE.fullmatch(text) else "number"
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        found, kind = (float(value) if abs(value) < 1e300 else math.inf), "finite number"
-    else:
-        found, kind = math.nan, "number"
+    """A finite number of JSON, or one written in ASCII digits ('12', '.5', '1e2'); a DataError that names `what`."""
+    text = value.strip() if isinstance(value, str) else ""
+    found = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:
+        found = float(value)
     if not math.isfinite(found):
-        raise DataError(f"there is no {kind} in {what}, got {brief(value)}")
+        endless = isinstance(value, float) or text.lower().lstrip("+-") in ("nan", "inf", "infinity")
+        raise DataError(f"there is no {'finite ' * endless}number in {what}, got {brief(value)}")
     return found
 
 
@@ -167,84 +236,131 @@ def brief(value: Any) -> str:
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
-def read_xml(path: Path) -> Element:
-    """The root of an XML annotation; DataError for a file that is missing, broken or declares entities."""
-    content = read_bytes(existing(path), "annotation")
+class Thing(NamedTuple):
+    """An <object> of an XML annotation: its names, its boxes as they are written, whether it is marked difficult."""
+
+    names: list[str]
+    boxes: list[Box]
+    difficult: bool
+
+
+def read_xml(path: Path) -> tuple[Size, list[Thing]]:
+    """The frame and the objects of an annotation of VOC's form; DataError for a file that is missing or broken."""
     try:
-        return fromstring(content)
+        root = fromstring(read_bytes(existing(path), "annotation"))
+    except DataError:
+        raise
     except ParseError as error:
         raise DataError(f"it is not well-formed: broken XML ({error})") from None
     except DefusedXmlException:
         raise DataError("it declares XML entities, which are refused") from None
     except Exception as error:  # an unknown encoding is a LookupError, a false one a ValueError, ...
         raise DataError(f"it cannot be read as XML ({' '.join(str(error).split())[:160]})") from None
+    height, width = (number(root.findtext(k) or "", f"<{k}>") for k in ("size/height", "size/width"))
+    size = frame(height, width)
+    things = [
+        Thing(
+            [(name.text or "").strip() for name in thing.findall("name")],
+            [[number(b.findtext(k) or "", f"<{k}>") for k in SIDES] for b in thing.findall("bndbox")],
+            thing.findtext("difficult", "0").strip() == "1",
+        )
+        for thing in root.iter("object")
+    ]
+    return size, things
 
 
 def existing(path: Path) -> Path:
     """The path, or a short DataError where no file is there."""
-    try:
-        if path.exists():
-            return path
-    except (OSError, ValueError):  # a name that no file can have
-        pass
-    raise DataError(f"file {brief(path.name)[1:-1]} is missing in {path.parent.name}")
+    if not is_there(path):
+        raise DataError(f"file {brief(path.name)[1:-1]} is missing in {path.parent.name}")
+    return path
 
 
-def xml_frame(root: Element) -> tuple[int, int]:
-    """(H, W) from the <size> of an annotation."""
-    return frame(xml_number(root, "size/height"), xml_number(root, "size/width"))
+class ClassName(NamedTuple):
+    """A class of a dataset: its name there, its official number there, the words to type for it."""
+
+    name: str
+    number: int
+    phrase: str
 
 
-def xml_box(node: Element) -> list[float]:
-    """The four corners in a <bndbox> as they are written."""
-    return [xml_number(node, side) for side in SIDES]
+@cache
+def class_names(dataset: str) -> tuple[ClassName, ...]:
+    """The classes of 'voc' (20) or 'coco' (80), in the dataset's own order."""
+    return tuple(ClassName(name, int(n), phrase) for name, n, phrase in _table(f"{dataset}_classes.tsv"))
 
 
-def xml_number(node: Element, key: str) -> float:
-    """The number in a child of a node."""
-    return number(node.findtext(key) or "", f"<{key}>")
+def by_name(given: Mapping[Any, str], where: str, advice: str) -> dict[Any, ClassName]:
+    """Numbers of a file's classes -> COCO's classes, by the names that the file gives them, whatever the numbers.
 
-
-def read_lines(path: Path, what: str, skipped: Skipped) -> list[tuple[int, str]]:
-    """(number, text) of the lines of a list that are not empty; a line that is not UTF-8 is named, not lost.
+    VOC's and darknet's names of the same things ('aeroplane', 'tvmonitor') are understood.
 
     Raises:
-        DataError: the list cannot be read, or is in UTF-16.
+        DataError: a name that is none of COCO's 80; only a name says what a number stands for. The sentence names the
+            file `where`, and `advice` says in the imperative what to do about classes of one's own.
     """
-    content = read_bytes(path, what)
-    if b"\0" in content:
-        raise DataError(f"{what} {path} is not UTF-8 text; save it as UTF-8")
-    lines = []
-    for place, line in enumerate(content.removeprefix(_BOM).splitlines(), start=1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError:
-            skipped.note("images", f"{path.name} line {place}: {brief(line)[1:]} is not UTF-8 text")
-            continue
-        if text:
-            lines.append((place, text))
-    return lines
+    by_phrase = {c.phrase: c for c in class_names("coco")}
+    known = {c.name: by_phrase[c.phrase] for c in class_names("voc")} | {
+        c.name: c for c in class_names("coco")
+    }
+    found = {n: known.get(" ".join(name.lower().replace("_", " ").split())) for n, name in given.items()}
+    if strange := [n for n, kind in found.items() if kind is None]:
+        first, name = strange[0], given[strange[0]][:40]
+        called = {c.number: c.name for c in class_names("coco")}.get(first)
+        here = f"{name!r} here and {called!r} in COCO" if called else f"{name!r}, which is none of COCO's 80"
+        ids = ", ".join(map(brief, strange[:5]))
+        others = f" (so are those of {len(strange) - 1} others)" if len(strange) > 1 else ""
+        raise DataError(f"category {brief(first)} is called {here}{others}: ids [{ids}] in {where}; {advice}")
+    return {n: kind for n, kind in found.items() if kind is not None}
 
 
-def read_ids(path: Path, what: str, skipped: Skipped) -> list[str]:
-    """The image ids of a list, one a line; what is no file name, or listed again, is named.
+@cache
+def imagenet_classes() -> tuple[tuple[str, str], ...]:
+    """The 1,000 (WordNet id, lemmas) of ILSVRC 2012 in the order of a classifier's units."""
+    return tuple((wnid, lemmas) for wnid, lemmas in _table("imagenet_classes.tsv"))
 
-    Raises:
-        DataError: the list cannot be read or is empty.
+
+@cache
+def imagenet_phrases() -> dict[str, str]:
+    """WordNet id -> what to type: its first WordNet name, all different, in the order of the units."""
+    return {wnid: AMBIGUOUS.get(wnid, lemmas.split(",")[0]) for wnid, lemmas in imagenet_classes()}
+
+
+@cache
+def imagenet_units() -> dict[str, tuple[int, ...]]:
+    """Phrase of a VOC or COCO class -> the ImageNet classes that are kinds of it; absent where none is."""
+    table = yaml.safe_load(_read("imagenet_units.yaml"))
+    ends = {phrase: [str(entry).split("-") for entry in entries] for phrase, entries in table.items()}
+    return {p: tuple(n for e in pairs for n in range(int(e[0]), int(e[-1]) + 1)) for p, pairs in ends.items()}
+
+
+def _read(name: str) -> str:
+    return (files("phrase_loc.datasets") / "lists" / name).read_text(encoding="utf-8")
+
+
+def _table(name: str) -> list[list[str]]:
+    return [line.split("\t") for line in _read(name).splitlines() if line and not line.startswith("#")]
+
+
+def union_share(boxes: Sequence[Box], size: Size, inclusive: int = 0) -> float:
+    """Share of an image of `size` (H, W) that at least one of the boxes covers, by whole pixels.
+
+    `inclusive` is 1 where x2 and y2 are the last pixels, and not the edges behind them.
     """
-    lines, ids = read_lines(path, what, skipped), dict[str, int]()
-    for place, name in lines:
-        if name in ids:
-            again = f"{brief(name)[1:-1]} was listed in line {ids[name]}"
-            skipped.note("lines", f"{path.name} line {place}: {again}")
-        elif Path(name).name != name or len(name) > 200:
-            skipped.note("images", f"{path.name} line {place}: image id {brief(name)} is no file name")
-        else:
-            ids[name] = place
-    if not lines and not skipped.notes:
-        raise DataError(f"{what} {path} is empty; it must hold one image id a line")
-    return list(ids)
+    height, width = size
+    edges = np.array(boxes, np.float32) + np.array([0, 0, inclusive, inclusive], np.float32)
+    corners = np.round(edges).astype(float).clip(0, [width, height, width, height])
+    corners = corners[np.argsort(corners[:, 1])]  # by upper edge
+    columns = np.unique(corners[:, [0, 2]])
+    covered = 0.0
+    for left, right in pairwise(columns.tolist()):  # in a strip between two edges rows are intervals
+        top, bottom = corners[(corners[:, 0] <= left) & (corners[:, 2] >= right)][:, [1, 3]].T
+        if len(top):
+            reached = np.maximum.accumulate(np.concatenate([[0.0], bottom]))
+            covered += (right - left) * float((bottom - np.maximum(top, reached[:-1])).clip(min=0).sum())
+    return covered / (height * width)
 
 
-def _shown(box: Sequence[float]) -> str:
-    return "({:g}, {:g})-({:g}, {:g})".format(*box)
+def stack(boxes: Sequence[Sequence[float]]) -> Tensor:
+    """Corner lists -> (M, 4) float32, also for none at all."""
+    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)

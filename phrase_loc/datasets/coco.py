@@ -2,15 +2,13 @@
 
     ROOT/annotations/instances_<split>.json, ROOT/<split>/*.jpg        split: val2014, val2017, ...
 
-Every annotation of a category counts, crowds too, as in the public re-runs of the pointing game. Boxes are
-continuous xywh from 0 and become xyxy, cut to the image. Categories go by their names, whatever their ids.
-
-An annotation that fails takes its category in its image out of the count, since the truth would be incomplete; one
-whose category cannot be told takes the whole image out. Masks are checked before pycocotools sees them: its C code
-reads past the end of a malformed one.
+Every annotation of a category counts, crowds too, as in the public re-runs of the pointing game. Categories go by
+their names, whatever their ids. An annotation that fails takes its category in its image out of the count, since the
+truth would be incomplete; one whose category cannot be told takes the whole image out. Masks are checked before
+pycocotools sees them: its C code reads past the end of a malformed one.
 """
 
-from collections import defaultdict
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,17 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from phrase_loc.datasets.annotations import Annotated, brief, frame, number
-from phrase_loc.datasets.classes import ClassName, by_name, class_sample, stack
+from phrase_loc.datasets.annotations import Annotated, Box, ClassName, Size, brief, by_name, frame, number
 from phrase_loc.errors import DataError
 from phrase_loc.files import read_json
 from phrase_loc.structures import GroundingSample
 
 OWN = "use the official file, or ask for each by its own name with data.options.own_categories=true"
 LONGEST = 200  # outline of a polygon, in widths and heights of its image
+_COUNT = "[P-o]{0,6}[0-O]"  # of a compressed RLE: up to seven characters, the last without the sixth bit
 Object = dict[str, Any]
 #: Class -> (box xyxy, run-length mask) of its instances.
-Truth = dict[ClassName, list[tuple[list[float], Any]]]
+Truth = dict[ClassName, list[tuple[Box, Any]]]
 
 
 class COCO(Annotated):
@@ -51,8 +49,7 @@ class COCO(Annotated):
     def __init__(
         self, root: Path, split: str = "val2014", only_units: bool = False, own_categories: bool = False
     ) -> None:
-        super().__init__()
-        self.only_units = only_units
+        super().__init__(only_units)
         self.images = Path(root) / split
         path = Path(root) / "annotations" / f"instances_{split}.json"
         content = read_instances(path)
@@ -63,34 +60,35 @@ class COCO(Annotated):
         order = sorted(images, key=lambda key: (isinstance(key, str), key))
         self.fill(((brief(key), partial(self._read, images[key], groups)) for key in order), str(path))
 
+    def _by_id(self, listed: list[Any]) -> dict[Any, Object]:
+        """Id -> image; what has none, or shares it with another image, is named."""
+        images: dict[Any, Object] = {}
+        doubtful = set()
+        for place, image in enumerate(listed, start=1):
+            key = image.get("id") if isinstance(image, dict) else None
+            if not _is_id(key):
+                self.skipped.note("images", f"number {place} of the list: it has no id, got {brief(key)}")
+            elif images.setdefault(key, image) != image:
+                self.skipped.note("images", f"{brief(key)}: two images bear this id, so neither can be told")
+                doubtful.add(key)
+        return {key: image for key, image in images.items() if key not in doubtful}
+
     def _by_image(self, annotations: list[Any], images: dict[Any, Object]) -> dict[Any, list[Object]]:
         """Image id -> its annotations; one of no image is named, as is an id that comes again."""
         groups: dict[Any, list[Object]] = {key: [] for key in images}
         seen = set()
-        for place, annotation in enumerate(annotations):
+        for place, annotation in enumerate(annotations, start=1):
             found = annotation if isinstance(annotation, dict) else {}
-            own, key, called = found.get("id"), found.get("image_id"), _name(annotation, place)
+            own, key = found.get("id"), found.get("image_id")
+            called = f"annotation number {place}" if own is None else f"annotation {brief(own)}"
             if _is_id(own) and own in seen:
                 self.skipped.note("annotations of one id (kept)", f"{called} is there again")
-            seen.update([own] if _is_id(own) else [])
+            seen |= {own} if _is_id(own) else set()
             if _is_id(key) and key in groups:
                 groups[key].append(annotation)
             else:
                 self.skipped.note("annotations", f"{called}: of no image that is listed")
         return groups
-
-    def _by_id(self, listed: list[Any]) -> dict[Any, Object]:
-        """Id -> image; what has none, or shares it with another image, is named."""
-        images: dict[Any, Object] = {}
-        doubtful = set()
-        for place, image in enumerate(listed):
-            key = image.get("id") if isinstance(image, dict) else None
-            if not _is_id(key):
-                self.skipped.note("images", f"number {place + 1} of the list: it has no id, got {brief(key)}")
-            elif images.setdefault(key, image) != image:
-                self.skipped.note("images", f"{brief(key)}: two images bear this id, so neither can be told")
-                doubtful.add(key)
-        return {key: image for key, image in images.items() if key not in doubtful}
 
     def _read(self, image: Object, groups: dict[Any, list[Object]]) -> GroundingSample:
         annotations = groups.pop(image["id"])
@@ -100,42 +98,35 @@ class COCO(Annotated):
         if not isinstance(file, str) or not file.strip() or "\0" in file:
             raise DataError(f"file_name is {brief(file)}; the name of a photograph was expected")
         size = frame(number(image.get("height"), "height"), number(image.get("width"), "width"))
-        truth, broken = self._truth(str(image["id"]), annotations, size)
+        name = str(image["id"])
+        truth, broken = self._truth(name, annotations, size)
         if not truth:
             raise DataError("no category that can be counted")
-        masks = tuple(rle.merge([runs for _, runs in found]) for found in truth.values())
-        return class_sample(
-            str(image["id"]),
-            self.images / file,
-            size,
-            {kind: stack([box for box, _ in found]) for kind, found in truth.items()},
-            [float(rle.area(m)) / (size[0] * size[1]) for m in masks],
-            others=broken,
-            facts={"masks": masks},
-            only_units=self.only_units,
-        )
+        boxes = {kind: [box for box, _ in found] for kind, found in truth.items()}
+        whole = {kind: rle.merge([runs for _, runs in found]) for kind, found in truth.items()}
+        masks = {kind: (m, float(rle.area(m)) / (size[0] * size[1])) for kind, m in whole.items()}
+        return self.class_sample(name, self.images / file, size, boxes, broken, masks=masks)
 
-    def _truth(self, name: str, annotations: list[Object], size: tuple[int, int]) -> tuple[Truth, int]:
+    def _truth(self, name: str, annotations: list[Object], size: Size) -> tuple[Truth, int]:
         """The classes whose truth is whole, and the number of the others."""
         truth, broken = Truth(), set[ClassName]()
         for annotation in annotations:
-            key = annotation.get("category_id")
+            key, called = annotation.get("category_id"), f"annotation {brief(annotation.get('id'))}"
             if not _is_id(key) or key not in self.classes:
-                raise DataError(f"{_name(annotation)} is of category {brief(key)}, which is not listed")
+                raise DataError(f"{called} is of category {brief(key)}, which is not listed")
             kind = self.classes[key]
             try:
                 box = self.fit(name, _corners(annotation.get("bbox")), size)
                 truth.setdefault(kind, []).append((box, mask(annotation.get("segmentation"), size)))
             except DataError as error:
                 broken.add(kind)
-                left_out = f"{name}: every {kind.name} left out"
-                self.skipped.note("classes", f"{left_out}, since {_name(annotation)}: {error}")
+                why = f"every {kind.name} left out, since {called}: {error}"
+                self.skipped.note("classes", f"{name}: {why}")
         for kind in [kind for kind in truth if kind not in broken]:
             if not any(rle.area(runs) for _, runs in truth[kind]):
                 broken.add(kind)
-                self.skipped.note(
-                    "classes", f"{name}: every {kind.name} left out: no mask of it holds a pixel"
-                )
+                why = f"every {kind.name} left out: no mask of it holds a pixel"
+                self.skipped.note("classes", f"{name}: {why}")
         return {kind: found for kind, found in truth.items() if kind not in broken}, len(broken)
 
 
@@ -158,7 +149,7 @@ def categories(listed: list[Any], where: str, own: bool = False) -> dict[Any, Cl
     Raises:
         DataError: a category without an id or a name, one id twice, or a name that is none of COCO's.
     """
-    names: dict[Any, str] = defaultdict(str)
+    names: dict[Any, str] = {}
     for place, entry in enumerate(listed, start=1):
         key, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if not _is_id(key) or not isinstance(name, str) or not name.strip():
@@ -218,25 +209,15 @@ def _polygon(points: Any, size: tuple[int, int]) -> list[float]:
 
 
 def _runs(text: str) -> list[int]:
-    """The counts of a compressed RLE: five bits a character, low ones first; from the third on differences.
-
-    Raises:
-        DataError: it breaks off, or holds what no compressed RLE holds.
-    """
+    """The counts of a compressed RLE: five bits a character, low ones first; from the third on differences."""
+    if not re.fullmatch(f"({_COUNT})*", text):
+        raise DataError("its compressed runs are malformed or break off")
     runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise DataError("its compressed runs are malformed")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (1 << shift) if bits & 16 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise DataError("its compressed runs break off")
+    for count in re.findall(_COUNT, text):
+        bits = [ord(character) - 48 for character in count]
+        value = sum((five & 31) << 5 * place for place, five in enumerate(bits))
+        value -= 1 << 5 * len(bits) if bits[-1] & 16 else 0
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
     return runs
 
 
@@ -250,10 +231,3 @@ def _corners(box: Any) -> list[float]:
 
 def _is_id(key: Any) -> bool:
     return isinstance(key, (int, str)) and not isinstance(key, bool)
-
-
-def _name(annotation: Any, place: int | None = None) -> str:
-    key = annotation.get("id") if isinstance(annotation, dict) else None
-    return (
-        f"annotation {brief(key)}" if key is not None or place is None else f"annotation number {place + 1}"
-    )

@@ -6,35 +6,18 @@
       Annotations/<id>.xml              <size>; <object>s with <name>s (chains) and <bndbox> or <nobndbox>
       flickr30k-images/<id>.jpg         opened only by methods that look
 
-The rules of the official reader (flickr30k_entities_utils.py): corners are 1-based and lose 1 on all four;
-the box of an object belongs to each of its names; chain `0` is not visual; empty lines are no captions.
-Boxes stay in the frame of the XML's <size>, whatever the size of the image file.
-
-What cannot be read leaves the count and is named in `skipped`: an image, a caption, or a chain with a box that is
-inverted or wholly outside (all its mentions, since its truth would be incomplete). A box that reaches partly outside,
-or is one pixel wide, is kept as annotated, as every published script does, and named.
+The rules of the official reader (flickr30k_entities_utils.py): corners are 1-based and lose 1 on all four; the box
+of an object belongs to each of its names; chain `0` is not visual; empty lines are no captions. Boxes stay in the
+frame of the XML's <size>. A chain with a box that is inverted or wholly outside is left out with all its mentions,
+since its truth would be incomplete. A box that reaches partly outside, or is one pixel wide, is kept as annotated, as
+every published script does. Both are named.
 """
 
 import re
 from functools import partial
 from pathlib import Path
-from xml.etree.ElementTree import Element
 
-import torch
-from torch import Tensor
-
-from phrase_loc.datasets.annotations import (
-    Annotated,
-    beyond,
-    brief,
-    existing,
-    fit_box,
-    read_ids,
-    read_xml,
-    xml_box,
-    xml_frame,
-)
-from phrase_loc.datasets.classes import stack
+from phrase_loc.datasets.annotations import Annotated, Size, beyond, brief, existing, fit_box, read_xml, stack
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.structures import GroundingSample, Phrase
@@ -58,48 +41,46 @@ class Flickr30kEntities(Annotated):
 
     def __init__(self, root: Path, split: str = "test"):
         super().__init__()
-        self.root, self.split = Path(root), split
-        ids = read_ids(self._list(), "split file", self.skipped)
-        entries = ((image_id, partial(self._read, image_id)) for image_id in ids)
-        self.fill(entries, f"split {split!r} of {self.root}")
-        if split == "test" and len(ids) == OFFICIAL_IDS:
-            self._check_official()
-
-    def _list(self) -> Path:
+        self.root = Path(root)
         for folder in ("Annotations", "Sentences"):
             if not (self.root / folder).is_dir():
                 raise ConfigError(
-                    f"{self.root} is no tree of Flickr30k Entities: it has no folder {folder}; set data.root"
+                    f"{root} is no tree of Flickr30k Entities: it has no folder {folder}; set data.root"
                 )
-        path = self.root / f"{self.split}.txt"
+        path = self.root / f"{split}.txt"
         if not path.is_file():
             there = ", ".join(sorted(p.stem for p in self.root.glob("*.txt"))) or "none"
             raise ConfigError(f"split file {path} does not exist; splits in this tree: {there}")
-        return path
+        ids = self.read_ids(path, "split file")
+        self.fill(((image, partial(self._read, image)) for image in ids), f"split {split!r} of {self.root}")
+        if split == "test" and len(ids) == OFFICIAL_IDS:
+            self._check_official()
 
     def _read(self, image_id: str) -> GroundingSample:
-        captions = read_text(existing(self.root / "Sentences" / f"{image_id}.txt"), "captions").split("\n")
-        size, chains, bad = read_annotation(self.root / "Annotations" / f"{image_id}.xml")
-        for kind, chain, why in bad:
-            self.skipped.note(kind, f"{image_id}: chain {chain} {why}")
-        left_out = {chain for kind, chain, _ in bad if kind == "chains"}
-        phrases = [p for p in self._phrases(image_id, captions) if p.entity not in left_out]
-        for chain in dict.fromkeys(p.entity for p in phrases if p.entity != "0" and p.entity not in chains):
-            self.skipped.note("chains without annotation", f"{image_id}: the XML does not name chain {chain}")
-        boxes = tuple(chains.get(phrase.entity, torch.zeros(0, 4)) for phrase in phrases)
-        path = self.root / "flickr30k-images" / f"{image_id}.jpg"
-        texts = tuple(MARK.sub(" ", caption).strip() for caption in captions if caption.strip())
-        return GroundingSample(image_id, path, size, tuple(phrases), boxes, {"captions": texts})
-
-    def _phrases(self, image_id: str, captions: list[str]) -> list[Phrase]:
+        text = read_text(existing(self.root / "Sentences" / f"{image_id}.txt"), "captions")
+        captions = [(line, caption) for line, caption in enumerate(text.split("\n"), 1) if caption.strip()]
+        size, things = read_xml(self.root / "Annotations" / f"{image_id}.xml")
+        chains: dict[str, list[list[float]]] = {}
+        left_out = set()
+        for thing in things:
+            found = [_judged(box, size) for box in thing.boxes]
+            for chain in dict.fromkeys(thing.names):
+                chains.setdefault(chain, []).extend(box for box, _, _ in found)
+            for (_, kind, why), chain in ((f, c) for f in found if f[1] for c in dict.fromkeys(thing.names)):
+                self.skipped.note(kind, f"{image_id}: chain {brief(chain)[1:-1]} {why}")
+                left_out |= {chain} if kind == "chains" else set()
         phrases: list[Phrase] = []
-        filled = [(line, caption) for line, caption in enumerate(captions, 1) if caption.strip()]
-        for number, (line, caption) in enumerate(filled):
+        for sentence, (line, caption) in enumerate(captions):
             try:
-                phrases += parse_caption(caption, number)
+                phrases += [p for p in parse_caption(caption, sentence) if p.entity not in left_out]
             except DataError as error:
                 self.skipped.note("captions", f"{image_id}: caption in line {line} left out, {error}")
-        return phrases
+        for chain in dict.fromkeys(p.entity for p in phrases if p.entity != "0" and p.entity not in chains):
+            self.skipped.note("chains without annotation", f"{image_id}: the XML does not name chain {chain}")
+        boxes = tuple(stack(chains.get(phrase.entity, [])) for phrase in phrases)
+        path = self.root / "flickr30k-images" / f"{image_id}.jpg"
+        texts = tuple(MARK.sub(" ", caption).strip() for _, caption in captions)
+        return GroundingSample(image_id, path, size, tuple(phrases), boxes, {"captions": texts})
 
     def _check_official(self) -> None:
         boxed = [sum(len(b) > 0 for b in sample.boxes) for sample in self.samples]
@@ -128,31 +109,8 @@ def parse_caption(caption: str, number: int) -> list[Phrase]:
     return phrases
 
 
-def read_annotation(
-    path: Path,
-) -> tuple[tuple[int, int], dict[str, Tensor], list[tuple[str, str, str]]]:
-    """Size, boxes and problems of one XML file.
-
-    Returns:
-        (H, W); chain -> (M, 4) boxes, origin 0, M = 0 for chains without a box; and (kind, chain, sentence)
-        of each box that is unusable (kind 'chains') or kept though it reaches out of the image or has no area.
-    """
-    root = read_xml(path)
-    size = xml_frame(root)
-    chains: dict[str, list[list[float]]] = {}
-    bad = []
-    for thing in root.iter("object"):
-        names = dict.fromkeys((name.text or "").strip() for name in thing.findall("name"))
-        found = [_judged(node, size) for node in thing.findall("bndbox")]
-        for chain in names:
-            chains.setdefault(chain, []).extend(box for box, _, _ in found)
-        bad += [(kind, brief(chain)[1:-1], why) for _, kind, why in found for chain in names if kind]
-    return size, {chain: stack(boxes) for chain, boxes in chains.items()}, bad
-
-
-def _judged(node: Element, size: tuple[int, int]) -> tuple[list[float], str, str]:
+def _judged(corners: list[float], size: Size) -> tuple[list[float], str, str]:
     """Box of origin 0 as annotated, kind and sentence of what is wrong with it; two empty strings for a good one."""
-    corners = xml_box(node)
     try:
         own, cut = fit_box(corners, size, one_based=True, thin=True)
     except DataError as error:

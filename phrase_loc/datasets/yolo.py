@@ -8,7 +8,6 @@ an outline and counts as the box around it. Boxes refer to the upright photograp
 a box is easier than a hit on a mask, so figures never stand beside those of `coco`.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,15 +15,11 @@ from typing import Any
 
 import yaml
 
-from phrase_loc.datasets.annotations import Annotated, Entry, brief, frame, number
-from phrase_loc.datasets.classes import ClassName, by_name, class_names, class_sample, stack, union_share
+from phrase_loc.datasets.annotations import Annotated, ClassName, brief, by_name, class_names, frame, number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.images import IMAGE_ENDINGS, picture_size
 from phrase_loc.structures import GroundingSample
-
-#: Class number and (cx, cy, width, height) in shares of the image.
-Label = tuple[int, tuple[float, float, float, float]]
 
 ROUNDING = 1e-3  # shares of 1.0000001 are rounding; beyond this they are no shares
 LISTS = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")
@@ -38,7 +33,7 @@ class YOLO(Annotated):
         root: folder with `images` and `labels`.
         split: sub-folder of both, or '' when the files lie in them directly.
         names: class names in the order of the labels' numbers; COCO's 80 when not given.
-        only_units: keep only classes that an ImageNet classifier has units for (classes.py).
+        only_units: keep only classes that an ImageNet classifier has units for.
 
     Raises:
         ConfigError: `names` is no list of names.
@@ -51,8 +46,7 @@ class YOLO(Annotated):
     def __init__(
         self, root: Path, split: str = "", names: Sequence[str] | None = None, only_units: bool = False
     ) -> None:
-        super().__init__()
-        self.only_units = only_units
+        super().__init__(only_units)
         images, self.labels = Path(root) / "images" / split, Path(root) / "labels" / split
         for folder in (images, self.labels):
             if not folder.is_dir():
@@ -60,7 +54,7 @@ class YOLO(Annotated):
         self.classes = own_names(names) if names is not None else listed_names(Path(root))
         self.fill(self._entries(sorted(images.iterdir())), f"the pair {images} and {self.labels}")
 
-    def _entries(self, found: list[Path]) -> Iterator[Entry]:
+    def _entries(self, found: list[Path]) -> Iterator[tuple[str, partial[GroundingSample]]]:
         """The photographs, and notes of files and labels that belong to none."""
         for path in found:
             if path.suffix.lower() in IMAGE_ENDINGS:
@@ -73,56 +67,41 @@ class YOLO(Annotated):
                 self.skipped.note("images", f"{path.name}: labels without a photograph")
 
     def _read(self, path: Path) -> GroundingSample:
-        labels = read_labels(self.labels / f"{path.stem}.txt", self.classes)
-        if not labels:
+        labels = self.labels / f"{path.stem}.txt"
+        lines = read_text(labels, "label file").splitlines() if labels.is_file() else []
+        found = [self._label(t, f"{labels.name} line {n}") for n, t in enumerate(lines, 1) if t.strip()]
+        if not found:
             raise DataError("no label")
-        size = frame(*picture_size(path)[0])
-        found: dict[ClassName, list[list[float]]] = defaultdict(list)
-        for key, shares in labels:
-            found[self.classes[key]].append(self.fit(path.name, corners(shares, size), size))
-        boxes = {c: stack(corners) for c, corners in found.items()}
-        covered = [union_share(b, size) for b in boxes.values()]
-        return class_sample(path.stem, path, size, boxes, covered, only_units=self.only_units)
+        rows, columns = size = frame(*picture_size(path)[0])
+        boxes: dict[ClassName, list[list[float]]] = {}
+        for kind, (x1, y1, x2, y2) in found:
+            box = self.fit(path.name, [x1 * columns, y1 * rows, x2 * columns, y2 * rows], size)
+            boxes.setdefault(kind, []).append(box)
+        return self.class_sample(path.stem, path, size, boxes)
 
-
-def read_labels(path: Path, classes: dict[int, ClassName]) -> list[Label]:
-    """A label file -> its (class number, (cx, cy, w, h)); none when there is no such file."""
-    lines = read_text(path, "label file").splitlines() if path.is_file() else []
-    filled = [(f"{path.name} line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
-    return [read_line(line, classes, where) for where, line in filled]
-
-
-def read_line(line: str, classes: dict[int, ClassName], where: str) -> Label:
-    """`class cx cy w h`, or an outline, checked."""
-    fields = line.split()
-    try:
-        key, *shares = (number(field, "a field") for field in fields)
-    except DataError as error:
-        raise DataError(f"{where}: {error} in {brief(line)}; mend the label") from None
-    got = f"got {brief(line)}; mend the label"
-    outline = len(shares) >= 6 and len(shares) % 2 == 0
-    if len(shares) != 4 and not outline:
-        expected = "`class cx cy width height` or an outline of three or more points"
-        raise DataError(f"{where}: expected {expected}, {got}")
-    if key not in classes:
-        raise DataError(
-            f"{where}: class {key:g} is none of the {len(classes)} classes; give the list of names"
-        )
-    if not all(-ROUNDING <= share <= 1 + ROUNDING for share in shares):
-        raise DataError(f"{where}: expected shares of the image between 0 and 1, {got}")
-    if outline:
-        x1, x2, y1, y2 = min(shares[::2]), max(shares[::2]), min(shares[1::2]), max(shares[1::2])
-        shares = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
-    if shares[2] <= 0 or shares[3] <= 0:
-        raise DataError(f"{where}: a box without width or height, {got}")
-    return int(key), (shares[0], shares[1], shares[2], shares[3])
-
-
-def corners(shares: tuple[float, float, float, float], size: tuple[int, int]) -> list[float]:
-    """(cx, cy, w, h) in shares -> [x1, y1, x2, y2] in pixels of an image of `size` (H, W)."""
-    (cx, cy, width, height), (rows, columns) = shares, size
-    left, right = (cx - width / 2) * columns, (cx + width / 2) * columns
-    return [left, (cy - height / 2) * rows, right, (cy + height / 2) * rows]
+    def _label(self, line: str, where: str) -> tuple[ClassName, list[float]]:
+        """`class cx cy w h`, or an outline -> the class and its box x1, y1, x2, y2 in shares of the image."""
+        got = f"got {brief(line)}; mend the label"
+        try:
+            key, *shares = (number(field, "a field") for field in line.split())
+        except DataError as error:
+            raise DataError(f"{where}: {error} in {brief(line)}; mend the label") from None
+        outline = len(shares) >= 6 and len(shares) % 2 == 0
+        if len(shares) != 4 and not outline:
+            expected = "`class cx cy width height` or an outline of three or more points"
+            raise DataError(f"{where}: expected {expected}, {got}")
+        if key not in self.classes:
+            listed = f"none of the {len(self.classes)} classes; give the list of names"
+            raise DataError(f"{where}: class {key:g} is {listed}")
+        if not all(-ROUNDING <= share <= 1 + ROUNDING for share in shares):
+            raise DataError(f"{where}: expected shares of the image between 0 and 1, {got}")
+        if outline:
+            x1, x2, y1, y2 = min(shares[::2]), max(shares[::2]), min(shares[1::2]), max(shares[1::2])
+            shares = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
+        cx, cy, width, height = shares
+        if width <= 0 or height <= 0:
+            raise DataError(f"{where}: a box without width or height, {got}")
+        return self.classes[int(key)], [cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2]
 
 
 def own_names(names: Sequence[str]) -> dict[int, ClassName]:
@@ -141,19 +120,14 @@ def listed_names(root: Path) -> dict[int, ClassName]:
     if path is None:
         return dict(enumerate(class_names("coco")))
     text = read_text(path, "the list of classes")
-    if path.suffix == ".yaml":
-        return by_name(_names_in_yaml(text, path), path.name, OWN)
-    return by_name({i: line.strip() for i, line in enumerate(text.strip().splitlines())}, path.name, OWN)
-
-
-def _names_in_yaml(text: str, path: Path) -> dict[int, str]:
-    """The `names` of an Ultralytics data file: a list, or number: name."""
+    if path.suffix != ".yaml":
+        return by_name(dict(enumerate(map(str.strip, text.strip().splitlines()))), path.name, OWN)
     try:
         content: Any = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError):
         content = None
     names = content.get("names") if isinstance(content, dict) else None
-    named = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise DataError(f"{path} has no list of class names under `names`; mend it, or {OWN}")
-    return named
+    return by_name(names, path.name, OWN)

@@ -2,5 +2,5 @@
 
     config -> Plan (samples, protocols, methods) -> outcomes of images -> tables -> rows -> report
 
-`procedure.evaluate` is the whole way; `evaluate.py` and `phrase-loc evaluate` call it.
+`run.evaluate` is the whole way; `evaluate.py` and `phrase-loc evaluate` call it.
 """

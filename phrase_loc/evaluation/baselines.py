@@ -23,12 +23,7 @@ Guess = Callable[[GroundingSample, Query], tuple[Tensor, Tensor]]  # -> (2,) poi
 
 
 class Baseline:
-    """A blind guess as a method.
-
-    Args:
-        name: its name in reports.
-        guess: point and boxes of a query, from nothing but the size of the image and the words.
-    """
+    """A blind guess as a method: point and boxes from nothing but the size of the image and the words."""
 
     needs_image = False
 
@@ -49,22 +44,21 @@ class Baseline:
         )
 
 
-def _centre(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
-    height, width = sample.size
-    box = torch.tensor([width / 4, height / 4, width * 3 / 4, height * 3 / 4])
-    return _middle(sample), box[None]
+def _middle(*shares: float) -> Guess:
+    """A box in shares of the sides, with the point in the middle of the image."""
 
+    def guess(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
+        sides = _sides(sample.size)
+        return sides[:2] / 2, (sides * torch.tensor(shares))[None]
 
-def _whole_image(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
-    height, width = sample.size
-    return _middle(sample), torch.tensor([[0.0, 0.0, width, height]])
+    return guess
 
 
 def _random(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
     seed = hashlib.sha256("\n".join([sample.image_id, *query]).encode()).digest()[:8]
     draws = np.random.default_rng(int.from_bytes(seed, "big")).random((21, 2))
     corners = np.sort(draws[1:].reshape(10, 2, 2), axis=1).reshape(10, 4)
-    sides = torch.tensor([sample.size[1], sample.size[0]] * 2)
+    sides = _sides(sample.size)
     return torch.from_numpy(draws[0]).float() * sides[:2], torch.from_numpy(corners).float() * sides
 
 
@@ -73,17 +67,16 @@ def _fixed_boxes(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]
     return (boxes[0, :2] + boxes[0, 2:]) / 2, boxes
 
 
+def _sides(size: tuple[int, int]) -> Tensor:
+    return torch.tensor([size[1], size[0]] * 2)
+
+
 def blind_boxes(relative: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes in shares of the sides -> pixels of an image (H, W): (R, 4) -> (R, 4).
 
     The last pixel belongs to the box, as where widths count + 1: the right half of 8 pixels is 4 to 7.
     """
-    height, width = size
-    return relative * torch.tensor([width, height, width, height]) - torch.tensor([0.0, 0.0, 1.0, 1.0])
-
-
-def _middle(sample: GroundingSample) -> Tensor:
-    return torch.tensor([sample.size[1] / 2, sample.size[0] / 2])
+    return relative * _sides(size) - torch.tensor([0.0, 0.0, 1.0, 1.0])
 
 
 @cache
@@ -93,8 +86,8 @@ def _chosen() -> list[list[float]]:
 
 #: Baselines by name.
 BASELINES: dict[str, Guess] = {
-    "centre": _centre,
+    "centre": _middle(0.25, 0.25, 0.75, 0.75),
     "random": _random,
-    "whole_image": _whole_image,
+    "whole_image": _middle(0.0, 0.0, 1.0, 1.0),
     "fixed_boxes": _fixed_boxes,
 }

@@ -3,59 +3,40 @@
     classifier:efficientnet_lite0            phrases of VOC and COCO classes, each by its kinds' units
     classifier:efficientnet_lite0@imagenet   phrases of the 1,000 classes, each its own unit
 
-A phrase without an honest unit (datasets/lists/imagenet_units.yaml) is unknown and scores as a miss.
-Everything behind the units, the pass, the smoothing and the ranker, is what a text query uses: the classifier
-stands in for the model of a PhraseLocalizer.
+A phrase without an honest unit (datasets/lists/imagenet_units.yaml) is unknown and scores as a miss. The classifier
+is a text-to-region model with a free head, whose "words" are its 1,000 units: everything behind the units, the pass,
+the smoothing and the ranker, is what a text query uses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from phrase_loc.datasets.classes import imagenet_phrases, imagenet_units
+from phrase_loc.datasets.annotations import imagenet_phrases, imagenet_units
 from phrase_loc.errors import ConfigError, choose
-from phrase_loc.evaluation.controls import shuffled
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models import backbones
-from phrase_loc.models.build import fold_batch_norm
-from phrase_loc.models.model import FEATURES, Normalize
+from phrase_loc.models.build import create
 from phrase_loc.structures import Scene, Word
 from phrase_loc.text.phrases import EncodedPhrase
+from phrase_loc.text.vocabulary import Vocabulary
 
 PREFIX = "classifier:"
+VOCABULARIES: dict[str, Callable[[], Mapping[str, tuple[int, ...]]]] = {
+    "objects": imagenet_units,
+    "imagenet": lambda: {phrase: (n,) for n, phrase in enumerate(imagenet_phrases().values())},
+}
 
 
-class Classifier:
-    """A trunk and a linear layer over its average, with what a PhraseLocalizer reads of a model.
+@dataclass(frozen=True)
+class ClassEncoder:
+    """Phrases by the numbers of their units."""
 
-    Args:
-        trunk: chain of named stages that ends in non-negative features (N, D, h, w), batch norms folded.
-        weight: (C, D) the classes' units.
-        bias: (C,).
-        names: phrase -> numbers of its units.
-        preprocessing: what images the trunk expects.
-    """
-
-    def __init__(
-        self,
-        trunk: nn.Sequential,
-        weight: Tensor,
-        bias: Tensor,
-        names: Mapping[str, tuple[int, ...]],
-        preprocessing: backbones.Preprocessing,
-    ) -> None:
-        self.trunk, self.weight, self.bias, self.names = trunk, weight, bias, names
-        mean, std = (tuple(255 * v for v in values) for values in (preprocessing.mean, preprocessing.std))
-        self.normalize = Normalize(mean, std).to(weight.device)
-        self.encoder, self.words = self, SimpleNamespace(vectors=weight)
-        inference = {"image_sizes": (preprocessing.size,)}
-        # no calibration: a softmax share says which one class a photograph is of, not whether a thing is there
-        self.config = SimpleNamespace(inference=inference, calibration={})
+    names: Mapping[str, tuple[int, ...]]
 
     def encode(self, phrase: str) -> EncodedPhrase:
         """The units of a phrase with equal shares; K = 0 for a phrase that is no class."""
@@ -64,68 +45,33 @@ class Classifier:
         shares = torch.full((len(numbers),), 1 / max(len(numbers), 1))
         return EncodedPhrase((word,), torch.tensor(numbers, dtype=torch.long), shares)
 
-    def below(self, stage: str = FEATURES) -> nn.Module:
-        """The part up to a stage: (N, 3, H, W) RGB 0..255 -> activations."""
-        return nn.Sequential(self.normalize, backbones.split(self.trunk, self._stage(stage))[0])
-
-    def above(self, stage: str = FEATURES) -> nn.Module:
-        """The part over a stage: activations -> features (N, D, h, w)."""
-        return backbones.split(self.trunk, self._stage(stage))[1]
-
-    def between(self, low: str, high: str) -> nn.Module:
-        """The part from a stage to a later one: activations -> activations."""
-        return backbones.between(self.trunk, low, self._stage(high))
-
-    def stage_index(self, stage: str) -> int:
-        """The place of a stage from the image up; raises ConfigError for an unknown one."""
-        return backbones.stage_index(self.trunk, self._stage(stage))
-
-    def units(self, words: Tensor) -> Tensor:
-        """Numbers (K,) -> (K, D)."""
-        return self.weight[words]
-
-    def scores(self, features: Tensor, words: Tensor | None = None) -> Tensor:
-        """(N, D, h, w) and numbers (K,), None for all -> (N, K), before any softmax."""
-        rows = slice(None) if words is None else words
-        return features.flatten(2).mean(2) @ self.weight[rows].T + self.bias[rows]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All weights: what the results of an image depend on."""
-        return {"weight": self.weight, "bias": self.bias, **self.trunk.state_dict()}
-
-    def with_random_top(self) -> "Classifier":
-        """The control of controls.py: every unit's weights shuffled, each in its own fixed order."""
-        other = copy(self)
-        other.encoder = other
-        other.weight = torch.stack([shuffled(unit, number) for number, unit in enumerate(self.weight)])
-        return other
-
-    def _stage(self, name: str) -> str:
-        return [n for n, _ in self.trunk.named_children()][-1] if name == FEATURES else name
-
 
 class ClassifierLocalizer(PhraseLocalizer):
     """A localizer whose phrases are classes of an image classifier.
 
-    Several kinds of a thing ('dog' has 118) count by their softmax among each other in the image: the seed of
-    the logarithm of their summed probability.
+    Several kinds of a thing ('dog' has 118) count by their softmax among each other in the image: the seed of the
+    logarithm of their summed probability. It has no calibration: a softmax share says which one class a photograph is
+    of, not whether a thing is there.
     """
 
-    model: Any  # a Classifier
+    model: Any  # a TextToRegion with a ClassEncoder
+    vocabulary: Any = None  # it was trained on no text
 
-    def save_pretrained(self, folder: Any) -> Any:
+    def save_pretrained(self, folder: Any) -> Path:
         """A classifier is named, not saved."""
         raise ConfigError(f"a classifier is loaded by its name and not saved to {folder}; name it instead")
 
     @property
     def names(self) -> Mapping[str, tuple[int, ...]]:
         """Phrase -> numbers of its units."""
-        return self.model.names
+        return self.model.encoder.names
 
     @torch.inference_mode()
     def classify(self, scene: Scene) -> Tensor:
         """Scores of all classes, mean over sizes: (C,), before any softmax."""
-        return torch.cat([self.model.scores(h) for h in self._features(scene)]).mean(0)
+        classes = torch.arange(len(self.model.vocabulary), device=self.device)
+        units, bias = self.model.units(classes), self.model.word_bias(classes)
+        return torch.cat([h.flatten(2).mean(2) @ units.T + bias for h in self._features(scene)]).mean(0)
 
     def class_ranks(self, scene: Scene, phrases: Sequence[str]) -> Tensor:
         """How many classes score above the best of each phrase's own: (P,), NaN for one that has none."""
@@ -140,6 +86,25 @@ class ClassifierLocalizer(PhraseLocalizer):
         return super()._attend(scene, by_kind, method)
 
 
+def classifier(
+    backbone: str,
+    weights: str | None,
+    weight: Tensor,
+    bias: Tensor,
+    names: Mapping[str, tuple[int, ...]],
+    **settings: Any,
+) -> ClassifierLocalizer:
+    """A localizer of units (C, D) and biases (C,) over a backbone; `names` are the numbers of each phrase's units."""
+    vocabulary = Vocabulary(tuple(map(str, range(len(bias)))), (0,) * len(bias))
+    vectors = torch.cat([weight, bias[:, None]], 1)
+    model: Any = create(
+        vocabulary, vectors, backbone=backbone, weights=weights, hidden=None, free=True, pool="average"
+    )
+    model.encoder = ClassEncoder(names)
+    inference = Inference.from_dict({"image_sizes": (model.image_size,), **settings})
+    return ClassifierLocalizer(model.eval().requires_grad_(False), inference)
+
+
 def load_classifier(source: str, device: torch.device | str = "cpu", **settings: Any) -> ClassifierLocalizer:
     """The classifier that `classifier:BACKBONE[@imagenet]` names, with its ImageNet weights.
 
@@ -149,14 +114,6 @@ def load_classifier(source: str, device: torch.device | str = "cpu", **settings:
     """
     backbone, _, which = source.removeprefix(PREFIX).partition("@")
     names = choose(VOCABULARIES, which or "objects", "classifier vocabulary")()
-    weight, bias = (part.to(device) for part in backbones.imagenet_classifier(backbone))
-    trunk = fold_batch_norm(backbones.build(backbone, weights=backbones.IMAGENET)).to(device)
-    stages = cast(nn.Sequential, trunk.requires_grad_(False))
-    model = Classifier(stages, weight, bias, names, backbones.preprocessing(backbone))
-    return ClassifierLocalizer(model, Inference.from_dict({**model.config.inference, **settings}))  # type: ignore[arg-type]
-
-
-VOCABULARIES: dict[str, Callable[[], Mapping[str, tuple[int, ...]]]] = {
-    "objects": imagenet_units,
-    "imagenet": lambda: {phrase: (n,) for n, phrase in enumerate(imagenet_phrases().values())},
-}
+    units = backbones.imagenet_classifier(backbone)
+    made = classifier(backbone, backbones.IMAGENET, *units, names, **settings)
+    return ClassifierLocalizer(made.model.to(device), made.settings)

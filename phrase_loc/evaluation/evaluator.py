@@ -1,50 +1,46 @@
 """One pass over the images: all methods, all protocols, each image looked at once.
 
 The pass knows no dataset and no protocol by name. Images are shared out among processes by their place,
-without padding; each image's results are plain values, kept on disk as they come (progress.py) and put
-together in the order of the dataset, so that the report is the same at any number of processes.
+without padding; each image's results are columns, kept on disk as they come (`Progress`) and put together in the
+order of the dataset, so that the report is the same at any number of processes.
 """
 
-import base64
 import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from phrase_loc.distributed import World
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.evaluation.protocols import Protocol
 from phrase_loc.evaluation.scoring import SCORERS
 from phrase_loc.evaluation.targets import Answers, Batch, Method, Request, gather
-from phrase_loc.files import digest
+from phrase_loc.files import append_text, digest, refusing
 from phrase_loc.images import load_image, picture_size
 from phrase_loc.structures import GroundingSample
 
 Outcome = dict[str, Any]
+ADVICE = "choose another output"
 
 
 class Progress:
-    """The finished images of one evaluation.
+    """The finished images of one evaluation, in a folder beside its report: `key` is what they depend on.
 
-    Args:
-        output: path of the report.
-        key: what the results depend on (`key_of`).
-        rank: number of this process; each writes a file of its own.
+    Each process writes a file of its own, a line an image behind its digest.
     """
 
     def __init__(self, output: Path, key: str, rank: int = 0):
         self.folder = output.with_name(output.stem + ".progress")
         self.key, self.rank = key, rank
-        self._path = self.folder / f"{key}-{rank}.jsonl"
-        self._file: TextIO | None = None
 
     def read(self) -> dict[str, Outcome]:
         """Finished images of all processes of earlier runs, by image id."""
@@ -63,36 +59,12 @@ class Progress:
         return done
 
     def add(self, outcome: Outcome) -> None:
-        """Keep one image's results; they are in the file when this returns.
-
-        Raises:
-            ConfigError: the folder beside the report cannot be written to.
-        """
-        try:
-            if self._file is None:
-                self._file = self._open()
-            content = json.dumps(outcome)
-            self._file.write(f"{digest(content.encode())} {content}\n")
-            self._file.flush()
-        except OSError as error:
-            raise ConfigError(
-                f"results cannot be kept in {self.folder} ({error.strerror}); choose another output"
-            ) from None
-
-    def _open(self) -> TextIO:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        torn = self._path.is_file() and not self._path.read_bytes().endswith(b"\n")
-        file = self._path.open("a", encoding="utf-8")
-        file.write("\n" if torn else "")
-        return file
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Keep one image's results; they are in the file when this returns, or a DataError says why not."""
+        content = json.dumps(outcome, default=np.ndarray.tolist)
+        with refusing(self.folder, ADVICE):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        line = f"\n{digest(content.encode())} {content}"  # begins anew behind a line that a kill has torn
+        append_text(self.folder / f"{self.key}-{self.rank}.jsonl", line, ADVICE)
 
     def clear(self) -> None:
         """Remove this evaluation's files, and the folder when nothing else is in it: the first process does it.
@@ -107,14 +79,8 @@ class Progress:
             self.folder.rmdir()
 
 
-def key_of(*facts: Any) -> str:
-    """A short hash of plain values; equal values give equal keys in every process."""
-    return digest(json.dumps(facts, sort_keys=True, default=str).encode())[:16]
-
-
-SQUASHED = range(
-    32, 385
-)  # sides of the squares that are taken for squashed copies: inputs of common networks
+#: Sides of the squares that are taken for squashed copies: inputs of common networks.
+SQUASHED = range(32, 385)
 
 Size = tuple[int, int]  # (H, W)
 
@@ -139,12 +105,11 @@ def framed(sample: GroundingSample) -> Framed:
     if same_shape(upright, sample.size):
         return Framed(sample.path)
     if same_shape(stored, sample.size):
-        return Framed(_untagged(load_image(sample.path, upright=False)))
+        pixels = np.asarray(load_image(sample.path, upright=False))
+        return Framed(Image.fromarray(pixels))  # without EXIF, so that nobody turns them
     if upright[0] == upright[1] and upright[0] in SQUASHED and upright[0] < max(sample.size):
-        return Framed(
-            sample.path,
-            f"{_shown(upright)} pixels are taken for the whole {_shown(sample.size)} frame, squashed",
-        )
+        note = f"{_shown(upright)} pixels are taken for the whole {_shown(sample.size)} frame, squashed"
+        return Framed(sample.path, note)
     raise DataError(
         f"{sample.path.name} has {_shown(upright)} pixels, but its annotation is of {_shown(sample.size)}: no copy "
         "at another scale; give the photograph that was annotated"
@@ -159,15 +124,9 @@ def same_shape(picture: Size, frame: Size) -> bool:
     """
     small, large = sorted((picture, frame), key=lambda size: size[0] * size[1])
     scales = [((side - 1) / whole, (side + 1) / whole) for side, whole in zip(small, large, strict=True)]
-    near = (
-        abs(small[0] * large[1] - small[1] * large[0]) <= 0.05 * small[0] * large[1]
-    )  # of tiny ones all would do
+    first, second = small[0] * large[1], small[1] * large[0]
+    near = abs(first - second) <= 0.05 * first  # of tiny ones all would do
     return near and max(low for low, _ in scales) < min(high for _, high in scales)
-
-
-def _untagged(picture: Image.Image) -> Image.Image:
-    """The same pixels without EXIF, so that nobody turns them."""
-    return Image.fromarray(np.asarray(picture))
 
 
 def _shown(size: Size) -> str:
@@ -188,23 +147,17 @@ def run(plan: Plan, world: World, progress: Progress) -> list[Outcome]:
     """Results of every image in the order of the dataset, on every process.
 
     Returns:
-        Per image {"image": id, "results": {method: {protocol: {column: values}}}}, or {"image": id,
+        Per image {"image": id, "results": {method: {protocol: {column: array or list}}}}, or {"image": id,
         "skipped": sentence} for an image that no method could be asked about; with the key "note" where its
-        photograph was taken for a squashed one (photographs.py).
+        photograph was taken for a squashed one (`framed`).
     """
-    done: dict[str, Outcome] = {}
-    for part in world.gather(progress.read()):
-        done.update(part)
-    left = [sample for sample in plan.samples if sample.image_id not in done]
-    mine = left[world.rank :: world.size]
+    done = {image: outcome for part in world.gather(progress.read()) for image, outcome in part.items()}
+    mine = [sample for sample in plan.samples if sample.image_id not in done][world.rank :: world.size]
     fresh: dict[str, Outcome] = {}
     silent = None if world.is_main else True  # None: silent where stderr is no terminal
-    with progress, tqdm(total=len(mine), unit=" images", disable=silent) as bar:
-        for sample in mine:
-            outcome = examine(sample, plan)
-            progress.add(outcome)
-            fresh[sample.image_id] = outcome
-            bar.update()
+    for sample in tqdm(mine, unit=" images", disable=silent):
+        fresh[sample.image_id] = examine(sample, plan)
+        progress.add(fresh[sample.image_id])
     for part in world.gather(fresh):
         done.update(part)
     return [done[sample.image_id] for sample in plan.samples]
@@ -215,9 +168,7 @@ def examine(sample: GroundingSample, plan: Plan) -> Outcome:
     results: dict[str, dict[str, Any]] = {method.name: {} for method in plan.methods}
     try:
         for unit in dict.fromkeys(p.unit for p in plan.protocols):
-            tests = [p for p in plan.protocols if p.unit == unit]
-            for name, scored in _examine_unit(sample, tests, plan.methods).items():
-                results[name].update(scored)
+            _examine_unit(sample, [p for p in plan.protocols if p.unit == unit], plan.methods, results)
         looked = any(results[method.name] for method in plan.methods if method.needs_image)
         note = framed(sample).note if looked else ""
     except DataError as error:
@@ -226,54 +177,40 @@ def examine(sample: GroundingSample, plan: Plan) -> Outcome:
 
 
 def _examine_unit(
-    sample: GroundingSample, tests: list[Protocol], methods: Sequence[Method]
-) -> dict[str, dict[str, Any]]:
-    """Ask each method once for all tests that count the same things: method -> protocol -> columns."""
-    batches = {test: gather(test, sample) for test in tests}
-    queries = list(dict.fromkeys(query for batch in batches.values() for query in batch.queries))
-    if not queries:
-        return {}
+    sample: GroundingSample,
+    tests: list[Protocol],
+    methods: Sequence[Method],
+    results: dict[str, dict[str, Any]],
+) -> None:
+    """Ask each method once for all tests that count the same things."""
+    batches = [(test, batch) for test in tests if len(batch := gather(test, sample))]
+    queries = list(dict.fromkeys(query for _, batch in batches for query in batch.queries))
     place = {query: row for row, query in enumerate(queries)}
-    request = Request.of([test for test in tests if len(batches[test])])
-    scored: dict[str, dict[str, Any]] = {}
-    asked = {test: tuple(place[query] for query in batch.queries) for test, batch in batches.items()}
-    for method in methods:
+    request = Request.of([test for test, _ in batches])
+    for method in methods if queries else ():
         answers = method.answer(sample, queries, request)
-        taken = {rows: answers.take(rows) for rows in set(asked.values()) if rows}
-        scored[method.name] = {
-            test.name: _columns(test, batches[test], taken[rows]) for test, rows in asked.items() if rows
-        }
-    return scored
+        for test, batch in batches:
+            taken = answers.take([place[query] for query in batch.queries])
+            results[method.name][test.name] = _columns(test, batch, taken)
 
 
-def _columns(test: Protocol, batch: Batch, answers: Answers) -> dict[str, Any]:
-    """Plain columns of the P things counted: what scorers gave, and where the method pointed."""
+def _columns(test: Protocol, batch: Batch, answers: Answers) -> dict[str, NDArray[Any]]:
+    """(P, ...) columns of the things counted: what scorers gave, and where the method pointed. NaN is no answer."""
     values = SCORERS[test.kind](test, batch, answers)
     boxes = answers.map_boxes[test.map_box] if test.map_box else answers.boxes[:, :1].flatten(1)
-    columns: dict[str, Any] = {n: _plain(v, 6) if v.ndim == 1 else _packed(v) for n, v in values.items()}
-    columns["known"] = answers.known.int().tolist()
+    columns = {name: _rounded(v, 6) if v.ndim == 1 else v.cpu().numpy() for name, v in values.items()}
+    columns["known"] = answers.known.cpu().numpy()
     if "pointing" in test.kind:
-        columns["peak"] = _plain(answers.peaks[test.border], 3)
+        columns["peak"] = _rounded(answers.peaks[test.border], 3)
     if (test.top_k or test.map_box) and boxes.shape[1]:
-        columns["box"] = _plain(boxes, 3)
+        columns["box"] = _rounded(boxes, 3)
     if test.top_k and answers.scores.shape[1]:
-        columns["score"] = _plain(answers.scores[:, 0], 12)
+        columns["score"] = _rounded(answers.scores[:, 0], 12)
     if any(metric.startswith("mAP") for metric in test.metrics):
-        columns["scores"] = _packed(answers.scores[:, : test.top_k].float())
+        columns["scores"] = answers.scores[:, : test.top_k].float().cpu().numpy()
     return columns
 
 
-def _plain(values: Tensor, digits: int) -> list[Any]:
-    """Rounded numbers; NaN becomes None, as JSON has no NaN."""
-    rows = values.detach().cpu().double()
-    if rows.ndim == 2:
-        return [[None if x != x else round(x, digits) for x in row] for row in rows.tolist()]
-    return [None if x != x else round(x, digits) for x in rows.tolist()]
-
-
-def _packed(values: Tensor) -> dict[str, Any]:
-    """Many numbers as base64 of little-endian floats of their own width: too many for decimal digits."""
-    numbers = values.detach().cpu().contiguous().numpy()
-    numbers = numbers.astype(numbers.dtype.newbyteorder("<"))
-    coded = base64.b64encode(numbers.tobytes()).decode("ascii")
-    return {"shape": list(numbers.shape), "dtype": numbers.dtype.str, "base64": coded}
+def _rounded(values: Tensor, digits: int) -> NDArray[np.float64]:
+    numbers = [round(x, digits) for x in values.detach().double().flatten().tolist()]
+    return np.array(numbers).reshape(values.shape)

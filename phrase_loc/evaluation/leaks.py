@@ -1,21 +1,14 @@
 """Is an evaluation image among the training images? Shared ids, and near duplicates by their looks.
 
-Flickr30k, COCO, YFCC, SBU and Open Images are all Flickr: a model that saw an evaluation photograph with its
-captions has seen the answer. The evaluation set is indexed; the training set streams past it once, in chunks,
-so it may hold millions of images. Mirrored copies are looked for as well.
-
-A name tells a photograph only where it is an id: `image_ids` says which names are. A counter ('1', '0001', 'image1',
-'IMG_0001', 'DSC00012', 'photo (3)', a downloader's '000000123') or a date of a camera is none; a true copy under such
-a name is found by its looks.
+Flickr30k, COCO, YFCC, SBU and Open Images are all Flickr: a model that saw an evaluation photograph with its captions
+has seen the answer. The training set streams past the evaluation set once, so it may hold millions of images.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import imagehash
 import numpy as np
@@ -34,7 +27,6 @@ SIMILAR = 0.9  # least correlation of the thumbnails
 THUMB = 16
 SIDE = 64  # pictures are shrunk to this before hashing; enough for 32 x 32
 CHUNK = 512  # training images held at once
-BLOCK = 32  # pictures compared at a time: each may share its hash with all
 TAKEN = re.compile(  # when a camera took it, with or without the time of day
     r"(?<!\d)(19|20)\d\d[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])([-_. T]*\d{6,9})?(?!\d)"
 )
@@ -48,11 +40,11 @@ IDS = re.compile(
     )(?![0-9a-zA-Z])""",
     re.VERBOSE | re.IGNORECASE,
 )
-Source = bytes | Path | DataError  # the file of an image, or why there is none
+#: The name of an image, and its file or why there is none.
+Source = tuple[str, bytes | Path | DataError]
 
 
-@dataclass(frozen=True)
-class Prints:
+class Prints(NamedTuple):
     """Fingerprints of n pictures: phash (n,) uint64 and standardised thumbnails (n, 256) float32."""
 
     hashes: NDArray[np.uint64]
@@ -60,23 +52,15 @@ class Prints:
 
     @classmethod
     def of(cls, images: Iterable[Image.Image]) -> "Prints":
-        """Fingerprints of pictures in order."""
-        return cls.joined([fingerprint(image) for image in images])
-
-    @classmethod
-    def joined(cls, prints: Sequence[tuple[int, NDArray[np.float32]]]) -> "Prints":
-        """Several fingerprints."""
-        hashes, thumbs = zip(*prints, strict=True)
-        return cls(np.array(hashes, dtype=np.uint64), np.stack(thumbs))
-
-
-def fingerprint(image: Image.Image) -> tuple[int, NDArray[np.float32]]:
-    """The perceptual hash as one number, and the 16 x 16 grey picture with mean 0 and norm 1 (zeros when flat)."""
-    small = np.asarray(image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX), dtype=np.float32)
-    centred = small.ravel() - small.mean()
-    norm = float(np.linalg.norm(centred))
-    thumb = centred / norm if norm > 1e-3 else np.zeros_like(centred)
-    return int(str(imagehash.phash(image)), 16), thumb
+        """The perceptual hashes as numbers, and 16 x 16 grey pictures with mean 0 and norm 1 (zeros when flat)."""
+        hashes, small = [], []
+        for image in images:
+            hashes.append(int(str(imagehash.phash(image)), 16))
+            grey = image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+            small.append(np.asarray(grey, dtype=np.float32).ravel())
+        centred = np.array(small) - np.mean(small, axis=1, keepdims=True)
+        norms = np.linalg.norm(centred, axis=1, keepdims=True)
+        return cls(np.array(hashes, np.uint64), np.where(norms > 1e-3, centred / np.maximum(norms, 1e-3), 0))
 
 
 def duplicates(known: Prints, asked: Prints, distance: int) -> list[tuple[int, int, int, float]]:
@@ -85,89 +69,60 @@ def duplicates(known: Prints, asked: Prints, distance: int) -> list[tuple[int, i
     All are compared with all: 64-bit popcounts, of which a decoded training image pays for a million.
     """
     found: list[tuple[int, int, int, float]] = []
-    textured = np.flatnonzero(asked.thumbs.any(1))  # flat pictures are like nothing, and share their hashes
-    for first in range(0, len(textured), BLOCK):
-        own = textured[first : first + BLOCK]
-        bits = np.bitwise_count(asked.hashes[own, None] ^ known.hashes)
-        places, entries = np.nonzero(bits <= distance)
-        alike = np.einsum("ij,ij->i", asked.thumbs[own[places]], known.thumbs[entries])
-        for i in np.flatnonzero(alike >= SIMILAR).tolist():
-            place, entry = int(places[i]), int(entries[i])
-            found.append((int(own[place]), entry, int(bits[place, entry]), round(float(alike[i]), 4)))
+    for place in np.flatnonzero(asked.thumbs.any(1)).tolist():  # flat pictures are like nothing
+        bits = np.bitwise_count(asked.hashes[place] ^ known.hashes)
+        near = np.flatnonzero(bits <= distance)
+        alike = known.thumbs[near] @ asked.thumbs[place]
+        pairs = zip(near.tolist(), bits[near].tolist(), alike.tolist(), strict=True)
+        found += [(place, entry, n, round(r, 4)) for entry, n, r in pairs if r >= SIMILAR]
     return found
 
 
-@dataclass
-class Stream:
-    """Names and small pictures of a set, and what of it could not be read."""
-
-    images: Iterator[tuple[str, Source]]
-    unreadable: list[str] = field(default_factory=list)
-    count: int = 0
-
-    def __iter__(self) -> Iterator[tuple[str, Image.Image]]:
-        for name, source in self.images:
-            try:
-                if isinstance(source, DataError):
-                    raise source
-                picture = load_image(source)
-            except DataError as error:
-                self.unreadable.append(f"{name}: {error}")
-                continue
-            self.count += 1
-            yield name, picture.resize((SIDE, SIDE), Image.Resampling.BOX)
-
-
 def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE) -> dict[str, Any]:
-    """Look for the images of an evaluation set among training images.
+    """Look for the images of an evaluation set, mirrored or not, among training images.
 
     Args:
         train: shards (.tar, braces and globs allowed) and folders of images.
         evaluation: a folder with images, at any depth.
         distance: bits of 64 in which two perceptual hashes may differ, at most 7.
 
-    Returns:
-        {"train", "evaluation"}: counts and what was unreadable; {"rule", "shared_ids", "near_duplicates"}:
-        what was found and how; {"summary"}: one paragraph.
-
     Raises:
         DataError: one of the two sets holds no readable image, or the distance is out of range.
     """
     if not 0 <= distance <= FARTHEST:
         raise DataError(f"the distance is a number of bits from 0 to {FARTHEST}, got {distance}")
-    asked = Stream(folder_images(Path(evaluation)))
-    both = [(name, fingerprint(image), fingerprint(ImageOps.mirror(image))) for name, image in asked]
-    if not both:
+    unread: tuple[list[str], list[str]] = ([], [])
+    asked = dict(_pictures(folder_images(Path(evaluation)), unread[1]))
+    if not asked:
         raise DataError(
             f"no readable image in {evaluation}; name the folder that holds the evaluation images"
         )
-    names, straight, flipped = zip(*both, strict=True)
-    prints, mirrored = Prints.joined(straight), Prints.joined(flipped)
-    ids: dict[str, list[str]] = defaultdict(list)
+    names = list(asked)
+    prints = {False: Prints.of(asked.values()), True: Prints.of(map(ImageOps.mirror, asked.values()))}
+    ids: dict[str, list[str]] = {}
     for name in names:
         for key in image_ids(name):
-            ids[key].append(name)
-    seen = Stream(training_images(train))
+            ids.setdefault(key, []).append(name)
     shared: list[dict[str, str]] = []
     near: list[dict[str, Any]] = []
-    with tqdm(unit=" images", desc="train", disable=None) as bar:
-        rest = iter(seen)
-        while chunk := list(islice(rest, CHUNK)):
-            for name, _ in chunk:
-                hits = {hit for key in image_ids(name) for hit in ids.get(key, [])}
-                shared += [{"train": name, "evaluation": hit} for hit in sorted(hits)]
-            own = Prints.of(picture for _, picture in chunk)
-            near += [
-                {"train": chunk[a][0], "evaluation": names[b], "bits": n, "correlation": r, "mirrored": m}
-                for m, known in ((False, prints), (True, mirrored))
-                for a, b, n, r in duplicates(known, own, distance)
-            ]
-            bar.update(len(chunk))
-    if not seen.count:
+    count = 0
+    rest = iter(tqdm(_pictures(training_images(train), unread[0]), "train", unit=" images", disable=None))
+    while chunk := list(islice(rest, CHUNK)):
+        count += len(chunk)
+        for name, _ in chunk:
+            hits = {hit for key in image_ids(name) for hit in ids.get(key, [])}
+            shared += [{"train": name, "evaluation": hit} for hit in sorted(hits)]
+        own = Prints.of(picture for _, picture in chunk)
+        near += [
+            {"train": chunk[a][0], "evaluation": names[b], "bits": n, "correlation": r, "mirrored": mirrored}
+            for mirrored, known in prints.items()
+            for a, b, n, r in duplicates(known, own, distance)
+        ]
+    if not count:
         raise DataError(f"no readable image in {', '.join(train)}; name shards (.tar) or folders of images")
     content = {
-        "train": {"sources": list(train), "images": seen.count, "unreadable": seen.unreadable},
-        "evaluation": {"source": str(evaluation), "images": asked.count, "unreadable": asked.unreadable},
+        "train": {"sources": list(train), "images": count, "unreadable": unread[0]},
+        "evaluation": {"source": str(evaluation), "images": len(asked), "unreadable": unread[1]},
         "rule": {"hash": "imagehash.phash, 64 bits", "distance": distance, "correlation": SIMILAR},
         "shared_ids": shared,
         "near_duplicates": near,
@@ -175,21 +130,28 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
     return content | {"summary": summary(content)}
 
 
+def _pictures(sources: Iterator[Source], unreadable: list[str]) -> Iterator[tuple[str, Image.Image]]:
+    """Names and small grey pictures of a set; what of it cannot be read is added to a list."""
+    for name, source in sources:
+        try:
+            if isinstance(source, DataError):
+                raise source
+            yield name, load_image(source).resize((SIDE, SIDE), Image.Resampling.BOX).convert("L")
+        except DataError as error:
+            unreadable.append(f"{name}: {error}")
+
+
 def summary(content: dict[str, Any]) -> str:
     """One paragraph on what was found."""
-    train, asked = content["train"], content["evaluation"]
+    train, asked, rule = content["train"], content["evaluation"], content["rule"]
     by_id = {pair["evaluation"] for pair in content["shared_ids"]}
     by_look = {pair["evaluation"] for pair in content["near_duplicates"]}
-    touched = len(by_id | by_look)
     unreadable = len(train["unreadable"]) + len(asked["unreadable"])
     exact = sum(pair["bits"] == 0 for pair in content["near_duplicates"])
-    verdict = (
-        f"{touched:,} evaluation images ({100 * touched / asked['images']:.1f} %) are in the training set: "
-        "leave them out of one of the two before reporting"
-        if touched
-        else "No leak was found"
-    )
-    rule = content["rule"]
+    verdict = "No leak was found"
+    if touched := len(by_id | by_look):
+        share = f"{touched:,} evaluation images ({100 * touched / asked['images']:.1f} %)"
+        verdict = f"{share} are in the training set: leave them out of one of the two before reporting"
     return (
         f"{train['images']:,} training images against {asked['images']:,} evaluation images: {len(by_id):,} "
         f"share an id, {len(by_look):,} have a near duplicate (at most {rule['distance']} of 64 bits apart, "
@@ -199,10 +161,10 @@ def summary(content: dict[str, Any]) -> str:
 
 
 def image_ids(name: str) -> set[str]:
-    """What in a file's name tells one photograph from all others anywhere; empty for counters and dates.
+    """What in a file's name tells one photograph from all others anywhere.
 
-    COCO's twelve digits, Flickr's numbers, ImageNet's names, UUIDs and hashes. Leading zeros stay: a downloader's
-    nine-digit counter is no COCO number.
+    COCO's twelve digits, Flickr's numbers, ImageNet's names, UUIDs and hashes. A counter ('0001', 'IMG_0001',
+    'photo (3)', a downloader's '000000123') or a date of a camera is none: such a copy is found by its looks.
 
     >>> image_ids("COCO_val2014_000000391895.jpg")
     {'000000391895'}
@@ -212,7 +174,7 @@ def image_ids(name: str) -> set[str]:
     return {found.lower() for found in IDS.findall(TAKEN.sub(" ", Path(name).stem))}
 
 
-def folder_images(folder: Path) -> Iterator[tuple[str, Path]]:
+def folder_images(folder: Path) -> Iterator[Source]:
     """Names relative to the folder and paths, in order of name."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; name the root of the images")
@@ -221,7 +183,7 @@ def folder_images(folder: Path) -> Iterator[tuple[str, Path]]:
             yield str(path.relative_to(folder)), path
 
 
-def training_images(sources: Sequence[str]) -> Iterator[tuple[str, Source]]:
+def training_images(sources: Sequence[str]) -> Iterator[Source]:
     """Images of shards and folders, one source after the other."""
     for source in sources:
         folder = Path(source)
@@ -232,7 +194,7 @@ def training_images(sources: Sequence[str]) -> Iterator[tuple[str, Source]]:
                 yield from shard_images(shard)
 
 
-def shard_images(shard: str) -> Iterator[tuple[str, Source]]:
+def shard_images(shard: str) -> Iterator[Source]:
     """Names and bytes of the images in a WebDataset shard, in file order, and what of it is damaged.
 
     Raises:

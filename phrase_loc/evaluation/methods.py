@@ -1,65 +1,57 @@
-"""Names of methods -> methods. Blind baselines load nothing: no model, no torchvision, no image file."""
+"""Names of methods -> methods: blind baselines, a localizer as a query asks it, and controls, which must fail.
+
+    <method>@shuffled_words   the map of another phrase said of the same image; when every phrase of the image
+                              shares its words, of another word the model knows
+    <method>@random_word      the map of another word the model knows, drawn once for each phrase
+    <method>@random_top       the map of units whose weights are shuffled: a top layer that has learnt nothing
+
+A map that does not change with the word is no grounding. Each control runs with the same look, smoothing and ranker
+as the method itself, so the drop from method to control is what the word contributed; what is left is the bias of
+the photographs. Draws depend on the phrase and the image alone, so the rows are the same on every machine and at any
+number of processes. Where all methods are baselines no model, no torchvision and no image file is loaded.
+"""
 
 import hashlib
 import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from copy import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from phrase_loc.attention import METHODS
+from phrase_loc.boxes import rescale
 from phrase_loc.errors import ConfigError, nearest
 from phrase_loc.evaluation.baselines import BASELINES, Baseline
 from phrase_loc.evaluation.config import EvaluateConfig
-from phrase_loc.evaluation.targets import Method
+from phrase_loc.evaluation.evaluator import framed
+from phrase_loc.evaluation.protocols import MapBox, Protocol
+from phrase_loc.evaluation.rows import Rows, Table
+from phrase_loc.evaluation.statistics import Floats
+from phrase_loc.evaluation.targets import Answers, Method, Query, Request
+from phrase_loc.evaluation.thresholds import map_boxes
+from phrase_loc.maps import peak
+from phrase_loc.structures import GroundingSample, Scene
 
 if TYPE_CHECKING:
-    from phrase_loc.inference import Localizer
+    from phrase_loc.localizer import Localizer
 
 CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
 BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
 WITHOUT_PRIOR = "_no_prior"  # suffix of the row whose maps are not multiplied by a location prior
+SAME_PEAK = "same_peak"
+NEAR = 0.05  # of the longer side
+CHUNK = 16  # full-size maps held at once,
+HELD_PIXELS = 2**25  # or fewer, of so many pixels together
 
-
-def load(
-    source: str, inference: dict[str, Any], device: str, proposal_cache: Path | None = None
-) -> "Localizer":
-    """A localizer with its settings changed, of what PhraseLocalizer.from_pretrained takes or `classifier:...`.
-
-    `proposal_cache` is a folder that keeps proposals between runs, None for none.
-    """
-    from phrase_loc.evaluation.classifier import PREFIX, load_classifier
-    from phrase_loc.localizer import PhraseLocalizer
-
-    if source.startswith(PREFIX):
-        localizer: Localizer = load_classifier(source, device, **inference)
-    else:
-        localizer = PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
-    return localizer if proposal_cache is None else localizer.with_cache(proposal_cache)
-
-
-def cache_folder(setting: str) -> Path | None:
-    """The folder that `proposal_cache` names, tidied; None where nothing is kept."""
-    from platformdirs import user_cache_path
-
-    from phrase_loc.proposals.cache import tidy
-
-    if setting in ("", "none"):
-        return None
-    try:
-        if setting == "auto":
-            own = os.environ.get(CACHE_VARIABLE)
-            folder = (Path(own) if own else user_cache_path("phrase_loc", appauthor=False)) / "proposals"
-        else:
-            folder = Path(setting).expanduser()
-    except RuntimeError:  # ~nobody
-        raise ConfigError(f"proposal_cache is auto, none or a folder, got {setting!r:.200}") from None
-    tidy(folder)
-    return folder
-
-
-def baselines() -> list[Method]:
-    """The blind guesses that stand beside every score."""
-    return [Baseline(name, guess) for name, guess in BASELINES.items()]
+#: What is asked instead of the phrases of an image.
+Choice = Callable[["Localizer", GroundingSample, Sequence[str]], Sequence[str]]
 
 
 def needs_model(names: list[str]) -> bool:
@@ -73,12 +65,11 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
     Raises:
         ConfigError: one is unknown, or a setting has a wrong type or range.
     """
-    from phrase_loc.attention import METHODS
-    from phrase_loc.evaluation.controls import CONTROLS
-    from phrase_loc.inference import Inference
+    if inference:
+        from phrase_loc.localizer import Inference
 
-    Inference.from_dict(inference or {})
-    known = [*METHODS, *CONTROLS, *BASELINES]
+        Inference.from_dict(inference)
+    known = [*METHODS, *(f"{m}@{c}" for m in METHODS for c in CONTROLS), *BASELINES]
     for name in names:
         if name not in known and name.removesuffix(WITHOUT_PRIOR) not in METHODS:
             raise ConfigError(
@@ -86,52 +77,260 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
             )
 
 
+def load(source: str, inference: dict[str, Any], device: str) -> "Localizer":
+    """A localizer with its settings changed, of what PhraseLocalizer.from_pretrained takes or `classifier:...`."""
+    from phrase_loc.evaluation.classifier import PREFIX, load_classifier
+    from phrase_loc.localizer import PhraseLocalizer
+
+    if source.startswith(PREFIX):
+        return load_classifier(source, device, **inference)
+    return PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
+
+
 def load_localizer(config: EvaluateConfig, device: str) -> "Localizer":
     """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
-    if any(protocol.top_k for protocol in config.chosen_protocols()):
-        return load(config.model, config.inference, device, cache_folder(config.proposal_cache))
-    return load(config.model, {"proposals": BOXES_OF_MAPS, **config.inference}, device)
+    if not any(protocol.top_k for protocol in config.chosen_protocols()):
+        return load(config.model, {"proposals": BOXES_OF_MAPS, **config.inference}, device)
+    folder = cache_folder(config.proposal_cache)
+    localizer = load(config.model, config.inference, device)
+    return localizer if folder is None else localizer.with_cache(folder)
+
+
+def cache_folder(setting: str) -> Path | None:
+    """The folder that `proposal_cache` names, tidied; None where nothing is kept."""
+    from platformdirs import user_cache_path
+
+    from phrase_loc.proposals.source import tidy
+
+    if setting in ("", "none"):
+        return None
+    try:
+        folder = Path(setting).expanduser()
+        if setting == "auto":
+            own = os.environ.get(CACHE_VARIABLE)
+            parent = Path(own) if own else user_cache_path("phrase_loc", appauthor=False)
+            folder = parent / "proposals"
+    except RuntimeError:  # ~nobody
+        raise ConfigError(f"proposal_cache is auto, none or a folder, got {setting!r:.200}") from None
+    tidy(folder)
+    return folder
 
 
 def fingerprint(localizer: "Localizer | None") -> str:
     """A hash of the weights and settings of a localizer, '' for none."""
     if localizer is None:
         return ""
-    own = getattr(localizer, "fingerprint", None)
-    if own is not None:
-        return str(own)
-    digest = hashlib.sha256(repr(getattr(localizer, "settings", "")).encode())
+    digest = hashlib.sha256(repr(localizer.settings).encode())
     for name, value in sorted(localizer.model.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
+def baselines() -> list[Method]:
+    """The blind guesses that stand beside every score."""
+    return [Baseline(name, guess) for name, guess in BASELINES.items()]
+
+
 def build(names: list[str], localizer: "Localizer | None") -> list[Method]:
-    """The methods called `names`, in that order.
+    """The methods called `names`, in that order; `localizer` may be None when all are baselines.
 
     A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
     `<name>_no_prior`: a prior is bias and no grounding, so no table is without that row.
-
-    `localizer` may be None when all are baselines.
     """
-    if not needs_model(names):
-        return [Baseline(name, BASELINES[name]) for name in names]
-    assert localizer is not None, "a method that looks needs a localizer"
-    check(names)
-    from phrase_loc.evaluation.controls import CONTROLS, Looker, MapMethod
-
-    prior = getattr(getattr(localizer, "settings", None), "prior", 0.0) > 0
-    looker, built, rows = Looker(localizer), list[Method](), dict[str, None]()
+    if needs_model(names):
+        check(names)
+    rows = dict[str, None]()
     for name in names:
-        plain = name in BASELINES or name in CONTROLS or name.endswith(WITHOUT_PRIOR)
-        rows |= dict.fromkeys([name] if plain or not prior else [name, name + WITHOUT_PRIOR])
+        twice = name in METHODS and localizer is not None and localizer.settings.prior > 0
+        rows |= dict.fromkeys([name, name + WITHOUT_PRIOR] if twice else [name])
+    scenes, built = list[tuple[GroundingSample, Scene]](), list[Method]()
     for name in rows:
-        base = name.removesuffix(WITHOUT_PRIOR)
         if name in BASELINES:
             built.append(Baseline(name, BASELINES[name]))
-        elif name in CONTROLS:
-            built.append(CONTROLS[name](localizer, looker))
-        else:
-            changes = {"method": base} | ({"prior": 0.0} if base != name else {})
-            built.append(MapMethod(name, localizer.with_settings(**changes), looker))
+            continue
+        assert localizer is not None, "a method that looks needs a localizer"
+        method, _, control = name.partition("@")
+        base = method.removesuffix(WITHOUT_PRIOR)
+        asked = localizer.with_settings(method=base, **({} if base == method else {"prior": 0.0}))
+        asked = randomised(asked) if control == "random_top" else asked
+        built.append(MapMethod(name, asked, scenes, CONTROLS.get(control)))
     return built
+
+
+class MapMethod:
+    """A method that gives attention maps; peaks and boxes follow from the localizer's own rules.
+
+    `scenes` keeps the last image looked at for all methods over the same network; `choose` says what is asked instead
+    of the phrases.
+    """
+
+    needs_image = True
+
+    def __init__(
+        self,
+        name: str,
+        localizer: "Localizer",
+        scenes: list[tuple[GroundingSample, Scene]],
+        choose: Choice | None = None,
+    ):
+        self.name, self.localizer, self.scenes, self.choose = name, localizer, scenes, choose
+        self._last: tuple[GroundingSample | None, dict[str, Tensor]] = (None, {})
+
+    def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
+        """Answer distinct queries about one image (targets.py)."""
+        if not self.scenes or self.scenes[0][0] is not sample:
+            self.scenes[:] = [(sample, self.localizer.look(framed(sample).picture, size=sample.size))]
+        scene = self.scenes[0][1]
+        phrases = list(dict.fromkeys(p for query in queries for p in query))
+        found = self._maps(scene, sample, phrases)
+        maps = torch.stack([torch.stack([found[p] for p in query]).mean(0) for query in queries])
+        knows = {p: e.known for p, e in zip(phrases, self.localizer.encode(phrases), strict=True)}
+        known = torch.tensor([any(knows[p] for p in query) for query in queries])
+        peaks, boxes = self._from_heat(maps, sample.size, request)
+        for values in [*peaks.values(), *boxes.values()]:
+            values[~known] = float("nan")
+        ranked = self._ranked(scene, maps, known, request.top_k)
+        of_classifier = getattr(self.localizer, "class_ranks", None) if request.ranks else None
+        ranks = of_classifier(scene, [query[0] for query in queries]) if of_classifier else None
+        return Answers(known, peaks, ranked[..., :4], ranked[..., 4], boxes, ranks)
+
+    def _maps(self, scene: Scene, sample: GroundingSample, phrases: list[str]) -> dict[str, Tensor]:
+        """Phrase -> (h, w) >= 0, zeros without a known word; computed once an image."""
+        if self._last[0] is not sample:
+            self._last = (sample, {})
+        maps = self._last[1]
+        if new := [phrase for phrase in phrases if phrase not in maps]:
+            asked = self.choose(self.localizer, sample, new) if self.choose else new
+            maps.update(zip(new, self.localizer.attend(scene, asked), strict=True))
+        return maps
+
+    def _from_heat(
+        self, maps: Tensor, size: tuple[int, int], request: Request
+    ) -> tuple[dict[int, Tensor], dict[MapBox, Tensor]]:
+        """Peaks (P, 2) for each border and boxes (P, 4) for each rule, from full-size maps, a chunk at a time.
+
+        A rule with a grid of its own takes its box there, which is then rescaled.
+        """
+        peaks, found = defaultdict[int, list[Tensor]](list), defaultdict[MapBox, list[Tensor]](list)
+        if not request.borders and not request.map_boxes:
+            return {}, {}
+        for chunk in maps.split(max(1, min(CHUNK, HELD_PIXELS // (size[0] * size[1])))):
+            heat = self.localizer.heat(chunk, size)
+            for border in request.borders:
+                peaks[border].append(peak(_inside(heat, border)).cpu())
+            for grid in {rule.grid for rule in request.map_boxes}:
+                frame = (grid, grid) if grid else size
+                own = [rule for rule in request.map_boxes if rule.grid == grid]
+                full = self.localizer.heat(chunk, frame) if grid else heat
+                boxes = rescale(torch.stack([map_boxes(one, own) for one in full]), frame, size)  # (P, R, 4)
+                for rule, part in zip(own, boxes.unbind(1), strict=True):
+                    found[rule].append(part)
+        return {b: torch.cat(p) for b, p in peaks.items()}, {r: torch.cat(p) for r, p in found.items()}
+
+    def _ranked(self, scene: Scene, maps: Tensor, known: Tensor, top_k: int) -> Tensor:
+        """(P, k, 5): the boxes of each map, best first, and their scores; NaN where a ranking is shorter."""
+        rows: list[Tensor] = []
+        if top_k and known.any():
+            ranked = self.localizer.rank_all(scene, maps[known.to(maps.device)], top_k)
+            rows = [torch.cat([boxes, scores[:, None]], 1).detach().cpu().float() for boxes, scores in ranked]
+        longest = max(map(len, rows), default=0)
+        table = torch.full((len(maps), longest, 5), float("nan"))
+        if rows:
+            table[known] = pad_sequence(rows, batch_first=True, padding_value=float("nan"))
+        return table
+
+
+def _inside(heat: Tensor, border: int) -> Tensor:
+    """Maps with a frame of `border` pixels set to zero: (P, H, W)."""
+    if border == 0:
+        return heat
+    inner = torch.zeros_like(heat)
+    inner[:, border:-border, border:-border] = heat[:, border:-border, border:-border]
+    return inner
+
+
+def shuffled_words(localizer: "Localizer", sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
+    """For each phrase another one of the image that shares no word with it, else a word from elsewhere."""
+    said = sorted({phrase.text for phrase in sample.phrases})
+    words = dict(zip(said, _known_words(localizer, said), strict=True))
+    chosen = []
+    for phrase, asked in zip(phrases, _known_words(localizer, phrases), strict=True):
+        others = [text for text in said if words[text] and not words[text] & asked]
+        chosen.append(_drawn(others, sample, phrase) if others else _elsewhere(localizer, sample, phrase))
+    return chosen
+
+
+def random_word(localizer: "Localizer", sample: GroundingSample, phrases: Sequence[str]) -> list[str]:
+    """For each phrase a word the model knows and the phrase does not have."""
+    return [_elsewhere(localizer, sample, phrase) for phrase in phrases]
+
+
+def _known_words(localizer: "Localizer", phrases: Sequence[str]) -> list[frozenset[str]]:
+    return [frozenset(w.text for w in e.words if w.known) for e in localizer.encode(phrases)]
+
+
+def _elsewhere(localizer: "Localizer", sample: GroundingSample, phrase: str) -> str:
+    """A known word that no phrase of the image has, or the phrase itself when the model knows nothing else."""
+    names = getattr(localizer, "names", None) or localizer.vocabulary.words
+    texts = [phrase, *(p.text for p in sample.phrases)]
+    said = set().union(*_known_words(localizer, texts), texts)
+    others = [word for word in names if word not in said]
+    return _drawn(others, sample, phrase) if others else phrase
+
+
+def _drawn(options: Sequence[str], sample: GroundingSample, phrase: str) -> str:
+    digest = hashlib.sha256(f"{sample.image_id}\n{phrase}".encode()).digest()
+    return options[int.from_bytes(digest[:8], "big") % len(options)]
+
+
+CONTROLS: dict[str, Choice | None] = {
+    "shuffled_words": shuffled_words,
+    "random_word": random_word,
+    "random_top": None,
+}
+
+
+def randomised(localizer: "Localizer") -> "Localizer":
+    """A localizer over the same network whose units are shuffled, each in its own fixed order.
+
+    The weights keep their values and lose their places, so nothing but what was learnt is taken away.
+    """
+    known: Any = localizer
+    model, own = copy(known.model), known.model.units
+
+    def units(words: Tensor) -> Tensor:
+        """(K,) rows -> (K, D)."""
+        rows = zip(own(words), words.tolist(), strict=True)
+        return torch.stack([unit[_order(len(unit), number).to(unit.device)] for unit, number in rows])
+
+    model.units = units
+    return type(known)(model, known.settings, known.cache)
+
+
+@lru_cache(maxsize=1 << 12)
+def _order(length: int, number: int) -> Tensor:
+    return torch.randperm(length, generator=torch.Generator().manual_seed(number))
+
+
+def same_peak_rows(
+    rows: Rows, protocols: tuple[Protocol, ...], asked: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """One row for each pointing protocol and control whose own method is among `asked`."""
+    found = []
+    for protocol in (p for p in protocols if "pointing" in p.kind):
+        for name in asked:
+            method, _, control = name.partition("@")
+            if control and method in asked:
+                own, other = rows.tables[protocol.name, method], rows.tables[protocol.name, name]
+                compared = Table(own.things, {SAME_PEAK: same_peak(own, other)}).take(own.column("known") > 0)
+                alone = Rows({(protocol.name, name): compared}, rows.images, rows.bootstrap)
+                row = alone.row(protocol, name, SAME_PEAK)
+                found.append(row | {"baselines": {}, "by_type": {}, "compared_with": method})
+    return found
+
+
+def same_peak(own: Table, other: Table) -> Floats:
+    """(N,) 1 where the two peaks are near each other; 0 where one of them is missing."""
+    sizes = np.array([max(thing.sample.size) for thing in own.things], dtype=np.float64)
+    distance = np.linalg.norm(own.column("peak", 2) - other.column("peak", 2), axis=1)
+    return (np.nan_to_num(distance, nan=np.inf) <= NEAR * sizes).astype(np.float64)

@@ -1,20 +1,40 @@
-"""The files of a report: report.json, every phrase as CSV, a Markdown table, and the page."""
+"""The files of a report: report.json, every phrase as CSV, a Markdown table, and one HTML page.
 
+The page holds figures, words, reliability, and cases with their pictures as data URIs.
+"""
+
+import base64
 import csv
+import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from phrase_loc.errors import ConfigError
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.evaluation.baselines import BASELINES
+from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.config import EvaluateConfig
+from phrase_loc.evaluation.evaluator import framed
+from phrase_loc.evaluation.methods import WITHOUT_PRIOR
+from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.evaluation.tables import records
 from phrase_loc.files import lock, write_text, writing
+from phrase_loc.images import load_image
+from phrase_loc.structures import GroundingSample
+
+if TYPE_CHECKING:
+    from phrase_loc.localizer import Localizer
 
 COLUMNS = (
     *("image", "protocol", "method", "phrase", "type", "entity", "sentence", "known"),
@@ -28,6 +48,14 @@ OURS = {
     ".csv": ",".join(COLUMNS),
     ".html": "<title>phrase_loc: ",
 }
+CASES = 24  # of each group
+PHOTO_SIDE = 320  # longer side of an embedded photograph in pixels
+MAP_SIDE = 48  # longer side of an embedded map; the browser smooths it up
+SEED = 11
+WORDS = 40  # most frequent words shown
+TICKS = {"centre": "centre", "random": "random", "whole_image": "whole image", "fixed_boxes": "fixed boxes"}
+
+Record = dict[str, Any]
 
 
 @contextmanager
@@ -38,17 +66,15 @@ def reserved(config: EvaluateConfig) -> Iterator[None]:
         ConfigError: a file of another kind stands where one of the report will be written.
         DataError: the folder cannot be written, or another evaluation writes there.
     """
-    endings = [".json", ".md", *([".csv"] if config.csv else []), *([".html"] if config.html else [])]
-    for path in (config.output.with_suffix(ending) for ending in endings):
+    output, asked = config.output, {".csv": config.csv, ".html": config.html}
+    for path in (output.with_suffix(ending) for ending in OURS if asked.get(ending, True)):
         if os.path.exists(path) and not (path.is_file() and _is_ours(path)):
             raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
-    output = config.output
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"the folder of output={output} cannot be made ({error.strerror}); {ADVICE}"
-        ) from None
+        why = f"cannot be made ({error.strerror})"
+        raise ConfigError(f"the folder of output={output} {why}; {ADVICE}") from None
     sentence = f"another evaluation is writing {output}; wait for it, or {ADVICE}"
     with lock(output.with_name(f".{output.name}.lock"), sentence):
         yield
@@ -70,49 +96,67 @@ def finite(value: Any) -> Any:
 
 def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     """Write all files of a finished evaluation; give the report and the paths."""
-    output, content = evaluation.config.output, report(evaluation)
+    config, content = evaluation.config, report(evaluation)
     content["sha256"] = seal(content["by_image"], content["config"]["bootstrap"])
-    files = [output, output.with_suffix(".md")]
-    write_text(output, json.dumps(finite(content), indent=1, allow_nan=False) + "\n", ADVICE)
-    write_text(files[1], markdown(content), ADVICE)
-    if evaluation.config.csv:
-        files.append(output.with_suffix(".csv"))
-        _write_csv(evaluation, files[-1])
-    if evaluation.config.html:
-        from phrase_loc.evaluation.html import page
-
-        files.append(output.with_suffix(".html"))
+    files = {ending: config.output.with_suffix(ending) for ending in (".json", ".md")}
+    write_text(files[".json"], json.dumps(finite(content), indent=1, allow_nan=False) + "\n", ADVICE)
+    write_text(files[".md"], markdown(content), ADVICE)
+    if config.csv:
+        files[".csv"] = config.output.with_suffix(".csv")
+        with (
+            writing(files[".csv"], ADVICE) as part,
+            part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            csv.writer(file).writerows(chain([COLUMNS], map(_line, _records(evaluation))))
+    if config.html:
+        files[".html"] = config.output.with_suffix(".html")
         text = page(content, list(_records(evaluation)), evaluation.plan.samples, evaluation.localizer)
-        write_text(files[-1], text, ADVICE)
+        write_text(files[".html"], text, ADVICE)
     evaluation.progress.clear()
-    return content, files
+    return content, list(files.values())
+
+
+def _records(evaluation: Evaluation) -> Iterator[Record]:
+    for protocol in evaluation.plan.protocols:
+        for method in evaluation.asked:
+            yield from records(evaluation.tables, protocol, method)
+
+
+def _line(record: Record) -> list[Any]:
+    where = [*record["peak"], *record["box"]]
+    numbers = ["" if math.isnan(x) else f"{x:.6g}" for x in (record["iou"], record["score"], *where)]
+    names = [record[key] for key in ("image_id", "protocol", "method", "phrase")]
+    kinds = ["/".join(record["labels"]), record["entity"], record["sentence"], int(record["known"])]
+    return [*names, *kinds, f"{record['hit']:g}", *numbers]
 
 
 def markdown(content: dict[str, Any]) -> str:
     """A report as a table for a paper: one line for each row, baselines beside the score."""
-    names = list(dict.fromkeys(name for row in content["rows"] for name in row["baselines"]))
-    chosen = ["threshold"] if any("threshold" in row for row in content["rows"]) else []
-    head = ["protocol", "method", *chosen, "metric", "value", "95 %", "count", "images", *names]
-    words = 3 + len(chosen)
-    lines = [head, ["---"] * words + ["---:"] * (len(head) - words)]
-    for row in content["rows"]:
-        found = row.get("threshold")
-        threshold = f"{found['rule']} {found['value']:g}" if found else ""
-        known = [row["protocol"], row["method"], *[threshold for _ in chosen], row["metric"]]
-        value = [_number(row["value"]), " - ".join(f"{x:.2f}" for x in row["ci95"])]
-        counts = [f"{row['count']:,}", f"{row['images']:,}"]
-        lines.append([*known, *value, *counts, *(_number(row["baselines"].get(name)) for name in names)])
+    rows, config = content["rows"], content["config"]
+    names = list(dict.fromkeys(name for row in rows for name in row["baselines"]))
+    words = [
+        "protocol",
+        "method",
+        *(["threshold"] if any("threshold" in row for row in rows) else []),
+        "metric",
+    ]
+    numbers = ["value", "95 %", "count", "images", *names]
+    lines = [[*words, *numbers], ["---"] * len(words) + ["---:"] * len(numbers)]
+    for row in rows:
+        cells = {**row, "95 %": " - ".join(f"{x:.2f}" for x in row["ci95"])}
+        cells |= {name: _number(row["baselines"].get(name)) for name in names}
+        cells |= {"value": _number(row["value"]), **{key: f"{row[key]:,}" for key in ("count", "images")}}
+        chosen = row.get("threshold")
+        cells["threshold"] = f"{chosen['rule']} {chosen['value']:g}" if chosen else ""
+        lines.append([cells[name] for name in (*words, *numbers)])
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    data = content["config"]["data"]
-    drawn = " drawn by a hash of their names" if content["config"]["sample"] else ""
+    drawn = " drawn by a hash of their names" if config["sample"] else ""
     left_out = ", ".join(f"{v['count']} {k}" for k, v in content["skipped"].items() if isinstance(v, dict))
-    notes = "".join(
-        f"Note: {note}.\n\n" for note in dict.fromkeys(r["note"] for r in content["rows"] if "note" in r)
-    )
+    notes = dict.fromkeys(f"Note: {row['note']}.\n\n" for row in rows if "note" in row)
     return (
-        f"{data['name']} {data['split']}, {content['dataset']['images']:,} images{drawn}. Values in percent; "
-        f"intervals by bootstrap over images, {content['config']['bootstrap']:,} draws.\n\n{table}\n\n"
-        f"{notes}Left out or named: {left_out or 'nothing'}.\n"
+        f"{config['data']['name']} {config['data']['split']}, {content['dataset']['images']:,} images{drawn}. "
+        f"Values in percent; intervals by bootstrap over images, {config['bootstrap']:,} draws.\n\n{table}\n\n"
+        f"{''.join(notes)}Left out or named: {left_out or 'nothing'}.\n"
     )
 
 
@@ -120,25 +164,180 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _records(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    for protocol in evaluation.plan.protocols:
-        for method in evaluation.asked:
-            yield from records(evaluation.tables, protocol, method)
+def page(
+    report: dict[str, Any],
+    records: list[Record],
+    samples: Sequence[GroundingSample],
+    localizer: "Localizer | None" = None,
+) -> str:
+    """The text of the page of report.json's content, and of the records of every protocol and method asked.
+
+    The localizer gives maps and probabilities; without it the page has neither.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    shown, cases = gallery(records, samples, localizer)
+    diagram = reliability(localizer, samples) if localizer is not None else None
+    points = diagram.bins if diagram else ()
+    environment = Environment(
+        loader=PackageLoader("phrase_loc.evaluation", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        protocols=by_protocol(report),
+        bars=bars(report, records),
+        words=[w for w in report.get("by_word", ()) if (w["protocol"], w["method"]) == shown][:WORDS],
+        shown=shown,
+        cases=cases,
+        labels=sorted({label for case in cases for label in case["record"]["labels"]}),
+        diagram=diagram,
+        curve=" ".join(f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in points),
+        left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
+        ticks=TICKS,
+    )
 
 
-def _write_csv(evaluation: Evaluation, path: Path) -> None:
-    with (
-        writing(path, ADVICE) as part,
-        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(map(_line, _records(evaluation)))
+def by_protocol(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of each protocol with what is said of it, and the paired differences."""
+    return [
+        {
+            "name": name,
+            "about": report["protocols"].get(name, {}).get("about", ""),
+            "rows": [row for row in report["rows"] if row["protocol"] == name],
+            "differences": [d for d in report.get("differences", ()) if d["protocol"] == name and d["ci95"]],
+        }
+        for name in dict.fromkeys(row["protocol"] for row in report["rows"])
+    ]
 
 
-def _line(record: dict[str, Any]) -> list[Any]:
-    where = [*record["peak"], *record["box"]]
-    numbers = ["" if math.isnan(x) else f"{x:.6g}" for x in (record["iou"], record["score"], *where)]
-    names = [record[key] for key in ("image_id", "protocol", "method", "phrase")]
-    kinds = ["/".join(record["labels"]), record["entity"], record["sentence"], int(record["known"])]
-    return [*names, *kinds, f"{record['hit']:g}", *numbers]
+def bars(report: dict[str, Any], records: list[Record]) -> list[dict[str, Any]]:
+    """One figure for each row that has values by type: (label, value, count), highest count first."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for r in records:
+        counts.setdefault((r["protocol"], r["method"]), Counter()).update(r["labels"])
+    figures = []
+    for row in report["rows"]:
+        many = counts.get((row["protocol"], row["method"]), Counter())
+        lines = [(label, v, many[label]) for label, v in row["by_type"].items() if v is not None]
+        if lines:
+            title = f"{row['protocol']} · {row['method']} · {row['metric']}"
+            lines.sort(key=lambda line: (-line[2], line[0]))
+            figures.append({"title": title, "lines": lines, "value": row["value"]})
+    return figures
+
+
+def gallery(
+    records: list[Record], samples: Sequence[GroundingSample], localizer: "Localizer | None"
+) -> tuple[tuple[str, str] | None, list[dict[str, Any]]]:
+    """The (protocol, method) shown, and its cases for the template.
+
+    It is the first asked with ranked boxes, with boxes, or at all. Boxes of a case are (x, y, width, height) in
+    pixels, pictures data URIs or ''; each photograph is read and looked at once.
+    """
+    if not records:
+        return None, []
+    name = method = records[0]["method"]
+    own = [r for r in records if r["method"] == name]
+    ranked = [r["protocol"] for r in own if "R@1" in r["values"]]
+    boxed = [r["protocol"] for r in own if not math.isnan(r["iou"])]
+    protocol = (ranked or boxed or [own[0]["protocol"]])[0]
+    asked = None if name in BASELINES or "@" in name else localizer
+    if asked is not None and name.endswith(WITHOUT_PRIOR):
+        asked, method = asked.with_settings(prior=0.0), name.removesuffix(WITHOUT_PRIOR)
+    chosen = choose_cases([r for r in own if r["protocol"] == protocol])
+    phrases: dict[str, dict[str, None]] = {}
+    for _, record in chosen:
+        phrases.setdefault(record["image_id"], {})[record["phrase"]] = None
+    shown = [sample for sample in samples if sample.image_id in phrases]
+    seen = {s.image_id: _look(s, list(phrases[s.image_id]), asked, method) for s in shown}
+    peaks = {_key(r): r["peak"] for r in own if not math.isnan(r["peak"][0])}  # a ranking has none of its own
+    cases = []
+    for group, record in chosen:
+        photo, answers = seen[record["image_id"]]
+        overlay, present = answers.get(record["phrase"], ("", None))
+        peak = peaks.get(_key(record)) if math.isnan(record["peak"][0]) else record["peak"]
+        case = {"group": group, "record": record, "photo": photo, "overlay": overlay, "present": present}
+        box = None if math.isnan(sum(record["box"])) else _sides(record["box"])
+        cases.append(case | {"box": box, "peak": peak, "truth": [_sides(b) for b in record["truth"]]})
+    return (protocol, name), cases
+
+
+def choose_cases(records: Sequence[Record], count: int = CASES) -> list[tuple[str, Record]]:
+    """Groups and records: best = hits with most overlap, worst = the surest misses, random = as they fall.
+
+    At most one case of an image in a group; without overlaps or scores the order of the dataset decides.
+    """
+    order = np.random.default_rng(SEED).permutation(len(records)).tolist()
+    hits = [r for r in records if r["hit"] >= 0.5]
+    misses = [r for r in records if r["hit"] < 0.5 and r["known"]]
+    groups = {
+        "best": sorted(hits, key=lambda r: -np.nan_to_num(r["iou"], nan=-1.0)),
+        "worst": sorted(misses, key=lambda r: -np.nan_to_num(r["score"], nan=-1.0)),
+        "random": [records[i] for i in order],
+    }
+    chosen = []
+    for group, found in groups.items():
+        first = {r["image_id"]: r for r in reversed(found)}  # the foremost of each image
+        taken = list(dict.fromkeys(r["image_id"] for r in found))[:count]
+        chosen += [(group, first[image]) for image in taken]
+    return chosen
+
+
+def _key(record: Record) -> tuple[Any, ...]:
+    """What makes two records of different protocols the same phrase."""
+    return tuple(record[k] for k in ("image_id", "method", "phrase", "entity", "sentence"))
+
+
+def _look(
+    sample: GroundingSample, phrases: list[str], localizer: "Localizer | None", method: str
+) -> tuple[str, dict[str, tuple[str, float | None]]]:
+    """The photograph, and per phrase its map and probability; nothing where the file is not there."""
+    try:
+        picture = load_image(framed(sample).picture)
+    except DataError:
+        return "", {}
+    small = picture.copy()
+    small.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
+    photo = _uri(small, "JPEG", quality=78)
+    if localizer is None:
+        return photo, {}
+    single = [phrase for text in phrases for phrase in text.split(" / ")]
+    scene = localizer.look(picture, size=sample.size)
+    maps = dict(zip(single, localizer.attend(scene, single, method=method), strict=True))
+    present = dict(zip(single, localizer.present(scene, single), strict=True))
+    height, width = (max(2, round(side * (MAP_SIDE / max(sample.size)))) for side in sample.size)
+    answers = {}
+    for text in phrases:
+        parts = text.split(" / ")  # an entity's mentions: their mean, as it was scored
+        mean = sum(maps[p] for p in parts) / len(parts)
+        answers[text] = (_overlay(localizer.heat(mean[None], (height, width))[0]), present[parts[0]])
+    return photo, answers
+
+
+def _overlay(heat: Tensor) -> str:
+    """(h, w) map -> a picture whose colour and opacity grow with the map; '' for a map of zeros."""
+    import matplotlib
+
+    values = heat.detach().float().cpu().numpy()
+    low, top = float(values.min()), float(values.max())
+    if not top > 0:
+        return ""
+    values = (values - values.min()) / max(top - low, 1e-12)
+    colours = matplotlib.colormaps["inferno"](values)
+    colours[..., 3] = 0.8 * values**0.7
+    return _uri(Image.fromarray((255 * colours).astype(np.uint8), "RGBA"), "PNG")
+
+
+def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    data = io.BytesIO()
+    picture.save(data, format=kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+
+
+def _sides(box: Sequence[float]) -> tuple[float, ...]:
+    x1, y1, x2, y2 = (round(float(v), 1) for v in box)
+    return x1, y1, round(x2 - x1, 1), round(y2 - y1, 1)

@@ -1,135 +1,172 @@
-"""Tables of columns -> the rows of a report: value, interval, counts, baselines, by type."""
+"""Results of all images as tables of columns, and the rows of a report: value, interval, counts, baselines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from itertools import compress, product
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phrase_loc.evaluation.evaluator import Outcome, Plan
 from phrase_loc.evaluation.protocols import Protocol
 from phrase_loc.evaluation.scoring import average_precision
-from phrase_loc.evaluation.statistics import (
-    Floats,
-    Sums,
-    draws,
-    in_parts,
-    interval,
-    mean_of_columns,
-    percent,
-    sums_by_image,
-    sums_by_label,
-)
-from phrase_loc.evaluation.tables import Table
+from phrase_loc.evaluation.statistics import Floats, Sums, draws, in_parts, interval, mean_of_columns, percent
+from phrase_loc.evaluation.targets import gather
+from phrase_loc.structures import GroundingSample, Phrase
 from phrase_loc.text.english import canonical
 from phrase_loc.text.parsing import parse
 
-Mask = NDArray[np.bool_] | None
+ENOUGH = 5  # a word gets a line when so many of the things counted name it
+AP_REPLICATES = (
+    200  # draws behind the interval of a mean average precision, which costs a sort for each label
+)
+BESIDE = ("centre", "random", "whole_image")  # baselines beside every score
+BLIND_BOXES = "fixed_boxes"  # and beside every score of boxes
+
+
+class Thing(NamedTuple):
+    """What a protocol counts, the same for every method."""
+
+    image: int  # place of the sample in the dataset
+    sample: GroundingSample
+    phrase: Phrase  # the mention, or the first of a chain
+    text: str  # the phrase, or those of a chain
+    labels: tuple[str, ...]  # types
+    truth: Floats  # (M, 4) true boxes as the protocol takes them
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one method answered to the N things of one protocol, as columns (N, ...); NaN where there is no answer.
+
+    Columns: `known`, whether the method knew a word of it; each metric in 0..1; `iou` of the first box with the best
+    truth; `score` and `box` (N, 4) of the first box; `peak` (N, 2) x, y; `scores` (N, k) of all ranked boxes and the
+    rank `first` of the first correct one, for mean average precision; of a sweep the overlap `ious` (N, T) and the
+    box `boxes` (N, T, 4) of each rule; `rank`, how many classes score above the thing's own.
+    """
+
+    things: list[Thing]
+    columns: dict[str, Floats]
+
+    def __len__(self) -> int:
+        return len(self.things)
+
+    @cached_property
+    def image(self) -> NDArray[np.intp]:
+        """(N,) places of the samples in the dataset."""
+        return np.array([thing.image for thing in self.things], dtype=np.intp)
+
+    def column(self, name: str, *shape: int) -> Floats:
+        """(N, *shape) of one column, NaN where the method has none."""
+        found = self.columns.get(name)
+        return np.full((len(self), *shape), np.nan) if found is None else found
+
+    def take(self, keep: NDArray[np.bool_]) -> "Table":
+        """The things that are kept (N,)."""
+        columns = {name: column[keep] for name, column in self.columns.items()}
+        return Table(list(compress(self.things, keep)), columns)
+
+    @cached_property
+    def detections(self) -> tuple[Floats, NDArray[np.intp], NDArray[np.bool_]]:
+        """All ranked boxes, in dataset order: score, thing, whether it is the thing's first correct one."""
+        scores = self.column("scores", 0)
+        owner, rank = np.nonzero(~np.isnan(scores))
+        return scores[owner, rank], owner, rank == self.column("first")[owner]
+
+
+def tables(plan: Plan, outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Table]:
+    """The table of every (protocol, method), images that were left out missing from all of them."""
+    found: dict[tuple[str, str], Table] = {}
+    for protocol in plan.protocols:
+        things: list[Thing] = []
+        kept = []
+        for image, (sample, outcome) in enumerate(zip(plan.samples, outcomes, strict=True)):
+            batch = gather(protocol, sample)
+            if len(batch) and "skipped" not in outcome:
+                kept.append(outcome["results"])
+                phrases = [sample.phrases[members[0]] for members in batch.members]
+                truth = [rows[~np.isnan(rows[:, 0])] for rows in batch.truth.double().numpy()]
+                columns = (phrases, batch.texts, batch.labels, truth)
+                things += [Thing(image, sample, *values) for values in zip(*columns, strict=True)]
+        for method in plan.methods:
+            parts = [results[method.name][protocol.name] for results in kept]
+            names = {name for part in parts for name in part}
+            found[protocol.name, method.name] = Table(things, {name: _joined(parts, name) for name in names})
+    return found
+
+
+def _joined(parts: list[dict[str, Any]], name: str) -> Floats:
+    """One column of all images, with NaN where an image's is missing or narrower."""
+    arrays = [np.asarray(part.get(name, ()), dtype=np.float64) for part in parts]
+    sizes = [len(part["known"]) for part in parts]
+    joined = np.full((sum(sizes), *max(array.shape[1:] for array in arrays)), np.nan)
+    for rows, array in zip(np.split(joined, np.cumsum(sizes[:-1])), arrays, strict=True):
+        if array.size:
+            rows[(slice(None), *map(slice, array.shape[1:]))] = array
+    return joined
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Makes rows from the tables of one evaluation.
+    """Makes rows from the tables of one evaluation."""
 
-    Attributes:
-        tables: (protocol, method) -> columns; the baselines are among the methods.
-        images: I, images of the dataset.
-        bootstrap: draws behind each interval.
-    """
+    tables: dict[tuple[str, str], Table]  # by (protocol, method); the baselines are among the methods
+    images: int  # I, of the dataset
+    bootstrap: int  # draws behind each interval
 
-    tables: dict[tuple[str, str], Table]
-    images: int
-    bootstrap: int
-
-    def row(self, protocol: Protocol, method: str, metric: str, keep: Mask = None) -> dict[str, Any]:
-        """One row of the report.
-
-        Args:
-            protocol: the test.
-            method: whose answers.
-            metric: one of the protocol's.
-            keep: (N,) which of the things count; None for all.
-        """
-        table = self.tables[protocol.name, method]
-        image = table.things.image if keep is None else table.things.image[keep]
-        value, ci95 = self._value(protocol, method, metric, keep, with_interval=True)
-        boxes = protocol.top_k or protocol.map_box or protocol.sweep
-        beside = [*BESIDE, BLIND_BOXES] if boxes else list(BESIDE)
+    def row(self, protocol: Protocol, method: str, metric: str) -> dict[str, Any]:
+        """One row of the report: a method under one metric of the protocol."""
+        image, once = self.tables[protocol.name, method].image, np.ones((1, self.images))
+        draw = draws(self.images, min(self.bootstrap, AP_REPLICATES) if is_map(metric) else self.bootstrap)
+        beside = [*BESIDE, BLIND_BOXES] if protocol.top_k or protocol.rules else BESIDE
+        shown = [b for b in beside if (protocol.name, b) in self.tables and self.has(protocol, b, metric)]
+        values = {name: self._rates(protocol, name, metric)[1] for name in (method, *shown)}
+        percents = {name: percent(mean_of_columns(rates(once))[0]) for name, rates in values.items()}
+        by_type: dict[str, float | None] = {}
+        if metric != "mAP(Phrase)":  # whose labels are the phrases
+            names, rates = self._rates(protocol, method, metric, by_label=True)
+            by_type = dict(zip(names, map(percent, rates(once)[0])))  # one column where nothing has a label
         return {
             "protocol": protocol.name,
             "method": method,
             "metric": metric,
-            "value": value,
+            "value": percents[method],
             "count": len(image),
             "images": len(np.unique(image)),
-            "ci95": ci95,
-            "baselines": {
-                name: self._value(protocol, name, metric, keep)[0]
-                for name in beside
-                if (protocol.name, name) in self.tables and self.has(protocol, name, metric)
-            },
-            "by_type": self.by_label(protocol, method, metric, keep),
+            "ci95": interval(mean_of_columns(values[method](draw))),
+            "baselines": {name: percents[name] for name in shown},
+            "by_type": by_type,
         }
 
     def has(self, protocol: Protocol, method: str, metric: str) -> bool:
         """Whether a method was scored by a metric: a blind box has no rank among classes."""
         table = self.tables[protocol.name, method]
-        return metric.startswith("mAP") or metric in table.values or len(table.known) == 0
+        return is_map(metric) or metric in table.columns or not len(table)
 
-    def by_label(
-        self, protocol: Protocol, method: str, metric: str, keep: Mask = None
-    ) -> dict[str, float | None]:
-        """Value in percent for each type or class; empty for mAP(Phrase), whose labels are the phrases."""
+    def sums(self, protocol: Protocol, method: str, metric: str, by_label: bool = False) -> Sums:
+        """Sums by image behind a value that is no mAP, by label too where asked or where labels are averaged."""
         table = self.tables[protocol.name, method]
-        if metric.startswith("mAP"):
-            if metric != "mAP(Group)":
-                return {}
-            names, rates = precision_by_label(table, type_labels, np.ones((1, self.images)), keep)
-            return {name: percent(rate) for name, rate in zip(names, rates[0])}
-        sums = self._sums(table, metric, keep, by_label=True)
-        return {name: percent(rate) for name, rate in zip(sums.labels, sums.by_label())}
+        labelled = by_label or protocol.average == "label"
+        labels = [thing.labels for thing in table.things] if labelled else None
+        return Sums.of(table.column(metric), table.image, self.images, labels)
 
-    def sums(self, protocol: Protocol, method: str, metric: str) -> Sums | None:
-        """Sums by image behind a value, None for mAP, which is no ratio of sums."""
-        if metric.startswith("mAP") or not self.has(protocol, method, metric):
-            return None
-        return self._sums(self.tables[protocol.name, method], metric, None, protocol.average == "label")
-
-    def _value(
-        self, protocol: Protocol, method: str, metric: str, keep: Mask, with_interval: bool = False
-    ) -> tuple[float | None, list[float]]:
-        table = self.tables[protocol.name, method]
-        if metric.startswith("mAP"):
-            return self._mean_precision(table, metric, keep, with_interval)
-        sums = self._sums(table, metric, keep, protocol.average == "label")
-        replicates = sums.value(draws(self.images, self.bootstrap)) if with_interval else np.zeros(0)
-        return percent(sums.value()[0]), interval(replicates)
-
-    def _mean_precision(
-        self, table: Table, metric: str, keep: Mask, with_interval: bool
-    ) -> tuple[float | None, list[float]]:
-        naming = type_labels if metric == "mAP(Group)" else phrase_labels
-        _, rates = precision_by_label(table, naming, np.ones((1, self.images)), keep)
-        value = percent(mean_of_columns(rates)[0])
-        if not with_interval:
-            return value, []
-        weights = draws(self.images, min(self.bootstrap, AP_REPLICATES))
-        drawn = [precision_by_label(table, naming, part, keep)[1] for part in in_parts(weights)]
-        return value, interval(mean_of_columns(np.concatenate(drawn)))
-
-    def _sums(self, table: Table, metric: str, keep: Mask, by_label: bool) -> Sums:
-        chosen = np.arange(len(table.known)) if keep is None else np.flatnonzero(keep)
-        values, image = (
-            table.values.get(metric, np.zeros(len(table.known)))[chosen],
-            table.things.image[chosen],
-        )
-        if not by_label:
-            return sums_by_image(values, image, self.images)
-        return sums_by_label(values, image, [table.things.labels[i] for i in chosen], self.images)
+    def _rates(
+        self, protocol: Protocol, method: str, metric: str, by_label: bool = False
+    ) -> tuple[Sequence[str], Callable[[NDArray[Any]], Floats]]:
+        """Names of labels (L,), and what gives their rates (B, L)."""
+        if is_map(metric):
+            table = self.tables[protocol.name, method]
+            groups = groups_of(table, metric)
+            return list(groups), lambda weights: precisions(table, groups, weights)
+        sums = self.sums(protocol, method, metric, by_label)
+        return sums.labels, sums.rates
 
 
-ENOUGH = 5  # a word gets a line when so many of the things counted name it
+def is_map(metric: str) -> bool:
+    """Whether a metric is a mean average precision, which is no ratio of sums over images."""
+    return metric.startswith("mAP")
 
 
 def by_word(
@@ -138,21 +175,18 @@ def by_word(
     """The first metric of each protocol for each frequent content word, most frequent first."""
     vocabulary = getattr(localizer, "vocabulary", None)
     lines = []
-    for protocol in protocols:
-        for method in methods:
-            table, metric = rows.tables[protocol.name, method], protocol.metrics[0]
-            if metric not in table.values:
-                continue
-            owners: dict[str, list[int]] = {}
-            for thing, text in enumerate(table.things.texts):
-                for word in content_words(text):
-                    owners.setdefault(word, []).append(thing)
-            for word, things in sorted(owners.items(), key=lambda item: (-len(item[1]), item[0])):
-                if len(things) >= ENOUGH:
-                    seen = None if vocabulary is None else word in vocabulary
-                    value = percent(table.values[metric][things].mean())
-                    names = {"protocol": protocol.name, "method": method, "metric": metric, "word": word}
-                    lines.append(names | {"seen": seen, "count": len(things), "value": value})
+    for protocol, method in product(protocols, methods):
+        table, metric = rows.tables[protocol.name, method], protocol.metrics[0]
+        owners: dict[str, list[int]] = {}
+        for place, thing in enumerate(table.things if metric in table.columns else ()):
+            for word in content_words(thing.text):
+                owners.setdefault(word, []).append(place)
+        for word, things in sorted(owners.items(), key=lambda item: (-len(item[1]), item[0])):
+            if len(things) >= ENOUGH:
+                seen = None if vocabulary is None else word in vocabulary
+                value = percent(table.columns[metric][things].mean())
+                names = {"protocol": protocol.name, "method": method, "metric": metric, "word": word}
+                lines.append(names | {"seen": seen, "count": len(things), "value": value})
     return lines
 
 
@@ -163,45 +197,22 @@ def by_seen(rows: Rows, protocol: Protocol, row: dict[str, Any], localizer: Any)
     """
     vocabulary = getattr(localizer, "vocabulary", None)
     table = rows.tables[protocol.name, row["method"]]
-    if vocabulary is None or row["metric"] not in table.values:
+    if vocabulary is None or row["metric"] not in table.columns:
         return {}
-    groups = np.array([_group(text, vocabulary) for text in table.things.texts])
+    inside = [[word in vocabulary for word in content_words(thing.text)] for thing in table.things]
+    groups = np.array(["seen" if i and all(i) else "partly seen" if any(i) else "unseen" for i in inside])
     found = {}
     for name in ("seen", "partly seen", "unseen"):
-        values = table.values[row["metric"]][groups == name]
+        values = table.columns[row["metric"]][groups == name]
         if len(values):
             found[name] = {"value": percent(values.mean()), "count": len(values)}
     return {"by_seen": found}
-
-
-def _group(phrase: str, vocabulary: Any) -> str:
-    inside = [word in vocabulary for word in content_words(phrase)]
-    if inside and all(inside):
-        return "seen"
-    return "partly seen" if any(inside) else "unseen"
 
 
 @lru_cache(maxsize=1 << 16)
 def content_words(phrase: str) -> tuple[str, ...]:
     """Dictionary forms of the content words of a phrase, each once."""
     return tuple(dict.fromkeys(canonical(token.text) for token in parse(phrase)))
-
-
-AP_REPLICATES = (
-    200  # draws behind the interval of a mean average precision, which costs a sort for each label
-)
-BESIDE = ("centre", "random", "whole_image")  # baselines beside every score
-BLIND_BOXES = "fixed_boxes"  # and beside every score of boxes
-
-
-def type_labels(table: Table) -> list[tuple[str, ...]]:
-    """The labels of mAP(Group): the types of each phrase."""
-    return table.things.labels
-
-
-def phrase_labels(table: Table) -> list[tuple[str, ...]]:
-    """The labels of mAP(Phrase): the phrase itself, filtered to its content words; () when none is left."""
-    return [filtered(text) for text in table.things.texts]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -211,28 +222,58 @@ def filtered(phrase: str) -> tuple[str, ...]:
     return (words,) if words else ()
 
 
-def precision_by_label(
-    table: Table, naming: Callable[[Table], list[tuple[str, ...]]], weights: Floats, keep: Mask = None
-) -> tuple[list[str], Floats]:
-    """Average precision of each label: names (L,), and (B, L) in 0..1.
-
-    Detections of all phrases with a label are pooled over images; a phrase's only true positive is its first
-    correct box.
-    """
-    scores, owner, correct = table.detections
+def groups_of(table: Table, metric: str) -> dict[str, list[int]]:
+    """Label -> places of its things: the types of mAP(Group), or of mAP(Phrase) the phrases' content words."""
     groups: dict[str, list[int]] = {}
-    for thing, names in enumerate(naming(table)):
-        if keep is None or keep[thing]:
-            for name in names:
-                groups.setdefault(name, []).append(thing)
-    starts = np.searchsorted(owner, np.arange(len(table.known) + 1))
+    for place, thing in enumerate(table.things):
+        for name in thing.labels if metric == "mAP(Group)" else filtered(thing.text):
+            groups.setdefault(name, []).append(place)
+    return dict(sorted(groups.items()))
+
+
+def precisions(table: Table, groups: dict[str, list[int]], weights: NDArray[Any]) -> Floats:
+    """Average precision of each group, once for each row of weights (B, I): (B, L) in 0..1.
+
+    Detections of all things of a group are pooled over images; a thing's only true positive is its first correct box.
+    """
+    (scores, owner, correct), image = table.detections, table.image
+    starts = np.searchsorted(owner, np.arange(len(table) + 1))
     rates = np.full((len(weights), len(groups)), np.nan)
-    for column, name in enumerate(sorted(groups)):
-        things = np.array(groups[name])
-        rows = np.concatenate([np.arange(starts[t], starts[t + 1]) for t in things])
-        image = table.things.image
-        positives = weights[:, image[things]].sum(1)
-        rates[:, column] = average_precision(
-            scores[rows], correct[rows], image[owner[rows]], weights, positives
-        )
-    return sorted(groups), rates
+    for column, places in enumerate(groups.values()):
+        rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in places])
+        found, start = (scores[rows], correct[rows], image[owner[rows]]), 0
+        for part in in_parts(weights):
+            stop = start + len(part)
+            rates[start:stop, column] = average_precision(*found, part, part[:, image[places]].sum(1))
+            start = stop
+    return rates
+
+
+def records(found: dict[tuple[str, str], Table], protocol: Protocol, method: str) -> list[dict[str, Any]]:
+    """One plain record for each thing counted under a protocol: what the CSV and the page show."""
+    table = found[protocol.name, method]
+    metrics = [metric for metric in protocol.metrics if metric in table.columns]
+    hit = table.column("accuracy" if "accuracy" in table.columns else protocol.metrics[0])
+    iou, score, known = (table.column(name) for name in ("iou", "score", "known"))
+    peak, box = table.column("peak", 2).tolist(), table.column("box", 4).tolist()
+    return [
+        {
+            "image_id": thing.sample.image_id,
+            "size": thing.sample.size,
+            "protocol": protocol.name,
+            "method": method,
+            "phrase": thing.text,
+            "labels": thing.labels,
+            "entity": thing.phrase.entity,
+            "sentence": thing.phrase.sentence,
+            "known": bool(known[i]),
+            "hit": hit[i],
+            "values": {metric: table.columns[metric][i] for metric in metrics},
+            "iou": iou[i],
+            "score": score[i],
+            "peak": peak[i],
+            "box": box[i],
+            "truth": thing.truth.tolist(),
+        }
+        for i, thing in enumerate(table.things)
+    ]

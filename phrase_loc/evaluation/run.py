@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 from phrase_loc import __version__
 from phrase_loc.config import to_dict
@@ -13,15 +14,16 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import choose
 from phrase_loc.evaluation import methods, thresholds
 from phrase_loc.evaluation.config import EvaluateConfig
-from phrase_loc.evaluation.controls import same_peak_rows
-from phrase_loc.evaluation.evaluator import Plan, Progress, key_of, run
-from phrase_loc.evaluation.parity import faithful
-from phrase_loc.evaluation.rows import Rows, by_seen, by_word
-from phrase_loc.evaluation.statistics import paired
-from phrase_loc.evaluation.tables import Table, tables
-from phrase_loc.files import fingerprint
+from phrase_loc.evaluation.evaluator import Plan, Progress, run
+from phrase_loc.evaluation.protocols import faithful
+from phrase_loc.evaluation.rows import Rows, Table, by_seen, by_word, is_map, tables
+from phrase_loc.evaluation.statistics import Sums, paired
+from phrase_loc.files import digest, fingerprint
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
+
+if TYPE_CHECKING:
+    from phrase_loc.localizer import Localizer
 
 POLICY = (
     "An image, caption or chain that cannot be read is neither a hit nor a miss: it leaves the count of "
@@ -31,34 +33,23 @@ TIES = (
     "Of equal maxima of a map the first in row order; of equal scores the box ranked first, and across "
     "images the order of the dataset."
 )
-#: Settings that change nothing in the results of an image.
-WITHOUT_EFFECT = {"output", "bootstrap", "csv", "html", "resume", "limit", "sample", "device"}
-WITHOUT_EFFECT |= {"held_out", "proposal_cache"}
+COLUMNS = 2  # how an image's results are written: those written otherwise are computed again
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finished evaluation.
-
-    Attributes:
-        config: as it was run.
-        plan: samples, protocols and methods; the baselines are among the methods.
-        asked: names of the methods that get rows of their own.
-        rows: makes rows from `tables`.
-        skipped: what was left out.
-        localizer: None when no method looked at images.
-        progress: finished images on disk, to be cleared when the report is written.
-        notes: (protocol, method) -> what its rows say beside, such as the threshold that was chosen.
-    """
+    """A finished evaluation."""
 
     config: EvaluateConfig
-    plan: Plan
-    asked: tuple[str, ...]
+    plan: Plan  # the baselines are among the methods
+    asked: tuple[str, ...]  # names of the methods that get rows of their own
     rows: Rows
     skipped: Skipped
-    localizer: Any
-    progress: Progress
-    notes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    localizer: "Localizer | None"  # None when no method looked at images
+    progress: Progress  # finished images on disk, to be cleared when the report is written
+    notes: dict[tuple[str, str], dict[str, Any]] = field(
+        default_factory=dict
+    )  # beside rows of (protocol, method)
 
     @property
     def tables(self) -> dict[tuple[str, str], Table]:
@@ -66,13 +57,8 @@ class Evaluation:
         return self.rows.tables
 
 
-def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Evaluation:
-    """Evaluate on every process; the result is the same on each.
-
-    Args:
-        config: what to evaluate.
-        world: this process among its fellows.
-        localizer: used in place of the one the config names.
+def evaluate(config: EvaluateConfig, world: World, localizer: "Localizer | None" = None) -> Evaluation:
+    """Evaluate, on each process with the same result; a localizer takes the place of the one the config names.
 
     Raises:
         ConfigError: an unknown name, or no dataset where the config says.
@@ -103,11 +89,11 @@ def evaluate(config: EvaluateConfig, world: World, localizer: Any = None) -> Eva
         if "note" in outcome:
             skipped.note("squashed photographs (kept)", f"{outcome['image']}: {outcome['note']}")
     rows = Rows(tables(plan, outcomes), len(chosen), config.bootstrap)
-    counted = max(len(table.known) for table in rows.tables.values())
+    counted = max(map(len, rows.tables.values()))
     skipped.refuse_if_empty(counted, f"split {config.data.split!r} of {config.data.root}")
     names = tuple(method.name for method in asked)
     evaluation = Evaluation(config, plan, names, rows, skipped, localizer, progress)
-    return thresholds.settle(evaluation, config.held_out) if config.held_out else evaluation
+    return thresholds.select_thresholds(evaluation, config.held_out) if config.held_out else evaluation
 
 
 def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[GroundingSample]:
@@ -115,15 +101,26 @@ def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[Groundi
     if not 0 < number < len(samples):
         return samples
     images = [samples[i] for i in range(len(samples))]
-    lowest = sorted(images, key=lambda s: hashlib.sha256(s.image_id.encode()).digest())[:number]
-    kept = {sample.image_id for sample in lowest}
-    return [sample for sample in images if sample.image_id in kept]
+    hashes = [hashlib.sha256(sample.image_id.encode()).digest() for sample in images]
+    return [images[i] for i in sorted(sorted(range(len(images)), key=hashes.__getitem__)[:number])]
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """What goes into report.json."""
-    config, plan = evaluation.config, evaluation.plan
-    rows = _rows(evaluation)
+    config, plan, made = evaluation.config, evaluation.plan, evaluation.rows
+    rows: list[dict[str, Any]] = []
+    sums: dict[tuple[str, str, str], Sums] = {}
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for p, method in product(plan.protocols, evaluation.asked):
+        for metric in p.metrics:
+            if not made.has(p, method, metric):
+                continue
+            row = made.row(p, method, metric)
+            row |= by_seen(made, p, row, evaluation.localizer)
+            rows.append(row | evaluation.notes.get((p.name, method), {}))
+            if not is_map(metric):
+                own = sums[p.name, method, metric] = made.sums(p, method, metric)
+                cells.setdefault(p.name, {}).setdefault(method, {})[metric] = own.to_dict()
     return {
         "config": to_dict(config),
         "version": __version__,
@@ -134,66 +131,39 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             "phrases": sum(len(sample.phrases) for sample in plan.samples),
             "phrases_with_boxes": sum(len(boxes) > 0 for s in plan.samples for boxes in s.boxes),
         },
-        "rows": rows,
+        "rows": rows + methods.same_peak_rows(made, plan.protocols, evaluation.asked),
         "protocols": {protocol.name: to_dict(protocol) for protocol in plan.protocols},
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
-        "differences": _differences(evaluation),
-        "by_word": by_word(evaluation.rows, plan.protocols, evaluation.asked, evaluation.localizer),
-        "by_image": _by_image(evaluation),
+        "differences": _differences(evaluation, sums),
+        "by_word": by_word(made, plan.protocols, evaluation.asked, evaluation.localizer),
+        "by_image": {"images": [sample.image_id for sample in plan.samples], "sums": cells},
     }
 
 
-def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    rows = evaluation.rows
-    own = [
-        row
-        | by_seen(rows, protocol, row, evaluation.localizer)
-        | evaluation.notes.get((protocol.name, method), {})
-        for protocol in evaluation.plan.protocols
-        for method in evaluation.asked
-        for row in (rows.row(protocol, method, m) for m in protocol.metrics if rows.has(protocol, method, m))
-    ]
-    return own + same_peak_rows(evaluation.rows, evaluation.plan.protocols, evaluation.asked)
-
-
-def _differences(evaluation: Evaluation) -> list[dict[str, Any]]:
+def _differences(evaluation: Evaluation, sums: dict[tuple[str, str, str], Sums]) -> list[dict[str, Any]]:
     """Every method against the first, paired by image."""
     first, *others = evaluation.asked
     found = []
     for protocol in evaluation.plan.protocols:
-        for metric in protocol.metrics:
-            base = evaluation.rows.sums(protocol, first, metric)
-            for method in others:
-                other = evaluation.rows.sums(protocol, method, metric)
-                if base is not None and other is not None:
-                    change = paired(other, base, evaluation.config.bootstrap)
-                    names = {"protocol": protocol.name, "metric": metric, "method": method, "minus": first}
-                    found.append(names | to_dict(change))
+        for metric, method in product(protocol.metrics, others):
+            own, base = (sums.get((protocol.name, name, metric)) for name in (method, first))
+            if own is not None and base is not None:
+                names = {"protocol": protocol.name, "metric": metric, "method": method, "minus": first}
+                found.append(names | paired(own, base, evaluation.config.bootstrap))
     return found
 
 
-def _by_image(evaluation: Evaluation) -> dict[str, Any]:
-    """Sums by image behind each row, from which two reports are compared."""
-    cells: dict[str, dict[str, dict[str, Any]]] = {}
-    for protocol in evaluation.plan.protocols:
-        for method in evaluation.asked:
-            for metric in protocol.metrics:
-                sums = evaluation.rows.sums(protocol, method, metric)
-                if sums is not None:
-                    cells.setdefault(protocol.name, {}).setdefault(method, {})[metric] = sums.to_dict()
-    return {"images": [sample.image_id for sample in evaluation.plan.samples], "sums": cells}
-
-
-def _key(config: EvaluateConfig, plan: Plan, localizer: Any) -> str:
-    """Hash of all that the results of an image depend on."""
-    settings = {name: value for name, value in to_dict(config).items() if name not in WITHOUT_EFFECT}
-    looks = any(method.needs_image for method in plan.methods)
-    names = [method.name for method in plan.methods]
-    tests = [to_dict(test) for test in plan.protocols]
-    return key_of(
-        __version__, settings, _truth(plan.samples, looks), names, tests, methods.fingerprint(localizer)
+def _key(config: EvaluateConfig, plan: Plan, localizer: "Localizer | None") -> str:
+    """Hash of all that the results of an image depend on; equal in every process."""
+    facts = (
+        *(COLUMNS, __version__, to_dict(config.data), config.model, config.inference),
+        _truth(plan.samples, any(method.needs_image for method in plan.methods)),
+        [method.name for method in plan.methods],
+        [to_dict(test) for test in plan.protocols],
+        methods.fingerprint(localizer),
     )
+    return digest(json.dumps(facts, sort_keys=True, default=str).encode())[:16]
 
 
 def _truth(samples: Sequence[GroundingSample], looks: bool) -> str:

@@ -4,12 +4,10 @@ Beside its metrics a scorer may give 'iou' (P,), the overlap of the first box wi
 mean average precision, 'first' (P,), the rank of the first correct box.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,55 +15,26 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle
 from torch import Tensor
 
+from phrase_loc.boxes import iou
 from phrase_loc.evaluation.protocols import Protocol
 from phrase_loc.evaluation.targets import Answers, Batch
-
-if TYPE_CHECKING:
-    from phrase_loc.evaluation.targets import Answers, Batch
 
 Array = NDArray[np.float64]
 
 
 def inside_any(points: Tensor, boxes: Tensor, margin: float = 0.0, strict: bool = False) -> Tensor:
-    """Whether a point lies in any of its boxes: (P, 2) x, y and (P, M, 4) -> (P,) bool.
+    """Whether a point lies in any of its boxes, NaN in none: (P, 2) x, y and (P, M, 4) -> (P,) bool.
 
-    Args:
-        points: one point for each thing, NaN where there is none.
-        boxes: the thing's own true boxes, NaN rows as padding.
-        margin: pixels by which each side is pushed outwards first.
-        strict: whether a point on the border is outside.
+    Boxes are widened by the margin; a point on the border is inside unless `strict`.
     """
-    x, y = points[:, None, 0], points[:, None, 1]
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    x1, y1, x2, y2 = x1 - margin, y1 - margin, x2 + margin, y2 + margin
-    if strict:
-        return ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(1)
-    return ((x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)).any(1)
+    point, low, high = points[:, None], boxes[..., :2] - margin, boxes[..., 2:] + margin
+    inside = (point > low) & (point < high) if strict else (point >= low) & (point <= high)
+    return inside.all(2).any(1)
 
 
-def overlaps(boxes: Tensor, truth: Tensor, offset: float = 0.0) -> Tensor:
-    """IoU of each thing's boxes with its own truth: (P, k, 4), (P, M, 4) -> (P, k, M), NaN rows give 0."""
-    a, b = boxes[:, :, None, :], truth[:, None, :, :]
-    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]) + offset
-    shared = sides.clamp(min=0).prod(-1)
-    areas = [(x[..., 2:] - x[..., :2] + offset).clamp(min=0).prod(-1) for x in (a, b)]
-    union = areas[0] + areas[1] - shared
-    return torch.where(union > 0, shared / union, 0.0)
-
-
-def first_correct(ious: Tensor, threshold: float = 0.5, closed: bool = True) -> Tensor:
-    """Rank of the first box that reaches the threshold with any true box: (P, k, M) -> (P,), k if none.
-
-    An overlap of exactly the threshold is enough where it is `closed`.
-    """
-    correct = ((ious >= threshold) if closed else (ious > threshold)).any(2)
-    ranks = torch.arange(ious.shape[1], device=ious.device)
-    return torch.where(correct, ranks, ious.shape[1]).amin(1) if ious.shape[1] else correct.sum(1)
-
-
-def recall_at(first: Tensor, k: int, boxes: int) -> Tensor:
-    """R@k of each thing from `first_correct` over `boxes` ranked boxes: (P,) -> (P,) bool."""
-    return first < min(k, boxes)
+def first_correct(correct: Tensor) -> Tensor:
+    """Rank of the first correct box of each ranking: (P, k) bool -> (P,), k if none."""
+    return torch.nn.functional.pad(correct.int(), (0, 1), value=1).argmax(1)  # the first of equal maxima
 
 
 def average_precision(
@@ -78,7 +47,7 @@ def average_precision(
     rounding of t decides. Only true positives are visited: precision can peak nowhere else.
 
     Args:
-        scores: (n,) confidence of each detection.
+        scores: (n,) of each detection.
         correct: (n,) whether it is a true positive; a phrase has at most one.
         image: (n,) image it comes from.
         weights: (B, I) how often each image counts: ones for the value, bootstrap draws for its interval.
@@ -104,9 +73,6 @@ def average_precision(
         return np.where(positives > 0, np.take_along_axis(envelope, place, axis=1).mean(1), np.nan)
 
 
-Scorer = Callable[[Protocol, Batch, Answers], dict[str, Tensor]]
-
-
 def pointing(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """Whether the first maximum of the map lies in the truth."""
     peaks = answers.peaks[protocol.border]
@@ -116,50 +82,42 @@ def pointing(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Te
 def box_centre(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """Whether the centre of the best box lies in the truth."""
     top = _first(answers.boxes)
-    centres = (top[:, :2] + top[:, 2:]) / 2
+    centres = (top[:, 0, :2] + top[:, 0, 2:]) / 2
     hit = inside_any(centres, batch.truth, protocol.margin, protocol.strict)
-    return {"accuracy": hit.float(), "iou": _best(top, batch, protocol)}
+    return {"accuracy": hit.float(), "iou": _best(protocol, batch, top)[:, 0]}
 
 
 def map_box(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """Whether the one box of the map overlaps the truth enough."""
-    if protocol.map_box is None:
-        raise ValueError(f"protocol {protocol.name} of kind map_box names no rule")
-    best = _best(answers.map_boxes[protocol.map_box], batch, protocol)
-    hit = best >= protocol.iou if protocol.iou_closed else best > protocol.iou
-    return {"accuracy": hit.float(), "iou": best}
+    (rule,) = protocol.rules
+    best = _best(protocol, batch, answers.map_boxes[rule][:, None])[:, 0]
+    return {"accuracy": protocol.correct(best).float(), "iou": best}
 
 
 def map_box_sweep(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """What a threshold is chosen from: every rule's box (P, T, 4) and its overlap with the best truth (P, T)."""
-    tried = torch.stack([answers.map_boxes[rule] for rule in protocol.sweep], 1)
-    found = {"ious": _best_of_each(tried, batch, protocol), "boxes": tried.float()}
+    tried = torch.stack([answers.map_boxes[rule] for rule in protocol.rules], 1)
+    found = {"ious": _best(protocol, batch, tried), "boxes": tried.float()}
     return found if answers.ranks is None else found | {"rank": answers.ranks.double()}
 
 
 def recall(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """R@k, and the rank of the first correct box."""
     boxes = answers.boxes[:, : protocol.top_k]
-    ious = overlaps(boxes.double(), batch.truth.double(), protocol.offset)
-    first = first_correct(ious, protocol.iou, protocol.iou_closed)
-    values = {f"R@{k}": recall_at(first, k, boxes.shape[1]).float() for k in protocol.ks}
-    return values | {"iou": _best(_first(boxes), batch, protocol), "first": first}
+    first = first_correct(protocol.correct(_best(protocol, batch, boxes)))
+    values = {f"R@{k}": (first < min(k, boxes.shape[1])).float() for k in protocol.ks}
+    return values | {"iou": _best(protocol, batch, _first(boxes))[:, 0], "first": first}
 
 
 def _first(boxes: Tensor) -> Tensor:
-    """The best box of each ranking, NaN where there is none: (P, k, 4) -> (P, 4)."""
-    return boxes[:, 0] if boxes.shape[1] else torch.full((len(boxes), 4), float("nan"))
+    """The best box of each ranking, NaN where there is none: (P, k, 4) -> (P, 1, 4)."""
+    return boxes[:, :1] if boxes.shape[1] else torch.full((len(boxes), 1, 4), torch.nan)
 
 
-def _best(box: Tensor, batch: Batch, protocol: Protocol) -> Tensor:
-    """Overlap of one box a thing with the best of its truth: (P, 4) -> (P,)."""
-    return _best_of_each(box[:, None], batch, protocol)[:, 0]
-
-
-def _best_of_each(boxes: Tensor, batch: Batch, protocol: Protocol) -> Tensor:
-    """(P, k, 4) -> (P, k)."""
-    ious = overlaps(boxes.double(), batch.truth.double(), protocol.offset)
-    return ious.amax(2) if ious.numel() else ious.new_zeros(boxes.shape[:2])
+def _best(protocol: Protocol, batch: Batch, boxes: Tensor) -> Tensor:
+    """Overlap of each box with the best of its thing's truth: (P, k, 4) -> (P, k)."""
+    found = iou(boxes.double(), batch.truth.double(), protocol.offset)
+    return found.amax(2) if found.numel() else found.new_zeros(boxes.shape[:2])
 
 
 def disc_pointing(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
@@ -180,16 +138,10 @@ def mask_pointing(protocol: Protocol, batch: Batch, answers: Answers) -> dict[st
 
 
 def distance_to_boxes(points: Tensor, boxes: Tensor) -> Tensor:
-    """Pixels from each point to its nearest box, 0 inside: (P, 2), (P, M, 4) NaN-padded -> (P,).
-
-    NaN when the point is NaN or there is no box.
-    """
-    x, y = points[:, None, 0], points[:, None, 1]
-    sideways = torch.maximum(boxes[..., 0] - x, x - boxes[..., 2]).clamp(min=0)
-    upright = torch.maximum(boxes[..., 1] - y, y - boxes[..., 3]).clamp(min=0)
-    distance = torch.hypot(sideways, upright).nan_to_num(nan=torch.inf)
-    nearest = distance.amin(1) if boxes.shape[1] else points.new_full((len(points),), torch.inf)
-    return nearest.masked_fill(nearest.isinf(), torch.nan)
+    """Pixels from each point to its nearest box, 0 inside: (P, 2), (P, M, 4) NaN-padded -> (P,), inf without any."""
+    apart = points[:, None] - torch.clamp(points[:, None], boxes[..., :2], boxes[..., 2:])
+    distance = torch.hypot(apart[..., 0], apart[..., 1]).nan_to_num(nan=torch.inf)
+    return torch.nn.functional.pad(distance, (0, 1), value=torch.inf).amin(1)
 
 
 def touches(mask: dict[str, Any], point: list[float], radius: float) -> bool:
@@ -206,24 +158,18 @@ def touches(mask: dict[str, Any], point: list[float], radius: float) -> bool:
 
 def decode(mask: dict[str, Any]) -> np.ndarray:
     """Compressed RLE -> (H, W) bool."""
-    with (
-        warnings.catch_warnings()
-    ):  # pycocotools 2.0.11 still hands numpy 2 an array without its copy keyword
+    with warnings.catch_warnings():
+        # pycocotools 2.0.11 still hands numpy 2 an array without its copy keyword
         warnings.simplefilter("ignore", DeprecationWarning)
         return rle.decode(mask).astype(bool)
 
 
-CLASS_SCORERS: dict[str, Callable[[Protocol, Batch, Answers], dict[str, Tensor]]] = {
-    "disc_pointing": disc_pointing,
-    "mask_pointing": mask_pointing,
-}
-
-
-SCORERS: dict[str, Scorer] = {
+SCORERS: dict[str, Callable[[Protocol, Batch, Answers], dict[str, Tensor]]] = {
     "pointing": pointing,
     "box_centre": box_centre,
     "map_box": map_box,
     "map_box_sweep": map_box_sweep,
     "recall": recall,
-    **CLASS_SCORERS,
+    "disc_pointing": disc_pointing,
+    "mask_pointing": mask_pointing,
 }

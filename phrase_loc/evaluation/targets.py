@@ -6,6 +6,7 @@ for its chain, however often it is mentioned.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from typing import Protocol as Interface
 
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from phrase_loc import boxes
 from phrase_loc.evaluation.protocols import MapBox, Protocol
-from phrase_loc.evaluation.protocols import Protocol as Test
 from phrase_loc.structures import GroundingSample
 
 Query = tuple[str, ...]  # phrases whose maps are averaged; a mention is a query of one
@@ -21,21 +21,12 @@ Query = tuple[str, ...]  # phrases whose maps are averaged; a mention is a query
 
 @dataclass(frozen=True)
 class Batch:
-    """The P things that a protocol counts in one image.
-
-    Attributes:
-        sample: the image.
-        members: per thing the indices into sample.phrases it stands for: one mention, or those of a chain.
-        queries: per thing the phrases whose maps are averaged, one for each member.
-        truth: (P, M, 4) true boxes, NaN rows as padding: M = 1, the union box, where the protocol says so.
-        union: (P, 4) box around all boxes of the thing.
-    """
+    """The P things that a protocol counts in one image."""
 
     sample: GroundingSample
-    members: tuple[tuple[int, ...], ...]
-    queries: tuple[Query, ...]
-    truth: Tensor
-    union: Tensor
+    members: tuple[tuple[int, ...], ...]  # indices into sample.phrases: one mention, or those of a chain
+    queries: tuple[Query, ...]  # the phrases whose maps are averaged, one for each member
+    truth: Tensor  # (P, M, 4) true boxes, NaN rows as padding; M = 1 where the protocol takes the union box
 
     def __len__(self) -> int:
         return len(self.members)
@@ -54,12 +45,31 @@ class Batch:
 
 def gather(protocol: Protocol, sample: GroundingSample) -> Batch:
     """The batch of an image under a protocol; it may be empty."""
-    members = [m for m in _members(protocol, sample) if _kept(protocol, sample, m)]
-    truths = [sample.boxes[m[0]] + protocol.shift for m in members]
-    union = torch.stack([boxes.enclosing(t) for t in truths]) if truths else torch.zeros(0, 4)
-    truth = union[:, None] if protocol.truth == "union" else padded(truths)
+    chains: dict[Any, list[int]] = {}
+    for i, truth in enumerate(sample.boxes):
+        if len(truth):
+            key = i if protocol.unit == "mention" else sample.phrases[i].entity
+            chains.setdefault(key, []).append(i)
+    members, truths = [], []
+    for chain in chains.values():
+        truth = sample.boxes[chain[0]] + protocol.shift
+        if _counts(protocol, sample, chain, truth):
+            members.append(tuple(chain))
+            truths.append(boxes.enclosing(truth)[None] if protocol.truth == "union" else truth)
     queries = tuple(tuple(sample.phrases[i].text for i in m) for m in members)
-    return Batch(sample, tuple(members), queries, truth, union)
+    return Batch(sample, tuple(members), queries, padded(truths))
+
+
+def _counts(protocol: Protocol, sample: GroundingSample, members: list[int], truth: Tensor) -> bool:
+    if protocol.subset and not all(sample.facts[protocol.subset][i] for i in members):
+        return False
+    low, high = protocol.min_area, protocol.max_area
+    if low is None and high is None:
+        return True
+    box = truth[0] if protocol.area_of == "first" else boxes.enclosing(truth)
+    share = float(boxes.area(box.double())) / (sample.size[0] * sample.size[1])
+    large = low is None or (share > low if protocol.area_strict else share >= low)
+    return large and (high is None or share < high)
 
 
 def padded(rows: Sequence[Tensor]) -> Tensor:
@@ -69,101 +79,61 @@ def padded(rows: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=float("nan"))
 
 
-def _members(protocol: Protocol, sample: GroundingSample) -> list[tuple[int, ...]]:
-    boxed = [i for i, truth in enumerate(sample.boxes) if len(truth)]
-    if protocol.unit == "mention":
-        return [(i,) for i in boxed]
-    chains: dict[str, list[int]] = {}
-    for i in boxed:
-        chains.setdefault(sample.phrases[i].entity, []).append(i)
-    return [tuple(members) for members in chains.values()]
-
-
-def _kept(protocol: Protocol, sample: GroundingSample, members: tuple[int, ...]) -> bool:
-    if protocol.subset and not all(sample.facts[protocol.subset][i] for i in members):
-        return False
-    if protocol.min_area is None and protocol.max_area is None:
-        return True
-    truth = sample.boxes[members[0]] + protocol.shift
-    box = truth[0] if protocol.area_of == "first" else boxes.enclosing(truth)
-    share = float(boxes.area(box.double())) / (sample.size[0] * sample.size[1])
-    if protocol.max_area is not None and share >= protocol.max_area:
-        return False
-    if protocol.min_area is None:
-        return True
-    return share > protocol.min_area if protocol.area_strict else share >= protocol.min_area
-
-
 @dataclass(frozen=True)
 class Request:
-    """What the protocols of one unit need, so that nothing else is computed.
+    """What the protocols of one unit need, so that nothing else is computed."""
 
-    Attributes:
-        borders: widths of the zeroed frame at which a peak is wanted; empty where nobody points.
-        top_k: ranked boxes wanted; 0 for none.
-        map_boxes: rules by which a map becomes one box.
-        ranks: whether the ranks of the classes are wanted, where a method classifies.
-    """
-
-    borders: frozenset[int] = frozenset()
-    top_k: int = 0
-    map_boxes: frozenset[MapBox] = frozenset()
-    ranks: bool = False
+    borders: frozenset[int] = frozenset()  # of the zeroed frames at which a peak is wanted
+    top_k: int = 0  # ranked boxes wanted
+    map_boxes: frozenset[MapBox] = frozenset()  # rules by which a map becomes one box
+    ranks: bool = False  # of the classes, where a method classifies
 
     @classmethod
-    def of(cls, tests: Sequence[Test]) -> "Request":
+    def of(cls, tests: Sequence[Protocol]) -> "Request":
         """The union of what some protocols need."""
         return cls(
             frozenset(t.border for t in tests if "pointing" in t.kind),
             max((t.top_k for t in tests), default=0),
-            frozenset(rule for t in tests for rule in (*t.sweep, t.map_box) if rule is not None),
+            frozenset(rule for t in tests for rule in t.rules),
             any(t.sweep for t in tests),
         )
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to P queries, in pixels of sample.size. NaN stands for no answer, which scores as a miss.
+    """Answers to P queries, in pixels of sample.size. NaN stands for no answer, which scores as a miss."""
 
-    Attributes:
-        known: (P,) whether any word of the query has a vector.
-        peaks: border -> (P, 2) x, y of the first maximum.
-        boxes: (P, k, 4) best first.
-        scores: (P, k) of the boxes, descending, comparable between images as far as the method makes them so.
-        map_boxes: rule -> (P, 4).
-        ranks: (P,) how many classes score above the query's own; none of a method that classifies nothing.
-    """
-
-    known: Tensor
-    peaks: dict[int, Tensor] = field(default_factory=dict)
-    boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 4))
-    scores: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    map_boxes: dict[MapBox, Tensor] = field(default_factory=dict)
-    ranks: Tensor | None = None
+    known: Tensor  # (P,) whether any word of the query has a vector
+    peaks: dict[int, Tensor] = field(default_factory=dict)  # border -> (P, 2) x, y of the first maximum
+    boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 4))  # (P, k, 4) best first
+    scores: Tensor = field(
+        default_factory=lambda: torch.zeros(0, 0)
+    )  # (P, k), comparable between images if it can be
+    map_boxes: dict[MapBox, Tensor] = field(default_factory=dict)  # rule -> (P, 4)
+    ranks: Tensor | None = None  # (P,) how many classes score above the query's own
 
     def take(self, rows: Sequence[int]) -> "Answers":
         """The answers to some of the queries, in a new order; a row may come more than once."""
         index = torch.tensor(rows, dtype=torch.long)
+
+        def of(values: Tensor) -> Tensor:  # boxes and scores have no rows where nothing is ranked
+            return values[index] if len(values) else values.new_zeros(len(index), *values.shape[1:])
+
         return Answers(
-            self.known[index],
-            {border: peaks[index] for border, peaks in self.peaks.items()},
-            self.boxes[index] if self.boxes.shape[1] else self.boxes.new_zeros(len(index), 0, 4),
-            self.scores[index] if self.scores.shape[1] else self.scores.new_zeros(len(index), 0),
-            {rule: boxes[index] for rule, boxes in self.map_boxes.items()},
-            None if self.ranks is None else self.ranks[index],
+            of(self.known),
+            {border: of(peaks) for border, peaks in self.peaks.items()},
+            of(self.boxes),
+            of(self.scores),
+            {rule: of(boxes) for rule, boxes in self.map_boxes.items()},
+            None if self.ranks is None else of(self.ranks),
         )
 
 
 class Method(Interface):
-    """Anything that can be evaluated.
-
-    Attributes:
-        name: its name in reports.
-        needs_image: whether `answer` opens the image file; what does not runs on annotations alone.
-    """
+    """Anything that can be evaluated."""
 
     name: str
-    needs_image: bool
+    needs_image: bool  # whether `answer` opens the image file; what does not runs on annotations alone
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image; DataError where the image cannot be read."""

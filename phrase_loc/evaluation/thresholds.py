@@ -1,8 +1,8 @@
-"""ImageNet localization: one box from the map, its threshold chosen on images that are not reported.
+"""From a map to one tight box, and ImageNet localization: a threshold chosen on images that are not reported.
 
-The evaluator has scored every threshold of a rule (`class_protocols.GRIDS`) in one pass. Here the images are
-parted by a hash of their name; for each method the threshold with the highest accuracy on the held-out part is
-taken (the first of equal ones), and the tables of the other part alone go into the report.
+The evaluator has scored every threshold of a rule (`protocols.GRIDS`) in one pass. Here the images are parted by a
+hash of their name; for each method the threshold with the highest accuracy on the held-out part is taken (the first
+of equal ones), and the tables of the other part alone go into the report.
 
 Values are errors in percent, as the literature has them:
 
@@ -13,17 +13,18 @@ Values are errors in percent, as the literature has them:
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.evaluation.protocols import Protocol
-from phrase_loc.evaluation.tables import Floats, Table
-from phrase_loc.structures import GroundingSample
+from phrase_loc.evaluation.protocols import MapBox, Protocol
+from phrase_loc.evaluation.rows import Table
 
 if TYPE_CHECKING:
     from phrase_loc.evaluation.run import Evaluation
@@ -31,6 +32,104 @@ if TYPE_CHECKING:
 BUCKETS = 10_000
 NOTE_TINY = "64-pixel photographs, upsampled: never beside a figure of ImageNet"
 Part = NDArray[np.bool_]
+
+
+def map_boxes(heat: Tensor, rules: Sequence[MapBox]) -> Tensor:
+    """The tight boxes around what survives each rule's threshold: (H, W) map >= 0 -> (R, 4) in its pixels.
+
+    Cells at or above the threshold survive. The whole map is the answer where nothing stands out: a map of
+    zeros, or one that the threshold does not divide. Many rules cost little more than one: a row survives
+    where its maximum does, so the box around all survivors needs no mask.
+    """
+    heat = heat.detach().cpu()
+    levels = thresholds(heat, rules)
+    found = _tight(heat.amax(1) >= levels[:, None], heat.amax(0) >= levels[:, None])
+    for place, rule in enumerate(rules):
+        if rule.rule == "wwbl_script":
+            found[place] = _wwbl_script(heat, rule.value)
+        elif rule.component == "largest":
+            found[place] = _largest(heat, levels[place], found[place])
+    return found
+
+
+def thresholds(heat: Tensor, rules: Sequence[MapBox]) -> Tensor:
+    """The value at or above which a cell of the map survives, for each rule: (H, W) -> (R,)."""
+    low, high, mean = heat.amin(), heat.amax(), heat.mean()
+    levels: dict[str, Callable[[float], Tensor]] = {
+        "max": lambda value: value * high,
+        "mean": lambda value: value * mean,
+        "range": lambda value: low + value * (high - low),
+        "wwbl_script": lambda value: high,  # thresholds for itself
+    }
+    if any(rule.rule == "energy" for rule in rules):
+        values = heat.flatten().sort(descending=True).values
+        reached, total = values.double().cumsum(0), values.double().sum()
+
+        def lowest(share: float) -> Tensor:
+            """The lowest value of the smallest set of cells that holds a share of the sum."""
+            place = int(torch.searchsorted(reached, share * total))  # the first sum that is not below
+            return values[min(place, len(values) - 1)]
+
+        levels["energy"] = lowest
+    return torch.stack([levels[rule.rule](rule.value) for rule in rules])
+
+
+def _tight(rows: Tensor, columns: Tensor) -> Tensor:
+    """Which rows (R, H) and columns (R, W) survive -> the boxes around them (R, 4), of nothing the whole."""
+    first, last = [], []
+    for alive in (columns.to(torch.uint8), rows.to(torch.uint8)):
+        first.append(alive.argmax(1))  # the first of equal ones
+        last.append(alive.shape[1] - alive.flip(1).argmax(1))
+    return torch.stack([*first, *last], 1).float()
+
+
+def _largest(heat: Tensor, level: Tensor, around: Tensor) -> Tensor:
+    """Box of the component with most cells, neighbours also by corners; of equal ones the first in row order.
+
+    `around` (4,) is the box of all cells at or above the level.
+    """
+    import cv2
+
+    x1, y1, x2, y2 = around.int().tolist()
+    mask = (heat[y1:y2, x1:x2] >= level).to(torch.uint8).numpy()
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if len(areas) == 0:
+        return around
+    chosen, *others = 1 + np.flatnonzero(areas == areas.max())
+    if others:  # OpenCV numbers components by blocks of cells
+        cells = labels.ravel()
+        chosen = cells[np.isin(cells, [chosen, *others]).argmax()]
+    x, y, width, height, _ = stats[chosen].tolist()
+    return torch.tensor([x1 + x, y1 + y, x1 + x + width, y1 + y + height], dtype=torch.float32)
+
+
+def _wwbl_script(heat: Tensor, share: float) -> Tensor:
+    """The box of what-is-where-by-looking@709c25c utils_grounding.generate_bbox, its mistakes included.
+
+    Colour map and back, contours, non-maximum suppression of (x, y, w, h) read as corners, boxes of less than
+    half the best mean dropped, and the box around the rest.
+    """
+    import cv2
+    from matplotlib import colormaps
+    from torchvision.ops import nms
+
+    low, high, nothing = heat.amin(), heat.amax(), torch.tensor([0.0, 0.0, 1.0, 1.0])
+    if not high > low:
+        return nothing
+    colours = colormaps["cubehelix"](((heat - low) / (high - low)).double().numpy())[..., :3] * 255
+    grey = cv2.cvtColor(colours.astype(np.float32).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+    _, grey = cv2.threshold(grey, int(share * grey.max()), 255, cv2.THRESH_TOZERO)
+    contours, _ = cv2.findContours(grey, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    if not contours:
+        return nothing
+    found = torch.tensor([cv2.boundingRect(contour) for contour in contours]).float()
+    sides = found.int().tolist()
+    means = torch.tensor([grey[y : y + h, x : x + w].mean() / 255 for x, y, w, h in sides]).float()
+    kept = nms(found, means, 0.05)
+    kept = kept[means[kept] > 0.5 * means.max()]
+    corners = torch.cat([found[kept, :2], found[kept, :2] + found[kept, 2:]], 1)
+    return torch.cat([corners[:, :2].amin(0), corners[:, 2:].amax(0)])
 
 
 def check(protocols: Sequence[Protocol], held_out: float) -> None:
@@ -51,17 +150,16 @@ def check(protocols: Sequence[Protocol], held_out: float) -> None:
             )
 
 
-def settle(evaluation: "Evaluation", held_out: float) -> "Evaluation":
+def select_thresholds(evaluation: "Evaluation", held_out: float) -> "Evaluation":
     """The evaluation of the images that were not held out, each method with the threshold it chose.
-
-    Args:
-        evaluation: finished; its protocols have sweeps.
-        held_out: share of images on which thresholds are chosen, above 0 and below 1.
 
     Raises:
         DataError: one of the two parts is empty.
     """
-    held = held_out_part(evaluation.plan.samples, held_out)
+    samples = evaluation.plan.samples
+    held = np.array([is_held_out(sample.image_id, held_out) for sample in samples])
+    if not held.any() or held.all():
+        raise DataError(f"{len(held)} images are too few to hold out {held_out:g} of them; change held_out")
     tiny = evaluation.plan.dataset == "tiny_imagenet"
     tables, notes = dict(evaluation.tables), {}
     for protocol in evaluation.plan.protocols:
@@ -79,14 +177,6 @@ def settle(evaluation: "Evaluation", held_out: float) -> "Evaluation":
     return replace(evaluation, rows=replace(evaluation.rows, tables=tables), notes=notes)
 
 
-def held_out_part(samples: Sequence[GroundingSample], share: float) -> Part:
-    """Which images are held out: (I,), some but not all."""
-    held = np.array([is_held_out(sample.image_id, share) for sample in samples])
-    if not held.any() or held.all():
-        raise DataError(f"{len(held)} images are too few to hold out {share:g} of them; change held_out")
-    return held
-
-
 def is_held_out(image_id: str, share: float) -> bool:
     """Whether an image belongs to the part on which thresholds are chosen; the same on every machine."""
     digest = hashlib.sha256(image_id.encode()).digest()
@@ -95,23 +185,17 @@ def is_held_out(image_id: str, share: float) -> bool:
 
 def best_threshold(protocol: Protocol, table: Table, held: Part) -> int:
     """Place in the sweep of the highest accuracy on the held-out images (I,), the first of equal ones."""
-    hits = _hits(protocol, table)[held[table.things.image]]
+    hits = protocol.correct(table.column("ious", len(protocol.sweep)))[held[table.image]]
     return int(hits.mean(0).argmax()) if len(hits) else 0
 
 
 def reported(protocol: Protocol, table: Table, number: int, part: Part) -> Table:
     """A method's table with one threshold of the sweep, on the images (I,) of one part."""
-    hit = _hits(protocol, table)[:, number]
-    values = {"accuracy": hit, "error": 1 - hit}
-    if not np.isnan(table.rank).any():
-        values |= {f"top{k}_error": 1 - hit * (table.rank < k) for k in (1, 5)}
-    overlap, box = (tried[:, number] for tried in table.tried)
-    return replace(table, values=values, iou=overlap, box=box).take(part[table.things.image])
-
-
-def _hits(protocol: Protocol, table: Table) -> Floats:
-    """(N, T) 1 where the box of a rule is right."""
-    ious = table.tried[0]
-    if not len(ious):
-        return np.zeros((0, len(protocol.sweep)))
-    return (ious >= protocol.iou if protocol.iou_closed else ious > protocol.iou).astype(np.float64)
+    tried = len(protocol.sweep)
+    overlap, rank = table.column("ious", tried)[:, number], table.column("rank")
+    hit = protocol.correct(overlap).astype(np.float64)
+    columns = {"accuracy": hit, "error": 1 - hit}
+    if not np.isnan(rank).any():
+        columns |= {f"top{k}_error": 1 - hit * (rank < k) for k in (1, 5)}
+    columns |= {"iou": overlap, "box": table.column("boxes", tried, 4)[:, number]}
+    return Table(table.things, columns | {"known": table.column("known")}).take(part[table.image])

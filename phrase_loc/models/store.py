@@ -28,7 +28,7 @@ import yaml
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
-from phrase_loc.files import digest, read_json, read_text, write_bytes
+from phrase_loc.files import digest, read_json, read_text, refusing, write_bytes
 from phrase_loc.models.backbones import build, check_weights, read_weights
 from phrase_loc.models.build import fold_batch_norm, folded
 from phrase_loc.models.library_nets import from_architecture, transformers_stages
@@ -70,14 +70,11 @@ def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
     }
     values = {**model.config.to_json(), **{key: digest(files[name]) for key, name in DIGESTS.items()}}
     files[CONFIG] = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
-    try:
+    advice = "choose another place for the model"
+    with refusing(folder, advice):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"the model cannot be written to {folder}: {error.strerror}; choose another place"
-        ) from None
     for name, content in files.items():
-        write_bytes(folder / name, content, "choose another place for the model")
+        write_bytes(folder / name, content, advice)
     return folder
 
 

@@ -1,11 +1,15 @@
-"""Image-text pairs as training samples: decoded, augmented so that their words stay true, labelled, and batched.
+"""Image-text pairs as training samples: ordered, decoded, augmented so that their words stay true, and batched.
 
 A sample never raises for what is wrong with the data: it becomes a black image of weight 0 with the fault attached,
-so that one bad file costs one sample and every process keeps its step.
+so that one bad file costs one sample and every process keeps its step. The order is a pure function of seed, epoch
+and step, so that any step can be gone back to: step t of an epoch is order[t * batch : (t + 1) * batch], its micro-
+batches are equal runs of that, and process r of R takes every R-th sample of each from the r-th on. So every sample
+is seen once an epoch at any number of processes, and R of them see the global batches of one.
 """
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,15 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from phrase_loc.errors import DataError
 from phrase_loc.images import load_tensor
-from phrase_loc.pairs.sampler import FILLER, Item
 from phrase_loc.pairs.sources import Source
 from phrase_loc.skipped import Fault
 from phrase_loc.text.labels import WordLabels
 
+#: (epoch, number of the sample, which of the input sizes).
+Item = tuple[int, int, int]
+#: The number of an empty sample of weight 0: every rank must run forward and backward as often as the others.
+FILLER = -1
 #: texts of an image -> its labels; picklable.
 Labeller = Callable[[Sequence[str]], WordLabels]
 
@@ -34,12 +41,88 @@ _COLOURS = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Order:
+    """The order of samples in each epoch: a permutation, or one within windows of shuffled shards.
+
+    A window of all shards is best for learning and right for a local SSD; a smaller one keeps the reads of a network
+    disk inside a few files at a time.
+    """
+
+    groups: np.ndarray  # (n,) shard of each sample, ascending
+    seed: int
+    window: int = 0  # shards that are mixed at a time; 0 mixes all
+    held_out: Sequence[int] = ()  # samples that never come
+
+    def __len__(self) -> int:
+        return len(self.groups) - len(self.held_out)
+
+    def epoch(self, number: int) -> np.ndarray:
+        """(n,) int64: each sample that is not held out once."""
+        numbers = self._all(number)
+        return numbers[~np.isin(numbers, self.held_out)] if self.held_out else numbers
+
+    def _all(self, number: int) -> np.ndarray:
+        random = np.random.default_rng([self.seed, number])
+        shards = int(self.groups[-1]) + 1 if len(self.groups) else 0
+        if self.window <= 0 or self.window >= shards:
+            return random.permutation(len(self.groups))
+        bounds = np.searchsorted(self.groups, np.arange(1, shards))
+        numbers = np.split(np.arange(len(self.groups)), bounds)
+        shuffled = random.permutation(shards)
+        chosen = [shuffled[start : start + self.window] for start in range(0, shards, self.window)]
+        windows = (np.concatenate([numbers[shard] for shard in few]) for few in chosen)
+        return np.concatenate([random.permutation(window) for window in windows])
+
+
+def steps_per_epoch(samples: int, batch: int) -> int:
+    """Steps that see every sample once; the last batch of an epoch may be smaller."""
+    return math.ceil(samples / batch)
+
+
+def share(batch: np.ndarray, pieces: int, rank: int, size: int) -> list[list[int]]:
+    """A process's part of a global batch (b,), as `pieces` micro-batches, those of all ranks equally long."""
+    parts = []
+    for piece in np.array_split(batch, pieces):
+        mine = piece[rank::size].tolist()
+        parts.append(mine + [FILLER] * (max(1, math.ceil(len(piece) / size)) - len(mine)))
+    return parts
+
+
+@dataclass(eq=False)
+class StepSampler(Sampler[list[Item]]):
+    """Micro-batches of one process from step `first` up to, not including, step `last`."""
+
+    order: Order
+    batch: int  # images of a global batch, over all ranks and micro-batches
+    pieces: int  # micro-batches of a step
+    first: int  # steps are counted from the begin of the phase over all its epochs
+    last: int
+    rank: int
+    size: int
+    choices: int = 1  # input sizes, one of which is drawn for each step
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.pieces
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        current, numbers = -1, np.empty(0, np.int64)
+        for step in range(self.first, self.last):
+            epoch, place = divmod(step, steps_per_epoch(len(self.order), self.batch))
+            if epoch != current:
+                current, numbers = epoch, self.order.epoch(epoch)
+            batch = numbers[place * self.batch : (place + 1) * self.batch]
+            choice = int(np.random.default_rng([self.order.seed, step, 1]).integers(self.choices))
+            for part in share(batch, self.pieces, self.rank, self.size):
+                yield [(epoch, i, choice) for i in part]
+
+
 class Sample(NamedTuple):
     """One image as the model gets it."""
 
     image: Tensor  # (3,H,W) uint8, or a frozen trunk's output (C,h,w) float16
-    labels: WordLabels
-    weight: float  # 0 where there is nothing to learn from
+    labels: WordLabels = WordLabels((), ())
+    weight: float = 0.0  # where there is nothing to learn from
     caption: Sequence[int] = ()  # words of the text that was drawn this epoch
     fault: Fault | None = None
 
@@ -53,8 +136,7 @@ class Ragged(NamedTuple):
 
     def to(self, device: torch.device) -> "Ragged":
         """The same on a device."""
-        owner, ids = (t.to(device, non_blocking=True) for t in (self.owner, self.ids))
-        return Ragged(owner, ids, self.values.to(device, _widest(device), non_blocking=True))
+        return Ragged(*(_moved(part, device) for part in self))
 
 
 class Batch(NamedTuple):
@@ -69,10 +151,14 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        images = self.images.to(device, non_blocking=True)
-        weights = self.weights.to(device, _widest(device), non_blocking=True)
+        images, weights = _moved(self.images, device), _moved(self.weights, device)
         words, ignored, captions = (part.to(device) for part in (self.words, self.ignored, self.captions))
         return Batch(images, weights, words, ignored, captions, self.faults)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    narrow = device.type == "mps" and tensor.dtype == torch.float64  # which Apple's GPUs lack
+    return tensor.to(device, torch.float32 if narrow else tensor.dtype, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -81,18 +167,12 @@ class Transform:
 
     Mirroring makes "left" and "right" false, so images whose texts hold such a word are not mirrored; shifted hues
     make "a red hat" false, so saturation and hue are left alone where a text names a colour.
-
-    Attributes:
-        size: (H, W) of the result.
-        crop: smallest share of the area that a random crop keeps, as what a caption names may stand anywhere.
-        mirror: probability of mirroring.
-        jitter: strength of brightness and contrast changes, and of saturation and hue where no colour is named.
     """
 
-    size: tuple[int, int] = (224, 224)
-    crop: float = 1.0
-    mirror: float = 0.0
-    jitter: float = 0.0
+    size: tuple[int, int] = (224, 224)  # (H, W) of the result
+    crop: float = 1.0  # smallest share of the area that is kept, as what a caption names may stand anywhere
+    mirror: float = 0.0  # probability
+    jitter: float = 0.0  # strength of changes of brightness, contrast, and saturation and hue
 
     def __call__(self, image: Tensor, texts: Sequence[str], random: np.random.Generator) -> Tensor:
         """(3, H, W) uint8 -> (3, *size) uint8."""
@@ -142,19 +222,19 @@ class WebImages(Dataset[Sample]):
         transform = self.transforms[choice]
         black = torch.zeros(3, *transform.size, dtype=torch.uint8)
         if number == FILLER:
-            return _nothing(black)
+            return Sample(black)
         try:
             texts, wrong = self.source.told(number)
             data = self.source.image(number)
             fault = Fault("text", self.source.name(number), wrong) if wrong else None
             labels = self.labeller(texts)
             if not labels.ids and not (texts and self.negatives):
-                return _nothing(black, fault or unlabelled(self.source.name(number), texts))
+                return Sample(black, fault=fault or unlabelled(self.source.name(number), texts))
             image = load_tensor(data)
         except DataError as error:
-            return _nothing(black, Fault("image", self.source.name(number), str(error)))
+            return Sample(black, fault=Fault("image", self.source.name(number), str(error)))
         random = np.random.default_rng([self.seed, epoch, number])
-        caption = draw_caption(labels, random)
+        caption = draw_caption(labels, random)  # before the transform draws
         return Sample(transform(image, texts, random), labels, 1.0, caption, fault)
 
 
@@ -202,14 +282,6 @@ def _window(size: Sequence[int], smallest: float, draws: np.ndarray) -> tuple[in
     tall = max(1, round(height * min(1.0, float(np.sqrt(area) * stretch))))
     wide = max(1, round(width * min(1.0, float(np.sqrt(area) / stretch))))
     return int(draws[2] * (height - tall + 1)), int(draws[3] * (width - wide + 1)), tall, wide
-
-
-def _nothing(image: Tensor, fault: Fault | None = None) -> Sample:
-    return Sample(image, WordLabels((), ()), 0.0, (), fault)
-
-
-def _widest(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _ragged(ids: Sequence[Sequence[int]], values: Sequence[Sequence[float]] | None = None) -> Ragged:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from phrase_loc import files
@@ -66,50 +65,51 @@ def store(address: str) -> Iterator[tuple[Any, str]]:
 
 def expand(patterns: str | Sequence[str]) -> list[str]:
     """Patterns -> paths in a fixed order, each file once; a DataError where one means nothing."""
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
-    paths = [path for pattern in wanted for path in _expand_one(pattern, ())]
-    if not paths:
-        raise DataError("no input files were named; give data.shards a path, a glob or a list")
     kept: dict[str, str] = {}
-    for path in paths:
-        kept.setdefault(path if is_remote(path) else os.path.abspath(path), path)
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        for path in _expand_one(pattern, ()):
+            kept.setdefault(path if is_remote(path) else os.path.abspath(path), path)
+    if not kept:
+        raise DataError("no input files were named; give data.shards a path, a glob or a list")
     return list(kept.values())
 
 
 def _expand_one(pattern: str, lists: tuple[str, ...]) -> Iterator[str]:
-    if not pattern.strip():
+    bare = pattern.strip()
+    if not bare:
         return
-    if is_there(pattern):
-        yield pattern
-        return
-    pattern = pattern.strip()
-    if pattern.startswith("@") and not is_there(pattern):
-        if pattern in lists:
-            raise DataError(f"the list of files {pattern[1:]} names itself; write paths in it")
-        for line in _lines(Path(pattern[1:])):
-            yield from _expand_one(line, (*lists, pattern))
-        return
-    folder, rest = ("", pattern) if is_remote(pattern) else _existing(pattern)
-    choices = list(islice(_braces(rest, pattern), _MOST + 1))
-    if len(choices) > _MOST:
-        raise DataError(f"{pattern!r} means more than {_MOST:,} paths; write a smaller range")
-    for choice in choices:
-        path = folder + choice
-        if is_remote(path) or is_there(path) or not glob.has_magic(choice):
-            yield path
-        elif found := sorted(glob.glob(glob.escape(folder) + choice, recursive=True)):
-            yield from found
-        else:
-            raise DataError(f"no file matches {path!r}; check the folder and the pattern")
+    if is_there(pattern) or is_there(bare):
+        yield pattern if is_there(pattern) else bare
+    elif bare in lists:
+        raise DataError(f"the list of files {bare[1:]} names itself; write paths in it")
+    elif bare.startswith("@"):
+        content = files.read_bytes(bare[1:], "the list of files").removeprefix(b"\xef\xbb\xbf")
+        for line in map(os.fsdecode, content.splitlines()):  # in the bytes of their names
+            yield from _expand_one(line if is_there(line.strip()) else _COMMENT.sub("", line), (*lists, bare))
+    else:
+        folder, rest = ("", bare) if is_remote(bare) else _existing(bare)
+        choices = list(islice(_braces(rest, bare), _MOST + 1))
+        if len(choices) > _MOST:
+            raise DataError(f"{bare!r} means more than {_MOST:,} paths; write a smaller range")
+        for choice in choices:
+            yield from _globbed(folder, choice)
+
+
+def _globbed(folder: str, rest: str) -> list[str]:
+    path = folder + rest
+    if is_remote(path) or is_there(path) or not glob.has_magic(rest):
+        return [path]
+    if found := sorted(glob.glob(glob.escape(folder) + rest, recursive=True)):
+        return found
+    raise DataError(f"no file matches {path!r}; check the folder and the pattern")
 
 
 def _existing(pattern: str) -> tuple[str, str]:
     """A pattern cut behind the deepest of its folders that exists under just that name."""
     cut = len(pattern)
-    while (cut := pattern.rfind("/", 0, cut)) >= 0:
-        if is_there(pattern[: cut + 1]):
-            return pattern[: cut + 1], pattern[cut + 1 :]
-    return "", pattern
+    while (cut := pattern.rfind("/", 0, cut)) >= 0 and not is_there(pattern[: cut + 1]):
+        pass
+    return pattern[: cut + 1], pattern[cut + 1 :]
 
 
 def _braces(rest: str, pattern: str) -> Iterator[str]:
@@ -126,10 +126,3 @@ def _braces(rest: str, pattern: str) -> Iterator[str]:
         choices = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
     for choice in choices:
         yield from _braces(rest[: match.start()] + choice + rest[match.end() :], pattern)
-
-
-def _lines(path: Path) -> list[str]:
-    """Paths and patterns of a list, in the bytes of their names; a line that names a file has no comment."""
-    content = files.read_bytes(path, "the list of files").removeprefix(b"\xef\xbb\xbf")
-    lines = map(os.fsdecode, content.splitlines())
-    return [line if is_there(line.strip()) else _COMMENT.sub("", line) for line in lines]

@@ -4,14 +4,13 @@ One pass over the headers of a shard gives an index of byte offsets, kept on dis
 in any order, which makes an exact resume in the middle of an epoch possible.
 """
 
-import hashlib
 import io
 import json
 import logging
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -22,7 +21,6 @@ from phrase_loc.errors import DataError
 from phrase_loc.images import IMAGE_ENDINGS
 from phrase_loc.pairs.paths import is_remote, remote_version, store
 from phrase_loc.skipped import Fault
-from phrase_loc.tables import open_table
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +38,8 @@ _MOST_MEMBER = 2**32 - 1  # bytes
 _MOST_ZEROS = 2**16  # at the end of a tar; more are what a half-copied file has
 _MAGIC = slice(257, 262)  # of a header: "ustar"
 _PACKED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-    b"PK": "zip",
+    **{b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"},
+    **{b"\x28\xb5\x2f\xfd": "zstandard", b"PK": "zip"},
 }
 _KINDS = {".txt": "text", ".caption": "text", ".json": "json"} | dict.fromkeys(IMAGE_ENDINGS, "image")
 
@@ -52,7 +47,7 @@ _KINDS = {".txt": "text", ".caption": "text", ".json": "json"} | dict.fromkeys(I
 Key = tuple[int, str]
 #: 'image' | 'text' | 'json' -> (offset of its header, of its content, bytes) of the files of a sample.
 Parts = dict[str, tuple[int, int, int]]
-_NONE = (0, 0, 0)
+_ABSENT: Parts = {"text": (0, 0, 0), "json": (0, 0, 0)}
 
 
 def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]:
@@ -67,7 +62,7 @@ def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]
     except OSError as error:
         return np.zeros(0, ROW), [_unreadable(shard, error)]
     stamp = f"{version}|{_VERSION}"
-    name = hashlib.sha256(stamp.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    name = files.digest(stamp.encode("utf-8", "surrogatepass"))[:16]
     path = cache / f"{Path(shard).stem[:40]}-{name}.index"
     if path.is_file():
         content = files.unsealed(files.read_bytes(path, "the index")) or b"{}"
@@ -88,9 +83,9 @@ def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]
 
 def _index(shard: str) -> tuple[np.ndarray, list[Fault]]:
     samples, faults = read_samples(shard)
-    pictured = [parts for parts in samples.values() if "image" in parts]
-    places = [(parts["image"], parts.get("text", _NONE), parts.get("json", _NONE)) for parts in pictured]
-    return np.array([(*image, *text[1:], *record[1:]) for image, text, record in places], ROW), faults
+    pictured = [{**_ABSENT, **parts} for parts in samples.values() if "image" in parts]
+    rows = [(*parts["image"], *parts["text"][1:], *parts["json"][1:]) for parts in pictured]
+    return np.array(rows, ROW), faults
 
 
 def read_samples(shard: str, file: IO[bytes] | None = None) -> tuple[dict[Key, Parts], list[Fault]]:
@@ -106,7 +101,11 @@ def read_samples(shard: str, file: IO[bytes] | None = None) -> tuple[dict[Key, P
     try:
         with nullcontext(file) if file else open_shard(shard) as tar:
             for found in walk(tar):
-                _take(found, shard, samples, faults)
+                if isinstance(found, Damage):
+                    what = f"{found.what} (bytes {found.start:,} to {found.end:,} are lost)"
+                    faults.append(Fault("shard", f"{shard}:byte {found.start}", what))
+                elif wrong := _take(found, samples):
+                    faults.append(Fault(wrong[0], f"{shard}:{wrong[1]}", wrong[2]))
     except Exception as error:  # each store of remote shards raises its own
         faults.append(_unreadable(shard, error))
     if any(archive for archive, _ in samples):
@@ -120,26 +119,21 @@ def read_samples(shard: str, file: IO[bytes] | None = None) -> tuple[dict[Key, P
     return samples, faults + [Fault("lone", f"{shard}:{key}", "has no image") for key in lone]
 
 
-def _take(found: "Member | Damage", shard: str, samples: dict[Key, Parts], faults: list[Fault]) -> None:
-    """Puts a file of a tar to its sample, or what is wrong with it to the faults."""
-    if isinstance(found, Damage):
-        what = f"{found.what} (bytes {found.start:,} to {found.end:,} are lost)"
-        faults.append(Fault("shard", f"{shard}:byte {found.start}", what))
-        return
+def _take(found: "Member", samples: dict[Key, Parts]) -> Fault | None:
+    """Puts a file of a tar to its sample; a fault without the shard's name where that cannot be."""
     folder, slash, name = found.name.rpartition("/")
     stem, dot, ending = name.rpartition(".")
     kind = _KINDS.get(dot + ending.lower())
     if kind is None or not stem or name.startswith("."):
-        return
+        return None
     if why := found.unread or ("has more than 4 GB" if found.size > _MOST_MEMBER else ""):
-        faults.append(Fault(kind if kind == "image" else "text", f"{shard}:{found.name}", why))
-        return
+        return Fault(kind if kind == "image" else "text", found.name, why)
     key = f"{folder}{slash}{stem}".removeprefix("./")
     parts = samples.setdefault((found.archive, key), {})
     if kind in parts:
-        faults.append(Fault("duplicate", f"{shard}:{key}", f"has two files of the kind {kind}"))
-    else:
-        parts[kind] = (found.offset, found.offset_data, found.size)
+        return Fault("duplicate", key, f"has two files of the kind {kind}")
+    parts[kind] = (found.offset, found.offset_data, found.size)
+    return None
 
 
 def _belongs(key: Key, samples: dict[Key, Parts]) -> bool:
@@ -162,66 +156,10 @@ def _unreadable(shard: str, error: Exception) -> Fault:
     return Fault("shard", shard, f"cannot be read: {files.reason(error)}")
 
 
-class ShardReader:
-    """Bytes of shards by position; at most `open_files` stay open, and are opened anew in each process."""
-
-    def __init__(self, shards: Sequence[str], open_files: int = 256):
-        self.shards, self.open_files = list(shards), open_files
-        self._files: dict[int, int] = {}
-
-    def read(self, shard: int, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` of a shard; raises DataError where it cannot be read, or is shorter by now."""
-        path = self.shards[shard]
-        try:
-            if is_remote(path):
-                with store(path) as (system, inner):
-                    data = system.cat_file(inner, start=offset, end=offset + size)
-            else:
-                data = os.pread(self._descriptor(shard), size, offset)
-        except OSError as error:
-            raise DataError(f"the shard {path} cannot be read: {error.strerror or error}") from None
-        if len(data) != size:
-            raise DataError(f"the shard {path} ends before byte {offset + size}; it has changed, start anew")
-        return data
-
-    def name_at(self, shard: int, header: int, data: int) -> str:
-        """The name in the tar headers that stand between `header` and `data`, without its ending."""
-        try:
-            headers = io.BytesIO(self.read(shard, header, data - header))
-        except DataError:  # changed since it was indexed
-            headers = io.BytesIO()
-        member = _member(_tar(headers), 0)
-        return member.name.rpartition(".")[0] if member else f"byte {header}"
-
-    def _descriptor(self, shard: int) -> int:
-        if shard not in self._files:
-            while len(self._files) >= self.open_files:
-                os.close(self._files.pop(next(iter(self._files))))
-            self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
-        return self._files[shard]
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_files": {}}
-
-
-def side_table(shard: str, columns: Sequence[str]) -> dict[str, str]:
-    """Key -> text from the Parquet file that img2dataset writes beside a shard; empty when there is none."""
-    path = Path(shard).with_suffix(".parquet")
-    if is_remote(shard) or not path.is_file():
-        return {}
-    table = open_table(path)
-    found = [name.lower() for name in columns if name.lower() in table.columns]
-    if "key" not in table.columns or not found:
-        return {}
-    rows = table.rows(["key", found[0]])
-    return {str(key): text for _, (key, text) in rows if isinstance(text, str)}
-
-
 class Member(tarfile.TarInfo):
     """A file, or a link, whose `size` bytes from `offset_data` on lie whole in the tar."""
 
-    #: Number of the archive among those that were joined in this file.
-    archive = 0
+    archive = 0  # its number among those that were joined in this file
 
     @property
     def unread(self) -> str:
@@ -283,6 +221,12 @@ def walk(file: IO[bytes]) -> Iterator[Member | Damage]:
         yield Damage(length, length, what)
 
 
+def key_in(headers: bytes) -> str:
+    """The name in the headers of a member without its ending; empty where they are damaged."""
+    member = _member(_tar(io.BytesIO(headers)), 0)
+    return member.name.rpartition(".")[0] if member else ""
+
+
 def _tar(file: IO[bytes]) -> tarfile.TarFile:
     """What `fromtarfile` needs of a TarFile, which itself would read on to the first damage."""
     tar = tarfile.TarFile(fileobj=io.BytesIO(bytes(BLOCK)), encoding="utf-8", errors="surrogateescape")
@@ -312,13 +256,9 @@ def _find(file: IO[bytes], at: int, length: int, wanted: Callable[[bytes], bool]
 
 
 def _is_header(block: bytes) -> bool:
-    if block[_MAGIC] != b"ustar":
-        return False
-    try:
-        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except (tarfile.HeaderError, ValueError):
-        return False
-    return True
+    with suppress(tarfile.HeaderError, ValueError):
+        return block[_MAGIC] == b"ustar" and bool(tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape"))
+    return False
 
 
 def _guess(file: IO[bytes], at: int) -> str:

@@ -10,44 +10,36 @@ import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from phrase_loc import files, tables
 from phrase_loc.errors import DataError
 from phrase_loc.images import IMAGE_ENDINGS, UNREAD_ENDINGS
-from phrase_loc.pairs.paths import exists, expand, is_remote
-from phrase_loc.pairs.shards import ShardReader, load_index, read_samples, side_table
+from phrase_loc.pairs.paths import exists, expand, is_remote, store
+from phrase_loc.pairs.shards import key_in, load_index, read_samples
 from phrase_loc.skipped import Fault, Skipped
 
 log = logging.getLogger(__name__)
 
 #: Fields of a JSON member or columns of a table that hold text, in the order in which they are read.
 TEXT_FIELDS = ("captions", "caption", "text", "texts", "title", "description", "tags", "keywords")
-IMAGE_COLUMNS = (
-    "image",
-    "path",
-    "file_name",
-    "filename",
-    "file",
-    "filepath",
-    "image_path",
-    "image_name",
-)
+IMAGE_COLUMNS = ("image", "path", "file_name", "filename", "file", "filepath", "image_path", "image_name")
 CAPTION_FILES = (
     *("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", "metadata.jsonl"),
     *("metadata.csv", "metadata.parquet", "captions.parquet", "results.csv"),
 )
 _SHARDS = (".tar", ".tar.gz")
 _CAPTIONS = (".txt", ".txt.gz")
-_MANY = 100  # texts of an image from which they are looked up in a set
 
-#: Path of an image -> its texts, in the order of the file; what was wrong.
-Pairs = tuple[dict[str, list[str]], list[Fault]]
+Texts = Mapping[str, Iterable[str]]  # path of an image -> its texts, in the order of the file
+Note = Callable[[Fault], None]  # told what is wrong with a pair
 
 
 class Source(Protocol):
@@ -85,16 +77,15 @@ def open_source(
     """
     found = expand(paths)
     first = Path(found[0])
-    missing = next((path for path in found if not exists(path)), None)
-    if missing:
+    if missing := next((path for path in found if not exists(path)), None):
         raise DataError(f"{missing} does not exist; check data.shards")
     odd = [path for path in found if not path.lower().endswith(".tar")]
-    if len(found) == 1 and first.is_dir():
-        source: Source = TableSource(*read_folder(first, text_fields))
+    read = read_folder if first.is_dir() else read_table if tables.is_table(first) else None
+    if len(found) == 1 and read:
+        faults: list[Fault] = []
+        source: Source = TableSource(read(first, text_fields, faults.append), faults)
     elif not odd:
         source = ShardSource(found, index, text_fields)
-    elif len(found) == 1 and tables.is_table(first):
-        source = TableSource(*read_table(first, text_fields))
     else:
         raise DataError(
             f"expected .tar shards, one .csv/.tsv/.parquet/.jsonl table or one folder, got {odd[0]} "
@@ -110,27 +101,25 @@ class PackedStrings:
     """A frozen list of strings in two arrays, little larger than the characters; forked workers share them."""
 
     def __init__(self, strings: Iterable[str]):
-        data, ends = bytearray(), array("q")
+        data, ends = bytearray(), array("q", [0])
         for text in strings:
             data += text.encode("utf-8", "surrogatepass")  # file names need not be UTF-8
             ends.append(len(data))
-        self.ends = np.frombuffer(ends, np.int64)
-        self.data = np.frombuffer(data, np.uint8)
+        self.data, self.ends = np.frombuffer(data, np.uint8), np.frombuffer(ends, np.int64)
 
     def __len__(self) -> int:
-        return len(self.ends)
+        return len(self.ends) - 1
 
     def __getitem__(self, i: int) -> str:
-        start = int(self.ends[i - 1]) if i else 0
-        return self.data[start : int(self.ends[i])].tobytes().decode("utf-8", "surrogatepass")
+        return self.data[self.ends[i] : self.ends[i + 1]].tobytes().decode("utf-8", "surrogatepass")
 
 
 class TableSource(Source):
     """The pairs of a table or a folder; what is wrong with a row is known from the start."""
 
-    def __init__(self, texts: dict[str, list[str]], faults: list[Fault]):
+    def __init__(self, texts: Texts, faults: list[Fault]):
         self.paths = PackedStrings(texts)
-        self._texts = PackedStrings("\n".join(several) for several in texts.values())
+        self._texts = PackedStrings(map("\n".join, texts.values()))
         self.faults = faults
         self.groups = np.zeros(len(self.paths), np.int64)
 
@@ -147,134 +136,79 @@ class TableSource(Source):
         return files.read_bytes(self.paths[i], "the image")
 
 
-def read_table(path: Path, text_fields: Sequence[str]) -> Pairs:
-    """The pairs of a table; rows of one image are its several captions, paths count from the table's folder."""
-    table = tables.open_table(path)
-    image_column = next((name for name in IMAGE_COLUMNS if name in table.columns), None)
-    columns = text_columns(table.columns, text_fields)
-    if image_column is None or not columns:
-        raise DataError(
-            f"{path} needs a column for the image ({', '.join(IMAGE_COLUMNS[:4])}, ...) and one for the text "
-            f"({', '.join(text_fields)}), got {', '.join(table.columns[:12])[:200]}; name it in data.text_fields"
-        )
-    texts: dict[str, list[str]] = {}
-    faults: list[Fault] = []
-    many: dict[str, set[str]] = {}
-
-    def bad(place: str, wrong: str, kind: str = "row") -> None:
-        faults.append(Fault(kind, f"{path}:{place}", wrong))
-
-    for place, (name, *cells) in table.rows([image_column, *columns], bad):
-        if not isinstance(name, str) or not name.strip():
-            bad(place, "names no image", "lone")
-            continue
-        image = str(tables.image_path(path.parent, name))
-        held = texts.setdefault(image, [])
-        if len(held) > _MANY and image not in many:
-            many[image] = set(held)
-        known: Collection[str] = many.get(image, held)
-        found = dict.fromkeys(text for cell in cells for text in tables.cell_texts(cell))
-        fresh = [text for text in found if text not in known]
-        if found and not fresh:
-            bad(place, "repeats an earlier row", "duplicate")
-        held += fresh
-        if image in many:
-            many[image].update(fresh)
-    return texts, faults
-
-
-def read_folder(folder: Path, text_fields: Sequence[str]) -> Pairs:
-    """The pairs of a folder with one of CAPTION_FILES, or with a .txt beside each image."""
-    named = [name for name in CAPTION_FILES if (folder / name).is_file()]
-    if len(named) > 1:
-        log.warning("%s: %s is read, and not %s", folder, named[0], ", ".join(named[1:]))
-    if named:
-        return read_table(folder / named[0], text_fields)
-    texts: dict[str, list[str]] = {}
-    faults: list[Fault] = []
-    for path in _files_below(folder):
-        ending, sidecar = path.suffix.lower(), path.with_suffix(".txt")
-        if ending in UNREAD_ENDINGS:
-            faults.append(Fault("image", str(path), f"is of a format that is not read ({ending})"))
-        elif ending in IMAGE_ENDINGS and not sidecar.is_file():
-            faults.append(Fault("lone", str(path), "has no .txt beside it"))
-        elif ending in IMAGE_ENDINGS:
-            try:
-                lines, wrong = tables.lines_of(files.read_bytes(sidecar, "the text"))
-            except DataError as error:
-                lines, wrong = [], str(error)
-            texts[str(path)] = lines
-            faults += [Fault("text", str(sidecar), wrong)] if wrong else []
-    return texts, faults
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """The files below a folder, sorted; links to folders are followed, each folder is entered once."""
-    entered: set[str] = set()
-    found: list[Path] = []
-
-    def failed(error: OSError) -> None:
-        log.warning("the folder %s is left out: %s", error.filename, error.strerror)
-
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=failed):
-        if (real := os.path.realpath(parent)) in entered:
-            folders.clear()
-            log.warning("the folder %s is left out: a link leads to it a second time", parent)
-            continue
-        entered.add(real)
-        found += [Path(parent, name) for name in names]
-    return sorted(found)
-
-
-def text_columns(columns: Sequence[str], text_fields: Sequence[str]) -> list[str]:
-    """The columns that hold text; `comment` is what Flickr30k's results.csv calls it."""
-    fields = list(dict.fromkeys(name.lower() for name in text_fields if name.lower() in columns))
-    return fields or [name for name in ("comment",) if name in columns]
-
-
 class ShardSource(Source):
-    """Samples of tar shards, in the order of the shards; a key is unique within its shard."""
+    """Samples of tar shards, in their order; at most `open_files` shards stay open, anew in each process."""
 
-    def __init__(self, shards: Sequence[str], index: Path | None, text_fields: Sequence[str] = TEXT_FIELDS):
-        self.reader = ShardReader(shards)
-        self.text_fields = tuple(text_fields)
+    def __init__(
+        self,
+        shards: Sequence[str],
+        index: Path | None,
+        fields: Sequence[str] = TEXT_FIELDS,
+        open_files: int = 256,
+    ):
+        self.shards, self.text_fields, self.open_files = list(shards), tuple(fields), open_files
         rows, faults = zip(*(load_index(shard, index) for shard in shards), strict=True)
-        self.faults = [fault for several in faults for fault in several]
-        self.rows = np.concatenate(rows)
+        self.rows, self.faults = np.concatenate(rows), list(chain(*faults))
         self.groups = np.repeat(np.arange(len(shards)), list(map(len, rows)))
+        self._open: dict[str, int] = {}
         self._bare = np.flatnonzero((self.rows["text_size"] == 0) & (self.rows["json_size"] == 0))
         self._beside = PackedStrings(self._texts_beside())
 
     def name(self, i: int) -> str:
         """Shard and name within it."""
-        return f"{self.reader.shards[int(self.groups[i])]}:{self._key(i)}"
+        return f"{self.shards[self.groups[i]]}:{self._key(i)}"
 
     def told(self, i: int) -> tuple[list[str], str]:
         """Texts of the .txt, the .json and, where neither is there, the shard's Parquet file; what is wrong."""
         row = self.rows[i]
-        text, record = (self._read(i, kind) if row[f"{kind}_size"] else None for kind in ("text", "json"))
+        text, record = (self._member(i, kind) if row[f"{kind}_size"] else None for kind in ("text", "json"))
         texts, wrong = member_texts(text, record, self.text_fields)
         if text is None and record is None:
             texts = self._beside[int(np.searchsorted(self._bare, i))].split("\n")
-        return list(dict.fromkeys(stripped for one in texts if (stripped := one.strip()))), wrong
+        return list(dict.fromkeys(filter(None, map(str.strip, texts)))), wrong
 
     def image(self, i: int) -> bytes:
         """The image member."""
-        return self._read(i, "image")
+        return self._member(i, "image")
 
-    def _read(self, i: int, kind: str) -> bytes:
+    def _member(self, i: int, kind: str) -> bytes:
         row = self.rows[i]
-        return self.reader.read(int(self.groups[i]), int(row[kind]), int(row[f"{kind}_size"]))
+        return self._read(self.shards[self.groups[i]], int(row[kind]), int(row[f"{kind}_size"]))
 
     def _key(self, i: int) -> str:
-        row = self.rows[i]
-        return self.reader.name_at(int(self.groups[i]), int(row["header"]), int(row["image"]))
+        start, end = (int(self.rows[i][field]) for field in ("header", "image"))
+        try:
+            headers = self._read(self.shards[self.groups[i]], start, end - start)
+        except DataError:  # changed since it was indexed
+            headers = b""
+        return key_in(headers) or f"byte {start}"
+
+    def _read(self, shard: str, offset: int, size: int) -> bytes:
+        try:
+            if is_remote(shard):
+                with store(shard) as (system, inner):
+                    data = system.cat_file(inner, start=offset, end=offset + size)
+            else:
+                data = os.pread(self._descriptor(shard), size, offset)
+        except OSError as error:
+            raise DataError(f"the shard {shard} cannot be read: {error.strerror or error}") from None
+        if len(data) != size:
+            raise DataError(f"the shard {shard} ends before byte {offset + size}; it has changed, start anew")
+        return data
+
+    def _descriptor(self, shard: str) -> int:
+        if shard not in self._open:
+            while len(self._open) >= self.open_files:
+                os.close(self._open.pop(next(iter(self._open))))
+            self._open[shard] = os.open(shard, os.O_RDONLY)
+        return self._open[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
 
     def _texts_beside(self) -> Iterator[str]:
         """A text for each sample that has none in its shard: read once, since samples are asked for in any order."""
-        for shard, numbers in groupby(
-            map(int, self._bare), lambda i: self.reader.shards[int(self.groups[i])]
-        ):
+        for shard, numbers in groupby(map(int, self._bare), lambda i: self.shards[self.groups[i]]):
             try:
                 table = side_table(shard, self.text_fields)
             except DataError as error:
@@ -282,6 +216,18 @@ class ShardSource(Source):
                 table = {}
             for i in numbers:
                 yield _beside(table, self._key(i)) if table else ""
+
+
+def side_table(shard: str, fields: Sequence[str]) -> dict[str, str]:
+    """Key -> text from the Parquet file that img2dataset writes beside a shard; empty when there is none."""
+    path = Path(shard).with_suffix(".parquet")
+    if is_remote(shard) or not path.is_file():
+        return {}
+    table = tables.open_table(path)
+    found = [name for name in map(str.lower, fields) if name in table.columns]
+    if "key" not in table.columns or not found:
+        return {}
+    return {str(key): text for _, (key, text) in table.rows(["key", found[0]]) if isinstance(text, str)}
 
 
 def _beside(table: dict[str, str], key: str) -> str:
@@ -293,15 +239,89 @@ def member_texts(text: bytes | None, record: bytes | None, fields: Sequence[str]
     texts, wrong = tables.lines_of(text or b"")
     if record is None:
         return texts, wrong
-    try:
+    tree = None
+    with suppress(ValueError, RecursionError):
         tree = json.loads(record)
-    except (ValueError, RecursionError):
-        tree = None
     if not isinstance(tree, dict):
         return texts, "its .json is no JSON object"
     values = (tree.get(name) for name in fields)
-    found = (one for value in values for one in (value if isinstance(value, list) else [value]))
+    found = chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
     return texts + [tables.whole(one) for one in found if isinstance(one, str)], wrong
+
+
+def read_table(path: Path, fields: Sequence[str], note: Note) -> Texts:
+    """The pairs of a table; rows of one image are its several captions, paths count from the table's folder."""
+    texts: dict[str, dict[str, None]] = {}
+    for place, name, found in _rows(path, fields, note, pictured=True):
+        if not isinstance(name, str) or not name.strip():
+            note(Fault("lone", f"{path}:{place}", "names no image"))
+            continue
+        held = texts.setdefault(str(tables.image_path(path.parent, name)), {})
+        if found and all(text in held for text in found):
+            note(Fault("duplicate", f"{path}:{place}", "repeats an earlier row"))
+        held.update(dict.fromkeys(found))
+    return texts
+
+
+def _rows(
+    path: Path, fields: Sequence[str], note: Note, pictured: bool
+) -> Iterator[tuple[str, Any, list[str]]]:
+    """(place, cell that names the image where the table is of pairs, texts) of each row."""
+    table = tables.open_table(path)
+    images = [name for name in IMAGE_COLUMNS if pictured and name in table.columns][:1]
+    columns = _text_columns(table, fields)
+    if not columns or len(images) < pictured:
+        wanted = f"for the image ({', '.join(IMAGE_COLUMNS[:4])}, ...) and one " if pictured else ""
+        raise DataError(
+            f"{path} needs a column {wanted}for the text ({', '.join(fields)}), got "
+            f"{', '.join(table.columns[:12])[:200]}; name it in {'data.text_fields' if pictured else '--fields'}"
+        )
+    rows = table.rows([*images, *columns], lambda place, wrong: note(Fault("row", f"{path}:{place}", wrong)))
+    for place, cells in rows:
+        yield place, cells[0], [text for cell in cells[len(images) :] for text in tables.cell_texts(cell)]
+
+
+def _text_columns(table: tables.Table, fields: Sequence[str]) -> list[str]:
+    found = list(dict.fromkeys(name.lower() for name in fields if name.lower() in table.columns))
+    return found or [name for name in ("comment",) if name in table.columns]  # of Flickr30k's results.csv
+
+
+def read_folder(folder: Path, fields: Sequence[str], note: Note) -> Texts:
+    """The pairs of a folder with one of CAPTION_FILES, or with a .txt beside each image."""
+    named = [name for name in CAPTION_FILES if (folder / name).is_file()]
+    if len(named) > 1:
+        log.warning("%s: %s is read, and not %s", folder, named[0], ", ".join(named[1:]))
+    if named:
+        return read_table(folder / named[0], fields, note)
+    texts: dict[str, list[str]] = {}
+    for path in _files_below(folder):
+        ending, sidecar = path.suffix.lower(), path.with_suffix(".txt")
+        if ending in UNREAD_ENDINGS:
+            note(Fault("image", str(path), f"is of a format that is not read ({ending})"))
+        elif ending in IMAGE_ENDINGS and not sidecar.is_file():
+            note(Fault("lone", str(path), "has no .txt beside it"))
+        elif ending in IMAGE_ENDINGS:
+            try:
+                texts[str(path)], wrong = tables.lines_of(files.read_bytes(sidecar, "the text"))
+            except DataError as error:
+                texts[str(path)], wrong = [], str(error)
+            if wrong:
+                note(Fault("text", str(sidecar), wrong))
+    return texts
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """The files below a folder, sorted; links to folders are followed, each folder is entered once."""
+    found: dict[str, list[Path]] = {}
+    left_out = partial(log.warning, "the folder %s is left out: %s")
+    walked = os.walk(folder, followlinks=True, onerror=lambda error: left_out(error.filename, error.strerror))
+    for parent, folders, names in walked:
+        if (real := os.path.realpath(parent)) in found:
+            folders.clear()
+            left_out(parent, "a link leads to it a second time")
+        else:
+            found[real] = [Path(parent, name) for name in names]
+    return sorted(chain(*found.values()))
 
 
 def stream_texts(
@@ -315,55 +335,32 @@ def stream_texts(
     Raises:
         DataError: a file is missing, broken, of an unknown kind, or has none of the fields.
     """
-    skipped = skipped or Skipped()
+    note = (skipped or Skipped()).add
     for path in expand(paths):
         if is_remote(path):
             raise DataError(f"{path} is an address; copy the file to a disk first")
-        yield from filter(None, map(str.strip, _texts(Path(path), fields, skipped)))
+        yield from filter(None, map(str.strip, _texts(Path(path), fields, note)))
 
 
-def _texts(path: Path, fields: Sequence[str], skipped: Skipped) -> Iterator[str]:
+def _texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
     name = path.name.lower()
     if path.is_dir():
-        pairs, faults = read_folder(path, fields)
-        for fault in faults:
-            skipped.add(fault)
-        yield from (text for texts in pairs.values() for text in texts)
-    elif name.endswith(_SHARDS):
-        yield from _shard_texts(path, fields, skipped)
-    elif tables.is_table(path):
-        yield from _table_texts(path, fields, skipped)
-    elif name.endswith(_CAPTIONS):
-        header = next(tables.text_lines(path, "the texts"), "")
-        names = tables.open_table(path).columns if header.strip() else ()
-        if text_columns(names, fields) and set(names) & set(IMAGE_COLUMNS):
-            yield from _table_texts(path, fields, skipped)
-        else:
-            yield from (
-                line.rstrip("\r\n").rpartition("\t")[2] for line in tables.text_lines(path, "the texts")
-            )
-    else:
+        return chain.from_iterable(read_folder(path, fields, note).values())
+    if name.endswith(_SHARDS):
+        return _shard_texts(path, fields, note)
+    if not tables.is_table(path) and not name.endswith(_CAPTIONS):
         kinds = ", ".join((*_CAPTIONS, *tables.TABLE_ENDINGS, *_SHARDS))
         raise DataError(f"{path} is of no known kind; expected one of {kinds}, or a folder")
+    if name.endswith(_CAPTIONS):
+        headed = next(tables.text_lines(path, "the texts"), "").strip()
+        table = tables.open_table(path) if headed else None
+        if not (table and _text_columns(table, fields) and set(table.columns) & set(IMAGE_COLUMNS)):
+            lines = tables.text_lines(path, "the texts")
+            return (line.rstrip("\r\n").rpartition("\t")[2] for line in lines)
+    return chain.from_iterable(texts for _, _, texts in _rows(path, fields, note, pictured=False))
 
 
-def _table_texts(path: Path, fields: Sequence[str], skipped: Skipped) -> Iterator[str]:
-    table = tables.open_table(path)
-    columns = text_columns(table.columns, fields)
-    if not columns:
-        raise DataError(
-            f"{path} has no column named {', '.join(fields)} (it has {', '.join(table.columns)[:200]}); "
-            "name one with --fields"
-        )
-
-    def bad(place: str, wrong: str) -> None:
-        skipped.add(Fault("row", f"{path}:{place}", wrong))
-
-    for _, cells in table.rows(columns, bad):
-        yield from (text for cell in cells for text in tables.cell_texts(cell))
-
-
-def _shard_texts(path: Path, fields: Sequence[str], skipped: Skipped) -> Iterator[str]:
+def _shard_texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
     """The texts of a shard's samples, those without an image among them."""
     shard = str(path)
     with files.opened(path, "the shard") as file, tempfile.TemporaryFile() as unpacked:
@@ -376,19 +373,15 @@ def _shard_texts(path: Path, fields: Sequence[str], skipped: Skipped) -> Iterato
             if not samples and fault.kind == "shard":
                 raise DataError(f"the shard {path} holds no samples: {fault.detail}")
             if fault.kind != "lone":
-                skipped.add(fault)
+                note(fault)
         bare = any(parts.keys() == {"image"} for parts in samples.values())
         table = side_table(shard, fields) if bare else {}
         for (_, key), parts in samples.items():
-            if parts.keys() == {"image"}:
-                yield _beside(table, key)
-                continue
             found: dict[str, bytes] = {}
             for kind in parts.keys() - {"image"}:
-                _, offset, size = parts[kind]
-                file.seek(offset)
-                found[kind] = file.read(size)
+                file.seek(parts[kind][1])
+                found[kind] = file.read(parts[kind][2])
             texts, wrong = member_texts(found.get("text"), found.get("json"), fields)
             if wrong:
-                skipped.add(Fault("text", f"{shard}:{key}", wrong))
-            yield from texts
+                note(Fault("text", f"{shard}:{key}", wrong))
+            yield from texts if found else [_beside(table, key)]

@@ -26,19 +26,17 @@ _RAND = threading.Lock()  # rand() is one state for the whole process
 
 @dataclass(frozen=True)
 class Regions(FromImage):
-    """Boxes around segments and around what similar neighbours grow into.
+    """Boxes around segments and around what similar neighbours grow into."""
 
-    Attributes:
-        side: the picture is squashed to a square of so many pixels; the time grows with its square.
-        scales: one segmentation each; larger numbers give larger segments (Felzenszwalb's k, colours 0..255).
-        blur: Gaussian sigma in those pixels before the segmentation.
-        smallest: share of the side below which a box is dropped.
-    """
-
-    side: int = 128
-    scales: tuple[float, ...] = (150.0, 300.0)
-    blur: float = 0.8
-    smallest: float = 0.07
+    side: int = (
+        128  # of the square to which the picture is squashed, in pixels; the time grows with its square
+    )
+    scales: tuple[float, ...] = (
+        150.0,
+        300.0,
+    )  # Felzenszwalb's k of each segmentation: larger, larger segments
+    blur: float = 0.8  # Gaussian sigma in those pixels before the segmentation
+    smallest: float = 0.07  # share of the side below which a box is dropped
 
     def __post_init__(self) -> None:
         if self.side < 16 or not self.scales or min(self.scales) <= 0:
@@ -73,15 +71,12 @@ class Regions(FromImage):
 
 @dataclass(frozen=True)
 class SelectiveSearch(FromImage):
-    """Boxes of a hierarchical grouping of segments (Uijlings et al., IJCV 2013).
+    """Boxes of a hierarchical grouping of segments (Uijlings et al., IJCV 2013)."""
 
-    Attributes:
-        side: pixels of the longer side at which the picture is searched; the time grows with its square.
-        smallest: share of the side below which a box is dropped.
-    """
-
-    side: int = 300
-    smallest: float = 0.07
+    side: int = (
+        300  # pixels of the longer side at which the picture is searched; the time grows with its square
+    )
+    smallest: float = 0.07  # share of the side below which a box is dropped
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
         """Boxes in the order of the search: (R, 4)."""

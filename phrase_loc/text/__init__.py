@@ -1,7 +1,4 @@
-"""Words: from captions to a vocabulary and its vectors, from a phrase to weighted words.
+"""Words. english (tokens, forms, word lists) < parsing (roles) < phrases (weighted known words of a vocabulary).
 
-words (tokens, dictionary forms) < grammar (closed word classes) < parsing (roles) < vocabulary, counting <
-phrases (the rule from a phrase to known words, with word_list and notes); splitting cuts typed text into
-phrases; embeddings and tables hold vectors, labels and captions
-serve training and the query page.
+splitting cuts texts into phrases; vectors and labels serve training.
 """

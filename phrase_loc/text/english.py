@@ -1,167 +1,132 @@
-"""Closed word classes: which words name nothing that could be shown, which open or close a noun phrase.
+"""English in closed lists: word classes, dictionary forms, and which words there are.
 
 A few hundred words stand in for a part-of-speech tagger, which would need a downloaded model and a hundred
 times the time; `parsing` says how often the head noun comes out right with them.
 """
 
 import html
+import lzma
 import re
 import unicodedata
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.resources import files
 from itertools import islice
 
 
-def _word_set(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """Words that white space separates, as a set."""
     return frozenset(text.split())
 
 
-DETERMINERS = _word_set(
-    "a an the this that these those my your his her its our their some any no each every either neither "
-    "both all another other several many few various different same own such certain more most less much "
-    "enough what whose"
-)
-OPENING_DETERMINERS = _word_set("a an the my your his her its our their some")
-NUMBERS = _word_set(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen twenty thirty forty fifty hundred thousand million dozen dozens hundreds "
-    "thousands first second third single double multiple numerous half"
-)
-COUNTS = _word_set("one two three four five six seven eight nine ten")
-"""Numbers that captions use of things in view: a model that has learnt 'two' finds pairs with it."""
+def _table(text: str) -> dict[str, str]:
+    return dict(pair.split(":") for pair in text.split())
 
-PREPOSITIONS = _word_set(
-    "of in on at by with without near nearby beside besides behind under underneath over above below "
-    "beneath from to into onto through throughout across along alongside around for against between among "
-    "amongst inside outside toward towards during upon off down up out about next past within beyond atop "
-    "amid amidst like via per after before until since except despite opposite aboard who whom which where "
-    "when while as because if than then so but there here away together"
+
+DETERMINERS = words(
+    "a an the this that these those my your his her its our their some any no each every either neither both "
+    "all another other several many few various different same own such certain more most less much enough "
+    "what whose"
 )
-CONJUNCTIONS = _word_set("and or nor")
-AUXILIARIES = _word_set(
+OPENING_DETERMINERS = words("a an the my your his her its our their some")
+COUNTS = words("one two three four five six seven eight nine ten")
+"""Numbers that captions use of things in view: a model that has learnt 'two' finds pairs with it."""
+NUMBERS = COUNTS | words(
+    "zero eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty "
+    "fifty hundred thousand million dozen dozens hundreds thousands first second third single double "
+    "multiple numerous half"
+)
+PREPOSITIONS = words(
+    "of in on at by with without near nearby beside besides behind under underneath over above below beneath "
+    "from to into onto through throughout across along alongside around for against between among amongst "
+    "inside outside toward towards during upon off down up out about next past within beyond atop amid "
+    "amidst like via per after before until since except despite opposite aboard who whom which where when "
+    "while as because if than then so but there here away together"
+)
+CONJUNCTIONS = words("and or nor")
+AUXILIARIES = words(
     "is are was were be been being am has have had having does do did can could will would may might must "
     "shall should not isn't aren't doesn't don't can't isnt arent"
 )
-PERSONS = {
-    **dict.fromkeys(_word_set("he him himself"), "man"),
-    **dict.fromkeys(_word_set("she her herself hers"), "woman"),
-    **dict.fromkeys(
-        _word_set("they them themselves others everyone everybody we us ourselves theirs"), "people"
-    ),
-    **dict.fromkeys(
-        _word_set("someone somebody anyone anybody i me myself you yourself who whom nobody"), "person"
-    ),
-}
-"""A pronoun that can only mean people, standing where a noun should, is read as that noun."""
-
-NEGATIONS = _word_set(
-    "no not never none nobody nothing nowhere neither nor without cannot except excluding lacking "
-    "isnt arent wasnt werent dont doesnt didnt cant wont"
+PERSONS = _table(
+    "he:man him:man himself:man she:woman her:woman herself:woman hers:woman they:people them:people "
+    "themselves:people others:people everyone:people everybody:people we:people us:people ourselves:people "
+    "theirs:people someone:person somebody:person anyone:person anybody:person i:person me:person "
+    "myself:person you:person yourself:person who:person whom:person nobody:person"
 )
-"""What denies the words behind it; `parsing.negation` knows "n't", 'cat-free' and 'free of' as well."""
-
-PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | _word_set(
+"""A pronoun that can only mean people, standing where a noun should, is read as that noun."""
+PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | words(
     "it itself something anything nothing everything mine yours"
 )
-ADVERBS = _word_set(
+NEGATIONS = words(
+    "no not never none nobody nothing nowhere neither nor without cannot except excluding lacking isnt arent "
+    "wasnt werent dont doesnt didnt cant wont"
+)
+"""What denies the words behind it; `parsing.negation` knows "n't", 'cat-free' and 'free of' as well."""
+ADVERBS = words(
     "very too also just only really quite almost apparently fully partially partly heavily highly brightly "
     "slightly newly well still now again ever never already perhaps maybe etc even midair mid-air apart "
     "alone backwards downhill uphill"
 )
-
-COLOURS = _word_set(
+FUNCTION_WORDS = DETERMINERS | NUMBERS | PREPOSITIONS | CONJUNCTIONS | AUXILIARIES | PRONOUNS | ADVERBS
+COLOURS = words(
     "red orange yellow green blue purple violet pink brown black white gray tan beige gold golden silver "
     "turquoise teal maroon navy lavender cream magenta cyan bronze khaki burgundy"
 )
-ADJECTIVES = COLOURS | _word_set(
-    "big small large little tiny huge tall short long wide narrow thick thin high low deep shallow old "
-    "young new elderly older younger middle-aged adult teenage open closed empty full busy crowded quiet "
-    "dark light bright pale colorful multicolor multicolored striped plaid checkered floral patterned plain wet dry "
-    "dirty clean muddy dusty snowy icy grassy sandy rocky wooden metal stone concrete plastic rusty shiny "
-    "happy sad angry pretty beautiful cute handsome ugly fat skinny heavy strong bald blond brunette "
-    "bearded shirtless barefoot naked nude smiling laughing male female asian african american "
-    "african-american indian chinese japanese european oriental hispanic caucasian middle-eastern mexican "
-    "arab fluffy furry shaggy hairy curly hot cold warm cool frozen sunny cloudy rainy foggy urban rural "
-    "public outdoor indoor left right front back upper lower top middle nearby distant far local modern "
-    "ancient traditional military colored light-colored dark-colored dark-haired blond-haired brown-haired "
-    "gray-haired red-haired dark-skinned hooded long-haired short-haired sleeveless long-sleeved "
-    "short-sleeved matching similar identical professional formal casual nice good great fancy loose tight "
-    "soft hard flat steep round square rectangular circular curved straight broken torn worn ragged "
-    "stuffed inflatable toy uniformed busy crowded wet soapy leafy bushy foamy grassy gravelly striped "
-    "printed teen aged fenced paved graffitied smiley elder giant mini miniature large-sized medium bigger "
-    "smaller larger taller reddish"
+ADJECTIVES = COLOURS | words(
+    "big small large little tiny huge tall short long wide narrow thick thin high low deep shallow old young "
+    "new elderly older younger middle-aged adult teenage open closed empty full busy crowded quiet dark "
+    "light bright pale multicolor multicolored striped plaid checkered floral patterned plain wet dry dirty "
+    "clean muddy dusty snowy icy grassy sandy rocky wooden metal stone concrete plastic rusty shiny happy "
+    "sad angry pretty cute handsome ugly fat skinny heavy strong bald blond brunette bearded barefoot naked "
+    "nude smiling laughing male female asian african american african-american indian chinese japanese "
+    "european oriental hispanic caucasian middle-eastern mexican arab fluffy furry shaggy hairy curly hot "
+    "cold warm cool frozen sunny cloudy rainy foggy urban rural public outdoor indoor left right front back "
+    "upper lower top middle nearby distant far local modern ancient traditional military colored hooded "
+    "long-sleeved short-sleeved matching similar identical professional formal casual nice good great fancy "
+    "loose tight soft hard flat steep round square rectangular circular curved straight broken torn worn "
+    "ragged stuffed toy uniformed soapy leafy bushy foamy gravelly printed teen aged fenced paved graffitied "
+    "smiley elder giant mini miniature large-sized medium bigger smaller larger taller"
 )
 """Words that are modifiers even where they stand last ('his mouth open', 'all black')."""
-
-NOUNS_WHEN_LAST = _word_set(
+NOUNS_WHEN_LAST = words(
     "toy metal stone concrete plastic top back front square adult male female blond brunette military"
 )
 """Modifiers that name the thing where they end the noun phrase: 'a dog toy', but 'a toy dog'."""
-
-_ADJECTIVE_ENDINGS = (
-    "ish",
-    "ful",
-    "less",
-    "ous",
-    "ible",
-    "able",
-    "-colored",
-    "-haired",
-    "-dressed",
-    "-skinned",
-)
-
-EMPTY_BEFORE_OF = _word_set(
+_ADJECTIVE_ENDINGS = tuple(words("ish ful less ous ible able -colored -haired -dressed -skinned"))
+EMPTY_BEFORE_OF = words(
     "group pair couple bunch set lot number bit piece kind type sort variety series part side top bottom "
-    "edge end middle back front rest half majority plenty handful dozen collection array assortment trio "
-    "duo foursome view picture photo photograph image shot closeup close-up close sight scene one two "
-    "three some many most all both each several few any none member inside outside base corner left right "
-    "lot section portion"
+    "edge end middle back front rest half majority plenty handful dozen collection array assortment trio duo "
+    "foursome view picture photo photograph image shot closeup close-up close sight scene one two three some "
+    "many most all both each several few any none member inside outside base corner left right section "
+    "portion"
 )
 """'a group of people', 'the side of a house', 'a photo of a dog': the noun after 'of' is what is meant."""
-
-SHARED_BEFORE_OF = _word_set(
+SHARED_BEFORE_OF = words(
     "crowd herd flock team row pile stack line pool bowl glass cup bottle can plate body pack band class "
     "bouquet bunch basket bucket bag box family gathering army school sea patch field puddle stream cloud "
     "blanket layer slice loaf tray rack string train troupe gang squad mob swarm litter deck"
 )
 """'a herd of sheep', 'a cup of tea': both nouns name the region, and weigh the same."""
-
-_VERBS = _word_set(
-    "wear hold carry play sit stand walk run ride jump look eat drink talk sleep smile laugh dance sing "
-    "work perform climb swim ski surf skate skateboard snowboard fish race fly throw catch kick hit push "
-    "pull lean lie lay kneel crouch squat bend reach point watch read write cook prepare sell buy wait "
-    "pose drive cross leap chase bite lick swing slide paddle row sail cut clean wash paint draw build dig "
-    "touch grab hug kiss gather face show use do get put take make try enjoy give pass follow lead dive "
-    "splash wrestle fight box march pedal bike cycle hike stare gaze speak listen wave rest relax hang "
-    "balance float fall roll step stretch exercise practice train compete attempt participate celebrate "
-    "cheer clap display contain feature surround attach hand smoke sweep shovel shop juggle sniff shake "
-    "tackle toss bat pitch dribble shoot score land approach enter exit leave travel head"
+_VERBS = words(
+    "wear hold carry play sit stand walk run ride jump look eat drink talk sleep smile laugh dance sing work "
+    "perform climb swim ski surf skate skateboard snowboard fish race fly throw catch kick hit push pull "
+    "lean lie lay kneel crouch squat bend reach point watch read write cook prepare sell buy wait pose drive "
+    "cross leap chase bite lick swing slide paddle row sail cut clean wash paint draw build dig touch grab "
+    "hug kiss gather face show use do get put take make try enjoy give pass follow lead dive splash wrestle "
+    "fight box march pedal bike cycle hike stare gaze speak listen wave rest relax hang balance float fall "
+    "roll step stretch exercise practice train compete attempt participate celebrate cheer clap display "
+    "contain feature surround attach hand smoke sweep shovel shop juggle sniff shake tackle toss bat pitch "
+    "dribble shoot score land approach enter exit leave travel head"
 )
+_DOUBLED = words("sit run swim get put hit hug cut dig grab clap bat step shop")
 
 
 def _ing(verb: str) -> str:
-    if verb in ("lie", "die"):
-        return verb[:-2] + "ying"
+    if verb == "lie":
+        return "lying"
     if verb.endswith("e") and not verb.endswith("ee"):
         return verb[:-1] + "ing"
-    if verb in (
-        "sit",
-        "run",
-        "swim",
-        "get",
-        "put",
-        "hit",
-        "hug",
-        "cut",
-        "dig",
-        "grab",
-        "clap",
-        "bat",
-        "step",
-        "shop",
-    ):
-        return verb + verb[-1] + "ing"
-    return verb + "ing"
+    return verb + (verb[-1] if verb in _DOUBLED else "") + "ing"
 
 
 def _third(verb: str) -> str:
@@ -171,35 +136,62 @@ def _third(verb: str) -> str:
 
 
 PRESENT_PARTICIPLES = frozenset(map(_ing, _VERBS))
-PAST_PARTICIPLES = _word_set(
+PAST_PARTICIPLES = words(
     "dressed covered seated surrounded filled made named called shown used located followed attached tied "
     "wrapped piled parked decorated lined pulled pushed ridden held carried worn played"
 )
 THIRD_PERSON = frozenset(map(_third, _VERBS))
-_NOUNS_TOO = _word_set(
+VERB_BASES = _VERBS - words(
     "bike cycle fish fight box race land head hand paint dive slide swing bat pitch shop smoke cook drink "
     "face show skate ski surf skateboard snowboard touch march bite shake"
 )
-VERB_BASES = _VERBS - _NOUNS_TOO
-VERB_FORMS = (
-    VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | PAST_PARTICIPLES | _word_set("taking overlooking")
-)
+VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | PAST_PARTICIPLES | {"taking", "overlooking"}
 """What makes a pair of words a clause ('dog runs') and not a name ('dirt bike')."""
+
+_IRREGULAR = _table(
+    "men:man children:child feet:foot teeth:tooth mice:mouse geese:goose oxen:ox leaves:leaf knives:knife "
+    "wives:wife wolves:wolf shelves:shelf scarves:scarf loaves:loaf halves:half calves:calf hooves:hoof "
+    "thieves:thief elves:elf selves:self dice:die lice:louse cacti:cactus fungi:fungus alumni:alumnus "
+    "octopi:octopus hippopotami:hippopotamus bacteria:bacterium quizzes:quiz toddies:toddy "
+    "moustaches:mustache passersby:passerby sons-in-law:son-in-law"
+)
+_WITH_S = words(
+    "axe movie cookie brownie hoodie selfie zombie bowtie necktie smoothie rookie collie beanie hippie "
+    "prairie goalie talkie walkie-talkie veggie doggie birdie foodie calorie genie magpie onesie headache "
+    "mustache quiche cache avalanche fuse muse excuse cd tv mechanic medic paramedic fabric mosaic picnic "
+    "clinic topic comic critic relic attic toe canoe hoe oboe tiptoe foe woe floe aloe"
+)
+_WITH_ES = words("gas lens canvas atlas")
+SINGULARS = _IRREGULAR | {word + "s": word for word in _WITH_S} | {word + "es": word for word in _WITH_ES}
+"""Of plurals that the rules below would get wrong."""
+VARIANTS = _table(
+    "grey:gray greyish:grayish colour:color coloured:colored colourful:colorful multicoloured:multicolored "
+    "multi-coloured:multicolored multi-colored:multicolored moustache:mustache pyjamas:pajamas "
+    "doughnut:donut tshirt:t-shirt tee-shirt:t-shirt teeshirt:t-shirt armour:armor harbour:harbor "
+    "neighbour:neighbor theatre:theater centre:center jewellery:jewelry kerb:curb aeroplane:airplane "
+    "blonde:blond blonde-haired:blond-haired grey-haired:gray-haired barbeque:barbecue bbq:barbecue "
+    "tyre:tire mum:mom yoghurt:yogurt chequered:checkered plough:plow sceptre:scepter vapour:vapor "
+    "parlour:parlor savoury:savory catalogue:catalog cheque:check"
+)
+"""Spellings of one word: the one on the right stands for all."""
+INVARIANT = words(
+    "glasses sunglasses eyeglasses pants jeans shorts trousers tights leggings overalls goggles scissors "
+    "clothes woods trunks binoculars pajamas sports news lens canvas christmas atlas texas bias chaos cosmos "
+    "thermos rhinoceros series species means barracks headquarters always perhaps does hers ours theirs "
+    "towards afterwards outdoors indoors backwards forwards upwards downwards sideways upstairs downstairs "
+    "besides overseas whereas james vegas angeles molasses kudos asbestos specimen yemen omen abdomen "
+    "regimen acumen ramen amen slacks suspenders fatigues sweatpants squarepants adidas mercedes"
+)
+"""Words that end like a plural and are not, or that mean something else without the s."""
+_IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolves")
+
+MAX_TOKENS = 256  # more of a text is not read: a phrase is a few words, and a whole caption is below this
+MAX_LETTERS = 40  # a longer token is cut, ends in '…' and is no word
 
 
 def is_function_word(token: str) -> bool:
     """Whether a token names nothing by itself: article, number, preposition, auxiliary, pronoun, digits."""
-    return (
-        token in DETERMINERS
-        or token in NUMBERS
-        or token in PREPOSITIONS
-        or token in CONJUNCTIONS
-        or token in AUXILIARIES
-        or token in PRONOUNS
-        or token in ADVERBS
-        or token.isdigit()
-        or (len(token) < 2 and token.isascii())
-    )
+    return token in FUNCTION_WORDS or token.isdigit() or (len(token) < 2 and token.isascii())
 
 
 def may_be_shown(token: str) -> bool:
@@ -211,9 +203,6 @@ def is_modifier(token: str) -> bool:
     """Whether a token is an adjective by the list, or by its ending."""
     return token in ADJECTIVES or (len(token) > 5 and token.endswith(_ADJECTIVE_ENDINGS))
 
-
-MAX_TOKENS = 256  # more of a text is not read: a phrase is a few words, and a whole caption is below this
-MAX_LETTERS = 40  # a longer token is cut, ends in '…' and is no word
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 _LOOSE_CLITIC = re.compile(r"(?<!\s)\s+'(?=s\b)")  # Flickr30k Entities writes "a laptop 's keyboard"
@@ -228,55 +217,6 @@ _LETTERS = str.maketrans({"ı": "i", "ø": "o", "ł": "l", "đ": "d", "æ": "ae"
 _WITH = re.compile(r"\bw/(o\b)?")
 _SLASH = re.compile(r"(?<=[^\W\d_])\s*/\s*(?=[^\W\d_])")
 _SPACED_SHIRT = re.compile(r"\bt(?:ee)?\s?-?\s?(shirts?)\b")
-
-
-def _table(text: str) -> dict[str, str]:
-    return dict(pair.split(":") for pair in text.split())
-
-
-IRREGULAR = _table(
-    "men:man women:woman children:child feet:foot teeth:tooth mice:mouse geese:goose oxen:ox leaves:leaf "
-    "knives:knife wives:wife wolves:wolf shelves:shelf scarves:scarf loaves:loaf halves:half calves:calf "
-    "hooves:hoof thieves:thief elves:elf selves:self bookshelves:bookshelf dice:die lice:louse "
-    "cacti:cactus fungi:fungus alumni:alumnus octopi:octopus hippopotami:hippopotamus bacteria:bacterium "
-    "buses:bus gases:gas lenses:lens minibuses:minibus canvases:canvas atlases:atlas quizzes:quiz axes:axe "
-    "movies:movie cookies:cookie brownies:brownie hoodies:hoodie selfies:selfie zombies:zombie pies:pie "
-    "ties:tie lies:lie dies:die bowties:bowtie neckties:necktie smoothies:smoothie rookies:rookie "
-    "collies:collie beanies:beanie hippies:hippie prairies:prairie goalies:goalie talkies:talkie "
-    "walkie-talkies:walkie-talkie veggies:veggie doggies:doggie birdies:birdie foodies:foodie "
-    "calories:calorie genies:genie magpies:magpie onesies:onesie toddies:toddy headaches:headache "
-    "mustaches:mustache moustaches:mustache quiches:quiche caches:cache avalanches:avalanche fuses:fuse "
-    "muses:muse excuses:excuse cds:cd tvs:tv dvds:dvd suvs:suv atvs:atv mechanics:mechanic medics:medic "
-    "paramedics:paramedic fabrics:fabric mosaics:mosaic picnics:picnic clinics:clinic topics:topic "
-    "comics:comic critics:critic relics:relic attics:attic passersby:passerby sons-in-law:son-in-law"
-)
-"""Plurals that the rules below would get wrong."""
-
-VARIANTS = _table(
-    "grey:gray greyish:grayish colour:color coloured:colored colourful:colorful multicoloured:multicolored "
-    "multi-coloured:multicolored multi-colored:multicolored moustache:mustache pyjamas:pajamas "
-    "doughnut:donut tshirt:t-shirt tee-shirt:t-shirt teeshirt:t-shirt armour:armor harbour:harbor "
-    "neighbour:neighbor theatre:theater centre:center jewellery:jewelry kerb:curb aeroplane:airplane "
-    "blonde:blond blonde-haired:blond-haired grey-haired:gray-haired barbeque:barbecue bbq:barbecue "
-    "tyre:tire mum:mom yoghurt:yogurt chequered:checkered plough:plow sceptre:scepter vapour:vapor "
-    "parlour:parlor savoury:savory catalogue:catalog cheque:check"
-)
-"""Spellings of one word: the one on the right stands for all."""
-
-INVARIANT = _word_set(
-    "glasses sunglasses eyeglasses pants jeans shorts trousers tights leggings overalls goggles scissors "
-    "clothes woods trunks binoculars pajamas sports news gas lens canvas christmas atlas texas bias chaos "
-    "cosmos thermos rhinoceros series species means barracks headquarters always perhaps as is was has "
-    "does this its his hers ours theirs yes us plus across towards afterwards outdoors indoors backwards "
-    "forwards upwards downwards sideways upstairs downstairs besides overseas whereas ladies-in-waiting "
-    "gas-mask james paris las los vegas angeles hollandaise swiss molasses kudos asbestos specimen yemen "
-    "omen abdomen regimen acumen ramen amen khakis slacks suspenders fatigues sweatpants squarepants "
-    "adidas mercedes"
-)
-"""Words that end like a plural and are not, or that mean something else without the s."""
-
-_KEEP_S_ONLY = _word_set("toes canoes hoes oboes tiptoes foes woes floes aloes")
-_IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolves")
 
 
 def normalise(text: str) -> str:
@@ -315,21 +255,14 @@ def tokens(text: str) -> list[str]:
     ['the', 'man', 't-shirt', 'and', 'a', 'skate-boarder']
     """
     found = islice(_TOKEN.finditer(normalise(text)), MAX_TOKENS)
-    return [_without_possessive(_bounded(match.group())) for match in found]
+    bounded = (t if len(t := match.group()) <= MAX_LETTERS else t[:MAX_LETTERS] + "…" for match in found)
+    return [t[:-2] if t.endswith("'s") and len(t) > 3 else t for t in bounded]
 
 
 def runs(text: str) -> list[list[str]]:
     """The tokens in stretches that no punctuation breaks: a two-word unit never spans a comma."""
     pieces = re.split(r"[^\w\s'-]+", normalise(text))
     return [found for piece in pieces if (found := tokens(piece))]
-
-
-def _bounded(token: str) -> str:
-    return token if len(token) <= MAX_LETTERS else token[:MAX_LETTERS] + "…"
-
-
-def _without_possessive(token: str) -> str:
-    return token[:-2] if token.endswith("'s") and len(token) > 3 else token
 
 
 @lru_cache(maxsize=1 << 16)
@@ -344,30 +277,23 @@ def canonical(token: str) -> str:
 
 
 def _singular(word: str) -> str:
-    if word in IRREGULAR:
-        return IRREGULAR[word]
+    if word in SINGULARS:
+        return SINGULARS[word]
     if word in INVARIANT or len(word) < 4:
         return word
     for ending in _IRREGULAR_ENDINGS:
         if word.endswith(ending):
-            return word.removesuffix(ending) + IRREGULAR[ending]
+            return word.removesuffix(ending) + SINGULARS[ending]
     if word.endswith("men"):
         return word[:-2] + "an"
     if not word.endswith("s") or word.endswith(("ss", "us", "is", "ics")):
         return word
-    return _strip_plural(word)
-
-
-def _strip_plural(word: str) -> str:
-    if word.endswith("ies"):
-        return word[:-3] + "y" if len(word) > 4 else word[:-1]
-    if word.endswith(("sses", "xes", "ches", "shes", "zzes")):
-        return word[:-2]
-    if word.endswith("uses") and word[-5:-4] not in "aeo":  # cactus-es, but house-s, pause-s
-        return word[:-2]
-    if word.endswith("oes") and word not in _KEEP_S_ONLY and not word.endswith("shoes"):
-        return word[:-2]
-    return word[:-1]
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    es = word.endswith(("sses", "xes", "ches", "shes", "zzes"))
+    es = es or (word.endswith("uses") and word[-5:-4] not in "aeo")  # cactus-es, but house-s, pause-s
+    es = es or (word.endswith("oes") and not word.endswith("shoes"))
+    return word[:-2] if es else word[:-1]
 
 
 def spellings(token: str) -> tuple[tuple[str, ...], ...]:
@@ -384,3 +310,38 @@ def spellings(token: str) -> tuple[tuple[str, ...], ...]:
         parts = token.removesuffix("-in-law").split("-")
         ways.append(tuple(canonical(part) for part in parts if part))
     return tuple(dict.fromkeys(ways))
+
+
+def is_word(token: str) -> bool:
+    """Whether a lower-case token of five letters or more is a word of English, in any of its forms.
+
+    >>> [is_word(w) for w in ("toaster", "toasters", "sloth", "umbrela")]
+    [True, True, True, False]
+    """
+    return any(_is_listed(w + mark) for w in {token, canonical(token)} for mark in ("", "+", "="))
+
+
+def is_adjective(token: str) -> bool:
+    """Whether a lower-case token is an adjective more often than a noun ('odd', no 'puppy')."""
+    return _is_listed(token + "+")
+
+
+def is_compound(token: str) -> bool:
+    """Whether a lower-case word of English is a kind of what its second half names ('goldfish', no 'carpet')."""
+    return _is_listed(canonical(token) + "=")
+
+
+@lru_cache(maxsize=1 << 12)
+def _is_listed(entry: str) -> bool:
+    return f"\n{entry}\n".encode() in _word_list()
+
+
+@cache
+def _word_list() -> bytes:
+    """97,000 words of SCOWL and WordNet, one a line, adjectives with a '+', compounds with a '='.
+
+    Opened when a word must be told from a misspelling or a comma be understood, never for a phrase of known words:
+    25 ms once, half a millisecond a question. It is searched as it is: a set would take 10 MB. Words that are no
+    adjectives are listed from five letters on, since shorter ones are never corrected. See benchmarks/word_list.py.
+    """
+    return lzma.decompress((files("phrase_loc.text") / "lists" / "words.txt.xz").read_bytes())

@@ -1,78 +1,50 @@
 """The one rule from a phrase to weighted words: what is known, what stands for it, how much it counts.
 
-1. `parsing.parsed` gives the content words with their roles (head, modifier, context).
-2. Two neighbours that are a unit together become one word: 'hot dog' by the pair, 'fire fighter' by
-'firefighter'.
-3. Every other word is looked up, first hit wins:
-   dictionary form ('dogs' -> dog, 'grey' -> gray), as written, without its hyphen, its hyphenated parts,
-   and, for what is no word of English (`word_list`), two frequent words written as one ('videocamera' ->
-   video, camera), or a frequent word one edit away ('dooorway' -> doorway): `Word.misspelt` and the note
-   say so. A number is a modifier where it is known ('two' has learnt to point at pairs), else passed over.
-4. A word that is still unknown is reported with weight 0, and the note names it. The known ones share the
-   weight 1 in proportion to their roles. A phrase without a known word has K = 0: the caller says so and invents
-   nothing.
-
-Why no NLTK here: its tokenizers and stemmers need no corpus, but importing the package takes 3 to 5 s, a
-query 0.5 s. NLTK serves where seconds do not matter (caption chunks in `captions`, and as the oracle of our
-edit distance and collocation score in the tests).
+1. `parsing` gives the content words with their roles (head, modifier, context).
+2. Two neighbours that are a unit together become one word: 'hot dog' by the pair, 'fire fighter' by 'firefighter'.
+3. Every other word is looked up, first hit wins: dictionary form, as written, without its hyphen, its hyphenated
+   parts, and, for what is no word of English, two frequent words written as one ('videocamera') or a frequent word
+   one edit away ('dooorway'). A number is a modifier where it is known, else passed over.
+4. The known words share the weight 1 in proportion to their roles; an unknown one has weight 0, and is noted.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import zip_longest
+from string import ascii_lowercase
 
 import torch
 from torch import Tensor
 
 from phrase_loc.structures import Word
-from phrase_loc.text.english import (
-    CONJUNCTIONS,
-    COUNTS,
-    DETERMINERS,
-    MAX_LETTERS,
-    MAX_TOKENS,
-    PREPOSITIONS,
-    canonical,
-    normalise,
-    spellings,
-    tokens,
-)
+from phrase_loc.text import english
+from phrase_loc.text.english import MAX_LETTERS, MAX_TOKENS, canonical, is_word, normalise, spellings, tokens
 from phrase_loc.text.parsing import Role, Token, negation, parsed
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.text.word_list import is_compound, is_word
 
 ROLE_WEIGHTS = {Role.HEAD: 1.0, Role.MODIFIER: 0.7, Role.CONTEXT: 0.3}
-"""Shares before normalising, chosen on the Flickr30k Entities val phrases.
+"""Shares before normalising, chosen on the Flickr30k Entities val phrases: with one model (1,606 words) 1/.35/.1 gave
+pointing A 71.9 and R@1 U 35.3, 1/.5/.3 72.4 35.4, 1/.7/.3 72.4 35.9, 1/.8/.5 72.4 36.1, 1/1/1 72.3 36.1: a plateau.
+Passing over the numbers cost 0.9 points of A."""
 
-With one trained model (1,606 words, two input sizes), head / modifier / context gave pointing A and R@1 U of
-1/.35/.1 71.9 35.3, 1/.5/.3 72.4 35.4, 1/.7/.3 72.4 35.9, 1/.8/.5 72.4 36.1, 1/1/1 72.3 36.1: a plateau above .5.
-Passing over the numbers cost 0.9 points of A at 1/.7/.3.
-"""
-
-_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+_FREQUENT = 20  # a misspelt word is only corrected to a vocabulary word seen so often
 _SHORTEST_CORRECTED = 5  # 'dgo' has too many neighbours to guess which is meant
-_SHORTEST_FURTHER = 7  # 'perro' is no misspelt 'perry': further words hold names and rare ones
+_SHORTEST_FURTHER = 7  # 'perro' is no misspelt 'perry': out-of-vocabulary words hold names and rare ones
 _SHORTEST_PART = 3
-_JOINING = PREPOSITIONS | CONJUNCTIONS | DETERMINERS
+_JOINING = english.PREPOSITIONS | english.CONJUNCTIONS | english.DETERMINERS
+_CACHED = 1 << 14  # tokens whose reading is kept
+_MOST = 5  # words that one sentence lists
 
 
 @dataclass(frozen=True)
 class EncodedPhrase:
-    """A phrase as the model sees it.
+    """A phrase as the model sees it."""
 
-    Attributes:
-        words: every content word in reading order, unknown ones with weight 0.
-        ids: (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's.
-        weights: (K,) float32 > 0 with sum 1, in the order of `ids`.
-        note: what of the phrase is not asked as it is written, None when all is.
-        head_known: whether a noun that names the thing is among the known words.
-    """
-
-    words: tuple[Word, ...]
-    ids: Tensor
-    weights: Tensor
-    note: str | None = None
-    head_known: bool = True
+    words: tuple[Word, ...]  # every content word in reading order, unknown ones with weight 0
+    ids: Tensor  # (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's
+    weights: Tensor  # (K,) float32 > 0 with sum 1, in the order of `ids`
+    note: str | None = None  # what of the phrase is not asked as it is written, None when all is
+    head_known: bool = True  # whether a noun that names the thing is among the known words
 
     @property
     def known(self) -> bool:
@@ -81,37 +53,15 @@ class EncodedPhrase:
 
 
 class PhraseEncoder:
-    """Phrases to weighted rows of a word table.
+    """Phrases to weighted rows of a table: V words of a vocabulary, then `extra` ones, most frequent first."""
 
-    Args:
-        vocabulary: the V words the model was trained on.
-        extra: words outside it that have vectors too, most frequent first; row V + i.
-        role_weights: shares of head, modifiers and context before normalising.
-        min_count: a misspelt word is only corrected to a vocabulary word seen so often.
-    """
-
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        extra: Sequence[str] = (),
-        role_weights: dict[Role, float] | None = None,
-        min_count: int = 20,
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, extra: Sequence[str] = ()) -> None:
         self.vocabulary = vocabulary
-        self.role_weights = dict(role_weights or ROLE_WEIGHTS)
-        self.min_count = min_count
         self._extra: dict[str, int] = {}
         for row, word in enumerate(extra, start=len(vocabulary)):
             if word not in vocabulary:
                 self._extra.setdefault(word, row)
-        self._read = lru_cache(maxsize=1 << 14)(self._read_uncached)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in self.__dict__.items() if k != "_read"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._read = lru_cache(maxsize=1 << 14)(self._read_uncached)
+        self._cache: dict[str, tuple[Word, ...]] = {}
 
     def row(self, word: str) -> int | None:
         """Row of a dictionary form in the joint table, None when neither table holds it."""
@@ -131,46 +81,34 @@ class PhraseEncoder:
         [('zorgs', False, 0.0), ('red', True, 0.41), ('hat', True, 0.59)]
         """
         found = tokens(phrase)
+        read: dict[str, Word] = {}
         shares: dict[str, float] = {}
-        misspelt: dict[str, str | None] = {}
         head_known = False
         for word, role in self._units(parsed(found)):
-            share = self.role_weights[role] if word.known else 0.0
-            shares[word.text] = max(shares.get(word.text, 0.0), share)
-            misspelt.setdefault(word.text, word.misspelt)
+            read.setdefault(word.text, word)
+            shares[word.text] = max(shares.get(word.text, 0.0), ROLE_WEIGHTS[role] if word.known else 0.0)
             head_known |= word.known and role is Role.HEAD
-        if not shares:
-            return _unknown(phrase)
         total = sum(shares.values()) or 1.0
-        words = tuple(Word(t, share > 0, share / total, misspelt[t]) for t, share in shares.items())
-        known = [word for word in words if word.known]
-        rows = torch.tensor([self._row_of_known(word.text) for word in known], dtype=torch.long)
-        weights = torch.tensor([word.weight for word in known])
-        return EncodedPhrase(words, rows, weights, note(found, words), head_known)
-
-    def _row_of_known(self, text: str) -> int:
-        row = self.row(text)
-        if row is None:
-            raise KeyError(text)
-        return row
+        words = tuple(Word(text, w.known, shares[text] / total, w.misspelt) for text, w in read.items())
+        if not words and (text := normalise(phrase).strip()[:MAX_LETTERS]):
+            words = (Word(text, False, 0.0),)  # without a content word ('it', an emoji)
+        ids = torch.tensor([self.row(word.text) for word in words if word.known], dtype=torch.long)
+        weights = torch.tensor([word.weight for word in words if word.known])
+        return EncodedPhrase(words, ids, weights, note(found, words), head_known)
 
     def _units(self, found: Sequence[Token]) -> Iterator[tuple[Word, Role]]:
         """Words of weight 0 with their roles."""
-        place = 0
-        while place < len(found):
-            here, after = found[place], found[place + 1] if place + 1 < len(found) else None
-            if (
-                after is not None
-                and here.clause == after.clause
-                and (pair := self._pair(here.text, after.text))
-            ):
+        paired = False
+        for here, after in zip_longest(found, found[1:]):
+            if paired:  # with the one before
+                paired = False
+            elif after and here.clause == after.clause and (pair := self._pair(here.text, after.text)):
                 yield Word(pair, True, 0.0), max(here.role, after.role)
-                place += 2
-                continue
-            for word in self._read(here.text):
-                if word.known or word.text not in COUNTS:  # an unknown number is passed over
-                    yield word, here.role
-            place += 1
+                paired = True
+            else:
+                for word in self._read(here.text):
+                    if word.known or word.text not in english.COUNTS:  # an unknown number is passed over
+                        yield word, here.role
 
     def _pair(self, first: str, second: str) -> str | None:
         """The unit that two neighbours form, spaced or written as one word; trained words only."""
@@ -178,17 +116,25 @@ class PhraseEncoder:
         ways = (f"{one} {two}", f"{one}-{two}", one + two)
         return next((way for way in ways if way in self.vocabulary), None)
 
-    def _read_uncached(self, token: str) -> tuple[Word, ...]:
+    def _read(self, token: str) -> tuple[Word, ...]:
         """The known words a token stands for, or the token itself, unknown; all with weight 0."""
+        words = self._cache.get(token)
+        if words is None:
+            words = self._look_up(token)
+            if len(self._cache) >= _CACHED:
+                self._cache.clear()
+            self._cache[token] = words
+        return words
+
+    def _look_up(self, token: str) -> tuple[Word, ...]:
         if len(token) > MAX_LETTERS:
             return (Word(token, False, 0.0),)
         for way in self._ways(token):
-            known = tuple(Word(word, True, 0.0) for word in way if self.row(word) is not None)
-            if known:
+            if known := tuple(Word(word, True, 0.0) for word in way if self.row(word) is not None):
                 return known
         word = canonical(token)
         instead = self._split(word) or self._corrected(word)
-        if instead and (not is_word(token) or (len(instead) > 1 and is_compound(token))):
+        if instead and (not is_word(token) or (len(instead) > 1 and english.is_compound(token))):
             return tuple(Word(near, True, 0.0, token) for near in instead)
         return (Word(token, False, 0.0),)
 
@@ -204,21 +150,19 @@ class PhraseEncoder:
 
     def _split(self, word: str) -> tuple[str, ...]:
         """Two frequent words written as one; of several cuts the one whose rarer part is most frequent."""
-        cuts = [
-            (word[:i], canonical(word[i:])) for i in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1)
-        ]
-        scored = [(min(map(self.vocabulary.count, cut)), cut) for cut in cuts]
-        best, cut = max(scored, default=(0, ()))
-        return cut if best >= max(1, self.min_count) else ()
+        places = range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1)
+        cuts = [(word[:i], canonical(word[i:])) for i in places]
+        count, cut = max(((min(map(self.vocabulary.count, cut)), cut) for cut in cuts), default=(0, ()))
+        return cut if count >= _FREQUENT else ()
 
     def _corrected(self, word: str) -> tuple[str, ...]:
-        """The most frequent vocabulary word one edit away, else the most frequent further word."""
+        """The most frequent vocabulary word one edit away, else the most frequent out-of-vocabulary word."""
         if len(word) < _SHORTEST_CORRECTED or not word.isascii():
             return ()
         near = one_edit_away(word)
-        counts = {other: self.vocabulary.count(other) for other in near if other in self.vocabulary}
-        if counts and max(counts.values()) >= max(1, self.min_count):
-            return (max(counts, key=lambda other: (counts[other], other)),)
+        count, best = max((self.vocabulary.count(other), other) for other in near)
+        if count >= _FREQUENT:
+            return (best,)
         if len(word) < _SHORTEST_FURTHER:
             return ()
         further = [other for other in near if other in self._extra and is_word(other)]
@@ -226,90 +170,54 @@ class PhraseEncoder:
 
 
 def one_edit_away(word: str) -> set[str]:
-    """All strings one deletion, swap of neighbours, replacement or insertion from `word`, itself excluded.
-
-    Looking these up costs a few hundred microseconds whatever the size of the vocabulary.
-    """
+    """All strings one deletion, swap of neighbours, replacement or insertion from `word`, itself excluded."""
     halves = [(word[:i], word[i:]) for i in range(len(word) + 1)]
     near = {left + right[1:] for left, right in halves if right}
     near |= {left + right[1] + right[0] + right[2:] for left, right in halves if len(right) > 1}
-    near |= {left + letter + right[1:] for left, right in halves if right for letter in _ALPHABET}
-    near |= {left + letter + right for left, right in halves for letter in _ALPHABET}
+    near |= {left + letter + right[1:] for left, right in halves if right for letter in ascii_lowercase}
+    near |= {left + letter + right for left, right in halves for letter in ascii_lowercase}
     return near - {word}
-
-
-def _unknown(phrase: str) -> EncodedPhrase:
-    """A phrase without a content word ('it', an emoji): its text as one unknown word; () when blank."""
-    text = normalise(phrase).strip()[:MAX_LETTERS]
-    words = (Word(text, False, 0.0),) if text else ()
-    nothing = torch.zeros(0)
-    return EncodedPhrase(words, nothing.long(), nothing, note(tokens(phrase), words), head_known=False)
 
 
 def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:
     """The distinct word rows of all phrases (K,), and the weight of each in each phrase (P, K)."""
-    every = torch.cat([e.ids for e in encoded]) if encoded else torch.zeros(0, dtype=torch.long)
+    every = torch.cat([torch.zeros(0, dtype=torch.long), *(e.ids for e in encoded)])
     ids, place = every.unique(return_inverse=True)
+    owner = torch.tensor([row for row, e in enumerate(encoded) for _ in e.ids], dtype=torch.long)
     weights = torch.zeros(len(encoded), len(ids))
-    start = 0
-    for row, e in enumerate(encoded):
-        weights[row].index_add_(0, place[start : start + len(e.ids)], e.weights)
-        start += len(e.ids)
+    weights[owner, place] = torch.cat([torch.zeros(0), *(e.weights for e in encoded)])
     return ids, weights
 
 
-_MOST = 5  # words that one sentence lists
-
-
 def note(found: Sequence[str], words: Sequence[Word]) -> str | None:
-    """The note of an answer, None when the phrase was asked as it is written.
-
-    Args:
-        found: the tokens of the phrase.
-        words: its content words as they were read.
+    """The note of an answer: how the content words of a phrase's tokens were read, None when as written.
 
     >>> note(["a", "red", "lorry"], (Word("red", True, 1.0), Word("lorry", False, 0.0)))
     "'lorry' is not known; only 'red' was looked for"
     """
-    if all(word.known and not word.misspelt for word in words) and len(found) < MAX_TOKENS:
-        return ". ".join(_denied(found)) or None
-    said = [*_misspelt(words), *_not_known(words), *_denied(found)]
+    corrected: dict[str, list[str]] = {}
+    for word in words:
+        if word.misspelt:
+            corrected.setdefault(word.misspelt, []).append(word.text)
+    said = [f"{text!r} is read as {' '.join(parts)!r}" for text, parts in corrected.items()]
+    known, unknown = ([w.text for w in words if w.known is state] for state in (True, False))
+    if unknown and known:
+        are, were = "are" if len(unknown) > 1 else "is", "were" if len(known) > 1 else "was"
+        said.append(f"{_listed(unknown)} {are} not known; only {_listed(known)} {were} looked for")
+    elif unknown:
+        shown = ", ".join(unknown[:_MOST])
+        said.append(f"no word of it is known to the model ({shown}); try another word")
+    if denied := negation(found):
+        said.append(
+            f"{denied!r} is read as a negation: what it denies was looked for all the same, and present speaks of "
+            "the thing, not of its absence"
+        )
     if len(found) >= MAX_TOKENS:
         said.append(f"no more than the first {MAX_TOKENS} words were read")
     return ". ".join(said) or None
 
 
-def _misspelt(words: Sequence[Word]) -> list[str]:
-    read: dict[str, list[str]] = {}
-    for word in words:
-        if word.misspelt:
-            read.setdefault(word.misspelt, []).append(word.text)
-    return [f"{text!r} is read as {' '.join(parts)!r}" for text, parts in read.items()]
-
-
-def _not_known(words: Sequence[Word]) -> list[str]:
-    known, unknown = ([w.text for w in words if w.known is state] for state in (True, False))
-    if not unknown:
-        return []
-    if not known:
-        return [f"no word of it is known to the model ({', '.join(unknown[:_MOST])}); try another word"]
-    were = "were" if len(known) > 1 else "was"
-    are = "are" if len(unknown) > 1 else "is"
-    return [f"{_listed(unknown)} {are} not known; only {_listed(known)} {were} looked for"]
-
-
-def _denied(found: Sequence[str]) -> list[str]:
-    word = negation(found)
-    if word is None:
-        return []
-    return [
-        f"{word!r} is read as a negation: what it denies was looked for all the same, and present speaks of "
-        "the thing, not of its absence"
-    ]
-
-
 def _listed(words: Sequence[str]) -> str:
-    shown = [repr(word) for word in words[:_MOST]]
-    if len(words) > _MOST:
-        shown.append(f"{len(words) - _MOST} more")
+    more = [f"{len(words) - _MOST} more"] if len(words) > _MOST else []
+    shown = [*map(repr, words[:_MOST]), *more]
     return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

@@ -1,57 +1,44 @@
 """The words a model knows: V units with their counts, and a text file of them.
 
 A unit is a word in its dictionary form, or a pair of words that means more than its parts ('hot dog').
-`counting` finds them in captions.
+`UnitCounter` finds them in captions.
 """
 
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.files import read_text, write_text
-from phrase_loc.text.english import (
-    VERB_FORMS,
-    canonical,
-    is_function_word,
-    is_modifier,
-    may_be_shown,
-    runs,
-    spellings,
-)
+from phrase_loc.text import english
+from phrase_loc.text.english import canonical, is_function_word, may_be_shown, runs, spellings
 
 _DIGITS = 18  # of a count: what 64 bits hold
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """V units, most frequent first; the id of a unit is its place.
+    """V units, most frequent first; the id of a unit is its place."""
 
-    Attributes:
-        words: V distinct units, dictionary forms, the two words of a pair joined by a space.
-        counts: how often each was seen in the captions it was built from.
-    """
-
-    words: tuple[str, ...]
-    counts: tuple[int, ...]
-    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+    words: tuple[str, ...]  # distinct dictionary forms, the two words of a pair joined by a space
+    counts: tuple[int, ...]  # how often each was seen in the captions it was built from
 
     def __post_init__(self) -> None:
-        if len(self.words) != len(self.counts):
-            raise DataError(
-                f"a vocabulary needs a count a word: {len(self.words)} words, {len(self.counts)} counts"
-            )
-        ids = {word: i for i, word in enumerate(self.words)}
-        if len(ids) != len(self.words):
-            twice = next(w for w, n in Counter(self.words).items() if n > 1)
-            raise DataError(
-                f"a vocabulary lists each word once, {twice[:60]!r} stands there twice; remove one line"
-            )
-        object.__setattr__(self, "_ids", ids)
+        words, counts = len(self.words), len(self.counts)
+        if words != counts:
+            raise DataError(f"a vocabulary needs a count a word: {words} words, {counts} counts")
+        if len(self._ids) != words:
+            twice = repr(Counter(self.words).most_common(1)[0][0][:60])
+            raise DataError(f"a vocabulary lists each word once, {twice} stands there twice; remove one line")
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
 
     def __len__(self) -> int:
         return len(self.words)
@@ -70,66 +57,51 @@ class Vocabulary:
 
     def units(self, text: str) -> list[str]:
         """The known units of a whole text, in reading order with repeats; pairs win over single words."""
-        return [unit for run in runs(text) for unit in self._cover(run)]
+        found: list[str] = []
+        for run in runs(text):
+            place = 0
+            while place < len(run):
+                pair = " ".join(map(canonical, run[place : place + 2]))
+                together = pair in self._ids
+                found += (pair,) if together else self.read(run[place])
+                place += 2 if together else 1
+        return found
 
     def ids(self, text: str) -> list[int]:
         """As `units`, as rows."""
         return [self._ids[unit] for unit in self.units(text)]
 
-    def _cover(self, run: Sequence[str]) -> Iterator[str]:
-        place = 0
-        while place < len(run):
-            pair = " ".join(map(canonical, run[place : place + 2]))
-            if place + 1 < len(run) and pair in self._ids:
-                yield pair
-                place += 2
-                continue
-            yield from self.read(run[place])
-            place += 1
-
     def read(self, token: str) -> tuple[str, ...]:
-        """The unit of a token (several when only the parts of a hyphenated word are known); () if
-        unknown.
-        """
+        """The unit of a token (several when only the parts of a hyphenated word are known); () if unknown."""
         for way in spellings(token):
-            known = tuple(word for word in way if word in self._ids)
-            if known:
+            if known := tuple([word for word in way if word in self._ids]):
                 return known
         return ()
 
     def save(self, path: Path | str) -> None:
-        """Write one unit a line, `word<tab>count`, most frequent first; whole or not at all.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
+        """Write one unit a line, `word<tab>count`, most frequent first; whole or not at all, else a DataError."""
         lines = (f"{w}\t{n}\n" for w, n in zip(self.words, self.counts))
         write_text(path, "".join(lines), "choose another place for the vocabulary")
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
-        """Read a file of `save`. A line without a count counts 0, so a plain word list works as well.
-
-        Raises:
-            DataError: the file is missing, no text, or a line is neither `word` nor `word<tab>count`.
-        """
+        """Read a file of `save`, or a plain list of words, which count 0; raises DataError for anything else."""
         lines = io.StringIO(read_text(path, "the vocabulary"), newline=None)
-        pairs = [_entry(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+        pairs = []
+        for number, line in enumerate(lines, 1):
+            word, _, count = line.partition("\t")
+            word, count = word.strip(), count.strip() or "0"
+            if not (word and count.isdecimal() and len(count) <= _DIGITS) and line.strip():
+                shown = line.rstrip()[:60]
+                raise DataError(f"{path}, line {number}: expected `word<tab>count`, got {shown!r}")
+            if word:
+                pairs.append((word, int(count)))
         if not pairs:
             raise DataError(f"the vocabulary {path} is empty; build one with `phrase-loc vocab`")
         words, counts = zip(*pairs)
         return cls(words, counts)
 
 
-def _entry(line: str, path: Path | str, number: int) -> tuple[str, int]:
-    word, _, count = line.partition("\t")
-    told = count.strip() or "0"
-    if word.strip() and told.isdecimal() and len(told) <= _DIGITS:
-        return word.strip(), int(told)
-    raise DataError(f"{path}, line {number}: expected `word<tab>count`, got {line.rstrip()[:60]!r}")
-
-
-DEFAULT_SIZE = 18_000  # the paper's dictionary; 100,000 is tested
 TABLE_LIMIT = 2_000_000  # entries a counting table may hold: about 300 MB for words and pairs together
 _INSEPARABLE = 0.6
 
@@ -137,13 +109,10 @@ _INSEPARABLE = 0.6
 class UnitCounter:
     """Counts of words and of neighbouring pairs, fed text by text; several can be merged into one.
 
-    Args:
-        table_limit: entries each of the two tables may hold before its rarest are dropped.
+    Each of the two tables may hold `table_limit` entries before its rarest are dropped.
     """
 
     def __init__(self, table_limit: int = TABLE_LIMIT) -> None:
-        if table_limit < 1:
-            raise ConfigError(f"the table limit of a vocabulary must be 1 or more, got {table_limit}")
         self.table_limit = table_limit
         self.texts = 0
         self.words: Counter[str] = Counter()
@@ -157,22 +126,27 @@ class UnitCounter:
                 self.words.update(canonical(token) for token in run if may_be_shown(token))
                 content = [None if is_function_word(token) else canonical(token) for token in run]
                 self.pairs.update((a, b) for a, b in pairwise(content) if a and b and a != b)
-            self._bound()
+            self._drop_rarest()
 
     def merge(self, other: "UnitCounter") -> None:
         """Add what another process counted."""
         self.texts += other.texts
         self.words.update(other.words)
         self.pairs.update(other.pairs)
-        self._bound()
+        self._drop_rarest()
 
-    def _bound(self) -> None:
-        _drop_rarest(self.words, self.table_limit)
-        _drop_rarest(self.pairs, self.table_limit)
+    def _drop_rarest(self) -> None:
+        tables: tuple[Counter, ...] = (self.words, self.pairs)
+        for table in tables:
+            floor = 0
+            while len(table) > self.table_limit:
+                floor += 1
+                for key in [key for key, count in table.items() if count <= floor]:
+                    del table[key]
 
     def vocabulary(
         self,
-        size: int = DEFAULT_SIZE,
+        size: int = 18_000,
         min_count: int = 5,
         min_association: float = 0.35,
         pair_share: float = 0.25,
@@ -180,46 +154,29 @@ class UnitCounter:
         """The most frequent units.
 
         Args:
-            size: at most so many units.
-            min_count: a unit must be seen so often.
+            size: at most so many units; the paper's dictionary by default, 100,000 is tested.
+            min_count: a unit must be seen so often; a DataError where no word is.
             min_association: normalised PMI (-1..1) from which two adjacent nouns become a unit.
             pair_share: at most this share of `size` are pairs (the most frequent ones); 0 keeps none.
-
-        Raises:
-            ConfigError: size or min_count below 1.
-            DataError: no word reaches the minimum count.
         """
-        if size < 1 or min_count < 1:
-            raise ConfigError(
-                f"a vocabulary needs a size and a min_count of 1 or more, got {size} and {min_count}"
-            )
         frequent = {w: n for w, n in self.words.items() if n >= min_count}
         if not frequent:
             raise DataError(
                 f"no word was seen {min_count} times in {self.texts} texts "
                 f"({len(self.words)} different words); give more text or lower the minimum count"
             )
-        pairs = self._units(min_count, min_association)
-        ranked = _ranked(frequent | dict(_ranked(pairs)[: int(size * pair_share)]))[:size]
-        return Vocabulary(tuple(w for w, _ in ranked), tuple(n for _, n in ranked))
-
-    def _units(self, min_count: int, min_association: float) -> dict[str, int]:
         total, words = self.words.total(), self.words
-        return {
+        pairs = {
             f"{a} {b}": n
             for (a, b), n in self.pairs.items()
             if n >= min_count and association(n, words[a], words[b], total) >= _needed(a, b, min_association)
         }
+        ranked = _ranked(frequent | dict(_ranked(pairs)[: int(size * pair_share)]))[:size]
+        return Vocabulary(tuple(w for w, _ in ranked), tuple(n for _, n in ranked))
 
 
 def build_vocabulary(captions: Iterable[str], table_limit: int = TABLE_LIMIT, **options: float) -> Vocabulary:
-    """The vocabulary of captions by one pass over them; a generator is consumed once and never held.
-
-    Args:
-        captions: texts.
-        table_limit: see `UnitCounter`.
-        options: those of `UnitCounter.vocabulary`.
-    """
+    """The vocabulary of captions by one pass, a generator never held; options as of `UnitCounter.vocabulary`."""
     counter = UnitCounter(table_limit)
     counter.update(captions)
     return counter.vocabulary(**options)  # type: ignore[arg-type]
@@ -234,19 +191,8 @@ def _needed(first: str, second: str, min_association: float) -> float:
 
     'brown dog' and 'dog runs' are frequent and mean no more than their parts.
     """
-    verbal = second in VERB_FORMS or first in VERB_FORMS
-    return max(min_association, _INSEPARABLE) if verbal or is_modifier(first) else min_association
-
-
-def _drop_rarest(table: Counter, limit: int) -> None:
-    """Drop the rarest entries of a table that outgrew its limit, until it is at most half full."""
-    floor = 1
-    while len(table) > limit:
-        for key in [key for key, count in table.items() if count <= floor]:
-            del table[key]
-        if len(table) <= limit // 2:
-            return
-        floor += 1
+    verbal = second in english.VERB_FORMS or first in english.VERB_FORMS
+    return max(min_association, _INSEPARABLE) if verbal or english.is_modifier(first) else min_association
 
 
 def association(together: int, first: int, second: int, total: int) -> float:

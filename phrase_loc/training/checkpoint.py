@@ -178,7 +178,7 @@ def write_kept(path: Path, facts: dict[str, Any]) -> None:
 def _stamp(source: Source) -> str:
     if not isinstance(source, ShardSource):
         return _digest(_place(source.name(i)) for i in range(len(source)))
-    shards = source.reader.shards
+    shards = source.shards
     texts = [f"{os.path.splitext(shard)[0]}.parquet" for shard in shards]  # the tables beside them
     sides = [None if is_remote(path) else _place(path) for path in texts]
     rows = hashlib.sha256(source.rows.tobytes()).hexdigest()
@@ -195,7 +195,7 @@ def _place(path: str) -> Any:
 
 def _names_and_sizes(source: Source) -> Iterator[tuple[str, Any]]:
     """Of each shard, or of each photograph; for an address what its store says of the content."""
-    named = source.reader.shards if isinstance(source, ShardSource) else map(source.name, range(len(source)))
+    named = source.shards if isinstance(source, ShardSource) else map(source.name, range(len(source)))
     for path in named:
         found = _place(path)
         size = found.partition("|")[2] if isinstance(found, str) else found and found[1]
@@ -204,7 +204,7 @@ def _names_and_sizes(source: Source) -> Iterator[tuple[str, Any]]:
 
 def _digest_of_texts(source: Source, world: World) -> str:
     """Of all texts in their order; empty for shards at an address, whose store marks their content."""
-    if isinstance(source, ShardSource) and any(map(is_remote, source.reader.shards)):
+    if isinstance(source, ShardSource) and any(map(is_remote, source.shards)):
         return ""
     log.info("reading the texts of %d images", len(source))
     blocks = [range(i, min(i + _BLOCK, len(source))) for i in range(0, len(source), _BLOCK)]

@@ -14,8 +14,7 @@ from phrase_loc.config import build
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.files import reason
-from phrase_loc.inference import Inference
-from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models.build import create, folded
 from phrase_loc.models.model import TextToRegion, last_frozen, trainable_stages
 from phrase_loc.models.store import load_model

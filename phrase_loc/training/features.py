@@ -28,6 +28,8 @@ from phrase_loc.errors import DataError
 from phrase_loc.files import SEAL, read_bytes, refusing, remove_leftovers, sealed, unsealed, writing
 from phrase_loc.models.model import last_frozen, run_stages
 from phrase_loc.pairs.dataset import (
+    FILLER,
+    Item,
     Sample,
     Transform,
     WebImages,
@@ -36,7 +38,6 @@ from phrase_loc.pairs.dataset import (
     names_a_side,
     unlabelled,
 )
-from phrase_loc.pairs.sampler import FILLER, Item
 from phrase_loc.skipped import Fault
 from phrase_loc.text.labels import WordLabels
 from phrase_loc.training.config import PhaseConfig, TrainConfig
@@ -76,7 +77,7 @@ class CachedImages(Dataset[Sample]):
         epoch, number, choice = item
         chunk, place = divmod(max(number, 0), CHUNK)
         outputs, usable = self.chunks[choice](chunk)
-        nothing = Sample(torch.zeros(outputs.shape[2:], dtype=torch.float16), WordLabels((), ()), 0.0)
+        nothing = Sample(torch.zeros(outputs.shape[2:], dtype=torch.float16))
         if number == FILLER:
             return nothing
         name = self.images.source.name(number)

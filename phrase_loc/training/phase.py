@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.model import TextToRegion, trainable_stages
-from phrase_loc.pairs.dataset import Batch, collate
-from phrase_loc.pairs.sampler import Order, StepSampler, steps_per_epoch
+from phrase_loc.pairs.dataset import Batch, Order, StepSampler, collate, steps_per_epoch
 from phrase_loc.skipped import Fault
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import PhaseConfig, TrainConfig

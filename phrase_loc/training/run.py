@@ -29,7 +29,7 @@ from torch import Tensor
 from phrase_loc.config import to_dict
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.files import lock, refusing, remove_leftovers, write_text, writing_folder
+from phrase_loc.files import lock, refusing, remove_leftovers, write_text, writing
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import save_model
 from phrase_loc.skipped import Skipped
@@ -258,7 +258,7 @@ def save_whole(
     card = json.loads(json.dumps(card, ensure_ascii=False).encode("utf-8", "replace"))
     inference = {**released.config.inference, **config.inference}
     released.config = replace(released.config, card=card, inference=inference)
-    with writing_folder(folder, "free space there; the same command then goes on") as fresh:
+    with writing(folder, "free space there; the same command then goes on") as fresh:
         save_model(released, fresh)
 
 

@@ -1,80 +1,65 @@
-"""The HTTP API and the page behind it, as one FastAPI application.
+"""The HTTP API and the page behind it, as one FastAPI application; GET /openapi.json lists its routes.
 
-    POST /api/look       multipart: image -> its key, under which it is held for further questions
-    POST /api/localize   multipart: image, or the key of one that is still held; phrases (JSON list)
-    POST /api/words-at   JSON: key, x, y -> the words of the vocabulary that look there
-    POST /api/chips      JSON: text -> its noun phrases
-    POST /api/phrases    JSON: typed text -> its phrases, as the command line separates them
-    GET  /api/image/KEY  a photograph that is still held
-    GET  /api/model      what the model is
-    GET  /healthz        alive, and how busy
-    GET  /openapi.json   this, for programs
-
-The answer to /api/localize is the object of `phrase-loc query --json` with `key` and, on demand, what the page
-needs to draw and rank by itself: `proposals` and the `map` and `word_maps` of each phrase. Refused input gets a
-4xx with {"error": one sentence}; a full queue or a slow answer 503. Nothing is written to disk, and no path of
-the server can be asked for: files are served from a fixed list.
-
-FastAPI with a page of ours and no Gradio: the page is made for one job, works offline, sends a map once and
-colours and ranks it in the browser, and the same few routes are the API.
+Refused input gets a 4xx with {"error": one sentence}, a full queue or a slow answer 503. Nothing is written to disk,
+and no path of the server can be asked for: files are served from a fixed list.
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import aclosing, asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, File, Form, UploadFile
+from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile, params
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from phrase_loc import __version__
-from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.web.answers import Answers, Batcher, Kept, Limits
-from phrase_loc.web.door import Access, Door, Leaving, too_large
-from phrase_loc.web.forms import Refused, StrictRoute, add_sentences, plain
+from phrase_loc.errors import PhraseLocError, nearest
+from phrase_loc.localizer import Localizer
+from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
+from phrase_loc.web.server import Access, Middleware, Shutdown, plain, sentence, too_large
 
-SCRIPTS = [
-    "page",
-    "state",
-    "server",
-    "messages",
-    "ranking",
-    "painting",
-    "labels",
-    "results",
-    "compare",
-    "pointing",
-    "keeping",
-]
 #: What the page is made of; nothing else can be asked for.
 PAGE_FILES = {
     "/": ("page/index.html", "text/html; charset=utf-8"),
     "/docs": ("page/api.html", "text/html; charset=utf-8"),
     "/page.css": ("page/page.css", "text/css; charset=utf-8"),
-} | {f"/{name}.js": (f"page/{name}.js", "text/javascript; charset=utf-8") for name in SCRIPTS}
+} | {
+    f"/{script.name}": (f"page/{script.name}", "text/javascript; charset=utf-8")
+    for script in files("phrase_loc").joinpath("web/page").iterdir()
+    if script.name.endswith(".js")
+}
 EXAMPLES = ("astronaut.png", "coffee.png", "chelsea.png")
 POLICY = "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; frame-ancestors 'none'"
-GONE = "that photograph has left the server's memory; send it again"
-KEY = Field(description="of a photograph that is still held", max_length=64)
+HELD = "of a photograph that is still held"
+PAGE_HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
+
+# it would tell what was sent, a line for each byte
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
-class WordsAt(BaseModel):
+#: Exceptions that are answered by a sentence.
+WORDED = (Refused, PhraseLocError, HTTPException, RequestValidationError)
+
+
+class WordsAt(BaseModel, extra="forbid"):
     """A point of a photograph that is still held, in pixels of the original from its upper left corner."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    key: str = KEY
+    key: str = Field(description=HELD, max_length=64)
     x: float = Field(description="from the left", ge=0, allow_inf_nan=False)
     y: float = Field(description="from the top", ge=0, allow_inf_nan=False)
     count: int = Field(default=12, ge=1, le=50, description="how many words")
 
 
-class Text(BaseModel):
+class Text(BaseModel, extra="forbid"):
     """A caption, or what was typed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: str = Field(max_length=2000)
 
@@ -85,23 +70,90 @@ class ErrorBody(BaseModel):
     error: str
 
 
+class StrictRoute(APIRoute):
+    """A route that refuses what it would otherwise overlook: unknown or repeated fields, and queries."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler behind those checks."""
+        handle = super().get_route_handler()
+        known = [f.alias for f in self.dependant.body_params if isinstance(f.field_info, params.Form)]
+
+        async def handler(request: Request) -> Response:
+            asked = InMemoryRequest(request.scope, request.receive)
+            if asked.query_params:
+                raise Refused(422, f"{self.path} takes nothing after a question mark; send it in the body")
+            try:
+                if known:
+                    _check_fields(await asked.form(), known)
+                return await handle(asked)
+            finally:
+                await asked.close()
+
+        return handler
+
+
+def _check_fields(form: FormData, known: list[str]) -> None:
+    names = [name for name, _ in form.multi_items()]
+    for place, name in enumerate(names):
+        if name not in known:
+            raise Refused(422, f"unknown field {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+        if name in names[:place]:
+            raise Refused(422, f"the field {name} came more than once; send it once")
+
+
+class InMemoryParser(MultiPartParser):
+    """Starlette's parser, which moves files above a megabyte to disk, with that moved off."""
+
+    spool_max_size = 0  # SpooledTemporaryFile reads 0 as "never roll over to a file"
+    ended = False
+
+    def on_end(self) -> None:
+        """The last boundary was there."""
+        self.ended = True
+
+    async def parse(self) -> FormData:
+        """The fields; a form that is cut off would lose its last ones silently."""
+        form = await super().parse()
+        if not self.ended:
+            await form.close()
+            raise MultiPartException("It ends before its last boundary; send it again")
+        return form
+
+
+class InMemoryRequest(Request):
+    """A request whose form never touches the disk."""
+
+    async def form(self, **_: Any) -> FormData:  # type: ignore[override]
+        """The fields of the form, read once."""
+        if self._form is None:
+            self._form = FormData()
+            if self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+                self._form = await self._parsed()
+        return self._form
+
+    async def _parsed(self) -> FormData:
+        async with aclosing(self.stream()) as stream:
+            try:
+                return await InMemoryParser(self.headers, stream, max_files=4, max_fields=16).parse()
+            except MultiPartException as error:
+                raise Refused(400, f"the form cannot be read: {error.message.rstrip('.').lower()}") from None
+            except (LookupError, ValueError):  # of an encoding that it claims
+                raise Refused(400, "the form cannot be read; send it in UTF-8") from None
+
+
 def create_app(
-    localizer: PhraseLocalizer,
+    localizer: Localizer,
     limits: Limits = Limits(),  # noqa: B008
     token: str | None = None,
     hosts: Iterable[str] | None = None,
     addresses: bool = False,
 ) -> FastAPI:
-    """The application for one model; `app.state.leaving` is told when the server stops.
+    """The application for one model; its `state.shutdown` is told when the server stops.
 
-    Args:
-        localizer: answers the questions.
-        limits: what is accepted and kept.
-        token: when given, every API request must bring it as `Authorization: Bearer TOKEN`.
-        hosts: names by which the server may be called, None for any; see `Access`.
-        addresses: whether numeric addresses are accepted beside those names.
+    With a token every API request must bring it as `Authorization: Bearer TOKEN`. See `Access` for the names of the
+    server (`hosts`, None for any; numeric `addresses` beside them).
     """
-    answers = Answers(localizer, Batcher(localizer, limits.queue, limits.batch), limits)
+    answers, shutdown = Answers(localizer, limits), Shutdown()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -117,34 +169,51 @@ def create_app(
         redirect_slashes=False,  # a redirect would name the host that the request claims
         lifespan=lifespan,
         responses={code: {"model": ErrorBody} for code in (400, 401, 403, 404, 408, 413, 422, 503)},
+        exception_handlers=dict.fromkeys(WORDED, _in_words),
     )
-    app.state.leaving = Leaving()
-    names = None if hosts is None else frozenset(name.lower() for name in hosts)
-    pages = frozenset({*PAGE_FILES, *(f"/examples/{name}" for name in EXAMPLES), "/openapi.json", "/healthz"})
-    access = Access(token, names, addresses, pages)
-    app.add_middleware(Door, limits=limits, access=access, leaving=app.state.leaving)
-    add_sentences(app)
-    app.include_router(_photographs(answers, limits))
-    app.include_router(_questions(answers, limits))
-    _add_files(app)
+    app.state.shutdown = shutdown
+    app.include_router(_photographs(answers))
+    app.include_router(_questions(answers))
+    static = {route: (f"web/{name}", kind) for route, (name, kind) in PAGE_FILES.items()}
+    static |= {f"/examples/{name}": (f"examples/{name}", "image/png") for name in EXAMPLES}
+    for route, (name, kind) in static.items():
+        _add_file(app, route, name, kind)
+    names = None if hosts is None else {name.lower() for name in hosts}
+    access = Access(token, names, addresses, {*static, "/openapi.json", "/healthz"})
+    app.add_middleware(Middleware, limits=limits, access=access, shutdown=shutdown)
     return app
 
 
-def _photographs(answers: Answers, limits: Limits) -> APIRouter:
-    router = APIRouter(route_class=StrictRoute)
+async def _in_words(request: Request, error: Exception) -> Response:
+    """The answer to a request that ended in one of `WORDED`."""
+    if isinstance(error, PhraseLocError):
+        return sentence(400, str(error))
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+        return sentence(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+    assert isinstance(error, HTTPException)
+    if isinstance(error, Refused):
+        return sentence(error.status_code, error.detail)
+    asked = f"{request.method} {request.scope['path'][:200]}: {error.detail.lower()}"
+    answer = sentence(error.status_code, f"{asked}; /openapi.json lists what there is")
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _photographs(answers: Answers) -> APIRouter:
+    router, limits = APIRouter(route_class=StrictRoute), answers.limits
 
     @router.post("/api/look", summary="Send a photograph, to ask about it by its key")
     async def look(image: Annotated[UploadFile, File(description="a photograph")]) -> dict[str, Any]:
-        kept = await _upload(answers, image, limits)
+        kept = await _upload(answers, image)
         return {"image": _name(image), "key": kept.key, "size": [kept.scene.size[1], kept.scene.size[0]]}
 
     @router.post("/api/localize", summary="Find phrases in a photograph")
     async def localize(
         phrases: Annotated[str, Form(description='JSON list of strings, such as ["a red hat"]')],
         image: Annotated[UploadFile | None, File(description="a photograph")] = None,
-        key: Annotated[
-            str | None, Form(description="of a photograph that is still held", max_length=64)
-        ] = None,
+        key: Annotated[str | None, Form(description=HELD, max_length=64)] = None,
         top_k: Annotated[int, Form(ge=1, le=limits.top_k)] = 5,
         method: Annotated[str | None, Form(max_length=64, description="attention method")] = None,
         maps: Annotated[bool, Form(description="also send maps and proposals")] = False,
@@ -155,8 +224,8 @@ def _photographs(answers: Answers, limits: Limits) -> APIRouter:
             raise Refused(422, "expected a photograph in the field image, or the key of one sent before")
         if image is not None and key is not None:
             raise Refused(422, "expected a photograph or a key, got both; send one")
-        kept = _held(answers, key) if image is None else await _upload(answers, image, limits)
-        answer = await answers.localize(kept, asked, top_k, method, maps, words)
+        kept = _held(answers, key) if image is None else await _upload(answers, image)
+        answer = await answers.ask(answers.localize, kept, asked, top_k, method, maps, words)
         return answer if image is None else answer | {"image": _name(image)}
 
     @router.get("/api/image/{key}", summary="A photograph that is still held", response_class=Response)
@@ -167,21 +236,21 @@ def _photographs(answers: Answers, limits: Limits) -> APIRouter:
     return router
 
 
-def _questions(answers: Answers, limits: Limits) -> APIRouter:
-    router = APIRouter(route_class=StrictRoute)
+def _questions(answers: Answers) -> APIRouter:
+    router, limits = APIRouter(route_class=StrictRoute), answers.limits
 
     @router.post("/api/words-at", summary="Which words look at this point?")
     async def words_at(point: WordsAt) -> dict[str, Any]:
         kept = _held(answers, point.key)
-        return await answers.words_at(kept, point.x, point.y, point.count)
+        return await answers.ask(answers.words_at, kept.scene, point.x, point.y, point.count)
 
     @router.post("/api/chips", summary="The noun phrases of a caption")
     async def chips(text: Text) -> dict[str, list[str]]:
-        return {"phrases": (await answers.chips(text.text))[: limits.phrases]}
+        return {"phrases": (await answers.beside(caption_phrases, text.text))[: limits.phrases]}
 
     @router.post("/api/phrases", summary="The phrases of a typed text")
     async def phrases(text: Text) -> dict[str, list[str]]:
-        return {"phrases": (await answers.phrases(text.text))[: limits.phrases]}
+        return {"phrases": (await answers.beside(typed_phrases, text.text))[: limits.phrases]}
 
     @router.get("/api/model", summary="What the model is")
     async def model() -> dict[str, Any]:
@@ -194,22 +263,13 @@ def _questions(answers: Answers, limits: Limits) -> APIRouter:
     return router
 
 
-def _add_files(app: FastAPI) -> None:
-    web, package = files("phrase_loc.web"), files("phrase_loc")
-    for route, (name, kind) in PAGE_FILES.items():
-        app.add_api_route(route, _sender(web.joinpath(name).read_bytes(), kind), include_in_schema=False)
-    for name in EXAMPLES:
-        content = package.joinpath("examples", name).read_bytes()
-        app.add_api_route(f"/examples/{name}", _sender(content, "image/png"), include_in_schema=False)
-
-
-def _sender(content: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
-    headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
+def _add_file(app: FastAPI, route: str, name: str, kind: str) -> None:
+    content = files("phrase_loc").joinpath(*name.split("/")).read_bytes()
 
     async def send() -> Response:
-        return Response(content, media_type=kind, headers=headers)
+        return Response(content, media_type=kind, headers=PAGE_HEADERS)
 
-    return send
+    app.add_api_route(route, send, include_in_schema=False)
 
 
 def _phrases(text: str, limits: Limits) -> list[str]:
@@ -232,17 +292,17 @@ def _phrases(text: str, limits: Limits) -> list[str]:
 
 
 def _held(answers: Answers, key: str | None) -> Kept:
-    kept = None if key is None else answers.kept(key)
+    kept = None if key is None else answers.scenes.read(key)
     if kept is None:
-        raise Refused(404, GONE)
+        raise Refused(404, "that photograph has left the server's memory; send it again")
     return kept
 
 
-async def _upload(answers: Answers, image: UploadFile, limits: Limits) -> Kept:
-    content = await image.read(limits.upload_bytes + 1)
+async def _upload(answers: Answers, image: UploadFile) -> Kept:
+    content = await image.read(answers.limits.upload_bytes + 1)
     await image.close()  # its copy is not needed while the photograph waits
-    if len(content) > limits.upload_bytes:
-        raise Refused(413, too_large(limits))
+    if len(content) > answers.limits.upload_bytes:
+        raise Refused(413, too_large(answers.limits))
     return await answers.look(content)
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.attention import METHODS, contrastive_mwp, mwp
-from phrase_loc.attention.excitation import RULES, plain
-from phrase_loc.attention.tape import Tape
+from phrase_loc.attention.excitation import RULES
+from phrase_loc.attention.tape import Tape, plain
 
 # one of every family that differs in its operations
 TORCHVISION = [

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.attention import METHODS, contrastive_mwp, excitation_backprop, mwp
-from phrase_loc.attention.excitation import attended_pass, contrasts, passed, wins
-from phrase_loc.attention.tape import KeptPositive
+from phrase_loc.attention.excitation import RULES, contrasts, wins
+from phrase_loc.attention.functions import passed
+from phrase_loc.attention.tape import KeptPositive, attended_pass
 from phrase_loc.errors import ConfigError
 from tests.oracles import dense_of, hand_down, seed_of, transition
 
@@ -108,8 +109,8 @@ def test_every_linear_operation_equals_its_explicit_transition(name):
     slow = won.flatten(1) @ transition(dense_of(positive, shape), x.flatten())
     fast = excitation_backprop(op, x, lambda h: won)
     assert torch.allclose(fast.flatten(1), slow, atol=1e-12)
-    with attended_pass(op, x) as (tape, top):  # the sum over channels is made by another way
-        assert torch.allclose(tape.maps(top, won)[0], fast.sum(2), atol=1e-12)
+    with attended_pass([op], x, RULES) as (tape, top):  # the sum over channels is made by another way
+        assert torch.allclose(tape.propagate(top, won, channels=False)[0], fast.sum(2), atol=1e-12)
 
 
 def test_max_pool_gives_all_to_the_first_maximum():

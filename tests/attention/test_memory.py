@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phrase_loc.attention.excitation import attended_pass, mwp
+from phrase_loc.attention.excitation import RULES, mwp
+from phrase_loc.attention.tape import attended_pass
 
 
 class Branches(nn.Module):
@@ -27,10 +28,10 @@ class Branches(nn.Module):
 
 def pass_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The seed, before and after, and the maps of two passes down the same tape."""
-    with attended_pass(Branches(), x) as (tape, top):
+    with attended_pass([Branches()], x, RULES) as (tape, top):
         won = torch.rand(3, *top.shape)
         before = won.clone()
-        return before, won, tape.propagate(top, won), tape.propagate(top, won)
+        return before, won, tape.propagate(top, won)[0], tape.propagate(top, won)[0]
 
 
 def test_a_pass_down_writes_to_nothing_that_is_used_again():
@@ -56,9 +57,9 @@ def test_values_that_the_network_let_go_are_not_held():
             return out
 
     net = nn.Sequential(*(Watching(4, 4, 1) for _ in range(6)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with attended_pass(net, torch.rand(1, 4, 5, 5)) as (tape, top):
+    with attended_pass([net], torch.rand(1, 4, 5, 5), RULES) as (tape, top):
         assert sum(out() is not None for out in made) == 0
-        assert len(tape.propagate(top, torch.rand(1, *top.shape))) == 1
+        assert len(tape.propagate(top, torch.rand(1, *top.shape))[0]) == 1
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -66,7 +67,10 @@ def test_nothing_of_a_pass_waits_for_the_collector_of_cycles(parts):
     gc.collect()
     gc.disable()
     try:
-        with attended_pass([nn.Conv2d(4, 4, 1) for _ in range(parts)], torch.rand(1, 4, 5, 5)) as (tape, top):
+        with attended_pass([nn.Conv2d(4, 4, 1) for _ in range(parts)], torch.rand(1, 4, 5, 5), RULES) as (
+            tape,
+            top,
+        ):
             held = weakref.ref(tape)
         del tape, top
         assert held() is None

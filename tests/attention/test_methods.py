@@ -16,8 +16,7 @@ from phrase_loc.attention import (
     occlusion,
     rise,
 )
-from phrase_loc.attention.gradients import ReluRule, derivative
-from phrase_loc.attention.lrp import epsilon
+from phrase_loc.attention.baselines import ReluRule, derivative, epsilon
 from phrase_loc.errors import ConfigError
 
 

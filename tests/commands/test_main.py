@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from phrase_loc.__main__ import guarded, main
+from phrase_loc.cli import guarded, main
 from phrase_loc.errors import DataError
 
 

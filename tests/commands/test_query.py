@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from phrase_loc import files
-from phrase_loc.__main__ import COMMANDS, main
+from phrase_loc.cli import COMMANDS, main
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from phrase_loc.datasets import DATASETS
-from phrase_loc.datasets.annotations import fit_box, number, read_xml
-from phrase_loc.datasets.classes import union_share
+from phrase_loc.datasets.annotations import fit_box, number, read_xml, union_share
 from phrase_loc.datasets.coco import mask
 from phrase_loc.errors import ConfigError, DataError
 from tests.datasets import flickr_tree
@@ -389,8 +388,8 @@ def test_union_share_counts_pixels():
         painted = torch.zeros(25, 33, dtype=torch.bool)
         for x1, y1, x2, y2 in boxes.round().int().tolist():
             painted[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = True
-        assert union_share(boxes, (25, 33)) == float(painted.double().mean())
-    assert union_share(torch.tensor([[0.0, 0, 5e8, 1e9]]), (10**9, 10**9)) == 0.5  # nothing is painted
+        assert union_share(boxes.tolist(), (25, 33)) == float(painted.double().mean())
+    assert union_share([[0.0, 0, 5e8, 1e9]], (10**9, 10**9)) == 0.5  # nothing is painted
 
 
 def test_compressed_runs_are_read_as_pycocotools_does():

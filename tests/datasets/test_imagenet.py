@@ -1,6 +1,6 @@
 import pytest
 
-from phrase_loc.datasets.classes import (
+from phrase_loc.datasets.annotations import (
     AMBIGUOUS,
     class_names,
     imagenet_classes,

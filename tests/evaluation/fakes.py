@@ -40,7 +40,7 @@ class FakeLocalizer:
     looks: list = field(default_factory=list)
     attended: list = field(default_factory=list)
     opens: bool = False  # whether `look` needs a readable file
-    fingerprint: str = "fake"
+    model: torch.nn.Module = field(default_factory=torch.nn.Identity)  # whose weights the fingerprint is of
 
     def with_settings(self, **changes):
         kept = {"method": self.settings.method, "prior": self.settings.prior} | changes

@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import torch
-from torch import nn
 
-from phrase_loc.evaluation.classifier import Classifier, ClassifierLocalizer
+from phrase_loc.evaluation.classifier import ClassifierLocalizer
+from phrase_loc.evaluation.classifier import classifier as made
 from phrase_loc.localizer import Inference, PhraseLocalizer
-from phrase_loc.models import backbones
-from phrase_loc.models.build import create, fold_batch_norm, folded
+from phrase_loc.models.build import create, folded
 from phrase_loc.text.vocabulary import Vocabulary
 
 WORDS = ("dog", "cat", "person", "hat", "car", "tree", "ball")
@@ -29,12 +28,6 @@ def text_localizer(calibrated: bool = False, **settings) -> PhraseLocalizer:
 def classifier(names: dict[str, tuple[int, ...]], classes: int = 10, **settings) -> ClassifierLocalizer:
     """A classifier over the tiny trunk with random units."""
     torch.manual_seed(0)
-    trunk = fold_batch_norm(backbones.build("tiny"))
-    for parameter in trunk.parameters():
-        parameter.requires_grad_(False)
-    depth = trunk(torch.zeros(1, 3, 32, 32)).shape[1]
-    head = nn.Linear(depth, classes)
-    facts = backbones.preprocessing("tiny")
-    model = Classifier(trunk, head.weight.detach(), head.bias.detach(), names, facts)
-    chosen = Inference.from_dict({**model.config.inference, "image_sizes": [32], **settings})
-    return ClassifierLocalizer(model, chosen)
+    units = torch.nn.Linear(32, classes)
+    chosen = {"image_sizes": [32], **settings}
+    return made("tiny", None, units.weight.detach(), units.bias.detach(), names, **chosen)

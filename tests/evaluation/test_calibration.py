@@ -5,8 +5,8 @@ import pytest
 
 from phrase_loc.evaluation.calibration import (
     Pairs,
+    binned,
     calibrate,
-    calibration_error,
     cross_validated,
     platt,
     score_pairs,
@@ -18,8 +18,8 @@ def test_calibration_error_by_hand():
     positive = np.array([1, 1, 0, 0, 1, 0])
     said = np.array([0.95, 0.95, 0.95, 0.05, 0.05, 0.05])
     # two bins of three: said .95 but seen 2/3; said .05 but seen 1/3
-    assert calibration_error(positive, said) == pytest.approx((abs(2 / 3 - 0.95) + abs(1 / 3 - 0.05)) / 2)
-    assert calibration_error(np.array([1, 0]), np.array([1.0, 0.0])) == 0
+    assert binned(said, positive).error == pytest.approx((abs(2 / 3 - 0.95) + abs(1 / 3 - 0.05)) / 2)
+    assert binned(np.array([1.0, 0.0]), np.array([1, 0])).error == 0
 
 
 def test_platt_recovers_a_logistic_curve():

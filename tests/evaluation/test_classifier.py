@@ -21,7 +21,9 @@ def test_one_unit_is_its_row(drawn_image, method, stage):
     scene = localizer.look(drawn_image)
     (found,) = localizer.attend(scene, ["dog"])
     (x,) = scene.activations
-    expected = METHODS[method](localizer.model.above(stage), x, localizer.model.weight[[2]])[0, 0]
+    expected = METHODS[method](localizer.model.above(stage), x, localizer.model.units(torch.tensor([2])))[
+        0, 0
+    ]
     torch.testing.assert_close(found, expected.to(found))
     assert found.shape == x.shape[-2:]
 
@@ -31,7 +33,9 @@ def test_kinds_count_by_their_softmax(drawn_image):
     scene = localizer.look(drawn_image)
     share = localizer.classify(scene)[[3, 7]].softmax(0)
     above, (x,) = localizer.model.above(), scene.activations
-    expected = METHODS["contrastive_mwp"](above, x, localizer.model.weight[[3, 7]], weights=share[None])
+    expected = METHODS["contrastive_mwp"](
+        above, x, localizer.model.units(torch.tensor([3, 7])), weights=share[None]
+    )
     torch.testing.assert_close(localizer.attend(scene, ["unknown", "bird"])[1], expected[0, 0])
 
 
@@ -52,10 +56,9 @@ def test_classify_is_the_network_itself(drawn_image):
     localizer = classifier(NAMES, stage="stage1")
     scene = localizer.look(drawn_image)
     (pixels,) = prepare(drawn_image, localizer.settings).squares
-    pooled = localizer.model.trunk(localizer.model.normalize(pixels[None])).mean((2, 3))
-    torch.testing.assert_close(
-        localizer.classify(scene), (pooled @ localizer.model.weight.T + localizer.model.bias)[0]
-    )
+    model, vectors = localizer.model, localizer.model.words.vectors
+    pooled = model.trunk(model.normalize(pixels[None])).mean((2, 3))
+    torch.testing.assert_close(localizer.classify(scene), (pooled @ vectors[:, :-1].T + vectors[:, -1])[0])
 
 
 def test_settings_share_the_weights_and_change_the_fingerprint():

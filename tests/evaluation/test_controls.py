@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from phrase_loc.attention import METHODS
-from phrase_loc.evaluation.controls import (
-    CONTROLS,
-    Looker,
+from phrase_loc.errors import ConfigError
+from phrase_loc.evaluation.methods import (
+    build,
+    check,
     random_word,
     randomised,
     same_peak,
@@ -15,8 +16,7 @@ from phrase_loc.evaluation.controls import (
     shuffled_words,
 )
 from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS
-from phrase_loc.evaluation.rows import Rows
-from phrase_loc.evaluation.tables import Table, Things
+from phrase_loc.evaluation.rows import Rows, Table, Thing
 from phrase_loc.evaluation.targets import Request
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.evaluation.small_models import WORDS, classifier, text_localizer
@@ -51,19 +51,20 @@ def test_random_words_are_known_and_not_said(sample):
 
 def test_a_control_answers_with_the_other_words_map(sample):
     localizer = text_localizer()
-    control = CONTROLS["contrastive_mwp@shuffled_words"](localizer, Looker(localizer))
+    (control,) = build(["contrastive_mwp@shuffled_words"], localizer)
     scene = localizer.look(sample.path, size=sample.size)
-    expected = localizer.attend(scene, ["a red hat"])
-    torch.testing.assert_close(control.attention(scene, sample, ["a dog"]), expected)
+    expected = localizer.rank_all(scene, localizer.attend(scene, ["a red hat"]), 3)[0][0]
     answers = control.answer(sample, [("a dog",), ("a zzyzx",)], Request(borders=frozenset({0}), top_k=3))
     assert answers.known.tolist() == [True, False]  # known by its own words, not by what is asked instead
     assert answers.peaks[0][1].isnan().all()
+    torch.testing.assert_close(answers.boxes[0], expected)
+    assert answers.boxes[1].isnan().all()
     assert control.name == "contrastive_mwp@shuffled_words"
 
 
-@pytest.mark.parametrize("build", [text_localizer, lambda: classifier({"dog": (1,), "hat": (2, 3)})])
-def test_a_random_top_keeps_the_network_and_the_values(build, drawn_image):
-    localizer = build()
+@pytest.mark.parametrize("make", [text_localizer, lambda: classifier({"dog": (1,), "hat": (2, 3)})])
+def test_a_random_top_keeps_the_network_and_the_values(make, drawn_image):
+    localizer = make()
     control = randomised(localizer)
     scene, other = localizer.look(drawn_image), control.look(drawn_image)
     torch.testing.assert_close(scene.activations[0], other.activations[0])
@@ -81,7 +82,11 @@ def test_shuffled_units_keep_their_values():
 
 
 def test_every_method_has_every_control():
-    assert len(CONTROLS) == 3 * len(METHODS)
+    names = [f"{m}@{c}" for m in METHODS for c in ("shuffled_words", "random_word", "random_top")]
+    check(names)
+    assert [method.name for method in build(names, text_localizer())] == names
+    with pytest.raises(ConfigError, match="unknown method 'cam@random'"):
+        check(["cam@random"])
 
 
 def test_same_peak_by_hand():
@@ -98,10 +103,6 @@ def test_same_peak_by_hand():
 
 
 def _pointing_table(samples, peaks):
-    n = len(samples)
-    things = Things(samples, np.arange(n), ["x"] * n, [("x",)] * n, [(0,)] * n, [np.zeros((1, 4))] * n)
-    nothing, peak = np.full(n, np.nan), np.array(peaks, dtype=np.float64)
-    known = ~np.isnan(peak[:, 0])
-    return Table(
-        things, known, {"accuracy": nothing}, nothing, nothing, peak, np.full((n, 4), np.nan), nothing
-    )
+    things = [Thing(i, sample, None, "x", ("x",), None) for i, sample in enumerate(samples)]
+    peak = np.array(peaks, dtype=np.float64)
+    return Table(things, {"known": (~np.isnan(peak[:, 0])).astype(float), "peak": peak})

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
@@ -164,7 +165,7 @@ def test_other_settings_or_another_model_start_afresh(tmp_path, monkeypatch):
         run(tmp_path)
     examined = []
     monkeypatch.setattr(evaluator, "examine", lambda s, p: examined.append(s.image_id) or real(s, p))
-    run(tmp_path, localizer=FakeLocalizer(fingerprint="another"))
+    run(tmp_path, localizer=FakeLocalizer(model=torch.nn.Linear(1, 1)))
     run(tmp_path, protocols=["pointing_any"])
     assert examined == ["im0", "im1", "im2"] * 2
     run(tmp_path)
@@ -276,7 +277,7 @@ def test_the_command_on_baselines(tmp_path, capsys):
         (["output=folder.json"], "is a folder"),
         (["output=a\0.json"], "ends in .json"),
         (["method=mwp", "inference.gama=1"], "unknown inference setting 'gama' (did you mean 'gamma'?)"),
-        (["method=mwp", "inference.nms='0.5'"], "inference setting nms"),
+        (["method=mwp", "inference.nms='0.5'"], "inference setting 'nms'"),
         (["bootstrap=100001"], "at most 100,000"),
         (["bootstrap=true"], "bootstrap takes a number, got true"),
         (["limit=-1"], "error: limit is a number of images"),

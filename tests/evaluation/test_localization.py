@@ -10,11 +10,11 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation import thresholds
 from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
-from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS, GRIDS, imagenet_sweep
+from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS, GRIDS
 from phrase_loc.evaluation.report import write
+from phrase_loc.evaluation.rows import Table, Thing
 from phrase_loc.evaluation.run import evaluate, report
 from phrase_loc.evaluation.statistics import compare
-from phrase_loc.evaluation.tables import Table, Things
 from tests.datasets.trees import photograph, xml
 from tests.evaluation.small_models import classifier
 
@@ -23,21 +23,18 @@ CLASSES = ("n01443537", "n02123045")  # goldfish, tabby
 NAMES = {"goldfish": (1,), "tabby": (2,)}
 
 
-SWEEP = replace(imagenet_sweep("mean"), sweep=imagenet_sweep("mean").sweep[2:4])  # thresholds 1 and 1.5
+MEAN = CLASS_PROTOCOLS["imagenet_sweep_mean"]
+SWEEP = replace(MEAN, sweep=MEAN.sweep[2:4])  # thresholds 1 and 1.5
 
 
 def table(*hits: list[int], rank: list[float] | None = None) -> Table:
     """One thing an image; hits of each threshold in turn."""
     n = len(hits[0])
-    things = Things([], np.arange(n), ["x"] * n, [("x",)] * n, [(0,)] * n, [np.zeros((1, 4))] * n)
-    empty, four = np.full(n, np.nan), np.full((n, 4), np.nan)
+    things = [Thing(i, None, None, "x", ("x",), None) for i in range(n)]
     overlap = np.stack([np.where(h, 0.5, 0.4999) for h in hits], 1)
     boxes = np.arange(n * len(hits) * 4, dtype=float).reshape(n, len(hits), 4)
-    ranks = empty if rank is None else np.array(rank)
-    known = np.ones(n, bool)
-    return Table(
-        things, known, {}, empty, empty, four[:, :2], four, empty, rank=ranks, tried=(overlap, boxes)
-    )
+    columns = {"known": np.ones(n), "ious": overlap, "boxes": boxes}
+    return Table(things, columns if rank is None else columns | {"rank": np.array(rank)})
 
 
 def test_the_choice_reads_only_the_held_out_part():
@@ -47,11 +44,11 @@ def test_the_choice_reads_only_the_held_out_part():
     assert thresholds.best_threshold(SWEEP, found, held) == 0
     assert thresholds.best_threshold(SWEEP, found, ~held) == 1
     rest = thresholds.reported(SWEEP, found, 0, ~held)
-    assert rest.values["error"].tolist() == [1, 1, 1, 1]
-    assert rest.things.image.tolist() == [2, 3, 4, 5]
-    assert rest.iou.tolist() == [0.4999] * 4
-    assert rest.box[0].tolist() == [16, 17, 18, 19]  # third image, first threshold
-    assert set(rest.values) == {"accuracy", "error"}  # nothing was classified
+    assert rest.columns["error"].tolist() == [1, 1, 1, 1]
+    assert rest.image.tolist() == [2, 3, 4, 5]
+    assert rest.columns["iou"].tolist() == [0.4999] * 4
+    assert rest.columns["box"][0].tolist() == [16, 17, 18, 19]  # third image, first threshold
+    assert set(rest.columns) == {"known", "iou", "box", "accuracy", "error"}  # nothing was classified
 
 
 def test_of_equal_thresholds_the_first():
@@ -62,7 +59,7 @@ def test_of_equal_thresholds_the_first():
 
 def test_top_k_needs_the_class_and_the_box():
     found = table([1, 1, 1, 0], [0, 0, 0, 0], rank=[0, 3, 7, 0])
-    values = thresholds.reported(SWEEP, found, 0, np.ones(4, bool)).values
+    values = thresholds.reported(SWEEP, found, 0, np.ones(4, bool)).columns
     assert values["error"].tolist() == [0, 0, 0, 1]
     assert values["top1_error"].tolist() == [0, 1, 1, 1]
     assert values["top5_error"].tolist() == [0, 0, 1, 1]
@@ -135,8 +132,8 @@ def test_a_sweep_agrees_with_its_thresholds_asked_one_by_one(tree, tmp_path):
         config_of(tree, tmp_path, protocols=[name], method="mwp", held_out=0.0), World(), classifier(NAMES)
     )
     found = single.tables[name, "mwp"]
-    keep = [not thresholds.is_held_out(single.plan.samples[i].image_id, 0.3) for i in found.things.image]
-    assert row["value"] == round(100 * (1 - found.values["accuracy"][keep].mean()), 2)
+    keep = [not thresholds.is_held_out(single.plan.samples[i].image_id, 0.3) for i in found.image]
+    assert row["value"] == round(100 * (1 - found.columns["accuracy"][keep].mean()), 2)
 
 
 def test_reports_of_held_out_runs_are_compared(tree, tmp_path):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from phrase_loc.evaluation.map_boxes import map_box, map_boxes
 from phrase_loc.evaluation.protocols import GRIDS, MapBox
+from phrase_loc.evaluation.thresholds import map_boxes
 
 RULES = [
     MapBox(rule, value, component)
@@ -75,17 +75,17 @@ def test_all_rules_at_once_equal_the_slow_twin(number):
     heat = maps()[number]
     found = map_boxes(heat, RULES).tolist()
     assert found == [slow_box(heat, rule) for rule in RULES]
-    assert found[::17] == [map_box(heat, rule).tolist() for rule in RULES[::17]]
+    assert found[::17] == map_boxes(heat, RULES[::17]).tolist()
 
 
 def test_a_threshold_above_the_maximum_leaves_the_whole_map():
     heat = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
-    assert map_box(heat, MapBox("mean", 2.0)).tolist() == [0, 0, 2, 2]
+    assert map_boxes(heat, [MapBox("mean", 2.0)]).tolist() == [[0, 0, 2, 2]]
 
 
 def test_components_touch_by_corners():
     heat = torch.zeros(5, 6)
     heat[0, 0] = heat[1, 1] = heat[2, 0] = 1.0
     heat[4, 4:] = 1.0
-    assert map_box(heat, MapBox("max", 0.5, "largest")).tolist() == [0, 0, 2, 3]
-    assert map_box(heat, MapBox("max", 0.5)).tolist() == [0, 0, 6, 5]
+    rules = [MapBox("max", 0.5, "largest"), MapBox("max", 0.5)]
+    assert map_boxes(heat, rules).tolist() == [[0, 0, 2, 3], [0, 0, 6, 5]]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.backbones import BACKBONES, build, preprocessing, split, stage_names
+from phrase_loc.models.backbones import BACKBONES, between, build, preprocessing, stage_names
 from phrase_loc.models.build import NORMS, fold_batch_norm
 from phrase_loc.models.library_nets import CUTS
 
@@ -60,14 +60,17 @@ def test_folding_and_cutting_do_not_change_the_function(name):
         expected = trunk(image)
         folded = fold_batch_norm(trunk)
         assert torch.allclose(folded(image), expected, atol=1e-5 * float(expected.abs().max()))
-        below, above = split(trunk, stage_names(trunk)[1])
+        below, above = (
+            between(trunk, None, stage_names(trunk)[1]),
+            between(trunk, stage_names(trunk)[1], None),
+        )
         assert torch.equal(above(below(image)), expected)
 
 
 def test_stages_of_resnet50_are_those_of_the_design():
     trunk = build("resnet50")
     assert [n for n, _ in trunk.named_children()] == ["stem", "layer1", "layer2", "layer3", "layer4"]
-    below, above = split(trunk, "layer3")
+    below, above = between(trunk, None, "layer3"), between(trunk, "layer3", None)
     with torch.no_grad():
         activations = below(torch.rand(2, 3, 224, 224))
         assert activations.shape == (2, 1024, 14, 14)
@@ -90,13 +93,14 @@ def test_the_papers_cuts(name, stage, layer, cells, tmp_path):
     image = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
         whole(image)
-        below, _ = split(trunk, stage)
+        below = between(trunk, None, stage)
         assert torch.equal(below(image), seen["map"])
     assert seen["map"].shape[-1] == cells
 
 
 def test_the_last_stage_leaves_the_identity_above():
-    below, above = split(build("tiny"), "stage3")
+    trunk = build("tiny")
+    below, above = between(trunk, None, "stage3"), between(trunk, "stage3", None)
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(above(below(x)), below(x))
 
@@ -164,8 +168,8 @@ def test_the_published_names_of_densenet(tmp_path):
 def test_wrong_names_are_told_the_right_ones():
     with pytest.raises(ConfigError, match="did you mean 'resnet50'"):
         build("resnet5o")
-    with pytest.raises(ConfigError, match="stem, layer1, layer2, layer3, layer4"):
-        split(build("resnet18"), "layer5")
+    with pytest.raises(ConfigError, match="layer1, layer2, layer3, layer4, stem"):
+        between(build("resnet18"), None, "layer5")
 
 
 def test_bad_weights_files_are_one_sentence(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.backbones import build, split
+from phrase_loc.models.backbones import between, build
 from phrase_loc.models.build import fold_batch_norm
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -36,7 +36,7 @@ def test_a_saved_folder_is_a_trunk(kind, nets, tmp_path):
     with torch.no_grad():
         expected = nets[kind](image).last_hidden_state
         assert torch.equal(trunk(image), expected)
-        below, above = split(trunk, "stage2")
+        below, above = between(trunk, None, "stage2"), between(trunk, "stage2", None)
         assert torch.equal(above(below(image)), expected)
         folded = fold_batch_norm(trunk)
         assert torch.allclose(folded(image), expected, atol=1e-5)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from phrase_loc.errors import DataError
 from phrase_loc.images import load_image, load_tensor, to_tensor
 from phrase_loc.pairs.dataset import (
+    FILLER,
     Transform,
     WebImages,
     _window,
@@ -19,7 +20,6 @@ from phrase_loc.pairs.dataset import (
     names_a_colour,
     names_a_side,
 )
-from phrase_loc.pairs.sampler import FILLER
 from phrase_loc.pairs.sources import open_source
 from phrase_loc.text.labels import WordLabeller, WordLabels
 from phrase_loc.text.vocabulary import Vocabulary

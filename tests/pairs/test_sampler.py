@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from phrase_loc.pairs.sampler import FILLER, Order, StepSampler, share, steps_per_epoch
+from phrase_loc.pairs.dataset import FILLER, Order, StepSampler, share, steps_per_epoch
 
 GROUPS = np.repeat([0, 1, 2, 3], [30, 7, 20, 1])
 

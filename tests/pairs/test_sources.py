@@ -12,7 +12,7 @@ import pytest
 
 from phrase_loc.errors import DataError
 from phrase_loc.pairs.paths import expand
-from phrase_loc.pairs.shards import ShardReader, load_index
+from phrase_loc.pairs.shards import load_index
 from phrase_loc.pairs.sources import ShardSource, member_texts, open_source
 from tests.training.pairs import add, draw, write_set, write_shard
 
@@ -174,17 +174,17 @@ def test_whatever_a_store_raises_is_one_sentence(tmp_path: Path, monkeypatch: py
     store.rm("/bucket", recursive=True)
 
 
-def test_the_reader_holds_few_files_and_survives_pickling(tmp_path: Path):
+def test_a_source_holds_few_files_and_survives_pickling(tmp_path: Path):
     import pickle
 
     shards = [str(write_shard(tmp_path / f"{i}.tar", range(1))) for i in range(4)]
-    reader = ShardReader(shards, open_files=2)
-    for i in range(4):
-        assert len(reader.read(i, 0, 512)) == 512
-    assert len(reader._files) == 2
-    other = pickle.loads(pickle.dumps(reader))
-    assert other._files == {}
-    assert other.read(3, 0, 100) == reader.read(3, 0, 100)
+    source = ShardSource(shards, None, open_files=2)
+    images = [source.image(i) for i in range(4)]
+    assert images == [draw(0)[0]] * 4
+    assert len(source._open) == 2
+    other = pickle.loads(pickle.dumps(source))
+    assert other._open == {}
+    assert [other.image(i) for i in range(4)] == images
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -389,7 +389,7 @@ def test_a_missing_image_of_a_table_is_told_when_it_is_read(tmp_path: Path):
 
 def test_many_texts_of_one_image_each_count_once(tmp_path: Path):
     rows = [f"a.jpg,text {i % 250}\n" for i in range(500)]
-    (tmp_path / "a.csv").write_text("image,caption\n" + "".join(rows))
+    (tmp_path / "a.csv").write_text("image_path,caption\n" + "".join(rows))
     source = open_source(str(tmp_path / "a.csv"))
     assert source.texts(0) == [f"text {i}" for i in range(250)]
     assert len(source.faults) == 250

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from phrase_loc.proposals import PROPOSALS, Cached
-from phrase_loc.proposals.cache import tidy
-from phrase_loc.proposals.source import LevelSets, Windows
+from phrase_loc.proposals.source import LevelSets, Windows, tidy
 
 SIZE = (80, 120)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError
-from phrase_loc.text.labels import WordLabeller, balance, hypernyms, near_vectors, paraphrases, union
+from phrase_loc.text.labels import WordLabeller, balance, near_vectors
 from phrase_loc.text.vocabulary import Vocabulary
 
 WORDS = ("dog", "man", "guy", "player", "hot", "hot dog", "football player", "ball", "terrier", "cat")
@@ -39,7 +39,7 @@ def test_a_pair_gives_its_last_word_half_and_spares_its_first():
 
 
 def test_synonyms_are_ignored_unless_said():
-    labeller = WordLabeller(VOCABULARY, unpunished={1: (2, 3), 0: (8,)})
+    labeller = WordLabeller(VOCABULARY, ignored_negatives={1: (2, 3), 0: (8,)})
     assert labeller(["a man"]).ignored == (2, 3)
     assert labeller(["a man and a guy"]).ignored == (3,)
     copy = pickle.loads(pickle.dumps(labeller))
@@ -70,73 +70,8 @@ def test_balance_lifts_rare_words_and_keeps_the_mean():
         balance([1], power=2)
 
 
-def test_paraphrases_are_found_and_companions_are_not():
-    """'terrier' and 'dog' name one thing in two texts; 'ball' stands beside both in one text."""
-    dogs = [["a terrier with a ball", "a dog with a ball", "the dog"]] * 30
-    plain = [["a man", "the guy"], ["a man with a ball", "a man"], ["a cat", "the cat"]] * 30
-    found = paraphrases(dogs + plain, VOCABULARY)
-    names = {WORDS[i]: {WORDS[j] for j in others} for i, others in found.items()}
-    assert "terrier" in names["dog"]
-    assert "dog" in names["terrier"]
-    assert "guy" in names["man"]
-    assert "ball" not in names.get("dog", set()) | names.get("terrier", set())
-    assert "cat" not in names
-    assert paraphrases([["a dog"], ["a terrier"]] * 50, VOCABULARY) == {}
-    assert paraphrases([], VOCABULARY) == {}
-
-
 def test_near_vectors_are_mutual_and_limited():
     vectors = torch.tensor([[1.0, 0], [0.99, 0.1], [0, 1], [0, 0], [1, 0.01]])
     near = near_vectors(vectors, least=0.9, most=1, chunk=2)
     assert near == {0: (4,), 1: (4,), 4: (0,)}
     assert near_vectors(vectors, least=0.9, chunk=3) == near_vectors(vectors, least=0.9)
-
-
-def test_union_merges():
-    assert union({0: (1,)}, {0: (2, 1), 3: (0,)}) == {0: (1, 2), 3: (0,)}
-
-
-class Sense:
-    """A WordNet sense: its words, and the sense above it."""
-
-    def __init__(self, words: str, above: "Sense | None" = None):
-        self.words, self.above = words.split(), above
-
-    def lemma_names(self) -> list[str]:
-        return self.words
-
-    def hypernyms(self) -> list["Sense"]:
-        return [self.above] if self.above else []
-
-
-class WordNet:
-    """Stands for NLTK's reader: terrier < hunting_dog < dog < animal, hot_dog < food."""
-
-    def __init__(self) -> None:
-        dog = Sense("dog domestic_dog", Sense("animal cat"))
-        terrier = Sense("terrier", Sense("hunting_dog", dog))
-        self.senses = {"dog": dog, "terrier": terrier, "hot_dog": Sense("Hot_Dog")}
-
-    def ensure_loaded(self) -> None:
-        """It is there."""
-
-    def synsets(self, word: str, pos: str) -> list[Sense]:
-        assert pos == "n"
-        return [self.senses[word]] if word in self.senses else []
-
-
-def test_hypernyms_are_words_above_and_below(monkeypatch):
-    monkeypatch.setattr("nltk.corpus.wordnet", WordNet())
-    dog, terrier, cat = (WORDS.index(word) for word in ("dog", "terrier", "cat"))
-    assert hypernyms(VOCABULARY) == {dog: (terrier, cat), terrier: (dog, cat), cat: (dog, terrier)}
-    assert hypernyms(VOCABULARY, levels=1) == {dog: (cat,), cat: (dog,)}
-
-
-def test_hypernyms_without_wordnet_are_refused(monkeypatch):
-    def missing(self) -> None:
-        raise LookupError
-
-    monkeypatch.setattr(WordNet, "ensure_loaded", missing)
-    monkeypatch.setattr("nltk.corpus.wordnet", WordNet())
-    with pytest.raises(ConfigError, match=r"nltk\.downloader wordnet`"):
-        hypernyms(VOCABULARY)

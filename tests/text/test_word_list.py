@@ -1,8 +1,7 @@
 import pytest
 
-from phrase_loc.datasets.classes import class_names, imagenet_classes
-from phrase_loc.text.english import tokens
-from phrase_loc.text.word_list import is_word
+from phrase_loc.datasets.annotations import class_names, imagenet_classes
+from phrase_loc.text.english import is_word, tokens
 
 NO_ENGLISH = {"cinereoargenteus", "mississipiensis", "ornithorhynchus"}  # Latin of more than fourteen letters
 WRITTEN_AS_ONE = {"diningtable", "pottedplant", "tvmonitor"}

@@ -19,9 +19,9 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from phrase_loc.cli.serve import listen
+from phrase_loc.cli.commands import listen
 from phrase_loc.web.answers import Limits
-from phrase_loc.web.connections import Server
+from phrase_loc.web.server import Server
 
 FLAGS = [
     "--headless=new",

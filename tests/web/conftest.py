@@ -11,10 +11,10 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from phrase_loc.cli.serve import listen
+from phrase_loc.cli.commands import listen
 from phrase_loc.web.answers import Limits
 from phrase_loc.web.app import create_app
-from phrase_loc.web.connections import Server
+from phrase_loc.web.server import Server
 from tests.web.browser import chromium, serving, until
 
 LIMITS = Limits(

@@ -25,7 +25,7 @@ from phrase_loc.display import to_dict
 from phrase_loc.images import load_image
 from phrase_loc.localizer import prepare
 from phrase_loc.maps import min_max
-from phrase_loc.web.answers import Batcher, Busy, Kept, SceneCache
+from phrase_loc.web.answers import Batcher, Kept, Refused, SceneCache
 from phrase_loc.web.app import EXAMPLES, PAGE_FILES, create_app
 from tests.web.conftest import LIMITS, encoded
 
@@ -385,7 +385,7 @@ def test_a_full_queue_refuses_at_once(tiny_localizer):
     while batcher.waiting():
         time.sleep(0.001)
     waiting = batcher.ask(lambda: 3)
-    with pytest.raises(Busy, match="1 requests are waiting already"):
+    with pytest.raises(Refused, match="1 requests are waiting already"):
         batcher.ask(lambda: 4)
     gate.set()
     assert waiting.result(10) == 3

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phrase_loc.display import to_dict
+from phrase_loc.display import answer_dict
 from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.web import answers
@@ -152,12 +152,14 @@ def test_commas_and_full_stops_separate(page, text):
 
 
 def test_what_was_read_otherwise_is_said(browser, shipped, photo, monkeypatch):
-    def noted(prediction):
-        told = to_dict(prediction)
-        told["words"][-1]["read_as"] = "woman"
-        return told | {"note": "zorglub is not known: only smiling was looked for"}
+    def noted(*asked):
+        answer = answer_dict(*asked)
+        for told in answer["predictions"]:
+            told["words"][-1]["read_as"] = "woman"
+            told["note"] = "zorglub is not known: only smiling was looked for"
+        return answer
 
-    monkeypatch.setattr(answers, "to_dict", noted)
+    monkeypatch.setattr(answers, "answer_dict", noted)
     with serving(create_app(shipped)) as address:
         page = Page(browser, address).open().choose(photo).ask(WOMAN).answered(WOMAN)
         equals(lambda: page.text(".card .note"), "zorglub is not known: only smiling was looked for")

@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from phrase_loc.__main__ import main
-from phrase_loc.cli.serve import TOKEN, _announce, listen, names_of, serve_arguments, token_of
+from phrase_loc.cli.commands import TOKEN, _announce, listen, names_of, serve_arguments, token_of
 
 
 def said(capsys) -> str:

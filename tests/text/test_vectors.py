@@ -33,7 +33,7 @@ def test_glove_file(glove):
 
 def test_word2vec_header_is_skipped(glove):
     glove.write_text("3 3\n" + GLOVE, encoding="utf-8")
-    assert len(read_glove(glove)) == 3
+    assert len(read_glove(glove).words) == 3
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_bad_glove_lines_are_told(glove, content, message):
 
 
 def test_missing_sources_are_told(tmp_path):
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match=r"the word vectors .* does not exist"):
         read_glove(tmp_path / "none.txt")
     with pytest.raises(DataError, match="cannot load a text encoder"):
         encoder_vectors(["dog"], str(tmp_path))
@@ -134,22 +134,15 @@ def test_alignment_recovers_an_affine_map():
         align(source, source[:3])
 
 
-def test_alignment_minds_the_weights():
-    x = torch.tensor([[0.0], [1.0], [2.0]])
-    y = torch.tensor([[0.0], [1.0], [10.0]])
-    fitted = align(x, y, ridge=1e-9, weights=torch.tensor([1.0, 1.0, 1e-9]))
-    assert fitted(torch.tensor([3.0])).item() == pytest.approx(3.0, abs=1e-2)
-
-
 def test_quantised_rows_are_close_and_zero_stays_zero():
     torch.manual_seed(0)
     vectors = torch.randn(50, 16) * torch.logspace(-3, 2, 50)[:, None]
     vectors[7] = 0
-    table = quantise(vectors)
-    assert table.codes.dtype == torch.int8
-    error = (table[torch.arange(len(table))] - vectors).abs().amax(1) / vectors.abs().amax(1).clamp_min(1e-9)
+    codes, scale = quantise(vectors)
+    assert codes.dtype == torch.int8
+    decoded = codes.float() * scale.float()[:, None]
+    error = (decoded - vectors).abs().amax(1) / vectors.abs().amax(1).clamp_min(1e-9)
     assert error.max() < 0.005
-    assert torch.equal(table[torch.tensor([3, 7])], table[torch.arange(len(table))][[3, 7]])
-    assert table[torch.arange(len(table))][7].abs().sum() == 0
+    assert decoded[7].abs().sum() == 0
     with pytest.raises(DataError):
         quantise(torch.full((1, 2), float("nan")))

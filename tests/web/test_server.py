@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from phrase_loc.web import connections
+from phrase_loc.web import server as server_module
 from phrase_loc.web.answers import Limits
 from tests.web.browser import until
 from tests.web.conftest import request, upload
@@ -90,7 +90,7 @@ def test_who_reads_nothing_is_dropped(raw):
 
 
 def test_idle_connections_give_way(raw, monkeypatch):
-    monkeypatch.setattr(connections, "_open_files", lambda: connections.OTHER_FILES + 20)
+    monkeypatch.setattr(server_module, "_open_files", lambda: server_module.OTHER_FILES + 20)
     server = raw()
     silent = [server.connect() for _ in range(60)]
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_idle_connections_give_way(raw, monkeypatch):
 
 def test_busy_connections_do_not_give_way(raw, tiny_localizer, photo, monkeypatch):
     gate = threading.Event()
-    monkeypatch.setattr(connections, "_open_files", lambda: connections.OTHER_FILES + 8)
+    monkeypatch.setattr(server_module, "_open_files", lambda: server_module.OTHER_FILES + 8)
     monkeypatch.setattr(type(tiny_localizer), "look_at", gated(type(tiny_localizer).look_at, gate))
     server = raw()
     busy = [server.connect() for _ in range(8)]
@@ -177,7 +177,7 @@ def test_everybody_is_answered_or_told_503_when_it_stops(raw, tiny_localizer, ph
         connection.sendall(whole if number % 3 else whole[:-20])  # some are still sending
     until(lambda: len(server.server.server_state.tasks) == 30, "all are under way")
     server.server.should_exit = True
-    until(lambda: server.server._leaving.begun, "the server leaves")
+    until(lambda: server.server._shutdown.begun, "the server leaves")
     late = server.ask(HEALTH)
     with ThreadPoolExecutor(30) as pool:
         found = list(pool.map(server.answer, waiting))
@@ -194,7 +194,7 @@ def test_what_is_answered_in_time_is_answered_when_it_stops(raw, tiny_localizer,
         connection.sendall(upload("/api/look", photo))
         until(lambda: server.server.server_state.tasks, "it is under way")
         server.server.should_exit = True
-        until(lambda: server.server._leaving.begun, "the server leaves")
+        until(lambda: server.server._shutdown.begun, "the server leaves")
         gate.set()
         assert server.answer(connection)[0] == 200
 
@@ -241,9 +241,8 @@ def test_the_loops_complaints_are_said_once(caplog):
         def time(self):
             return 5.0
 
-    quiet = connections._Quiet()
     for _ in range(100):
-        quiet(
+        server_module._complain(
             Loop(),
             {"message": "socket.accept() out of system resource", "exception": OSError(24, "secret.png")},
         )
@@ -251,6 +250,6 @@ def test_the_loops_complaints_are_said_once(caplog):
 
 
 def test_connections_stay_below_what_the_system_allows(monkeypatch):
-    monkeypatch.setattr(connections, "_open_files", lambda: 256)
-    assert connections._protocol(Limits()).most == 128
-    assert connections._protocol(replace(Limits(), connections=5)).most == 5
+    monkeypatch.setattr(server_module, "_open_files", lambda: 256)
+    assert server_module.connection_class(Limits()).most == 128
+    assert server_module.connection_class(replace(Limits(), connections=5)).most == 5

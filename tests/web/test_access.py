@@ -7,7 +7,6 @@ import pytest
 from fastapi.testclient import TestClient
 
 from phrase_loc.web.app import create_app
-from phrase_loc.web.door import LOOPBACK
 from tests.web.conftest import LIMITS
 from tests.web.test_api import refusal
 
@@ -92,7 +91,7 @@ def in_process(app, method, path, headers) -> tuple[int, dict[str, str], bytes]:
 )
 @pytest.mark.parametrize("path", ["/", "/api/model", "/healthz"])
 def test_a_server_knows_its_names(tiny_localizer, host, addresses, accepted, path):
-    app = create_app(tiny_localizer, LIMITS, hosts=LOOPBACK, addresses=addresses)
+    app = create_app(tiny_localizer, LIMITS, hosts={"localhost", "127.0.0.1", "[::1]"}, addresses=addresses)
     status, _, body = in_process(app, "GET", path, {"host": host})
     assert status == (200 if accepted else 403)
     assert accepted or "--allowed-host" in json.loads(body)["error"]
