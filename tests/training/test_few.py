@@ -23,28 +23,13 @@ from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.run import train
 from tests.training.pairs import write_set
-from tests.training.runs import ROOT, assert_same_weights, forked, losses, run
+from tests.training.runs import KEPT, ROOT, WORDS, assert_same_weights, forked, losses, run, started_model
 from tests.training.test_resume import kill_after
-
-KEPT = (
-    "phases=[{name: words, steps: 12, batch: 8, cache: true, sizes: [32], mirror: 0, lr: 0.05, weight_decay: 0.5, "
-    "new_words_only: true}]",
-    *("few={below: 100, min_count: 3}", "save_every=2"),
-)
-WORDS = ("red", "green", "square", "snow")  # of `pairs.draw`, whose blue, yellow, circle, night, sand are new
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with rows of its own, four words, and 'blue' and 'moon' out of its vocabulary."""
-    torch.manual_seed(0)
-    rows = torch.randn(4, 17)
-    settings = {"backbone": "tiny", "weights": None, "image_size": 32, "hidden": 16}
-    model = create(Vocabulary(WORDS, (4, 3, 2, 1)), rows, free=True, **settings)
-    model.words.set_extra(torch.randn(2, 17), Alignment(torch.eye(17), torch.zeros(17)))
-    model.extra = ("blue", "moon")
-    model.config.calibration.update(slope=2.0, offset=1.0)
-    return save_model(model, tmp_path_factory.mktemp("models") / "free")
+    return started_model(tmp_path_factory.mktemp("models") / "free")
 
 
 def test_new_words_are_learned_and_all_else_is_kept(
