@@ -156,8 +156,9 @@ def started_card(
     )
     learned = ", ".join(f"{word} ({said[word]})" for word in (model.vocabulary.words[i] for i in new))
     return {
+        "summary": f"A model of one's own: `{config.model.start}` and the words of further photographs.",
         "words": f"This model goes on from `{config.model.start}`, which was {kept}. Words learned from "
-        f"{photographs:,} further photographs, with the number of those that say them: {learned or 'none'}."
+        f"{photographs:,} further photographs, with the number of those that say them: {learned or 'none'}.",
     }
 
 
