@@ -78,6 +78,7 @@ class Inference:
     prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25  # width of that bump as a share of the side
     proposals: str = "default"  # a key of proposals.PROPOSALS
     gamma: Annotated[float, Field(ge=-1e9, le=1e9)] = 0.4  # exponent of a box's area (ranking.score_boxes)
+    spread: Weight = 0.0  # how strongly a box's area is held to what the map's extent lets expect; 0 for none
     temperature: Weight = 0.1  # of the vote of neighbouring boxes on the first (ranking.vote); 0 for none
     nms: Share = 0.5  # greatest IoU between two boxes of an answer
     grid: Side = 64  # side of the square grid on which maps are smoothed and boxes ranked
@@ -322,7 +323,13 @@ class PhraseLocalizer:
         """The best boxes of maps on the settings' grid."""
         s, size = self.settings, scene.size
         rank = partial(
-            rank_phrases, size=size, gamma=s.gamma, temperature=s.temperature, overlap=s.nms, top_k=top_k
+            rank_phrases,
+            size=size,
+            gamma=s.gamma,
+            spread=s.spread,
+            temperature=s.temperature,
+            overlap=s.nms,
+            top_k=top_k,
         )
         shared = heats.new_zeros(0, 4) if scene.proposals is None else scene.proposals
         own = [self.source.of_map(heat, size) for heat in heats]

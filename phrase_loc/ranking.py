@@ -16,6 +16,7 @@ from phrase_loc.maps import min_max
 
 TINY = 1e-6  # share of the map's mass below which boxes are alike; keeps logarithms finite
 LEAD = 1e-3  # of a voted box above the best score
+SPREAD_POWER, SPREAD_OFFSET = 3.0, 3.54  # from the mean of a map to the log of a thing's share of the image
 
 
 def integral(maps: Tensor) -> Tensor:
@@ -48,18 +49,33 @@ def _at(table: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return upper * (1 - v) + lower * v
 
 
-def score_boxes(attention: Tensor, boxes: Tensor, size: tuple[int, int], gamma: float = 0.45) -> Tensor:
-    """log(mass / area**gamma) of each box in each map: (P, h, w), (R, 4) -> (P, R).
+def score_boxes(
+    attention: Tensor, boxes: Tensor, size: tuple[int, int], gamma: float = 0.45, spread: float = 0.0
+) -> Tensor:
+    """log(mass / area**gamma) of each box in each map, less spread / 2 * (log(area) - expected)**2.
 
     gamma 0 chooses the whole image, gamma 1 the brightest speck. Masses are shares of the sum of the map less
     its minimum, and areas are shares of the image, so that neither the map's scale and ground level nor the
-    image's size changes a score. A flat map weighs all places alike.
+    image's size changes a score. A flat map weighs all places alike. `spread` holds areas to what the map's
+    own extent lets expect (`expected_log_area`), so that small things get small boxes; 0 for none.
+
+    Shapes: (P, h, w), (R, 4) -> (P, R).
     """
     raised = min_max(attention)
     raised = torch.where(raised.amax((-2, -1), keepdim=True) > 0, raised, 1.0)
     mass = mass_in(raised, boxes, size) / raised.sum((-2, -1))[..., None]
     share = (area(clip(boxes, size)) / (size[0] * size[1])).clamp(min=TINY)
-    return mass.clamp(min=TINY).log() - gamma * share.to(mass).log()
+    log_area = share.to(mass).log()
+    surprise = log_area - expected_log_area(raised)[..., None]
+    return mass.clamp(min=TINY).log() - gamma * log_area - spread / 2 * surprise.square()
+
+
+def expected_log_area(maps: Tensor) -> Tensor:
+    """Log of the share of the image that a thing is expected to cover, from its map in 0..1: (..., h, w) -> (...).
+
+    A power of the map's mean, at most the whole image; both constants were chosen on val (docs/experiments.md).
+    """
+    return (SPREAD_OFFSET + SPREAD_POWER * maps.mean((-2, -1)).log()).clamp(max=0)
 
 
 def vote(
@@ -129,6 +145,7 @@ def rank_phrases(
     size: tuple[int, int],
     *,
     gamma: float = 0.45,
+    spread: float = 0.0,
     temperature: float = 0.0,
     overlap: float = 0.5,
     top_k: int = 10,
@@ -143,7 +160,7 @@ def rank_phrases(
     boxes = boxes.to(attention.device)
     if boxes.shape[0] == 0:
         return [(boxes.reshape(0, 4), attention.new_zeros(0)) for _ in attention]
-    scores = score_boxes(attention, boxes, size, gamma)
+    scores = score_boxes(attention, boxes, size, gamma, spread)
     if temperature > 0:
         boxes, scores = vote(boxes, scores, temperature)
     kept = suppress(boxes, scores, overlap, limit=top_k)

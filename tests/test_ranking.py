@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -146,6 +148,25 @@ def test_gamma_zero_takes_the_whole_image_and_gamma_one_the_brightest_cell():
     boxes = torch.stack([torch.tensor([0.0, 0, 90, 60]), cell, torch.tensor([30.0, 10, 80, 50])])
     assert score_boxes(grid, boxes, SIZE, gamma=0.0).argmax() == 0
     assert score_boxes(grid, boxes, SIZE, gamma=1.0).argmax() == 1
+
+
+def test_spread_is_a_square_around_the_expected_area():
+    grid, boxes = torch.rand(3, 6, 6, generator=rng()) ** 4, random_boxes(20)
+    plain, held = (score_boxes(grid, boxes, SIZE, 0.4, spread) for spread in (0.0, 0.3))
+    for map_, before, after in zip(grid, plain, held, strict=True):
+        mean = ((map_ - map_.min()) / (map_.max() - map_.min())).mean().item()
+        expected = min(1.0, math.exp(3.54) * mean**3)
+        for box, low, high in zip(boxes, after.tolist(), before.tolist(), strict=True):
+            share = ((box[2] - box[0]) * (box[3] - box[1])).item() / (SIZE[0] * SIZE[1])
+            assert high - low == pytest.approx(0.15 * math.log(max(share, 1e-6) / expected) ** 2, abs=1e-4)
+
+
+def test_spread_gives_a_narrow_map_a_small_box_and_a_flat_one_the_whole_image():
+    narrow = torch.full((1, 8, 8), 0.05)
+    narrow[0, 3, 4] = 1
+    boxes = torch.tensor([[0.0, 0, 90, 60], [40, 20, 60, 32], [20, 10, 80, 50]])
+    assert score_boxes(narrow, boxes, SIZE, 0.3, spread=0.5).argmax() == 1
+    assert score_boxes(torch.ones(1, 8, 8), boxes, SIZE, 0.3, spread=0.5).argmax() == 0
 
 
 def test_the_voted_box_is_the_mean_of_those_that_agree():

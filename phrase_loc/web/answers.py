@@ -242,7 +242,8 @@ class Answers:
             "calibrated": bool(model.config.calibration),
             "method": settings.method,
             "methods": list(PAGE_METHODS),
-            "ranking": {"score": "mass"} | {k: getattr(settings, k) for k in ("gamma", "nms", "temperature")},
+            "ranking": {"score": "mass"}
+            | {k: getattr(settings, k) for k in ("gamma", "spread", "nms", "temperature")},
             "prior": settings.prior,
             "limits": {"phrases": self.limits.phrases, "upload_bytes": self.limits.upload_bytes},
         }

@@ -115,7 +115,8 @@ class InMemoryParser(MultiPartParser):
         """The fields; a form that is cut off would lose its last ones silently."""
         form = await super().parse()
         if not self.ended:
-            await form.close()
+            for file in self._files_to_close_on_error:  # the form does not know that of its last part
+                file.close()
             raise MultiPartException("It ends before its last boundary; send it again")
         return form
 

@@ -34,6 +34,7 @@ def case(seed: int) -> dict:
     )
     options = {"gamma": round(0.1 + 0.8 * torch.rand((), generator=g).item(), 2)}
     options |= {
+        "spread": (0.0, 0.05, 0.3, 0.1)[seed % 4],
         "temperature": (0.1, 0.0, 0.02)[seed % 3],
         "nms": (0.5, 0.3)[seed % 2],
         "top_k": (1, 5, 100)[seed % 3],

@@ -4,6 +4,7 @@
 
 const TINY = 1e-6;
 const LEAD = 1e-3;
+const SPREAD_POWER = 3.0, SPREAD_OFFSET = 3.54; // from the mean of a map to the log of a thing's share of the image
 const SMALLEST = 2 ** -126; // of the 32-bit floats in which Python ranks
 
 /** Levels 0..1 of a map as the server sends it: {side, data} -> Float64Array(side * side), rows from the top. */
@@ -36,12 +37,14 @@ function at(table, side, y, x) {
   return upper * (1 - v) + lower * v;
 }
 
-function scoreBoxes(map, side, boxes, [width, height], gamma) {
+function scoreBoxes(map, side, boxes, [width, height], gamma, spread) {
   let low = Infinity, high = -Infinity;
   for (const v of map) { low = Math.min(low, v); high = Math.max(high, v); }
   const raised = high > low ? map.map((v) => v - low) : map.map(() => 1); // a flat map weighs all places alike
   const table = integral(raised, side);
   const total = table[table.length - 1];
+  const mean = total / (side * side) / (high > low ? high - low : 1);
+  const expected = Math.min(0, SPREAD_OFFSET + SPREAD_POWER * Math.log(mean));
   const clip = (v, most) => Math.min(Math.max(v, 0), most);
   return Float64Array.from({ length: boxes.length / 4 }, (_, i) => {
     const x1 = clip(boxes[4 * i], width), y1 = clip(boxes[4 * i + 1], height);
@@ -50,7 +53,8 @@ function scoreBoxes(map, side, boxes, [width, height], gamma) {
     const sum = at(table, side, y2 * sy, x2 * sx) - at(table, side, y1 * sy, x2 * sx)
       - at(table, side, y2 * sy, x1 * sx) + at(table, side, y1 * sy, x1 * sx);
     const share = Math.max(((x2 - x1) * (y2 - y1)) / (width * height), TINY);
-    return Math.log(Math.max(sum / total, TINY)) - gamma * Math.log(share);
+    const area = Math.log(share);
+    return Math.log(Math.max(sum / total, TINY)) - gamma * area - spread / 2 * (area - expected) ** 2;
   });
 }
 
@@ -97,9 +101,9 @@ function vote(boxes, scores, temperature, weight = 0.5) {
 }
 
 /** The best boxes of one map: [{xyxy, score}], best first; `boxes` is a Float64Array. */
-export function rank(map, side, boxes, size, { gamma, temperature = 0, nms = 0.5, top_k = 5 }) {
+export function rank(map, side, boxes, size, { gamma, spread = 0, temperature = 0, nms = 0.5, top_k = 5 }) {
   if (!boxes.length) return [];
-  let scores = scoreBoxes(map, side, boxes, size, gamma);
+  let scores = scoreBoxes(map, side, boxes, size, gamma, spread);
   if (temperature > 0) [boxes, scores] = vote(boxes, scores, temperature);
   const order = Array.from(scores.keys()).filter((i) => scores[i] > -Infinity).sort((a, b) => scores[b] - scores[a]);
   const kept = [];
