@@ -36,10 +36,9 @@ _GRACE = 1.0  # seconds: a child just forked from a killed owner lets go of the 
 
 @contextmanager
 def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
-    """A temporary name beside `path`, of its ending, that takes its place when the block ends well; else it goes.
+    """A temporary name beside `path` for a file or a folder that takes its place when the block ends well.
 
-    The block makes a file or a folder of it. An older folder is renamed before the new one takes its name;
-    `remove_leftovers` puts it back if the process was killed between the two.
+    An older folder is renamed first; `remove_leftovers` puts it back if the process was killed between the two.
 
     Raises:
         DataError: the folder is missing or read-only, or the disk is full.
@@ -90,8 +89,7 @@ def append_text(path: AnyPath, text: str, advice: str = ADVICE) -> None:
 def remove_leftovers(folder: Path, age: float = 0.0, name: str | None = None) -> None:
     """Removes what killed processes left half written of the file `name`, or of any, in a folder.
 
-    The process owns what it removes (see `lock`), or shares the folder and gives an `age` in seconds, longer than any
-    process writes at a file without a change.
+    In a folder that other processes write to, only what has not changed for `age` seconds.
     """
     for path in folder.iterdir():
         found = _LEFTOVER.match(path.name)
@@ -107,11 +105,7 @@ def remove_leftovers(folder: Path, age: float = 0.0, name: str | None = None) ->
 
 @contextmanager
 def lock(path: AnyPath, sentence: str) -> Iterator[None]:
-    """Holds a lock file, which is made and removed again; the lock ends with the process, however that ends.
-
-    Raises:
-        DataError: another process holds it (then with this sentence), or the file cannot be made.
-    """
+    """Holds a lock file, or a DataError with this sentence; the lock ends with the process, however that ends."""
     path = Path(path)
     held = FileLock(path, timeout=_GRACE)
     with refusing(path.parent, "choose a folder that can be written"):
@@ -150,9 +144,8 @@ def opened(path: AnyPath, what: str, unpack: bool = True) -> IO[bytes]:
     """A regular file, unpacked if it ends in .gz; raises DataError when there is none."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(
-            f"{what} {path} {'is no file' if path.exists() else 'does not exist'}; check the path"
-        )
+        wrong = "is no file" if path.exists() else "does not exist"
+        raise DataError(f"{what} {path} {wrong}; check the path")
     if unpack and path.suffix.lower() == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     return path.open("rb")
@@ -204,14 +197,13 @@ def digest(content: bytes | Path) -> str:
 
 
 def sealed(content: bytes) -> bytes:
-    """The content behind its digest; `unsealed` gives it back, or None if a bit has changed since."""
+    """The content behind its digest."""
     return hashlib.sha256(content).digest() + content
 
 
 def unsealed(blob: bytes) -> bytes | None:
-    """What `sealed` was given; None for anything else."""
-    content = blob[SEAL:]
-    return content if blob[:SEAL] == hashlib.sha256(content).digest() else None
+    """What `sealed` was given; None for anything else, were it one bit."""
+    return blob[SEAL:] if blob[:SEAL] == hashlib.sha256(memoryview(blob)[SEAL:]).digest() else None
 
 
 def fingerprint(path: AnyPath) -> list[Any]:
@@ -232,8 +224,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
-    """To the disk; a rename is there only when its folder is."""
+def _flush(path: Path) -> None:  # a rename is on the disk only when its folder is
     if os.name != "posix" and path.is_dir():
         return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
@@ -243,8 +234,7 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON's readers take the last of two equal keys, without a word."""
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # else the last of two equal keys, without a word
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)

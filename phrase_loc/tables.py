@@ -24,7 +24,7 @@ TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")  # those of text may be f
 #: Told the place ("row 3") of a row that cannot be read, and what is wrong with it.
 Bad = Callable[[str, str], None]
 #: Its place, the cells that were asked for, None where it lacks one, and what is wrong with it.
-Row = tuple[str, tuple[Any, ...], str]
+Row = tuple[str, Sequence[Any], str]
 
 _UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 _LONGEST_LINE = 2**24  # bytes; a binary file with a text's name must not fill the memory
@@ -53,7 +53,7 @@ class Table:
         with told(self.path, "the table"):
             for place, cells, wrong in self._read(wanted):
                 if not wrong:
-                    yield place, cells
+                    yield place, tuple(cells)
                 elif bad:
                     bad(place, wrong)
                 else:
@@ -81,8 +81,7 @@ def cell_texts(cell: Any) -> list[str]:
     if cell.startswith("["):
         with suppress(ValueError, RecursionError):
             texts = [item for item in json.loads(cell) if isinstance(item, str)]
-    lines = (line.strip() for text in texts for line in whole(text).splitlines())
-    return [line for line in lines if line]
+    return _stripped(whole("\n".join(texts)))
 
 
 def whole(text: str) -> str:
@@ -91,10 +90,7 @@ def whole(text: str) -> str:
 
 
 def image_path(folder: Path, name: str) -> Path:
-    """The file that a cell names, counted from the table's folder.
-
-    A file of just that name goes first; else blanks around it and Flickr's numbering (`name.jpg#0`) are left out.
-    """
+    """The file that a cell names: one of just that name, else without blanks and Flickr's number (`name.jpg#0`)."""
     bare = name.strip()
     plain = numbered[1] if (numbered := _NUMBERED.fullmatch(bare)) else bare
     if name == plain:
@@ -127,21 +123,22 @@ def decoded(raw: bytes) -> tuple[str, bool]:
 def lines_of(raw: bytes) -> tuple[list[str], str]:
     """The lines of a short text without blanks around them, and what is wrong with its encoding."""
     text, is_utf8 = decoded(raw.removeprefix(_UTF8_MARK))
-    lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
-    return lines, "" if is_utf8 else "its text is not UTF-8 and is read as Windows-1252"
+    return _stripped(text), "" if is_utf8 else "its text is not UTF-8 and is read as Windows-1252"
+
+
+def _stripped(text: str) -> list[str]:
+    return [line for line in map(str.strip, text.splitlines()) if line]
 
 
 def _raw_lines(path: Path, what: str) -> Iterator[bytes]:
     with opened(path, what) as file:
         start = file.read(2**16)
-        file.seek(0)
+        file.seek(len(_UTF8_MARK) if start.startswith(_UTF8_MARK) else 0)
         is_utf16 = start.startswith(_UTF16_MARKS)
         if is_utf16 or (b"\r" in start and b"\n" not in start):  # spreadsheets of Windows, of old Macs
             content = file.read()
-            content = content.decode("utf-16").encode() if is_utf16 else content.removeprefix(_UTF8_MARK)
-            yield from content.splitlines(keepends=True)
+            yield from (content.decode("utf-16").encode() if is_utf16 else content).splitlines(keepends=True)
             return
-        file.seek(len(_UTF8_MARK) if start.startswith(_UTF8_MARK) else 0)
         for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
             if len(line) == _LONGEST_LINE:
                 raise DataError(f"{what} {path} has a line {number} of more than {_LONGEST_LINE:,} bytes")
@@ -159,14 +156,13 @@ def _delimited(path: Path) -> Table:
         raise DataError(f"the table {path} is empty; its first line must name the columns")
     first, tab, _ = header.partition("\t")
     headless = bool(tab and _NUMBERED.fullmatch(first))  # `name.jpg#0<tab>caption`, without header and quotes
+    unquoted = re.sub(r'"[^"]*"', "", header)
+    delimiter = max("\t,|;", key=unquoted.count)
+    options: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": f"{delimiter} " in unquoted}
     if headless:
-        columns: tuple[str, ...] = ("image", "caption")
-        options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    else:
-        unquoted = re.sub(r'"[^"]*"', "", header)
-        delimiter = max("\t,|;", key=unquoted.count)
-        options = {"delimiter": delimiter, "skipinitialspace": f"{delimiter} " in unquoted}
-        columns = tuple(name.strip().lower() for name in next(csv.reader([header.strip()], **options)))
+        options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    names = ["image", "caption"] if headless else next(csv.reader([header.strip()], **options))
+    columns = tuple(name.strip().lower() for name in names)
 
     def read(wanted: Sequence[str]) -> Iterator[Row]:
         chosen = [columns.index(name) for name in wanted]
@@ -174,7 +170,7 @@ def _delimited(path: Path) -> Table:
         if not headless:
             next(line for line in lines if line.strip())
         for number, (fields, wrong) in enumerate(_records(lines, len(columns), options), start=1):
-            yield f"row {number}", () if wrong else tuple([fields[i] for i in chosen]), wrong
+            yield f"row {number}", [] if wrong else [fields[i] for i in chosen], wrong
 
     return Table(path, columns, read)
 
@@ -197,15 +193,12 @@ def _records(lines: Iterator[str], width: int, options: dict[str, Any]) -> Itera
                 if extra.count('"') % 2:
                     break
             joined, still_wrong = _parsed([line, *more], width, options)
-            if still_wrong:
-                ahead.extendleft(reversed(more))
-            else:
-                fields, wrong = joined, ""
+            fields, wrong = (fields, wrong) if still_wrong else (joined, "")
+            ahead.extendleft(reversed(more if still_wrong else []))
         yield fields, wrong
 
 
 def _parsed(lines: list[str], width: int, options: dict[str, Any]) -> tuple[list[str], str]:
-    """The fields of one row on these lines, or what is wrong with it."""
     try:
         rows = list(csv.reader(lines, strict=True, **options))
     except csv.Error as error:
@@ -224,13 +217,12 @@ def _json_lines(path: Path) -> Table:
     def read(wanted: Sequence[str]) -> Iterator[Row]:
         for place, found in _objects(path):
             wrong = "is no JSON object" if found is None else ""
-            yield place, tuple([(found or {}).get(name) for name in wanted]), wrong
+            yield place, [(found or {}).get(name) for name in wanted], wrong
 
     return Table(path, tuple(columns), read)
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """(place, object) of each line that is not blank; None for what is no object."""
     for number, line in enumerate(text_lines(path, "the table"), start=1):
         if line.strip():
             found = None
@@ -245,8 +237,7 @@ def _parquet(path: Path) -> Table:
     except ImportError:
         raise DataError(f"{path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
     opened(path, "the table").close()
-    with parquet.ParquetFile(path) as file:
-        names = file.schema_arrow.names
+    names = parquet.read_schema(path).names
     columns = tuple(name.strip().lower() for name in names)
 
     def read(wanted: Sequence[str]) -> Iterator[Row]:
@@ -265,7 +256,6 @@ def _parquet(path: Path) -> Table:
 
 
 def _as_text(cell: Any) -> Any:
-    """Strings that an older writer stored as plain bytes, and lists of them, as strings."""
     if isinstance(cell, list):
         return [_as_text(item) for item in cell]
     text, is_utf8 = decoded(cell) if isinstance(cell, bytes) else (cell, True)

@@ -2,9 +2,8 @@
 
 A sample never raises for what is wrong with the data: it becomes a black image of weight 0 with the fault attached,
 so that one bad file costs one sample and every process keeps its step. The order is a pure function of seed, epoch
-and step, so that any step can be gone back to: step t of an epoch is order[t * batch : (t + 1) * batch], its micro-
-batches are equal runs of that, and process r of R takes every R-th sample of each from the r-th on. So every sample
-is seen once an epoch at any number of processes, and R of them see the global batches of one.
+and step: step t of an epoch is order[t * batch : (t + 1) * batch], its micro-batches are equal runs of that, and
+process r of R takes every R-th sample of each from the r-th on. So R processes see the global batches of one.
 """
 
 import math
@@ -43,11 +42,7 @@ _COLOURS = re.compile(
 
 @dataclass(frozen=True)
 class Order:
-    """The order of samples in each epoch: a permutation, or one within windows of shuffled shards.
-
-    A window of all shards is best for learning and right for a local SSD; a smaller one keeps the reads of a network
-    disk inside a few files at a time.
-    """
+    """The order of samples in each epoch: a permutation, or, for a network disk, one within windows of shards."""
 
     groups: np.ndarray  # (n,) shard of each sample, ascending
     seed: int
@@ -69,8 +64,7 @@ class Order:
             return random.permutation(len(self.groups))
         bounds = np.searchsorted(self.groups, np.arange(1, shards))
         numbers = np.split(np.arange(len(self.groups)), bounds)
-        shuffled = random.permutation(shards)
-        chosen = [shuffled[start : start + self.window] for start in range(0, shards, self.window)]
+        chosen = np.split(random.permutation(shards), range(self.window, shards, self.window))
         windows = (np.concatenate([numbers[shard] for shard in few]) for few in chosen)
         return np.concatenate([random.permutation(window) for window in windows])
 
@@ -134,10 +128,6 @@ class Ragged(NamedTuple):
     ids: Tensor  # (T,) rows of the vocabulary
     values: Tensor  # (T,) a number each
 
-    def to(self, device: torch.device) -> "Ragged":
-        """The same on a device."""
-        return Ragged(*(_moved(part, device) for part in self))
-
 
 class Batch(NamedTuple):
     """Images of a micro-batch with their words."""
@@ -151,23 +141,18 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        images, weights = _moved(self.images, device), _moved(self.weights, device)
-        words, ignored, captions = (part.to(device) for part in (self.words, self.ignored, self.captions))
-        return Batch(images, weights, words, ignored, captions, self.faults)
 
+        def moved(tensor: Tensor) -> Tensor:
+            narrow = device.type == "mps" and tensor.dtype == torch.float64  # which Apple's GPUs lack
+            return tensor.to(device, torch.float32 if narrow else tensor.dtype, non_blocking=True)
 
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    narrow = device.type == "mps" and tensor.dtype == torch.float64  # which Apple's GPUs lack
-    return tensor.to(device, torch.float32 if narrow else tensor.dtype, non_blocking=True)
+        words, ignored, captions = (Ragged(*map(moved, r)) for r in (self.words, self.ignored, self.captions))
+        return Batch(moved(self.images), moved(self.weights), words, ignored, captions, self.faults)
 
 
 @dataclass(frozen=True)
 class Transform:
-    """How a training image is made.
-
-    Mirroring makes "left" and "right" false, so images whose texts hold such a word are not mirrored; shifted hues
-    make "a red hat" false, so saturation and hue are left alone where a text names a colour.
-    """
+    """How a training image is made: not mirrored where a text says "left", its hue kept where one names a colour."""
 
     size: tuple[int, int] = (224, 224)  # (H, W) of the result
     crop: float = 1.0  # smallest share of the area that is kept, as what a caption names may stand anywhere
@@ -196,10 +181,9 @@ class Transform:
 
 
 class WebImages(Dataset[Sample]):
-    """The samples of a source, indexed by (epoch, number, which of the transforms).
+    """The samples of a source by `Item`; `seed`, epoch and number fix every random choice, in whichever process.
 
-    `seed`, epoch and number fix every random choice, in whichever process. With `negatives`, photographs whose texts
-    hold no word of the vocabulary are samples too, of none of its words.
+    With `negatives`, photographs whose texts hold no word of the vocabulary are samples too, of none of its words.
     """
 
     def __init__(
@@ -250,7 +234,7 @@ def draw_caption(labels: WordLabels, random: np.random.Generator) -> Sequence[in
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of equal image size -> Batch."""
+    """A batch of samples of equal image size."""
     labels = [sample.labels for sample in samples]
     return Batch(
         images=torch.stack([sample.image for sample in samples]),

@@ -52,7 +52,7 @@ def store(address: str) -> Iterator[tuple[Any, str]]:
     import fsspec
 
     try:
-        found = fsspec.core.url_to_fs(address)  # cached by fsspec, anew in each forked worker
+        found = fsspec.core.url_to_fs(address)
     except Exception as error:
         raise DataError(f"{address} cannot be opened: {files.reason(error)}") from None
     try:
@@ -87,29 +87,22 @@ def _expand_one(pattern: str, lists: tuple[str, ...]) -> Iterator[str]:
         for line in map(os.fsdecode, content.splitlines()):  # in the bytes of their names
             yield from _expand_one(line if is_there(line.strip()) else _COMMENT.sub("", line), (*lists, bare))
     else:
-        folder, rest = ("", bare) if is_remote(bare) else _existing(bare)
-        choices = list(islice(_braces(rest, bare), _MOST + 1))
+        cut = (
+            0 if is_remote(bare) else len(bare)
+        )  # behind the deepest folder that exists under just that name
+        while cut > 0 and not (bare[cut - 1] == "/" and is_there(bare[:cut])):
+            cut -= 1
+        choices = list(islice(_braces(bare[cut:], bare), _MOST + 1))
         if len(choices) > _MOST:
             raise DataError(f"{bare!r} means more than {_MOST:,} paths; write a smaller range")
         for choice in choices:
-            yield from _globbed(folder, choice)
-
-
-def _globbed(folder: str, rest: str) -> list[str]:
-    path = folder + rest
-    if is_remote(path) or is_there(path) or not glob.has_magic(rest):
-        return [path]
-    if found := sorted(glob.glob(glob.escape(folder) + rest, recursive=True)):
-        return found
-    raise DataError(f"no file matches {path!r}; check the folder and the pattern")
-
-
-def _existing(pattern: str) -> tuple[str, str]:
-    """A pattern cut behind the deepest of its folders that exists under just that name."""
-    cut = len(pattern)
-    while (cut := pattern.rfind("/", 0, cut)) >= 0 and not is_there(pattern[: cut + 1]):
-        pass
-    return pattern[: cut + 1], pattern[cut + 1 :]
+            path = bare[:cut] + choice
+            if is_remote(path) or is_there(path) or not glob.has_magic(choice):
+                yield path
+            elif found := sorted(glob.glob(glob.escape(bare[:cut]) + choice, recursive=True)):
+                yield from found
+            else:
+                raise DataError(f"no file matches {path!r}; check the folder and the pattern")
 
 
 def _braces(rest: str, pattern: str) -> Iterator[str]:

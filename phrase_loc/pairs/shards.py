@@ -1,7 +1,6 @@
 """Tar shards of images and texts (WebDataset's form, what img2dataset writes), read at random by offset.
 
-One pass over the headers of a shard gives an index of byte offsets, kept on disk; from then on any sample is fetched
-in any order, which makes an exact resume in the middle of an epoch possible.
+One pass over the headers of a shard gives an index of byte offsets, kept on disk: for an exact resume in an epoch.
 """
 
 import io
@@ -10,7 +9,7 @@ import logging
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -38,29 +37,31 @@ _MOST_MEMBER = 2**32 - 1  # bytes
 _MOST_ZEROS = 2**16  # at the end of a tar; more are what a half-copied file has
 _MAGIC = slice(257, 262)  # of a header: "ustar"
 _PACKED = {
-    **{b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"},
-    **{b"\x28\xb5\x2f\xfd": "zstandard", b"PK": "zip"},
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+    b"PK": "zip",
 }
-_KINDS = {".txt": "text", ".caption": "text", ".json": "json"} | dict.fromkeys(IMAGE_ENDINGS, "image")
+_KINDS = {"txt": "text", "caption": "text", "json": "json"} | {end[1:]: "image" for end in IMAGE_ENDINGS}
+_NONE = (0, 0, 0)  # parts of a file that a sample lacks
 
-#: (number of the archive, name without its ending) of a sample.
-Key = tuple[int, str]
 #: 'image' | 'text' | 'json' -> (offset of its header, of its content, bytes) of the files of a sample.
 Parts = dict[str, tuple[int, int, int]]
-_ABSENT: Parts = {"text": (0, 0, 0), "json": (0, 0, 0)}
 
 
-def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]:
+def load_index(shard: str, cache: Path | None, lone: bool = False) -> tuple[np.ndarray, list[Fault]]:
     """(n,) rows of dtype ROW in the order of the shard, and what is wrong with it.
 
-    They are kept in the folder `cache`, if there is one, for as long as the shard's size and time stay.
+    They are kept in the folder `cache`, if there is one, for as long as the shard's size and time stay. `lone` takes
+    in samples without an image, with the header of another of their files and an image of 0 bytes; nothing is kept.
     """
-    if cache is None:
-        return _index(shard)
+    if cache is None or lone:
+        return _index(shard, lone)
     try:
         version = remote_version(shard) if is_remote(shard) else "|".join(map(str, files.fingerprint(shard)))
     except OSError as error:
-        return np.zeros(0, ROW), [_unreadable(shard, error)]
+        return np.zeros(0, ROW), [Fault("shard", shard, f"cannot be read: {files.reason(error)}")]
     stamp = f"{version}|{_VERSION}"
     name = files.digest(stamp.encode("utf-8", "surrogatepass"))[:16]
     path = cache / f"{Path(shard).stem[:40]}-{name}.index"
@@ -81,67 +82,58 @@ def load_index(shard: str, cache: Path | None) -> tuple[np.ndarray, list[Fault]]
     return rows, faults
 
 
-def _index(shard: str) -> tuple[np.ndarray, list[Fault]]:
-    samples, faults = read_samples(shard)
-    pictured = [{**_ABSENT, **parts} for parts in samples.values() if "image" in parts]
-    rows = [(*parts["image"], *parts["text"][1:], *parts["json"][1:]) for parts in pictured]
+def _index(shard: str, lone: bool = False) -> tuple[np.ndarray, list[Fault]]:
+    """A sample is the files of a tar that share a name up to a known ending: `IMG.2020.01.jpg` and `IMG.2020.01.txt`.
+
+    WebDataset itself cuts at the first dot: a file without its counterpart, such as `000001.seg.png`, is a further
+    file of the sample `000001` where there is one and is passed over. Names that begin with a dot (macOS writes
+    `._000001.jpg`) are no samples. A key is unique within its archive.
+    """
+    samples: dict[tuple[int, str], Parts] = {}  # by begin of the archive and key
+    faults: list[Fault] = []
+    try:
+        with open_shard(shard) as tar:
+            for found in walk(tar):
+                faults += _take(found, samples, shard)
+    except Exception as error:  # each store of remote shards raises its own
+        faults.append(Fault("shard", shard, f"cannot be read: {files.reason(error)}"))
+    if any(archive for archive, _ in samples):
+        log.warning("%s goes on behind its end mark, as archives joined by cat do; all is used", shard)
+    pictured = {key for key, parts in samples.items() if "image" in parts}
+    rows, further = [], []
+    for (archive, key), parts in samples.items():
+        folder, slash, name = key.rpartition("/")
+        stems = (name.rsplit(".", cuts)[0] for cuts in range(1, name.count(".") + 1))
+        if len(parts) == 1 and any((archive, folder + slash + stem) in pictured for stem in stems):
+            further.append(key)
+        elif "image" in parts or lone:
+            image = parts.get("image") or (*next(iter(parts.values()))[:2], 0)
+            rows.append((*image, *parts.get("text", _NONE)[1:], *parts.get("json", _NONE)[1:]))
+        else:
+            faults.append(Fault("lone", f"{shard}:{key}", "has no image"))
+    if further:
+        log.info("%s: %d files, such as %s, are passed over", shard, len(further), further[0])
     return np.array(rows, ROW), faults
 
 
-def read_samples(shard: str, file: IO[bytes] | None = None) -> tuple[dict[Key, Parts], list[Fault]]:
-    """The samples of a shard, or of `file` where it is open, and what is wrong with it.
-
-    A sample is the files of a tar that share a name up to a known ending: `IMG.2020.01.jpg` and `IMG.2020.01.txt`.
-    WebDataset itself cuts at the first dot: a file without its counterpart, such as `000001.seg.png`, is a further
-    file of the sample `000001` where there is one and is passed over. Names that begin with a dot (macOS writes
-    `._000001.jpg`) are no samples. A key is unique within its archive. Samples without an image are among both.
-    """
-    samples: dict[Key, Parts] = {}
-    faults: list[Fault] = []
-    try:
-        with nullcontext(file) if file else open_shard(shard) as tar:
-            for found in walk(tar):
-                if isinstance(found, Damage):
-                    what = f"{found.what} (bytes {found.start:,} to {found.end:,} are lost)"
-                    faults.append(Fault("shard", f"{shard}:byte {found.start}", what))
-                elif wrong := _take(found, samples):
-                    faults.append(Fault(wrong[0], f"{shard}:{wrong[1]}", wrong[2]))
-    except Exception as error:  # each store of remote shards raises its own
-        faults.append(_unreadable(shard, error))
-    if any(archive for archive, _ in samples):
-        log.warning("%s goes on behind its end mark, as archives joined by cat do; all is used", shard)
-    further = [key for key, parts in samples.items() if len(parts) == 1 and _belongs(key, samples)]
-    for key in further:
-        del samples[key]
-    if further:
-        log.info("%s: %d files, such as %s, are passed over", shard, len(further), further[0][1])
-    lone = [key for (_, key), parts in samples.items() if "image" not in parts]
-    return samples, faults + [Fault("lone", f"{shard}:{key}", "has no image") for key in lone]
-
-
-def _take(found: "Member", samples: dict[Key, Parts]) -> Fault | None:
-    """Puts a file of a tar to its sample; a fault without the shard's name where that cannot be."""
-    folder, slash, name = found.name.rpartition("/")
-    stem, dot, ending = name.rpartition(".")
-    kind = _KINDS.get(dot + ending.lower())
-    if kind is None or not stem or name.startswith("."):
-        return None
+def _take(found: "Member | Damage", samples: dict[tuple[int, str], Parts], shard: str) -> list[Fault]:
+    """Puts a file of a tar to its sample, or says what is wrong with it."""
+    if isinstance(found, Damage):
+        what = f"{found.what} (bytes {found.start:,} to {found.end:,} are lost)"
+        return [Fault("shard", f"{shard}:byte {found.start}", what)]
+    path, _, ending = found.name.rpartition(".")
+    name = path.rpartition("/")[2]
+    kind = _KINDS.get(ending.lower())
+    if kind is None or not name or name.startswith("."):
+        return []
     if why := found.unread or ("has more than 4 GB" if found.size > _MOST_MEMBER else ""):
-        return Fault(kind if kind == "image" else "text", found.name, why)
-    key = f"{folder}{slash}{stem}".removeprefix("./")
+        return [Fault(kind if kind == "image" else "text", f"{shard}:{found.name}", why)]
+    key = path.removeprefix("./")
     parts = samples.setdefault((found.archive, key), {})
     if kind in parts:
-        return Fault("duplicate", key, f"has two files of the kind {kind}")
+        return [Fault("duplicate", f"{shard}:{key}", f"has two files of the kind {kind}")]
     parts[kind] = (found.offset, found.offset_data, found.size)
-    return None
-
-
-def _belongs(key: Key, samples: dict[Key, Parts]) -> bool:
-    """Whether `a.seg` is a further file of a sample `a`."""
-    archive, name = key
-    folder, slash, stem = name.rpartition("/")
-    stems = (stem.rsplit(".", cuts)[0] for cuts in range(1, stem.count(".") + 1))
-    return any("image" in samples.get((archive, folder + slash + stem), {}) for stem in stems)
+    return []
 
 
 def open_shard(shard: str) -> IO[bytes]:
@@ -152,14 +144,10 @@ def open_shard(shard: str) -> IO[bytes]:
         return system.open(path, "rb", block_size=_AHEAD)
 
 
-def _unreadable(shard: str, error: Exception) -> Fault:
-    return Fault("shard", shard, f"cannot be read: {files.reason(error)}")
-
-
 class Member(tarfile.TarInfo):
     """A file, or a link, whose `size` bytes from `offset_data` on lie whole in the tar."""
 
-    archive = 0  # its number among those that were joined in this file
+    archive = 0  # where its archive begins, of those that were joined in this file
 
     @property
     def unread(self) -> str:
@@ -178,31 +166,25 @@ class Damage(NamedTuple):
 
 
 def walk(file: IO[bytes]) -> Iterator[Member | Damage]:
-    """The members of a tar in its order, and each damaged stretch between them.
+    """The members of a tar in its order, and each damaged stretch between them; a DataError where it is packed.
 
-    `tarfile` reads the headers (ustar, GNU, PAX) but ends at the first that is broken or zero, without a word. A
-    member starts at a multiple of 512 bytes, its header carries a checksum, and in every form but the oldest "ustar".
-    Behind the two zero blocks of an end mark, which most writers fill up to a multiple of 10,240 bytes, may stand a
-    further archive, as after `cat a.tar b.tar`; other zeros are damage.
-
-    Raises:
-        OSError: it cannot be read.
-        DataError: it is packed.
+    `tarfile` itself ends at the first header that is broken or zero, without a word. Behind the two zero blocks of an
+    end mark, which most writers fill up to a multiple of 10,240 bytes, may stand a further archive, as after
+    `cat a.tar b.tar`; other zeros are damage.
     """
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
     head, tar = file.read(8), _tar(file)
-    for mark, name in _PACKED.items():
-        if head.startswith(mark):
-            raise DataError(f"is packed with {name}; unpack it to .tar first")
-    at = archive = begin = 0
+    if packed := [name for mark, name in _PACKED.items() if head.startswith(mark)]:
+        raise DataError(f"is packed with {packed[0]}; unpack it to .tar first")
+    at = begin = 0
     mark_missing = True
     while at < length:
         member = _member(tar, at)
         if member is not None and at < tar.offset and member.offset_data + member.size <= length:
             at, mark_missing = tar.offset, True
             if member.isfile() or member.issym() or member.islnk():
-                member.archive = archive
+                member.archive = begin
                 yield member
             continue
         start, mark_missing = at, False
@@ -213,7 +195,7 @@ def walk(file: IO[bytes]) -> Iterator[Member | Damage]:
             at = _find(file, start + BLOCK, length, _is_header)
             yield Damage(start, at, _guess(file, start))
         elif at < length and (at - start == 2 * BLOCK or (at - begin) % tarfile.RECORDSIZE == 0):
-            archive, begin, tar.pax_headers = archive + 1, at, {}  # as writers end an archive
+            begin, tar.pax_headers = at, {}  # as writers end an archive
         elif at < length or at - start > _MOST_ZEROS:
             yield Damage(start, at, "zeros stand where files may have been")
     if mark_missing:
@@ -228,14 +210,13 @@ def key_in(headers: bytes) -> str:
 
 
 def _tar(file: IO[bytes]) -> tarfile.TarFile:
-    """What `fromtarfile` needs of a TarFile, which itself would read on to the first damage."""
     tar = tarfile.TarFile(fileobj=io.BytesIO(bytes(BLOCK)), encoding="utf-8", errors="surrogateescape")
     tar.fileobj = file
     return tar
 
 
 def _member(tar: tarfile.TarFile, at: int) -> Member | None:
-    """The member whose headers stand there, `tar.offset` behind it; None where there is no whole header."""
+    """The member whose headers stand there; None where there is no whole header."""
     assert tar.fileobj is not None
     tar.fileobj.seek(at)
     try:
@@ -249,10 +230,8 @@ def _member(tar: tarfile.TarFile, at: int) -> Member | None:
 def _find(file: IO[bytes], at: int, length: int, wanted: Callable[[bytes], bool]) -> int:
     """Offset of the first wanted block from `at` on, a multiple of 512; `length` where there is none."""
     file.seek(at)
-    for start, block in zip(range(at, length, BLOCK), iter(lambda: file.read(BLOCK), b"")):
-        if wanted(block):
-            return start
-    return length
+    blocks = zip(range(at, length, BLOCK), iter(lambda: file.read(BLOCK), b""))
+    return next((start for start, block in blocks if wanted(block)), length)
 
 
 def _is_header(block: bytes) -> bool:
@@ -262,7 +241,6 @@ def _is_header(block: bytes) -> bool:
 
 
 def _guess(file: IO[bytes], at: int) -> str:
-    """What a damaged header may have been of."""
     file.seek(at)
     block = file.read(BLOCK)
     name = block[:100].partition(b"\0")[0].decode("ascii", "replace")

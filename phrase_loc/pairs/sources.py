@@ -7,8 +7,6 @@ million captions need no more memory than one.
 import json
 import logging
 import os
-import shutil
-import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +21,7 @@ from phrase_loc import files, tables
 from phrase_loc.errors import DataError
 from phrase_loc.images import IMAGE_ENDINGS, UNREAD_ENDINGS
 from phrase_loc.pairs.paths import exists, expand, is_remote, store
-from phrase_loc.pairs.shards import key_in, load_index, read_samples
+from phrase_loc.pairs.shards import key_in, load_index
 from phrase_loc.skipped import Fault, Skipped
 
 log = logging.getLogger(__name__)
@@ -35,8 +33,6 @@ CAPTION_FILES = (
     *("captions.csv", "captions.tsv", "captions.txt", "captions.jsonl", "metadata.jsonl"),
     *("metadata.csv", "metadata.parquet", "captions.parquet", "results.csv"),
 )
-_SHARDS = (".tar", ".tar.gz")
-_CAPTIONS = (".txt", ".txt.gz")
 
 Texts = Mapping[str, Iterable[str]]  # path of an image -> its texts, in the order of the file
 Note = Callable[[Fault], None]  # told what is wrong with a pair
@@ -58,7 +54,7 @@ class Source(Protocol):
         """The texts of sample `i`, and what is wrong with them; raises DataError."""
 
     def texts(self, i: int) -> list[str]:
-        """The texts of sample `i`, empty when there are none; raises DataError."""
+        """The texts of sample `i` alone."""
         return self.told(i)[0]
 
     def image(self, i: int) -> bytes:
@@ -68,9 +64,7 @@ class Source(Protocol):
 def open_source(
     paths: str | Sequence[str], index: Path | None = None, text_fields: Sequence[str] = TEXT_FIELDS
 ) -> Source:
-    """The source that paths describe: tars, one table, or one folder.
-
-    `index` is a folder where the shards' offset indices are kept, `text_fields` are JSON fields or columns of text.
+    """The source that paths describe: tars, whose indices are kept in the folder `index`, one table, or one folder.
 
     Raises:
         DataError: nothing there, kinds mixed, or no usable sample at all.
@@ -79,18 +73,17 @@ def open_source(
     first = Path(found[0])
     if missing := next((path for path in found if not exists(path)), None):
         raise DataError(f"{missing} does not exist; check data.shards")
-    odd = [path for path in found if not path.lower().endswith(".tar")]
     read = read_folder if first.is_dir() else read_table if tables.is_table(first) else None
     if len(found) == 1 and read:
         faults: list[Fault] = []
         source: Source = TableSource(read(first, text_fields, faults.append), faults)
-    elif not odd:
-        source = ShardSource(found, index, text_fields)
-    else:
+    elif odd := [path for path in found if not path.lower().endswith(".tar")]:
         raise DataError(
             f"expected .tar shards, one .csv/.tsv/.parquet/.jsonl table or one folder, got {odd[0]} "
             f"and {len(found) - 1} more; a .tar.gz must be unpacked to .tar first"
         )
+    else:
+        source = ShardSource(found, index, text_fields)
     if len(source) == 0:
         reason = f": {source.faults[0].name} {source.faults[0].detail}" if source.faults else ""
         raise DataError(f"no image with a text was found in {first}{reason}")
@@ -137,7 +130,10 @@ class TableSource(Source):
 
 
 class ShardSource(Source):
-    """Samples of tar shards, in their order; at most `open_files` shards stay open, anew in each process."""
+    """Samples of tar shards, in their order; at most `open_files` shards stay open, anew in each process.
+
+    `lone` takes in samples without an image, for their texts.
+    """
 
     def __init__(
         self,
@@ -145,9 +141,10 @@ class ShardSource(Source):
         index: Path | None,
         fields: Sequence[str] = TEXT_FIELDS,
         open_files: int = 256,
+        lone: bool = False,
     ):
         self.shards, self.text_fields, self.open_files = list(shards), tuple(fields), open_files
-        rows, faults = zip(*(load_index(shard, index) for shard in shards), strict=True)
+        rows, faults = zip(*(load_index(shard, index, lone) for shard in shards), strict=True)
         self.rows, self.faults = np.concatenate(rows), list(chain(*faults))
         self.groups = np.repeat(np.arange(len(shards)), list(map(len, rows)))
         self._open: dict[str, int] = {}
@@ -159,31 +156,34 @@ class ShardSource(Source):
         return f"{self.shards[self.groups[i]]}:{self._key(i)}"
 
     def told(self, i: int) -> tuple[list[str], str]:
+        """The texts of `all_told`, each once."""
+        texts, wrong = self.all_told(i)
+        return list(dict.fromkeys(filter(None, map(str.strip, texts)))), wrong
+
+    def all_told(self, i: int) -> tuple[list[str], str]:
         """Texts of the .txt, the .json and, where neither is there, the shard's Parquet file; what is wrong."""
         row = self.rows[i]
         text, record = (self._member(i, kind) if row[f"{kind}_size"] else None for kind in ("text", "json"))
-        texts, wrong = member_texts(text, record, self.text_fields)
         if text is None and record is None:
-            texts = self._beside[int(np.searchsorted(self._bare, i))].split("\n")
-        return list(dict.fromkeys(filter(None, map(str.strip, texts)))), wrong
+            return self._beside[int(np.searchsorted(self._bare, i))].split("\n"), ""
+        return member_texts(text, record, self.text_fields)
 
     def image(self, i: int) -> bytes:
         """The image member."""
         return self._member(i, "image")
 
     def _member(self, i: int, kind: str) -> bytes:
-        row = self.rows[i]
-        return self._read(self.shards[self.groups[i]], int(row[kind]), int(row[f"{kind}_size"]))
+        return self._read(i, int(self.rows[i][kind]), int(self.rows[i][f"{kind}_size"]))
 
     def _key(self, i: int) -> str:
         start, end = (int(self.rows[i][field]) for field in ("header", "image"))
-        try:
-            headers = self._read(self.shards[self.groups[i]], start, end - start)
-        except DataError:  # changed since it was indexed
-            headers = b""
-        return key_in(headers) or f"byte {start}"
+        with suppress(DataError):  # changed since it was indexed
+            if key := key_in(self._read(i, start, end - start)):
+                return key
+        return f"byte {start}"
 
-    def _read(self, shard: str, offset: int, size: int) -> bytes:
+    def _read(self, i: int, offset: int, size: int) -> bytes:
+        shard = self.shards[self.groups[i]]
         try:
             if is_remote(shard):
                 with store(shard) as (system, inner):
@@ -198,7 +198,7 @@ class ShardSource(Source):
 
     def _descriptor(self, shard: str) -> int:
         if shard not in self._open:
-            while len(self._open) >= self.open_files:
+            if len(self._open) >= self.open_files:
                 os.close(self._open.pop(next(iter(self._open))))
             self._open[shard] = os.open(shard, os.O_RDONLY)
         return self._open[shard]
@@ -215,23 +215,18 @@ class ShardSource(Source):
                 self.faults.append(Fault("shard", f"{shard}:table", str(error)))
                 table = {}
             for i in numbers:
-                yield _beside(table, self._key(i)) if table else ""
+                key = self._key(i) if table else ""
+                yield table.get(key) or table.get(key.rpartition("/")[2]) or ""
 
 
 def side_table(shard: str, fields: Sequence[str]) -> dict[str, str]:
     """Key -> text from the Parquet file that img2dataset writes beside a shard; empty when there is none."""
     path = Path(shard).with_suffix(".parquet")
-    if is_remote(shard) or not path.is_file():
-        return {}
-    table = tables.open_table(path)
-    found = [name for name in map(str.lower, fields) if name in table.columns]
-    if "key" not in table.columns or not found:
+    table = tables.open_table(path) if not is_remote(shard) and path.is_file() else None
+    found = [name for name in map(str.lower, fields) if table and name in table.columns]
+    if not table or not found or "key" not in table.columns:
         return {}
     return {str(key): text for _, (key, text) in table.rows(["key", found[0]]) if isinstance(text, str)}
-
-
-def _beside(table: dict[str, str], key: str) -> str:
-    return table.get(key) or table.get(key.rpartition("/")[2]) or ""
 
 
 def member_texts(text: bytes | None, record: bytes | None, fields: Sequence[str]) -> tuple[list[str], str]:
@@ -250,7 +245,7 @@ def member_texts(text: bytes | None, record: bytes | None, fields: Sequence[str]
 
 
 def read_table(path: Path, fields: Sequence[str], note: Note) -> Texts:
-    """The pairs of a table; rows of one image are its several captions, paths count from the table's folder."""
+    """The pairs of a table; rows of one image are its several captions."""
     texts: dict[str, dict[str, None]] = {}
     for place, name, found in _rows(path, fields, note, pictured=True):
         if not isinstance(name, str) or not name.strip():
@@ -264,9 +259,8 @@ def read_table(path: Path, fields: Sequence[str], note: Note) -> Texts:
 
 
 def _rows(
-    path: Path, fields: Sequence[str], note: Note, pictured: bool
-) -> Iterator[tuple[str, Any, list[str]]]:
-    """(place, cell that names the image where the table is of pairs, texts) of each row."""
+    path: Path, fields: Sequence[str], note: Note, pictured: bool = False
+) -> Iterator[tuple[str, Any, list[str]]]:  # place, cell that names the image, texts
     table = tables.open_table(path)
     images = [name for name in IMAGE_COLUMNS if pictured and name in table.columns][:1]
     columns = _text_columns(table, fields)
@@ -311,7 +305,7 @@ def read_folder(folder: Path, fields: Sequence[str], note: Note) -> Texts:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """The files below a folder, sorted; links to folders are followed, each folder is entered once."""
+    """Sorted; links to folders are followed, each folder is entered once."""
     found: dict[str, list[Path]] = {}
     left_out = partial(log.warning, "the folder %s is left out: %s")
     walked = os.walk(folder, followlinks=True, onerror=lambda error: left_out(error.filename, error.strerror))
@@ -329,8 +323,7 @@ def stream_texts(
 ) -> Iterator[str]:
     """The non-empty texts of captions files (a text a line, behind the last tab), tables, folders and tar shards.
 
-    `fields` are columns of a table or fields of a JSON object that hold text (a string or a list of strings). What
-    cannot be read of a file is counted in `skipped`.
+    What cannot be read of a file is counted in `skipped`.
 
     Raises:
         DataError: a file is missing, broken, of an unknown kind, or has none of the fields.
@@ -346,42 +339,30 @@ def _texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
     name = path.name.lower()
     if path.is_dir():
         return chain.from_iterable(read_folder(path, fields, note).values())
-    if name.endswith(_SHARDS):
-        return _shard_texts(path, fields, note)
-    if not tables.is_table(path) and not name.endswith(_CAPTIONS):
-        kinds = ", ".join((*_CAPTIONS, *tables.TABLE_ENDINGS, *_SHARDS))
-        raise DataError(f"{path} is of no known kind; expected one of {kinds}, or a folder")
-    if name.endswith(_CAPTIONS):
+    if name.endswith(".tar"):
+        return _shard_texts(str(path), fields, note)
+    if name.endswith((".txt", ".txt.gz")):
         headed = next(tables.text_lines(path, "the texts"), "").strip()
         table = tables.open_table(path) if headed else None
         if not (table and _text_columns(table, fields) and set(table.columns) & set(IMAGE_COLUMNS)):
             lines = tables.text_lines(path, "the texts")
             return (line.rstrip("\r\n").rpartition("\t")[2] for line in lines)
-    return chain.from_iterable(texts for _, _, texts in _rows(path, fields, note, pictured=False))
+    elif not tables.is_table(path):
+        raise DataError(
+            f"{path} is of no known kind; expected a folder, or one of .txt, .txt.gz, .tar, "
+            f"{', '.join(tables.TABLE_ENDINGS)}; a .tar.gz must be unpacked to .tar first"
+        )
+    return chain.from_iterable(texts for _, _, texts in _rows(path, fields, note))
 
 
-def _shard_texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
-    """The texts of a shard's samples, those without an image among them."""
-    shard = str(path)
-    with files.opened(path, "the shard") as file, tempfile.TemporaryFile() as unpacked:
-        if path.suffix.lower() == ".gz":  # its checksum stands at its end
-            with files.told(path, "the shard"):
-                shutil.copyfileobj(file, unpacked)
-            file = unpacked  # type: ignore[assignment]
-        samples, faults = read_samples(shard, file)
-        for fault in faults:
-            if not samples and fault.kind == "shard":
-                raise DataError(f"the shard {path} holds no samples: {fault.detail}")
-            if fault.kind != "lone":
-                note(fault)
-        bare = any(parts.keys() == {"image"} for parts in samples.values())
-        table = side_table(shard, fields) if bare else {}
-        for (_, key), parts in samples.items():
-            found: dict[str, bytes] = {}
-            for kind in parts.keys() - {"image"}:
-                file.seek(parts[kind][1])
-                found[kind] = file.read(parts[kind][2])
-            texts, wrong = member_texts(found.get("text"), found.get("json"), fields)
-            if wrong:
-                note(Fault("text", f"{shard}:{key}", wrong))
-            yield from texts if found else [_beside(table, key)]
+def _shard_texts(shard: str, fields: Sequence[str], note: Note) -> Iterator[str]:
+    source = ShardSource([shard], None, fields, lone=True)
+    for fault in source.faults:
+        if len(source) == 0 and fault.kind == "shard":
+            raise DataError(f"the shard {shard} holds no samples: {fault.detail}")
+        note(fault)
+    for i in range(len(source)):
+        texts, wrong = source.all_told(i)
+        if wrong:
+            note(Fault("text", source.name(i), wrong))
+        yield from texts
