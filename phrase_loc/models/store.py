@@ -4,8 +4,8 @@ model.safetensors   weights in float16 (8-bit rows of out-of-vocabulary words as
 config.json         ModelConfig, and the SHA-256 of the three other files, so that those of two models cannot mix
 vocabulary.txt      word<tab>count, most frequent first
 extra_words.txt     out-of-vocabulary words, one a line
-README.md           model card, made from config.card, whose keys are all optional: the texts summary, data, recipe,
-                    command, limits, license_note; figures, rows as reports have them; figures_of, their set
+README.md           model card, made from config.card, whose keys are all optional: the texts summary, words, data,
+                    recipe, command, limits, license_note; figures, rows as reports have them; figures_of, their set
 """
 
 import hashlib
@@ -251,7 +251,7 @@ def model_card(config: ModelConfig, words: int, extra_words: int, size: int) -> 
     if config.calibration:
         lines = [f"- {key}: {_number(value)}" for key, value in config.calibration.items()]
         parts += ["## Is it there? (calibration)", "\n".join(lines)]
-    for key in ("data", "recipe", "command", "limits", "license_note"):
+    for key in ("words", "data", "recipe", "command", "limits", "license_note"):
         if card.get(key):
             title = "Licence" if key == "license_note" else key.capitalize()
             parts += [f"## {title}", f"```\n{card[key]}\n```" if key == "command" else str(card[key])]

@@ -47,9 +47,17 @@ class Order:
     groups: np.ndarray  # (n,) shard of each sample, ascending
     seed: int
     window: int = 0  # shards that are mixed at a time; 0 mixes all
+    held_out: Sequence[int] = ()  # samples that never come
+
+    def __len__(self) -> int:
+        return len(self.groups) - len(self.held_out)
 
     def epoch(self, number: int) -> np.ndarray:
-        """(n,) int64: each sample once."""
+        """(n,) int64: each sample that is not held out once."""
+        numbers = self._all(number)
+        return numbers[~np.isin(numbers, self.held_out)] if self.held_out else numbers
+
+    def _all(self, number: int) -> np.ndarray:
         random = np.random.default_rng([self.seed, number])
         shards = int(self.groups[-1]) + 1 if len(self.groups) else 0
         if self.window <= 0 or self.window >= shards:
@@ -94,7 +102,7 @@ class StepSampler(Sampler[list[Item]]):
     def __iter__(self) -> Iterator[list[Item]]:
         current, numbers = -1, np.empty(0, np.int64)
         for step in range(self.first, self.last):
-            epoch, place = divmod(step, steps_per_epoch(len(self.order.groups), self.batch))
+            epoch, place = divmod(step, steps_per_epoch(len(self.order), self.batch))
             if epoch != current:
                 current, numbers = epoch, self.order.epoch(epoch)
             batch = numbers[place * self.batch : (place + 1) * self.batch]
@@ -173,10 +181,21 @@ class Transform:
 
 
 class WebImages(Dataset[Sample]):
-    """The samples of a source by `Item`; `seed`, epoch and number fix every random choice, in whichever process."""
+    """The samples of a source by `Item`; `seed`, epoch and number fix every random choice, in whichever process.
 
-    def __init__(self, source: Source, labeller: Labeller, transforms: Sequence[Transform], seed: int):
+    With `negatives`, photographs whose texts hold no word of the vocabulary are samples too, of none of its words.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        labeller: Labeller,
+        transforms: Sequence[Transform],
+        seed: int,
+        negatives: bool = False,
+    ):
         self.source, self.labeller, self.transforms, self.seed = source, labeller, transforms, seed
+        self.negatives = negatives
 
     def __len__(self) -> int:
         return len(self.source)
@@ -193,7 +212,7 @@ class WebImages(Dataset[Sample]):
             data = self.source.image(number)
             fault = Fault("text", self.source.name(number), wrong) if wrong else None
             labels = self.labeller(texts)
-            if not labels.ids:
+            if not labels.ids and not (texts and self.negatives):
                 return Sample(black, fault=fault or unlabelled(self.source.name(number), texts))
             image = load_tensor(data)
         except DataError as error:

@@ -129,7 +129,13 @@ def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, fr
     Dotted keys in `free` may differ, with all below them, and settings that only one version of the program knows.
     """
     before, now = _flat(held), _flat(asked)
-    both = before.keys() & now.keys() | {k for k in before.keys() ^ now.keys() if k.startswith("phases.")}
+    both = before.keys() & now.keys()
+    there = {key.split(".")[1] for key in both if key.startswith("phases.")}
+    for key in before.keys() ^ now.keys():  # other phases or losses
+        kind, _, rest = key.partition(".")
+        number, _, setting = rest.partition(".")
+        if kind == "phases" and (number not in there or "." in setting):
+            both.add(key)
     bound = sorted(k for k in both if not any(f"{k}.".startswith(f"{one}.") for one in free))
     changed = [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in bound if before.get(k) != now.get(k)]
     if changed:
@@ -148,7 +154,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {name: leaf for found in below for name, leaf in found.items()}
 
 
-def texts_of(source: Source, numbers: range) -> Iterator[list[str]]:
+def texts_of(source: Source, numbers: Iterable[int]) -> Iterator[list[str]]:
     """The texts of these samples; none where they cannot be read, which the loader counts and names."""
     for i in numbers:
         try:

@@ -49,7 +49,7 @@ def check(config: TrainConfig, world: World) -> None:
         _check_words(config)
         _check_validation(config)
         model = _model(config)
-        for phase in config.run_phases:
+        for phase in (*config.run_phases, *([config.few.phase] if config.few.below else [])):
             _check_phase(phase, model)
         _localizer(config, model)
         if config.compile:
@@ -58,14 +58,14 @@ def check(config: TrainConfig, world: World) -> None:
 
 def _check_words(config: TrainConfig) -> None:
     """Whether what the vocabulary, vectors and out-of-vocabulary words are read from is there."""
-    source, fresh = config.vectors.source, not config.model.start
+    source, fresh = config.vectors.source, config.model.start in ("", "auto")
     if config.further.words or (fresh and source == "glove"):
         vectors.glove_package(limit=1)
     if config.further.words:
         deque(read_texts(config.further.texts), maxlen=0)  # to the end: they are used in the last step
-    if fresh and config.vocabulary.file:
+    if config.vocabulary.file:
         Vocabulary.load(config.vocabulary.file)
-    for path in text_files(config.vocabulary.extra_texts) if fresh else ():
+    for path in text_files(config.vocabulary.extra_texts):
         next(read_texts((path,)), None)
     if fresh and source == "file":
         vectors.read_glove(config.vectors.file, limit=3)
@@ -76,7 +76,8 @@ def _check_words(config: TrainConfig) -> None:
 def _model(config: TrainConfig) -> TextToRegion:
     """A model with two words, or the one that the run starts from: stages, sizes and head are those of the run."""
     settings = vars(config.model).copy()
-    if start := settings.pop("start"):
+    start = settings.pop("start")
+    if start not in ("", "auto"):
         model = load_model(start)
         if model.config.free and config.labels.unpunished == "vectors":
             raise ConfigError(

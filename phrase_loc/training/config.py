@@ -71,6 +71,10 @@ class VectorsConfig:
             raise ConfigError(f"vectors.source={self.source} needs vectors.file, the path of {what}")
 
 
+def _from_scratch(value: Any) -> Any:
+    return "" if value in (None, "none", "null") else value
+
+
 def _still_there(value: Any) -> Any:
     if value in ("paraphrases", "hypernyms"):
         raise ConfigError(
@@ -98,7 +102,9 @@ class ModelSettings:
 
     RETIRED: ClassVar = ("fuse", "output_stride", "learn_sharpness", "cosine")
 
-    start: str = ""  # a model folder to go on from, with its own model, vocabulary and vectors settings
+    # a model folder to go on from, with its own model and vectors settings; its vocabulary grows by the words of the
+    # texts. none starts from scratch; auto too, save for few photographs (see FewConfig)
+    start: Annotated[str, BeforeValidator(_from_scratch)] = "auto"
     backbone: str = "efficientnet_lite0"
     weights: str | None = "imagenet"
     fold: bool = True
@@ -116,6 +122,10 @@ class PhaseConfig:
 
     name: str = "train"  # for the log and file names
     epochs: Positive = 1.0  # passes over all samples; a fraction is allowed
+    steps: Count = 0  # in place of epochs, where not 0
+    new_words_only: bool = (
+        False  # of a started model: train the rows of the words that it lacked, nothing else
+    )
     batch: AtLeastOne = 64  # images of a step, over all processes and micro-batches
     accumulate: AtLeastOne = 1  # micro-batches of a step; coupled losses contrast within one
     train_from: str = "none"  # none (frozen trunk), all, or the lowest trained stage
@@ -172,6 +182,34 @@ class FurtherConfig:
 
 
 @config_dataclass
+class FewConfig:
+    """A run with few photographs holds out a tenth and says what it found there.
+
+    With model.start=auto, and settings that are those of the shipped model, it starts from that model, keeps it as it
+    is and learns in `phase` the words that it lacks; with `only`, the named phases are run in its place.
+    """
+
+    below: Count = 0  # photographs; 0 is never
+    min_count: AtLeastOne = (
+        5  # photographs that must be said to show a new word; the lower of it and the vocabulary's
+    )
+    phase: PhaseConfig = field(
+        default_factory=lambda: PhaseConfig(
+            name="words",
+            steps=200,
+            cache=True,
+            sizes=(320,),
+            mirror=0.0,
+            lr=0.01,
+            weight_decay=0.5,
+            warmup=0,
+            clip=0.0,
+            new_words_only=True,
+        )
+    )
+
+
+@config_dataclass
 class TrainConfig:
     """A whole run."""
 
@@ -197,6 +235,7 @@ class TrainConfig:
     tensorboard: bool = False  # write event files too
     threads: Processes = 0  # of each process on the CPU; 0 leaves torch's choice
     further: FurtherConfig = field(default_factory=FurtherConfig)
+    few: FewConfig = field(default_factory=FewConfig)
     inference: dict[str, Any] = field(default_factory=dict)  # settings that the model is released with
     card: dict[str, str] = field(default_factory=dict)  # facts for the model card
 
@@ -210,7 +249,16 @@ class TrainConfig:
                     raise ConfigError(f"{key} names phases ({', '.join(names)}), got {name!r}")
         if missing := sorted(set(self.average_of) - {phase.name for phase in self.run_phases}):
             raise ConfigError(f"average_of names {missing[0]!r}, which is not in only; change one of them")
-        source, fresh = self.vectors.source, not self.model.start
+        if self.new_words_only and (len(self.run_phases) > 1 or self.run_phases[0].train_from != "none"):
+            raise ConfigError(
+                "a phase with new_words_only keeps the whole model: set its train_from to none, and run it by itself "
+                "(only=[NAME])"
+            )
+        if self.new_words_only and not self.model.start:
+            raise ConfigError(
+                "a phase with new_words_only needs a model that is kept; set model.start=default"
+            )
+        source, fresh = self.vectors.source, self.model.start in ("", "auto")
         if fresh and source == "free" and (self.model.hidden is None or not self.vectors.tuned):
             raise ConfigError(
                 "vectors.source=free needs model.hidden, the number of channels, and vectors.tuned=true"
@@ -220,6 +268,11 @@ class TrainConfig:
                 f"labels.unpunished=vectors needs vectors from text, got vectors.source={source}; "
                 "set vectors.source to glove, ppmi, encoder or file, or labels.unpunished=none"
             )
+
+    @property
+    def new_words_only(self) -> bool:
+        """Whether the model that is gone on from is kept, and rows of new words are all that is trained."""
+        return any(phase.new_words_only for phase in self.run_phases)
 
     @property
     def run_phases(self) -> tuple[PhaseConfig, ...]:

@@ -56,7 +56,7 @@ def samples(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: World)
     """The samples of a phase; features that are missing on disk are computed first (DataError: the disk is full)."""
     sizes = phase.sizes or (setup.model.image_size,)
     drawn = [Transform((s, s), phase.crop, phase.mirror, phase.jitter) for s in sizes]
-    images = WebImages(setup.source, setup.labeller, drawn, config.seed)
+    images = WebImages(setup.source, setup.labeller, drawn, config.seed, phase.new_words_only)
     if not phase.cache:
         return images
     folders = [kept_features(config, phase, setup, world, size) for size in sizes]
@@ -86,7 +86,7 @@ class CachedImages(Dataset[Sample]):
         except DataError as error:
             return nothing._replace(fault=Fault("image", name, str(error)))
         labels = self.images.labeller(texts)
-        if not labels.ids:
+        if not labels.ids and not (texts and self.images.negatives):
             return nothing._replace(fault=unlabelled(name, texts))
         if not usable[place]:
             return nothing._replace(fault=Fault("image", name))

@@ -38,7 +38,8 @@ class Objective(nn.Module):
     """The module that DistributedDataParallel wraps: forward(batch) -> this process's share of the summed loss.
 
     The trunk runs from images, or from its kept stage where the phase has a cache. `memory_mb` bounds the scores at
-    locations; `recompute` makes activations of the trunk again in the backward pass.
+    locations; `recompute` makes activations of the trunk again in the backward pass; words below row `first` are kept
+    as they are and no step scores them.
     """
 
     balance: Tensor  # (V,) weight of each word
@@ -51,10 +52,11 @@ class Objective(nn.Module):
         world: World,
         memory_mb: int = 1024,
         recompute: bool = False,
+        first: int = 0,
     ):
         super().__init__()
         self.model, self.phase, self.world = model, phase, world
-        self.memory_mb, self.recompute = memory_mb, recompute
+        self.memory_mb, self.recompute, self.first = memory_mb, recompute, first
         self.cached = last_frozen(model.trunk, phase.train_from) if phase.cache else None
         self.losses = {name: choose(LOSSES, name, "loss") for name in phase.losses}
         self.register_buffer("balance", balance, persistent=False)
@@ -64,7 +66,7 @@ class Objective(nn.Module):
 
         `seed` is of the sampled words, the same in all processes.
         """
-        features = self._features(batch)
+        features = self.features(batch)
         words = self._words(batch, seed)
         # words at a time: their scores at locations, the gradient of these and one intermediate must fit
         cells = features.shape[0] * features.shape[2] * features.shape[3]
@@ -88,7 +90,8 @@ class Objective(nn.Module):
             total = total + self._coupled(scores, words, batch, seed)
         return total
 
-    def _features(self, batch: Batch) -> Tensor:
+    def features(self, batch: Batch) -> Tensor:
+        """(N,D,h,w) of a batch's images, or of what is kept of them."""
         model, dropout = self.model, self.phase.dropout
         x = batch.images if self.cached is None else batch.images.to(model.head.log_scale.dtype)
         features = model.head.features(run_stages(model, x, self.cached, None, self.recompute))
@@ -96,8 +99,10 @@ class Objective(nn.Module):
 
     def _words(self, batch: Batch, seed: int) -> Words:
         size, device = len(self.balance), self.balance.device
-        if not self.phase.words or self.phase.words >= size:
-            return Words(torch.arange(size, device=device), torch.ones_like(self.balance))
+        if self.first or not self.phase.words or self.phase.words >= size:
+            return Words(
+                torch.arange(self.first, size, device=device), torch.ones_like(self.balance[self.first :])
+            )
         said = torch.cat([batch.words.ids, batch.captions.ids]).unique().tolist()
         said = sorted({i for rank in self.world.gather(said) for i in rank})
         ids, stands = sampled_words(said, size, self.phase.words, seed)

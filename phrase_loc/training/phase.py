@@ -21,7 +21,8 @@ from phrase_loc.pairs.dataset import Batch, Order, StepSampler, collate, steps_p
 from phrase_loc.skipped import Fault
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import PhaseConfig, TrainConfig
-from phrase_loc.training.features import samples
+from phrase_loc.training.features import BATCH, samples
+from phrase_loc.training.new_words import looked_at, start_rows
 from phrase_loc.training.objective import Objective
 from phrase_loc.training.setup import Setup
 
@@ -61,13 +62,32 @@ class Phase:
         self.average = Average(model, config.ema) if config.ema else None
         fp16 = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)  # type: ignore[attr-defined]
-        self.total = phase_steps(settings, len(setup.source))
+        self.total = phase_steps(settings, len(setup.source) - len(setup.held_out))
         balance = setup.balance.to(world.device)
-        objective = Objective(model, balance, settings, world, config.memory_mb, config.recompute)
+        first = setup.new.start if settings.new_words_only else 0
+        self.kept = model.words.vectors.detach()[:first].clone()  # rows that weight decay must not touch
+        self.objective = Objective(model, balance, settings, world, config.memory_mb, config.recompute, first)
         if config.compile and settings.train_from != "none":
             for stage in model.trunk.children():
                 stage.compile()
-        self._module = world.wrap(objective)
+        self._module = world.wrap(self.objective)
+
+    def start_words(self) -> None:
+        """Gives the new words of a model that is gone on from their first rows, from what this phase reads."""
+        config, world = self.config, self.world
+        mine = looked_at(self.setup.trained)[world.rank :: world.size]
+        items: Any = [[(0, n, 0) for n in mine[i : i + BATCH]] for i in range(0, len(mine), BATCH)]
+        self._module.eval()
+        found = DataLoader(
+            samples(config, self.settings, self.setup, world),
+            batch_sampler=items,
+            collate_fn=collate,
+            num_workers=config.data.workers,
+        )
+
+        batches = (batch.to(world.device) for batch in found)
+        seen = ((self.objective.features(batch), batch) for batch in batches)
+        start_rows(self.setup.model, seen, self.setup.new.start, world)
 
     def steps(self, done: int) -> Iterator[Step]:
         """Runs from step `done` to the end."""
@@ -94,6 +114,7 @@ class Phase:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.setup.model.words.vectors.data[: len(self.kept)] = self.kept
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.setup.model)
@@ -144,7 +165,7 @@ class Phase:
 
     def _loader(self, done: int) -> DataLoader:
         config, phase, world = self.config, self.settings, self.world
-        order = Order(self.setup.source.groups, config.seed, config.data.window)
+        order = Order(self.setup.source.groups, config.seed, config.data.window, self.setup.held_out)
         steps, sizes = (done, self.total), len(phase.sizes) or 1
         sampler = StepSampler(order, phase.batch, phase.accumulate, *steps, world.rank, world.size, sizes)
         return DataLoader(
@@ -159,7 +180,7 @@ class Phase:
 
 def phase_steps(settings: PhaseConfig, samples: int) -> int:
     """Steps of a phase over so many samples."""
-    return max(1, math.ceil(settings.epochs * steps_per_epoch(samples, settings.batch)))
+    return settings.steps or max(1, math.ceil(settings.epochs * steps_per_epoch(samples, settings.batch)))
 
 
 def step_seed(seed: int, phase: int, step: int) -> int:

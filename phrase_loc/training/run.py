@@ -4,6 +4,7 @@ OUT/checkpoint.pt     everything of the run (checkpoint.py)       OUT/metrics.js
 OUT/index/            offset indices of the shards                OUT/vocabulary.tsv  the counted words (.key: whence)
 OUT/features-*/       output of a frozen trunk                    OUT/model/, best/   what `query` reads
 OUT/source.key        digest of the texts                         OUT/after-PHASE.pt  weights for average_of
+OUT/held_out.json     what held-out photographs say of the words
 OUT/.lock             held by the run at work
 
 Every file is written by files.py, whole or not at all (metrics.jsonl grows by lines), so a run that is killed at any
@@ -28,16 +29,18 @@ from torch import Tensor
 from phrase_loc.config import to_dict
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.files import lock, refusing, remove_leftovers, writing
+from phrase_loc.files import lock, refusing, remove_leftovers, write_text, writing
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import save_model
 from phrase_loc.skipped import Skipped
+from phrase_loc.training import held_out
 from phrase_loc.training.checkpoint import Checkpoint, check_same_run
 from phrase_loc.training.checks import Measure, check, measure_of
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.logger import Logger
+from phrase_loc.training.new_words import settled
 from phrase_loc.training.phase import Phase, Step, phase_steps
-from phrase_loc.training.setup import Setup, add_further_words, prepare
+from phrase_loc.training.setup import Setup, add_further_words, open_data, prepare
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +70,13 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
     check(config, world)
     with claimed(config.out) if world.is_main else nullcontext():
         world.barrier()
-        held = read_checkpoint(config, world)
-        setup = prepare(config, world, held.data if held else None)
+        source = open_data(config, world)
+        config, held = read_checkpoint(config, len(source), world)
+        setup = prepare(config, world, held.data if held else None, source)
         run = Run(config, setup, world, measure or measure_of(config), held.done if held else 0)
         try:
             run.restore(held)
-            for number in range(run.state.phase, len(config.run_phases)):
+            for number in range(run.state.phase, len(run.phases)):
                 run.phase(number)
             run.release()
         except KeyboardInterrupt:
@@ -83,21 +87,24 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
     return config.out / "model"
 
 
-def read_checkpoint(config: TrainConfig, world: World) -> Checkpoint | None:
-    """Where an earlier start of the run has come to; None at its begin.
+def read_checkpoint(
+    config: TrainConfig, photographs: int, world: World
+) -> tuple[TrainConfig, Checkpoint | None]:
+    """The config with model.start decided, and where an earlier start of the run has come to; None at its begin.
 
     Raises ConfigError where the folder holds a run with other settings, DataError where a checkpoint is damaged.
     """
     path = config.out / "checkpoint.pt"
     if not world.from_main(path.exists):
-        return None
+        return settled(config, photographs, None), None
     held = Checkpoint.load(path)
+    config = settled(config, photographs, held.config.get("model", {}).get("start", ""))
     known = {"data.shards"} if held.data else set()  # data that are known by their content may lie elsewhere
     check_same_run(held.config, to_dict(config), config.out, FREE | known)
     for phase in config.run_phases[: held.phase]:
         if phase.name in config.average_of and world.is_main:
             Checkpoint.load(kept_weights(config, phase.name))
-    return held
+    return config, held
 
 
 def kept_weights(config: TrainConfig, phase: str) -> Path:
@@ -113,10 +120,14 @@ class Run:
         self.world, self.measure, self.saved = world, measure, saved
         self.state = Checkpoint(to_dict(config), data=setup.identity.facts)
         samples = len(setup.source)
+        self.phases = config.run_phases
+        if config.new_words_only and not setup.new:
+            log.warning("the model knows every word that the texts say often enough: nothing is trained")
+            self.phases = ()
         self.faults = Skipped(math.ceil(config.data.max_faults * samples))
         for fault in setup.source.faults:
             self.faults.add(fault)
-        steps = sum(phase_steps(phase, samples) for phase in config.run_phases)
+        steps = sum(phase_steps(phase, samples - len(setup.held_out)) for phase in self.phases)
         self.logger = Logger(config.out if world.is_main else None, steps, saved, config.tensorboard)
 
     def restore(self, held: Checkpoint | None) -> None:
@@ -144,6 +155,8 @@ class Run:
         phase = Phase(self.config, number, self.setup, self.world, self.faults.add)
         if state.step:
             phase.load(state)
+        if number == 0 and not state.step and self.config.model.start and self.setup.new:
+            phase.start_words()
         log.info("phase %s: %d steps from %d", settings.name, phase.total, state.step)
         for step in phase.steps(state.step):
             state.step, state.done = step.number, state.done + 1
@@ -177,7 +190,7 @@ class Run:
         if score > self.state.best.get("score", float("-inf")):
             self.state.best = {"score": score, "step": self.state.done}
             if self.world.is_main:
-                save_whole(self.model, self.config, self.config.out / "best", figures)
+                save_whole(self.model, self.config, self.config.out / "best", figures, self.setup.card)
         self.logger.write(self.state.done, {"phase": phase.settings.name, **figures})
         phase.swap_average()
         self.world.barrier()
@@ -207,20 +220,40 @@ class Run:
             kept = [Checkpoint.load(kept_weights(self.config, name)).model for name in self.config.average_of]
             if kept:
                 self.model.load_state_dict(mean_weights(kept))
-            save_whole(self.model, self.config, self.config.out / "model", found)
+            told, figures = self._score()
+            card = {**self.setup.card}
+            if told:
+                card["words"] = " ".join([card.get("words", ""), told]).strip()
+            save_whole(self.model, self.config, self.config.out / "model", {**found, **figures}, card)
             log.info("done: %d steps; skipped: %s", self.state.done, self.faults.summary() or "none")
         self.world.barrier()
 
+    def _score(self) -> tuple[str, dict[str, float]]:
+        """What the held-out photographs say of the words: a sentence, and figures, which also go to files."""
+        self.model.eval()
+        found = held_out.score(self.config, self.model, self.setup)
+        if not found:
+            return "", {}
+        path = self.config.out / "held_out.json"
+        content = json.dumps(found, indent=1) + "\n"
+        figures = {f"held_out/{key}": value for key, value in found.items() if key != "words"}
+        if not path.is_file() or path.read_text("utf-8") != content:  # else a finished run was started again
+            self.logger.write(self.state.done, figures)
+            write_text(path, content, "free space there; the same command then goes on")
+        return held_out.tell(found, path), figures
 
-def save_whole(model: TextToRegion, config: TrainConfig, folder: Path, figures: dict[str, float]) -> None:
-    """Writes a model folder whole or not at all (DataError), with the config and the figures in its card."""
+
+def save_whole(
+    model: TextToRegion, config: TrainConfig, folder: Path, figures: dict[str, float], facts: dict[str, str]
+) -> None:
+    """Writes a model folder whole or not at all (DataError), with facts, config and figures in its card."""
     released = deepcopy(model).cpu().float().eval().requires_grad_(False)
     if config.further.words:
         add_further_words(released, config.further, config.seed)
     training = to_dict(config)
     training.pop("out")
     measured = {key: value if math.isfinite(value) else None for key, value in figures.items()}
-    card = {**released.config.card, **config.card, "training": training, "measured": measured}
+    card = {**released.config.card, **facts, **config.card, "training": training, "measured": measured}
     # without what UTF-8 cannot hold, such as the bytes of a path that is not UTF-8
     card = json.loads(json.dumps(card, ensure_ascii=False).encode("utf-8", "replace"))
     inference = {**released.config.inference, **config.inference}

@@ -1,13 +1,14 @@
 """What a run is made of: the source, the vocabulary counted from it, word vectors, labels, the model."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,7 @@ from phrase_loc.training.checkpoint import (
     write_kept,
 )
 from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
+from phrase_loc.training.new_words import extended, settled
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +54,33 @@ class Setup:
     labeller: WordLabeller
     balance: Tensor  # (V,) weight of each word
     identity: Identity  # of the data and the vocabulary
+    held_out: tuple[int, ...]  # photographs that are not trained on
+    new: range  # rows of the words that the model learns anew
+    card: dict[str, str]  # facts of the start, for the model card
+
+    @property
+    def trained(self) -> list[int]:
+        """The photographs that are trained on."""
+        left_out = set(self.held_out)
+        return [i for i in range(len(self.source)) if i not in left_out]
 
 
-def prepare(config: TrainConfig, world: World, held: dict[str, Any] | None = None) -> Setup:
+def prepare(
+    config: TrainConfig, world: World, held: dict[str, Any] | None = None, source: Source | None = None
+) -> Setup:
     """Source, labels and model of a run, the model on its device; `held` are the facts of its checkpoint's data.
 
     Raises:
         DataError: unusable data, or other data than those of the checkpoint.
     """
-    source = open_data(config, world)
+    source = open_data(config, world) if source is None else source
+    config = settled(config, len(source), None)
     identity = identify(source, config.out / "source.key", world)
     check_same_data(held, identity.facts, config.out)
-    model = new_model(config, source, identity, world).to(world.device)
+    held_out = left_out(len(source), config)
+    trained = sorted(set(range(len(source))) - set(held_out))
+    model, new, card = new_model(config, source, trained, identity, world)
+    model = model.to(world.device)
     identity.facts["vocabulary"] = digest("\n".join(model.vocabulary.words).encode())
     check_same_data(held, identity.facts, config.out)
     if config.precision == "float64":
@@ -73,7 +90,16 @@ def prepare(config: TrainConfig, world: World, held: dict[str, Any] | None = Non
     ignored = near_vectors(model.words.vectors.detach()) if labels.unpunished == "vectors" else None
     labeller = WordLabeller(model.vocabulary, labels.agree, labels.last_word, ignored)
     weights = balance(model.vocabulary.counts, labels.balance, labels.most)
-    return Setup(source, model, labeller, weights.to(model.head.log_scale.dtype), identity)
+    weights = weights.to(model.head.log_scale.dtype)
+    return Setup(source, model, labeller, weights, identity, held_out, new, card)
+
+
+def left_out(count: int, config: TrainConfig) -> tuple[int, ...]:
+    """A tenth of few photographs, drawn by the seed; none of many."""
+    if count >= config.few.below:
+        return ()
+    drawn = np.random.default_rng([config.seed, 10]).permutation(count)[: count // 10]
+    return tuple(sorted(drawn.tolist()))
 
 
 def open_data(config: TrainConfig, world: World) -> Source:
@@ -87,16 +113,20 @@ def open_data(config: TrainConfig, world: World) -> Source:
     return open_source(config.data.shards, folder, config.data.text_fields)
 
 
-def new_model(config: TrainConfig, source: Source, identity: Identity, world: World) -> TextToRegion:
-    """The model at its start, equal in all processes."""
+def new_model(
+    config: TrainConfig, source: Source, trained: Sequence[int], identity: Identity, world: World
+) -> tuple[TextToRegion, range, dict[str, str]]:
+    """The model at its start, equal in all processes; the rows that it learns anew; facts for its card."""
     asked, words = config.model, config.vectors
-    if asked.start:  # loaded for queries: frozen; of the trunk each phase trains its stages
-        model = load_model(asked.start)
-        model.head.requires_grad_(True)
-        model.head.log_scale.requires_grad_(not model.config.free)
-        model.words.vectors.requires_grad_(words.tuned)
-        return model
     vocabulary = find_vocabulary(config.vocabulary, source, identity, config.out, world)
+    if asked.start:  # loaded for queries: frozen; of the trunk each phase trains its stages
+        least = 1 if config.vocabulary.file else config.vocabulary.min_count
+        model, first, said = extended(load_model(asked.start), vocabulary, source, trained, least)
+        model.head.requires_grad_(not config.new_words_only)
+        model.head.log_scale.requires_grad_(not model.config.free and not config.new_words_only)
+        model.words.vectors.requires_grad_(words.tuned or config.new_words_only)
+        new = range(first, len(model.vocabulary))
+        return model, new, started_card(config, model, new, said, len(trained))
     log.info("vocabulary: %d units, most frequent %s", len(vocabulary), ", ".join(vocabulary.words[:8]))
     free = words.source == "free"
     if free:  # random classifier rows, each with its bias
@@ -112,7 +142,24 @@ def new_model(config: TrainConfig, source: Source, identity: Identity, world: Wo
     model = create(vocabulary, vectors, free=free, tuned=words.tuned, **settings)
     # a word is said of few images: from 0 the bias would take a thousand steps to learn that
     model.head.start_bias(words.bias)
-    return model
+    return model, range(len(vocabulary)), {}
+
+
+def started_card(
+    config: TrainConfig, model: TextToRegion, new: range, said: Mapping[str, int], photographs: int
+) -> dict[str, str]:
+    """What the card of a model says of the one that it goes on from."""
+    kept = (
+        "kept: its words, trunk and calibration are as they were, and the figures above are those of its words"
+        if config.new_words_only
+        else "trained on, so figures and calibration above are of that model and no longer of this one"
+    )
+    learned = ", ".join(f"{word} ({said[word]})" for word in (model.vocabulary.words[i] for i in new))
+    return {
+        "summary": f"A model of one's own: `{config.model.start}` and the words of further photographs.",
+        "words": f"This model goes on from `{config.model.start}`, which was {kept}. Words learned from "
+        f"{photographs:,} further photographs, with the number of those that say them: {learned or 'none'}.",
+    }
 
 
 def find_vocabulary(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.training.pairs import write_set
-from tests.training.runs import losses, run, weights
+from tests.training.runs import KEPT, losses, run, started_model, weights
 
 ROOT = Path(__file__).resolve().parents[2]
 #: 57 images in shards of 30, 7 and 20, a batch of 15: the last batch of an epoch has 12, and 15 is odd.
@@ -34,6 +34,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     shards = write_set(folder / "set")
     cases = ["|".join([f"{case}-{p}", f"precision={p}", *CASES[case]]) for case, p in RUNS]
+    start = started_model(folder / "start")
+    cases.append("|".join(["few", "precision=float64", f"model.start={start}", *KEPT]))
     command = [
         *(
             sys.executable,
@@ -65,6 +67,14 @@ def test_distributed_loss_curve_is_that_of_one_process(ran: Path, case: str, pre
             for name in a
             if a[name].is_floating_point()
         )
+
+
+def test_two_processes_learn_the_new_words_of_one(ran: Path, tmp_path: Path):
+    run(tmp_path, str(ran / "set" / "*.tar"), "precision=float64", f"model.start={ran / 'start'}", *KEPT)
+    assert losses(ran / "out" / "few") == pytest.approx(losses(tmp_path), rel=1e-9)
+    assert torch.allclose(weights(tmp_path)["words.vectors"], weights(ran / "out" / "few")["words.vectors"])
+    found, other = ((out / "held_out.json").read_text() for out in (tmp_path, ran / "out" / "few"))
+    assert found == other
 
 
 def test_distributed_run_goes_on_after_a_rank_was_lost(ran: Path):

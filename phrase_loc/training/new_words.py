@@ -1,0 +1,191 @@
+"""Words of the captions that a model to go on from lacks: which are learned, and where their rows start.
+
+Rows of words that look alike are alike, so a new row need not begin at random. Where mu is the mean of the features
+over all photographs and places, mu+ that over the photographs of which the word is said, and s2 the variance,
+
+    row = median length of the trained rows * d / |d|,    d = (mu+ - mu) / s2
+
+the direction of a linear discriminant with a diagonal covariance. The bias is the median of the trained ones.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phrase_loc.distributed import World
+from phrase_loc.errors import DataError
+from phrase_loc.models.model import TextToRegion, WordTable
+from phrase_loc.models.store import DEFAULT, load_model
+from phrase_loc.pairs.dataset import Batch
+from phrase_loc.pairs.sources import Source
+from phrase_loc.text.vocabulary import Vocabulary
+from phrase_loc.training.checkpoint import texts_of
+from phrase_loc.training.config import FurtherConfig, ModelSettings, TrainConfig
+from phrase_loc.training.objective import table
+
+log = logging.getLogger(__name__)
+
+#: Photographs from which new words start, evenly spaced over all: enough for a mean.
+LOOKED_AT = 4096
+_NAMED = 20  # words of a kind that the log names
+
+
+class NewWords(NamedTuple):
+    """The model with the words that the texts add to it."""
+
+    model: TextToRegion
+    first: int  # row of the first new word
+    said: Counter[str]  # word -> photographs looked at of which it is said
+
+
+def settled(config: TrainConfig, photographs: int, begun: str | None) -> TrainConfig:
+    """The config of a run with so many photographs: model.start=auto decided, as `begun` where the run has begun."""
+    few, asked = config.few, config.model
+    start = asked.start
+    if start == "auto":
+        start = ("default" if photographs < few.below and _fits(config) else "") if begun is None else begun
+    told = "%d photographs are few (few.below=%d): "
+    if photographs < few.below and asked.start == "auto" and not start:
+        log.warning(
+            f"{told}training from scratch, as the settings are not the shipped model's",
+            photographs,
+            few.below,
+        )
+    if photographs < few.below and start:
+        least = min(few.min_count, config.vocabulary.min_count)
+        config = replace(config, vocabulary=replace(config.vocabulary, min_count=least))
+    config = replace(config, model=replace(asked, start=start))
+    if asked.start != "auto" or not start:
+        return config
+    if config.only:
+        log.info(f"{told}starting from the shipped model, {start}", photographs, few.below)
+        return config
+    log.info(
+        f"{told}the shipped model is kept as it is and learns the words that it lacks; model.start=none trains from "
+        "scratch, and model.start=default all of the model by the phases of the config",
+        *(photographs, few.below),
+    )
+    return replace(config, phases=(few.phase,), average_of=(), further=FurtherConfig())
+
+
+def _fits(config: TrainConfig) -> bool:
+    """Whether a run from scratch would make a model like the shipped one."""
+    try:
+        shipped = load_model(DEFAULT).config
+    except DataError:  # an installation without it
+        return False
+    asked, normal = config.model, ModelSettings()
+    same = all(
+        getattr(asked, key) == getattr(shipped, key) for key in ("backbone", "hidden", "pool", "sharpness")
+    )
+    size = asked.image_size in (None, shipped.image_size)
+    return (
+        same
+        and size
+        and asked.weights == normal.weights
+        and (config.vectors.source == "free") == shipped.free
+    )
+
+
+def looked_at(numbers: Sequence[int]) -> Sequence[int]:
+    """At most LOOKED_AT of them, evenly spaced."""
+    return (
+        [numbers[i * len(numbers) // LOOKED_AT] for i in range(LOOKED_AT)]
+        if len(numbers) > LOOKED_AT
+        else numbers
+    )
+
+
+def extended(
+    model: TextToRegion, counted: Vocabulary, source: Source, numbers: Sequence[int], least: int
+) -> NewWords:
+    """A row more for each unit of `counted` that the model lacks and that is said of `least` of these photographs.
+
+    Of many photographs those looked at must hold their share of that. Words of the out-of-vocabulary table start at
+    their vector, others at zeros until `start_rows`; where vectors come from text those others stay unknown.
+    """
+    seen = looked_at(numbers)
+    said: Counter[str] = Counter()
+    for texts in texts_of(source, seen):
+        said.update({unit for text in texts for unit in counted.units(text)})
+    old, V = model.vocabulary, len(model.vocabulary)
+    new = [w for w in counted.words if w not in old]
+    needed = max(1, least * len(seen) // max(1, len(numbers)))
+    learn = [w for w in new if needed <= said[w] < len(seen)]
+    place = {word: V + i for i, word in enumerate(model.extra)}
+    _tell("known words of the texts", [w for w in counted.words if w in old], said)
+    if not model.config.free:
+        without = [w for w in learn if w not in place]
+        if without:
+            _tell(
+                "STAYING UNKNOWN, as this model's words have vectors from text and these have none",
+                without,
+                said,
+            )
+        learn = [w for w in learn if w in place]
+    _tell(f"new words to learn, with their photographs of {len(seen)}", learn, said)
+    rest = [w for w in new if not needed <= said[w] < len(seen)]
+    _tell(f"not learned, said of fewer than {needed} photographs or of all", rest, said)
+    if not learn:
+        return NewWords(model, V, said)
+    blank = torch.zeros(model.config.embedding)
+    rows = [model.words(torch.tensor([place[w]]))[0] if w in place else blank for w in learn]
+    words = WordTable(torch.cat([model.words.vectors.detach(), torch.stack(rows).detach()]))
+    kept = [i for i, word in enumerate(model.extra) if word not in set(learn)]
+    if kept:
+        words.reserve(len(kept), model.words.rows.shape[1])
+        for own, theirs in ((words.rows, model.words.rows[kept]), (words.scale, model.words.scale[kept])):
+            own.copy_(theirs)
+        words.into.copy_(model.words.into)
+        words.offset.copy_(model.words.offset)
+    vocabulary = Vocabulary((*old.words, *learn), (*old.counts, *(said[w] for w in learn)))
+    config = replace(model.config, tuned=True)
+    extra = tuple(model.extra[i] for i in kept)
+    made = TextToRegion(config, model.trunk, model.head, words, vocabulary, extra)
+    return NewWords(made.eval().requires_grad_(False), V, said)
+
+
+def _tell(what: str, words: Sequence[str], said: Counter[str]) -> None:
+    ranked = sorted(words, key=lambda word: -said[word])
+    named = ", ".join(f"{word} {said[word]}" for word in ranked[:_NAMED])
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    log.info("%d %s%s%s%s", len(words), what, ": " if named else "", named, more)
+
+
+@torch.no_grad()
+def start_rows(
+    model: TextToRegion, batches: Iterable[tuple[Tensor, Batch]], first: int, world: World
+) -> None:
+    """Gives rows of zeros from `first` on their start, equal in all processes, each of which has its own batches.
+
+    `batches` are features (N,D,h,w) with their labels.
+    """
+    vectors = model.words.vectors
+    blank = first + (vectors[first:] == 0).all(1).nonzero()[:, 0]
+    if not len(blank):
+        return
+    D = vectors.shape[1] - 1
+    # sums over photographs: of means, of squares, their number; and for each word of means and number
+    every, shown = vectors.new_zeros(2 * D + 1), vectors.new_zeros(len(blank), D + 1)
+    for features, batch in batches:
+        means = (
+            torch.cat([features.mean((2, 3)), features.new_ones(len(features), 1)], 1)
+            * batch.weights[:, None]
+        )
+        means = means.to(vectors.dtype)
+        squares = (features.square().mean((2, 3)) * batch.weights[:, None]).to(vectors.dtype)
+        every += torch.cat([squares.sum(0), means.sum(0)])
+        shown += (table(batch.words, blank, len(features), vectors.dtype) > 0).to(vectors.dtype).T @ means
+    every, shown = world.sum(every), world.sum(shown)
+    mean = every[D:-1] / every[-1].clamp_min(1)
+    variance = every[:D] / every[-1].clamp_min(1) - mean.square()
+    away = (shown[:, :-1] / shown[:, -1:].clamp_min(1) - mean) / (variance + 1e-4)
+    trained = vectors[:first]
+    length, bias = trained[:, :-1].norm(dim=1).median(), trained[:, -1].median()
+    vectors[blank] = torch.cat([length * F.normalize(away, dim=1), bias.expand(len(blank), 1)], 1)
