@@ -17,7 +17,6 @@ LAYERS = {
         "distributed",
         "images",
         "image_inputs",
-        "photographs",
         "profiling",
         "drawing",
         "skipped",
