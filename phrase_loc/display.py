@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 def to_dict(prediction: Prediction) -> dict[str, Any]:
     """One answer with the keys of `phrase-loc query --json`, in pixels of the original image.
 
-    Pixels are rounded to hundredths; `peak` is None and `boxes` [] when no word is known, `present` is None when the
-    noun is not, and `note` when there is nothing to say. JSON has no NaN: a number that is not finite is None.
+    Pixels are rounded to hundredths; `peak` is None and `boxes` [] when no word is known or the map is flat, `present`
+    and `state` are None when the noun is not known, and `note` when there is nothing to say. JSON has no NaN: a number
+    that is not finite is None.
     """
     peak = prediction.peak
     return {
@@ -37,6 +38,7 @@ def to_dict(prediction: Prediction) -> dict[str, Any]:
         ],
         "note": prediction.note,
         "present": None if prediction.present is None else _rounded(prediction.present, 4),
+        "state": prediction.state,
         "peak": None if peak is None else [_rounded(v, 2) for v in peak.tolist()],
         "boxes": [
             {"xyxy": [_rounded(v, 2) for v in box], "score": _rounded(score, 6)}
@@ -62,11 +64,14 @@ def _boxes(predictions: Iterable[Prediction]) -> Iterator[tuple[int, Prediction,
 
 
 def to_frame(predictions: Sequence[Prediction]) -> "DataFrame":
-    """One row a box: phrase, rank (from 1), x1, y1, x2, y2, score, present."""
+    """One row a box: phrase, rank (from 1), x1, y1, x2, y2, score, present, state."""
     import pandas as pd
 
-    rows = [(p.phrase, rank, *box, score, p.present) for _, p, rank, box, score in _boxes(predictions)]
-    return pd.DataFrame(rows, columns=["phrase", "rank", "x1", "y1", "x2", "y2", "score", "present"])
+    rows = [
+        (p.phrase, rank, *box, score, p.present, p.state) for _, p, rank, box, score in _boxes(predictions)
+    ]
+    columns = ["phrase", "rank", "x1", "y1", "x2", "y2", "score", "present", "state"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def to_coco(predictions: Sequence[Prediction], image_id: int) -> list[dict[str, Any]]:
@@ -144,14 +149,15 @@ def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: 
         axes.imshow(
             level, cmap="inferno", alpha=0.6 * level, extent=frame, interpolation="bilinear", vmin=0, vmax=1
         )
-    if len(prediction.boxes):
+    absent = prediction.state == "not there"
+    if len(prediction.boxes) and not absent:
         x1, y1, x2, y2 = prediction.boxes[0].tolist()
-        axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=2.5)
+        line = "--" if prediction.state == "not sure" else "-"
+        axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], line, color=colour, linewidth=2.5)
     if prediction.peak is not None:
-        axes.plot(*prediction.peak[:, None].tolist(), "o", color=colour, markeredgecolor="black")
-    note = "" if prediction.known else "no known word"
-    note = note if prediction.present is None else f"present {prediction.present:.0%}"
-    title = "\n".join(filter(None, (prediction.phrase, note)))
+        fill, edge = ("none", "#BBBBBB") if absent else (colour, "black")
+        axes.plot(*prediction.peak[:, None].tolist(), "o", markerfacecolor=fill, markeredgecolor=edge)
+    title = "\n".join(filter(None, (prediction.phrase, prediction.verdict)))
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axes.set_title(title, fontsize="medium", parse_math=False)
 
@@ -163,7 +169,13 @@ def write_parquet(answers: Iterable[dict[str, Any]], path: Path) -> None:
 
     numbers = pa.list_(pa.float32())
     columns = {"image": pa.string(), "width": pa.int32(), "height": pa.int32(), "error": pa.string()}
-    columns |= {"phrase": pa.string(), "present": pa.float32(), "peak": numbers, "boxes": pa.list_(numbers)}
+    columns |= {
+        "phrase": pa.string(),
+        "present": pa.float32(),
+        "state": pa.string(),
+        "peak": numbers,
+        "boxes": pa.list_(numbers),
+    }
     schema = pa.schema(list((columns | {"scores": numbers}).items()))
     rows = chain.from_iterable(map(_rows, answers))
     with pq.ParquetWriter(path, schema) as writer:
@@ -177,7 +189,7 @@ def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
     shared = {"image": _utf8(answer["image"]), "width": answer["size"][0], "height": answer["size"][1]}
     return [
         shared
-        | {"phrase": _utf8(p["phrase"]), "present": p["present"], "peak": p["peak"]}
+        | {"phrase": _utf8(p["phrase"]), "present": p["present"], "state": p.get("state"), "peak": p["peak"]}
         | {"boxes": [b["xyxy"] for b in p["boxes"]], "scores": [b["score"] for b in p["boxes"]]}
         for p in answer["predictions"]
     ]

@@ -55,7 +55,10 @@ def overlay(
 def marked(
     image: Image.Image, prediction: "Prediction", colour: str, heat: Tensor | None = None
 ) -> Image.Image:
-    """The photograph with glow, best box and peak, at most `PANEL` pixels a side."""
+    """The photograph with glow, best box and peak, at most `PANEL` pixels a side.
+
+    The frame is dashed where the model is not sure; of what is not there the peak alone is shown, hollow and grey.
+    """
     size = _within(image.size, PANEL)
     height, width = prediction.size or (image.height, image.width)
     scale = (size[0] / width, size[1] / height)
@@ -63,14 +66,21 @@ def marked(
         image.resize(size, Image.Resampling.LANCZOS), prediction.attention if heat is None else heat
     )
     draw = ImageDraw.Draw(picture)
-    if len(prediction.boxes):
+    absent = prediction.state == "not there"
+    if len(prediction.boxes) and not absent:
+        bare = picture.copy()
         x1, y1, x2, y2 = (float(v) * scale[i % 2] for i, v in enumerate(prediction.boxes[0]))
         corner = max(x1, min(x2, size[0] - 1)), max(y1, min(y2, size[1] - 1))
         for outline, width in (("black", 5), (colour, 3)):
             draw.rectangle((max(0, x1), max(0, y1), *corner), outline=outline, width=width)
+        if prediction.state == "not sure":  # dashes
+            gaps = np.indices(size[::-1]).sum(0) % 18 >= 11
+            picture.paste(bare, mask=Image.fromarray(gaps))
     if prediction.peak is not None:
         x, y = (float(v) * s for v, s in zip(prediction.peak, scale, strict=True))
-        draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline="black")
+        for radius, outline in ((6, "black"), (5, "#BBBBBB")) if absent else ((5, "black"),):
+            ends = (x - radius, y - radius, x + radius, y + radius)
+            draw.ellipse(ends, fill=None if absent else colour, outline=outline, width=2 if absent else 1)
     return picture
 
 
@@ -121,9 +131,7 @@ def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def _with_caption(picture: Image.Image, prediction: "Prediction") -> Image.Image:
-    note = "" if prediction.known else "  (no known word)"
-    if prediction.present is not None:
-        note = f"  (present {prediction.present:.0%})"
+    note = f"  ({prediction.verdict})" if prediction.verdict else ""
     sheet = Image.new("RGB", (picture.width, picture.height + 26), "white")
     sheet.paste(picture, (0, 0))
     font = ImageFont.load_default(size=15)
@@ -169,23 +177,18 @@ def _figure(prediction: "Prediction", colour: str) -> str:
     picture = ""
     if ground is not None:
         picture = _image(_encoded(marked(ground, prediction, colour), "JPEG"), prediction.phrase)
-    sure = "" if prediction.present is None else f" · present {prediction.present:.0%}"
     words = (
         f"{escape(word.text)} <small>{word.weight:.2f}</small>"
         if word.known
         else f'<s title="the model does not know this word">{escape(word.text)}</s>'
         for word in prediction.words
     )
-    found = "no known word, no box"
-    if len(prediction.boxes):
-        best, rest = prediction.boxes[0].tolist(), len(prediction.boxes) - 1
-        found = f"<code>[{', '.join(f'{v:.0f}' for v in best)}]</code>" + (
-            f" and {rest} more" if rest else ""
-        )
+    name = f'<b style="border-left:8px solid {colour};padding-left:6px">{escape(prediction.phrase)}</b>'
+    rest = len(prediction.boxes) - 1
     lines = [
-        f'<b style="border-left:8px solid {colour};padding-left:6px">{escape(prediction.phrase)}</b>{sure}',
+        f"{name} · {prediction.verdict}" if prediction.known and prediction.verdict else name,
         " ".join(words),
-        found,
+        f"<code>{prediction.place}</code>{f' and {rest} more' if rest > 0 else ''}",
         prediction.note and f"<i>{escape(prediction.note)}</i>",
     ]
     return _framed(picture, "<br>".join(line for line in lines if line))

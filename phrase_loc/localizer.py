@@ -37,7 +37,7 @@ from phrase_loc.models.store import load_model, push_model, save_model
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached, Source
 from phrase_loc.ranking import rank_phrases
-from phrase_loc.structures import Prediction, Predictions, Scene
+from phrase_loc.structures import ABSENT_BELOW, FOUND_AT, Prediction, Predictions, Scene
 from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 from phrase_loc.text.splitting import phrase_list
 from phrase_loc.text.vocabulary import Vocabulary
@@ -141,6 +141,15 @@ def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
     raise ConfigError(
         f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; got {str(size)[:60]}"
     )
+
+
+def _oddity(peak: Tensor | None, boxes: Tensor) -> str | None:
+    """The sentence where map and first box do not say the same."""
+    if peak is None:
+        return "its map is flat: no place stands out, so there is neither box nor peak"
+    if not len(boxes) or bool(((boxes[0, :2] <= peak) & (peak <= boxes[0, 2:])).all()):
+        return None
+    return "map and box disagree: the peak of the map lies outside the best box"
 
 
 class PhraseLocalizer:
@@ -286,20 +295,23 @@ class PhraseLocalizer:
     def locate(
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
     ) -> Predictions:
-        """An answer for each phrase, in order."""
+        """An answer for each phrase, in order; without box and peak where no word is known or the map is flat."""
         phrases, top_k = phrase_list(phrases), _checked_top_k(top_k)
         encoded = self.encode(phrases)
         attention = self._attend(scene, encoded, method or self.settings.method).cpu()
-        known = [i for i, e in enumerate(encoded) if e.known]
+        uneven = min_max(attention).flatten(1).amax(1).bool().tolist()
+        known = [i for i, e in enumerate(encoded) if e.known and uneven[i]]
         heats = self.heat(attention[known], self._grid)
         with lap("peaks"):
             peaks = resized_peak(heats, scene.size)
         found = dict(zip(known, zip(peaks, self._ranked(scene, heats, top_k), strict=True), strict=True))
-        none = attention.new_zeros(0, 4)
+        none, fit = attention.new_zeros(0, 4), self.model.config.calibration
+        thresholds = (fit.get("absent_below", ABSENT_BELOW), fit.get("found_at", FOUND_AT))
         answers = Predictions()
         for i, (e, present) in enumerate(zip(encoded, self._present(scene, encoded), strict=True)):
             peak, (boxes, scores) = found.get(i, (None, (none, none[:, 0])))
-            shown = (attention[i], scene.size, scene.picture, e.note)
+            note = ". ".join(filter(None, (e.note, _oddity(peak, boxes) if e.known else None))) or None
+            shown = (attention[i], scene.size, scene.picture, note, thresholds)
             answers.append(Prediction(phrases[i], e.words, present, peak, boxes, scores, *shown))
         return answers
 

@@ -12,6 +12,10 @@ from typing import Any
 from torch import Tensor
 
 
+#: probabilities below which a phrase is not there, and from which it is found, of a model that has none of its own
+ABSENT_BELOW, FOUND_AT = 0.05, 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A content word of a phrase."""
@@ -91,25 +95,61 @@ class Prediction:
     words: tuple[Word, ...]
     #: probability that the image shows it, None when the noun that names it is not known
     present: float | None
-    peak: Tensor | None  # (2,) x, y of the map's first maximum in pixels of the original image
-    boxes: Tensor  # (k, 4) best first, xyxy in pixels of the original image; k = 0 when no word is known
+    peak: (
+        Tensor | None
+    )  # (2,) x, y of the map's first maximum in pixels of the original image; None without a box
+    boxes: (
+        Tensor  # (k, 4) best first, xyxy in pixels of the original image; k = 0: no known word, or a flat map
+    )
     scores: Tensor  # (k,) the ranker's scores, descending
     attention: Tensor  # (h, w) the map on its grid, >= 0
     size: tuple[int, int] | None = None  # (H, W) of the original image
     picture: bytes | None = None  # a small JPEG of it
-    note: str | None = None  # what of the phrase was not asked as it is written, in a sentence or more
+    note: str | None = (
+        None  # what of the phrase was not asked as it is written or is odd in the answer, in sentences
+    )
+    thresholds: tuple[float, float] = (ABSENT_BELOW, FOUND_AT)  # on `present`, between the three states
 
     @property
     def known(self) -> bool:
         """Whether at least one word of the phrase has a vector."""
         return any(word.known for word in self.words)
 
+    @property
+    def state(self) -> str | None:
+        """'found', 'not sure' or 'not there', by the model's thresholds; None where `present` is None."""
+        if self.present is None:
+            return None
+        absent_below, found_at = self.thresholds
+        return (
+            "not there"
+            if self.present < absent_below
+            else "found"
+            if self.present >= found_at
+            else "not sure"
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The state for people, 'not sure, present 12%'; empty without calibration."""
+        if not self.known:
+            return "no known word"
+        return "" if self.present is None else f"{self.state}, present {self.present:.0%}"
+
+    @property
+    def place(self) -> str:
+        """The best box for people, '[10, 20, 50, 60]', or why there is none."""
+        if not len(self.boxes):
+            why = "no known word, " if not self.known else "flat map, " if self.peak is None else ""
+            return f"{why}no box"
+        return f"[{', '.join(f'{v:.0f}' for v in self.boxes[0].tolist())}]"
+
     def __repr__(self) -> str:
         if not len(self.boxes):
             return f"Prediction({self.phrase!r}, no box)"
-        box = ", ".join(f"{v:.0f}" for v in self.boxes[0].tolist())
-        sure = "" if self.present is None else f", present {self.present:.2f}"
-        return f"Prediction({self.phrase!r}, box [{box}]{sure})"
+        return (
+            f"Prediction({', '.join(filter(None, (repr(self.phrase), f'box {self.place}', self.verdict)))})"
+        )
 
     def _repr_html_(self) -> str:
         return Predictions([self])._repr_html_()

@@ -70,6 +70,7 @@ class TestExports:
         assert table["phrase"].tolist() == ["a dog", "a dog", "a cat"]
         assert table["rank"].tolist() == [1, 2, 1]
         assert table.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == [10, 20, 50, 60]
+        assert table["state"].tolist() == ["found"] * 3
         assert len(display.to_frame([]).columns) == len(table.columns)
 
     def test_coco_counts_width_and_height(self, unknown):
@@ -97,6 +98,25 @@ class TestExports:
         supervision = pytest.importorskip("supervision")
         found = supervision.Detections(**display.to_detections([prediction()]))
         assert found[found.confidence > 0.5]["class_name"].tolist() == ["a dog", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("present", "thresholds", "state"),
+    [
+        (None, (0.05, 0.5), None),
+        (0.04, (0.05, 0.5), "not there"),
+        (0.05, (0.05, 0.5), "not sure"),
+        (0.5, (0.05, 0.5), "found"),
+        (0.5, (0.6, 0.9), "not there"),
+        (0.8, (0.6, 0.9), "not sure"),
+    ],
+)
+def test_three_states_are_said_everywhere(drawn_image, present, thresholds, state):
+    one = prediction(present=present, thresholds=thresholds, picture=small_jpeg(drawn_image))
+    assert one.state == display.to_dict(one)["state"] == state
+    assert display.to_frame([one])["state"].tolist() == [state] * 2
+    assert ("present" not in repr(one)) if state is None else (f"{state}, present {present:.0%}" in repr(one))
+    assert state is None or f"{state}, present {present:.0%}" in one._repr_html_()
 
 
 class TestNotebook:
@@ -152,7 +172,7 @@ class TestNotebook:
         shown = repr(Predictions([prediction(), unknown]))
         assert (
             shown
-            == "[Prediction('a dog', box [10, 20, 50, 60], present 0.88), Prediction('zorglub', no box)]"
+            == "[Prediction('a dog', box [10, 20, 50, 60], found, present 88%), Prediction('zorglub', no box)]"
         )
 
     @pytest.mark.parametrize("size", [(1, 1), (5000, 1), (1, 5000), (401, 400)])
@@ -177,6 +197,15 @@ class TestPlot:
         assert axes[0].get_title().startswith("costs $5 or $6")
         assert axes[0].lines[0].get_xydata()[0].tolist() == [10, 20]
         assert not axes[1].lines
+
+    @pytest.mark.parametrize(
+        ("present", "lines", "fill"), [(0.9, ["-"], None), (0.2, ["--"], None), (0.01, [], "none")]
+    )
+    def test_states_are_told_apart(self, drawn_image, present, lines, fill):
+        (axes,) = display.plot(drawn_image, [prediction(present=present)])
+        *boxes, peak = axes.lines
+        assert [line.get_linestyle() for line in boxes] == lines
+        assert peak.get_markerfacecolor() == (fill or COLOURS[0])
 
     def test_a_picture_of_another_size_lies_in_the_same_frame(self, drawn_image):
         (axes,) = display.plot(drawn_image.resize((60, 40)), [prediction()])

@@ -9,12 +9,20 @@ from phrase_loc.errors import DataError
 from phrase_loc.structures import Prediction, Word
 
 
-def prediction(phrase: str = "a dog", box: tuple[float, ...] = (10, 20, 50, 60)) -> Prediction:
+def prediction(
+    phrase: str = "a dog", box: tuple[float, ...] = (10, 20, 50, 60), present: float | None = 0.9
+) -> Prediction:
     attention = torch.zeros(8, 12)
     attention[2:6, 1:5] = 1.0
     words = (Word("dog", True, 1.0),)
     return Prediction(
-        phrase, words, 0.9, torch.tensor([30.0, 40.0]), torch.tensor([box]), torch.tensor([1.0]), attention
+        phrase,
+        words,
+        present,
+        torch.tensor([30.0, 40.0]),
+        torch.tensor([box]),
+        torch.tensor([1.0]),
+        attention,
     )
 
 
@@ -24,6 +32,18 @@ def test_the_box_is_drawn_where_it_is(drawn_image):
     assert picture.getpixel((11, 40)) == edge
     assert picture.getpixel((49, 40)) == edge
     assert picture.size == (120, 80 + 26)
+
+
+@pytest.mark.parametrize(
+    ("present", "least", "most", "full"),
+    [(0.9, 1, 1, True), (None, 1, 1, True), (0.2, 0.4, 0.8, True), (0.01, 0, 0, False)],
+)
+def test_the_frame_is_whole_dashed_or_absent(drawn_image, present, least, most, full):
+    picture = overlay(drawn_image, [prediction(present=present)])
+    colour = tuple(int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
+    drawn = [picture.getpixel((11, y)) == colour for y in range(22, 58)]
+    assert least <= sum(drawn) / len(drawn) <= most
+    assert (picture.getpixel((30, 40)) == colour) is full  # the peak's inside
 
 
 def test_the_glow_is_bright_where_the_map_is_high():

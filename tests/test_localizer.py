@@ -2,6 +2,8 @@
 
 import pickle
 import threading
+from copy import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +31,44 @@ def test_answers_lie_in_the_photograph(tiny_localizer, drawn_image):
         assert 0 <= answer.peak[0] < 120
         assert 0 <= answer.peak[1] < 80
         assert 0 < answer.present < 1
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_a_flat_map_gives_no_box_and_says_so(tiny_localizer, drawn_image, monkeypatch, level):
+    scene, red = tiny_localizer.look(drawn_image), torch.zeros(8, 8)
+    red[2, 3] = 1.0
+    maps = torch.stack([red, torch.full((8, 8), level)])
+    monkeypatch.setattr(tiny_localizer, "_attend", lambda *_: maps)
+    there, flat = tiny_localizer.locate(scene, ["red", "the dog"])
+    assert (flat.peak, len(flat.boxes), flat.place) == (None, 0, "flat map, no box")
+    assert "its map is flat" in flat.note
+    assert flat.present is not None
+    assert len(there.boxes)
+    assert "flat" not in (there.note or "")
+
+
+@pytest.mark.parametrize(
+    ("peak", "said"),
+    [((10.0, 20.0), False), ((50.0, 60.0), False), ((51.0, 30.0), True), ((30.0, 19.0), True)],
+)
+def test_a_peak_outside_the_first_box_is_said(tiny_localizer, drawn_image, monkeypatch, peak, said):
+    scene = tiny_localizer.look(drawn_image)
+    boxes = torch.tensor([[10.0, 20.0, 50.0, 60.0], [0.0, 0.0, 120.0, 80.0]])
+    monkeypatch.setattr("phrase_loc.localizer.resized_peak", lambda *_: torch.tensor([peak]))
+    monkeypatch.setattr(tiny_localizer, "_ranked", lambda *_: [(boxes, torch.ones(2))])
+    (answer,) = tiny_localizer.locate(scene, ["red"])
+    assert (answer.note == "map and box disagree: the peak of the map lies outside the best box") is said
+
+
+def test_thresholds_come_from_the_calibration(tiny_localizer, drawn_image):
+    localizer = copy(tiny_localizer)
+    localizer.model = copy(tiny_localizer.model)
+    states = []
+    for low, high in ((0.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        fit = {"slope": 1.0, "offset": 0.0, "absent_below": low, "found_at": high}
+        localizer.model.config = replace(localizer.model.config, calibration=fit)
+        states += [p.state for p in localizer.locate(localizer.look(drawn_image), ["red"])]
+    assert states == ["found", "not sure", "not there"]
 
 
 def test_unknown_phrases_are_never_given_a_box(tiny_localizer, drawn_image):

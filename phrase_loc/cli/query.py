@@ -224,9 +224,8 @@ def _note(text: str) -> None:
 
 
 def _found(prediction: "Prediction") -> str:
+    sure = "" if prediction.present is None else f"  present {prediction.present:.2f}  {prediction.state}"
     if not len(prediction.boxes) or prediction.peak is None:
-        return "no known word, no box"
-    box = ", ".join(f"{v:.0f}" for v in prediction.boxes[0].tolist())
+        return prediction.place + sure
     x, y = prediction.peak.tolist()
-    sure = "" if prediction.present is None else f"  present {prediction.present:.2f}"
-    return f"box [{box}]  peak ({x:.0f}, {y:.0f}){sure}"
+    return f"box {prediction.place}  peak ({x:.0f}, {y:.0f}){sure}"

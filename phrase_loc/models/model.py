@@ -27,6 +27,7 @@ from phrase_loc.config import STRICT, checked, shortened, without_retired
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.models.backbones import between, stage_names
 from phrase_loc.text.phrases import PhraseEncoder
+from phrase_loc.structures import ABSENT_BELOW, FOUND_AT
 from phrase_loc.text.vectors import quantise
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -47,9 +48,13 @@ Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
 Numbers = dict[str, int | float]
 
 
-def _slope_and_offset(fit: Numbers) -> Numbers:
+def _usable(fit: Numbers) -> Numbers:
     if fit and not {"slope", "offset"} <= set(fit):
         raise ConfigError("key calibration needs slope and offset; run `phrase-loc calibrate` again")
+    low, high = fit.get("absent_below", ABSENT_BELOW), fit.get("found_at", FOUND_AT)
+    if fit and not 0 <= low <= high <= 1:
+        expected = "key calibration needs 0 <= absent_below <= found_at <= 1"
+        raise ConfigError(f"{expected}, got {low} and {high}; run `phrase-loc calibrate` again")
     return fit
 
 
@@ -87,8 +92,9 @@ class ModelConfig:
     free: bool = False  # whether a word vector is the unit itself, with its bias as last number
     tuned: bool = False  # whether training changed the word vectors
     inference: dict[str, Any] = field(default_factory=dict)  # settings of the localizer, checked by it
-    #: slope and offset of the probability that a phrase is shown, and how good it is; {} for none
-    calibration: Annotated[Numbers, AfterValidator(_slope_and_offset)] = field(default_factory=dict)
+    #: slope and offset of the probability that a phrase is shown, the thresholds of its states (absent_below,
+    #: found_at), and how good it is; {} for none
+    calibration: Annotated[Numbers, AfterValidator(_usable)] = field(default_factory=dict)
     #: facts for the model card (data, recipe, command, figures), kept as they are
     card: Annotated[dict[str, Any], AfterValidator(_figures)] = field(default_factory=dict)
     format: int = FORMAT

@@ -255,7 +255,7 @@ class Answers:
             answer["proposals"] = _flat(kept.scene.proposals)
         for shown, prediction in zip(answer["predictions"], predictions, strict=True):
             if maps:
-                heat = self._heats(prediction.attention[None])[0] if prediction.known else None
+                heat = self._heats(prediction.attention[None])[0] if prediction.peak is not None else None
                 own = None if heat is None else self.localizer.source.of_map(heat, kept.scene.size)
                 shown |= {"map": None if heat is None else encoded_map(heat), "proposals": _flat(own)}
             if words:

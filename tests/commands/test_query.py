@@ -29,12 +29,13 @@ def test_json_has_the_published_keys(photo, tiny_model, capsys):
     assert answer["image"] == str(photo)
     assert answer["size"] == [120, 80]
     known, unknown = answer["predictions"]
-    assert set(known) == {"phrase", "words", "note", "present", "peak", "boxes"}
+    assert set(known) == {"phrase", "words", "note", "present", "state", "peak", "boxes"}
+    assert known["state"] in {"found", "not sure", "not there"}
     assert [w["word"] for w in known["words"]] == ["red", "hat"]
     assert sum(w["weight"] for w in known["words"]) == pytest.approx(1, abs=1e-3)
     assert 1 <= len(known["boxes"]) <= 2
     assert set(known["boxes"][0]) == {"xyxy", "score"}
-    assert unknown["present"] is None
+    assert unknown["present"] is unknown["state"] is None
     assert unknown["peak"] is None
     assert unknown["boxes"] == []
     assert "no word of 'zorglub' is known" in err

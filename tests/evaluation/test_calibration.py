@@ -10,6 +10,7 @@ from phrase_loc.evaluation.calibration import (
     cross_validated,
     platt,
     score_pairs,
+    thresholds,
 )
 from phrase_loc.structures import GroundingSample, Phrase
 
@@ -29,6 +30,18 @@ def test_platt_recovers_a_logistic_curve():
     slope, offset = platt(scores, positive)
     assert slope == pytest.approx(2, abs=0.1)
     assert offset == pytest.approx(-1, abs=0.1)
+
+
+def test_thresholds_by_hand():
+    said = np.arange(100) / 100
+    there = said >= 0.6
+    there[1] = True
+    fit = thresholds(said, there)  # from .5 on 40 of 50 are there, from .49 on 40 of 51
+    assert fit["found_at"] == 0.5
+    assert fit["absent_below"] == pytest.approx(
+        0.01 + 0.4 * 0.59
+    )  # a hundredth of the way from the first to the last
+    assert thresholds(said, said == 0) == {"absent_below": 0.0, "found_at": 1.0}
 
 
 def test_an_image_never_judges_itself():
@@ -71,3 +84,4 @@ def test_calibrate_reports_its_counts(tiny_localizer, drawn_image, tmp_path):
     assert fit["pairs"] == 12
     assert fit["images"] == 6
     assert 0 <= fit["auc"] <= 1
+    assert 0 <= fit["absent_below"] <= fit["found_at"] <= 1

@@ -140,6 +140,11 @@ def without(key):
         ("config.json", edited(output_stride=16), "key output_stride=16 .*docs/experiments.md"),
         ("config.json", edited(calibration={"slope": 1.0}), "slope and offset"),
         ("config.json", edited(calibration={"slope": 1.0, "offset": float("inf")}), "calibration.offset"),
+        (
+            "config.json",
+            edited(calibration={"slope": 1, "offset": 0, "absent_below": 0.9}),
+            "absent_below <= found_at <= 1, got 0.9 and 0.5",
+        ),
         ("config.json", edited(inference=[]), "inference"),
         ("config.json", edited(card={"figures": [3]}), "card.figures"),
         ("config.json", edited(architecture={"model_type": "resnet", "depths": "x"}), "architecture"),

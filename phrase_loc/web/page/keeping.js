@@ -15,7 +15,7 @@ export const savePicture = (canvas) => canvas.toBlob((blob) => save(blob, "png")
 export function saveJson() {
   const predictions = state.phrases.map((phrase) => answerOf(phrase)).filter(Boolean).map((answered) => ({
     phrase: answered.phrase, words: answered.words, note: answered.note ?? null, present: answered.present,
-    peak: answered.peak, boxes: boxesOf(answered),
+    state: answered.state, peak: answered.peak, boxes: boxesOf(answered),
   }));
   const { method, gamma, top_k } = state.settings;
   const all = { image: state.photo.name, size: state.photo.size, predictions, settings: { method, gamma, top_k } };

@@ -124,7 +124,7 @@ function draw() {
   if (state.comparing) paintCompared($("compare"));
 }
 
-const spoken = (layer) => layer.boxes?.length
+const spoken = (layer) => layer.absent ? `${layer.label}: not there.` : layer.boxes?.length
   ? `${layer.label}: box from ${layer.boxes[0].xyxy.slice(0, 2).map(Math.round)} to ${layer.boxes[0].xyxy.slice(2).map(Math.round)}.` : "";
 
 function show() {

@@ -18,7 +18,8 @@ export function fit(canvas, [width, height], [least, most] = SIDES) {
 
 /** Draw a photograph with layers.
  *
- * @param layers [{map, side, colour, boxes: [{xyxy}], label, peak}]; maps in pixels of `photo.size`
+ * @param layers [{map, side, colour, boxes: [{xyxy}], label, peak, unsure, absent}] in pixels of `photo.size`: the box
+ *   of an unsure one is dashed, the peak of an absent one hollow
  * @param options {strength 0..1, alone: one map in warm colours instead of tints, cross: {x, y} or null}
  */
 export function paint(canvas, photo, layers, { strength, alone = false, cross = null }) {
@@ -32,7 +33,7 @@ export function paint(canvas, photo, layers, { strength, alone = false, cross = 
   const scale = canvas.width / photo.size[0];
   const thick = Math.max(2, canvas.width / (canvas.clientWidth || canvas.width) * 2.5);
   for (const layer of layers) frame(c, layer, scale, thick);
-  if (alone) for (const { peak, colour } of layers) if (peak) dot(c, peak[0] * scale, peak[1] * scale, colour, thick);
+  if (alone) for (const layer of layers) if (layer.peak) dot(c, layer, scale, thick);
   drawLabels(c, layers, scale, thick);
   if (cross) aim(c, cross.x * scale, cross.y * scale, thick);
 }
@@ -55,11 +56,11 @@ function warm(level) {
   return RAMP[left].map((v, i) => v * (1 - share) + RAMP[left + 1][i] * share);
 }
 
-function frame(c, { boxes = [], colour }, scale, thick) {
+function frame(c, { boxes = [], colour, unsure }, scale, thick) {
   [...boxes.entries()].reverse().forEach(([rank, { xyxy }]) => {
     const [x1, y1, x2, y2] = inside(c, xyxy.map((v) => v * scale), thick);
     const width = rank === 0 ? thick : thick * 0.6;
-    c.setLineDash(rank === 0 ? [] : [thick * 3, thick * 2]);
+    c.setLineDash(rank > 0 ? [thick * 1.5, thick * 2] : unsure ? [thick * 6, thick * 2] : []);
     for (const [style, extra] of [["rgba(0,0,0,.75)", thick * 0.8], [colour, 0]]) {
       c.strokeStyle = style;
       c.lineWidth = width + extra;
@@ -76,14 +77,16 @@ function inside(c, [x1, y1, x2, y2], thick) {
   return [clip(x1, w), clip(y1, h), clip(x2, w), clip(y2, h)];
 }
 
-function dot(c, x, y, colour, thick) {
+function dot(c, { peak: [x, y], colour, absent }, scale, thick) {
   c.beginPath();
-  c.arc(x, y, thick * 1.8, 0, 7);
+  c.arc(x * scale, y * scale, thick * 1.8, 0, 7);
   c.fillStyle = colour;
-  c.strokeStyle = "black";
-  c.lineWidth = thick * 0.5;
-  c.fill();
-  c.stroke();
+  if (!absent) c.fill();
+  for (const [style, width] of absent ? [["black", 1], ["#bbb", 0.6]] : [["black", 0.5]]) {
+    c.strokeStyle = style;
+    c.lineWidth = thick * width;
+    c.stroke();
+  }
 }
 
 function aim(c, x, y, thick) {

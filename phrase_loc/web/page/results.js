@@ -1,17 +1,13 @@
 // The cards beside the photograph: a phrase, whether it is there, its words.
 
-const SEEN = 0.2; // probability below which a phrase is called not found
-const SURE = 0.5; // below which it carries a question mark
-
-/** Why a phrase is "not found", or null when it is found (or the model cannot say). */
+/** Why nothing is drawn for a phrase among others, or null. */
 export function missing(answer) {
   if (!answer.words.length) return "names nothing to look for";
   if (!answer.words.some((w) => w.known)) return answer.words.length > 1 ? "unknown words" : "unknown word";
-  if (answer.present !== null && answer.present < SEEN) return percent(answer.present);
-  return null;
+  if (answer.state === "not there") return percent(answer.present);
+  return answer.map ? null : "its map is flat";
 }
 
-export const unsure = (answer) => answer.present !== null && answer.present < SURE;
 const percent = (share) => `${share > 0 && share < 0.01 ? "under 1" : Math.round(100 * share)}\u00a0%`;
 
 function element(tag, properties = {}, children = []) {
@@ -56,14 +52,15 @@ function presence(answer, gone) {
   const made = element("span", { className: "presence" });
   if (!answer) made.textContent = "…";
   else if (gone) {
-    made.append(...(answer.map ? ["not found", element("small", { textContent: gone })] : [`not found: ${gone}`]));
-    made.title = answer.map ? "The chance that it is in the photograph is small; its map shows where it would look."
-      : "The model was not trained on these words: try a plainer one.";
+    const absent = answer.state === "not there", known = answer.words.some((w) => w.known);
+    made.append(...(absent ? [answer.state, element("small", { textContent: gone })] : [`not found: ${gone}`]));
+    if (absent) made.title = "The chance that it is in the photograph is small; its map shows where it would look.";
+    else if (!known) made.title = "The model was not trained on these words: try a plainer one.";
   } else if (answer.present !== null) {
     const bar = element("progress", { value: answer.present, max: 1 });
     bar.setAttribute("aria-label", "chance that it is there");
-    made.append(bar, element("small", { textContent: percent(answer.present) }));
-    made.title = unsure(answer) ? "Perhaps: the chance that it is in the photograph" : "The chance that it is in the photograph";
+    made.append(answer.state, bar, element("small", { textContent: percent(answer.present) }));
+    made.title = "The chance that it is in the photograph";
   }
   return made;
 }

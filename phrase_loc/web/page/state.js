@@ -2,7 +2,7 @@
 
 import { decodeMap, rank } from "./ranking.js";
 import { COLOURS } from "./painting.js";
-import { missing, unsure } from "./results.js";
+import { missing } from "./results.js";
 
 export const NAMES = {
   contrastive_mwp: "contrastive MWP", mwp: "MWP", grad_cam: "Grad-CAM", cam: "CAM", gradient: "gradient",
@@ -56,8 +56,9 @@ export function layerOf(phrase, method) {
   const answered = answerOf(phrase, method);
   if (!answered?.map) return null;
   const { map, side, peak } = answered;
-  const doubtful = missing(answered) || unsure(answered);
-  return { map, side, peak, colour: colourOf(phrase), boxes: boxesOf(answered), label: doubtful ? `${phrase}?` : phrase };
+  const absent = answered.state === "not there", unsure = answered.state === "not sure";
+  const boxes = absent ? [] : boxesOf(answered);
+  return { map, side, peak, absent, unsure, boxes, colour: colourOf(phrase), label: unsure ? `${phrase}?` : phrase };
 }
 
 /** What lies over the photograph: one word's map, one phrase alone, or all phrases that were found. */
