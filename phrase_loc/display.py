@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def to_dict(prediction: Prediction) -> dict[str, Any]:
     """One answer with the keys of `phrase-loc query --json`, in pixels of the original image.
 
-    Pixels are rounded to hundredths; `peak` is None and `boxes` [] when no word is known or the map is flat, `present`
-    and `state` are None when the noun is not known, and `note` when there is nothing to say. JSON has no NaN: a number
-    that is not finite is None.
+    Pixels are rounded to hundredths; `peak` is None and `boxes` [] when no word is known or the map is flat,
+    `present` and `state` are None when the noun is not known, and `note` when there is nothing to say. JSON has no
+    NaN: a number that is not finite is None.
     """
     peak = prediction.peak
     return {

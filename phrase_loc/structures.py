@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-
 #: probabilities below which a phrase is not there, and from which it is found, of a model that has none of its own
 ABSENT_BELOW, FOUND_AT = 0.05, 0.5
 

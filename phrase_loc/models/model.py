@@ -26,8 +26,8 @@ from torch.utils.checkpoint import checkpoint
 from phrase_loc.config import STRICT, checked, shortened, without_retired
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.models.backbones import between, stage_names
-from phrase_loc.text.phrases import PhraseEncoder
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT
+from phrase_loc.text.phrases import PhraseEncoder
 from phrase_loc.text.vectors import quantise
 from phrase_loc.text.vocabulary import Vocabulary
 

@@ -117,7 +117,7 @@ def test_chips_of_a_caption(client):
 
 def test_methods_differ_and_unknown_ones_are_named(client, photo):
     maps = {
-        m: localize(client, photo, ["dog"], method=m, maps=True).json()["predictions"][0]["map"]["data"]
+        m: localize(client, photo, ["dog"], method=m, maps=True).json()["predictions"][0]["map"]
         for m in client.get("/api/model").json()["methods"]
     }
     assert len(set(maps.values())) > 1
