@@ -67,11 +67,9 @@ def to_frame(predictions: Sequence[Prediction]) -> "DataFrame":
     """One row a box: phrase, rank (from 1), x1, y1, x2, y2, score, present, state."""
     import pandas as pd
 
-    rows = [
-        (p.phrase, rank, *box, score, p.present, p.state) for _, p, rank, box, score in _boxes(predictions)
-    ]
-    columns = ["phrase", "rank", "x1", "y1", "x2", "y2", "score", "present", "state"]
-    return pd.DataFrame(rows, columns=columns)
+    found = _boxes(predictions)
+    rows = [(p.phrase, rank, *box, score, p.present, p.state) for _, p, rank, box, score in found]
+    return pd.DataFrame(rows, columns="phrase rank x1 y1 x2 y2 score present state".split())
 
 
 def to_coco(predictions: Sequence[Prediction], image_id: int) -> list[dict[str, Any]]:
@@ -169,14 +167,9 @@ def write_parquet(answers: Iterable[dict[str, Any]], path: Path) -> None:
 
     numbers = pa.list_(pa.float32())
     columns = {"image": pa.string(), "width": pa.int32(), "height": pa.int32(), "error": pa.string()}
-    columns |= {
-        "phrase": pa.string(),
-        "present": pa.float32(),
-        "state": pa.string(),
-        "peak": numbers,
-        "boxes": pa.list_(numbers),
-    }
-    schema = pa.schema(list((columns | {"scores": numbers}).items()))
+    columns |= {"phrase": pa.string(), "present": pa.float32(), "state": pa.string()}
+    columns |= {"peak": numbers, "boxes": pa.list_(numbers), "scores": numbers}
+    schema = pa.schema(list(columns.items()))
     rows = chain.from_iterable(map(_rows, answers))
     with pq.ParquetWriter(path, schema) as writer:
         while group := list(islice(rows, 4096)):

@@ -94,19 +94,13 @@ class Prediction:
     words: tuple[Word, ...]
     #: probability that the image shows it, None when the noun that names it is not known
     present: float | None
-    peak: (
-        Tensor | None
-    )  # (2,) x, y of the map's first maximum in pixels of the original image; None without a box
-    boxes: (
-        Tensor  # (k, 4) best first, xyxy in pixels of the original image; k = 0: no known word, or a flat map
-    )
+    peak: Tensor | None  # (2,) x, y of the map's first maximum in pixels of the original image
+    boxes: Tensor  # (k, 4) best first, xyxy in those pixels; k = 0 when no word is known or the map is flat
     scores: Tensor  # (k,) the ranker's scores, descending
     attention: Tensor  # (h, w) the map on its grid, >= 0
     size: tuple[int, int] | None = None  # (H, W) of the original image
     picture: bytes | None = None  # a small JPEG of it
-    note: str | None = (
-        None  # what of the phrase was not asked as it is written or is odd in the answer, in sentences
-    )
+    note: str | None = None  # what was not asked as it is written and what is odd in the answer, in sentences
     thresholds: tuple[float, float] = (ABSENT_BELOW, FOUND_AT)  # on `present`, between the three states
 
     @property
@@ -120,13 +114,9 @@ class Prediction:
         if self.present is None:
             return None
         absent_below, found_at = self.thresholds
-        return (
-            "not there"
-            if self.present < absent_below
-            else "found"
-            if self.present >= found_at
-            else "not sure"
-        )
+        if self.present < absent_below:
+            return "not there"
+        return "found" if self.present >= found_at else "not sure"
 
     @property
     def verdict(self) -> str:
