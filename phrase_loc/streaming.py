@@ -274,7 +274,9 @@ def _is_finished(output: Path, run: _Record, overwrite: bool, locks: ExitStack) 
     if other:
         told = ", ".join(f"{name} {held['settings'].get(name, 'unknown')}" for name in other)
         raise DataError(f"{output} holds answers of other settings ({told}); {_ELSEWHERE}")
-    if finished and held["questions"] != run["questions"]:
+    # photographs may be replaced while a run is interrupted, but what shares no question is another query
+    same = held["questions"] == run["questions"]
+    if not same and (finished or set(held["questions"]).isdisjoint(run["questions"])):
         raise DataError(f"{output} holds answers about other photographs or phrases; {_ELSEWHERE}")
     if finished:
         _remove(*_parts(output))
