@@ -153,7 +153,7 @@ def killed_at(moment: int, folder: Path, output: Path, localizer: PhraseLocalize
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
 def test_a_run_that_is_killed_in_any_window_ends_in_the_same_file(quick, photographs, tmp_path, ending):
     whole = tmp_path / f"whole{ending}"
     answered(photographs, whole, quick)
