@@ -20,9 +20,8 @@ from phrase_loc.images import load_image
 from phrase_loc.structures import Prediction, Predictions
 
 _BOX_COLUMNS = ("rank", "x1", "y1", "x2", "y2", "score")
-CSV_COLUMNS = tuple(
-    "image width height error phrase present state peak_x peak_y".split() + [*_BOX_COLUMNS, "note"]
-)
+_PHRASE_COLUMNS = ("image", "width", "height", "error", "phrase", "present", "state", "peak_x", "peak_y")
+_CSV_COLUMNS = (*_PHRASE_COLUMNS, *_BOX_COLUMNS, "note")
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,7 +193,7 @@ def write_parquet(answers: Iterable[dict[str, Any]], path: Path) -> None:
 def write_csv(answers: Iterable[dict[str, Any]], path: Path) -> None:
     """The same answers, one row a box; a phrase without a box and an image with an error have one row as well."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in chain.from_iterable(map(phrase_rows, answers)):
             row |= dict(zip(("peak_x", "peak_y"), row.get("peak") or (), strict=False))
