@@ -197,7 +197,7 @@ def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no model at"):
         export(tmp_path / "nowhere" / "x" / "y", tmp_path / "a", "torch")
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'phrase_loc\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[onnx\]' in a clone"):
         export(saved, tmp_path / "a", "onnx")
     with pytest.raises(DataError, match="holds no exported model"):
         ExportedModel(tmp_path)

@@ -247,8 +247,6 @@ class TrainConfig:
             for name in chosen:
                 if name not in names:
                     raise ConfigError(f"{key} names phases ({', '.join(names)}), got {name!r}")
-        if missing := sorted(set(self.average_of) - {phase.name for phase in self.run_phases}):
-            raise ConfigError(f"average_of names {missing[0]!r}, which is not in only; change one of them")
         if self.new_words_only and (len(self.run_phases) > 1 or self.run_phases[0].train_from != "none"):
             raise ConfigError(
                 "a phase with new_words_only keeps the whole model: set its train_from to none, and run it by itself "

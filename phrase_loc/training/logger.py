@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.files import append_text, read_bytes, reason, write_text
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Logger:
         self._events: Any = _event_writer(folder / "tensorboard", done) if folder and tensorboard else None
 
     def phase(self, name: str, done: int, steps: int) -> None:
-        """A phase begins, after `done` steps of the run; `steps` of it are left, and a step costs as its others do."""
+        """A phase goes on after `done` steps of the run, with `steps` of its own to do."""
         self._bar.close()
         self.begin = self.since = time.perf_counter()
         self.images, self.done, self.steps = 0, done, steps
@@ -73,14 +73,10 @@ class Logger:
 
 
 def _event_writer(folder: Path, done: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import SummaryWriter
 
+    try:
         return SummaryWriter(str(folder), purge_step=done)
-    except ImportError:
-        raise ConfigError(
-            "tensorboard=true needs the package tensorboard: pip install tensorboard, or tensorboard=false"
-        ) from None
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({reason(error)}); free space there") from None
 

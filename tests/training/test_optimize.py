@@ -97,7 +97,12 @@ def test_a_cached_phase_learns_what_an_uncached_one_learns(tmp_path: Path):
     assert first[1] == pytest.approx(first[0], rel=0.02)
 
 
-def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(tmp_path: Path):
+def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    from phrase_loc.models.store import load_model
+
+    caplog.set_level("INFO")
     shards = write_set(tmp_path / "set", (24,))
     phase = "epochs: 1, batch: 8, cache: true, sizes: [32], mirror: 0"
     told = [f"phases=[{{name: a, {phase}}}, {{name: b, {phase}, train_from: stage3}}]", "ema=0"]
@@ -111,8 +116,11 @@ def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(tmp_p
     # a's and b's of one run, and b's from the saved model, whose weights are in half precision
     assert len(list((tmp_path / "kept").glob("features-*"))) == 3
     assert not list((tmp_path / "both").glob("features-*"))
-    with pytest.raises(ConfigError, match="average_of names 'b', which is not in only"):
-        settings(tmp_path / "x", shards, *told, "only=[a]", "average_of=[b]")
+    last = run(tmp_path / "part", shards, *told, "only=[b]", "average_of=[a, b]", f"model.start={first}")
+    assert "average_of: of its phases b is run" in caplog.text
+    assert load_model(last).vocabulary == load_model(tmp_path / "second" / "model").vocabulary
+    assert losses(tmp_path / "part") == losses(tmp_path / "second")
+    run(tmp_path / "part", shards, *told, "only=[b]", "average_of=[a, b]", f"model.start={first}")
     with pytest.raises(ConfigError, match="only names phases"):
         settings(tmp_path / "x", shards, *told, "only=[c]")
 
@@ -281,6 +289,6 @@ def test_the_time_left_is_that_of_the_phase(
 
 
 def test_texts_without_a_word_of_the_vocabulary_are_told_from_nothing_to_learn(tmp_path: Path):
-    (tmp_path / "words.txt").write_text("zebra\n")
+    (tmp_path / "words.txt").write_text("zebra\nlion\n")
     with pytest.raises(DataError, match="no photograph's text has a word of the vocabulary"):
         run(tmp_path / "out", write_set(tmp_path / "set", (9,)), f"vocabulary.file={tmp_path / 'words.txt'}")
