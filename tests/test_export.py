@@ -54,7 +54,8 @@ def photo():
 
 def torch_inputs(localizer, photo, words, weights):
     model = localizer.model
-    ids = torch.tensor([model.encoder.row(word) for word in words])
+    rows = {word: row for row, word in enumerate((*model.vocabulary.words, *model.extra))}
+    ids = torch.tensor([rows[word] for word in words])
     squares = [
         to_tensor(photo.resize((side, side), Image.Resampling.BICUBIC))[None]
         for side in localizer.settings.image_sizes
