@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -128,8 +127,6 @@ def check_place(output: Path, endings: Sequence[str] = (".jsonl", ".csv", ".parq
     """Raises ConfigError or DataError where no such file can be written; asked before a model is loaded."""
     if output.suffix not in endings:
         raise ConfigError(f"the output must end in {' or '.join(endings)}, got {output.name!r}")
-    if output.suffix == ".parquet" and not find_spec("pyarrow"):
-        raise ConfigError("parquet needs pyarrow; install it with: pip install 'phrase_loc[parquet]'")
     if len(os.fsencode(output.name)) > _LONGEST:
         raise ConfigError(f"the name of the output has more than {_LONGEST} bytes; shorten it")
     try:
