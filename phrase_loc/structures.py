@@ -5,6 +5,7 @@ pooled features, V vocabulary, E embedding size, P phrases, R proposal boxes, M 
 asks of a value (`_repr_html_`, `_repr_png_`) is drawn by `drawing`, imported when asked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from torch import Tensor
 
 #: probabilities below which a phrase is not there, and from which it is found, of a model that has none of its own
 ABSENT_BELOW, FOUND_AT = 0.05, 0.5
+
+
+def corners(box: Sequence[float]) -> str:
+    """A box for people, '[10, 20, 50, 60]'."""
+    return f"[{', '.join(f'{v:.0f}' for v in box)}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +133,10 @@ class Prediction:
 
     @property
     def place(self) -> str:
-        """The best box for people, '[10, 20, 50, 60]', or why there is none."""
+        """The corners of the best box for people, or that there is none."""
         if not len(self.boxes):
-            why = "no known word, " if not self.known else "flat map, " if self.peak is None else ""
-            return f"{why}no box"
-        return f"[{', '.join(f'{v:.0f}' for v in self.boxes[0].tolist())}]"
+            return "no box" if self.known else "no known word, no box"
+        return corners(self.boxes[0].tolist())
 
     def __repr__(self) -> str:
         if not len(self.boxes):

@@ -40,7 +40,7 @@ def test_a_flat_map_gives_no_box_and_says_so(tiny_localizer, drawn_image, monkey
     maps = torch.stack([red, torch.full((8, 8), level)])
     monkeypatch.setattr(tiny_localizer, "_attend", lambda *_: maps)
     there, flat = tiny_localizer.locate(scene, ["red", "the dog"])
-    assert (flat.peak, len(flat.boxes), flat.place) == (None, 0, "flat map, no box")
+    assert (flat.peak, len(flat.boxes), flat.place) == (None, 0, "no box")
     assert "its map is flat" in flat.note
     assert flat.present is not None
     assert len(there.boxes)
