@@ -183,10 +183,10 @@ def _figure(prediction: "Prediction", colour: str) -> str:
         else f'<s title="the model does not know this word">{escape(word.text)}</s>'
         for word in prediction.words
     )
-    name = f'<b style="border-left:8px solid {colour};padding-left:6px">{escape(prediction.phrase)}</b>'
+    sure = f" · {prediction.verdict}" if prediction.known and prediction.verdict else ""
     rest = len(prediction.boxes) - 1
     lines = [
-        f"{name} · {prediction.verdict}" if prediction.known and prediction.verdict else name,
+        f'<b style="border-left:8px solid {colour};padding-left:6px">{escape(prediction.phrase)}</b>{sure}',
         " ".join(words),
         f"<code>{prediction.place}</code>{f' and {rest} more' if rest > 0 else ''}",
         prediction.note and f"<i>{escape(prediction.note)}</i>",

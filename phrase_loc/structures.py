@@ -141,9 +141,8 @@ class Prediction:
     def __repr__(self) -> str:
         if not len(self.boxes):
             return f"Prediction({self.phrase!r}, no box)"
-        return (
-            f"Prediction({', '.join(filter(None, (repr(self.phrase), f'box {self.place}', self.verdict)))})"
-        )
+        said = f", {self.verdict}" if self.verdict else ""
+        return f"Prediction({self.phrase!r}, box {self.place}{said})"
 
     def _repr_html_(self) -> str:
         return Predictions([self])._repr_html_()
