@@ -1,7 +1,9 @@
 """Answers for other tools: a JSON-ready dictionary, a pandas table, COCO results, detections, Parquet, a plot."""
 
+import csv
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,11 @@ from phrase_loc.drawing import COLOURS
 from phrase_loc.errors import ConfigError
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
-from phrase_loc.structures import Prediction
+from phrase_loc.structures import Prediction, Predictions
+
+_BOX_COLUMNS = ("rank", "x1", "y1", "x2", "y2", "score")
+_PHRASE_COLUMNS = ("image", "width", "height", "error", "phrase", "present", "state", "peak_x", "peak_y")
+_CSV_COLUMNS = (*_PHRASE_COLUMNS, *_BOX_COLUMNS, "note")
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +49,18 @@ def to_dict(prediction: Prediction) -> dict[str, Any]:
             for box, score in zip(prediction.boxes.tolist(), prediction.scores.tolist(), strict=True)
         ],
     }
+
+
+def without_absent(predictions: Iterable[Prediction], threshold: float) -> Predictions:
+    """The answers, without box and peak where `present` is below the threshold, which the note says."""
+    answers = Predictions()
+    for p in predictions:
+        if p.present is not None and p.present < threshold:
+            said = f"no box, present {p.present:.3f} is below the threshold {threshold:g}"
+            note = said if p.note is None else f"{p.note}; {said}"
+            p = replace(p, peak=None, boxes=p.boxes[:0], scores=p.scores[:0], note=note)
+        answers.append(p)
+    return answers
 
 
 def _rounded(value: float, digits: int) -> float | None:
@@ -164,20 +182,39 @@ def write_parquet(answers: Iterable[dict[str, Any]], path: Path) -> None:
     numbers = pa.list_(pa.float32())
     columns = {"image": pa.string(), "width": pa.int32(), "height": pa.int32(), "error": pa.string()}
     columns |= {"phrase": pa.string(), "present": pa.float32(), "peak": numbers, "boxes": pa.list_(numbers)}
-    schema = pa.schema(list((columns | {"scores": numbers}).items()))
-    rows = chain.from_iterable(map(_rows, answers))
+    columns |= {"scores": numbers, "state": pa.string(), "note": pa.string()}
+    schema = pa.schema(list(columns.items()))
+    rows = chain.from_iterable(map(phrase_rows, answers))
     with pq.ParquetWriter(path, schema) as writer:
         while group := list(islice(rows, 4096)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
-def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
+def write_csv(answers: Iterable[dict[str, Any]], path: Path) -> None:
+    """The same answers, one row a box; a phrase without a box and an image with an error have one row as well."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in chain.from_iterable(map(phrase_rows, answers)):
+            row |= dict(zip(("peak_x", "peak_y"), row.get("peak") or (), strict=False))
+            writer.writerows(row | box for box in _numbered(row))
+
+
+def _numbered(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rank, corners and score of the boxes of a phrase; one of nothing where there is none."""
+    found = enumerate(zip(row.get("boxes", ()), row.get("scores", ()), strict=True), start=1)
+    return [dict(zip(_BOX_COLUMNS, (rank, *box, score), strict=True)) for rank, (box, score) in found] or [{}]
+
+
+def phrase_rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a phrase of an answer of `answer_dict`, or the one row of {"image", "error"}."""
     if "error" in answer:
         return [{"image": _utf8(answer["image"]), "error": _utf8(answer["error"])}]
     shared = {"image": _utf8(answer["image"]), "width": answer["size"][0], "height": answer["size"][1]}
     return [
         shared
         | {"phrase": _utf8(p["phrase"]), "present": p["present"], "peak": p["peak"]}
+        | {"state": p.get("state"), "note": p.get("note")}
         | {"boxes": [b["xyxy"] for b in p["boxes"]], "scores": [b["score"] for b in p["boxes"]]}
         for p in answer["predictions"]
     ]

@@ -27,6 +27,11 @@ class DataError(PhraseLocError):
     """A file, an image or an annotation is missing, broken or of another kind than promised."""
 
 
+def extra(name: str) -> str:
+    """The command that installs what only a part of the project needs; the project itself is on no index."""
+    return f"pip install '.[{name}]' in a clone of the project"
+
+
 def choose(table: dict[str, T], name: str, what: str) -> T:
     """The entry `name` of a registry, or a ConfigError that lists what there is.
 

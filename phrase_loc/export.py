@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from phrase_loc.attention.excitation import contrastive_map
-from phrase_loc.errors import ConfigError, DataError, choose
+from phrase_loc.errors import ConfigError, DataError, choose, extra
 from phrase_loc.files import digest, write_text, writing
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.maps import min_max, resize
@@ -107,7 +107,7 @@ def _write_torch(graph: nn.Module, example: tuple[Any, ...], path: Path) -> None
 def _write_onnx(graph: nn.Module, example: tuple[Any, ...], path: Path) -> None:
     for package in ("onnx", "onnxscript"):
         if not find_spec(package):
-            raise ConfigError(f"export to ONNX needs the package {package}; pip install 'phrase_loc[onnx]'")
+            raise ConfigError(f"export to ONNX needs the package {package}: {extra('onnx')}")
     with warnings.catch_warnings():  # the exporter warns of its own code
         warnings.simplefilter("ignore")
         torch.onnx.export(

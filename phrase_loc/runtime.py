@@ -137,7 +137,7 @@ def _session(path: Path, threads: int | None) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise ConfigError("an exported model needs onnxruntime; pip install onnxruntime") from None
+        raise ConfigError("an exported model needs onnxruntime: pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads

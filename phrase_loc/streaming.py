@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from phrase_loc import __version__, files
-from phrase_loc.display import answer_dict, write_parquet
+from phrase_loc.display import answer_dict, without_absent, write_csv, write_parquet
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import IMAGE_ENDINGS, load_image
@@ -124,12 +123,10 @@ def _photographs_in(folder: Path, note: Callable[[str], None]) -> list[Path]:
     return sorted(found)
 
 
-def check_place(output: Path) -> None:
-    """Raises ConfigError or DataError where no file of answers can be written; asked before a model is loaded."""
-    if output.suffix not in {".jsonl", ".parquet"}:
-        raise ConfigError(f"the output must end in .jsonl or .parquet, got {output.name!r}")
-    if output.suffix == ".parquet" and not find_spec("pyarrow"):
-        raise ConfigError("parquet needs pyarrow; install it with: pip install 'phrase_loc[parquet]'")
+def check_place(output: Path, endings: Sequence[str] = (".jsonl", ".csv", ".parquet")) -> None:
+    """Raises ConfigError or DataError where no such file can be written; asked before a model is loaded."""
+    if output.suffix not in endings:
+        raise ConfigError(f"the output must end in {' or '.join(endings)}, got {output.name!r}")
     if len(os.fsencode(output.name)) > _LONGEST:
         raise ConfigError(f"the name of the output has more than {_LONGEST} bytes; shorten it")
     try:
@@ -150,20 +147,21 @@ def answer_many(
     batch_size: int = 8,
     workers: int = 0,
     overwrite: bool = False,
+    threshold: float | None = None,
     world: World = World(),  # noqa: B008 - a frozen value
 ) -> dict[str, int]:
-    """Answer all questions into `output` (.jsonl or .parquet); how many were answered, resumed, refused.
+    """Answer all questions into `output` (.jsonl, .csv or .parquet); how many were answered, resumed, refused.
 
     The localizer's own source proposes the boxes. `workers` processes decode (0: this one), `batch_size` photographs
     at once. A finished file of the same run is left as it is, `overwrite` replaces whatever is there. All processes
-    of the `world` are given the same questions and share them.
+    of the `world` are given the same questions and share them; `threshold` as in `display.without_absent`.
 
     Raises:
         DataError: `output` belongs to something else, or another process is writing it.
     """
     check_place(output)
     run = {
-        "settings": _settings(localizer, top_k, world.size),
+        "settings": _settings(localizer, top_k, threshold, world.size),
         "questions": [_fingerprint(question) for question in questions],
         "output": None,
     }
@@ -184,7 +182,7 @@ def answer_many(
             loader = DataLoader(left, batch_size=batch_size, num_workers=workers, collate_fn=prepared)
             with bar:
                 for batch in loader:
-                    answers = _answers(localizer, batch, top_k)
+                    answers = _answers(localizer, batch, top_k, threshold)
                     lines = [json.dumps(a, ensure_ascii=False, allow_nan=False) + "\n" for a in answers]
                     files.append_text(part, "".join(lines), _FULL_DISK)
                     refused += sum("error" in answer for answer in answers)
@@ -213,7 +211,9 @@ def _prepared(settings: Inference, source: Source, questions: list[Question]) ->
     return ready
 
 
-def _answers(localizer: PhraseLocalizer, batch: list[_Ready], top_k: int) -> list[dict[str, Any]]:
+def _answers(
+    localizer: PhraseLocalizer, batch: list[_Ready], top_k: int, threshold: float | None
+) -> list[dict[str, Any]]:
     scenes = iter(localizer.look_at([ready for _, ready in batch if not isinstance(ready, str)]))
     answers = []
     for question, ready in batch:
@@ -221,14 +221,19 @@ def _answers(localizer: PhraseLocalizer, batch: list[_Ready], top_k: int) -> lis
             answers.append({"image": question.image, "error": ready})
         else:
             predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k)
+            if threshold is not None:
+                predictions = without_absent(predictions, threshold)
             answers.append(answer_dict(question.image, ready.size, predictions))
     return answers
 
 
-def _settings(localizer: PhraseLocalizer, top_k: int, processes: int) -> dict[str, Any]:
+def _settings(
+    localizer: PhraseLocalizer, top_k: int, threshold: float | None, processes: int
+) -> dict[str, Any]:
     """All that an answer depends on but photograph and phrase, as JSON values."""
     settings = json.loads(json.dumps(asdict(localizer.settings)))
     first = {"method": settings.pop("method"), "top-k": top_k, "model": model_digest(localizer.model)}
+    settings |= {} if threshold is None else {"threshold": threshold}
     return first | settings | {"processes": processes, "version": __version__}
 
 
@@ -274,7 +279,9 @@ def _is_finished(output: Path, run: _Record, overwrite: bool, locks: ExitStack) 
     if other:
         told = ", ".join(f"{name} {held['settings'].get(name, 'unknown')}" for name in other)
         raise DataError(f"{output} holds answers of other settings ({told}); {_ELSEWHERE}")
-    if finished and held["questions"] != run["questions"]:
+    # photographs may be replaced while a run is interrupted, but what shares no question is another query
+    same = held["questions"] == run["questions"]
+    if not same and (finished or set(held["questions"]).isdisjoint(run["questions"])):
         raise DataError(f"{output} holds answers about other photographs or phrases; {_ELSEWHERE}")
     if finished:
         _remove(*_parts(output))
@@ -311,8 +318,8 @@ def _join(output: Path, run: _Record, size: int) -> None:
     parts = [_part(output, rank, size) for rank in range(size)]
     with files.writing(output, _FULL_DISK) as temporary:
         answers = _joined(parts, len(run["questions"]))
-        if output.suffix == ".parquet":
-            write_parquet(map(json.loads, answers), temporary)
+        if writer := {".parquet": write_parquet, ".csv": write_csv}.get(output.suffix):
+            writer(map(json.loads, answers), temporary)
         else:
             with temporary.open("wb") as whole:
                 whole.writelines(answers)

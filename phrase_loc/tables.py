@@ -232,10 +232,8 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
 
 
 def _parquet(path: Path) -> Table:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"{path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
+    from pyarrow import parquet
+
     opened(path, "the table").close()
     names = parquet.read_schema(path).names
     columns = tuple(name.strip().lower() for name in names)

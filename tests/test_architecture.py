@@ -34,6 +34,7 @@ LAYERS = {
         "streaming",
         "web",
         "display",
+        "gallery",
     },
     4: {"__main__", "cli"},
 }

@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, Python runs, commands parse, the second command is what CI runs."""
+"""The documentation: links lead somewhere, Python runs, commands parse with what their page installs, CI runs one."""
 
 import argparse
 import ast
@@ -6,13 +6,19 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 import types
-from importlib import import_module
+from functools import cache
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
 
 from phrase_loc.cli import COMMANDS
+from phrase_loc.config import load_config
+from phrase_loc.errors import ConfigError
+from phrase_loc.evaluation.config import EvaluateConfig
+from phrase_loc.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")]
@@ -47,25 +53,33 @@ def anchors(page: Path) -> set[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The `phrase-loc ...` calls in shell text: the words after the program's name."""
+    """The calls of ours in shell text: `phrase-loc` or a script's path, and the words after it."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
-        for call in re.split(r"&&|\|\||;|\|", line):
+        if not re.search(r"phrase-loc|\.py\b", line):
+            continue
+        for call in re.split(r"&&|\|\||\s\|\s", line):
             words = shlex.split(call, comments=True)
-            if words and Path(words[0]).name == "phrase-loc":
-                found.append(words[1:])
+            for i, word in enumerate(words):
+                if Path(word).name == "phrase-loc" or (word.endswith(".py") and i):
+                    given = [w for w in words[i + 1 :] if w != "..."]
+                    found.append([Path(word).name if "phrase" in word else word, *given])
+                    break
     return found
+
+
+def shell(page: Path) -> list[list[str]]:
+    """The commands of a page, in fences or indented."""
+    plain = FENCE.sub("", page.read_text(encoding="utf-8"))
+    indented = "\n".join(re.findall(r"^    (\S(?:.*\\\n)*.*)", plain, re.M))
+    fenced = [code for kind in ("bash", "") for _, code in blocks(page, kind)]
+    return [words for code in (*fenced, indented) for words in commands(code)]
 
 
 PYTHON = [
     pytest.param(p, line, code, id=f"{name(p)}:{line}") for p in PAGES for line, code in blocks(p, "python")
 ]
-SHELL = [
-    pytest.param(words, id=f"{name(p)}: {' '.join(words)[:60]}")
-    for p in PAGES
-    for _, code in blocks(p, "bash")
-    for words in commands(code)
-]
+SHELL = [pytest.param(p, words, id=f"{name(p)}: {' '.join(words)[:60]}") for p in PAGES for words in shell(p)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -115,30 +129,137 @@ def test_python_runs(page, line, code, tmp_path, monkeypatch, registries):
     exec(compile("\n" * (line - 1) + code, name(page), "exec"), module.__dict__)
 
 
-@pytest.mark.parametrize("words", SHELL)
-def test_commands_parse(words):
-    assert words[0] in COMMANDS
-    parser = argparse.ArgumentParser()
-    getattr(import_module(COMMANDS[words[0]][0]), f"{words[0]}_arguments")(parser)
-    parser.exit_on_error = False
+@pytest.mark.parametrize(("page", "words"), SHELL)
+def test_commands_parse(page, words, monkeypatch):
+    """With the parser of the command or script itself, and settings with their config."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    program, *given = words
+    if program.startswith("benchmarks/"):
+        assert needed_packages(ROOT / program) <= environment(page)
+        parsed = given_to(program, given, monkeypatch)
+    else:
+        command, given = (
+            (given[0], given[1:]) if program == "phrase-loc" else (program.removesuffix(".py"), given)
+        )
+        assert command in COMMANDS, words
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        getattr(import_module(COMMANDS[command][0]), f"{command}_arguments")(parser)
+        parsed = parse(parser, given)
+        if command == "export" and parsed.format == "onnx":
+            assert "onnx" in environment(page), f"{name(page)} exports to ONNX and installs no onnx"
+        if kind := {"train": TrainConfig, "evaluate": EvaluateConfig}.get(command):
+            load_config(kind, parsed.settings)
+
+
+def parse(parser, given):
     try:
-        rest = parser.parse_known_args(words[1:])[1]
+        parsed, rest = parser.parse_known_args(given)
     except (argparse.ArgumentError, SystemExit) as error:
-        pytest.fail(f"phrase-loc {shlex.join(words)} does not parse: {error}")
-    assert rest == [], f"phrase-loc {shlex.join(words)} has no {rest}"
+        pytest.fail(f"{shlex.join(given)} does not parse: {error}")
+    assert rest == [], f"{shlex.join(given)}: no {rest}"
+    return parsed
+
+
+def given_to(program, given, monkeypatch):
+    """What a script's own parser makes of these words; the script does no more."""
+
+    class Parsed(Exception):
+        pass
+
+    def stop(parser):
+        raise Parsed(parse(parser, given))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    with pytest.raises(Parsed) as parsed:
+        import_module(program.removesuffix(".py").replace("/", ".")).main()
+    return parsed.value.args[0]
+
+
+@cache
+def environment(page: Path) -> frozenset[str]:
+    """The packages that a page's lines of `pip install` bring, beside those of the plain `pip install .`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    waiting = list(project["dependencies"])
+    for line in re.findall(r"pip install ([^\n#&|`]*)", page.read_text(encoding="utf-8")):
+        for asked in shlex.split(line):
+            extras = re.fullmatch(r"\.\[([\w,]+)\]", asked)
+            for extra in extras[1].split(",") if extras else ():
+                waiting += project["optional-dependencies"][extra]
+            waiting += [asked] if asked[0].isalpha() else []
+    found: set[str] = set()
+    while waiting:
+        asked = waiting.pop()
+        package = re.match(r"[\w.-]+", asked)[0].lower().replace("_", "-")
+        if package not in found and "extra ==" not in asked:
+            found.add(package)
+            try:
+                waiting += metadata.requires(package) or []
+            except metadata.PackageNotFoundError:  # of another system
+                continue
+    return frozenset(found)
+
+
+@cache
+def packages_of_modules() -> dict:
+    return metadata.packages_distributions()
+
+
+def needed_packages(script: Path) -> set[str]:
+    """The installed packages that a script imports, at its head or later."""
+    names = set()
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.partition(".")[0])
+    beside = {n: script.with_name(f"{n}.py") for n in names if script.with_name(f"{n}.py").is_file()}
+    ours = {"phrase_loc", "benchmarks", "tests", *sys.stdlib_module_names, *beside}
+    further = (needed_packages(path) for path in beside.values() if script.parent.name == "benchmarks")
+    names = {"grad-cam" if n == "pytorch_grad_cam" else n for n in names}  # which CI has not
+    return set().union(*further) | {
+        packages_of_modules().get(n, [n])[0].lower().replace("_", "-") for n in names - ours
+    }
+
+
+OPTIONAL = {"export.py": {"onnx"}, "runtime.py": {"onnxruntime"}}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "phrase_loc").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_the_plain_install_has_what_the_package_imports(path):
+    plain = environment(ROOT / "docs" / "first_query.md")
+    assert "pyarrow" in plain
+    assert "onnx" not in plain
+    assert needed_packages(path) - plain <= OPTIONAL.get(path.name, set())
 
 
 def test_something_is_tested():
     assert len(PYTHON) >= 8
-    assert len(SHELL) >= 10
+    assert len(SHELL) >= 50
 
 
-def test_a_wrong_option_would_be_found():
-    assert commands(".venv/bin/phrase-loc query a.png 'a hat' --nothing # why") == [
-        ["query", "a.png", "a hat", "--nothing"]
-    ]
-    with pytest.raises(AssertionError):
-        test_commands_parse(["query", "a.png", "a hat", "--nothing"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["phrase-loc query a.png 'a hat' --nothing # why", "python train.py configs/tiny.yaml nothing=1",
+     "python benchmarks/query.py --nothing", "phrase-loc export out"],
+)  # fmt: skip
+def test_a_wrong_command_would_be_found(wrong, monkeypatch):
+    page = ROOT / "docs" / "first_query.md"
+    with pytest.raises((AssertionError, ConfigError, pytest.fail.Exception)):
+        test_commands_parse(page, *commands(wrong), monkeypatch)
+
+
+ROWS = re.compile(r"^\| (\w+) \| (\w+) \| ([^|]+) \| ([\d.]+) \| ([^|]*) \|", re.M)
+
+
+def test_a_row_of_the_results_has_one_value():
+    found: dict[tuple, set] = {}
+    for protocol, method, metric, *value in ROWS.findall((ROOT / "docs" / "results.md").read_text("utf-8")):
+        found.setdefault((protocol, method, metric), set()).add(tuple(value))
+    assert len(found) > 40
+    assert [row for row, values in found.items() if len(values) > 1] == []
 
 
 def test_ci_runs_the_second_command():
@@ -157,7 +278,8 @@ def texts_of_the_code() -> list[str]:
     """Every string of the package; what is filled in stands as a zero byte."""
     found = []
     for path in (ROOT / "phrase_loc").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr):
                 parts = (v.value if isinstance(v, ast.Constant) else "\0" for v in node.values)
                 found.append("".join(parts))
@@ -170,7 +292,8 @@ def test_the_sentences_of_the_faq_are_those_of_the_code():
     page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
     sentences = re.findall(r"^- `(.+?)`<br>$", page, re.M)
     code = texts_of_the_code()
-    for sentence in sentences:
-        pattern = re.compile(".*".join(re.escape(part) for part in sentence.split("...")), re.S)
-        assert any(pattern.search(text) for text in code), f"no error of the code says: {sentence}"
+    for sentence in sentences:  # which the code may put together of several strings
+        parts = [part.strip(" ();") for part in re.split(r"\.\.\.|[:;] |config file", sentence)]
+        lost = [part for part in parts if not any(part in text for text in code)]
+        assert not lost, f"no error of the code says {lost}: {sentence}"
     assert len(sentences) > 10

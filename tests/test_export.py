@@ -54,7 +54,8 @@ def photo():
 
 def torch_inputs(localizer, photo, words, weights):
     model = localizer.model
-    ids = torch.tensor([model.encoder.row(word) for word in words])
+    rows = {word: row for row, word in enumerate((*model.vocabulary.words, *model.extra))}
+    ids = torch.tensor([rows[word] for word in words])
     squares = [
         to_tensor(photo.resize((side, side), Image.Resampling.BICUBIC))[None]
         for side in localizer.settings.image_sizes
@@ -197,7 +198,7 @@ def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no model at"):
         export(tmp_path / "nowhere" / "x" / "y", tmp_path / "a", "torch")
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'phrase_loc\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[onnx\]' in a clone"):
         export(saved, tmp_path / "a", "onnx")
     with pytest.raises(DataError, match="holds no exported model"):
         ExportedModel(tmp_path)

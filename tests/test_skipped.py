@@ -29,7 +29,16 @@ def test_what_was_seen_before_is_neither_named_nor_counted_again(caplog: pytest.
     skipped.add(Fault("image", "a"))
     assert not caplog.messages
     with pytest.raises(DataError, match="more than 2 samples"):
-        skipped.check(len(skipped.seen))
+        skipped.check(skipped.seen)
+
+
+def test_photographs_of_other_words_are_counted_and_never_too_many():
+    skipped = Skipped(limit=0)
+    for i in range(3):
+        skipped.add(Fault("words", f"photograph {i}"))
+    assert skipped.summary() == "3 x text without a word of the vocabulary"
+    with pytest.raises(DataError, match="more than 0"):
+        skipped.add(Fault("image", "torn"))
 
 
 def test_sentences_by_kind():

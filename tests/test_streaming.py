@@ -153,7 +153,7 @@ def killed_at(moment: int, folder: Path, output: Path, localizer: PhraseLocalize
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
 def test_a_run_that_is_killed_in_any_window_ends_in_the_same_file(quick, photographs, tmp_path, ending):
     whole = tmp_path / f"whole{ending}"
     answered(photographs, whole, quick)
@@ -234,10 +234,16 @@ def test_what_was_replaced_since_is_asked_anew(quick, photographs, drawn_image, 
         answered(photographs, output, quick)
 
 
-def test_the_phrases_of_a_part_are_its_own(quick, photographs, tmp_path):
+def test_other_phrases_never_erase_the_answers_of_an_interrupted_run(quick, photographs, tmp_path):
     output = tmp_path / "o.jsonl"
     interrupted(quick, photographs, output, ("a man",))
-    assert answered(photographs, output, quick)["resumed"] == 0
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.jsonl*")}
+    with pytest.raises(
+        DataError, match="about other photographs or phrases; give another --output, or --over"
+    ):
+        answered(photographs, output, quick)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.jsonl*")} == before
+    assert answer_many(quick, questions_of(photographs, PHRASES), output, overwrite=True)["resumed"] == 0
     assert all("red hat" in line for line in output.read_text().splitlines())
 
 

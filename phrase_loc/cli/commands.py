@@ -13,7 +13,7 @@ from typing import Any
 
 from phrase_loc.cli import whole_number
 from phrase_loc.config import fields_of, load_config, value_of
-from phrase_loc.errors import ConfigError
+from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import read_text, write_text
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -153,7 +153,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     """The model and the format."""
     parser.add_argument("out", type=Path, help="folder to be made")
     parser.add_argument("--model", default="default", help="'default', a folder or a hub id")
-    text = "onnx (needs pip install 'phrase_loc[onnx]') or torch (torch.export)"
+    text = f"onnx (needs {extra('onnx')}) or torch (torch.export)"
     parser.add_argument("--format", default="onnx", help=text)
 
 

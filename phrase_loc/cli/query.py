@@ -9,13 +9,13 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phrase_loc.cli import whole_number
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import lock, read_text, same_file
+from phrase_loc.files import is_there, lock, read_text, same_file
 
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
@@ -25,20 +25,28 @@ if TYPE_CHECKING:
 def query_arguments(parser: argparse.ArgumentParser) -> None:
     """A photograph or many, phrases, and where the answers go."""
     add, count, default = parser.add_argument, whole_number(1, 10**9 - 1), "(default: %(default)s)"
-    text = "a photograph, a folder of them, or a .csv or .parquet table with the columns image and phrase"
-    add("image", metavar="IMAGE", help=text)
+    text = "photographs, a folder of them, or a .csv or .parquet table with the columns image and phrase"
+    add("image", metavar="IMAGE ...", help=text)
     add("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
     add("--model", default="default", help=f"'default', a model folder or a hub id {default}")
     add("--method", help="attention method (default: the model's own, contrastive_mwp)")
-    add("--top-k", type=count, default=5, metavar="K", help=f"boxes per phrase {default}")
+    add(
+        "--top-k",
+        type=count,
+        metavar="K",
+        help="boxes per phrase (default: 5, of which text shows the first)",
+    )
+    text = "no box for a phrase that is in the photograph with a probability below T"
+    add("--threshold", type=_probability, metavar="T", help=text)
     add("--json", action="store_true", help="print one JSON object instead of text")
     add("--overlay", metavar="OUT.png", help="also draw maps and boxes over the photograph")
     add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {default}")
     add("--profile", action="store_true", help="print on stderr where the time went")
     add = parser.add_argument_group("many images").add_argument
     add("--phrases", dest="phrase_file", metavar="FILE", help="one phrase a line, asked of every image")
-    text = "answers as .jsonl or .parquet (default: predictions.jsonl); an interrupted run continues"
+    text = "answers as .jsonl, .csv or .parquet (default: predictions.jsonl); an interrupted run continues"
     add("--output", metavar="OUT", help=text)
+    add("--gallery", metavar="OUT.html", help="also write a page that shows the photographs and their boxes")
     add("--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers")
     add("--batch-size", type=count, default=8, metavar="N", help=f"images at once {default}")
     add("--workers", type=whole_number(0, 256), default=1, metavar="N", help=f"decoding processes {default}")
@@ -47,9 +55,11 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
 def run_query(args: argparse.Namespace) -> int:
     """Answer, print, draw."""
     _check(args)
+    images = _images(args)
     phrases = _phrases(args)
-    if os.path.isdir(args.image) or Path(args.image).suffix.lower() in {".csv", ".parquet"} or args.output:
-        return _query_many(args, phrases)
+    many = len(images) > 1 or os.path.isdir(args.image) or args.output or args.gallery
+    if many or Path(args.image).suffix.lower() in {".csv", ".parquet"}:
+        return _query_many(args, images, phrases)
     if not phrases:
         raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
     if args.overwrite:
@@ -70,17 +80,26 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"expected phrases in UTF-8, got {phrase!r}; set the terminal to UTF-8")
 
 
+def _images(args: argparse.Namespace) -> list[str]:
+    """The leading arguments that are image files; what is left of `args.phrases` are phrases."""
+    from phrase_loc.images import IMAGE_ENDINGS
+
+    named = [Path(phrase).suffix.lower() in IMAGE_ENDINGS for phrase in args.phrases]
+    count = [*named, False].index(False)
+    for phrase, is_image in zip(args.phrases, named, strict=True):
+        if is_image and not is_there(phrase):
+            raise DataError(f"image file {phrase} does not exist; check the path")
+    if any(named[count:]):
+        late = args.phrases[named.index(True, count)]
+        raise ConfigError(f"{late} is an image file behind a phrase; name all photographs before the phrases")
+    images, args.phrases = [args.image, *args.phrases[:count]], args.phrases[count:]
+    return images
+
+
 def _phrases(args: argparse.Namespace) -> list[str]:
     """Those of the command line, separated as on the page (which is said), and those of the file."""
-    from phrase_loc.images import IMAGE_ENDINGS
     from phrase_loc.text.splitting import split_phrases
 
-    for phrase in args.phrases:
-        if Path(phrase).suffix.lower() in IMAGE_ENDINGS and os.path.isfile(phrase):
-            raise ConfigError(
-                f"{phrase} is an image file, and phrases stand behind the photograph; ask one photograph, "
-                "or put them into a folder and name that"
-            )
     phrases = []
     for argument in args.phrases:
         found = split_phrases(argument)
@@ -108,6 +127,7 @@ def read_phrases(path: Path) -> list[str]:
 
 
 def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
+    from phrase_loc.display import without_absent
     from phrase_loc.images import load_image
     from phrase_loc.profiling import lap, watching
 
@@ -116,7 +136,9 @@ def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
         with lap("import and load"):
             localizer = _localizer(args, args.device)
         scene = localizer.look(image)
-        predictions = localizer.locate(scene, phrases, top_k=args.top_k)
+        predictions = localizer.locate(scene, phrases, top_k=args.top_k or 5)
+        if args.threshold is not None:
+            predictions = without_absent(predictions, args.threshold)
         _print(args, scene.size, predictions)
         if place is not None:  # after the answers, which a full disk does not take away
             with lap("draw"):
@@ -134,30 +156,39 @@ def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
     return 0
 
 
-def _query_many(args: argparse.Namespace, phrases: Sequence[str]) -> int:
+def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequence[str]) -> int:
     for option in ("overlay", "json", "profile"):
         if getattr(args, option):
             raise ConfigError(
-                f"--{option} is for one photograph without --output; the answers go to a file here"
+                f"--{option} is for one photograph without --output and --gallery; the answers go to a file here"
             )
     from phrase_loc.distributed import session
+    from phrase_loc.gallery import write_gallery
     from phrase_loc.streaming import answer_many, check_place, questions_of
 
     output = _behind_link(args.output or "predictions.jsonl")
     check_place(output)
+    gallery = _behind_link(args.gallery) if args.gallery else None
+    if gallery:
+        check_place(gallery, [".html"])
     with session(args.device) as world:
         # the first process looks: a photograph may come or go between two looks
         notes: list[str] = []
-        questions = world.from_main(lambda: questions_of(Path(args.image), phrases, notes.append))
+        questions = world.from_main(
+            lambda: list({q: 0 for i in images for q in questions_of(Path(i), phrases, notes.append)})
+        )
         for note in notes:
             _note(note)
-        _refuse_input(output, [args.image, args.phrase_file, *(q.image for q in questions)])
+        for place in filter(None, (output, gallery)):
+            _refuse_input(place, [*images, args.phrase_file, *(q.image for q in questions)])
         localizer = _localizer(args, str(world.device))
-        options = {name: getattr(args, name) for name in ("top_k", "batch_size", "workers", "overwrite")}
-        counts = answer_many(localizer, questions, output, world=world, **options)
+        options = {name: getattr(args, name) for name in ("batch_size", "workers", "overwrite", "threshold")}
+        counts = answer_many(localizer, questions, output, top_k=args.top_k or 5, world=world, **options)
         if world.is_main:
             said = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
             print(f"{len(questions)} images: {said}; written to {output}")
+            if gallery:
+                print(f"gallery of {write_gallery(output, gallery, _note)} photographs written to {gallery}")
     return 0
 
 
@@ -165,6 +196,11 @@ def _localizer(args: argparse.Namespace, device: str) -> "PhraseLocalizer":
     from phrase_loc.localizer import PhraseLocalizer
 
     localizer = PhraseLocalizer.from_pretrained(args.model, device=device)
+    if args.threshold is not None and not localizer.model.config.calibration:
+        raise ConfigError(
+            "--threshold needs a model that says probabilities, and this one is not calibrated; "
+            "run `phrase-loc calibrate` on it, or leave --threshold out"
+        )
     return localizer.with_settings(method=args.method) if args.method else localizer
 
 
@@ -214,6 +250,8 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
     print(f"{args.image}  {size[1]} x {size[0]} pixels")
     for p in predictions:
         print(f"  {p.phrase!r}: {_found(p)}")
+        for box, score in list(zip(p.boxes.tolist(), p.scores.tolist(), strict=True))[1 : args.top_k or 1]:
+            print(f"    box {_corners(box)}  score {score:.3f}")
 
 
 def _note(text: str) -> None:
@@ -221,9 +259,19 @@ def _note(text: str) -> None:
 
 
 def _found(prediction: "Prediction") -> str:
-    if not len(prediction.boxes) or prediction.peak is None:
-        return "no known word, no box"
-    box = ", ".join(f"{v:.0f}" for v in prediction.boxes[0].tolist())
-    x, y = prediction.peak.tolist()
     sure = "" if prediction.present is None else f"  present {prediction.present:.2f}"
-    return f"box [{box}]  peak ({x:.0f}, {y:.0f}){sure}"
+    if not len(prediction.boxes) or prediction.peak is None:
+        return f"no box{sure}" if prediction.known else "no known word, no box"
+    x, y = prediction.peak.tolist()
+    return f"box {_corners(prediction.boxes[0].tolist())}  peak ({x:.0f}, {y:.0f}){sure}"
+
+
+def _corners(box: Sequence[float]) -> str:
+    return f"[{', '.join(f'{v:.0f}' for v in box)}]"
+
+
+def _probability(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, got {text[:60]!r}")

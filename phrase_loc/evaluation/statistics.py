@@ -246,8 +246,13 @@ def table(found: list[dict[str, Any]]) -> str:
         forms = {"a": ".2f", "b": ".2f", "value": "+.2f"}
         values = ["" if row[key] is None else f"{row[key]:{form}}" for key, form in forms.items()]
         low_high = " - ".join(f"{x:+.2f}" for x in row["ci95"])
-        lines.append("| " + " | ".join([*names, *values, low_high, f"{row['p_value']:.4f}"]) + " |")
+        lines.append("| " + " | ".join([*names, *values, low_high, _p(row["p_value"])]) + " |")
     return "\n".join(lines)
+
+
+def _p(value: float) -> str:
+    """To three decimals; no bootstrap shows a probability of 0."""
+    return "< 0.0005" if value < 0.0005 else f"{value:.3f}"
 
 
 def _pairs(

@@ -179,7 +179,9 @@ def check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sou
 
 def _backbone(name: str) -> Backbone:
     if name.startswith(TRANSFORMERS):
-        return Backbone(partial(library_nets.from_transformers, name.removeprefix(TRANSFORMERS)))
+        source = name.removeprefix(TRANSFORMERS)
+        facts = Preprocessing(**library_nets.preprocessor(source))
+        return Backbone(partial(library_nets.from_transformers, source), facts)
     return choose(BACKBONES, name, "backbone")
 
 

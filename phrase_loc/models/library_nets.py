@@ -219,6 +219,21 @@ def architecture(source: str) -> dict[str, Any]:
     return found
 
 
+def preprocessor(source: str) -> dict[str, Any]:
+    """Mean, std and size in the preprocessor_config.json of a folder or hub id, as far as it has them."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        facts: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(source)[0]
+    except OSError:  # there is none
+        return {}
+    size = facts.get("size")
+    if isinstance(size, dict):
+        size = size.get("shortest_edge", size.get("height"))
+    found = {"mean": facts.get("image_mean"), "std": facts.get("image_std"), "size": size}
+    return {key: tuple(value) if key != "size" else value for key, value in found.items() if value}
+
+
 def from_architecture(config: dict[str, Any]) -> nn.Module:
     """The network that a config.json describes, with random weights."""
     from transformers import AutoConfig, AutoModel

@@ -118,8 +118,6 @@ def glove_package(words: Collection[str] | None = None, limit: int | None = None
         import pandas
 
         index = pandas.read_parquet(folder / "glove_6B_index.parquet")["index"].iloc[:limit]
-    except ImportError:
-        raise DataError("the GloVe package needs pyarrow to read its index: pip install pyarrow") from None
     except Exception as error:  # of a broken file, pandas and pyarrow raise anything
         raise DataError(f"the GloVe package in {folder} cannot be read ({reason(error)})") from None
     rows = index if words is None else index[index.isin(_with_parts(words))]

@@ -190,23 +190,11 @@ class FewConfig:
     """
 
     below: Count = 0  # photographs; 0 is never
-    min_count: AtLeastOne = (
-        5  # photographs that must be said to show a new word; the lower of it and the vocabulary's
-    )
-    phase: PhaseConfig = field(
-        default_factory=lambda: PhaseConfig(
-            name="words",
-            steps=200,
-            cache=True,
-            sizes=(320,),
-            mirror=0.0,
-            lr=0.01,
-            weight_decay=0.5,
-            warmup=0,
-            clip=0.0,
-            new_words_only=True,
-        )
-    )
+    min_count: AtLeastOne = 5  # photographs said to show a new word; the lower of it and the vocabulary's
+    phase: PhaseConfig = PhaseConfig(
+        name="words", steps=200, cache=True, sizes=(320,), mirror=0.0, lr=0.01, weight_decay=0.5, warmup=0, clip=0.0,
+        new_words_only=True,
+    )  # fmt: skip
 
 
 @config_dataclass
@@ -247,8 +235,6 @@ class TrainConfig:
             for name in chosen:
                 if name not in names:
                     raise ConfigError(f"{key} names phases ({', '.join(names)}), got {name!r}")
-        if missing := sorted(set(self.average_of) - {phase.name for phase in self.run_phases}):
-            raise ConfigError(f"average_of names {missing[0]!r}, which is not in only; change one of them")
         if self.new_words_only and (len(self.run_phases) > 1 or self.run_phases[0].train_from != "none"):
             raise ConfigError(
                 "a phase with new_words_only keeps the whole model: set its train_from to none, and run it by itself "

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, a progress bar with images/s and the time that is left."""
+"""What a run tells: metrics.jsonl, TensorBoard, a progress bar with images/s and the time left of the phase."""
 
 import json
 import logging
@@ -10,28 +10,34 @@ from typing import Any
 
 from tqdm import tqdm
 
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.files import append_text, read_bytes, reason, write_text
 
 log = logging.getLogger(__name__)
 
 
 class Logger:
-    """The main process's voice for a run of `steps`; that of the others, without a folder, is silent.
+    """The main process's voice; that of the others, without a folder, is silent.
 
     What the files in the folder say beyond `done`, the steps that an earlier process did, is dropped.
     """
 
-    def __init__(self, folder: Path | None, steps: int, done: int = 0, tensorboard: bool = False):
-        self.folder, self.steps, self.done = folder, steps, done
-        self.images, self.begin = 0, time.perf_counter()
-        self.since = self.begin
-        hidden = folder is None or not sys.stderr.isatty()
-        self._bar = tqdm(total=steps, initial=done, unit="step", disable=hidden, leave=False)
+    def __init__(self, folder: Path | None, done: int = 0, tensorboard: bool = False):
+        self.folder, self.done = folder, done
+        self._bar = tqdm(disable=True)
+        self.phase("", done, 0)
         if folder is not None:
             self.path = folder / "metrics.jsonl"
             _keep_until(self.path, done)
         self._events: Any = _event_writer(folder / "tensorboard", done) if folder and tensorboard else None
+
+    def phase(self, name: str, done: int, steps: int) -> None:
+        """A phase goes on after `done` steps of the run, with `steps` of its own to do."""
+        self._bar.close()
+        self.begin = self.since = time.perf_counter()
+        self.images, self.done, self.steps = 0, done, steps
+        hidden = self.folder is None or not steps or not sys.stderr.isatty()
+        self._bar = tqdm(total=steps, desc=f"phase {name}", unit="step", disable=hidden, leave=False)
 
     def step(self, images: int) -> None:
         """One more step is done, with so many images over all processes."""
@@ -55,9 +61,9 @@ class Logger:
         few = {key: values[key] for key in ("loss", "images_per_s") if key in values}
         self._bar.set_postfix(few, refresh=False)
         if self._bar.disable:
-            left = (self.steps - step) * (now - self.begin) / max(1, step - self.done)
+            left = (self.steps + self.done - step) * (now - self.begin) / max(1, step - self.done)
             shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-            log.info("%s  left %s", "  ".join(shown), tqdm.format_interval(left))
+            log.info("%s  left of the phase %s", "  ".join(shown), tqdm.format_interval(left))
 
     def close(self) -> None:
         """Ends the bar and the event files."""
@@ -67,14 +73,10 @@ class Logger:
 
 
 def _event_writer(folder: Path, done: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import SummaryWriter
 
+    try:
         return SummaryWriter(str(folder), purge_step=done)
-    except ImportError:
-        raise ConfigError(
-            "tensorboard=true needs the package tensorboard: pip install tensorboard, or tensorboard=false"
-        ) from None
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({reason(error)}); free space there") from None
 

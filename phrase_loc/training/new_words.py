@@ -47,16 +47,17 @@ class NewWords(NamedTuple):
 def settled(config: TrainConfig, photographs: int, begun: str | None) -> TrainConfig:
     """The config of a run with so many photographs: model.start=auto decided, as `begun` where the run has begun."""
     few, asked = config.few, config.model
-    start = asked.start
+    start, ran = asked.start, {phase.name for phase in config.run_phases}
+    averaged = tuple(name for name in config.average_of if name in ran)
+    if averaged != config.average_of:
+        log.info("average_of: of its phases %s is run", ", ".join(averaged) or "none")
+        config = replace(config, average_of=averaged)
     if start == "auto":
         start = ("default" if photographs < few.below and _fits(config) else "") if begun is None else begun
     told = "%d photographs are few (few.below=%d): "
     if photographs < few.below and asked.start == "auto" and not start:
-        log.warning(
-            f"{told}training from scratch, as the settings are not the shipped model's",
-            photographs,
-            few.below,
-        )
+        why = "training from scratch, as the settings are not the shipped model's"
+        log.warning(told + why, photographs, few.below)
     if photographs < few.below and start:
         least = min(few.min_count, config.vocabulary.min_count)
         config = replace(config, vocabulary=replace(config.vocabulary, min_count=least))
@@ -81,25 +82,16 @@ def _fits(config: TrainConfig) -> bool:
     except DataError:  # an installation without it
         return False
     asked, normal = config.model, ModelSettings()
-    same = all(
-        getattr(asked, key) == getattr(shipped, key) for key in ("backbone", "hidden", "pool", "sharpness")
-    )
-    size = asked.image_size in (None, shipped.image_size)
-    return (
-        same
-        and size
-        and asked.weights == normal.weights
-        and (config.vectors.source == "free") == shipped.free
-    )
+    same = ("backbone", "hidden", "pool", "sharpness")
+    wanted = [getattr(shipped, key) for key in same] + [normal.weights, shipped.free]
+    given = [getattr(asked, key) for key in same] + [asked.weights, config.vectors.source == "free"]
+    return given == wanted and asked.image_size in (None, shipped.image_size)
 
 
 def looked_at(numbers: Sequence[int]) -> Sequence[int]:
     """At most LOOKED_AT of them, evenly spaced."""
-    return (
-        [numbers[i * len(numbers) // LOOKED_AT] for i in range(LOOKED_AT)]
-        if len(numbers) > LOOKED_AT
-        else numbers
-    )
+    few = min(len(numbers), LOOKED_AT)
+    return [numbers[i * len(numbers) // few] for i in range(few)]
 
 
 def extended(
@@ -123,11 +115,8 @@ def extended(
     if not model.config.free:
         without = [w for w in learn if w not in place]
         if without:
-            _tell(
-                "STAYING UNKNOWN, as this model's words have vectors from text and these have none",
-                without,
-                said,
-            )
+            why = "STAYING UNKNOWN, as this model's words have vectors from text and these have none"
+            _tell(why, without, said)
         learn = [w for w in learn if w in place]
     _tell(f"new words to learn, with their photographs of {len(seen)}", learn, said)
     rest = [w for w in new if not needed <= said[w] < len(seen)]
@@ -174,11 +163,8 @@ def start_rows(
     # sums over photographs: of means, of squares, their number; and for each word of means and number
     every, shown = vectors.new_zeros(2 * D + 1), vectors.new_zeros(len(blank), D + 1)
     for features, batch in batches:
-        means = (
-            torch.cat([features.mean((2, 3)), features.new_ones(len(features), 1)], 1)
-            * batch.weights[:, None]
-        )
-        means = means.to(vectors.dtype)
+        means = torch.cat([features.mean((2, 3)), features.new_ones(len(features), 1)], 1)
+        means = (means * batch.weights[:, None]).to(vectors.dtype)
         squares = (features.square().mean((2, 3)) * batch.weights[:, None]).to(vectors.dtype)
         every += torch.cat([squares.sum(0), means.sum(0)])
         shown += (table(batch.words, blank, len(features), vectors.dtype) > 0).to(vectors.dtype).T @ means

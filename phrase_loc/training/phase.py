@@ -5,6 +5,7 @@ can be entered at any step and goes on as if it had never stopped.
 """
 
 import math
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -90,8 +91,10 @@ class Phase:
         start_rows(self.setup.model, seen, self.setup.new.start, world)
 
     def steps(self, done: int) -> Iterator[Step]:
-        """Runs from step `done` to the end."""
-        batches = iter(self._loader(done))
+        """Runs from step `done` to the end; kept features that are missing are computed before it returns."""
+        return self._steps(done, iter(self._loader(done)))
+
+    def _steps(self, done: int, batches: Iterator[Batch]) -> Iterator[Step]:
         self.set_mode()
         for step in range(done, self.total):
             seed = step_seed(self.config.seed, self.number, step)
@@ -190,6 +193,7 @@ def step_seed(seed: int, phase: int, step: int) -> int:
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its step
 
 
 def parameter_groups(model: TextToRegion, phase: PhaseConfig) -> list[dict]:

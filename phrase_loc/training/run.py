@@ -16,7 +16,9 @@ import logging
 import math
 import re
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -39,7 +41,7 @@ from phrase_loc.training.checks import Measure, check, measure_of
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.logger import Logger
 from phrase_loc.training.new_words import settled
-from phrase_loc.training.phase import Phase, Step, phase_steps
+from phrase_loc.training.phase import Phase, Step
 from phrase_loc.training.setup import Setup, add_further_words, open_data, prepare
 
 log = logging.getLogger(__name__)
@@ -127,8 +129,8 @@ class Run:
         self.faults = Skipped(math.ceil(config.data.max_faults * samples))
         for fault in setup.source.faults:
             self.faults.add(fault)
-        steps = sum(phase_steps(phase, samples - len(setup.held_out)) for phase in self.phases)
-        self.logger = Logger(config.out if world.is_main else None, steps, saved, config.tensorboard)
+        self.images = samples - len(setup.held_out)  # that are trained on
+        self.logger = Logger(config.out if world.is_main else None, saved, config.tensorboard)
 
     def restore(self, held: Checkpoint | None) -> None:
         """The checkpoint's weights and position, or a first checkpoint, which shows that one can be written."""
@@ -158,16 +160,24 @@ class Run:
         if number == 0 and not state.step and self.config.model.start and self.setup.new:
             phase.start_words()
         log.info("phase %s: %d steps from %d", settings.name, phase.total, state.step)
-        for step in phase.steps(state.step):
-            state.step, state.done = step.number, state.done + 1
-            self.logger.step(step.images)
-            self._after(phase, step)
+        steps = phase.steps(state.step)
+        self.logger.phase(settings.name, state.done, phase.total - state.step)
+        with interrupts_noted(self.world) as interrupts:
+            for step in steps:
+                state.step, state.done = step.number, state.done + 1
+                self.logger.step(step.images)
+                self._after(phase, step)
+                if interrupts and step.number < phase.total:
+                    self._save(phase)
+                    raise KeyboardInterrupt
         phase.swap_average()
         if settings.name in self.config.average_of and self.world.is_main:
             weights = self.model.state_dict()
             Checkpoint(state.config, model=weights).save(kept_weights(self.config, settings.name))
         state.phase, state.step = number + 1, 0
         self._save(None)
+        if interrupts:
+            raise KeyboardInterrupt
 
     def _after(self, phase: Phase, step: Step) -> None:
         config, done, last = self.config, self.state.done, step.number == phase.total
@@ -211,7 +221,9 @@ class Run:
             state.save(self.config.out / "checkpoint.pt")
         self.world.barrier()
         self.saved = state.done
-        self.faults.check(len(state.faults))
+        self.faults.check(state.faults)
+        if sum(kind == "words" for kind, _ in state.faults) >= self.images:
+            raise DataError("no photograph's text has a word of the vocabulary; give other texts or words")
 
     def release(self) -> None:
         """Writes the model folder and says what was skipped."""
@@ -268,6 +280,30 @@ def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
         for name, value in states[-1].items()
     }
+
+
+@contextmanager
+def interrupts_noted(world: World) -> Iterator[list[int]]:
+    """Within it a first Ctrl-C is only noted, so that a step can end and be saved; a second one is raised.
+
+    Several processes would end at different steps: there each is raised.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if noted or world.size > 1:
+            raise KeyboardInterrupt
+        noted.append(number)
+        log.warning("stopping after this step; Ctrl-C again stops at once")
+
+    if threading.current_thread() is not threading.main_thread():  # which alone is told of signals
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

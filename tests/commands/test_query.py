@@ -1,7 +1,9 @@
 """`phrase-loc query` as a person or a program uses it; in one process, since each start costs seconds."""
 
+import csv
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from phrase_loc import files
 from phrase_loc.cli import COMMANDS, main
+from phrase_loc.localizer import PhraseLocalizer
 
 
 @pytest.fixture
@@ -63,11 +66,19 @@ def test_text_overlay_and_profile(photo, tiny_model, tmp_path, capsys):
         (["{photo}", "dog", "--method", "mvp"], "unknown attention method 'mvp'"),
         (["{photo}", "dog", "--overlay", "{photo}.xyz"], "must end like an image"),
         (["{photo}", "dog", "--overlay", "o.psd"], "must end like an image that can be written"),
-        (["{photo}", "{photo}"], "photo.png is an image file, and phrases stand behind the photograph"),
+        (["{photo}", "{photo}"], "expected phrases for"),
+        (
+            ["{photo}", "dog", "{photo}"],
+            "photo.png is an image file behind a phrase; name all photographs before",
+        ),
+        (["{photo}", "no.jpg", "dog"], "image file no.jpg does not exist"),
+        (["{photo}", "dog", "--gallery", "a.png"], "must end in .html, got 'a.png'"),
+        (["{photo}", "dog", "--gallery", "no/a.html"], "cannot write in no: No such file"),
+        (["{photo}", "{photo}", "dog", "--overlay", "a.png"], "--overlay is for one photograph"),
         (["{photo}", "caf\udce9"], "expected phrases in UTF-8, got 'caf\\udce9'"),
         (["{photo}", "dog", "--overwrite"], "--overwrite is for the file of --output"),
         (["missing.jpg", "dog", "--output", "a.jsonl"], "image file missing.jpg does not exist"),
-        (["{photo}", "dog", "--output", "a.txt"], "must end in .jsonl or .parquet"),
+        (["{photo}", "dog", "--output", "a.txt"], "must end in .jsonl or .csv or .parquet"),
         (["{photo}", "dog", "--output", "folder.jsonl"], "is a folder or a device"),
         (["{photo}", "dog", "--output", "full.jsonl"], "is a folder or a device"),
         (["{photo}", "dog", "--output", "a" * 250 + ".jsonl"], "has more than 200 bytes"),
@@ -294,3 +305,112 @@ def test_the_same_command_again_is_harmless_and_another_one_is_refused(photo, ti
     assert (tmp_path / "o.jsonl").read_bytes() == before
     assert query(photo, "hat", *told, "--overwrite", model=tiny_model) == 0
     assert json.loads((tmp_path / "o.jsonl").read_text())["predictions"][0]["phrase"] == "hat"
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_several_photographs_are_answered_into_a_file_and_a_gallery(
+    photo, tiny_model, tmp_path, capsys, ending
+):
+    pytest.importorskip("pyarrow") if ending == ".parquet" else None
+    images = [tmp_path / name for name in ("a.png", "<b>.png", "broken.jpg")]
+    images[0].write_bytes(photo.read_bytes())
+    images[1].write_bytes(photo.read_bytes())
+    images[2].write_bytes(b"no image")
+    output, gallery = tmp_path / f"o{ending}", tmp_path / "g.html"
+    told = ["--output", output, "--gallery", gallery, "--workers", "0"]
+    asked = [*images, "a <dog>", "zorglub", "dog", "dog"]
+    for resumed in (False, True):
+        assert query(*asked, *told, model=tiny_model) == 0
+        said = "3 resumed" if resumed else "2 answered, 1 refused"
+        assert f"3 images: {said}" in (out := capsys.readouterr().out)
+        assert "gallery of 3 photographs written" in out
+        page = gallery.read_text(encoding="utf-8")
+        assert page.count("data:image/jpeg;base64,") == 2
+        assert page.count("<rect>") + page.count("<rect x=") == 2 * 3
+        assert page.count('class="peak"') == 2 * 3
+        assert page.count("a &lt;dog&gt;") >= 2
+        assert "<b>" not in page
+        assert "not an image" in page
+        assert "http" not in page
+        gallery.unlink()
+
+
+def test_a_gallery_has_a_greatest_size(photo, tiny_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("phrase_loc.gallery.MOST", 1)
+    other = tmp_path / "other.png"
+    other.write_bytes(photo.read_bytes())
+    told = ["--output", tmp_path / "o.jsonl", "--gallery", tmp_path / "g.html", "--workers", "0"]
+    assert query(photo, other, "dog", *told, model=tiny_model) == 0
+    assert "g.html shows the first 1 of 2 photographs; all answers are in" in capsys.readouterr().err
+    assert "The first 1 of 2 photographs" in (tmp_path / "g.html").read_text()
+
+
+def test_csv_has_a_row_for_each_box(photo, tiny_model, tmp_path):
+    outputs = [tmp_path / "o.csv", tmp_path / "o.jsonl"]
+    for output in outputs:
+        asked = [photo, "dog", "zorglub", "--output", output, "--top-k", "3", "--workers", "0"]
+        assert query(*asked, model=tiny_model) == 0
+    with outputs[0].open(encoding="utf-8", newline="") as file:
+        *boxes, none = csv.DictReader(file)
+    dog = json.loads(outputs[1].read_text())["predictions"][0]
+    assert [[float(row[side]) for side in ("x1", "y1", "x2", "y2")] for row in boxes] == [
+        box["xyxy"] for box in dog["boxes"]
+    ]
+    assert [row["rank"] for row in boxes] == [str(i + 1) for i in range(len(boxes))]
+    assert {(float(row["peak_x"]), float(row["peak_y"])) for row in boxes} == {tuple(dog["peak"])}
+    assert (none["phrase"], none["rank"], none["present"]) == ("zorglub", "", "")
+
+
+def test_other_phrases_never_erase_the_default_file(photo, tiny_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert query(photo, photo, "dog", "--workers", "0", model=tiny_model) == 0
+    before = (tmp_path / "predictions.jsonl").read_bytes()
+    assert query(photo, photo, "hat", "--workers", "0", model=tiny_model) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == (
+        "error: predictions.jsonl holds answers about other photographs or phrases; "
+        "give another --output, or --overwrite to replace it"
+    )
+    assert (tmp_path / "predictions.jsonl").read_bytes() == before
+
+
+def test_text_shows_as_many_boxes_as_are_asked_for(photo, tiny_model, capsys):
+    assert query(photo, "dog", "--json", model=tiny_model) == 0
+    count = len(json.loads(capsys.readouterr().out)["predictions"][0]["boxes"])
+    for told, further in (([], 0), (["--top-k", 1], 0), (["--top-k", 2], 1), (["--top-k", 5], count - 1)):
+        assert query(photo, "dog", *told, model=tiny_model) == 0
+        assert capsys.readouterr().out.count("\n    box [") == further
+
+
+def test_below_the_threshold_is_no_box(photo, tiny_model, tmp_path, capsys):
+    output = tmp_path / "o.jsonl"
+    for threshold, kept in ((0, True), (1, False)):
+        told = ["--threshold", threshold]
+        assert query(photo, "dog", "a red lorry", *told, "--json", model=tiny_model) == 0
+        out, err = capsys.readouterr()
+        dog, lorry = json.loads(out)["predictions"]
+        assert bool(dog["boxes"]) == bool(dog["peak"]) == kept
+        assert lorry["boxes"], "nobody knows whether it is there"
+        assert ("is below the threshold 1" in err) != kept
+        assert query(photo, "dog", *told, "--overlay", tmp_path / "o.png", model=tiny_model) == 0
+        assert ("'dog': box" in (text := capsys.readouterr().out)) == kept
+        assert ("'dog': no box  present" in text) != kept
+        told += ["--output", output, "--workers", "0"]
+        assert query(photo, "dog", *told, model=tiny_model) == (0 if kept else 2)
+        error = capsys.readouterr().err
+    assert "other settings (threshold 0.0)" in error
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "1.5", "x"])
+def test_a_threshold_is_a_probability(value, photo, capsys):
+    with pytest.raises(SystemExit):
+        main(["query", str(photo), "dog", f"--threshold={value}"])
+    assert f"expected a probability from 0 to 1, got '{value}'" in capsys.readouterr().err
+
+
+def test_a_threshold_needs_calibration(photo, tiny_model, tmp_path, capsys):
+    localizer = PhraseLocalizer.from_pretrained(tiny_model, device="cpu")
+    localizer.model.config = replace(localizer.model.config, calibration={})
+    localizer.save_pretrained(tmp_path / "plain")
+    assert query(photo, "dog", "--threshold", "0.5", model=tmp_path / "plain") == 2
+    assert "this one is not calibrated" in capsys.readouterr().err

@@ -16,6 +16,22 @@ from tests.evaluation.fakes import FakeLocalizer, drawn
 from tests.evaluation.test_evaluator import images
 
 
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.0, "< 0.0005"), (0.0004, "< 0.0005"), (0.0005, "0.001"), (1.0, "1.000")]
+)
+def test_no_probability_is_said_to_be_nought(p, said):
+    row = {
+        "protocol": "x",
+        "metric": "y",
+        "method_a": "a",
+        "method_b": "b",
+        "a": 1.0,
+        "b": 2.0,
+        "value": -1.0,
+    }
+    assert table([row | {"ci95": [-2, 0], "p_value": p}]).endswith(f"| {said} |")
+
+
 @pytest.fixture
 def reports(tmp_path):
     """Reports a, b of one method, both of two; `few` counts other images."""

@@ -1,12 +1,16 @@
 """Convolutional networks of transformers, made on the spot and read back from a folder, without a network."""
 
+import json
+
 import pytest
 import torch
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.backbones import between, build
-from phrase_loc.models.build import fold_batch_norm
+from phrase_loc.models.backbones import Preprocessing, between, build
+from phrase_loc.models.build import create, fold_batch_norm
+from phrase_loc.text.vocabulary import Vocabulary
 
+HALF, QUARTER = (0.5,) * 3, (0.25,) * 3
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
 
@@ -62,3 +66,22 @@ def test_other_networks_and_missing_folders_are_one_sentence(tmp_path):
         build(f"transformers:{tmp_path}")
     with pytest.raises(DataError, match="cannot be loaded"):
         build(f"transformers:{tmp_path / 'nowhere'}")
+
+
+@pytest.mark.parametrize(
+    "facts, expected",
+    [
+        ({"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"shortest_edge": 64}}, (HALF, QUARTER, 64)),
+        ({"size": {"height": 96, "width": 96}}, (Preprocessing().mean, Preprocessing().std, 96)),
+        (None, (Preprocessing().mean, Preprocessing().std, 224)),
+    ],
+)  # fmt: skip
+def test_a_trunk_takes_the_images_that_its_folder_describes(facts, expected, nets, tmp_path):
+    nets["resnet"].save_pretrained(tmp_path)
+    if facts:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(facts))
+    model = create(Vocabulary(("dog", "cat"), (2, 1)), backbone=f"transformers:{tmp_path}", weights=None)
+    mean, std, size = expected
+    assert model.config.mean == pytest.approx([255 * x for x in mean])
+    assert model.config.std == pytest.approx([255 * x for x in std])
+    assert model.image_size == size

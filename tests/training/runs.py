@@ -13,7 +13,6 @@ from phrase_loc.config import load_config
 from phrase_loc.distributed import World
 from phrase_loc.models.build import create
 from phrase_loc.models.store import save_model
-from phrase_loc.text.vectors import Alignment
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import TrainConfig
@@ -80,7 +79,7 @@ def started_model(folder: Path) -> Path:
     torch.manual_seed(0)
     settings = {"backbone": "tiny", "weights": None, "image_size": 32, "hidden": 16}
     model = create(Vocabulary(WORDS, (4, 3, 2, 1)), torch.randn(4, 17), free=True, **settings)
-    model.words.set_extra(torch.randn(2, 17), Alignment(torch.eye(17), torch.zeros(17)))
+    model.words.set_extra(torch.randn(2, 17))
     model.extra = ("blue", "moon")
     model.config.calibration.update(slope=2.0, offset=1.0)
     return save_model(model, folder)

@@ -16,7 +16,6 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.build import create
 from phrase_loc.models.store import load_model, save_model
-from phrase_loc.text.vectors import Alignment
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training import held_out, new_words
 from phrase_loc.training.checkpoint import Checkpoint
@@ -94,7 +93,7 @@ def test_words_tied_to_text_are_learned_where_they_have_a_vector_and_named_where
     model = create(
         Vocabulary(WORDS, (4, 3, 2, 1)), torch.randn(4, 6), backbone="tiny", weights=None, image_size=32
     )
-    model.words.set_extra(torch.randn(1, 6), Alignment(torch.eye(6), torch.zeros(6)))
+    model.words.set_extra(torch.randn(1, 6))
     model.extra = ("blue",)
     start = save_model(model, tmp_path / "tied")
     caplog.set_level(logging.INFO)

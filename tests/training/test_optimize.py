@@ -97,7 +97,12 @@ def test_a_cached_phase_learns_what_an_uncached_one_learns(tmp_path: Path):
     assert first[1] == pytest.approx(first[0], rel=0.02)
 
 
-def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(tmp_path: Path):
+def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    from phrase_loc.models.store import load_model
+
+    caplog.set_level("INFO")
     shards = write_set(tmp_path / "set", (24,))
     phase = "epochs: 1, batch: 8, cache: true, sizes: [32], mirror: 0"
     told = [f"phases=[{{name: a, {phase}}}, {{name: b, {phase}, train_from: stage3}}]", "ema=0"]
@@ -111,8 +116,11 @@ def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(tmp_p
     # a's and b's of one run, and b's from the saved model, whose weights are in half precision
     assert len(list((tmp_path / "kept").glob("features-*"))) == 3
     assert not list((tmp_path / "both").glob("features-*"))
-    with pytest.raises(ConfigError, match="average_of names 'b', which is not in only"):
-        settings(tmp_path / "x", shards, *told, "only=[a]", "average_of=[b]")
+    last = run(tmp_path / "part", shards, *told, "only=[b]", "average_of=[a, b]", f"model.start={first}")
+    assert "average_of: of its phases b is run" in caplog.text
+    assert load_model(last).vocabulary == load_model(tmp_path / "second" / "model").vocabulary
+    assert losses(tmp_path / "part") == losses(tmp_path / "second")
+    run(tmp_path / "part", shards, *told, "only=[b]", "average_of=[a, b]", f"model.start={first}")
     with pytest.raises(ConfigError, match="only names phases"):
         settings(tmp_path / "x", shards, *told, "only=[c]")
 
@@ -135,20 +143,20 @@ def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch
 
 
 def test_the_logger_drops_what_will_be_done_again(tmp_path: Path):
-    logger = Logger(tmp_path, 10)
+    logger = Logger(tmp_path)
     for step in (1, 2, 3):
         logger.write(step, {"loss": 1.0 / step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
     logger.close()
-    Logger(tmp_path, 10, done=2).close()
+    Logger(tmp_path, done=2).close()
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in kept] == [1, 2]
 
 
 def test_tensorboard_files_are_written_when_asked(tmp_path: Path):
     pytest.importorskip("tensorboard")
-    logger = Logger(tmp_path, 3, tensorboard=True)
+    logger = Logger(tmp_path, tensorboard=True)
     logger.write(1, {"loss": 0.5, "phase": "a"})
     logger.close()
     assert list((tmp_path / "tensorboard").iterdir())
@@ -264,3 +272,23 @@ def test_further_words_land_where_their_neighbours_are(tmp_path: Path, monkeypat
     setup.add_further_words(model, FurtherConfig(words=15, texts=texts, penalty=1e-6), 0)
     assert set(model.extra) <= set(words[100:])
     assert model.words(torch.arange(100, 115)).isfinite().all()
+
+
+def test_the_time_left_is_that_of_the_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    clock = iter([0, 0, 10, 100, 104])
+    monkeypatch.setattr("phrase_loc.training.logger.time.perf_counter", lambda: next(clock))
+    logger = Logger(tmp_path)
+    with caplog.at_level("INFO"):
+        for name, done, step in (("slow", 0, 5), ("quick", 10, 14)):
+            logger.phase(name, done, 10)
+            logger.write(step, {"loss": 0.5})
+    logger.close()
+    assert [line.rpartition("left of the phase ")[2] for line in caplog.messages] == ["00:10", "00:06"]
+
+
+def test_texts_without_a_word_of_the_vocabulary_are_told_from_nothing_to_learn(tmp_path: Path):
+    (tmp_path / "words.txt").write_text("zebra\nlion\n")
+    with pytest.raises(DataError, match="no photograph's text has a word of the vocabulary"):
+        run(tmp_path / "out", write_set(tmp_path / "set", (9,)), f"vocabulary.file={tmp_path / 'words.txt'}")

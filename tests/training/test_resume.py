@@ -20,7 +20,7 @@ from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.logger import Logger
 from phrase_loc.training.run import claimed
 from tests.training.pairs import write_set, write_shard
-from tests.training.runs import assert_same_weights, forked, losses, run
+from tests.training.runs import ROOT, assert_same_weights, forked, losses, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 #: Everything that has a state: averaged weights, dropout, augmentation, sampled words, a coupled loss.
@@ -264,6 +264,32 @@ def test_ctrl_c_says_where_the_same_command_goes_on(
         run(tmp_path / "a", shards, "save_every=4")
     assert "the same command goes on after step 4" in caplog.text
     assert Checkpoint.load(tmp_path / "a" / "checkpoint.pt").done == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_ends_the_step_saves_and_goes_on_to_the_same_weights(tmp_path: Path, workers: int):
+    """As in a terminal, where the workers get the signal too."""
+    shards = write_set(tmp_path / "set", (20, 13))
+    told = ["configs/tiny.yaml", f"data.shards={shards}", "save_every=1000", f"data.workers={workers}"]
+    command = [sys.executable, str(ROOT / "train.py"), *told, f"out={tmp_path / 'a'}", "log_every=1"]
+    command.append("phases.all.epochs=40")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    options = {"cwd": ROOT, "env": env, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, **options) as stopped:
+        said = ""
+        while "phase all  loss" not in said:
+            said = stopped.stderr.readline()
+            assert said, "the run ended"
+        os.killpg(stopped.pid, signal.SIGINT)
+        rest = stopped.stderr.read()
+    assert stopped.returncode == 130, rest
+    done = Checkpoint.load(tmp_path / "a" / "checkpoint.pt").done
+    assert f"the same command goes on after step {done}\n" in rest
+    assert "Traceback" not in rest
+    assert done > 6
+    subprocess.run(command, **options, check=True)
+    run(tmp_path / "b", shards, "phases.all.epochs=40", "save_every=1000")
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
 
 
 def test_workers_that_outlive_a_killed_run_do_not_hold_its_folder(tmp_path: Path):
