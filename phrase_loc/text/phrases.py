@@ -63,10 +63,6 @@ class PhraseEncoder:
         self._rows = further | {word: row for row, word in enumerate(vocabulary.words)}
         self._cache: dict[str, tuple[Word, ...]] = {}
 
-    def knows(self, token: str) -> bool:
-        """Whether a single token leads to at least one known word."""
-        return any(word.known for word in self._read(token))
-
     def encode(self, phrase: str) -> EncodedPhrase:
         """The words of a phrase, which of them are known, and their weights.
 
