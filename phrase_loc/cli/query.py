@@ -240,10 +240,7 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
     from phrase_loc.structures import corners
 
     for p in predictions:
-        if not p.known:
-            words = ", ".join(w.text for w in p.words[:5]) or "nothing to look for"
-            _note(f"no word of {p.phrase!r} is known to the model ({words}); try another word")
-        elif p.note:
+        if p.note:
             _note(f"{p.phrase!r}: {p.note}")
     if args.json:
         # escapes for what the terminal lacks are JSON's own

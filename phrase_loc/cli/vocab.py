@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import same_file
-from phrase_loc.text.parsing import Role, parse
+from phrase_loc.text.parsing import parse
 
 if TYPE_CHECKING:
     from phrase_loc.text.phrases import PhraseEncoder
@@ -85,14 +85,14 @@ def coverage(encoder: "PhraseEncoder", phrases: Iterable[str]) -> list[str]:
     count: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     for phrase in phrases:
-        found, words = parse(phrase), encoder.encode(phrase).words
-        known = [word.known for word in words]
+        found, encoded = parse(phrase), encoder.encode(phrase)
+        known = [word.known for word in encoded.words]
         count["phrases"] += 1
         count["with a known word"] += any(known)
-        count["with a known head"] += any(encoder.knows(t.text) for t in found if t.role is Role.HEAD)
+        count["with a known head"] += encoded.head_known
         count["with all words known"] += bool(known) and all(known)
         count["without a content word"] += not found
-        unknown.update(word.text for word in words if not word.known and found)
+        unknown.update(word.text for word in encoded.words if not word.known and found)
     whole = count.pop("phrases", 0)
     kinds = ("with a known word", "with a known head", "with all words known", "without a content word")
     lines = [f"{kind} {count[kind]} ({100 * count[kind] / max(1, whole):.1f} %)" for kind in kinds]

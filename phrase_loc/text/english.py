@@ -30,11 +30,34 @@ DETERMINERS = words(
 OPENING_DETERMINERS = words("a an the my your his her its our their some")
 COUNTS = words("one two three four five six seven eight nine ten")
 """Numbers that captions use of things in view: a model that has learnt 'two' finds pairs with it."""
-NUMBERS = COUNTS | words(
+_OTHER_NUMBERS = words(
     "zero eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty "
-    "fifty hundred thousand million dozen dozens hundreds thousands first second third single double "
-    "multiple numerous half"
+    "fifty hundred thousand million dozen first second third"
 )
+NUMBERS = COUNTS | _OTHER_NUMBERS | words("dozens hundreds thousands single double multiple numerous half")
+ORDINALS = words("fourth fifth sixth seventh eighth ninth tenth last")
+NUMBERING = (COUNTS - {"one"}) | _OTHER_NUMBERS | ORDINALS
+"""What tells which one or how many."""
+RELATIONS = words(
+    "behind beside besides near nearby next above below under underneath beneath between opposite outside"
+)
+"""Prepositions that tell one thing from others of its kind."""
+SIDES = words(
+    "left right upper lower far leftmost rightmost topmost uppermost lowest highest closest nearest furthest "
+    "farthest"
+)
+PLACES = words("top bottom front back rear middle center centre side corner end edge background foreground")
+"""What tells where as `SIDES` do, but also names a thing or a part of one ('a red top', 'his back')."""
+TOLD_BY_PLACE = words(
+    "man woman person people boy girl child kid baby guy lady player runner dog cat horse car one row shelf "
+    "step seat window drawer bunk"
+)
+"""What 'front' or 'top' before it tells from others of its kind: 'the front row', but 'the front yard'."""
+NAMED_BY_PLACE = words(
+    "upper-body lower-body upper-leg lower-leg upper-arm lower-arm upper-lip lower-lip left-turn right-turn "
+    "in-top on-back"
+)
+"""Neighbours that make a name; 'in the top' and 'on the back' are of clothes and of a body."""
 PREPOSITIONS = words(
     "of in on at by with without near nearby beside besides behind under underneath over above below beneath "
     "from to into onto through throughout across along alongside around for against between among amongst "
@@ -51,7 +74,7 @@ PERSONS = _table(
     "he:man him:man himself:man she:woman her:woman herself:woman hers:woman they:people them:people "
     "themselves:people others:people everyone:people everybody:people we:people us:people ourselves:people "
     "theirs:people someone:person somebody:person anyone:person anybody:person i:person me:person "
-    "myself:person you:person yourself:person who:person whom:person nobody:person"
+    "myself:person you:person yourself:person who:person whom:person nobody:person no-one:person"
 )
 """A pronoun that can only mean people, standing where a noun should, is read as that noun."""
 PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | words(
@@ -94,10 +117,10 @@ NOUNS_WHEN_LAST = words(
 """Modifiers that name the thing where they end the noun phrase: 'a dog toy', but 'a toy dog'."""
 _ADJECTIVE_ENDINGS = tuple(words("ish ful less ous ible able -colored -haired -dressed -skinned"))
 EMPTY_BEFORE_OF = words(
-    "group pair couple bunch set lot number bit piece kind type sort variety series part side top bottom "
-    "edge end middle back front rest half majority plenty handful dozen collection array assortment trio duo "
-    "foursome view picture photo photograph image shot closeup close-up close sight scene one two three some "
-    "many most all both each several few any none member inside outside base corner left right section "
+    "group pair couple bunch set lot number bit piece kind type sort variety series part side top bottom edge "
+    "end middle center centre rear back front rest half majority plenty handful dozen collection array "
+    "assortment trio duo foursome view picture photo photograph image shot closeup close-up close sight scene "
+    "one two three some many most all both each several few any none member inside outside base corner section "
     "portion"
 )
 """'a group of people', 'the side of a house', 'a photo of a dog': the noun after 'of' is what is meant."""
@@ -121,38 +144,29 @@ _VERBS = words(
 _DOUBLED = words("sit run swim get put hit hug cut dig grab clap bat step shop")
 
 
-def _ing(verb: str) -> str:
-    if verb == "lie":
-        return "lying"
-    if verb.endswith("e") and not verb.endswith("ee"):
-        return verb[:-1] + "ing"
-    return verb + (verb[-1] if verb in _DOUBLED else "") + "ing"
-
-
-def _third(verb: str) -> str:
-    if verb.endswith("y") and verb[-2] not in "aeo":
-        return verb[:-1] + "ies"
-    return verb + ("es" if verb.endswith(("s", "x", "ch", "sh", "o")) else "s")
-
-
-PRESENT_PARTICIPLES = frozenset(map(_ing, _VERBS))
+PRESENT_PARTICIPLES = frozenset(
+    (verb + verb[-1] if verb in _DOUBLED else re.sub("(?<=[^e])e$", "", re.sub("ie$", "y", verb))) + "ing"
+    for verb in _VERBS
+)
 PAST_PARTICIPLES = words(
     "dressed covered seated surrounded filled made named called shown used located followed attached tied "
     "wrapped piled parked decorated lined pulled pushed ridden held carried worn played"
 )
-THIRD_PERSON = frozenset(map(_third, _VERBS))
+THIRD_PERSON = frozenset(
+    re.sub("([sxo]|[cs]h)$", r"\1e", re.sub("(?<=[^aeo])y$", "ie", v)) + "s" for v in _VERBS
+)
 VERB_BASES = _VERBS - words(
     "bike cycle fish fight box race land head hand paint dive slide swing bat pitch shop smoke cook drink "
     "face show skate ski surf skateboard snowboard touch march bite shake"
 )
-VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | PAST_PARTICIPLES | {"taking", "overlooking"}
+VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | PAST_PARTICIPLES | {"overlooking"}
 """What makes a pair of words a clause ('dog runs') and not a name ('dirt bike')."""
 
 _IRREGULAR = _table(
     "men:man children:child feet:foot teeth:tooth mice:mouse geese:goose oxen:ox leaves:leaf knives:knife "
     "wives:wife wolves:wolf shelves:shelf scarves:scarf loaves:loaf halves:half calves:calf hooves:hoof "
     "thieves:thief elves:elf selves:self dice:die lice:louse cacti:cactus fungi:fungus alumni:alumnus "
-    "octopi:octopus hippopotami:hippopotamus bacteria:bacterium quizzes:quiz toddies:toddy "
+    "octopi:octopus hippopotami:hippopotamus bacteria:bacterium quizzes:quiz "
     "moustaches:mustache passersby:passerby sons-in-law:son-in-law"
 )
 _WITH_S = words(

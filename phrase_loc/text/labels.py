@@ -48,11 +48,6 @@ class WordLabeller:
             raise ConfigError(f"expected agree >= 1 and last_word in 0..1, got {agree} and {last_word}")
         self.vocabulary, self.agree, self.last_word = vocabulary, agree, last_word
         self.ignored_negatives = dict(ignored_negatives or {})
-        self._parts = {
-            row: [vocabulary.id(part) for part in word.split()]
-            for row, word in enumerate(vocabulary.words)
-            if " " in word
-        }
 
     def __call__(self, texts: Sequence[str]) -> WordLabels:
         """Labels of one image from its texts."""
@@ -62,9 +57,9 @@ class WordLabeller:
         strengths = {row: min(1.0, count / needed) for row, count in said.items()}
         ignored = {other for row in said for other in self.ignored_negatives.get(row, ())}
         for row in said:
-            parts = self._parts.get(row, [])
+            parts = [self.vocabulary.id(part) for part in self.vocabulary.words[row].split()]
             ignored.update(part for part in parts if part is not None)
-            if self.last_word and parts and (last := parts[-1]) is not None:
+            if self.last_word and (last := parts[-1]) is not None:
                 strengths[last] = max(strengths.get(last, 0.0), self.last_word * strengths[row])
         ids = tuple(sorted(strengths))
         shares = tuple(strengths[i] for i in ids)

@@ -5,7 +5,8 @@
 3. Every other word is looked up, first hit wins: dictionary form, as written, without its hyphen, its hyphenated
    parts, and, for what is no word of English, two frequent words written as one ('videocamera') or a frequent word
    one edit away ('dooorway'). A number is a modifier where it is known, else passed over.
-4. The known words share the weight 1 in proportion to their roles; an unknown one has weight 0, and is noted.
+4. The known words share the weight 1 in proportion to their roles; an unknown one has weight 0, and is noted, as is
+   what tells where the thing is, or which one, which `parsing` leaves out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from phrase_loc.structures import Word
 from phrase_loc.text import english
 from phrase_loc.text.english import MAX_LETTERS, MAX_TOKENS, canonical, is_word, normalise, spellings, tokens
-from phrase_loc.text.parsing import Role, Token, negation, parsed
+from phrase_loc.text.parsing import Role, Token, negation, parsed, relations
 from phrase_loc.text.vocabulary import Vocabulary
 
 ROLE_WEIGHTS = {Role.HEAD: 1.0, Role.MODIFIER: 0.7, Role.CONTEXT: 0.3}
@@ -44,7 +45,7 @@ class EncodedPhrase:
     ids: Tensor  # (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's
     weights: Tensor  # (K,) float32 > 0 with sum 1, in the order of `ids`
     note: str | None = None  # what of the phrase is not asked as it is written, None when all is
-    head_known: bool = True  # whether a noun that names the thing is among the known words
+    head_known: bool = True  # whether every noun that names the thing is known
 
     @property
     def known(self) -> bool:
@@ -62,10 +63,6 @@ class PhraseEncoder:
         self._rows = further | {word: row for row, word in enumerate(vocabulary.words)}
         self._cache: dict[str, tuple[Word, ...]] = {}
 
-    def knows(self, token: str) -> bool:
-        """Whether a single token leads to at least one known word."""
-        return any(word.known for word in self._read(token))
-
     def encode(self, phrase: str) -> EncodedPhrase:
         """The words of a phrase, which of them are known, and their weights.
 
@@ -77,19 +74,19 @@ class PhraseEncoder:
         found = tokens(phrase)
         read: dict[str, Word] = {}
         shares: dict[str, float] = {}
-        head_known = False
+        heads = []
         for word, role in self._units(parsed(found)):
             text = word.text
             read.setdefault(text, word)
             shares[text] = max(shares.get(text, 0.0), ROLE_WEIGHTS[role] if word.known else 0.0)
-            head_known = head_known or (word.known and role is Role.HEAD)
+            heads += [word.known] if role is Role.HEAD else []
         total = sum(shares.values()) or 1.0
         words = tuple([Word(text, w.known, shares[text] / total, w.misspelt) for text, w in read.items()])
         if not words and (text := normalise(phrase).strip()[:MAX_LETTERS]):
             words = (Word(text, False, 0.0),)  # without a content word ('it', an emoji)
         ids = torch.tensor([self._rows[word.text] for word in words if word.known], dtype=torch.long)
         weights = torch.tensor([word.weight for word in words if word.known])
-        return EncodedPhrase(words, ids, weights, note(found, words), head_known)
+        return EncodedPhrase(words, ids, weights, note(found, words), any(heads) and all(heads))
 
     def _units(self, found: Sequence[Token]) -> Iterator[tuple[Word, Role]]:
         """Words of weight 0 with their roles."""
@@ -191,11 +188,19 @@ def note(found: Sequence[str], words: Sequence[Word]) -> str | None:
     said = [f"{text!r} is read as {' '.join(parts)!r}" for text, parts in corrected.items()]
     known, unknown = ([w.text for w in words if w.known is state] for state in (True, False))
     if unknown and known:
-        are, were = "are" if len(unknown) > 1 else "is", "were" if len(known) > 1 else "was"
-        said.append(f"{_listed(unknown)} {are} not known; only {_listed(known)} {were} looked for")
+        said.append(
+            f"{_listed(unknown, 'is', 'are')} not known; only {_listed(known, 'was', 'were')} looked for"
+        )
     elif unknown:
         shown = ", ".join(unknown[:_MOST])
         said.append(f"no word of it is known to the model ({shown}); try another word")
+    if unread := {token: what for token, what in relations(found).items() if token not in known}:
+        told = (
+            [token for token in unread if unread[token] == what] for what in dict.fromkeys(unread.values())
+        )
+        tell = " and ".join(f"{_listed(part, 'tells', 'tell')} {unread[part[0]]}" for part in told)
+        looked = f"; {_listed(known, 'was', 'were')} looked for anywhere" if known and not unknown else ""
+        said.append(f"{tell}, which the model does not read{looked}")
     if denied := negation(found):
         said.append(
             f"{denied!r} is read as a negation: what it denies was looked for all the same, and present speaks of "
@@ -206,7 +211,8 @@ def note(found: Sequence[str], words: Sequence[Word]) -> str | None:
     return ". ".join(said) or None
 
 
-def _listed(words: Sequence[str]) -> str:
+def _listed(words: Sequence[str], one: str, several: str) -> str:
     more = [f"{len(words) - _MOST} more"] if len(words) > _MOST else []
     shown = [*map(repr, words[:_MOST]), *more]
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+    listed = " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+    return f"{listed} {several if len(words) > 1 else one}"

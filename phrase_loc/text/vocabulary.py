@@ -52,8 +52,7 @@ class Vocabulary:
 
     def count(self, word: str) -> int:
         """How often a unit was seen; 0 when the vocabulary lacks it."""
-        place = self._ids.get(word)
-        return 0 if place is None else self.counts[place]
+        return self.counts[self._ids[word]] if word in self._ids else 0
 
     def units(self, text: str) -> list[str]:
         """The known units of a whole text, in reading order with repeats; pairs win over single words."""
@@ -100,9 +99,6 @@ class Vocabulary:
             raise DataError(f"the vocabulary {path} is empty; build one with `phrase-loc vocab`")
         words, counts = zip(*pairs)
         return cls(words, counts)
-
-
-_INSEPARABLE = 0.6
 
 
 class UnitCounter:
@@ -180,7 +176,7 @@ def _ranked(counts: dict[str, int]) -> list[tuple[str, int]]:
 def _needed(first: str, second: str, min_association: float) -> float:
     """For nouns as asked; 'brown dog' and 'dog runs' are frequent too, so others must be nearly inseparable."""
     verbal = second in english.VERB_FORMS or first in english.VERB_FORMS
-    return max(min_association, _INSEPARABLE) if verbal or english.is_modifier(first) else min_association
+    return max(min_association, 0.6) if verbal or english.is_modifier(first) else min_association
 
 
 def association(together: int, first: int, second: int, total: int) -> float:

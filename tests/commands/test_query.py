@@ -41,7 +41,7 @@ def test_json_has_the_published_keys(photo, tiny_model, capsys):
     assert unknown["present"] is unknown["state"] is None
     assert unknown["peak"] is None
     assert unknown["boxes"] == []
-    assert "no word of 'zorglub' is known" in err
+    assert "'zorglub': no word of it is known to the model (zorglub)" in err
 
 
 def test_text_overlay_and_profile(photo, tiny_model, tmp_path, capsys):

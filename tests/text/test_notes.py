@@ -2,7 +2,7 @@ import pytest
 
 from phrase_loc.structures import Word
 from phrase_loc.text.english import tokens
-from phrase_loc.text.parsing import negation
+from phrase_loc.text.parsing import negation, relations
 from phrase_loc.text.phrases import note
 
 DOG, HAT, ZORG, LORRY = (
@@ -34,6 +34,53 @@ DOG, HAT, ZORG, LORRY = (
 )
 def test_note(phrase: str, words: list[Word], said: str | None):
     assert note(tokens(phrase), words) == said
+
+
+@pytest.mark.parametrize(
+    "phrase, told",
+    [
+        ("the man on the left", "left"),
+        ("a dog left of the sofa", "left"),
+        ("a man who is left of a tree", "left"),
+        ("his left hand", "left"),
+        ("the left hand side of the road", "left hand side"),
+        ("the left-hand man", "left-hand"),
+        ("top left dog", "top left"),
+        ("a woman in the upper right corner", "upper right corner"),
+        ("the top shelf", "top"),
+        ("the top of the wall", "top"),
+        ("the girl in front", "front"),
+        ("a man at the back", "back"),
+        ("people in the background", "background"),
+        ("the closest dog", "closest"),
+        ("a dog behind a fence", "behind"),
+        ("a dog next to a man", "next to"),
+        ("the second man", "second"),
+        ("the 3rd man", "3rd"),
+        ("twelve men", "twelve"),
+        ("number 7", "7"),
+        ("a man who left", ""),
+        ("a man left the room", ""),
+        ("a right turn", ""),
+        ("his upper body", ""),
+        ("a red top", ""),
+        ("a woman in a black top and jeans", ""),
+        ("a girl in the top", ""),
+        ("a child on her back", ""),
+        ("the front yard", ""),
+        ("the background", ""),
+        ("the other man", ""),
+    ],
+)
+def test_what_tells_where_or_which_is_named(phrase: str, told: str):
+    assert " ".join(relations(tokens(phrase))) == told
+
+
+def test_a_relation_is_said_in_one_sentence():
+    said = "'second' tells which or how many and 'left' tells where, which the model does not read"
+    phrase = tokens("the second dog from the left")
+    assert note(phrase, [DOG]) == f"{said}; 'dog' was looked for anywhere"
+    assert note(phrase, [DOG, ZORG]) == f"'zorg' is not known; only 'dog' was looked for. {said}"
 
 
 def test_many_words_are_not_all_listed():

@@ -223,6 +223,24 @@ def test_what_is_read_as_it_is_written_has_no_note(shipped):
 
 
 @pytest.mark.parametrize(
+    "phrase, sought",
+    [
+        ("the man on the left", "man"),
+        ("the dog left of the tree", "dog tree"),
+        ("the upper right window", "window"),
+        ("the fourth dog", "dog"),
+        ("a red top", "red top"),
+        ("the center of the street", "street"),
+        ("bottom right", ""),
+    ],
+)
+def test_a_relation_is_not_sought(shipped, phrase: str, sought: str):
+    encoded = shipped.encode(phrase)
+    assert " ".join(word.text for word in encoded.words if word.known) == sought
+    assert (encoded.note is None) is (phrase == "a red top")
+
+
+@pytest.mark.parametrize(
     "phrase, head_known",
     [
         ("a red lorry", False),
@@ -232,6 +250,11 @@ def test_what_is_read_as_it_is_written_has_no_note(shipped):
         ("a zorg with a red hat", False),
         ("a pair of zorgs", False),
         ("zorg", False),
+        ("a dog and a zorg", False),
+        ("a herd of zorgs", False),
+        ("the zorg on the left", False),
+        ("a zorg next to a dog", False),
+        ("the left", False),
         ("it", False),
         ("", False),
         ("a zorgy dog", True),
