@@ -66,8 +66,8 @@ def score_boxes(
     mass = mass_in(raised, boxes, size) / raised.sum((-2, -1))[..., None]
     share = (area(clip(boxes, size)) / (size[0] * size[1])).clamp(min=TINY)
     log_area = share.to(mass).log()
-    surprise = log_area - expected_log_area(raised)[..., None]
-    return mass.clamp(min=TINY).log() - gamma * log_area - spread / 2 * surprise.square()
+    off = log_area - expected_log_area(raised)[..., None]
+    return mass.clamp(min=TINY).log() - gamma * log_area - spread / 2 * off.square()
 
 
 def expected_log_area(maps: Tensor) -> Tensor:

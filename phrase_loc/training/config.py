@@ -123,9 +123,8 @@ class PhaseConfig:
     name: str = "train"  # for the log and file names
     epochs: Positive = 1.0  # passes over all samples; a fraction is allowed
     steps: Count = 0  # in place of epochs, where not 0
-    new_words_only: bool = (
-        False  # of a started model: train the rows of the words that it lacked, nothing else
-    )
+    # of a model that is gone on from: train the rows of the words that it lacked, nothing else
+    new_words_only: bool = False
     batch: AtLeastOne = 64  # images of a step, over all processes and micro-batches
     accumulate: AtLeastOne = 1  # micro-batches of a step; coupled losses contrast within one
     train_from: str = "none"  # none (frozen trunk), all, or the lowest trained stage
@@ -259,6 +258,11 @@ class TrainConfig:
     def new_words_only(self) -> bool:
         """Whether the model that is gone on from is kept, and rows of new words are all that is trained."""
         return any(phase.new_words_only for phase in self.run_phases)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The phases of average_of that are run."""
+        return tuple(name for name in self.average_of if not self.only or name in self.only)
 
     @property
     def run_phases(self) -> tuple[PhaseConfig, ...]:

@@ -44,14 +44,10 @@ class NewWords(NamedTuple):
     said: Counter[str]  # word -> photographs looked at of which it is said
 
 
-def settled(config: TrainConfig, photographs: int, begun: str | None) -> TrainConfig:
+def resolve_start(config: TrainConfig, photographs: int, begun: str | None) -> TrainConfig:
     """The config of a run with so many photographs: model.start=auto decided, as `begun` where the run has begun."""
     few, asked = config.few, config.model
-    start, ran = asked.start, {phase.name for phase in config.run_phases}
-    averaged = tuple(name for name in config.average_of if name in ran)
-    if averaged != config.average_of:
-        log.info("average_of: of its phases %s is run", ", ".join(averaged) or "none")
-        config = replace(config, average_of=averaged)
+    start = asked.start
     if start == "auto":
         start = ("default" if photographs < few.below and _fits(config) else "") if begun is None else begun
     told = "%d photographs are few (few.below=%d): "

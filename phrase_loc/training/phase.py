@@ -63,7 +63,7 @@ class Phase:
         self.average = Average(model, config.ema) if config.ema else None
         fp16 = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)  # type: ignore[attr-defined]
-        self.total = phase_steps(settings, len(setup.source) - len(setup.held_out))
+        self.total = phase_steps(settings, len(setup.trained))
         balance = setup.balance.to(world.device)
         first = setup.new.start if settings.new_words_only else 0
         self.kept = model.words.vectors.detach()[:first].clone()  # rows that weight decay must not touch

@@ -40,7 +40,7 @@ from phrase_loc.training.checkpoint import Checkpoint, check_same_run
 from phrase_loc.training.checks import Measure, check, measure_of
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.logger import Logger
-from phrase_loc.training.new_words import settled
+from phrase_loc.training.new_words import resolve_start
 from phrase_loc.training.phase import Phase, Step
 from phrase_loc.training.setup import Setup, add_further_words, open_data, prepare
 
@@ -74,6 +74,8 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
         world.barrier()
         source = open_data(config, world)
         config, held = read_checkpoint(config, len(source), world)
+        if config.averaged != config.average_of:
+            log.info("average_of: of its phases %s is run", ", ".join(config.averaged) or "none")
         setup = prepare(config, world, held.data if held else None, source)
         run = Run(config, setup, world, measure or measure_of(config), held.done if held else 0)
         try:
@@ -98,13 +100,13 @@ def read_checkpoint(
     """
     path = config.out / "checkpoint.pt"
     if not world.from_main(path.exists):
-        return settled(config, photographs, None), None
+        return resolve_start(config, photographs, None), None
     held = Checkpoint.load(path)
-    config = settled(config, photographs, held.config.get("model", {}).get("start", ""))
+    config = resolve_start(config, photographs, held.config.get("model", {}).get("start", ""))
     known = {"data.shards"} if held.data else set()  # data that are known by their content may lie elsewhere
     check_same_run(held.config, to_dict(config), config.out, FREE | known)
     for phase in config.run_phases[: held.phase]:
-        if phase.name in config.average_of and world.is_main:
+        if phase.name in config.averaged and world.is_main:
             Checkpoint.load(kept_weights(config, phase.name))
     return config, held
 
@@ -129,7 +131,7 @@ class Run:
         self.faults = Skipped(math.ceil(config.data.max_faults * samples))
         for fault in setup.source.faults:
             self.faults.add(fault)
-        self.images = samples - len(setup.held_out)  # that are trained on
+        self.images = len(setup.trained)
         self.logger = Logger(config.out if world.is_main else None, saved, config.tensorboard)
 
     def restore(self, held: Checkpoint | None) -> None:
@@ -171,7 +173,7 @@ class Run:
                     self._save(phase)
                     raise KeyboardInterrupt
         phase.swap_average()
-        if settings.name in self.config.average_of and self.world.is_main:
+        if settings.name in self.config.averaged and self.world.is_main:
             weights = self.model.state_dict()
             Checkpoint(state.config, model=weights).save(kept_weights(self.config, settings.name))
         state.phase, state.step = number + 1, 0
@@ -229,7 +231,7 @@ class Run:
         """Writes the model folder and says what was skipped."""
         if self.world.is_main:
             found = {"faults": self._all_faults(), **self.state.best}
-            kept = [Checkpoint.load(kept_weights(self.config, name)).model for name in self.config.average_of]
+            kept = [Checkpoint.load(kept_weights(self.config, name)).model for name in self.config.averaged]
             if kept:
                 self.model.load_state_dict(mean_weights(kept))
             told, figures = self._score()

@@ -37,7 +37,7 @@ from phrase_loc.training.checkpoint import (
     write_kept,
 )
 from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
-from phrase_loc.training.new_words import extended, settled
+from phrase_loc.training.new_words import extended, resolve_start
 
 log = logging.getLogger(__name__)
 
@@ -54,15 +54,10 @@ class Setup:
     labeller: WordLabeller
     balance: Tensor  # (V,) weight of each word
     identity: Identity  # of the data and the vocabulary
-    held_out: tuple[int, ...]  # photographs that are not trained on
+    trained: list[int]  # photographs that are trained on, ascending
+    held_out: tuple[int, ...]  # the others
     new: range  # rows of the words that the model learns anew
     card: dict[str, str]  # facts of the start, for the model card
-
-    @property
-    def trained(self) -> list[int]:
-        """The photographs that are trained on."""
-        left_out = set(self.held_out)
-        return [i for i in range(len(self.source)) if i not in left_out]
 
 
 def prepare(
@@ -73,8 +68,9 @@ def prepare(
     Raises:
         DataError: unusable data, or other data than those of the checkpoint.
     """
-    source = open_data(config, world) if source is None else source
-    config = settled(config, len(source), None)
+    if source is None:
+        source = open_data(config, world)
+        config = resolve_start(config, len(source), None)
     identity = identify(source, config.out / "source.key", world)
     check_same_data(held, identity.facts, config.out)
     held_out = left_out(len(source), config)
@@ -91,7 +87,7 @@ def prepare(
     labeller = WordLabeller(model.vocabulary, labels.agree, labels.last_word, ignored)
     weights = balance(model.vocabulary.counts, labels.balance, labels.most)
     weights = weights.to(model.head.log_scale.dtype)
-    return Setup(source, model, labeller, weights, identity, held_out, new, card)
+    return Setup(source, model, labeller, weights, identity, trained, held_out, new, card)
 
 
 def left_out(count: int, config: TrainConfig) -> tuple[int, ...]:

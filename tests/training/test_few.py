@@ -148,13 +148,13 @@ def config(*changes: str) -> TrainConfig:
 def test_few_photographs_start_from_the_shipped_model(
     photographs: int, changes: list[str], start: str, phases: list[str]
 ):
-    made = new_words.settled(config(*changes), photographs, None)
+    made = new_words.resolve_start(config(*changes), photographs, None)
     assert made.model.start == start
     assert [phase.name for phase in made.run_phases] == phases
     assert made.vocabulary.min_count == (5 if start else 10)
-    assert new_words.settled(made, photographs, None) == made
+    assert new_words.resolve_start(made, photographs, None) == made
     # a run that has begun goes on as it began, also where another version would decide otherwise
-    assert new_words.settled(config("model.start=auto"), 10, "").model.start == ""
+    assert new_words.resolve_start(config("model.start=auto"), 10, "").model.start == ""
 
 
 def test_a_run_of_a_version_before_model_start_was_auto_goes_on(tmp_path: Path):
