@@ -57,7 +57,6 @@ class Protocol:
     average: Literal["item", "label"] = "item"  # mean over items, or over classes of their means
     subset: str | None = None  # key of GroundingSample.facts with one bool per phrase: only these count
     shift: float = 0.0  # added to true boxes: 1 for scripts that leave the XML's 1-based corners as they are
-    small_of: str = ""  # the protocol of which this one is the small-instance subset
     about: str = ""  # one sentence for tables
 
     @property
@@ -143,7 +142,7 @@ _UNION = Protocol(
 
 def _small(protocol: Protocol) -> Protocol:
     about = f"{protocol.about[0]} on small instances: the union box covers less than a quarter of the image"
-    return protocol.but(f"{protocol.name}_small", about, max_area=0.25, small_of=protocol.name)
+    return protocol.but(f"{protocol.name}_small", about, max_area=0.25)
 
 
 _FLICKR30K = (
