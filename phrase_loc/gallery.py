@@ -3,7 +3,7 @@
 import base64
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,27 +22,38 @@ def write_gallery(answers: Path, page: Path, note: Callable[[str], None] = lambd
 
     The photographs are read again, one at a time. `note` is told when there are more than `MOST`.
     """
+    rows = [list(group) for _, group in groupby(_rows(answers), key=lambda row: row["image"])]
+    write_page(rows, page, answers.name, len(rows), note)
+    return min(len(rows), MOST)
+
+
+def write_page(
+    rows: Sequence[list[dict[str, Any]]],
+    page: Path,
+    source: str,
+    total: int,
+    note: Callable[[str], None] = lambda _: None,
+) -> None:
+    """The page of rows a photograph as `display.phrase_rows` gives them, the first `MOST` of `total` photographs."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    rows = [list(group) for _, group in groupby(_rows(answers), key=lambda row: row["image"])]
     phrases = list(dict.fromkeys(row["phrase"] for group in rows for row in group if not row.get("error")))
-    if len(rows) > MOST:
-        note(f"{page} shows the first {MOST:,} of {len(rows):,} photographs; all answers are in {answers}")
+    if total > MOST:
+        note(f"{page} shows the first {MOST:,} of {total:,} photographs; all answers are in {source}")
     options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     loader = PackageLoader("phrase_loc.evaluation", "templates")
     environment = Environment(loader=loader, autoescape=True, **options)
     stream = environment.get_template("gallery.html.j2").stream(
         cards=map(_card, rows[:MOST]),
-        total=len(rows),
+        total=total,
         most=MOST,
         phrases=phrases,
         states=sorted({row["state"] for group in rows for row in group if row.get("state")}),
         colours={phrase: COLOURS[i % len(COLOURS)] for i, phrase in enumerate(phrases)},
-        source=answers.name,
+        source=source,
     )
     with writing(page) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(stream)
-    return min(len(rows), MOST)
 
 
 def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:

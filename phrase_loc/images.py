@@ -101,6 +101,14 @@ def picture_size(source: Picture) -> tuple[tuple[int, int], tuple[int, int]]:
     return ((width, height) if turned else (height, width)), (height, width)
 
 
+def stored_orientation(source: Picture) -> int:
+    """The EXIF orientation, 1 (stored upright) to 8; nothing is decoded. Raises as `load_image`."""
+    name = name_of(source)
+    with one_sentence(name):
+        image, turn = _given(source, name)
+        return turn or _orientation(image)
+
+
 def to_tensor(image: Image.Image) -> "Tensor":
     """RGB picture -> (3, H, W) uint8."""
     import torch

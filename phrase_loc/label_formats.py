@@ -1,8 +1,8 @@
 """Labels in the formats of other tools. Each writer goes through the labelled photographs one at a time.
 
 Boxes are in pixels of the upright photograph, origin 0, x2 and y2 outside. File names are relative to the folder that
-was labelled. A photograph that could not be read is in none but JSON Lines, which has its sentence; one without a label
-is in all. """
+was labelled. A photograph without a label is in all; one that could not be read is in JSON Lines alone, with the reason.
+"""
 
 import json
 import os
@@ -20,7 +20,7 @@ import yaml
 
 from phrase_loc import __version__, files
 from phrase_loc.display import utf8
-from phrase_loc.errors import DataError
+from phrase_loc.errors import DataError, choose
 from phrase_loc.images import load_image, stored_orientation
 from phrase_loc.masks import decoded, polygons, rle_area
 
@@ -125,7 +125,7 @@ def _shares(label: Label, size: Sequence[int]) -> str:
 
 
 def write_voc(images: Images, place: Place, folder: Path) -> None:
-    """PASCAL VOC's tree: Annotations/*.xml, JPEGImages/* that link to the photographs, ImageSets/Main/trainval.txt."""
+    """PASCAL VOC's tree: Annotations, JPEGImages (links to the photographs) and ImageSets/Main/trainval.txt."""
     for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / part).mkdir(parents=True)
     with (folder / "ImageSets/Main/trainval.txt").open("w", encoding="utf-8") as listing:
@@ -158,7 +158,12 @@ def write_cvat(images: Images, place: Place, path: Path) -> None:
             sides = {"width": image.size[0], "height": image.size[1]}
             top = _element("image", "", id=number, name=place.name(image.image), **sides)
             for label in image.labels:
-                shared = {"label": place.classes[label.category], "source": "auto", "occluded": 0, "z_order": 0}
+                shared = {
+                    "label": place.classes[label.category],
+                    "source": "auto",
+                    "occluded": 0,
+                    "z_order": 0,
+                }
                 if label.mask is None:
                     corners = dict(zip(("xtl", "ytl", "xbr", "ybr"), label.box, strict=True))
                     top.append(_element("box", "", **shared, **corners))
@@ -226,12 +231,15 @@ def _region(key: str, label: Label, size: Sequence[int], name: str) -> dict[str,
 
 
 def write_fiftyone(images: Images, place: Place, folder: Path) -> None:
-    """FiftyOneImageDetectionDataset: labels.json, and data.json that says where each photograph is. It has no masks."""
+    """FiftyOneImageDetectionDataset: labels.json, and data.json, where each photograph is. It has no masks."""
     folder.mkdir()
     with (folder / "labels.json").open("w", encoding="utf-8") as file:
         file.write('{"classes": ' + json.dumps([utf8(c) for c in place.classes], ensure_ascii=False))
         file.write(', "labels": ')
-        _object(file, ((place.name(i.image), [_detection(x, i.size, place) for x in i.labels]) for i in _read(images)))
+        _object(
+            file,
+            ((place.name(i.image), [_detection(x, i.size, place) for x in i.labels]) for i in _read(images)),
+        )
         file.write("}\n")
     with (folder / "data.json").open("w", encoding="utf-8") as file:
         _object(file, ((place.name(i.image), utf8(os.path.abspath(i.image))) for i in _read(images)))
@@ -311,7 +319,9 @@ def _link(photograph: str, place: Path) -> None:
         except OSError:
             shutil.copyfile(photograph, place)
     except (OSError, ValueError) as error:
-        raise DataError(f"{photograph} cannot be put beside its labels ({files.reason(error)}); run again") from None
+        raise DataError(
+            f"{photograph} cannot be put beside its labels ({files.reason(error)}); run again"
+        ) from None
 
 
 def _object(file: IO[str], items: Iterable[tuple[str, Any]]) -> None:
@@ -355,3 +365,11 @@ FORMATS = {
     "jsonl": Format(write_jsonl, "labels.jsonl"),
     "parquet": Format(write_parquet, "labels.parquet"),
 }
+
+
+def formats_of(text: str) -> list[str]:
+    """The formats of a comma list, each once; a ConfigError that lists them for another name."""
+    names = list(dict.fromkeys(filter(None, (name.strip().lower() for name in text.split(",")))))
+    for name in names:
+        choose(FORMATS, name, "format")
+    return names

@@ -10,12 +10,14 @@ A threshold is on `present`, the probability that the photograph shows a phrase,
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -23,12 +25,13 @@ import yaml
 
 from phrase_loc import files
 from phrase_loc.boxes import iou
+from phrase_loc.display import utf8
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.gallery import MOST, write_page
-from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place
+from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, labelling_interface
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.streaming import Question, answer_many
+from phrase_loc.streaming import Question, answer_many, questions_of
 from phrase_loc.structures import FOUND_AT
 from phrase_loc.text.splitting import split_phrases
 
@@ -36,7 +39,11 @@ CANDIDATES = 10  # boxes of a phrase among which further instances are looked fo
 INSTANCE = 0.5  # share of the best box's mass per area**gamma that a further instance has at least
 OVERLAP = 0.5  # greatest IoU of two boxes of a class
 INSIDE = 0.7  # greatest share of the smaller of two boxes of a class that may lie in the other
-PSEUDO = 2.0  # photographs with, and without, that stand before the first one when a class's share is estimated
+SHOWN = 10  # photographs that were left out that a summary names
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+PSEUDO = (
+    2.0  # photographs with, and without, that stand before the first one when a class's share is estimated
+)
 
 
 class LabelClass(NamedTuple):
@@ -243,3 +250,157 @@ def _same(one: Sequence[float], other: Sequence[float]) -> bool:
     sides = (torch.minimum(a[0, 2:], b[0, 2:]) - torch.maximum(a[0, :2], b[0, :2])).clamp(min=0)
     smaller = min(float((x[0, 2:] - x[0, :2]).prod()) for x in (a, b))
     return float(sides.prod()) > INSIDE * smaller
+
+
+def label(
+    localizer: PhraseLocalizer,
+    images: Sequence[str],
+    classes: Sequence[LabelClass],
+    folder: Path,
+    formats: Sequence[str],
+    rules: Rules,
+    url: str | None,
+    world: World,
+    **options: Any,
+) -> dict[str, Any] | None:
+    """Answers all photographs into `folder`, then writes labels, sheet and summary; the summary, in the main process.
+
+    The `options` are those of `answer_many`. Answers that are there already are used: other thresholds and formats
+    cost seconds. `url` stands before a name in Label Studio's tasks, None for its local files, served from the folder
+    above the photographs'. Raises what `answer_many` raises, and a DataError where another process labels into it.
+    """
+    answers = folder / "answers.jsonl"
+    sentence = f"another process is labelling into {folder}; wait for it, or give another --output"
+    with ExitStack() as held:
+        world.from_main(lambda: held.enter_context(files.lock(folder / ".label.lock", sentence)))
+        questions = [Question(image, tuple(phrases_of(classes))) for image in images]
+        top_k = 1 if rules.instances == 1 else CANDIDATES
+        answer_many(localizer, questions, answers, top_k=top_k, world=world, **options)
+        if not world.is_main:
+            return None
+        labels = Labels(answers, classes, rules, localizer.model.config.calibration)
+        root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images]))
+        place = Place(root, [c.name for c in classes], url or f"/data/local-files/?d={quote(root.name)}/")
+        for name in formats:
+            with files.writing(folder / FORMATS[name].name) as temporary:
+                FORMATS[name].write(labels, place, temporary)
+        if "labelstudio" in formats:
+            files.write_text(folder / "labelstudio.xml", labelling_interface(place.classes))
+        found = summary(labels)
+        write_sheet(labels, folder / "sheet.html")
+        files.write_text(folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        return found
+
+
+def photographs(
+    given: Sequence[str],
+    classes: Sequence[LabelClass],
+    folder: Path,
+    every: int | None,
+    note: Callable[[str], None],
+) -> list[str]:
+    """Photographs, those in folders, and frames of videos, which go to `folder`; `note` is told what is left out."""
+    found: dict[str, None] = {}
+    for path in map(Path, given):
+        if path.suffix.lower() in VIDEOS and path.is_file():
+            taken = frames(path, every, folder / "frames" / path.stem)
+            note(f"{path}: {len(taken)} frames are labelled, each alone (nothing is tracked)")
+            found |= dict.fromkeys(taken)
+        else:
+            found |= dict.fromkeys(q.image for q in questions_of(path, phrases_of(classes), note))
+    return list(found)
+
+
+def summary(labels: Labels) -> dict[str, Any]:
+    """Photographs, how many have no label, boxes and threshold of each class, and what was left out and why."""
+    boxes, counts, left_out = Counter[int](), Counter[str](), []
+    for image in labels:
+        boxes.update(one.category for one in image.labels)
+        counts["photographs"] += 1
+        counts["without a label"] += not image.labels and image.error is None
+        if image.error is not None:
+            left_out.append({"image": utf8(image.image), "why": utf8(image.error)})
+    rows = {
+        c.name: {"boxes": boxes[number], "threshold": round(level, 4) if level <= 1 else None}
+        for number, (c, level) in enumerate(zip(labels.classes, labels.thresholds, strict=True))
+    }
+    return {**counts, "boxes": boxes.total(), "classes": rows, "left_out": left_out}
+
+
+def told(found: dict[str, Any], folder: Path) -> str:
+    """A summary for people."""
+    width = max(map(len, found["classes"]))
+    lines = [
+        f"  {name:<{width}}  {row['boxes']:>6} boxes  "
+        + (
+            "the wanted precision is not reached"
+            if row["threshold"] is None
+            else f"from {row['threshold']:.2f} on"
+        )
+        for name, row in found["classes"].items()
+    ]
+    left_out = [f"  left out: {entry['why']}" for entry in found["left_out"][:SHOWN]]
+    left_out += [f"  and {more} more"] if (more := len(found["left_out"]) - SHOWN) > 0 else []
+    head = (
+        f"{found['photographs']} photographs, {found['boxes']} boxes, {found['without a label']} without a label, "
+        f"{len(found['left_out'])} left out; written to {folder}"
+    )
+    return "\n".join([head, *lines, *left_out])
+
+
+def write_sheet(labels: Labels, page: Path) -> None:
+    """A page of the photographs with the boxes of their labels; those nearest to a threshold come first."""
+    doubts = [labels.doubt(answer) for answer in labels.read()]
+    shown = sorted(range(len(doubts)), key=doubts.__getitem__)[:MOST]
+    places = {number: place for place, number in enumerate(shown)}
+    rows: list[list[dict[str, Any]]] = [[] for _ in shown]
+    for number, answer in enumerate(labels.read()):
+        if number in places:
+            rows[places[number]] = _sheet_rows(labels, answer)
+    write_page(rows, page, page.parent.name, len(doubts))
+
+
+def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each class, with its boxes where it is labelled, for the page of `gallery`."""
+    image = labels.labelled(answer)
+    if image.error is not None:
+        return [{"image": image.image, "error": image.error}]
+    present = labels.present(answer)
+    rows = []
+    for number, (c, level) in enumerate(zip(labels.classes, labels.thresholds, strict=True)):
+        boxes = [list(one.box) for one in image.labels if one.category == number]
+        said = None if np.isnan(present[number]) else float(present[number])
+        told = "never labelled" if level > 1 else f"labelled from {level:.0%} on"
+        row = {"image": image.image, "width": image.size[0], "height": image.size[1], "phrase": c.name}
+        state = "labelled" if boxes else "not labelled"
+        rows.append(row | {"present": said, "state": state, "boxes": boxes, "peak": None, "note": told})
+    return rows
+
+
+def frames(clip: Path, every: int | None, folder: Path) -> list[str]:
+    """Every n-th frame of a video (None: one a second) as JPEGs in a folder, which is kept for the next call.
+
+    Raises a DataError where it is no video that OpenCV reads. Frames are labelled alone: nothing is tracked.
+    """
+    import cv2
+
+    about = json.dumps([*files.fingerprint(clip), every])
+    record = folder / "video.json"
+    if not (record.is_file() and record.read_text(encoding="utf-8") == about):
+        video = cv2.VideoCapture(str(clip))
+        step = every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.writing(folder) as temporary:
+            temporary.mkdir()
+            number = -1
+            while video.grab():
+                number += 1
+                if number % step == 0 and (found := video.retrieve())[0]:
+                    name = str(temporary / f"{clip.stem}_{number:06d}.jpg")
+                    if not cv2.imwrite(name, found[1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+                        raise DataError(f"{name} cannot be written; free space there")
+            if number < 0:
+                raise DataError(f"{clip} is no video that OpenCV can read; convert it to MP4 (H.264)")
+            (temporary / record.name).write_text(about, encoding="utf-8")
+        video.release()
+    return sorted(str(path) for path in folder.glob("*.jpg"))
