@@ -1,13 +1,14 @@
 """Labels in the formats of other tools. Each writer goes through the labelled photographs one at a time.
 
 Boxes are in pixels of the upright photograph, origin 0, x2 and y2 outside. File names are relative to the folder that
-was labelled. A photograph without a label is in all; one that could not be read is in JSON Lines alone, with the reason.
+was labelled. A photograph without a label is in all, one that could not be read in JSON Lines alone, with the reason.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from math import ceil, floor
 from pathlib import Path
@@ -15,14 +16,13 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-import numpy as np
 import yaml
 
-from phrase_loc import __version__, files
+from phrase_loc import __version__
 from phrase_loc.display import utf8
 from phrase_loc.errors import DataError, choose
 from phrase_loc.images import load_image, stored_orientation
-from phrase_loc.masks import decoded, polygons, rle_area
+from phrase_loc.masks import polygons, rle_area
 
 _LONGEST = 150  # bytes of a name that a photograph gets in a flat folder
 
@@ -119,9 +119,15 @@ def _shares(label: Label, size: Sequence[int]) -> str:
     """Centre, width and height of the box, or the points of the mask's greatest part, in shares of the image."""
     x1, y1, x2, y2 = label.box
     shares = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
-    if label.mask is not None and (outlines := polygons(label.mask)):
-        shares = outlines[0]
+    if outline := _outline(label):
+        shares = [v for point in outline for v in point]
     return " ".join(f"{min(max(v / size[i % 2], 0), 1):.6f}" for i, v in enumerate(shares))
+
+
+def _outline(label: Label) -> list[tuple[float, float]]:
+    """Points x, y around the greatest part of a mask; [] without one."""
+    found = polygons(label.mask) if label.mask is not None else []
+    return list(zip(found[0][::2], found[0][1::2], strict=True)) if found else []
 
 
 def write_voc(images: Images, place: Place, folder: Path) -> None:
@@ -148,9 +154,9 @@ def _voc_object(label: Label, place: Place) -> dict[str, Any]:
 
 
 def write_cvat(images: Images, place: Place, path: Path) -> None:
-    """CVAT for images 1.1: a box, or a mask where there are masks, for each label."""
+    """CVAT for images 1.1: a box, or an outline where there are masks, for each label."""
     labels = [("label", {"name": name, "attributes": ""}) for name in place.classes]
-    meta = _element("meta", {"job": {"labels": labels}})
+    meta = _element("meta", {"task": {"labels": labels}})
     with path.open("wb") as file:
         file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
         file.write(ElementTree.tostring(meta, "utf-8") + b"\n")
@@ -164,25 +170,14 @@ def write_cvat(images: Images, place: Place, path: Path) -> None:
                     "occluded": 0,
                     "z_order": 0,
                 }
-                if label.mask is None:
+                if outline := _outline(label):
+                    points = ";".join(f"{x},{y}" for x, y in outline)
+                    top.append(_element("polygon", "", **shared, points=points))
+                else:
                     corners = dict(zip(("xtl", "ytl", "xbr", "ybr"), label.box, strict=True))
                     top.append(_element("box", "", **shared, **corners))
-                else:
-                    top.append(_element("mask", "", **shared, **_cvat_mask(label.mask)))
             file.write(ElementTree.tostring(top, "utf-8") + b"\n")
         file.write(b"</annotations>\n")
-
-
-def _cvat_mask(mask: dict[str, Any]) -> dict[str, Any]:
-    """Run lengths by rows, from a run of background on, within the box around the mask."""
-    pixels = decoded(mask)
-    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
-    cut = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    flat = np.concatenate([[0], cut.ravel(), [2]])  # a change at both ends
-    ends = np.flatnonzero(np.diff(flat))
-    runs = np.diff(ends, prepend=0)
-    corner = {"left": columns[0], "top": rows[0], "width": cut.shape[1], "height": cut.shape[0]}
-    return {"rle": ", ".join(map(str, runs)), **corner}
 
 
 def write_labelstudio(images: Images, place: Place, path: Path) -> None:
@@ -220,8 +215,8 @@ def _region(key: str, label: Label, size: Sequence[int], name: str) -> dict[str,
         "id": key, "to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0,
         "score": label.score,
     }  # fmt: skip
-    if label.mask is not None and (outlines := polygons(label.mask)):
-        points = [[100 * x / width, 100 * y / height] for x, y in zip(outlines[0][::2], outlines[0][1::2])]
+    if outline := _outline(label):
+        points = [[100 * x / width, 100 * y / height] for x, y in outline]
         value = {"points": points, "closed": True, "polygonlabels": [name]}
         return shared | {"from_name": "outline", "type": "polygonlabels", "value": value}
     x1, y1, x2, y2 = label.box
@@ -241,8 +236,8 @@ def write_fiftyone(images: Images, place: Place, folder: Path) -> None:
             ((place.name(i.image), [_detection(x, i.size, place) for x in i.labels]) for i in _read(images)),
         )
         file.write("}\n")
-    with (folder / "data.json").open("w", encoding="utf-8") as file:
-        _object(file, ((place.name(i.image), utf8(os.path.abspath(i.image))) for i in _read(images)))
+    with (folder / "data.json").open("w", encoding="utf-8") as file:  # it is read without the keys' endings
+        _object(file, ((f"{place.name(i.image)}.", utf8(os.path.abspath(i.image))) for i in _read(images)))
 
 
 def _detection(label: Label, size: Sequence[int], place: Place) -> dict[str, Any]:
@@ -309,19 +304,18 @@ def _flat(images: Images, place: Place) -> Iterator[tuple[str, LabelledImage]]:
 
 
 def _link(photograph: str, place: Path) -> None:
-    """A link to the photograph, or an upright copy of one that is stored turned; a copy where links are forbidden."""
-    try:
-        if stored_orientation(photograph) != 1:  # tools differ in whether they turn it
-            load_image(photograph).save(place, quality=95)
+    """The photograph itself under a second name, or else a link or a copy; one that is stored turned is copied upright.
+
+    Tools differ in whether they turn photographs, and some read none behind symbolic links.
+    """
+    if stored_orientation(photograph) != 1:
+        load_image(photograph).save(place, quality=95)
+        return
+    for put in (os.link, os.symlink, shutil.copyfile):
+        with suppress(OSError):
+            put(os.path.realpath(photograph), place)
             return
-        try:
-            place.symlink_to(os.path.abspath(photograph))
-        except OSError:
-            shutil.copyfile(photograph, place)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{photograph} cannot be put beside its labels ({files.reason(error)}); run again"
-        ) from None
+    raise DataError(f"{photograph} cannot be linked or copied to {place.parent}; free space there")
 
 
 def _object(file: IO[str], items: Iterable[tuple[str, Any]]) -> None:

@@ -49,7 +49,7 @@ def thing_mask(
     mask = np.zeros((height, width), np.uint8)
     mask[y1:y2, x1:x2] = inside >= low + LEVEL * (high - low)
     if picture is not None:
-        small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        small: Any = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         mask = _grown(small, mask, (x1, y1, x2, y2))
     whole = cv2.resize(_largest(mask), (size[1], size[0]), interpolation=cv2.INTER_LINEAR) > 127
     return whole if whole.any() else _filled(box, size)
@@ -76,14 +76,14 @@ def _grown(picture: Pixels, seed: Pixels, box: tuple[int, ...]) -> Pixels:
     import cv2
 
     x1, y1, x2, y2 = box
-    labels = np.full(seed.shape, cv2.GC_BGD, np.uint8)
+    labels: Any = np.full(seed.shape, cv2.GC_BGD, np.uint8)
     labels[y1:y2, x1:x2] = np.where(seed[y1:y2, x1:x2], cv2.GC_PR_FGD, cv2.GC_PR_BGD)
     if seed.all() or (labels == cv2.GC_PR_FGD).sum() < 8 or (labels != cv2.GC_PR_FGD).sum() < 8:
         return seed
     models: Any = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
     try:
-        cv2.grabCut(picture, labels, [0, 0, 0, 0], *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(picture, labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
     except cv2.error:  # a picture of one colour has no model
         return seed
     grown = (labels & 1).astype(np.uint8)
