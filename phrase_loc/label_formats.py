@@ -304,12 +304,12 @@ def _flat(images: Images, place: Place) -> Iterator[tuple[str, LabelledImage]]:
 
 
 def _link(photograph: str, place: Path) -> None:
-    """The photograph itself under a second name, or else a link or a copy; one that is stored turned is copied upright.
+    """The photograph under a second name, or else a link or a copy; an upright copy of one that is stored turned.
 
     Tools differ in whether they turn photographs, and some read none behind symbolic links.
     """
     if stored_orientation(photograph) != 1:
-        load_image(photograph).save(place, quality=95)
+        load_image(photograph).save(place, "PNG" if place.suffix.lower() == ".png" else "JPEG", quality=95)
         return
     for put in (os.link, os.symlink, shutil.copyfile):
         with suppress(OSError):

@@ -29,6 +29,7 @@ from phrase_loc.display import utf8
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.gallery import MOST, write_page
+from phrase_loc.images import VIDEO_ENDINGS, frames
 from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, labelling_interface
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.streaming import Question, answer_many, questions_of
@@ -40,7 +41,6 @@ INSTANCE = 0.5  # share of the best box's mass per area**gamma that a further in
 OVERLAP = 0.5  # greatest IoU of two boxes of a class
 INSIDE = 0.7  # greatest share of the smaller of two boxes of a class that may lie in the other
 SHOWN = 10  # photographs that were left out that a summary names
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 PSEUDO = (
     2.0  # photographs with, and without, that stand before the first one when a class's share is estimated
 )
@@ -302,7 +302,7 @@ def photographs(
     """Photographs, those in folders, and frames of videos, which go to `folder`; `note` is told what is left out."""
     found: dict[str, None] = {}
     for path in map(Path, given):
-        if path.suffix.lower() in VIDEOS and path.is_file():
+        if path.suffix.lower() in VIDEO_ENDINGS and path.is_file():
             taken = frames(path, every, folder / "frames" / path.stem)
             note(f"{path}: {len(taken)} frames are labelled, each alone (nothing is tracked)")
             found |= dict.fromkeys(taken)
@@ -375,32 +375,3 @@ def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:
         state = "labelled" if boxes else "not labelled"
         rows.append(row | {"present": said, "state": state, "boxes": boxes, "peak": None, "note": told})
     return rows
-
-
-def frames(clip: Path, every: int | None, folder: Path) -> list[str]:
-    """Every n-th frame of a video (None: one a second) as JPEGs in a folder, which is kept for the next call.
-
-    Raises a DataError where it is no video that OpenCV reads. Frames are labelled alone: nothing is tracked.
-    """
-    import cv2
-
-    about = json.dumps([*files.fingerprint(clip), every])
-    record = folder / "video.json"
-    if not (record.is_file() and record.read_text(encoding="utf-8") == about):
-        video = cv2.VideoCapture(str(clip))
-        step = every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with files.writing(folder) as temporary:
-            temporary.mkdir()
-            number = -1
-            while video.grab():
-                number += 1
-                if number % step == 0 and (found := video.retrieve())[0]:
-                    name = str(temporary / f"{clip.stem}_{number:06d}.jpg")
-                    if not cv2.imwrite(name, found[1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
-                        raise DataError(f"{name} cannot be written; free space there")
-            if number < 0:
-                raise DataError(f"{clip} is no video that OpenCV can read; convert it to MP4 (H.264)")
-            (temporary / record.name).write_text(about, encoding="utf-8")
-        video.release()
-    return sorted(str(path) for path in folder.glob("*.jpg"))

@@ -5,6 +5,7 @@ Within the box, what of the map lies above a level is taken for the thing, and G
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def _grown(picture: Pixels, seed: Pixels, box: tuple[int, ...]) -> Pixels:
     models: Any = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
     try:
-        cv2.grabCut(picture, labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(picture, labels, (0, 0, 0, 0), *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
     except cv2.error:  # a picture of one colour has no model
         return seed
     grown = (labels & 1).astype(np.uint8)
@@ -119,7 +120,10 @@ def decoded(runs: dict[str, Any]) -> Mask:
     """The mask (H, W) of run lengths."""
     from pycocotools import mask as rle
 
-    return rle.decode(runs).astype(bool)
+    with warnings.catch_warnings():
+        # pycocotools 2.0.11 still hands numpy 2 an array without its copy keyword
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return rle.decode(runs).astype(bool)
 
 
 def rle_area(runs: dict[str, Any]) -> int:

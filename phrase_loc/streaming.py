@@ -155,8 +155,7 @@ def answer_many(
 
     The localizer's own source proposes the boxes. `workers` processes decode (0: this one), `batch_size` photographs
     at once. A finished file of the same run is left as it is, `overwrite` replaces whatever is there. All processes
-    of the `world` are given the same questions and share them; `threshold` as in `display.without_absent`, `masks` as
-    in `display.to_dict`.
+    of the `world` are given the same questions and share them. `threshold`, `masks`: see `display`.
 
     Raises:
         DataError: `output` belongs to something else, or another process is writing it.
@@ -185,8 +184,7 @@ def answer_many(
             with bar:
                 for batch in loader:
                     answers = _answers(localizer, batch, top_k, threshold, masks)
-                    lines = [json.dumps(a, ensure_ascii=False, allow_nan=False) + "\n" for a in answers]
-                    files.append_text(part, "".join(lines), _FULL_DISK)
+                    files.append_text(part, "".join(map(_line, answers)), _FULL_DISK)
                     refused += sum("error" in answer for answer in answers)
                     bar.update(len(answers))
         except RuntimeError as error:  # of torch's signal handler, wherever it finds this process
@@ -200,6 +198,10 @@ def answer_many(
         world.from_main(lambda: _join(output, run, world.size))
     counts = world.sum(torch.tensor([len(left) - refused, done, refused], device=world.device))
     return dict(zip(("answered", "resumed", "refused"), counts.tolist(), strict=True))
+
+
+def _line(answer: dict[str, Any]) -> str:
+    return json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _prepared(settings: Inference, source: Source, keep: bool, questions: list[Question]) -> list[_Ready]:
