@@ -41,17 +41,16 @@ INSTANCE = 0.5  # share of the best box's mass per area**gamma that a further in
 OVERLAP = 0.5  # greatest IoU of two boxes of a class
 INSIDE = 0.7  # greatest share of the smaller of two boxes of a class that may lie in the other
 SHOWN = 10  # photographs that were left out that a summary names
-PSEUDO = (
-    2.0  # photographs with, and without, that stand before the first one when a class's share is estimated
-)
+SHARE = 0.2  # of the photographs that show a class, where nothing better is known
 
 
 class LabelClass(NamedTuple):
-    """A class, what is asked for it, and the probability from which it is labelled (None: as for all)."""
+    """A class, what is asked for it, its threshold on `present`, the share of photographs with it (None: as for all)."""
 
     name: str
     phrases: tuple[str, ...]
     threshold: float | None = None
+    share: float | None = None
 
 
 class Rules(NamedTuple):
@@ -59,14 +58,15 @@ class Rules(NamedTuple):
 
     precision: float | None = None
     threshold: float | None = None
+    share: float = SHARE
     instances: int = 1
 
 
 def read_classes(path: Path) -> list[LabelClass]:
     """The classes of a file: YAML by its ending, else lines `name: phrase, phrase` or `name`; '#' opens a comment.
 
-    In YAML a class is `name: phrase`, `name: [phrase, ...]` or `name: {phrases: ..., threshold: 0.6}`, or the file is
-    a list of names. Raises a DataError that says which class is wrong.
+    In YAML a class is `name: phrase`, `name: [phrase, ...]` or `name: {phrases: ..., threshold: 0.6, share: 0.1}`, or
+    the file is a list of names. Raises a DataError that says which class is wrong.
     """
     text = files.read_text(path, what := "the file of classes")
     if path.suffix.lower() in {".yaml", ".yml"}:
@@ -89,22 +89,23 @@ def read_classes(path: Path) -> list[LabelClass]:
 
 
 def _class(name: Any, value: Any, where: str) -> LabelClass:
-    threshold = None
-    if isinstance(value, dict):
-        threshold, unknown = value.get("threshold"), sorted(map(str, value.keys() - {"phrases", "threshold"}))
-        if unknown:
-            raise DataError(f"{where}: {name!r} has {unknown[0]!r}; a class has `phrases` and `threshold`")
-        number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-        if threshold is not None and not (number and 0 <= threshold <= 1):
-            raise DataError(f"{where}: the threshold of {name!r} is a number from 0 to 1, got {threshold!r}")
-        value = value.get("phrases")
+    own: dict[str, Any] = value if isinstance(value, dict) else {"phrases": value}
+    if unknown := sorted(map(str, own.keys() - {"phrases", "threshold", "share"})):
+        raise DataError(
+            f"{where}: {name!r} has {unknown[0]!r}; a class has `phrases`, `threshold` and `share`"
+        )
+    for key in ("threshold", "share"):
+        number = own.get(key)
+        if number is not None and not (type(number) in (int, float) and 0 <= number <= 1):
+            raise DataError(f"{where}: the {key} of {name!r} is a number from 0 to 1, got {number!r}")
     if not isinstance(name, str) or not (name := name.strip()):
         raise DataError(f"{where}: a class has a name in letters, got {name!r}; put it in quotes")
+    value = own.get("phrases")
     given = value if isinstance(value, list) else [value]
     if not all(phrase is None or isinstance(phrase, str) for phrase in given):
         raise DataError(f"{where}: the phrases of {name!r} are texts, got {value!r:.80}; put them in quotes")
     phrases = [phrase for text in given for phrase in split_phrases(text or "")]
-    return LabelClass(name, tuple(dict.fromkeys(phrases)) or (name,), threshold)
+    return LabelClass(name, tuple(dict.fromkeys(phrases)) or (name,), own.get("threshold"), own.get("share"))
 
 
 def phrases_of(classes: Sequence[LabelClass]) -> list[str]:
@@ -138,10 +139,10 @@ def thresholds_of(
     """The probability from which each class is labelled; 2 where no photograph reaches the wanted precision.
 
     A class's own threshold goes first, then `rules.threshold`, then `rules.precision`, else the model's `found_at`.
-    For a precision: `present` (N, C) is calibrated for an even bet. The share of photographs with the class is
-    estimated from all of them by expectation maximisation (Saerens, Latinne & Decaestecker 2002), which gives each
-    photograph its probability at that share. The threshold is the lowest from which on their mean, the expected
-    share of true labels, is at least the precision.
+    For a precision: `present` (N, C) is calibrated where half of the pairs are positive. At another share of
+    photographs with the class, the class's own or `rules.share`, its odds change by share / (1 - share) (Elkan 2001,
+    theorem 2). The threshold is the lowest from which on the mean of these, the expected share of true labels, is at
+    least the precision.
     """
     found = float(calibration.get("found_at", FOUND_AT)) if rules.threshold is None else rules.threshold
     chosen = []
@@ -149,25 +150,12 @@ def thresholds_of(
         level = found
         if rules.precision is not None:
             said = np.sort(column[~np.isnan(column)].astype(np.float64))[::-1]
-            mean = np.cumsum(at_share(said)) / np.arange(1, len(said) + 1)
-            precise = np.flatnonzero(mean >= rules.precision)
+            share = rules.share if c.share is None else c.share
+            expected = share * said / (share * said + (1 - share) * (1 - said))
+            precise = np.flatnonzero(expected.cumsum() >= rules.precision * np.arange(1, len(said) + 1))
             level = float(said[precise[-1]]) if len(precise) else 2.0
         chosen.append(level if c.threshold is None else c.threshold)
     return chosen
-
-
-def at_share(said: np.ndarray) -> np.ndarray:
-    """Probabilities (n,) of an even bet -> at the share of positives that they themselves make most likely: (n,)."""
-    odds = np.clip(said, 1e-9, 1 - 1e-9)
-    odds, share = odds / (1 - odds), 0.5
-    posterior = said
-    for _ in range(1000):
-        posterior = share * odds / (share * odds + 1 - share)
-        new = (posterior.sum() + PSEUDO) / (len(said) + 2 * PSEUDO)
-        if abs(new - share) < 1e-9:
-            break
-        share = new
-    return posterior
 
 
 @dataclass

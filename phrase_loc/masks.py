@@ -84,7 +84,7 @@ def _grown(picture: Pixels, seed: Pixels, box: tuple[int, ...]) -> Pixels:
     models: Any = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
     try:
-        cv2.grabCut(picture, labels, (0, 0, 0, 0), *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(picture, labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
     except cv2.error:  # a picture of one colour has no model
         return seed
     grown = (labels & 1).astype(np.uint8)

@@ -17,7 +17,6 @@ from phrase_loc.labelling import (
     LabelClass,
     Labels,
     Rules,
-    at_share,
     check_classes,
     read_classes,
     summary,
@@ -352,19 +351,25 @@ def test_files_that_are_none(name, text, sentence, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7])
-def test_the_share_of_a_class_is_found_and_the_precision_is_kept(share):
+def test_the_wanted_precision_is_kept_at_the_share(share):
     """Against a world whose probabilities are exact: scores of two normals, calibrated for an even bet."""
     rng = np.random.default_rng(5)
     true = rng.random(20_000) < share
     score = rng.normal(np.where(true, 1.0, -1.0), 1.0)
     said = 1 / (1 + np.exp(-2 * score))  # Bayes at one half
-    assert at_share(said).mean() == pytest.approx(share, abs=0.02)
-    classes = [LabelClass("one", ("one",)), LabelClass("two", ("two",), 0.25)]
-    table = np.stack([said, said], 1)
-    level, own = thresholds_of(table, classes, Rules(precision=0.9), {"found_at": 0.6})
+    classes = [
+        LabelClass("one", ("one",)),
+        LabelClass("two", ("two",), 0.25),
+        LabelClass("3", ("3",), None, 0.5),
+    ]
+    table = np.stack([said] * 3, 1)
+    level, own, even = thresholds_of(table, classes, Rules(precision=0.9, share=share), {"found_at": 0.6})
     assert own == 0.25
-    assert true[said >= level].mean() == pytest.approx(0.9, abs=0.03)
-    assert thresholds_of(table, classes, Rules(), {"found_at": 0.6}) == [0.6, 0.25]
+    assert true[said >= level].mean() == pytest.approx(0.9, abs=0.02)
+    assert np.mean(said[said >= even]) == pytest.approx(0.9, abs=1e-3), (
+        "its own share is that of the calibration"
+    )
+    assert thresholds_of(table, classes, Rules(), {"found_at": 0.6}) == [0.6, 0.25, 0.6]
     assert thresholds_of(table[:0], classes, Rules(precision=0.9), {})[0] > 1
 
 

@@ -121,7 +121,10 @@ def run_label(args: argparse.Namespace) -> int:
     from phrase_loc.labelling import Rules, check_classes, label, photographs, read_classes, told
 
     formats = formats_of(",".join(args.format or ["jsonl"]))
-    classes, rules = read_classes(args.phrases), Rules(args.precision, args.threshold, args.instances)
+    classes, rules = (
+        read_classes(args.phrases),
+        Rules(args.precision, args.threshold, args.share, args.instances),
+    )
     with suppress(FileExistsError):  # which is said where the lock is taken
         args.output.mkdir(parents=True, exist_ok=True)
     with session(args.device) as world:
