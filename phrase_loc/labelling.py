@@ -45,7 +45,7 @@ SHARE = 0.2  # of the photographs that show a class, where nothing better is kno
 
 
 class LabelClass(NamedTuple):
-    """A class, what is asked for it, its threshold on `present`, the share of photographs with it (None: as for all)."""
+    """A class, what is asked for it, its threshold on `present`, its share of the photographs (None: as for all)."""
 
     name: str
     phrases: tuple[str, ...]
@@ -289,13 +289,20 @@ def photographs(
 ) -> list[str]:
     """Photographs, those in folders, and frames of videos, which go to `folder`; `note` is told what is left out."""
     found: dict[str, None] = {}
+    own = os.path.realpath(folder) + os.sep
     for path in map(Path, given):
         if path.suffix.lower() in VIDEO_ENDINGS and path.is_file():
             taken = frames(path, every, folder / "frames" / path.stem)
             note(f"{path}: {len(taken)} frames are labelled, each alone (nothing is tracked)")
             found |= dict.fromkeys(taken)
         else:
-            found |= dict.fromkeys(q.image for q in questions_of(path, phrases_of(classes), note))
+            seen = [q.image for q in questions_of(path, phrases_of(classes), note)]
+            others = [image for image in seen if not os.path.realpath(image).startswith(own)]
+            if len(others) < len(seen):
+                note(f"left out {len(seen) - len(others)} photographs in {folder}, the output")
+            found |= dict.fromkeys(others)
+    if not found:
+        raise DataError(f"no photograph is left to label in {', '.join(given)}; name another folder")
     return list(found)
 
 

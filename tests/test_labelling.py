@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from phrase_loc import files
+from phrase_loc.cli import main
 from phrase_loc.datasets.annotations import read_xml
 from phrase_loc.datasets.yolo import listed_names
 from phrase_loc.errors import ConfigError, DataError
@@ -399,3 +402,119 @@ def test_what_the_model_does_not_know_is_said(tiny_localizer):
     assert notes[1].startswith("'a zorglub' is not labelled")
     with pytest.raises(ConfigError, match="knows no noun"):
         check_classes(tiny_localizer, [none], Rules())
+
+
+def command(*arguments, model) -> int:
+    return main(["label", *map(str, arguments), "--model", str(model), "--device", "cpu", "--workers", "0"])
+
+
+@pytest.fixture
+def folder(drawn_image, tmp_path):
+    """Five photographs, and a file of classes beside them."""
+    root = tmp_path / "photographs"
+    root.mkdir()
+    for number in range(5):
+        drawn_image.rotate(30 * number).save(root / f"{number}.png")
+    (tmp_path / "classes.txt").write_text("dog: a dog\nhat: a red hat, a hat\n", encoding="utf-8")
+    return root
+
+
+def test_the_command(folder, tiny_model, tmp_path, capsys):
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    out, classes = tmp_path / "out", tmp_path / "classes.txt"
+    usual = (folder, "--phrases", classes, "--output", out)
+    asked = [*usual, "--format", "coco,yolo", "--format", "voc", "--masks", "--threshold", 0.1]
+    assert command(*asked, model=tiny_model) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("6 photographs, ")
+    assert "broken.jpg is not an image" in said
+    names = {
+        "answers.jsonl",
+        "answers.jsonl.run.json",
+        "coco.json",
+        "yolo",
+        "voc",
+        "sheet.html",
+        "summary.json",
+    }
+    assert {path.name for path in out.iterdir()} == names
+    coco = json.loads((out / "coco.json").read_text())
+    assert len(coco["images"]) == 5
+    assert coco["annotations"]
+    for one in coco["annotations"]:
+        mask, (x, y, width, height) = decoded(one["segmentation"]), one["bbox"]
+        assert mask.shape == (80, 120)
+        rows, columns = np.nonzero(mask)
+        assert columns.min() >= int(x) - 1
+        assert rows.min() >= int(y) - 1
+        assert columns.max() <= x + width + 1
+        assert rows.max() <= y + height + 1
+    # other thresholds and formats: the answers are kept
+    before = (out / "answers.jsonl").stat().st_mtime_ns
+    assert command(*usual, "--format", "cvat", "--masks", "--precision", 0.9, model=tiny_model) == 0
+    assert (out / "answers.jsonl").stat().st_mtime_ns == before
+    assert (out / "cvat.xml").is_file()
+    # an output within the photographs is none of them
+    assert command(tmp_path, *usual[1:3], "--output", out, model=tiny_model) == 2
+    assert f"left out 10 photographs in {out}, the output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--format", "coco,pascal"], "unknown format 'pascal'; choose from coco, cvat"),
+        (["--phrases", "none.txt"], "the file of classes none.txt does not exist"),
+        (["--synonyms", "none.txt"], "the file of synonyms none.txt does not exist"),
+        (["--output", "{file}"], "cannot be written"),
+    ],
+)
+def test_what_it_refuses(more, sentence, folder, tiny_model, tmp_path, capsys):
+    usual = [folder, "--phrases", tmp_path / "classes.txt", "--output", tmp_path / "out"]
+    more = [str(x).format(file=tmp_path / "classes.txt") for x in more]
+    assert command(*usual, *more, model=tiny_model) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_killed_run_goes_on(folder, tiny_model, tmp_path):
+    """Shot at each moment of its files, one after the other, it ends with the labels of a run that was not."""
+    usual = [folder, "--phrases", tmp_path / "classes.txt", "--threshold", 0.1, "--format", "coco,yolo"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert command(*usual, "--output", whole, "--batch-size", 1, model=tiny_model) == 0
+    ended = 0
+    for moment in range(0, 200, 5):
+        child = os.fork()
+        if child == 0:
+            shots = [False] * moment + [True]
+            files.observer = lambda *_, shots=shots: shots.pop(0) and os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(command(*usual, "--output", out, "--batch-size", 1, model=tiny_model))
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if ended == 0:
+            break
+    assert ended == 0
+    for name in ("answers.jsonl", "coco.json", "yolo/labels/3.txt", "summary.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
+
+
+def test_a_video_by_frames(drawn_image, tiny_model, tmp_path, capsys):
+    import cv2
+
+    clip = tmp_path / "my clip.avi"
+    video = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 10, (120, 80))
+    for number in range(25):
+        video.write(np.array(drawn_image.rotate(number))[..., ::-1].copy())
+    video.release()
+    (tmp_path / "classes.txt").write_text("dog\n")
+    usual = (clip, "--phrases", tmp_path / "classes.txt", "--output", tmp_path / "out", "--threshold", 0)
+    assert command(*usual, "--every", 8, "--format", "jsonl", model=tiny_model) == 0
+    assert "4 frames are labelled, each alone" in capsys.readouterr().err
+    lines = (tmp_path / "out/labels.jsonl").read_text().splitlines()
+    frames = [Path(json.loads(line)["image"]) for line in lines]
+    assert [path.name for path in frames] == [f"my clip_{n:06d}.jpg" for n in (0, 8, 16, 24)]
+    with Image.open(frames[2]) as seen:
+        assert np.abs(np.array(seen, float) - np.array(drawn_image.rotate(16))).mean() < 8
+    assert command(*usual, model=tiny_model) == 2  # other photographs: one a second
+    assert "other photographs" in capsys.readouterr().err
+    clip.write_bytes(b"no video")
+    assert command(*usual, "--overwrite", model=tiny_model) == 2
+    assert "is no video that OpenCV can read" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from phrase_loc.cli import whole_number
 from phrase_loc.cli.query import asked, probability
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
-from phrase_loc.files import read_text, write_text
+from phrase_loc.files import ADVICE, read_text, refusing, write_text
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 TOKEN = "PHRASE_LOC_TOKEN"  # the environment's own
@@ -83,15 +83,10 @@ def label_arguments(parser: argparse.ArgumentParser) -> None:
     add("photos", metavar="PHOTOS", nargs="+", help="a folder of photographs, photographs, or a video")
     text = "classes: a line `name: phrase, phrase` for each, or .yaml"
     add("--phrases", required=True, type=Path, metavar="FILE", help=text)
-    add(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="folder for answers, labels, sheet and summary",
-    )
+    text = "folder for answers, labels, summary and contact sheet"
+    add("--output", required=True, type=Path, metavar="DIR", help=text)
     text = (
-        "coco, yolo, labelstudio, cvat, fiftyone, voc, jsonl or parquet; several with commas (default: jsonl)"
+        "coco, yolo, labelstudio, cvat, fiftyone, voc, jsonl, parquet; several with commas (default: jsonl)"
     )
     add("--format", action="append", metavar="NAME", help=text)
     choice = parser.add_mutually_exclusive_group().add_argument
@@ -99,9 +94,10 @@ def label_arguments(parser: argparse.ArgumentParser) -> None:
     choice("--precision", type=probability, metavar="P", help=text)
     text = "label where `present` is at least T (default: the model's own for 'found')"
     choice("--threshold", type=probability, metavar="T", help=text)
-    add(
-        "--instances", type=count, default=1, metavar="K", help=f"boxes of a class in a photograph {_DEFAULT}"
-    )
+    text = "of the photographs that show a class, as you expect, for --precision"
+    add("--share", type=probability, default=0.2, metavar="S", help=f"share {text} {_DEFAULT}")
+    text = f"boxes of a class in a photograph, at most {_DEFAULT}"
+    add("--instances", type=count, default=1, metavar="K", help=text)
     add("--masks", action="store_true", help="outlines as well, in the formats that have them")
     add("--synonyms", metavar="FILE", help="lines `word: known word`, how to read words that the model lacks")
     add("--every", type=count, metavar="N", help="of a video each N-th frame (default: one a second)")
@@ -121,11 +117,9 @@ def run_label(args: argparse.Namespace) -> int:
     from phrase_loc.labelling import Rules, check_classes, label, photographs, read_classes, told
 
     formats = formats_of(",".join(args.format or ["jsonl"]))
-    classes, rules = (
-        read_classes(args.phrases),
-        Rules(args.precision, args.threshold, args.share, args.instances),
-    )
-    with suppress(FileExistsError):  # which is said where the lock is taken
+    classes = read_classes(args.phrases)
+    rules = Rules(args.precision, args.threshold, args.share, args.instances)
+    with refusing(args.output, ADVICE):
         args.output.mkdir(parents=True, exist_ok=True)
     with session(args.device) as world:
         localizer = asked(args, str(world.device))
