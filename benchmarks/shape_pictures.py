@@ -5,8 +5,8 @@
     picture.caption                     "a red star and a blue ring": some of the things, not all
     picture.things[0].mask, .box        visible pixels (72, 72), and the box around them, xyxy, half-open
 
-A picture is a function of `seed` and `index` alone. Captions name things and say no places, as captions of the web do,
-so what is trained on them has seen no box.
+A picture is a function of `seed` and `index` alone. Captions name things and say no places, so what is trained on
+them has seen no box.
 """
 
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
 WORDS = (*COLOURS, *SHAPES)
 RADIUS = (7.0, 15.0)  # of the circle around a thing, in pixels
+TURN = 0.35  # most that a thing leans, in radians
 NAMED = 0.7  # chance that the caption names a thing
 BARE = 0.15  # chance that it says the shape without the colour
 
@@ -72,7 +73,7 @@ def draw(seed: int, index: int, things: tuple[int, int] = (2, 6), side: int = SI
     words = []
     for x, y, radius in places:
         colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
-        mask = _inside(shape, *_turned(side, x, y, radius, rng.uniform(0, 2 * np.pi)))
+        mask = _inside(shape, *_turned(side, x, y, radius, rng.uniform(-TURN, TURN) - np.pi / 2))
         paint = np.array(COLOURS[colour]) + rng.normal(0, 12, 3) + rng.normal(0, 8, (side, side, 1))
         pixels = np.where(mask[..., None], paint, pixels)
         masks = [*(other & ~mask for other in masks), mask]
