@@ -165,8 +165,9 @@ def excitation_backprop(
 
 
 def _rules(residual: str, signed: str, rules: Rules | None) -> Rules:
-    sums = choose(RESIDUALS, residual, "residual rule")
-    return {**choose(SIGNED, signed, "rule for signed activations"), **sums, **(rules or {})}
+    linear: Rules = choose(SIGNED, signed, "rule for signed activations")
+    sums: Rules = choose(RESIDUALS, residual, "residual rule")
+    return {**linear, **sums, **(rules or {})}
 
 
 def seeded(seed: Seed, h: Tensor, units: Tensor, weights: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ def named(names: str) -> list[Callable[..., Any]]:
     return [func for func in found if callable(func)]
 
 
-def passed(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def passed(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
     """One input for each output, a normalisation, a copy: it wins all, and mean and variance only modulate."""
     channels = input.node.channels
     return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p), channels=channels)
@@ -85,11 +85,12 @@ def cast(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Te
 
 
 def constant(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
-    """Statistics that only modulate: nobody inherits."""
+    """Statistics and gates that only modulate, a variance, a softmax: nobody inherits."""
+    tape.gate = func
     return func(*args, **kwargs)
 
 
-def reshaped(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def reshaped(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
     """The same values in the same order."""
     shape, channels = input.shape, input.node.channels
     if func is Tensor.view:  # a view of (N, C, h, w) that was made for another memory format
@@ -106,7 +107,7 @@ def reshaped(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -
     return tape.record(value, Move(input, down), channels=channels)
 
 
-def permuted(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def permuted(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Axes in another order; a tensor without data, each axis of its own length, tells which."""
     order = func(torch.empty(*range(2, input.dim() + 2), device="meta"), *args, **kwargs).shape
     back = [0, *(list(order).index(axis + 2) + 1 for axis in range(input.dim()))]

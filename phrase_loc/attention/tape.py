@@ -99,6 +99,7 @@ class Tape:
     ) -> None:
         self.rules, self.kept = rules, kept or (lambda weight, part: part(weight))
         self.watched: list[Node] = []
+        self.gate: Any = None  # the last function whose result only modulates
         self._numbers = count()
 
     def watch(self, x: Tensor) -> Attended:
@@ -172,9 +173,7 @@ def attended_pass(
             for part in parts:
                 top = part(tape.watch(top))
                 if not is_live(top):
-                    raise ConfigError(
-                        "the network's output does not depend on the activations it is asked about"
-                    )
+                    raise _nothing_inherits(tape)
             yield tape, top
         finally:
             tape.watched.clear()  # nodes know their tape: all of the pass would wait for the collector of cycles
@@ -269,6 +268,14 @@ def _no_rule(func: Any) -> str:
         "rules={function: rule} with a rule of phrase_loc.attention.functions ('passed' if each output has "
         "one input, 'routed' if it only moves values, 'constant' if it only modulates)"
     )
+
+
+def _nothing_inherits(tape: Tape) -> Exception:
+    if tape.gate is not None:  # such as the softmax over the classes
+        return NotImplementedError(
+            _no_rule(tape.gate) + "; here it only modulates, and all that follows hangs on it"
+        )
+    return ConfigError("the network's output does not depend on the activations it is asked about")
 
 
 def _in_place(func: Any) -> bool:
