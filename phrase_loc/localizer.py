@@ -270,9 +270,11 @@ class PhraseLocalizer:
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
-        how = {"method": attention, "weights": weights, "signed": self.settings.signed}
+        asked = partial(
+            maps_at_depths, units=units, method=attention, weights=weights, signed=self.settings.signed
+        )
         found = [
-            [maps[:, 0] for maps in maps_at_depths(parts, x, units, **how)]
+            [maps[:, 0] for maps in asked(parts, x)]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:
