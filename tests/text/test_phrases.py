@@ -303,7 +303,7 @@ def test_the_word_list_is_opened_for_unknown_words_alone():
         "from phrase_loc.text.phrases import PhraseEncoder\n"
         "from phrase_loc.text.vocabulary import Vocabulary\n"
         "encoder = PhraseEncoder(Vocabulary(('doorway', 'dog'), (99, 99)))\n"
-        "encoder.encode('two dogs in a doorway'); encoder.encode('a zorg')\n"
+        "encoder.encode('two dogs in a doorway'); encoder.encode('it')\n"
         "print(english._word_list.cache_info().misses)\n"
         "encoder.encode('a dooorway'); print(english._word_list.cache_info().misses)"
     )
