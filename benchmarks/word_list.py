@@ -40,11 +40,18 @@ def main(share: Path) -> None:
     joined, names = {re.sub("[_-]", "", name) for name in proper if re.search("[_-]", name)}, proper - small
     seen = senses(share)
     mainly = {w for w in adjectives if w not in nouns or seen[w, "a"] > seen[w, "n"]}
-    parts = {part for lemma in nouns | adjectives | others | names | joined for part in re.split("[_-]", lemma)}
+    parts = {
+        part for lemma in nouns | adjectives | others | names | joined for part in re.split("[_-]", lemma)
+    }
     words = {w for w in spelt | parts if re.fullmatch("[a-z]{5,14}", w)}
     words = {w for w in words if canonical(w) == w or canonical(w) not in words}
     words |= {w for w in mainly & spelt | names | capital if re.fullmatch("[a-z]{2,4}", w)}
-    marks = {"*": (capital & small | joined) - seen.keys(), "^": names, "=": compounds(share), "+": mainly}  # the last one holds
+    marks = {
+        "*": (set(map(plain, filter(str.istitle, written))) & small | joined) - seen.keys(),
+        "^": names,
+        "=": compounds(share),
+        "+": mainly,
+    }  # the last one holds
     mark = {word: mark for mark, marked in marks.items() for word in marked}
     lines = sorted(word + mark.get(word, "") for word in words)
     text = "\n".join(["", *lines, ""])
@@ -62,8 +69,10 @@ def lemmas(share: Path, *parts: str) -> list[str]:
 
 
 def proper_names(share: Path, capital: set[str]) -> set[str]:
-    """What WordNet writes with a capital alone and takes first for one thing or a trademark, and of `capital` the
-    words that it lacks."""
+    """Words that WordNet takes first for one thing or a trademark, and never for an animal or a food.
+
+    Of WordNet those that it writes with a capital alone, and those of `capital` that it lacks.
+    """
     rows = (share / "wordnet" / "data.noun").read_text("utf-8").splitlines()
     synsets = {row[:8]: row for row in rows if not row.startswith(" ")}
     small = {field for row in synsets.values() for field in row.split("|")[0].split() if field.islower()}
@@ -71,8 +80,10 @@ def proper_names(share: Path, capital: set[str]) -> set[str]:
     for row in (share / "wordnet" / "index.noun").read_text("utf-8").splitlines():
         fields = row.split()
         if not row.startswith(" ") and fields[0] not in small:
-            first = synsets[fields[-int(fields[2])]]
-            found |= {plain(fields[0])} if " @i " in first or "trademark" in first else set()
+            first, *more = (synsets[offset] for offset in fields[-int(fields[2]) :])
+            eaten = any(row[9:11] in ("05", "13") and " @i " not in row for row in more)  # or an animal
+            named = (" @i " in first and not eaten) or "trademark" in first
+            found |= {plain(fields[0])} if named else set()
     return found
 
 

@@ -134,7 +134,7 @@ def _is_side(before: str, token: str, after: str) -> bool:
 
 
 def _is_verb(before: str, after: str) -> bool:
-    """Whether 'left' between these is of 'leave': 'a man who left', 'a man left the room', 'a bike left in the rain'."""
+    """Whether 'left' between these is of 'leave': 'a man who left', 'a man left a room', 'a bike left in rain'."""
     subject = before in english.AUXILIARIES or before in english.PRONOUNS or before in ("who", "that")
     if not subject and (not before or is_function_word(before) or not _is_noun(before)):
         return False

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from string import ascii_lowercase
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from phrase_loc.structures import Word
 from phrase_loc.text import english
@@ -43,8 +43,8 @@ class EncodedPhrase:
     """A phrase as the model sees it."""
 
     words: tuple[Word, ...]  # every content word in reading order, unknown ones with weight 0
-    ids: Tensor  # (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's
-    weights: Tensor  # (K,) float32 > 0 with sum 1, in the order of `ids`
+    ids: tuple[int, ...]  # rows of the K known words: below V the vocabulary's, from V on the extra table's
+    weights: tuple[float, ...]  # > 0 with sum 1, in the order of `ids`
     note: str | None = None  # what of the phrase is not asked as it is written, None when all is
     head_known: bool = True  # whether every noun that names the thing is known
 
@@ -87,13 +87,13 @@ class PhraseEncoder:
         words = tuple([Word(text, w.known, shares[text] / total, w.misspelt) for text, w in read.items()])
         if not words and (text := normalise(phrase).strip()[:MAX_LETTERS]):
             words = (Word(text, False, 0.0),)  # without a content word ('it', an emoji)
-        ids = torch.tensor([self._rows[word.text] for word in words if word.known], dtype=torch.long)
-        weights = torch.tensor([word.weight for word in words if word.known])
+        ids = tuple([self._rows[word.text] for word in words if word.known])
+        weights = tuple([word.weight for word in words if word.known])
         return EncodedPhrase(words, ids, weights, note(found, words, names), any(heads) and all(heads))
 
     def _names(self, phrase: str, found: Sequence[Token]) -> list[str]:
         """The tokens that name one person, place or brand and that the model was not trained on."""
-        new = [text for text, _, _ in found if not self.vocabulary.read(text)]
+        new = [text for text, _, _ in found if text not in english.COUNTS and not self.vocabulary.read(text)]
         if not new:
             return new
         written = [word.strip("\"'([") for word in phrase.split()]
@@ -180,13 +180,13 @@ def one_edit_away(word: str) -> set[str]:
     return near - {word}
 
 
-def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:
+def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The distinct word rows of all phrases (K,), and the weight of each in each phrase (P, K)."""
-    every = torch.cat([torch.zeros(0, dtype=torch.long), *(e.ids for e in encoded)])
-    ids, place = every.unique(return_inverse=True)
-    owner = torch.tensor([row for row, e in enumerate(encoded) for _ in e.ids], dtype=torch.long)
-    weights = torch.zeros(len(encoded), len(ids))
-    weights[owner, place] = torch.cat([torch.zeros(0), *(e.weights for e in encoded)])
+    every = np.array([row for e in encoded for row in e.ids], dtype=np.int64)
+    ids, place = np.unique(every, return_inverse=True)
+    weights = np.zeros((len(encoded), len(ids)), dtype=np.float32)
+    owner = [p for p, e in enumerate(encoded) for _ in e.ids]
+    weights[owner, place] = [weight for e in encoded for weight in e.weights]
     return ids, weights
 
 
