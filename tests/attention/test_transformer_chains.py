@@ -1,4 +1,4 @@
-"""A vision transformer and CLIP's ResNet against the Markov chain spelt out from their weights: a matrix an operation."""
+"""A vision transformer and CLIP's ResNet against the Markov chain spelt out from their weights."""
 
 import pytest
 import torch
@@ -164,9 +164,8 @@ def test_the_top_of_a_clip_resnet_equals_the_explicit_chain(signed):
         return p
 
     with torch.no_grad():
-        main = steps(
-            x, block.conv1, block.bn1, block.act1, block.conv2, block.bn2, block.act2, block.avgpool, block.conv3, block.bn3
-        )  # fmt: skip
+        names = "conv1 bn1 act1 conv2 bn2 act2 avgpool conv3 bn3"
+        main = steps(x, *(getattr(block, name) for name in names.split()))
         side = steps(x, *block.downsample)
         a, b = main[-1][2], side[-1][2]
         plane = (a + b).relu()[0].flatten(1).T  # (4, 128)
