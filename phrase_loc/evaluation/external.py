@@ -321,10 +321,12 @@ def _answered(method: Method, protocol: Protocol, batch: Batch) -> Iterator[dict
 
 def write_template(path: Path, records: Iterable[dict[str, Any]]) -> int:
     """Writes rows as .csv, .jsonl or .parquet, lists of CSV as JSON; how many."""
-    listed, advice = list(records), "choose another file"
+    if path.exists():  # perhaps the one that was filled in
+        raise ConfigError(f"{path} is there already; choose another file")
+    listed = list(records)
     if not listed:
         raise DataError("the protocols count nothing in these images; choose others")
-    with writing(path, advice) as part:
+    with writing(path, "choose another file") as part:
         if path.suffix == ".parquet":
             from pyarrow import Table, parquet
 

@@ -348,6 +348,19 @@ def test_a_template_filled_in_by_another_tool(data, tmp_path, ending):
     assert [row["value"] for row in filled["rows"]] == [row["value"] for row in blind["rows"]]
 
 
+def test_a_template_is_never_written_over(data, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("filled in")
+    for name, said in (
+        ("mine.csv", "is there already"),
+        ("mine.txt", "OUT ends in .csv, .jsonl or .parquet"),
+    ):
+        assert (
+            main(["predictions-template", str(tmp_path / name), f"data.root={data}", "data.split=val"]) == 2
+        )
+        assert said in capsys.readouterr().err
+    assert (tmp_path / "mine.csv").read_text() == "filled in"
+
+
 def test_theirs_and_ours_in_one_table_and_compared(data, tmp_path, capsys):
     file = written(tmp_path / "theirs.csv", simple(data))
     both = run(data, [file, "whole_image"], protocols=["recall_any"])
