@@ -259,7 +259,7 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
-        ids, weights = distinct_words(encoded)
+        ids, weights = map(torch.from_numpy, distinct_words(encoded))
         single = len(self._parts) == len(self._parts[0]) == 1
         if len(ids) == 0:
             grid = scene.activations[0].shape[-2:] if single else self._grid
@@ -350,7 +350,7 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def _presence(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
         """The weighted mean of the pooled scores of a phrase's words, over input sizes."""
-        ids, weights = distinct_words(encoded)
+        ids, weights = map(torch.from_numpy, distinct_words(encoded))
         if len(ids) == 0:
             return [-torch.inf] * len(encoded)
         scores = [self.model.scores(h, ids.to(self.device))[0] for h in self._features(scene)]
