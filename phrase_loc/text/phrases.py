@@ -81,15 +81,17 @@ class PhraseEncoder:
         further = {word: row for row, word in reversed([*enumerate(extra, self._trained)])}
         self._rows = further | {word: row for row, word in enumerate(vocabulary.words)}
         self._cache: dict[str, tuple[Word, ...]] = {}
+        self.synonyms: dict[str, list[str]] = {}
         self.synonyms = dict(self._synonym(*entry) for entry in (synonyms or {}).items())
 
     def _synonym(self, word: str, text: str) -> tuple[str, list[str]]:
         found, read = tokens(word), tokens(text)
         if len(found) != 1:
             raise ConfigError(f"a synonym stands for one word, got {word!r}; give each of its words a line")
-        unknown = [token for token in read if not (is_function_word(token) or self._read(token)[0].known)]
+        named = not all(map(is_function_word, read))  # 'un: a' passes a word over
+        unknown = [repr(part.text) for part in self.encode(text).words if not part.known] if named else []
         if unknown or not read:
-            what = ", ".join(map(repr, unknown)) or "an empty text"
+            what = ", ".join(unknown) or "an empty text"
             raise ConfigError(f"{word!r} cannot be read as {text!r}: the model does not know {what}")
         return canonical(found[0]), read
 
