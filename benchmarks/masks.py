@@ -4,7 +4,7 @@
 
 Shapes are those of `shape_pictures` at 320 pixels. They are painted in one noisy colour, or cut out of one of the
 package's photographs and laid on another, which is harder: colours mix. The boxes are the true ones, so that the
-outline alone is measured. The map is what a network's grid says of a thing, the share of each of 10 x 10 cells that it
+outline alone is measured. The map is what a grid says of a thing, the share of each of 10 x 10 cells that it
 covers, with noise of a tenth of its maximum. Prints mean IoU with the exact mask and the 95 % interval over pictures.
 """
 
