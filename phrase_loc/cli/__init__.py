@@ -130,7 +130,9 @@ def _dispatch(arguments: list[str]) -> int | None:
     parser = argparse.ArgumentParser(prog=f"phrase-loc {name}", description=summary)
     function = name.replace("-", "_")
     getattr(command, f"{function}_arguments")(parser)
-    return getattr(command, f"run_{function}")(parser.parse_intermixed_args(rest))  # settings on both sides of --x
+    return getattr(command, f"run_{function}")(
+        parser.parse_intermixed_args(rest)
+    )  # settings on both sides of --x
 
 
 def whole_number(least: int, most: int, expected: str = "") -> Callable[[str], int]:
