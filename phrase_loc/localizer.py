@@ -24,7 +24,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from phrase_loc.attention import METHODS, maps_at_depths
+from phrase_loc.attention import METHODS, SIGNED, maps_at_depths
 from phrase_loc.config import STRICT, checked, without_retired
 from phrase_loc.distributed import pick_device
 from phrase_loc.drawing import small_jpeg
@@ -65,6 +65,9 @@ class Inference:
     __pydantic_config__ = STRICT
 
     method: str = "contrastive_mwp"  # a key of attention.METHODS
+    signed: str = (
+        "clamp"  # how signed activations compete, a key of attention.SIGNED: of mwp and contrastive_mwp alone
+    )
     #: where maps are read: a stage of the trunk, "features", or several of them
     stage: str | Annotated[tuple[str, ...], OneOrMore] = "features"
     #: sides in pixels of the squares a photograph is resized to
@@ -91,6 +94,7 @@ class Inference:
         what = f"{source} setting"
         settings = checked(cls, without_retired(values, RETIRED, what), what)
         choose(METHODS, settings.method, "attention method")
+        choose(SIGNED, settings.signed, "rule for signed activations")
         choose(PROPOSALS, settings.proposals, "proposal source")
         return settings
 
@@ -266,8 +270,11 @@ class PhraseLocalizer:
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
+        asked = partial(
+            maps_at_depths, units=units, method=attention, weights=weights, signed=self.settings.signed
+        )
         found = [
-            [maps[:, 0] for maps in maps_at_depths(parts, x, units, method=attention, weights=weights)]
+            [maps[:, 0] for maps in asked(parts, x)]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:
