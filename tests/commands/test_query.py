@@ -358,7 +358,8 @@ def test_overlays_of_a_folder_have_its_names(photo, tiny_model, tmp_path, capsys
     before = sorted(folder.rglob("*"))
     for wrong in (folder, folder / "below", folder / "new", photo):
         assert query(*told, "--overlay", wrong, model=tiny_model) == 2
-    assert query(folder / "b.png", photo, "dog", "--overlay", tmp_path, model=tiny_model) == 2
+    given = (folder / "below" / "a.jpg", "dog", "--output", "o.jsonl")
+    assert query(*given, "--overlay", folder / "below", model=tiny_model) == 2
     assert capsys.readouterr().err.count("name another folder") == 4
     assert sorted(folder.rglob("*")) == before
 
