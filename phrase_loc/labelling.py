@@ -325,19 +325,14 @@ def summary(labels: Labels) -> dict[str, Any]:
 def told(found: dict[str, Any], folder: Path) -> str:
     """A summary for people."""
     width = max(map(len, found["classes"]))
-    lines = [
-        f"  {name:<{width}}  {row['boxes']:>6} boxes  "
-        + (
-            "the wanted precision is not reached"
-            if row["threshold"] is None
-            else f"from {row['threshold']:.2f} on"
-        )
-        for name, row in found["classes"].items()
-    ]
+    lines = [f"  {'class':<{width}}  labels  where `present` is at least"]
+    for name, row in found["classes"].items():
+        level = "(the precision is not reached)" if row["threshold"] is None else f"{row['threshold']:.2f}"
+        lines.append(f"  {name:<{width}}  {row['boxes']:>6}  {level}")
     left_out = [f"  left out: {entry['why']}" for entry in found["left_out"][:SHOWN]]
     left_out += [f"  and {more} more"] if (more := len(found["left_out"]) - SHOWN) > 0 else []
     head = (
-        f"{found['photographs']} photographs, {found['boxes']} boxes, {found['without a label']} without a label, "
+        f"{found['photographs']} photographs, {found['boxes']} labels, {found['without a label']} without one, "
         f"{len(found['left_out'])} left out; written to {folder}"
     )
     return "\n".join([head, *lines, *left_out])

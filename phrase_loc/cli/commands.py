@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc.cli import whole_number
-from phrase_loc.cli.query import asked, probability
+from phrase_loc.cli.query import localizer_of, probability
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import ADVICE, read_text, refusing, write_text
@@ -122,7 +122,7 @@ def run_label(args: argparse.Namespace) -> int:
     with refusing(args.output, ADVICE):
         args.output.mkdir(parents=True, exist_ok=True)
     with session(args.device) as world:
-        localizer = asked(args, str(world.device))
+        localizer = localizer_of(args, str(world.device))
         notes = check_classes(localizer, classes, rules)
         images = world.from_main(
             lambda: photographs(args.photos, classes, args.output, args.every, notes.append)
