@@ -22,6 +22,9 @@ SIDE = 256  # pixels of the longer side on which borders are looked for
 LEVEL = 0.3  # share of the range of the map within the box from which a pixel is probably of the thing
 SURE = 0.9  # and from which it surely is
 ROUNDS = 2  # of GrabCut
+GROUND = (
+    0.15  # share of the picture outside the box that tells what is no thing; with less the level set stands
+)
 LEAST = 0.1  # share of the box that a refined mask covers at least; else the level set stands
 
 Pixels = NDArray[np.uint8]
@@ -81,7 +84,7 @@ def _grown(picture: Pixels, seed: Pixels, level: NDArray[np.float64]) -> Pixels:
     inside = level >= 0
     labels: Any = np.where(seed, cv2.GC_PR_FGD, np.where(inside, cv2.GC_PR_BGD, cv2.GC_BGD)).astype(np.uint8)
     labels[level >= SURE] = cv2.GC_FGD
-    if seed.all() or seed.sum() < 8 or (1 - seed).sum() < 8:
+    if seed.sum() < 8 or (~inside).mean() < GROUND:
         return seed
     models: Any = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
@@ -94,12 +97,11 @@ def _grown(picture: Pixels, seed: Pixels, level: NDArray[np.float64]) -> Pixels:
 
 
 def _piece(mask: Pixels, level: NDArray[np.float64]) -> Pixels:
-    """The piece of a mask that holds most of the map, as 0 and 255."""
+    """The piece of a mask in which the map is highest, as 0 and 255."""
     import cv2
 
-    count, pieces = cv2.connectedComponents(mask, connectivity=8)
-    held = np.bincount(pieces.ravel(), np.maximum(level, 0).ravel() + 1e-9, minlength=count)
-    return np.uint8(255) * (pieces == 1 + int(held[1:].argmax())) if count > 1 else mask
+    _, pieces = cv2.connectedComponents(mask, connectivity=8)
+    return np.uint8(255) * ((pieces == pieces.flat[int(level.argmax())]) & (mask > 0))
 
 
 def _filled(box: Sequence[float], size: tuple[int, int]) -> Mask:
