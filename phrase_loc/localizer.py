@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import exp
 from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from PIL import Image
@@ -70,6 +70,12 @@ class Inference:
     #: sides in pixels of the squares a photograph is resized to
     image_sizes: Annotated[tuple[Side, ...], OneOrMore] = (224,)
     smoothing: Share = 0.05  # Gaussian sigma of the map as a share of its side
+    prompts: tuple[
+        str, ...
+    ] = ()  # of an image-text tower, with {phrase} in each; () for "a photo of {phrase}"
+    dual: Literal["negative", "mean"] = (
+        "negative"  # what a unit is held against: its negative, or the mean unit
+    )
     #: exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
     prior: Weight = 0.0
     prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25  # width of that bump as a share of the side
@@ -91,6 +97,10 @@ class Inference:
         what = f"{source} setting"
         settings = checked(cls, without_retired(values, RETIRED, what), what)
         choose(METHODS, settings.method, "attention method")
+        if wrong := [prompt for prompt in settings.prompts if "{phrase}" not in prompt]:
+            raise ConfigError(
+                f"{what} prompts needs {{phrase}} in each, as 'a photo of {{phrase}}', got {wrong[0]!r:.80}"
+            )
         choose(PROPOSALS, settings.proposals, "proposal source")
         return settings
 
@@ -178,12 +188,15 @@ class PhraseLocalizer:
     def from_pretrained(
         cls, source: str | os.PathLike = "default", device: str | torch.device = "auto"
     ) -> "PhraseLocalizer":
-        """The shipped model ("default"), one in a folder, or one from a hub; a DataError where it is broken."""
+        """The shipped model ("default"), one in a folder or from a hub, an image-text tower (docs/towers.md) too.
+
+        Raises a DataError where it is broken or out of reach.
+        """
         return cls(load_model(source).to(pick_device(device)))
 
-    def save_pretrained(self, folder: str | os.PathLike) -> Path:
-        """Write model and settings to a folder that `from_pretrained` reads."""
-        return save_model(self._with_own_settings(), folder)
+    def save_pretrained(self, folder: str | os.PathLike, weights: bool | None = None) -> Path:
+        """Write model and settings to a folder that `from_pretrained` reads; `weights`: see store.save_model."""
+        return save_model(self._with_own_settings(), folder, weights)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload model, settings and card to `owner/name`; the address of the commit. Options: store.push_model."""
@@ -246,7 +259,7 @@ class PhraseLocalizer:
 
     def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
         """The words of each phrase and their weights; a ConfigError for a bare string and for what is no text."""
-        return [self.model.encoder.encode(phrase) for phrase in phrase_list(phrases)]
+        return self.model.encode(phrase_list(phrases), self.settings.prompts)
 
     def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor:
         """Where each phrase wins: (P, h, w) >= 0, zeros for a phrase without a known word.
@@ -262,12 +275,15 @@ class PhraseLocalizer:
         ids, weights = distinct_words(encoded)
         single = len(self._parts) == len(self._parts[0]) == 1
         if len(ids) == 0:
-            grid = scene.activations[0].shape[-2:] if single else self._grid
+            grid = self.model.grid(scene.activations[0]).shape[-2:] if single else self._grid
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
         found = [
-            [maps[:, 0] for maps in maps_at_depths(parts, x, units, method=attention, weights=weights)]
+            [
+                self.model.grid(maps[:, 0])
+                for maps in maps_at_depths(parts, x, units, method=attention, weights=weights)
+            ]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:

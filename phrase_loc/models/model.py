@@ -12,7 +12,7 @@ Letters: N images, K words, D channels, h w grid, E numbers in a word vector.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
@@ -26,12 +26,14 @@ from torch.utils.checkpoint import checkpoint
 from phrase_loc.config import STRICT, checked, shortened, without_retired
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.models.backbones import between, stage_names
+from phrase_loc.models.library_nets import patches_of
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT
-from phrase_loc.text.phrases import PhraseEncoder
+from phrase_loc.text.phrases import EncodedPhrase, PhraseEncoder
 from phrase_loc.text.vectors import quantise
 from phrase_loc.text.vocabulary import Vocabulary
 
 FEATURES = "features"
+COMMON = 256  # words of a list that stand for all
 FORMAT = 1  # version of the model folder; a reader refuses a newer one
 #: Keys of older models and the value at which they did nothing; any other value is refused.
 RETIRED_KEYS: dict[str, Any] = {
@@ -78,10 +80,10 @@ class ModelConfig:
 
     __pydantic_config__ = STRICT
 
-    backbone: str  # a name of backbones.BACKBONES, or `transformers:...`
+    backbone: str  # a name of backbones.BACKBONES, or LIBRARY:PLACE
     channels: Size  # of the last stage
     embedding: Size  # E, numbers in a word vector
-    architecture: dict[str, Any] | None = None  # config.json of a transformers backbone, whose folder may go
+    architecture: dict[str, Any] | None = None  # of a library's network, whose folder may go
     folded: bool = True  # whether the weights have their batch norms folded
     mean: tuple[Finite, Finite, Finite] = (127.0, 127.0, 127.0)  # subtracted from RGB in 0..255
     std: tuple[Positive, Positive, Positive] = (128.0, 128.0, 128.0)  # then divided by
@@ -275,6 +277,27 @@ class TextToRegion(nn.Module):
         self.config, self.vocabulary, self.extra = config, vocabulary, extra
         self.trunk, self.head, self.words = trunk, head, words
         self.normalize = Normalize(config.mean, config.std)
+
+    def encode(self, phrases: Sequence[str], prompts: Sequence[str] = ()) -> list[EncodedPhrase]:
+        """Phrases as the model reads them; `prompts` are for image-text towers alone, else a ConfigError."""
+        if prompts:
+            raise ConfigError("prompts are for image-text towers, and this model reads words; leave them out")
+        return [self.encoder.encode(phrase) for phrase in phrases]
+
+    def common_units(self, prompts: Sequence[str] = ()) -> Tensor:
+        """The mean unit of the commonest words, (1,D): what they all share."""
+        return self.units(torch.arange(min(len(self.vocabulary), COMMON))).mean(0, keepdim=True)
+
+    @property
+    def word_list(self) -> tuple[str, ...]:
+        """Words that it knows, commonest first."""
+        return self.vocabulary.words
+
+    def grid(self, maps: Tensor) -> Tensor:
+        """What is read at the tokens of a transformer, (...,T,1), on the plane of the patches; planes as they are."""
+        prefix = getattr(self.trunk[0], "prefix", None)
+        tokens = prefix is not None and maps.shape[-1] == 1 < maps.shape[-2]
+        return patches_of(maps, prefix) if tokens else maps
 
     @property
     def image_size(self) -> int:

@@ -42,7 +42,9 @@ class EncodedPhrase:
     """A phrase as the model sees it."""
 
     words: tuple[Word, ...]  # every content word in reading order, unknown ones with weight 0
-    ids: Tensor  # (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's
+    #: (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's; of an image-text
+    #: tower the embedding of the phrase (1,E)
+    ids: Tensor
     weights: Tensor  # (K,) float32 > 0 with sum 1, in the order of `ids`
     note: str | None = None  # what of the phrase is not asked as it is written, None when all is
     head_known: bool = True  # whether every noun that names the thing is known
@@ -166,9 +168,9 @@ def one_edit_away(word: str) -> set[str]:
 
 
 def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:
-    """The distinct word rows of all phrases (K,), and the weight of each in each phrase (P, K)."""
+    """The distinct word rows (K,) or embeddings (K, E) of all phrases, and the weight of each in each (P, K)."""
     every = torch.cat([torch.zeros(0, dtype=torch.long), *(e.ids for e in encoded)])
-    ids, place = every.unique(return_inverse=True)
+    ids, place = every.unique(dim=0, return_inverse=True)
     owner = torch.tensor([row for row, e in enumerate(encoded) for _ in e.ids], dtype=torch.long)
     weights = torch.zeros(len(encoded), len(ids))
     weights[owner, place] = torch.cat([torch.zeros(0), *(e.weights for e in encoded)])
