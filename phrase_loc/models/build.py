@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from phrase_loc.errors import ConfigError
 from phrase_loc.models import backbones, towers
-from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
+from phrase_loc.models.model import COMMON, ModelConfig, TextHead, TextToRegion, WordTable
 from phrase_loc.structures import Word
 from phrase_loc.text.phrases import EncodedPhrase
 from phrase_loc.text.vocabulary import Vocabulary

@@ -27,12 +27,10 @@ import math
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, cast
 from urllib.error import URLError
 
@@ -79,14 +77,6 @@ def from_torchvision(name: str, pretrained: bool) -> tuple[nn.Sequential, dict[s
     return trunk, names
 
 
-def from_transformers(source: str, pretrained: bool) -> tuple[nn.Sequential, dict[str, str]]:
-    """The same of a folder with config.json and model.safetensors, or a hub id."""
-    config = architecture(source)
-    net = transformers_network(source) if pretrained else from_architecture(config)
-    trunk = transformers_stages(net)
-    return trunk, renamed(net, trunk)
-
-
 def transformers_network(source: str) -> Any:
     """A network with its weights, all of them: transformers would fill what is missing with random numbers."""
     from transformers import AutoModel
@@ -96,8 +86,7 @@ def transformers_network(source: str) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with reading(source):
-            net, told = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        net, told = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     finally:
         logging.set_verbosity(shown)
         (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
@@ -244,28 +233,11 @@ def architecture(source: str) -> dict[str, Any]:
     """The config.json of a folder or hub id, kept in a saved model so that it needs neither again."""
     from transformers import AutoConfig
 
-    with reading(source):
-        config = AutoConfig.from_pretrained(source)
-    found: dict[str, Any] = config.to_dict()
+    found: dict[str, Any] = AutoConfig.from_pretrained(source).to_dict()
     if found.get("model_type") in PAIRS:  # of which a trunk is the image tower
         found = found["vision_config"]
     _family(found)
     return found
-
-
-def preprocessor(source: str) -> dict[str, Any]:
-    """Mean, std and size in the preprocessor_config.json of a folder or hub id, as far as it has them."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        facts: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(source)[0]
-    except OSError:  # there is none
-        return {}
-    size = facts.get("size")
-    if isinstance(size, dict):
-        size = size.get("shortest_edge", size.get("height"))
-    found = {"mean": facts.get("image_mean"), "std": facts.get("image_std"), "size": size}
-    return {key: tuple(value) if key != "size" else value for key, value in found.items() if value}
 
 
 def from_architecture(config: dict[str, Any]) -> nn.Module:
@@ -291,8 +263,7 @@ def transformers_stages(net: nn.Module) -> nn.Sequential:
     net = getattr(net, "vision_model", net)
     config: Any = net.config
     if config.model_type in VISION:
-        found = vision_transformer(net)
-        return nn.Sequential(Stages(**found.stages, top=found.top))
+        return vision_transformer(net).trunk
     stem, chain = _family(config.to_dict())
     parts = [("stem", Plain(net.get_submodule(stem)))]
     parts += [(f"stage{i}", Plain(stage)) for i, stage in enumerate(net.get_submodule(chain).children(), 1)]
@@ -309,18 +280,6 @@ def _family(config: dict[str, Any]) -> tuple[str, str]:
     return TRANSFORMERS.get(kind, ("", ""))
 
 
-@contextmanager
-def reading(source: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # of a broken folder, transformers and safetensors raise anything
-        what = "the folder" if Path(source).is_dir() else "neither a folder here nor a hub id within reach:"
-        raise DataError(
-            f"transformers backbone {source!r}: {what} cannot be loaded ({reason(error)}); "
-            "give a folder with config.json and model.safetensors"
-        ) from None
-
-
 @dataclass(frozen=True)
 class Vision:
     """An image network: named stages, what closes a trunk (None: nothing), and what pools the last into (N,D)."""
@@ -328,6 +287,11 @@ class Vision:
     stages: Stages
     top: nn.Module | None
     pool: nn.Module
+
+    @property
+    def trunk(self) -> nn.Sequential:
+        """The stages and, where there is one, what closes them."""
+        return nn.Sequential(self.stages if self.top is None else Stages(**self.stages, top=self.top))
 
 
 class Part(nn.Module):
@@ -397,8 +361,7 @@ def vision_transformer(net: Any) -> Vision:
     first = any(hasattr(net.embeddings, name) for name in ("class_embedding", "cls_token"))
     prefix = int(first) + getattr(net.config, "num_register_tokens", 0)
     wide = "interpolate_pos_encoding" in inspect.signature(net.embeddings.forward).parameters
-    embed = partial(_embedded, **({"interpolate_pos_encoding": True} if wide else {}))
-    stages = Stages(stem=Part(net, ("embeddings", "pre_layrnorm"), embed, prefix))
+    stages = Stages(stem=Part(net, ("embeddings", "pre_layrnorm"), partial(_embedded, wide=wide), prefix))
     rope = (getattr(net, "rope_embeddings", None), prefix, net.config.patch_size)
     blocks = next(module for module in net.modules() if isinstance(module, nn.ModuleList))
     stages |= {f"block{i}": Block(block, *rope) for i, block in enumerate(blocks, 1)}
@@ -406,14 +369,14 @@ def vision_transformer(net: Any) -> Vision:
     return Vision(stages, Part(net, (norm,), partial(closed, norm=norm, prefix=prefix)), pool)
 
 
-def _embedded(net: Any, images: Tensor, **given: Any) -> Tensor:
+def _embedded(net: Any, images: Tensor, wide: bool) -> Tensor:
     if "siglip2" in net.config.model_type:  # it takes patches and the shape of their grid
         patch = net.config.patch_size
         cut = images.unfold(2, patch, patch).unfold(3, patch, patch)  # (N,3,h,w,patch,patch)
         shapes = torch.tensor([cut.shape[2:4]] * len(images), device=images.device)
         tokens = net.embeddings(cut.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2), shapes)
     else:
-        tokens = net.embeddings(images, **given)
+        tokens = net.embeddings(images, **({"interpolate_pos_encoding": True} if wide else {}))
     return column(net.pre_layrnorm(tokens) if hasattr(net, "pre_layrnorm") else tokens)
 
 

@@ -295,9 +295,10 @@ class TextToRegion(nn.Module):
 
     def grid(self, maps: Tensor) -> Tensor:
         """What is read at the tokens of a transformer, (...,T,1), on the plane of the patches; planes as they are."""
-        prefix = getattr(self.trunk[0], "prefix", None)
-        tokens = prefix is not None and maps.shape[-1] == 1 < maps.shape[-2]
-        return patches_of(maps, prefix) if tokens else maps
+        prefix: Any = getattr(self.trunk[0], "prefix", None)  # of a transformer's stem
+        return (
+            maps if prefix is None or maps.shape[-1] > 1 or maps.shape[-2] == 1 else patches_of(maps, prefix)
+        )
 
     @property
     def image_size(self) -> int:

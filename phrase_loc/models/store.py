@@ -4,7 +4,7 @@ model.safetensors   weights in float16 (8-bit rows of out-of-vocabulary words as
 config.json         ModelConfig, and the SHA-256 of the three other files, so that those of two models cannot mix
 vocabulary.txt      word<tab>count, most frequent first
 extra_words.txt     out-of-vocabulary words, one a line
-phrase_loc.json     of an image-text pair in its library's own format, in place of all these: its name and our settings
+phrase_loc.json     of an image-text pair in its library's own format, in place of these: its name and our settings
 README.md           model card, made from config.card, whose keys are all optional: the texts summary, words, data,
                     recipe, command, limits, license_note; figures, rows as reports have them; figures_of, their set
 """
@@ -12,7 +12,6 @@ README.md           model card, made from config.card, whose keys are all option
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -26,8 +25,8 @@ from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import digest, read_json, read_text, reason, refusing, same_file, write_bytes, writing
-from phrase_loc.models.backbones import build, check_weights, read_weights
 from phrase_loc.models import towers
+from phrase_loc.models.backbones import build, check_weights, network, read_weights
 from phrase_loc.models.build import ImageText, fold_batch_norm, folded
 from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
 from phrase_loc.text.vocabulary import Vocabulary
@@ -75,7 +74,8 @@ def save_model(model: TextToRegion, folder: str | os.PathLike, weights: bool | N
 def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     """The shipped model ("default"), one in a folder, or one from a hub ("owner/name"); ready to be queried.
 
-    A folder or hub id may also hold an image-text pair of transformers or open_clip (towers.py). Raises a DataError where there is none, or its files are missing, truncated, of a newer format or of two models.
+    A folder or hub id may also hold an image-text pair of transformers or open_clip (towers.py). Raises a DataError
+    where there is none, or its files are missing, truncated, of a newer format or of two models.
     """
     if named := towers.split_name(os.fspath(source)):
         return ImageText(os.fspath(source), towers.load_pair(*named))
@@ -170,8 +170,9 @@ def _load_pair(folder: Path, place: str) -> ImageText:
     """The pair that a folder's phrase_loc.json names, or that is the folder itself, at `place`."""
     own = read_json(folder / OWN, "the settings of the pair") if (folder / OWN).is_file() else {}
     tower = own.pop("tower", None) if isinstance(own, dict) else None
-    named = (towers.library_of(folder), place) if tower in (None, ".") else towers.split_name(str(tower))
-    if named is None or named[0] is None or not isinstance(own, dict):
+    library = towers.library_of(folder)
+    named = towers.split_name(f"{library}:{place}" if tower in (None, ".") else str(tower))
+    if named is None or not isinstance(own, dict):
         raise DataError(
             f"{folder / OWN} names no image-text pair (key tower); save it again, or copy the folder whole"
         )
@@ -186,7 +187,7 @@ def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     here = local and same_file(place, folder)
     keep = here or (local if weights is None else weights)
-    for path in towers.files_of(library, place) if keep and not here else ():
+    for path in _files_of(library, place) if keep and not here else ():
         with writing(folder / path.name, advice) as temporary:
             shutil.copyfile(path, temporary)
     facts = {key: getattr(model.config, key) for key in ("format", "inference", "calibration", "card")}
@@ -194,6 +195,25 @@ def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
     content = json.dumps({"tower": name, **facts}, indent=1, ensure_ascii=False)
     write_bytes(folder / OWN, f"{content}\n".encode(), advice)
     return folder
+
+
+def _files_of(library: str, place: str) -> list[Path]:
+    """The files of a pair, weights, configs and tokenizer, to be copied; a hub's are fetched first."""
+    kinds = ("*.json", "*.txt", "*.model"), (towers.LIBRARIES[library].weights, "*.bin")
+    folder = Path(place)
+    if not folder.is_dir():
+        if not towers.HUB_ID.fullmatch(place):
+            raise ConfigError(
+                f"{library}:{place} is a name of the library's; name its folder or hub id to copy its files"
+            )
+        from huggingface_hub import snapshot_download
+
+        with towers.reading(library, place):
+            folder = Path(snapshot_download(place, allow_patterns=[*kinds[0], kinds[1][0]]))
+    weights = next((found for kind in kinds[1] if (found := sorted(folder.glob(kind)))), [])
+    if not weights:
+        raise DataError(f"{folder} holds no weights to copy ({' or '.join(kinds[1])}); keep its name instead")
+    return [*(path for kind in kinds[0] for path in sorted(folder.glob(kind))), *weights]
 
 
 def _compact(name: str, tensor: Tensor) -> Tensor:
@@ -239,10 +259,10 @@ def _empty_trunk(config: ModelConfig, numbers: int) -> nn.Sequential:
     if config.architecture is None:
         return fold_batch_norm(build(config.backbone))
     with torch.device("meta"):
-        size = sum(p.numel() for p in towers.network(config.architecture).parameters())
+        size = sum(p.numel() for p in network(config.architecture).parameters())
     if size > 2 * numbers:
         raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
-    return fold_batch_norm(towers.trunk(towers.network(config.architecture)).eval())
+    return fold_batch_norm(towers.trunk(network(config.architecture)).eval())
 
 
 def _read_words(path: Path) -> tuple[str, ...]:

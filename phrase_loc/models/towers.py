@@ -15,7 +15,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,6 @@ from phrase_loc.models.library_nets import (
     Vision,
     closed,
     column,
-    preprocessor,
     tokens_of,
 )
 
@@ -86,11 +85,22 @@ class Pair:
 
 
 def _hf_images(place: str) -> dict[str, Any]:
-    facts, config = preprocessor(place), library_nets.architecture(place)
-    size = config.get("image_size")
-    if size is None and "num_patches" in config:  # a Siglip2, which takes any shape
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    config, facts = library_nets.architecture(place), dict[str, Any]()
+    with suppress(OSError):  # there is no preprocessor_config.json
+        facts = ImageProcessingMixin.get_image_processor_dict(place)[0]
+    size = facts.get("size")
+    if isinstance(size, dict):
+        size = size.get("shortest_edge", size.get("height"))
+    if not size and "num_patches" in config:  # a Siglip2, which takes any shape
         size = math.isqrt(config["num_patches"]) * config["patch_size"]
-    return facts if "size" in facts or size is None else {**facts, "size": size}
+    found = {
+        "mean": facts.get("image_mean"),
+        "std": facts.get("image_std"),
+        "size": size or config.get("image_size"),
+    }
+    return {key: tuple(value) if key != "size" else value for key, value in found.items() if value}
 
 
 def _hf_pair(place: str) -> Pair:
@@ -106,7 +116,7 @@ def _hf_pair(place: str) -> Pair:
         )
     net = library_nets.transformers_network(place)
     project, bias = getattr(net, "visual_projection", None), getattr(net, "logit_bias", None)
-    facts = (float(net.logit_scale.exp()), 0.0 if bias is None else float(bias), images)
+    facts = (float(net.logit_scale.detach().exp()), 0.0 if bias is None else float(bias.detach()), images)
     vision, texts = library_nets.vision_transformer(net.vision_model), _hf_texts(net, place, "siglip" in kind)
     net.vision_model = net.visual_projection = None  # the text tower is left
     return Pair(vision, None if project is None else project.weight, texts, *facts)
@@ -151,11 +161,13 @@ def _open_clip_vision(visual: Any) -> Vision:
         return Vision(stages, None, Part(visual, ("attnpool",), _attention_pool))
     if kind != "VisionTransformer":
         raise ConfigError(f"open_clip's image tower {kind} is none of its ViTs, ResNets and timm networks")
-    stem = Part(visual, ("conv1", "class_embedding", "positional_embedding", "ln_pre"), _open_clip_embed, 1)
-    blocks = {f"block{i}": Block(block) for i, block in enumerate(visual.transformer.resblocks, 1)}
+    stages = Stages(
+        stem=Part(visual, ("conv1", "class_embedding", "positional_embedding", "ln_pre"), _open_clip_embed, 1)
+    )
+    stages |= {f"block{i}": Block(block) for i, block in enumerate(visual.transformer.resblocks, 1)}
     pool = Part(visual, ("ln_post", "attn_pool", "attn_pool_contrastive"), _open_clip_pool)
     top = Part(visual, ("ln_post",), partial(closed, norm="ln_post", prefix=1))
-    return Vision(Stages(stem=stem, **blocks), top, pool)
+    return Vision(stages, top, pool)
 
 
 def _stages(net: nn.Module, stem: Sequence[str], layers: Sequence[str]) -> Stages:
@@ -231,7 +243,10 @@ def _open_clip_pair(place: str) -> Pair:
 
     net, tokenizer = _open_clip_network(place), open_clip.get_tokenizer(_open_clip_name(place)[0])
     vision, project = _open_clip_vision(net.visual), getattr(net.visual, "proj", None)
-    facts = (float(net.logit_scale.exp()), 0.0 if net.logit_bias is None else float(net.logit_bias))
+    facts = (
+        float(net.logit_scale.detach().exp()),
+        0.0 if net.logit_bias is None else float(net.logit_bias.detach()),
+    )
     net.visual = None  # the text tower is left
     texts = Texts(net, tokenizer, lambda net, given: net.encode_text(given))
     return Pair(vision, None if project is None else project.T, texts, *facts, _open_clip_images(place))
@@ -277,12 +292,13 @@ def _timm_pool(net: Any, x: Tensor) -> Tensor:
 def _timm_config(place: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """What timm knows of the weights, the architecture's name, and its options."""
     import timm
-    from timm.models import load_model_config_from_hf, load_model_config_from_path
+    from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 
     if Path(place).is_dir() or "/" in place:
         read = load_model_config_from_path if Path(place).is_dir() else load_model_config_from_hf
         return cast(Any, read(place))
-    return timm.get_pretrained_cfg(place, allow_unregistered=False).to_dict(), place.partition(".")[0], {}
+    facts: Any = timm.get_pretrained_cfg(place, allow_unregistered=False)
+    return facts.to_dict(), place.partition(".")[0], {}
 
 
 def _timm_images(place: str) -> dict[str, Any]:
@@ -356,7 +372,8 @@ def library_of(folder: Path) -> str | None:
 
 
 @contextmanager
-def _reading(library: str, place: str) -> Iterator[None]:
+def reading(library: str, place: str) -> Iterator[None]:
+    """Whatever a library raises of a place becomes one sentence."""
     try:
         yield
     except PhraseLocError:
@@ -373,7 +390,7 @@ def _reading(library: str, place: str) -> Iterator[None]:
 
 def load_pair(library: str, place: str) -> Pair:
     """An image-text model with its weights; a PhraseLocError where they are partial, broken or out of reach."""
-    with _reading(library, place):
+    with reading(library, place):
         pair = LIBRARIES[library].pair(place)
     for name, value in (
         nn.ModuleList([*pair.vision.stages.values(), pair.vision.pool, pair.texts]).state_dict().items()
@@ -383,64 +400,16 @@ def load_pair(library: str, place: str) -> Pair:
     return pair
 
 
-def files_of(library: str, place: str) -> list[Path]:
-    """The files of a pair, weights, configs and tokenizer, to be copied; a hub's are fetched first."""
-    kinds = ("*.json", "*.txt", "*.model"), (LIBRARIES[library].weights, "*.bin")
-    folder = Path(place)
-    if not folder.is_dir():
-        if not HUB_ID.fullmatch(place):
-            raise ConfigError(
-                f"{library}:{place} is a name of the library's; name its folder or hub id to copy its files"
-            )
-        from huggingface_hub import snapshot_download
-
-        with _reading(library, place):
-            folder = Path(snapshot_download(place, allow_patterns=[*kinds[0], kinds[1][0]]))
-    weights = next((found for kind in kinds[1] if (found := sorted(folder.glob(kind)))), [])
-    if not weights:
-        raise DataError(f"{folder} holds no weights to copy ({' or '.join(kinds[1])}); keep its name instead")
-    return [*(path for kind in kinds[0] for path in sorted(folder.glob(kind))), *weights]
-
-
 def architecture(library: str, place: str) -> dict[str, Any]:
     """What `network` builds again, kept in a saved model so that it needs the place no more."""
-    with _reading(library, place):
+    with reading(library, place):
         return LIBRARIES[library].architecture(place)
 
 
 def images_of(library: str, place: str) -> dict[str, Any]:
     """Mean and std of RGB in 0..1 and the size of the images of a place, as far as it says them."""
-    with _reading(library, place):
+    with reading(library, place):
         return LIBRARIES[library].images(place)
-
-
-def make_trunk(library: str, place: str, pretrained: bool) -> tuple[nn.Sequential, dict[str, str]]:
-    """A trunk with its own weights or random ones, and names in the library's network -> names in the trunk."""
-    with _reading(library, place):
-        own = LIBRARIES[library]
-        net = own.network(place) if pretrained else network(own.architecture(place))
-        made = trunk(net)
-    return made, library_nets.renamed(net, made)
-
-
-def network(config: dict[str, Any]) -> nn.Module:
-    """The network of an `architecture`, with random weights."""
-    with _reading(str(config.get("library", "hf")), "its architecture"):
-        return _network(config)
-
-
-def _network(config: dict[str, Any]) -> nn.Module:
-    if config.get("library") == "timm":
-        import timm
-
-        made: nn.Module = timm.create_model(config["name"], pretrained=False, **config["options"])
-    elif config.get("library") == "open_clip":
-        from open_clip.model import _build_vision_tower
-
-        made = _build_vision_tower(config["embed_dim"], config["vision_cfg"], bool(config.get("quick_gelu")))
-    else:
-        made = library_nets.from_architecture(config)
-    return made
 
 
 def trunk(net: Any) -> nn.Sequential:
@@ -449,4 +418,4 @@ def trunk(net: Any) -> nn.Sequential:
     if library == "transformers":
         return library_nets.transformers_stages(net)
     found = _open_clip_vision(getattr(net, "visual", net)) if library == "open_clip" else _timm_vision(net)
-    return nn.Sequential(found.stages if found.top is None else Stages(**found.stages, top=found.top))
+    return found.trunk
