@@ -45,10 +45,10 @@ from phrase_loc.text.vocabulary import Vocabulary
 #: Settings of older models and the value at which they did nothing; any other value is refused.
 RETIRED: dict[str, Any] = {"sharpness": 0, "mirrored": False, "score": "mass"}
 
+PLANAR = ("occlusion", "rise")  # methods that mask squares of a plane
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e9)]
 Side = Annotated[int, Field(ge=1, le=4096)]
-
 
 OneOrMore = Field(min_length=1)
 
@@ -279,6 +279,10 @@ class PhraseLocalizer:
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
+        if method in PLANAR and self.model.grid(scene.activations[0]).shape != scene.activations[0].shape:
+            raise ConfigError(
+                f"{method} masks a plane and not the tokens of a transformer; take another method"
+            )
         found = [
             [
                 self.model.grid(maps[:, 0])

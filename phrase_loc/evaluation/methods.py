@@ -250,7 +250,8 @@ def _known_words(localizer: "PhraseLocalizer", phrases: Sequence[str]) -> list[f
 
 def _elsewhere(localizer: "PhraseLocalizer", sample: GroundingSample, phrase: str) -> str:
     """A known word that no phrase of the image has, or the phrase itself when the model knows nothing else."""
-    names = getattr(localizer, "names", None) or localizer.vocabulary.words
+    own: Any = localizer.model
+    names = getattr(localizer, "names", None) or localizer.vocabulary.words or own.word_list
     texts = [phrase, *(p.text for p in sample.phrases)]
     said = set().union(*_known_words(localizer, texts), texts)
     others = [word for word in names if word not in said]
@@ -275,7 +276,8 @@ def randomised(localizer: "PhraseLocalizer") -> "PhraseLocalizer":
     model, own = copy(known.model), known.model.units
 
     def units(words: Tensor) -> Tensor:
-        rows = zip(own(words), words.tolist(), strict=True)
+        numbers = words if words.dim() == 1 else words[:, 0].view(torch.int32)  # of embeddings their own bits
+        rows = zip(own(words), numbers.tolist(), strict=True)
         return torch.stack([unit[_order(len(unit), number).to(unit.device)] for unit, number in rows])
 
     model.units = units

@@ -279,26 +279,20 @@ class TextToRegion(nn.Module):
         self.normalize = Normalize(config.mean, config.std)
 
     def encode(self, phrases: Sequence[str], prompts: Sequence[str] = ()) -> list[EncodedPhrase]:
-        """Phrases as the model reads them; `prompts` are for image-text towers alone, else a ConfigError."""
+        """Phrases as the model reads them; `prompts` are for image-text pairs alone, else a ConfigError."""
         if prompts:
-            raise ConfigError("prompts are for image-text towers, and this model reads words; leave them out")
+            raise ConfigError("prompts are for image-text pairs, and this model reads words; leave them out")
         return [self.encoder.encode(phrase) for phrase in phrases]
 
     def common_units(self, prompts: Sequence[str] = ()) -> Tensor:
         """The mean unit of the commonest words, (1,D): what they all share."""
-        return self.units(torch.arange(min(len(self.vocabulary), COMMON))).mean(0, keepdim=True)
-
-    @property
-    def word_list(self) -> tuple[str, ...]:
-        """Words that it knows, commonest first."""
-        return self.vocabulary.words
+        return self.units(torch.arange(len(self.vocabulary))[:COMMON]).mean(0, keepdim=True)
 
     def grid(self, maps: Tensor) -> Tensor:
-        """What is read at the tokens of a transformer, (...,T,1), on the plane of the patches; planes as they are."""
-        prefix: Any = getattr(self.trunk[0], "prefix", None)  # of a transformer's stem
-        return (
-            maps if prefix is None or maps.shape[-1] > 1 or maps.shape[-2] == 1 else patches_of(maps, prefix)
-        )
+        """What is read at a transformer's tokens, (...,T,1), on the plane of the patches; planes as they are."""
+        stem: Any = self.trunk[0]
+        tokens = maps.shape[-1] == 1 < maps.shape[-2] and getattr(stem, "prefix", None) is not None
+        return patches_of(maps, stem.prefix) if tokens else maps
 
     @property
     def image_size(self) -> int:

@@ -28,6 +28,7 @@ from phrase_loc.files import digest, read_json, read_text, reason, refusing, sam
 from phrase_loc.models import towers
 from phrase_loc.models.backbones import build, check_weights, network, read_weights
 from phrase_loc.models.build import ImageText, fold_batch_norm, folded
+from phrase_loc.models.library_nets import PAIRS
 from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -80,7 +81,7 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     if named := towers.split_name(os.fspath(source)):
         return ImageText(os.fspath(source), towers.load_pair(*named))
     folder = find_model(source)
-    if (folder / OWN).is_file() or towers.library_of(folder):
+    if (folder / OWN).is_file() or _library_of(folder):
         return _load_pair(folder, str(folder) if Path(source).is_dir() else os.fspath(source))
     values = read_json(folder / CONFIG, "the model's config")
     digests = {key: values.pop(key) for key in DIGESTS if key in values} if isinstance(values, dict) else {}
@@ -127,7 +128,7 @@ def find_model(source: str | os.PathLike) -> Path:
 
     try:
         found = Path(snapshot_download(name, allow_patterns=list(CONFIGS)))
-        if (found / OWN).is_file() or towers.library_of(found):
+        if (found / OWN).is_file() or _library_of(found):
             return found
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, "*.txt", CARD]))
     except Exception as error:  # huggingface_hub and its HTTP library have no common root
@@ -166,11 +167,21 @@ def push_model(
             ) from None
 
 
+def _library_of(folder: Path) -> str | None:
+    """Whose format a folder is in, by its config files; None where it is of none of the three."""
+    config = folder / "config.json"
+    found = read_json(config, "the model's config") if config.is_file() else {}
+    facts = found if isinstance(found, dict) else {}
+    if (folder / towers.OPEN_CLIP_CONFIG).is_file() and facts.get("model_type") not in PAIRS:
+        return "open_clip"
+    return "hf" if "model_type" in facts else "timm" if "architecture" in facts else None
+
+
 def _load_pair(folder: Path, place: str) -> ImageText:
     """The pair that a folder's phrase_loc.json names, or that is the folder itself, at `place`."""
     own = read_json(folder / OWN, "the settings of the pair") if (folder / OWN).is_file() else {}
     tower = own.pop("tower", None) if isinstance(own, dict) else None
-    library = towers.library_of(folder)
+    library = _library_of(folder)
     named = towers.split_name(f"{library}:{place}" if tower in (None, ".") else str(tower))
     if named is None or not isinstance(own, dict):
         raise DataError(

@@ -6,8 +6,8 @@ A name is LIBRARY:PLACE, the place a folder in the library's own format, a hub i
     open_clip:timm/resnet50_clip.openai, open_clip:ViT-B-32/laion2b_s34b_b79k
     timm:vit_base_patch16_224.augreg_in21k
 
-Stages are stem, block1 ... of a transformer and stem, layer1 ... or stage1 ... of a convolutional network, as in
-library_nets.py, where those of transformers are cut. Each library is imported when one of its networks is asked for.
+Stages are stem, block1 ... of a transformer and stem, layer1 ... or stage1 ... of a convolutional network; those of
+transformers are cut in library_nets.py. Each library is imported when one of its networks is asked for.
 """
 
 import copy
@@ -36,6 +36,7 @@ from phrase_loc.models.library_nets import (
     Vision,
     closed,
     column,
+    resized,
     tokens_of,
 )
 
@@ -110,9 +111,9 @@ def _hf_pair(place: str) -> Pair:
     if kind not in PAIRS:
         raise _no_texts(f"hf:{place}", f"its model_type is {kind}, and the pairs are {', '.join(PAIRS)}")
     images = _hf_images(place)
-    if not {"mean", "std", "size"} <= set(images):
+    if len(images) < 3:
         raise DataError(
-            f"{place} has no preprocessor_config.json with the mean and std of its images; copy it whole"
+            f"{place} has no preprocessor_config.json with mean and std of its images; copy it whole"
         )
     net = library_nets.transformers_network(place)
     project, bias = getattr(net, "visual_projection", None), getattr(net, "logit_bias", None)
@@ -138,16 +139,6 @@ def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
 
 
 # open_clip
-
-
-def resized(embedding: Tensor, side: int) -> Tensor:
-    """Position embeddings (1 + s*s, C), the first of no place, for a grid of another side: bicubic, antialiased."""
-    old = math.isqrt(len(embedding) - 1)
-    if old == side:
-        return embedding
-    plane = embedding[1:].T.reshape(1, -1, old, old)
-    fine = F.interpolate(plane, (side, side), mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([embedding[:1], fine.flatten(2)[0].T])
 
 
 def _open_clip_vision(visual: Any) -> Vision:
@@ -359,16 +350,6 @@ def split_name(name: str) -> tuple[str, str] | None:
     library, colon, place = name.partition(":")
     library = "hf" if library == "transformers" else library
     return (library, place) if colon and library in LIBRARIES else None
-
-
-def library_of(folder: Path) -> str | None:
-    """Whose format a folder is in, by its config files; None where it is of none of the three."""
-    config = folder / "config.json"
-    found = read_json(config, "the model's config") if config.is_file() else {}
-    facts = found if isinstance(found, dict) else {}
-    if (folder / OPEN_CLIP_CONFIG).is_file() and facts.get("model_type") not in PAIRS:
-        return "open_clip"
-    return "hf" if "model_type" in facts else "timm" if "architecture" in facts else None
 
 
 @contextmanager
