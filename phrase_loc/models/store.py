@@ -174,7 +174,7 @@ def _library_of(folder: Path) -> str | None:
     facts = found if isinstance(found, dict) else {}
     if (folder / towers.OPEN_CLIP_CONFIG).is_file() and facts.get("model_type") not in PAIRS:
         return "open_clip"
-    return "hf" if "model_type" in facts else "timm" if "architecture" in facts else None
+    return "hf" if "model_type" in facts else "timm" if isinstance(facts.get("architecture"), str) else None
 
 
 def _load_pair(folder: Path, place: str) -> ImageText:
@@ -270,7 +270,7 @@ def _empty_trunk(config: ModelConfig, numbers: int) -> nn.Sequential:
     if config.architecture is None:
         return fold_batch_norm(build(config.backbone))
     with torch.device("meta"):
-        size = sum(p.numel() for p in network(config.architecture).parameters())
+        size = sum(p.numel() for p in towers.trunk(network(config.architecture)).parameters())
     if size > 2 * numbers:
         raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
     return fold_batch_norm(towers.trunk(network(config.architecture)).eval())

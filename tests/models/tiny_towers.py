@@ -122,3 +122,14 @@ def hub_cache(cache: Path, name: str, folder: Path) -> None:
     (repo / "snapshots" / commit).mkdir(parents=True)
     for path in folder.iterdir():
         (repo / "snapshots" / commit / path.name).write_bytes(path.read_bytes())
+
+
+def timm_network(folder: Path, name: str) -> Path:
+    """A test network of timm, in the format of its hub folders."""
+    import timm
+    from timm.models._hub import save_for_hf
+
+    torch.manual_seed(0)
+    facts = {"mean": tuple(MEAN), "std": tuple(STD)}
+    save_for_hf(timm.create_model(name, pretrained_cfg_overlay=facts), folder, safe_serialization=True)
+    return folder
