@@ -24,7 +24,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from phrase_loc.attention import METHODS, maps_at_depths
+from phrase_loc.attention import METHODS, SIGNED, maps_at_depths
 from phrase_loc.config import STRICT, checked, without_retired
 from phrase_loc.distributed import pick_device
 from phrase_loc.drawing import small_jpeg
@@ -65,17 +65,17 @@ class Inference:
     __pydantic_config__ = STRICT
 
     method: str = "contrastive_mwp"  # a key of attention.METHODS
+    signed: str = (
+        "clamp"  # how signed activations compete in mwp and contrastive_mwp, a key of attention.SIGNED
+    )
     #: where maps are read: a stage of the trunk, "features", or several of them
     stage: str | Annotated[tuple[str, ...], OneOrMore] = "features"
     #: sides in pixels of the squares a photograph is resized to
     image_sizes: Annotated[tuple[Side, ...], OneOrMore] = (224,)
     smoothing: Share = 0.05  # Gaussian sigma of the map as a share of its side
-    prompts: tuple[
-        str, ...
-    ] = ()  # of an image-text tower, with {phrase} in each; () for "a photo of {phrase}"
-    dual: Literal["negative", "mean"] = (
-        "negative"  # what a unit is held against: its negative, or the mean unit
-    )
+    prompts: tuple[str, ...] = ()  # of an image-text pair, {phrase} in each; () for "a photo of {phrase}"
+    #: what contrastive_mwp holds a unit against: its negative, or the mean unit of the model's commonest words
+    dual: Literal["negative", "mean"] = "negative"
     #: exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
     prior: Weight = 0.0
     prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25  # width of that bump as a share of the side
@@ -97,10 +97,9 @@ class Inference:
         what = f"{source} setting"
         settings = checked(cls, without_retired(values, RETIRED, what), what)
         choose(METHODS, settings.method, "attention method")
+        choose(SIGNED, settings.signed, "rule for signed activations")
         if wrong := [prompt for prompt in settings.prompts if "{phrase}" not in prompt]:
-            raise ConfigError(
-                f"{what} prompts needs {{phrase}} in each, as 'a photo of {{phrase}}', got {wrong[0]!r:.80}"
-            )
+            raise ConfigError(f"{what} prompts needs {{phrase}} in each, got {wrong[0]!r:.80}")
         choose(PROPOSALS, settings.proposals, "proposal source")
         return settings
 
@@ -272,22 +271,20 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
-        ids, weights = distinct_words(encoded)
+        ids, weights = map(torch.from_numpy, distinct_words(encoded))
         single = len(self._parts) == len(self._parts[0]) == 1
         if len(ids) == 0:
             grid = self.model.grid(scene.activations[0]).shape[-2:] if single else self._grid
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
-        if method in PLANAR and self.model.grid(scene.activations[0]).shape != scene.activations[0].shape:
-            raise ConfigError(
-                f"{method} masks a plane and not the tokens of a transformer; take another method"
-            )
+        if method in PLANAR and self.model.grid(scene.activations[0]) is not scene.activations[0]:
+            raise ConfigError(f"{method} masks a plane and not a transformer's tokens; take another method")
+        dual = self.model.common_units(self.settings.prompts) if self.settings.dual == "mean" else None
+        rules: dict[str, Any] = {"method": attention, "signed": self.settings.signed, "dual": dual}
+        asked: Any = partial(maps_at_depths, units=units, weights=weights, **rules)
         found = [
-            [
-                self.model.grid(maps[:, 0])
-                for maps in maps_at_depths(parts, x, units, method=attention, weights=weights)
-            ]
+            [self.model.grid(maps[:, 0]) for maps in asked(parts, x)]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:
@@ -370,7 +367,7 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def _presence(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
         """The weighted mean of the pooled scores of a phrase's words, over input sizes."""
-        ids, weights = distinct_words(encoded)
+        ids, weights = map(torch.from_numpy, distinct_words(encoded))
         if len(ids) == 0:
             return [-torch.inf] * len(encoded)
         scores = [self.model.scores(h, ids.to(self.device))[0] for h in self._features(scene)]

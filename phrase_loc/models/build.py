@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -206,10 +207,10 @@ class ImageText(TextToRegion):
         if missing := [phrase for phrase, known in found.items() if known is None]:
             texts = [t.replace("{phrase}", phrase) for phrase in missing for t in templates]
             vectors = self.texts(texts).unflatten(0, (len(missing), -1)).mean(1)
-            vectors = F.normalize(vectors, dim=1).cpu()
+            vectors = F.normalize(vectors, dim=1).cpu().numpy()
             for phrase, vector in zip(missing, vectors, strict=True):
                 note = self._unread(phrase, templates[0])
-                found[phrase] = EncodedPhrase((Word(phrase, True, 1.0),), vector[None], torch.ones(1), note)
+                found[phrase] = EncodedPhrase((Word(phrase, True, 1.0),), (vector,), (1.0,), note)
             if len(self._kept) > _KEPT:
                 self._kept = {}
             self._kept |= {(templates, phrase): cast(EncodedPhrase, found[phrase]) for phrase in missing}
@@ -224,8 +225,8 @@ class ImageText(TextToRegion):
 
     def common_units(self, prompts: Sequence[str] = ()) -> Tensor:
         """The mean unit of the commonest words of the shipped model's list, (1,D)."""
-        vectors = torch.cat([e.ids for e in self.encode(self.word_list[:COMMON], prompts)])
-        return self.units(vectors.to(self.project.device)).mean(0, keepdim=True)
+        vectors = np.stack([e.ids[0] for e in self.encode(self.word_list[:COMMON], prompts)])
+        return self.units(torch.from_numpy(vectors).to(self.project.device)).mean(0, keepdim=True)
 
     @cached_property
     def word_list(self) -> tuple[str, ...]:

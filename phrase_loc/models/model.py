@@ -286,7 +286,8 @@ class TextToRegion(nn.Module):
 
     def common_units(self, prompts: Sequence[str] = ()) -> Tensor:
         """The mean unit of the commonest words, (1,D): what they all share."""
-        return self.units(torch.arange(len(self.vocabulary))[:COMMON]).mean(0, keepdim=True)
+        rows = torch.arange(len(self.vocabulary), device=self.words.vectors.device)[:COMMON]
+        return self.units(rows).mean(0, keepdim=True)
 
     def grid(self, maps: Tensor) -> Tensor:
         """What is read at a transformer's tokens, (...,T,1), on the plane of the patches; planes as they are."""

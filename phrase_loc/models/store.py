@@ -210,7 +210,8 @@ def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
 
 def _files_of(library: str, place: str) -> list[Path]:
     """The files of a pair, weights, configs and tokenizer, to be copied; a hub's are fetched first."""
-    kinds = ("*.json", "*.txt", "*.model"), (towers.LIBRARIES[library].weights, "*.bin")
+    own = "open_clip*.safetensors" if library == "open_clip" else "model*.safetensors"
+    kinds = ("*.json", "*.txt", "*.model"), (own, "*.bin")
     folder = Path(place)
     if not folder.is_dir():
         if not towers.HUB_ID.fullmatch(place):

@@ -48,7 +48,7 @@ _AT_ONCE = 64  # prompts
 
 
 class Texts(nn.Module):
-    """A text tower with its own tokenizer: prompts to embeddings of length 1; longer ones than `longest` are cut."""
+    """A text tower with its own tokenizer, which cuts what is too long: prompts to embeddings of length 1."""
 
     def __init__(
         self, net: nn.Module, tokenize: Callable[[list[str]], Any], embed: Callable[[Any, Any], Tensor]
@@ -178,7 +178,7 @@ def _open_clip_pool(net: Any, x: Tensor) -> Tensor:
 
 
 def _attention_pool(net: Any, x: Tensor) -> Tensor:
-    """CLIP's attention pool with its position embeddings for the grid of x: (N,C,h,w) -> (N,E)."""
+    """CLIP's attention pool, its position embeddings for the grid of x: (N,C,h,w) -> (N,E)."""
     pool = copy.copy(net.attnpool)  # a call in another thread may have another size
     fitting = nn.Parameter(resized(pool.positional_embedding, x.shape[-1]), requires_grad=False)
     pool._parameters = {**pool._parameters, "positional_embedding": fitting}
@@ -325,24 +325,19 @@ def _no_texts(name: str, why: str) -> ConfigError:
 
 @dataclass(frozen=True)
 class Library:
-    """How a library reads a place: what builds its network again, its images, the network, a pair; and its files."""
+    """How a library reads a place: what builds its network again, its images, the network, a pair."""
 
     architecture: Callable[[str], dict[str, Any]]
     images: Callable[[str], dict[str, Any]]
     network: Callable[[str], Any]
     pair: Callable[[str], Pair]
-    weights: str  # pattern of the weights beside configs and tokenizer
 
 
 LIBRARIES: dict[str, Library] = {
-    "hf": Library(
-        library_nets.architecture, _hf_images, library_nets.transformers_network, _hf_pair, "model*.safetensors"
-    ),
-    "open_clip": Library(
-        _open_clip_architecture, _open_clip_images, _open_clip_network, _open_clip_pair, "open_clip*.safetensors"
-    ),
-    "timm": Library(_timm_architecture, _timm_images, _timm_network, _timm_pair, "model*.safetensors"),
-}  # fmt: skip
+    "hf": Library(library_nets.architecture, _hf_images, library_nets.transformers_network, _hf_pair),
+    "open_clip": Library(_open_clip_architecture, _open_clip_images, _open_clip_network, _open_clip_pair),
+    "timm": Library(_timm_architecture, _timm_images, _timm_network, _timm_pair),
+}
 
 
 def split_name(name: str) -> tuple[str, str] | None:
