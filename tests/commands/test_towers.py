@@ -107,3 +107,25 @@ def test_serve(clip, drawn_image):
         point = client.post("/api/words-at", json={"key": answer["key"], "x": 30, "y": 40, "count": 3})
         assert point.status_code == 400
         assert "scores whole photographs and no places" in point.json()["error"]
+
+
+def test_the_benchmark_prints_a_table_and_goes_on_over_what_cannot_be_loaded(
+    clip, flickr, tmp_path, capsys, monkeypatch
+):
+    from benchmarks.towers import main as benchmark
+
+    out = tmp_path / "towers.md"
+    given = [str(clip), "hf:nowhere", "--root", str(flickr), "--duals", "negative", "mean", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["towers.py", *given, "--device", "cpu", "--set", "stage=block2"])
+    benchmark()
+    rows = [line.split(" | ") for line in out.read_text().splitlines() if line.startswith("| ")]
+    assert capsys.readouterr().out.strip() == out.read_text().strip()
+    assert len({len(row) for row in rows}) == 1
+    assert [row[1] for row in rows[2:4]] == ["negative, contributions", "mean, contributions"]
+    assert "cannot be loaded" in rows[4][1]
+    assert rows[-1][0].strip("| ") in ("centre", "fixed_boxes", "whole_image", "random")
+    figures = json.loads(out.with_suffix(".json").read_text())
+    assert figures[0]["settings"]["stage"] == "block2"
+    assert (
+        figures[0]["rows"] != figures[1]["rows"] or figures[0]["milliseconds"] != figures[1]["milliseconds"]
+    )

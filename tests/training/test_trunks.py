@@ -10,7 +10,10 @@ from tests.training.runs import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 FROZEN = "{name: head, steps: 3, batch: 8, cache: true, mirror: 0, sizes: [32]}"
-TUNED = "{name: top, steps: 2, batch: 8, train_from: block4, cache: true, mirror: 0, sizes: [32], lr: 0.05, trunk_lr: 1, layer_decay: 1, warmup: 0}"
+TUNED = (
+    "{name: top, steps: 2, batch: 8, train_from: block4, cache: true, mirror: 0, sizes: [32], lr: 0.05, "
+    "trunk_lr: 1, layer_decay: 1, warmup: 0}"
+)
 
 
 @pytest.mark.parametrize(("library", "kind"), [("hf", "clip"), ("hf", "dinov3_vit"), ("open_clip", "vit")])
