@@ -234,7 +234,7 @@ _NAMES: dict[Rule, str] = {
     sliced: "__getitem__ narrow select chunk split tensor_split unbind",
     joined: "cat concat concatenate",
     routed: "pad pixel_shuffle pixel_unshuffle channel_shuffle index_select gather take_along_dim stack expand "
-    "expand_as repeat tile repeat_interleave where masked_fill amax max maximum flip roll",
+    "expand_as repeat tile repeat_interleave unfold where masked_fill amax max maximum flip roll",
     constant: "norm var std var_mean std_mean detach zeros_like ones_like empty_like full_like new_zeros new_ones "
     "new_empty new_full new_tensor item tolist softmax rsqrt",
 }
