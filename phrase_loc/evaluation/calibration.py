@@ -144,7 +144,7 @@ def score_pairs(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample]
     """One negative for each positive phrase with a known word; the same pairs for the same seed."""
 
     def content(text: str) -> frozenset[str]:
-        if not len(localizer.model.words):  # a pair that reads whole phrases
+        if localizer.model.reads_phrases:
             return frozenset(content_words(text))
         return frozenset(word.text for word in localizer.model.encoder.encode(text).words if word.known)
 

@@ -34,7 +34,7 @@ from phrase_loc.evaluation.baselines import BASELINES, Baseline
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.protocols import MapBox, Protocol
-from phrase_loc.evaluation.rows import Rows, Table
+from phrase_loc.evaluation.rows import Rows, Table, content_words
 from phrase_loc.evaluation.statistics import Floats
 from phrase_loc.evaluation.targets import Answers, Method, Query, Request
 from phrase_loc.evaluation.thresholds import map_boxes
@@ -252,6 +252,8 @@ def random_word(localizer: "PhraseLocalizer", sample: GroundingSample, phrases: 
 
 
 def _known_words(localizer: "PhraseLocalizer", phrases: Sequence[str]) -> list[frozenset[str]]:
+    if getattr(localizer.model, "reads_phrases", False):  # as one word each
+        return [frozenset(content_words(phrase)) for phrase in phrases]
     return [frozenset(w.text for w in e.words if w.known) for e in localizer.encode(phrases)]
 
 

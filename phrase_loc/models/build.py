@@ -164,6 +164,7 @@ class ImageText(TextToRegion):
     """
 
     project: Tensor
+    reads_phrases = True
 
     def __init__(self, name: str, pair: towers.Pair, **facts: Any):
         stages = nn.Sequential(pair.vision.stages)

@@ -65,6 +65,7 @@ VISION = (
 )
 PAIRS = ("clip", "metaclip_2", "siglip", "siglip2")
 DEEPEST = 1000
+UNTRUSTED: dict[str, Any] = {"trust_remote_code": False}  # else transformers asks on the terminal
 
 
 def from_torchvision(name: str, pretrained: bool) -> tuple[nn.Sequential, dict[str, str]]:
@@ -87,7 +88,8 @@ def transformers_network(source: str) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        net, told = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        options = {"dtype": torch.float32, "output_loading_info": True, **UNTRUSTED}
+        net, told = cast(Any, AutoModel.from_pretrained(source, **options))
     finally:
         logging.set_verbosity(shown)
         (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
@@ -234,7 +236,7 @@ def architecture(source: str) -> dict[str, Any]:
     """The config.json of a folder or hub id, kept in a saved model so that it needs neither again."""
     from transformers import AutoConfig
 
-    found: dict[str, Any] = AutoConfig.from_pretrained(source).to_dict()
+    found: dict[str, Any] = AutoConfig.from_pretrained(source, **UNTRUSTED).to_dict()
     if found.get("model_type") in PAIRS:  # of which a trunk is the image tower
         found = found["vision_config"]
     _family(found)

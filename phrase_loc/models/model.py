@@ -259,6 +259,8 @@ class TextToRegion(nn.Module):
     `words` holds vectors of the V words of `vocabulary` and of the M others in `extra`, row V + i.
     """
 
+    reads_phrases = False  # whole ones, not their words (build.ImageText)
+
     def __init__(
         self,
         config: ModelConfig,

@@ -30,6 +30,7 @@ from phrase_loc.files import read_json, reason
 from phrase_loc.models import library_nets
 from phrase_loc.models.library_nets import (
     PAIRS,
+    UNTRUSTED,
     Block,
     Part,
     Stages,
@@ -107,7 +108,7 @@ def _hf_images(place: str) -> dict[str, Any]:
 def _hf_pair(place: str) -> Pair:
     from transformers import AutoConfig
 
-    kind = AutoConfig.from_pretrained(place).model_type
+    kind = AutoConfig.from_pretrained(place, **UNTRUSTED).model_type
     if kind not in PAIRS:
         raise _no_texts(f"hf:{place}", f"its model_type is {kind}, and the pairs are {', '.join(PAIRS)}")
     images = _hf_images(place)
@@ -127,7 +128,8 @@ def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
     """`padded`: SigLIP was trained on texts of one length, whose padding it reads."""
     from transformers import AutoTokenizer
 
-    tokenizer, longest = AutoTokenizer.from_pretrained(place), net.config.text_config.max_position_embeddings
+    tokenizer: Any = AutoTokenizer.from_pretrained(place, **UNTRUSTED)
+    longest = net.config.text_config.max_position_embeddings
     options = {"truncation": True, "max_length": longest, "return_tensors": "pt"}
     options |= {"padding": "max_length" if padded else True, "return_attention_mask": not padded}
 

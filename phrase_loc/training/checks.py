@@ -79,7 +79,7 @@ def _model(config: TrainConfig) -> TextToRegion:
     start = settings.pop("start")
     if start not in ("", "auto"):
         model = load_model(start)
-        if not len(model.words):
+        if model.reads_phrases:
             raise ConfigError(
                 f"model.start={start} is an image-text pair and has no words to go on from; take its image tower: "
                 f"model.start=none model.backbone={model.config.backbone}"

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from phrase_loc.attention import mwp
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import create
@@ -353,3 +354,35 @@ def test_former_and_random_names(folders):
     assert random.stages == filled.stages == ("stem", *(f"block{i}" for i in range(1, 5)), "top", "features")
     one, two = (model.trunk.state_dict()["block1.block.mlp.fc1.weight"] for model in (random, filled))
     assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize("signed", ["clamp", "contributions"])
+@pytest.mark.parametrize("kind", ["clip", "siglip", "open_clip_resnet"])
+def test_the_map_of_a_phrase_is_its_units_pass_over_the_librarys_network(kind, signed, folders, drawn_image):
+    localizer = PhraseLocalizer.from_pretrained(folders(kind), device="cpu").with_settings(signed=signed)
+    model, scene = localizer.model, localizer.look(drawn_image)
+    unit = model.units(vectors(localizer.encode(PHRASES)))
+    above, x = model.above(localizer.settings.stage), scene.activations[0]
+    places = mwp(above, x, unit, signed=signed)[:, 0]  # (P, T, 1) or (P, h, w)
+    assert (places.flatten(1).sum(1) <= 1 + 1e-5).all()
+    shown = localizer.attend(scene, PHRASES, "mwp")
+    skipped = places.shape[1] - 16 if places.shape[-1] == 1 else 0
+    assert torch.allclose(shown.flatten(1), places.flatten(1)[:, skipped:], atol=1e-6)
+    mean = localizer.with_settings(dual="mean")
+    assert mean.model.common_units().shape == (1, unit.shape[1])
+    expected = (places - mwp(above, x, mean.model.common_units(), signed=signed)[:, 0]).clamp(min=0)
+    held = mean.attend(scene, PHRASES)
+    assert torch.allclose(held.flatten(1), expected.flatten(1)[:, skipped:], atol=1e-6)
+    negative = localizer.attend(scene, PHRASES)
+    assert not torch.allclose(held, negative)
+    alone = torch.stack([localizer.attend(scene, [phrase])[0] for phrase in PHRASES])
+    assert torch.allclose(alone, negative, atol=1e-6)
+
+
+def test_a_word_model_has_the_mean_unit_of_its_words_as_a_dual_too(tiny_localizer, drawn_image):
+    scene, mean = tiny_localizer.look(drawn_image), tiny_localizer.with_settings(dual="mean")
+    rows = torch.arange(len(tiny_localizer.vocabulary))
+    assert torch.equal(
+        mean.model.common_units(), mean.model.units(rows).mean(0, keepdim=True)
+    )  # fewer than 256 words
+    assert not torch.allclose(mean.attend(scene, ["hat"]), tiny_localizer.attend(scene, ["hat"]))
