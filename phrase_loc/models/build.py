@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from phrase_loc.errors import ConfigError
 from phrase_loc.models import backbones, towers
-from phrase_loc.models.model import COMMON, ModelConfig, TextHead, TextToRegion, WordTable
+from phrase_loc.models.model import COMMON, FEATURES, ModelConfig, TextHead, TextToRegion, WordTable
 from phrase_loc.structures import Word
 from phrase_loc.text.phrases import EncodedPhrase
 from phrase_loc.text.vocabulary import Vocabulary
@@ -171,18 +171,23 @@ class ImageText(TextToRegion):
         stages = fold_batch_norm(stages) if any(isinstance(m, NORMS) for m in stages.modules()) else stages
         embedding, side = pair.texts(["a photo"]).shape[1], pair.images["size"]
         mean, std = (tuple(round(255 * v, 6) for v in pair.images[key]) for key in ("mean", "std"))
-        read = {"stage": _depth(list(pair.vision.stages)), "image_sizes": [side]}
+        read = {
+            "stage": _depth(list(pair.vision.stages)),
+            "image_sizes": [side],
+            **facts.pop("inference", {}),
+        }
+        with torch.no_grad():
+            channels = stages(torch.zeros(1, 3, side, side)).shape[1]
+        sizes = {"channels": channels, "embedding": embedding, "image_size": side, "hidden": None}
         values = {
             "backbone": name,
             "mean": mean,
             "std": std,
-            "image_size": side,
-            "hidden": None,
             "inference": read,
+            "format": 1,
+            **sizes,
+            **facts,
         }
-        with torch.no_grad():
-            channels = stages(torch.zeros(1, 3, side, side)).shape[1]
-        values |= {"channels": channels, "embedding": embedding, "format": 1, **facts}
         config = ModelConfig.from_json(values, name)
         nothing = WordTable(torch.zeros(0, embedding)), Vocabulary((), ())
         super().__init__(config, stages, cast(Any, pair.vision.pool), *nothing)
@@ -195,6 +200,15 @@ class ImageText(TextToRegion):
     @property
     def _chain(self) -> list[nn.Module]:
         return [*self.trunk, self.head]
+
+    def below(self, stage: str = FEATURES) -> nn.Module:
+        """As of any model, but its features are pooled and no place has a map; a ConfigError for those."""
+        if stage == FEATURES:
+            raise ConfigError(
+                f"an image-text pair has maps at {', '.join(self.stages[:-1])}, and none at its pooled features; "
+                "name another inference.stage"
+            )
+        return super().below(stage)
 
     def features(self, images: Tensor) -> Tensor:
         """(N,3,H,W) RGB 0..255 -> (N,D), what the image tower pools."""

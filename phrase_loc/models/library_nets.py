@@ -1,18 +1,15 @@
 """Networks of torchvision and transformers cut into chains of named stages.
 
-Both libraries take seconds to import, so each is imported when one of its networks is built and never before.
+Both libraries take seconds to import, so each is imported when one of its networks is built.
 
     resnet*, resnext*, wide_resnet*   stem, layer1 ... layer4
     vgg*                              pool1 ... pool4, conv5, pool5       (pool4 = features.23 of vgg16)
     alexnet                           pool1, pool2, conv5, pool5
     googlenet                         pool1 ... pool4, inception5         (pool2, pool3 = maxpool2, maxpool3)
     squeezenet1_1                     pool1, pool2, pool3, fire9
-    densenet121                       stem, block1 ... block4
-    efficientnet_b0                   stem, stage1 ... stage7, top
-    mobilenet_v2, _v3_large, _v3_small  stem, stage1 ... stage4, top
-    mnasnet1_0                        stem, stage1 ... stage6, top
-    shufflenet_v2_x1_0                stem, stage2 ... stage4, top
-    regnet_y_400mf                    stem, block1 ... block4
+    densenet121, regnet_y_400mf       stem, block1 ... block4
+    efficientnet_b0, mnasnet1_0       stem, stage1 ... stage7, or 6, top
+    mobilenet_*, shufflenet_v2_x1_0   stem, stage1, or 2, ... stage4, top
     convnext_tiny                     stem, stage1 ... stage4             (signed outputs)
     transformers                      stem, stage1 ...                    (without the pooler)
     vision transformers               stem, block1 ..., top               (top: the closing norm, as a plane)
@@ -96,9 +93,7 @@ def transformers_network(source: str) -> Any:
     # a pooler that nobody trained, as in the files of DINO and ViT, is no part of ours
     lacking = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))
     if lacking:
-        raise DataError(
-            f"{source} lacks {len(lacking)} of its network's weights (first: {lacking[0]}); copy it again"
-        )
+        raise DataError(f"{source} lacks {len(lacking)} of its weights (first: {lacking[0]}); copy it again")
     return net.eval()
 
 
@@ -315,7 +310,14 @@ class Part(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the function gives."""
-        return self.run(self.net, x)
+        try:
+            return self.run(self.net, x)
+        except (AssertionError, RuntimeError) as error:
+            if self.prefix is None or isinstance(error, NotImplementedError):
+                raise
+            raise ConfigError(
+                f"images of {x.shape[-1]} pixels do not fit the network ({reason(error)})"
+            ) from None
 
 
 class Block(nn.Module):

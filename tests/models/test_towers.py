@@ -191,6 +191,17 @@ def test_prompts_are_averaged_and_lengths_are_one(folders):
         localizer.with_settings(prompts=["a photo"])
 
 
+def test_stages_and_sizes_that_do_not_fit_are_one_sentence(folders, drawn_image):
+    localizer = PhraseLocalizer.from_pretrained(folders("clip"), device="cpu")
+    with pytest.raises(ConfigError, match=r"has maps at stem, block1, block2.* none at its pooled features"):
+        localizer.with_settings(stage="features")
+    with pytest.raises(ConfigError, match="images of 4 pixels do not fit the network"):
+        localizer.with_settings(image_sizes=[4]).look(drawn_image)
+    timm = PhraseLocalizer.from_pretrained(folders("open_clip_timm_vit"), device="cpu")
+    with pytest.raises(ConfigError, match=r"images of 41 pixels do not fit .*divisible by patch size"):
+        timm.with_settings(image_sizes=[41]).look(drawn_image)
+
+
 def test_a_text_that_is_cut_is_said_to_be(folders):
     model = load_model(folders("clip"))
     long, short = model.encode(["red hat " * 20, "red hat"])
