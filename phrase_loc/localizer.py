@@ -38,7 +38,7 @@ from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached, Source
 from phrase_loc.ranking import rank_phrases
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT, Prediction, Predictions, Scene
-from phrase_loc.text.phrases import EncodedPhrase, PhraseEncoder, distinct_words
+from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 from phrase_loc.text.splitting import phrase_list
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -216,9 +216,7 @@ class PhraseLocalizer:
 
     def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
         """The same, reading each key as its value, such as {"perro": "dog"}; a ConfigError for an unknown value."""
-        model = copy(self.model)
-        model.encoder = PhraseEncoder(model.vocabulary, model.extra, synonyms)
-        return type(self)(model, self.settings, self.cache)
+        return type(self)(self.model.with_synonyms(synonyms), self.settings, self.cache)
 
     def with_cache(self, folder: str | os.PathLike) -> Self:
         """The same, keeping the proposals of each picture in `folder` by a hash of its pixels."""

@@ -41,6 +41,22 @@ class Preprocessing:
     size: int = 224
 
 
+class Normalize(nn.Module):
+    """RGB 0..255, uint8 or float -> (x - mean) / std in float32 (float64 stays)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) -> (N,3,H,W)."""
+        return (images - self.mean) / self.std
+
+
 #: (trunk, name in the source library's state dict -> name in the trunk)
 Built = tuple[nn.Sequential, dict[str, str]]
 

@@ -2,12 +2,12 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -230,6 +230,10 @@ class ImageText(TextToRegion):
                 self._kept = {}
             self._kept |= {(templates, phrase): cast(EncodedPhrase, found[phrase]) for phrase in missing}
         return [cast(EncodedPhrase, found[phrase]) for phrase in phrases]
+
+    def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
+        """There are none."""
+        raise ConfigError("an image-text pair reads whole phrases; synonyms are for models that read words")
 
     def _unread(self, phrase: str, template: str) -> str | None:
         """The note where the end of a phrase changes nothing: the tokenizer has cut it off."""

@@ -12,10 +12,11 @@ Letters: N images, K words, D channels, h w grid, E numbers in a word vector.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from phrase_loc.config import STRICT, checked, shortened, without_retired
 from phrase_loc.errors import ConfigError, DataError, choose
-from phrase_loc.models.backbones import between, stage_names
+from phrase_loc.models.backbones import Normalize, between, stage_names
 from phrase_loc.models.library_nets import patches_of
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT
 from phrase_loc.text.phrases import EncodedPhrase, PhraseEncoder
@@ -237,22 +238,6 @@ class WordTable(nn.Module):
         return torch.where((ids < trained)[:, None], own, further)
 
 
-class Normalize(nn.Module):
-    """RGB 0..255, uint8 or float -> (x - mean) / std in float32 (float64 stays)."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N,3,H,W) -> (N,3,H,W)."""
-        return (images - self.mean) / self.std
-
-
 class TextToRegion(nn.Module):
     """Trunk + text head + words. `build.create` makes one from names, `store.load_model` from a folder.
 
@@ -279,6 +264,12 @@ class TextToRegion(nn.Module):
         self.config, self.vocabulary, self.extra = config, vocabulary, extra
         self.trunk, self.head, self.words = trunk, head, words
         self.normalize = Normalize(config.mean, config.std)
+
+    def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
+        """The same, reading each key as its value; a ConfigError for an unknown value."""
+        model = copy(self)
+        model.encoder = PhraseEncoder(model.vocabulary, model.extra, synonyms)
+        return model
 
     def encode(self, phrases: Sequence[str], prompts: Sequence[str] = ()) -> list[EncodedPhrase]:
         """Phrases as the model reads them; `prompts` are for image-text pairs alone, else a ConfigError."""

@@ -195,6 +195,8 @@ def test_stages_and_sizes_that_do_not_fit_are_one_sentence(folders, drawn_image)
     localizer = PhraseLocalizer.from_pretrained(folders("clip"), device="cpu")
     with pytest.raises(ConfigError, match=r"has maps at stem, block1, block2.* none at its pooled features"):
         localizer.with_settings(stage="features")
+    with pytest.raises(ConfigError, match="reads whole phrases; synonyms are for"):
+        localizer.with_synonyms({"perro": "dog"})
     with pytest.raises(ConfigError, match="images of 4 pixels do not fit the network"):
         localizer.with_settings(image_sizes=[4]).look(drawn_image)
     timm = PhraseLocalizer.from_pretrained(folders("open_clip_timm_vit"), device="cpu")
