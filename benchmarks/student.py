@@ -2,6 +2,7 @@
 
     python benchmarks/student.py FOLDER                     generated shapes (shape_pictures.py), written to FOLDER
     python benchmarks/student.py FOLDER --tree ROOT         photographs with YOLO labels (ROOT/images, ROOT/labels)
+                                                            or Flickr30k Entities (val), class = last word of a phrase
 
 Photographs are halved by a hash of their names. The training half is labelled by the model, which sees no box of
 them; a student learns from these labels and another from the true boxes, with the same seed, steps and network; both
@@ -21,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from torchvision.models.detection.image_list import ImageList
 from phrase_loc.boxes import rescale
 from phrase_loc.datasets import DATASETS
 from phrase_loc.models import backbones
-from phrase_loc.structures import GroundingSample
+from phrase_loc.structures import GroundingSample, Phrase
 
 PICTURES, SCALE = 320, 3  # generated, and how many times their size they are written
 WIDTH, BATCH, RATE = 32, 16, 2e-3
@@ -53,7 +55,7 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, metavar="ROOT", help="photographs with YOLO labels")
     parser.add_argument("--classes", type=int, default=5, help="how many classes, the most frequent")
     parser.add_argument(
-        "--instances", type=int, default=3, help="boxes of a class that are labelled in a photograph"
+        "--instances", type=int, default=1, help="boxes of a class that are labelled in a photograph"
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
@@ -62,10 +64,9 @@ def main() -> None:
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     root = args.tree or shapes(args.folder / "shapes")
-    names = list(SHAPES) if args.tree is None else None
-    samples = list(DATASETS["yolo"](root=root, **({"names": names} if names else {})))
+    samples = list(read(root, list(SHAPES) if args.tree is None else None))
     seen = Counter(p.text for s in samples for p in s.phrases)
-    names = names or [name for name, _ in seen.most_common(args.classes)]
+    names = [name for name, _ in seen.most_common(args.classes)] if args.tree else list(SHAPES)
     truth = {s.image_id: of_classes(s, names) for s in samples}
     halves = [[s for s in samples if half(s.image_id) == part] for part in (0, 1)]
     own = labels(args.folder, halves[0], names, args.instances, args.model)
@@ -89,6 +90,23 @@ def main() -> None:
     print(f"\n| the student learnt from | AP50, {args.seeds} seeds | mean |\n|---|---|---|")
     for kind, values in results.items():
         print(f"| {kind} | {', '.join(f'{v:.1f}' for v in values)} | {np.mean(values):.1f} |")
+
+
+def read(root: Path, names: list[str] | None) -> Sequence[GroundingSample]:
+    """Photographs and the boxes of each class; of Flickr30k Entities each chain counts once, by its last words."""
+    if not (root / "Sentences").is_dir():
+        return DATASETS["yolo"](root=root, **({"names": names} if names else {}))
+    samples = []
+    for s in DATASETS["flickr30k"](root=root, split="val"):
+        chains = {
+            (phrase.text.lower().split()[-1], phrase.entity): boxes
+            for phrase, boxes in zip(s.phrases, s.boxes, strict=True)
+            if len(boxes)
+        }
+        words = dict.fromkeys(word for word, _ in chains)
+        boxes = tuple(torch.cat([b for (w, _), b in chains.items() if w == word]) for word in words)
+        samples.append(replace(s, phrases=tuple(map(Phrase, words)), boxes=boxes, facts={}))
+    return samples
 
 
 def half(name: str) -> int:
@@ -131,7 +149,9 @@ def labels(
     command += ["--phrases", str(classes), "--output", str(out), "--format", "coco", "--workers", "0"]
     subprocess.run([*command, "--instances", str(instances), "--model", model], check=True)
     found = DATASETS["table"](root=samples[0].path.parent, table=str(out / "coco.json"))
-    return {Path(s.image_id).stem: of_classes(s, names) for s in found}
+    frames = {s.image_id: s.size for s in samples}  # of an annotation, where the photograph is a smaller copy
+    named = ((Path(s.image_id).stem, s) for s in found)
+    return {i: {n: rescale(b, s.size, frames[i]) for n, b in of_classes(s, names).items()} for i, s in named}
 
 
 def agreement(own: dict[str, Boxes], truth: dict[str, Boxes]) -> str:
@@ -198,7 +218,9 @@ class Stem(nn.Module):
 
 def detector(classes: int, frozen: bool) -> FCOS:
     """The student, untrained."""
-    anchors = AnchorGenerator(((1 if frozen else 8,),), ((1.0,),))
+    anchors = AnchorGenerator(((8,),), ((1.0,),))
+    if frozen:  # lengths are in cells, and a size of 1 would be rounded to none
+        anchors.cell_anchors = [torch.tensor([[-0.5, -0.5, 0.5, 0.5]])]
     settings = {"score_thresh": 0.01, "nms_thresh": 0.5, "topk_candidates": 200, "detections_per_img": 50}
     student = FCOS(Stem(frozen), classes, anchor_generator=anchors, **settings)
     student.transform = Plain()

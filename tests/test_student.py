@@ -74,6 +74,22 @@ def test_the_same_seed_learns_the_same_and_learns(student, pictures):
     student.learn(train, {}, names, 0, 2, False)  # a half that no label was found for
 
 
+def test_over_frozen_features_boxes_are_learnt_in_cells(student, pictures):
+    """Features that are the answer, a cell that is 1 inside a thing of a class: the head must find the boxes."""
+    samples, names, truth = pictures
+    train = []
+    for s in samples:
+        x = torch.zeros(112, 20, 20)
+        boxes = student.target(s, truth[s.image_id], names, x, False)
+        for (x1, y1, x2, y2), kind in zip(
+            boxes["boxes"].round().int().tolist(), boxes["labels"].tolist(), strict=True
+        ):
+            x[kind, y1:y2, x1:x2] = 1.0
+        train.append((s, [x]))
+    learnt = student.learn(train, truth, names, 0, 40, True)
+    assert student.ap50(learnt, train, truth, names) > 30
+
+
 def test_halves_are_by_name_alone_and_labels_are_judged(student, pictures):
     samples, _, truth = pictures
     assert {student.half(s.image_id) for s in samples} == {0, 1}
