@@ -8,7 +8,7 @@ threads may share it. `Inference` and `prepare` need no model.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -38,7 +38,7 @@ from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached, Source
 from phrase_loc.ranking import rank_phrases
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT, Prediction, Predictions, Scene
-from phrase_loc.text.phrases import EncodedPhrase, distinct_words
+from phrase_loc.text.phrases import EncodedPhrase, PhraseEncoder, distinct_words
 from phrase_loc.text.splitting import phrase_list
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -106,6 +106,7 @@ class Prepared:
     squares: tuple[Tensor, ...]  # for each input size S a (3, S, S) uint8
     size: tuple[int, int]  # (H, W) of the frame in which answers are given
     proposals: Tensor | None  # (R, 4) boxes that need the picture
+    picture: bytes | None = None  # a small JPEG of it, for showing and for masks
 
 
 def prepare(
@@ -113,11 +114,13 @@ def prepare(
     settings: Inference,
     size: tuple[int, int] | None = None,
     source: Source | None = None,
+    keep: bool = False,
 ) -> Prepared:
     """Squash an RGB picture to the settings' input sizes and propose boxes in it.
 
     `size` is the (H, W) of the frame of the answers, None the picture's own; `source` proposes boxes, None is
-    that of the settings. Raises a ConfigError for a frame without pixels or with more than MAX_PIXELS.
+    that of the settings; `keep` keeps a small picture. Raises a ConfigError for a frame without pixels or with more
+    than MAX_PIXELS.
     """
     source = source or PROPOSALS[settings.proposals]
     frame = (picture.height, picture.width) if size is None else _checked_frame(size)
@@ -127,7 +130,7 @@ def prepare(
         )
     with lap("propose"):
         proposals = source.of_image(picture, frame)
-    return Prepared(squares, frame, proposals)
+    return Prepared(squares, frame, proposals, small_jpeg(picture) if keep else None)
 
 
 def _checked_top_k(top_k: int) -> int:
@@ -203,6 +206,12 @@ class PhraseLocalizer:
         settings = Inference.from_dict({**asdict(self.settings), **changes})
         return type(self)(self.model, settings, self.cache)
 
+    def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
+        """The same, reading each key as its value, such as {"perro": "dog"}; a ConfigError for an unknown value."""
+        model = copy(self.model)
+        model.encoder = PhraseEncoder(model.vocabulary, model.extra, synonyms)
+        return type(self)(model, self.settings, self.cache)
+
     def with_cache(self, folder: str | os.PathLike) -> Self:
         """The same, keeping the proposals of each picture in `folder` by a hash of its pixels."""
         return type(self)(self.model, self.settings, Path(folder))
@@ -232,9 +241,7 @@ class PhraseLocalizer:
                 (H,W,4) or (H,W), or a tensor (3,H,W).
             size: (H, W) of the frame in which answers are given; None is the photograph's own.
         """
-        picture = load_image(image)
-        scene = self.look_at([prepare(picture, self.settings, size, self.source)])[0]
-        return replace(scene, picture=small_jpeg(picture))
+        return self.look_at([prepare(load_image(image), self.settings, size, self.source, keep=True)])[0]
 
     @lap("trunk")
     @torch.inference_mode()
@@ -246,7 +253,7 @@ class PhraseLocalizer:
         batches = (torch.stack(squares).to(self.device) for squares in sizes)
         seen = [below(images) for below, images in zip(self._below, batches, strict=True)]
         activations = zip(*(scale.split(1) for scale in seen), strict=True)
-        return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
+        return [Scene(a, p.size, p.proposals, p.picture) for a, p in zip(activations, pictures, strict=True)]
 
     def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
         """The words of each phrase and their weights; a ConfigError for a bare string and for what is no text."""

@@ -22,6 +22,7 @@ _REST = "phrase_loc.cli.commands"
 #: name -> (module with NAME_arguments(parser) and run_NAME(args) -> int, one line of help)
 COMMANDS = {
     "query": ("phrase_loc.cli.query", "find phrases in a photograph, or in a folder of photographs"),
+    "label": (_REST, "label photographs for COCO, YOLO, Label Studio, CVAT, FiftyOne, VOC"),
     "serve": (_REST, "open the query page in a browser"),
     "train": (_REST, "train on weakly labelled images (what train.py does)"),
     "evaluate": (_REST, "score on a dataset (what evaluate.py does)"),
@@ -130,7 +131,8 @@ def _dispatch(arguments: list[str]) -> int | None:
     parser = argparse.ArgumentParser(prog=f"phrase-loc {name}", description=summary)
     function = name.replace("-", "_")
     getattr(command, f"{function}_arguments")(parser)
-    return getattr(command, f"run_{function}")(parser.parse_args(rest))
+    parsed = parser.parse_intermixed_args(rest)  # settings may stand on both sides of an option
+    return getattr(command, f"run_{function}")(parsed)
 
 
 def whole_number(least: int, most: int, expected: str = "") -> Callable[[str], int]:
