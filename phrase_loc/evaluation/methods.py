@@ -70,9 +70,9 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
     known = [*METHODS, *(f"{m}@{c}" for m in METHODS for c in CONTROLS), *BASELINES]
     for name in (n for n in names if not external.is_external(n)):
         if name not in known and name.removesuffix(WITHOUT_PRIOR) not in METHODS:
-            unknown = f"unknown method {name[:80]!r}{nearest(name[:80], known)}"
-            others = f"{', '.join(external.PREFIXES)}"
-            raise ConfigError(f"{unknown}; choose from {', '.join(sorted(known))}, or one of {others}")
+            hint = nearest(name[:80], known) or external.hint(name[:80])
+            offered = ", ".join([*sorted(known), "predictions:FILE", "transformers:ID"])
+            raise ConfigError(f"unknown method {name[:80]!r}{hint}; choose from {offered}")
 
 
 def load(source: str, inference: dict[str, Any], device: str) -> "PhraseLocalizer":
