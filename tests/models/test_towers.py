@@ -170,9 +170,9 @@ def test_a_map_stands_on_the_plane_of_the_patches_without_class_and_registers(fo
 def test_a_folder_answers_phrases(kind, method, folders, drawn_image):
     localizer = PhraseLocalizer.from_pretrained(folders(kind), device="cpu").with_settings(method=method)
     answers = localizer(drawn_image, ["a red hat", "zorglub"])
+    assert [e.note for e in localizer.encode(["a red hat", "zorglub"])] == [None, None]
     for answer in answers:
         assert answer.known
-        assert answer.note is None
         assert answer.present is None
         assert answer.state is None
         assert [(w.text, w.known, w.weight) for w in answer.words] == [(answer.phrase, True, 1.0)]
