@@ -130,7 +130,8 @@ def _dispatch(arguments: list[str]) -> int | None:
     parser = argparse.ArgumentParser(prog=f"phrase-loc {name}", description=summary)
     function = name.replace("-", "_")
     getattr(command, f"{function}_arguments")(parser)
-    return getattr(command, f"run_{function}")(parser.parse_args(rest))
+    parsed = parser.parse_intermixed_args(rest)  # settings may stand on both sides of an option
+    return getattr(command, f"run_{function}")(parsed)
 
 
 def whole_number(least: int, most: int, expected: str = "") -> Callable[[str], int]:

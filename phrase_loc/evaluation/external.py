@@ -132,7 +132,7 @@ class Predictions(Method):
         self.gives = {(kind, k[2]) for k, a in self.found.items() for kind in ("point", "box") if a.has(kind)}
         if all(self.lacks(protocol) for protocol in protocols):
             raise ConfigError(
-                f"{self.lacks(protocols[0])}, nor under another of the protocols; choose others"
+                f"{self.lacks(protocols[0])}, and no protocol asks for anything else; choose others"
             )
         self.fingerprint = digest(self.path)
 
@@ -151,7 +151,8 @@ class Predictions(Method):
         """Says that no row has a point, or a box."""
         kind = needed(protocol)
         gives = (kind, "") in self.gives or (kind, protocol.name) in self.gives
-        return "" if gives else f"{self.path.name} has no {kind} under {protocol.name}"
+        elsewhere = f" under {protocol.name}" if any(kind == given for given, _ in self.gives) else ""
+        return "" if gives else f"{self.path.name} has no {kind}{elsewhere}"
 
     def skipped(self, plan: Plan) -> Skipped:
         """What is wrong with the rows, and the things that are counted and have no answer."""

@@ -166,7 +166,10 @@ def page(
     """The page of report.json's content and all records; without a localizer it has no maps and probabilities."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    shown, cases = gallery(records, samples, localizer)
+    first = [
+        r for r in records if r["method"] == report["rows"][0]["method"]
+    ]  # it may lack the first protocols
+    shown, cases = gallery(first or records, samples, localizer)
     diagram = reliability(localizer, samples) if localizer is not None else None
     loader = PackageLoader("phrase_loc.evaluation", "templates")
     options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
