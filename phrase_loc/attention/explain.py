@@ -2,8 +2,8 @@
 
     maps = explain(torchvision.models.resnet50(weights="DEFAULT").eval(), images, [281, 207], layer="layer3")
 
-What lies over the layer is the part that a method of METHODS asks, and the rows of the last linear layer are the units:
-the answer is that of the network cut by hand.
+What lies over the layer is the part that a method of METHODS asks, the rows of the last linear layer are the units: the
+answer is that of the network cut by hand.
 """
 
 import threading
@@ -41,8 +41,9 @@ def explain(
         classes: one or K numbers of rows of the head, or rows (K, D) over its input.
         layer: name of the module (of `model.named_modules()`) at whose output maps are read, such as "layer3". Tokens
             (N, L, D) give maps (K, N, L).
-        method: a key of METHODS; `options` are its own, such as signed="contributions".
+        method: a key of METHODS.
         head: name of the linear layer, or 1x1 convolution, whose rows are the classes; None is the last one.
+        **options: of the method, such as signed="contributions".
 
     Raises:
         ConfigError: no such layer, class or method, or a layer that runs more than once or not at all.
@@ -63,10 +64,8 @@ def explain(
     tokens = x.dim() == 3
 
     def above(value: Tensor) -> Tensor:
-        copies = images.repeat(
-            len(value) // len(images), 1, 1, 1
-        )  # for methods that ask many masked copies at once
-        return _between(model, copies, cut, value.mT if tokens else value, top)
+        copies = len(value) // len(images)  # of methods that ask many masked copies at once
+        return _between(model, images.repeat(copies, 1, 1, 1), cut, value.mT if tokens else value, top)
 
     maps: Tensor = attention(above, x.mT if tokens else x, units, **options)
     if empty := (maps.flatten(2).amax(2) <= 0).nonzero().tolist():
