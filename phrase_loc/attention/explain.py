@@ -2,8 +2,8 @@
 
     maps = explain(torchvision.models.resnet50(weights="DEFAULT").eval(), images, [281, 207], layer="layer3")
 
-What lies over the layer is the part that a method of METHODS asks, the rows of the last linear layer are the units: the
-answer is that of the network cut by hand.
+What lies over the layer is the part that a method of METHODS asks, and the last linear layer has the units:
+the answer is that of the network cut by hand.
 """
 
 import threading
