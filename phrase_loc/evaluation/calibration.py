@@ -144,6 +144,8 @@ def score_pairs(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample]
     """One negative for each positive phrase with a known word; the same pairs for the same seed."""
 
     def content(text: str) -> frozenset[str]:
+        if localizer.model.reads_phrases:
+            return frozenset(content_words(text))
         return frozenset(word.text for word in localizer.model.encoder.encode(text).words if word.known)
 
     rng = np.random.default_rng(seed)
