@@ -356,12 +356,11 @@ class PhraseLocalizer:
     @lap("presence")
     @torch.inference_mode()
     def _presence(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
-        """The weighted mean of the pooled scores of a phrase's words, over input sizes."""
+        """The weighted mean of the scores of a phrase's words, each with its `presence_bias`."""
         ids, weights = map(torch.from_numpy, distinct_words(encoded))
         if len(ids) == 0:
             return [-torch.inf] * len(encoded)
-        scores = [self.model.scores(h, ids.to(self.device))[0] for h in self._features(scene)]
-        found = weights @ torch.stack(scores).mean(0).cpu()  # (P,)
+        found = weights @ (self.word_scores(scene, ids) + self.model.words.presence_bias[ids].cpu())  # (P,)
         return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
 
     def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
@@ -372,6 +371,12 @@ class PhraseLocalizer:
         logits = (fit["slope"] * raw + fit["offset"] for raw in self._presence(scene, encoded))
         sure = [1 / (1 + exp(-max(-700.0, min(logit, 700.0)))) for logit in logits]
         return [p if e.known and e.head_known else None for p, e in zip(sure, encoded, strict=True)]
+
+    @torch.inference_mode()
+    def word_scores(self, scene: Scene, rows: Tensor) -> Tensor:
+        """The pooled scores of words, given by their rows (K,), averaged over input sizes: (K,), on the CPU."""
+        scores = [self.model.scores(h, rows.to(self.device))[0] for h in self._features(scene)]
+        return torch.stack(scores).mean(0).cpu()
 
     @torch.inference_mode()
     def features(self, scene: Scene) -> Tensor:

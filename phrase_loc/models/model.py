@@ -198,6 +198,7 @@ class WordTable(nn.Module):
     scale: Tensor
     into: Tensor
     offset: Tensor
+    presence_bias: Tensor  # (V + M,) added to a word's score where presence is asked, fitted by calibration
 
     def __init__(self, vectors: Tensor, tuned: bool = False):
         super().__init__()
@@ -211,6 +212,9 @@ class WordTable(nn.Module):
         self.register_buffer("scale", torch.zeros(words, device=device))
         self.register_buffer("into", torch.zeros(numbers, embedding, device=device))
         self.register_buffer("offset", torch.zeros(embedding, device=device))
+        trained = getattr(self, "presence_bias", torch.zeros(len(self.vectors), device=device))
+        trained = trained[: len(self.vectors)]
+        self.register_buffer("presence_bias", torch.cat([trained, trained.new_zeros(words)]))
 
     @torch.no_grad()
     def set_extra(self, vectors: Tensor) -> None:
