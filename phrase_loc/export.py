@@ -67,6 +67,11 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     write = choose(WRITERS, format, "export format")
     localizer = PhraseLocalizer.from_pretrained(source, device="cpu")
     model, settings, folder = localizer.model, localizer.settings, Path(out)
+    if model.reads_phrases:
+        raise ConfigError(
+            f"{source} is an image-text pair, whose maps need the top-down pass and do not export; train a word head "
+            f"over it (model.backbone={model.config.backbone}) and export that"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder / GRAPHS[format]) as path:

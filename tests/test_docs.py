@@ -223,6 +223,7 @@ def needed_packages(script: Path) -> set[str]:
 
 
 OPTIONAL = {"export.py": {"onnx"}, "runtime.py": {"onnxruntime"}}
+OPTIONAL |= {name: {"open-clip-torch", "timm"} for name in ("towers.py", "backbones.py")}
 
 
 @pytest.mark.parametrize(

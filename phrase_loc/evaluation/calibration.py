@@ -152,7 +152,7 @@ def calibrate(
     if len(images) < FOLDS or len(np.unique(pairs.positive)) < 2:
         needed = "phrases with a known word, and phrases to set against them, in at least"
         raise DataError(f"calibration needs {needed} {FOLDS} images, got {len(images)}; take a larger split")
-    by_word = _has_bias(localizer)
+    by_word = not localizer.model.reads_phrases
     slope, offset, bias = fit(pairs, images, np.ones(len(pairs.kind), bool), by_word)
     if by_word:
         localizer.model.words.presence_bias.copy_(torch.tensor(0.0 if bias is None else bias))
@@ -166,10 +166,6 @@ def calibrate(
         "pairs": int(np.isin(pairs.kind, (OWN, ELSEWHERE)).sum()),
         "images": len(images),
     }
-
-
-def _has_bias(localizer: "PhraseLocalizer") -> bool:
-    return hasattr(localizer.model.words, "presence_bias")
 
 
 def _figures(pairs: Pairs, said: np.ndarray, against: int, prefix: str) -> dict[str, float]:
@@ -208,9 +204,12 @@ def ask(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: 
     asked = draw_pairs(localizer, samples, seed)
     texts = sorted({text for _, text, _ in asked})
     encoded = localizer.encode(texts)
-    words = np.arange(len(localizer.model.words)) if _has_bias(localizer) else distinct_words(encoded)[0]
-    column = {int(word): place for place, word in enumerate(words)}
-    mixtures = [(np.array([column[i] for i in e.ids]), np.array(e.weights)) for e in encoded]
+    if localizer.model.reads_phrases:
+        rows, shares = map(torch.from_numpy, distinct_words(encoded))
+        mixtures = [(share.nonzero()[:, 0].numpy(), share[share != 0].numpy()) for share in shares]
+    else:
+        rows = torch.arange(len(localizer.model.words))
+        mixtures = [(np.array(e.ids), np.array(e.weights)) for e in encoded]
     scores: list[np.ndarray] = []
     place: dict[int, int] = {}
     for number, sample in enumerate(tqdm(samples, desc="calibrate", unit="image", disable=None)):
@@ -220,7 +219,7 @@ def ask(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: 
             warnings.warn(f"{sample.image_id} is left out: {error}", RuntimeWarning, stacklevel=2)
             continue
         place[number] = len(scores)
-        scores.append(localizer.word_scores(scene, torch.as_tensor(words)).numpy().astype(np.float16))
+        scores.append(localizer.word_scores(scene, rows).numpy().astype(np.float16))
     if not scores:
         why = "can be looked at; check the folder of the photographs"
         raise DataError(f"no photograph of the {len(samples)} images {why}")
@@ -241,7 +240,7 @@ def draw_pairs(
         for label in set(phrase.labels) - UNTYPED:
             of_type.setdefault(label, []).append((i, phrase.text))
     phrases = [(i, phrase.text) for i, phrase in everywhere]
-    singles = [(-1, word) for word in model.vocabulary.words] if _has_bias(localizer) else []
+    singles = [(-1, word) for word in model.vocabulary.words] if not model.reads_phrases else []
 
     @cache
     def content(text: str) -> frozenset[str]:
@@ -249,7 +248,8 @@ def draw_pairs(
         encoded = localizer.encode([text])[0]
         if not (encoded.known and encoded.head_known):
             return frozenset()
-        return frozenset(w.text for w in encoded.words if w.known) or frozenset(content_words(text))
+        said = content_words(text) if model.reads_phrases else (w.text for w in encoded.words if w.known)
+        return frozenset(said)
 
     def other(pool: Sequence[tuple[int, str]], image: int, said: frozenset[str]) -> Iterator[str]:
         drawn = (pool[n] for n in rng.integers(len(pool), size=200)) if pool else ()

@@ -39,6 +39,7 @@ from phrase_loc.files import digest, reason, writing
 from phrase_loc.images import load_image
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
+from phrase_loc.tables import TABLE_ENDINGS
 
 PREDICTIONS, TRANSFORMERS = PREFIXES = ("predictions:", "transformers:")
 EMPTY = ("point_x", "point_y", "x1", "y1", "x2", "y2", "score")
@@ -55,6 +56,11 @@ Key: TypeAlias = tuple[str, int | str, str]
 def is_external(name: str) -> bool:
     """Whether a method is one of these."""
     return name.startswith(PREFIXES)
+
+
+def hint(name: str) -> str:
+    """What was meant by the bare name of a file."""
+    return f" (did you mean '{PREDICTIONS}{name}'?)" if name.endswith((*TABLE_ENDINGS, ".json")) else ""
 
 
 def load(

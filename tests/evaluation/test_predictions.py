@@ -283,6 +283,11 @@ def test_a_file_that_holds_no_predictions(data, tmp_path, name, content, said):
     assert said in str(caught.value)
 
 
+def test_a_bare_file_as_a_method_is_told_its_prefix(data):
+    with pytest.raises(ConfigError, match=r"unknown method 'a.csv' \(did you mean 'predictions:a.csv'\?\)"):
+        run(data, "a.csv")
+
+
 def test_shares_of_the_sides_are_no_pixels(data, tmp_path):
     rows = [dict(row, x1=0.1, y1=0.2, x2=0.3, y2=0.9) for row in simple(data)]
     with pytest.raises(DataError, match="expected pixels, not shares of the sides"):
