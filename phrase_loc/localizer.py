@@ -344,8 +344,11 @@ class PhraseLocalizer:
     @lap("ranking")
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         s, size = self.settings, scene.size
-        of_all: dict[str, Any] = {"size": size, "overlap": s.nms, "top_k": top_k}
-        rank = partial(rank_phrases, gamma=s.gamma, spread=s.spread, temperature=s.temperature, **of_all)
+        how: dict[str, Any] = {"gamma": s.gamma, "spread": s.spread, "temperature": s.temperature}
+
+        def rank(maps: Tensor, boxes: Tensor) -> list[tuple[Tensor, Tensor]]:
+            return rank_phrases(maps, boxes, size, overlap=s.nms, top_k=top_k, **how)
+
         shared = heats.new_zeros(0, 4) if scene.proposals is None else scene.proposals
         own = [self.source.of_map(heat, size) for heat in heats]
         if all(boxes is None for boxes in own):

@@ -224,8 +224,8 @@ def ask(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: 
         why = "can be looked at; check the folder of the photographs"
         raise DataError(f"no photograph of the {len(samples)} images {why}")
     number_of = {text: number for number, text in enumerate(texts)}
-    rows = [(number_of[text], place[image], kind) for image, text, kind in asked if image in place]
-    text, image, kind = np.array(rows, np.int64).reshape(-1, 3).T
+    found = [(number_of[text], place[image], kind) for image, text, kind in asked if image in place]
+    text, image, kind = np.array(found, np.int64).reshape(-1, 3).T
     return Pairs(text, image, kind, np.stack(scores), mixtures)
 
 
