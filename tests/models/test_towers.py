@@ -16,6 +16,7 @@ from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import create
 from phrase_loc.models.library_nets import resized
 from phrase_loc.models.store import load_model, save_model
+from phrase_loc.models.towers import trunk
 from phrase_loc.text.phrases import distinct_words
 from phrase_loc.text.vocabulary import Vocabulary
 from tests.models import tiny_towers as tiny
@@ -329,6 +330,17 @@ class TestOneSentence:
         self.refused(tmp_path, "names no image-text pair")
         self.refused("open_clip:nowhere/at-all", "cannot be loaded")
         self.refused("hf:nowhere", "cannot be loaded")
+
+    @pytest.mark.parametrize(
+        "name", ["eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"]
+    )
+    def test_networks_of_timm_that_are_not_cut(self, name):
+        timm = pytest.importorskip("timm")
+        with (
+            torch.device("meta"),
+            pytest.raises(ConfigError, match="is none of the ViTs, ConvNeXts and ResNets"),
+        ):
+            trunk(timm.create_model(name))
 
     def test_open_clip_is_not_installed(self, folders, monkeypatch):
         monkeypatch.setitem(sys.modules, "open_clip", None)
