@@ -147,6 +147,8 @@ def sliced(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> 
         return routed(tape, func, input, *args, **kwargs)
     value, shape = func(input, *args, **kwargs), input.shape
     parts = [value] if isinstance(value, Tensor) else list(value)
+    if not all(part.numel() for part in parts):
+        return routed(tape, func, input, *args, **kwargs)
     # Along each axis, the places that a part has: ask where the places themselves went.
     places = [dict[int, tuple[int, ...]]() for _ in parts]
     for axis, size in enumerate(shape):
