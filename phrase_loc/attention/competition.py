@@ -83,7 +83,7 @@ def contributions(
     seen, side = unchanged(source), value > 0
 
     def towards(y: Tensor, side: Tensor) -> Tensor:
-        return torch.where(side, y, -y)
+        return y * torch.where(side, 1, -1).to(y.dtype)
 
     def per_unit(x: Tensor, side: Tensor, *weights: Any) -> Tensor:  # 1 / 2z
         signed, size = weights[:1], weights[1:]
@@ -93,7 +93,8 @@ def contributions(
 
     def pull(q: Tensor, x: Tensor, side: Tensor, *weights: Any) -> Tensor:
         signed, size, a = weights[:1], weights[1:], x.abs()
-        back = transpose(op, a, *size, *args, **kwargs)(q) * a
+        back = transpose(op, a, *size, *args, **kwargs)(q)
+        back = back.mul_(a) if op in functions.WEIGHTED else back * a
         return back.addcmul_(transpose(op, x, *signed, *args, **kwargs)(towards(q, side)), x)
 
     def weights() -> tuple[Any, ...]:
