@@ -44,6 +44,7 @@ from phrase_loc.attention.tape import (
     unchanged,
 )
 from phrase_loc.attention.transposes import channel_sums, left_product, right_product, transpose
+from phrase_loc.errors import RuleError
 
 Rules = Mapping[Callable[..., Any], Rule]
 Weights = Callable[[], tuple[Any, ...]]  # made when a winner comes: gates, queries and keys never need them
@@ -144,9 +145,7 @@ def weighted(
 ) -> Tensor:  # fmt: skip
     """Convolution, linear: inputs compete through their weights; the bias does not."""
     if is_live(weight) or not is_live(input):
-        raise NotImplementedError(
-            f"no excitation rule for a weight that depends on the image ({func.__name__})"
-        )
+        raise RuleError(f"no excitation rule for a weight that depends on the image ({func.__name__})")
     value = func(input, weight, bias, *args, **kwargs)
     return tape.record(value, compete(tape, input, value, func, weight, None, *args, **kwargs))
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from phrase_loc.attention.tape import Move, Rows, Rule, Tape, is_live, refusal, tensors_in
 from phrase_loc.attention.transposes import transpose
+from phrase_loc.errors import RuleError
 
 
 def named(names: str) -> list[Callable[..., Any]]:
@@ -80,7 +81,7 @@ def gated(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) -> Tens
 def gated_and_shifted(tape: Tape, func: Rule, input: Any, a: Any, b: Any, **kwargs: Any) -> Tensor:
     """torch.addcmul(bias, weight, x): a gated signal and a bias."""
     if is_live(input) or is_live(a) == is_live(b):
-        raise NotImplementedError(f"no excitation rule for {func.__name__} of several activations")
+        raise RuleError(f"no excitation rule for {func.__name__} of several activations")
     return beside_constants(tape, func, a if is_live(a) else b, input, a, b, **kwargs)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from phrase_loc.attention import SIGNED, contrastive_mwp, excitation_backprop, maps_at_depths, mwp
 from phrase_loc.attention.excitation import RULES, wins
 from phrase_loc.attention.tape import Tape, plain
-from phrase_loc.errors import ConfigError
+from phrase_loc.errors import ConfigError, RuleError
 from phrase_loc.localizer import Inference
 
 
@@ -68,7 +68,7 @@ def test_every_spelling_of_attention_has_the_same_winners(signed):
 def test_an_operation_on_the_way_of_winners_is_named_and_one_in_a_gate_needs_no_rule():
     x, units = randn(1, 4, 3), randn(1, 4)
     assert mwp(lambda x: (x * torch.cumsum(x, 1)).mean(2), x, units).isfinite().all()
-    with pytest.raises(NotImplementedError, match=r"cumsum.*rules="):
+    with pytest.raises(RuleError, match=r"cumsum.*rules="):  # which the command line tells in a sentence
         mwp(lambda x: torch.cumsum(x, 1).mean(2), x, units)
     with pytest.raises(NotImplementedError, match="softmax"):
         contrastive_mwp(lambda x: x.mean(2).softmax(1), x, units)
