@@ -49,8 +49,9 @@ def create(
     """
     trunk, named = backbones.build(backbone, weights), towers.split_name(backbone)
     facts = backbones.preprocessing(backbone)
+    side = facts.size if named or backbone.endswith("_fc") else 64
     with torch.no_grad():
-        channels = trunk(torch.zeros(1, 3, facts.size, facts.size)).shape[1]
+        channels = trunk(torch.zeros(1, 3, side, side)).shape[1]
     if vectors is None:
         dimensions = channels if hidden is None else hidden
         units = torch.randn(len(vocabulary), dimensions) * dimensions**-0.5

@@ -106,7 +106,7 @@ def test_unknown_names(source):
 def test_a_library_classifier_scores_as_it_does_there(name, stage, tmp_path, drawn_image):
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
-    options = {"init_weights": True, "aux_logits": True} if name == "googlenet" else {}
+    options = {"init_weights": False, "aux_logits": True} if name == "googlenet" else {}
     net = models.get_model(name.removesuffix("_fc"), weights=None, **options).eval()
     torch.save(net.state_dict(), tmp_path / "net.pth")
     localizer = load_classifier(f"classifier:{name}={tmp_path / 'net.pth'}", stage=stage)
