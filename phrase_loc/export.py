@@ -137,7 +137,9 @@ def _write_words(model: TextToRegion, folder: Path) -> None:
     axes = torch.eye(model.config.embedding)  # both maps are affine: what they do to the axes says it all
     with torch.no_grad():
         bias = model.word_bias(torch.zeros_like(axes[:1]))
-        halves = {name: getattr(table, name) for name in ("vectors", "scale", "into", "offset")}
+        halves = {
+            name: getattr(table, name) for name in ("vectors", "scale", "into", "offset", "presence_bias")
+        }
         halves |= {"project": model.units(axes).T, "bias": bias}
         halves["bias_weight"] = model.word_bias(axes) - bias
     arrays = {name: tensor.detach().half().numpy() for name, tensor in halves.items()}

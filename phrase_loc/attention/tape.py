@@ -94,8 +94,8 @@ class Attended(Tensor):
         tensors = tensors_in(args, kwargs)
         live = [t for t in tensors if is_live(t)]
         tape: Tape = live[0].node.tape
-        if func in _BODIES and func not in tape.rules:
-            return _BODIES[func](*args, **kwargs)
+        if func in BODIES and func not in tape.rules:
+            return BODIES[func](*args, **kwargs)
 
         def cast(value: Any) -> Any:  # a bf16 network is read in float32
             return value.to(tape.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -352,7 +352,8 @@ def _body(func: Any) -> Callable[..., Any]:
     return body
 
 
-_BODIES = {F.multi_head_attention_forward: _body(F.multi_head_attention_forward)}
+#: functions written in Python that are looked into
+BODIES = {F.multi_head_attention_forward: _body(F.multi_head_attention_forward)}
 _WRITES = {Tensor.__setitem__}
 
 

@@ -93,7 +93,7 @@ def theirs(folder, kind: str, seen: torch.Tensor) -> tuple[torch.Tensor, torch.T
     padded = (
         {"padding": "max_length", "return_attention_mask": False} if "siglip" in kind else {"padding": True}
     )
-    texts = tokenizer(prompts, return_tensors="pt", max_length=16, truncation=True, **padded)
+    texts = tokenizer(prompts, return_tensors="pt", max_length=24, truncation=True, **padded)
     return net.get_image_features(**given).pooler_output, net.get_text_features(**texts).pooler_output
 
 
@@ -135,7 +135,7 @@ def test_scores_are_the_logits_that_the_pair_was_trained_by(kind, folders):
     from transformers import AutoModel, AutoTokenizer
 
     model, net = load_model(folders(kind)), AutoModel.from_pretrained(folders(kind)).eval()
-    padded = {"padding": "max_length" if kind == "siglip" else True, "max_length": 16, "truncation": True}
+    padded = {"padding": "max_length" if kind == "siglip" else True, "max_length": 24, "truncation": True}
     texts = AutoTokenizer.from_pretrained(folders(kind))(
         [f"a photo of {p}" for p in PHRASES],
         return_tensors="pt",
@@ -170,9 +170,9 @@ def test_a_map_stands_on_the_plane_of_the_patches_without_class_and_registers(fo
 def test_a_folder_answers_phrases(kind, method, folders, drawn_image):
     localizer = PhraseLocalizer.from_pretrained(folders(kind), device="cpu").with_settings(method=method)
     answers = localizer(drawn_image, ["a red hat", "zorglub"])
+    assert [e.note for e in localizer.encode(["a red hat", "zorglub"])] == [None, None]
     for answer in answers:
         assert answer.known
-        assert answer.note is None
         assert answer.present is None
         assert answer.state is None
         assert [(w.text, w.known, w.weight) for w in answer.words] == [(answer.phrase, True, 1.0)]
@@ -209,6 +209,12 @@ def test_a_text_that_is_cut_is_said_to_be(folders):
     long, short = model.encode(["red hat " * 20, "red hat"])
     assert "its end was not read" in long.note
     assert short.note is None
+
+
+def test_siglips_texts_are_in_lower_case_and_without_punctuation_as_it_was_trained(folders):
+    for kind, alike in (("siglip", True), ("siglip2", True), ("clip", False)):
+        one, two = vectors(load_model(folders(kind)).encode(["Red hat, man!", "red hat man"]))
+        assert torch.equal(one, two) is alike
 
 
 def test_prompts_are_for_pairs_alone(tiny_localizer):
@@ -309,7 +315,7 @@ class TestOneSentence:
         for path in folders("clip").iterdir():
             (tmp_path / path.name).write_bytes(path.read_bytes())
         (tmp_path / "preprocessor_config.json").unlink()
-        self.refused(tmp_path, "no preprocessor_config.json with mean and std")
+        self.refused(tmp_path, "no preprocessor_config.json with its images' mean and std")
 
     def test_networks_without_texts_and_of_no_known_kind(self, folders, tmp_path):
         self.refused(folders("dinov2"), "has no text tower .*model.backbone=hf:", ConfigError)
