@@ -281,13 +281,17 @@ class AsConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,h,w) -> (N,D,h - side + 1,w - side + 1)."""
+        if min(x.shape[2:]) < self.side:
+            raise ConfigError(
+                "fully connected layers need images of 224 pixels or more; set inference.image_sizes"
+            )
         return F.conv2d(x, self.weight.unflatten(1, (-1, self.side, self.side)), self.bias)
 
 
 def _make_fully_connected(name: str, pretrained: bool) -> Built:
     """VGG and AlexNet up to fc7, a further stage `fc`."""
     net: Any = library_nets.torchvision_net(name, pretrained, whole=True)
-    cut = library_nets.CUTS["alexnet" if name == "alexnet" else "vgg"]
+    cut = library_nets.CUTS[name.rstrip("0123456789")]
     fc6, fc7, _ = (module for module in net.classifier if isinstance(module, nn.Linear))
     side = net.avgpool.output_size[0]
     parts = OrderedDict(
@@ -297,7 +301,7 @@ def _make_fully_connected(name: str, pretrained: bool) -> Built:
     return trunk, library_nets.renamed(net, trunk)
 
 
-_FULLY_CONNECTED = ("alexnet", *library_nets.VGG)
+_FULLY_CONNECTED = ("alexnet", "vgg16")
 #: Networks of torchvision that end in an average over places and one linear layer.
 CLASSIFIERS = (
     *("googlenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2"),

@@ -101,7 +101,7 @@ def test_unknown_names(source):
 
 
 @pytest.mark.parametrize(
-    "name, stage", [("resnet18", "layer3"), ("googlenet", "pool4"), ("vgg11_fc", "pool4")]
+    "name, stage", [("resnet18", "layer3"), ("googlenet", "pool4"), ("alexnet_fc", "pool2")]
 )
 def test_a_library_classifier_scores_as_it_does_there(name, stage, tmp_path, drawn_image):
     models = pytest.importorskip("torchvision.models")
