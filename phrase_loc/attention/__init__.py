@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from phrase_loc.attention.baselines import (
+    attn_lrp,
     cam,
     deconvnet,
     grad_cam,
@@ -26,7 +27,7 @@ from phrase_loc.attention.tape import KeptPositive
 METHODS: dict[str, Callable[..., Tensor]] = {
     method.__name__: method
     for method in (
-        cam, contrastive_mwp, deconvnet, grad_cam, gradient, guided_backprop, lrp, mwp, occlusion, rise,
+        attn_lrp, cam, contrastive_mwp, deconvnet, grad_cam, gradient, guided_backprop, lrp, mwp, occlusion, rise,
     )
 }  # fmt: skip
 

@@ -6,6 +6,7 @@
     grad_cam          the derivative, averaged over the plane, weighs channels (Selvaraju et al., arXiv 1610.02391)
     cam               no derivative: the last features, weighed by the units (Zhou et al., arXiv 1512.04150)
     lrp               layer-wise relevance propagation (Bach et al., PLOS ONE 2015)
+    attn_lrp          the same for transformers, gates held constant (Ali et al., arXiv 2202.07304)
     occlusion         a window slides over the plane (Zeiler and Fergus): how far does the score fall?
     rise              random masks, each weighed by the score it leaves (Petsiuk et al., arXiv 1806.07421)
 
@@ -15,6 +16,7 @@ The score of a unit is the mean of its scores at all locations. Captum's and zen
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -32,6 +34,10 @@ EPSILON = 1e-6  # of the relevance rule of linear layers; zennit's default
 BATCH = 32  # masked copies of all images that run at once
 _RELUS = set(named("relu relu_ relu6 hardtanh hardtanh_"))  # a ReLU6 module calls hardtanh
 _SMOOTH = set(named("silu gelu hardswish mish elu leaky_relu softplus"))
+_ATTENDING = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
+_GATES = set(named("softmax sigmoid sqrt rsqrt"))  # those of attention, x sigmoid(1.702 x), norms by hand
+_NORMS = {F.layer_norm, F.group_norm, F.rms_norm}
+_PRODUCTS = set(named("mul multiply __mul__ __rmul__ mul_"))
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -82,6 +88,17 @@ def lrp(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) ->
     with attended_pass([net], x, {**RULES, F.linear: epsilon}) as (tape, top):
         relevance = seeded(lambda h, u: score_signal(h, u) * h, plain(top), units, weights)
         return tape.propagate(top, relevance, channels=False)[0].clamp_(min=0)
+
+
+def attn_lrp(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Relevance of each location by the rules for transformers, opposition taken off, clamped at 0.
+
+    Derivative times activation of the network in which attention weights, the spread of a normalisation and the
+    ratio f(u) / u of an activation are constants (AH- and LN-rule of Ali et al., ICML 2022): at every linear map
+    R_j = x_j sum_i w_ij R_i / y_i, with biases taking their share. A product of two activations shares by halves.
+    """
+    slope = derivative(net, x, units, weights, Gates())
+    return (slope * x.detach().to(slope)).sum(2).clamp(min=0)
 
 
 @torch.inference_mode(False)
@@ -187,6 +204,49 @@ class ReluRule(TorchFunctionMode):
         if (func in _RELUS or func in _SMOOTH) and out.requires_grad:
             out.register_hook(lambda g: g.clamp(min=0))
         return out
+
+
+class Gates(TorchFunctionMode):
+    """Within it what only modulates is constant to a derivative: attention weights, spreads, gates. Values stay."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _ATTENDING:
+            query, key, *rest = args
+            return func(query.detach(), key.detach(), *rest, **kwargs)
+        out = func(*args, **kwargs)
+        if func in _GATES:
+            return out.detach()
+        if func in _SMOOTH or func in _NORMS:
+            x = args[0] if args else kwargs["input"]
+            linear = x * _ratio(out, x) if func in _SMOOTH else _with_constant_spread(func, args, kwargs)
+            return out.detach() + linear - linear.detach()
+        both = len(args) > 1 and all(torch.is_tensor(a) and a.requires_grad for a in args[:2])
+        return out / 2 + out.detach() / 2 if func in _PRODUCTS and both else out
+
+
+def _ratio(y: Tensor, x: Tensor) -> Tensor:
+    """The quotient as a constant; 0 where x is 0."""
+    return (y.detach() / torch.where(x == 0, 1, x.detach())).masked_fill(x == 0, 0)
+
+
+def _with_constant_spread(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """A normalisation without its bias, linear in its input."""
+    given = signature(func).bind(*args, **kwargs).arguments
+    x, weight = given["input"], given.get("weight")
+    if func is F.group_norm:
+        x = x.unflatten(1, (given["num_groups"], -1))
+        over = tuple(range(2, x.dim()))
+    else:
+        over = tuple(range(-len(given["normalized_shape"]), 0))
+    x = x if func is F.rms_norm else x - x.mean(over, keepdim=True)
+    eps = given.get("eps", 1e-5 if func is not F.rms_norm else None)
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    scaled = x * (x.detach().square().mean(over, keepdim=True) + eps).rsqrt()
+    if func is F.group_norm:
+        scaled = scaled.flatten(1, 2)
+        weight = None if weight is None else weight.view(-1, *(1,) * (scaled.dim() - 2))
+    return scaled if weight is None else scaled * weight
 
 
 class _Pooled(TorchFunctionMode):

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phrase_loc.attention import SIGNED, contrastive_mwp, excitation_backprop, maps_at_depths, mwp
+from phrase_loc.attention import SIGNED, attn_lrp, contrastive_mwp, excitation_backprop, maps_at_depths, mwp
+from phrase_loc.attention.baselines import Gates, derivative
 from phrase_loc.attention.excitation import RULES, wins
 from phrase_loc.attention.tape import Tape, plain
 from phrase_loc.errors import ConfigError, RuleError
@@ -350,3 +351,72 @@ def test_a_dual_of_ones_own_takes_the_place_of_the_negative(signed):
     assert torch.allclose(at_features, (own - shared).clamp(min=0), atol=1e-12)
     plain_dual = contrastive_mwp(net, x, units[:1], signed=signed, dual=-units[:1])
     assert torch.equal(plain_dual, contrastive_mwp(net, x, units[:1], signed=signed))
+
+
+class TestAttnLrp:
+    """Gradient times activation with every gate constant, against networks in which they are."""
+
+    @pytest.mark.parametrize("name", list(ways_of_attention()))
+    def test_every_spelling_of_attention_is_the_same(self, name):
+        nets = ways_of_attention()
+        x, units = randn(2, 8, 5), randn(3, 8, seed=1)
+        found, wanted = (
+            derivative(lambda x, way=way: nets[way](x.mT).mean(1), x, units, mode=Gates())
+            for way in (name, "fused")
+        )
+        torch.testing.assert_close(found, wanted)
+
+    def test_relevance_is_the_score_where_there_is_no_bias(self):
+        blocks = Blocks().double()
+        x, units = randn(2, 16, 7), randn(3, 16, seed=1)
+        scores = torch.einsum("nd,kd->kn", blocks.head(blocks.second(blocks.first(x))), units)
+
+        def net(x):
+            return blocks.head(blocks.second(blocks.first(x)))
+
+        relevance = (derivative(net, x, units, mode=Gates()) * x).sum(2)
+        torch.testing.assert_close(relevance.sum(2), scores)
+        torch.testing.assert_close(attn_lrp(net, x, units), relevance.clamp(min=0))
+
+    def test_gates_by_hand(self):
+        x = randn(2, 6)
+        weight, bias = randn(6, seed=1), randn(6, seed=2)
+        made = {
+            "layer_norm": (
+                lambda x: F.layer_norm(x, (6,), weight, bias),
+                lambda x, c: (
+                    (x - x.mean(-1, keepdim=True)) / c.var(-1, False, keepdim=True).add(1e-5).sqrt() * weight
+                ),
+            ),
+            "rms_norm": (
+                lambda x: F.rms_norm(x, (6,), weight, 1e-5),
+                lambda x, c: x / c.square().mean(-1, keepdim=True).add(1e-5).sqrt() * weight,
+            ),
+            "by hand": (
+                lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5),
+                lambda x, c: x / c.square().mean(-1, keepdim=True).add(1e-5).sqrt(),
+            ),
+            "group_norm": (
+                lambda x: F.group_norm(x, 2, weight, bias),
+                lambda x, c: (
+                    F.group_norm(c, 2) * weight
+                    + ((x - c).view(2, 2, 3) - (x - c).view(2, 2, 3).mean(-1, keepdim=True)).flatten(1)
+                    / c.view(2, 2, 3)
+                    .var(-1, False, keepdim=True)
+                    .add(1e-5)
+                    .sqrt()
+                    .expand(-1, -1, 3)
+                    .flatten(1)
+                    * weight
+                ),
+            ),
+            "gelu": (F.gelu, lambda x, c: x * (F.gelu(c) / c)),
+            "quick gelu": (lambda x: x * torch.sigmoid(1.702 * x), lambda x, c: x * torch.sigmoid(1.702 * c)),
+        }
+        for name, (net, held) in made.items():
+            leaf = x.clone().requires_grad_()
+            (wanted,) = torch.autograd.grad(held(leaf, x).sum(), leaf)
+            (found,) = derivative(net, x, torch.ones(1, 6).double(), mode=Gates())
+            torch.testing.assert_close(found, wanted, msg=name)
+            with Gates():
+                torch.testing.assert_close(net(x.clone().requires_grad_()).detach(), net(x), msg=name)
