@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from shape_pictures import SIDE, WORDS, Picture
 from torch import Tensor, nn
 
-PATCH = 6  # pixels: 12 x 12 cells
+PATCH = 8  # pixels: 8 x 8 cells
 WIDTH, DEPTH, HEADS = 64, 4, 4
 BATCH = 32
 RATE, DECAY = 1.5e-3, 0.02
@@ -45,8 +45,8 @@ class ViT(nn.Module):
         super().__init__()
         self.extra = int(read == "class")  # tokens that are no place
         self.patches = nn.Sequential(
-            nn.Conv2d(3, 32, 3, 3), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(48, WIDTH, 2, 2),
+            nn.Conv2d(3, 32, 4, 4), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(48, WIDTH, 2, 2), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
         )  # fmt: skip
         cells = (SIDE // PATCH) ** 2
         self.place = nn.Parameter(0.02 * torch.randn(1, cells + self.extra, WIDTH))
@@ -114,7 +114,7 @@ class ConvNet(nn.Module):
         def conv(a: int, b: int) -> nn.Sequential:
             return nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
 
-        stem = nn.Sequential(nn.Conv2d(3, 32, 3, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+        stem = nn.Sequential(nn.Conv2d(3, 32, 4, 4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
         self.stages = nn.ModuleList(
             [nn.Sequential(stem, conv(32, 48), nn.MaxPool2d(2)), conv(48, 96), conv(96, 96)]
         )
