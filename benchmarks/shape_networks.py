@@ -11,8 +11,19 @@ from torch import Tensor, nn
 
 PATCH = 8  # pixels: 8 x 8 cells
 WIDTH, DEPTH, HEADS = 64, 4, 4
+STEM = 64  # channels of the convolutions under both networks
 BATCH = 32
 RATE, DECAY = 1.5e-3, 0.02
+
+
+def _conv(a: int, b: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+
+
+def stem() -> nn.Sequential:
+    """Images (N, 3, H, W) to (N, STEM, H / 8, W / 8) >= 0; a cell sees 24 pixels."""
+    first = nn.Sequential(nn.Conv2d(3, 32, 4, 4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+    return nn.Sequential(first, _conv(32, STEM), _conv(STEM, STEM), nn.MaxPool2d(2))
 
 
 class Block(nn.Module):
@@ -44,10 +55,7 @@ class ViT(nn.Module):
     def __init__(self, read: str = "class", depth: int = DEPTH) -> None:
         super().__init__()
         self.extra = int(read == "class")  # tokens that are no place
-        self.patches = nn.Sequential(
-            nn.Conv2d(3, 32, 4, 4), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(48, WIDTH, 2, 2), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
-        )  # fmt: skip
+        self.patches = nn.Sequential(stem(), nn.Conv2d(STEM, WIDTH, 1))
         cells = (SIDE // PATCH) ** 2
         self.place = nn.Parameter(0.02 * torch.randn(1, cells + self.extra, WIDTH))
         self.token = nn.Parameter(0.02 * torch.randn(1, self.extra, WIDTH))
@@ -110,14 +118,7 @@ class ConvNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-
-        def conv(a: int, b: int) -> nn.Sequential:
-            return nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-
-        stem = nn.Sequential(nn.Conv2d(3, 32, 4, 4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
-        self.stages = nn.ModuleList(
-            [nn.Sequential(stem, conv(32, 48), nn.MaxPool2d(2)), conv(48, 96), conv(96, 96)]
-        )
+        self.stages = nn.ModuleList([stem(), _conv(STEM, 96)])
         self.pool = AttentionPool(96, HEADS, (SIDE // PATCH) ** 2)
         self.words = nn.Linear(96, len(WORDS))
 
