@@ -24,7 +24,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from phrase_loc.attention import METHODS, maps_at_depths
+from phrase_loc.attention import METHODS, SIGNED, maps_at_depths
 from phrase_loc.config import STRICT, checked, without_retired
 from phrase_loc.distributed import pick_device
 from phrase_loc.drawing import small_jpeg
@@ -65,6 +65,9 @@ class Inference:
     __pydantic_config__ = STRICT
 
     method: str = "contrastive_mwp"  # a key of attention.METHODS
+    signed: str = (
+        "clamp"  # how signed activations compete, a key of attention.SIGNED: of mwp and contrastive_mwp alone
+    )
     #: where maps are read: a stage of the trunk, "features", or several of them
     stage: str | Annotated[tuple[str, ...], OneOrMore] = "features"
     #: sides in pixels of the squares a photograph is resized to
@@ -91,6 +94,7 @@ class Inference:
         what = f"{source} setting"
         settings = checked(cls, without_retired(values, RETIRED, what), what)
         choose(METHODS, settings.method, "attention method")
+        choose(SIGNED, settings.signed, "rule for signed activations")
         choose(PROPOSALS, settings.proposals, "proposal source")
         return settings
 
@@ -259,15 +263,18 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
-        ids, weights = distinct_words(encoded)
+        ids, weights = map(torch.from_numpy, distinct_words(encoded))
         single = len(self._parts) == len(self._parts[0]) == 1
         if len(ids) == 0:
             grid = scene.activations[0].shape[-2:] if single else self._grid
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
+        asked = partial(
+            maps_at_depths, units=units, method=attention, weights=weights, signed=self.settings.signed
+        )
         found = [
-            [maps[:, 0] for maps in maps_at_depths(parts, x, units, method=attention, weights=weights)]
+            [maps[:, 0] for maps in asked(parts, x)]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:
@@ -350,7 +357,7 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def _presence(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
         """The weighted mean of the pooled scores of a phrase's words, over input sizes."""
-        ids, weights = distinct_words(encoded)
+        ids, weights = map(torch.from_numpy, distinct_words(encoded))
         if len(ids) == 0:
             return [-torch.inf] * len(encoded)
         scores = [self.model.scores(h, ids.to(self.device))[0] for h in self._features(scene)]

@@ -76,6 +76,29 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def predictions_template_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file and the settings of `evaluate`."""
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to be written, .csv, .jsonl or .parquet")
+    parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="as of evaluate")
+    text = "write the answers of this method, as the example of a file that is filled in"
+    parser.add_argument("--fill", metavar="METHOD", help=text)
+
+
+def run_predictions_template(args: argparse.Namespace) -> int:
+    """Write the list of what is asked, or the answers of a method."""
+    from phrase_loc.evaluation.config import EvaluateConfig
+
+    if args.out.suffix not in (".csv", ".jsonl", ".parquet"):
+        raise ConfigError(f"OUT ends in .csv, .jsonl or .parquet, got {args.out}")
+    config = load_config(EvaluateConfig, [*args.settings, *([f"method={args.fill}"] if args.fill else [])])
+    from phrase_loc.evaluation.external import write_template
+    from phrase_loc.evaluation.run import template
+
+    count = write_template(args.out, template(config, bool(args.fill)))
+    print(f"{args.out}: {count:,} rows; read it back with evaluate method=predictions:{args.out}")
+    return 0
+
+
 def compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Two reports of evaluate.py."""
     parser.add_argument("a", type=Path, help="report.json")

@@ -39,7 +39,8 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
     text = "no box for a phrase that is in the photograph with a probability below T"
     add("--threshold", type=_probability, metavar="T", help=text)
     add("--json", action="store_true", help="print one JSON object instead of text")
-    add("--overlay", metavar="OUT.png", help="also draw maps and boxes over the photograph")
+    text = "also draw maps and boxes over the photograph, or over each of many into the folder OUT"
+    add("--overlay", metavar="OUT.png|OUT", help=text)
     add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {default}")
     add("--profile", action="store_true", help="print on stderr where the time went")
     add = parser.add_argument_group("many images").add_argument
@@ -157,13 +158,13 @@ def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
 
 
 def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequence[str]) -> int:
-    for option in ("overlay", "json", "profile"):
+    for option in ("json", "profile"):
         if getattr(args, option):
             raise ConfigError(
                 f"--{option} is for one photograph without --output and --gallery; the answers go to a file here"
             )
     from phrase_loc.distributed import session
-    from phrase_loc.gallery import write_gallery
+    from phrase_loc.gallery import overlay_places, write_gallery, write_overlays
     from phrase_loc.streaming import answer_many, check_place, questions_of
 
     output = _behind_link(args.output or "predictions.jsonl")
@@ -179,17 +180,35 @@ def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequen
         )
         for note in notes:
             _note(note)
+        asked = [q.image for q in questions]
+        overlays = overlay_places(Path(args.overlay), asked, images) if args.overlay else {}
         for place in filter(None, (output, gallery)):
-            _refuse_input(place, [*images, args.phrase_file, *(q.image for q in questions)])
+            _refuse_input(place, [args.phrase_file, *images, *asked])
         localizer = _localizer(args, str(world.device))
+        if world.is_main:
+            _tell_notes(localizer, list({phrase: 0 for q in questions for phrase in q.phrases}))
         options = {name: getattr(args, name) for name in ("batch_size", "workers", "overwrite", "threshold")}
         counts = answer_many(localizer, questions, output, top_k=args.top_k or 5, world=world, **options)
         if world.is_main:
             said = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
             print(f"{len(questions)} images: {said}; written to {output}")
+        if overlays:
+            write_overlays(localizer, questions[world.rank :: world.size], overlays, args.threshold)
+        if world.is_main:
+            if overlays:
+                print(f"overlays written to {args.overlay}")
             if gallery:
                 print(f"gallery of {write_gallery(output, gallery, _note)} photographs written to {gallery}")
     return 0
+
+
+def _tell_notes(localizer: "PhraseLocalizer", phrases: Sequence[str], most: int = 20) -> None:
+    """What of the phrases is not asked as it is written, which is the same for all photographs."""
+    notes = [(p, e.note) for p, e in zip(phrases, localizer.encode(phrases), strict=True) if e.note]
+    for phrase, said in notes[:most]:
+        _note(f"{phrase!r}: {said}")
+    if len(notes) > most:
+        _note(f"{len(notes) - most} more phrases have a note, which stands in the answers")
 
 
 def _localizer(args: argparse.Namespace, device: str) -> "PhraseLocalizer":

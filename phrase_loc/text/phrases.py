@@ -6,7 +6,8 @@
    parts, and, for what is no word of English, two frequent words written as one ('videocamera') or a frequent word
    one edit away ('dooorway'). A number is a modifier where it is known, else passed over.
 4. The known words share the weight 1 in proportion to their roles; an unknown one has weight 0, and is noted, as is
-   what tells where the thing is, or which one, which `parsing` leaves out.
+   what tells where the thing is, or which one, which `parsing` leaves out. Names of persons, places and brands that
+   are no trained words count as unknown: the vectors that text gives them say little of what they look like.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from string import ascii_lowercase
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from phrase_loc.structures import Word
 from phrase_loc.text import english
@@ -42,8 +43,8 @@ class EncodedPhrase:
     """A phrase as the model sees it."""
 
     words: tuple[Word, ...]  # every content word in reading order, unknown ones with weight 0
-    ids: Tensor  # (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's
-    weights: Tensor  # (K,) float32 > 0 with sum 1, in the order of `ids`
+    ids: tuple[int, ...]  # rows of the K known words: below V the vocabulary's, from V on the extra table's
+    weights: tuple[float, ...]  # > 0 with sum 1, in the order of `ids`
     note: str | None = None  # what of the phrase is not asked as it is written, None when all is
     head_known: bool = True  # whether every noun that names the thing is known
 
@@ -75,7 +76,9 @@ class PhraseEncoder:
         read: dict[str, Word] = {}
         shares: dict[str, float] = {}
         heads = []
-        for word, role in self._units(parsed(found)):
+        content = parsed(found)
+        names = self._names(phrase, content)
+        for word, role in self._units(content, names):
             text = word.text
             read.setdefault(text, word)
             shares[text] = max(shares.get(text, 0.0), ROLE_WEIGHTS[role] if word.known else 0.0)
@@ -84,11 +87,22 @@ class PhraseEncoder:
         words = tuple([Word(text, w.known, shares[text] / total, w.misspelt) for text, w in read.items()])
         if not words and (text := normalise(phrase).strip()[:MAX_LETTERS]):
             words = (Word(text, False, 0.0),)  # without a content word ('it', an emoji)
-        ids = torch.tensor([self._rows[word.text] for word in words if word.known], dtype=torch.long)
-        weights = torch.tensor([word.weight for word in words if word.known])
-        return EncodedPhrase(words, ids, weights, note(found, words), any(heads) and all(heads))
+        ids = tuple([self._rows[word.text] for word in words if word.known])
+        weights = tuple([word.weight for word in words if word.known])
+        return EncodedPhrase(words, ids, weights, note(found, words, names), any(heads) and all(heads))
 
-    def _units(self, found: Sequence[Token]) -> Iterator[tuple[Word, Role]]:
+    def _names(self, phrase: str, found: Sequence[Token]) -> list[str]:
+        """The tokens that name one person, place or brand and that the model was not trained on."""
+        new = [text for text, _, _ in found if text not in english.COUNTS and not self.vocabulary.read(text)]
+        if not new:
+            return new
+        written = [word.strip("\"'([") for word in phrase.split()]
+        large = [word[:1].isupper() and not word.isupper() for word in written]
+        within = [word for word, is_large in zip(written[1:], large[1:]) if is_large and not all(large)]
+        capital = set(tokens(" ".join(within)))
+        return [text for text in new if english.is_name(text, text in capital)]
+
+    def _units(self, found: Sequence[Token], names: Sequence[str]) -> Iterator[tuple[Word, Role]]:
         """Words of weight 0 with their roles."""
         paired = False
         for here, after in zip_longest(found, found[1:]):
@@ -98,7 +112,8 @@ class PhraseEncoder:
                 yield Word(pair, True, 0.0), max(here.role, after.role)
                 paired = True
             else:
-                for word in self._read(here.text):
+                name = (Word(here.text, False, 0.0),) if here.text in names else ()
+                for word in name or self._read(here.text):
                     if word.known or word.text not in english.COUNTS:  # an unknown number is passed over
                         yield word, here.role
 
@@ -165,18 +180,20 @@ def one_edit_away(word: str) -> set[str]:
     return near - {word}
 
 
-def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:
+def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The distinct word rows of all phrases (K,), and the weight of each in each phrase (P, K)."""
-    every = torch.cat([torch.zeros(0, dtype=torch.long), *(e.ids for e in encoded)])
-    ids, place = every.unique(return_inverse=True)
-    owner = torch.tensor([row for row, e in enumerate(encoded) for _ in e.ids], dtype=torch.long)
-    weights = torch.zeros(len(encoded), len(ids))
-    weights[owner, place] = torch.cat([torch.zeros(0), *(e.weights for e in encoded)])
+    every = np.array([row for e in encoded for row in e.ids], dtype=np.int64)
+    ids, place = np.unique(every, return_inverse=True)
+    weights = np.zeros((len(encoded), len(ids)), dtype=np.float32)
+    owner = [p for p, e in enumerate(encoded) for _ in e.ids]
+    weights[owner, place] = [weight for e in encoded for weight in e.weights]
     return ids, weights
 
 
-def note(found: Sequence[str], words: Sequence[Word]) -> str | None:
+def note(found: Sequence[str], words: Sequence[Word], names: Sequence[str] = ()) -> str | None:
     """The note of an answer: how the content words of a phrase's tokens were read, None when as written.
+
+    `names` are the tokens that are taken for proper names.
 
     >>> note(["a", "red", "lorry"], (Word("red", True, 1.0), Word("lorry", False, 0.0)))
     "'lorry' is not known; only 'red' was looked for"
@@ -194,6 +211,7 @@ def note(found: Sequence[str], words: Sequence[Word]) -> str | None:
     elif unknown:
         shown = ", ".join(unknown[:_MOST])
         said.append(f"no word of it is known to the model ({shown}); try another word")
+    said += [_listed(names, "is read as a name", "are read as names")] if names else []
     if unread := {token: what for token, what in relations(found).items() if token not in known}:
         told = (
             [token for token in unread if unread[token] == what] for what in dict.fromkeys(unread.values())
