@@ -6,13 +6,14 @@ that do not know the word repeat one map P times.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from shape_networks import ConvNet, ViT
+from shape_networks import PATCH, ConvNet, ViT
+from shape_pictures import SIDE
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -78,40 +79,43 @@ def rollout(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> 
     return _read(net, reduce(lambda below, matrix: matrix @ below, matrices)).expand(len(weights), -1, -1, -1)
 
 
-def _scores(net: Net, h: Tensor, units: Tensor, weights: Tensor) -> Iterator[Tensor]:
-    """Each query's score, summed over images: their derivatives are apart."""
-    yield from (h @ (weights @ units).T).sum(0)
+def _slopes(score: Tensor, of: list[Tensor], weights: Tensor) -> list[Tensor]:
+    """Derivatives of the queries' scores, (P, *t.shape) for each t, from `score` (N, K) of the units.
+
+    The words' own are made in one batch and mixed.
+    """
+    words = torch.eye(score.shape[1])[:, None].expand(-1, len(score), -1)
+    found = torch.autograd.grad(score, of, words, is_grads_batched=True, allow_unused=True)
+    return [
+        torch.tensordot(weights, torch.zeros(len(words), *t.shape) if slope is None else slope, 1)
+        for slope, t in zip(found, of, strict=True)
+    ]
 
 
 def chefer(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
     """Chefer et al., arXiv 2103.15679: rollout of the positive part of attention times its gradient."""
     h, matrices = _attention(net, x.requires_grad_(), depth)
-    maps = []
-    for score in _scores(net, h, units, weights):
-        slopes = torch.autograd.grad(score, matrices, retain_graph=True)
-        steps = [(a * s).clamp(min=0).mean(1) for a, s in zip(matrices, slopes, strict=True)]
-        if isinstance(net, ViT):
-            steps = [step + torch.eye(step.shape[-1]) for step in steps]
-        maps.append(_read(net, reduce(lambda below, step: step @ below, steps)).detach())
-    return torch.stack(maps)
+    slopes = _slopes(h @ units.T, matrices, weights)
+    steps = [(a.detach() * s).clamp(min=0).mean(2) for a, s in zip(matrices, slopes, strict=True)]
+    if isinstance(net, ViT):
+        steps = [step + torch.eye(step.shape[-1]) for step in steps]
+    return _read(net, reduce(lambda below, step: step @ below, steps))
 
 
-def _slopes(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
-    """(P, *x.shape)."""
+def _derivative(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
     h = reduce(lambda value, part: part(value), net.parts()[depth:], x.requires_grad_())
-    scores = list(_scores(net, h, units, weights))
-    return torch.stack([torch.autograd.grad(score, x, retain_graph=True)[0] for score in scores])
+    return _slopes(h @ units.T, [x], weights)[0]
 
 
 def grad_cam(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
     """Channels weighed by their mean derivative over the places, summed, clamped at 0."""
-    slopes = net.grid(_slopes(net, x, depth, units, weights))  # (P, N, C, h, w)
+    slopes = net.grid(_derivative(net, x, depth, units, weights))  # (P, N, C, h, w)
     return torch.einsum("pnc,nchw->pnhw", slopes.mean((3, 4)), net.grid(x.detach())).clamp(min=0)
 
 
 def gradient_x_input(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
     """Activations times their derivatives, summed over channels, clamped at 0."""
-    return net.grid((_slopes(net, x, depth, units, weights) * x.detach()).sum(2)).clamp(min=0)
+    return net.grid((_derivative(net, x, depth, units, weights) * x.detach()).sum(2)).clamp(min=0)
 
 
 class Relevance(TorchFunctionMode):
@@ -153,14 +157,38 @@ def random(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> T
     return torch.rand(len(weights), len(x), side, side, generator=generator)
 
 
+def occlusion(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
+    """How far the score falls when 3 x 3 cells are blank, at their middle; `x` are images here."""
+    side = SIDE // PATCH
+    empty, falls = blank(x), []
+    whole = net(x)
+    for row in range(side):
+        for column in range(side):
+            part = x.clone()
+            rows, columns = (slice(max(0, i - 1) * PATCH, (i + 2) * PATCH) for i in (row, column))
+            part[:, :, rows, columns] = empty[:, :, rows, columns]
+            falls.append(whole - net(part))
+    maps = torch.stack(falls, -1).unflatten(-1, (side, side))  # (N, V, h, w)
+    return torch.einsum("pv,nvhw->pnhw", weights, maps).clamp(min=0)
+
+
+def blank(images: Tensor) -> Tensor:
+    """Pictures without any thing: the median colour of each one's border everywhere."""
+    border = torch.cat([images[:, :, 0], images[:, :, -1], images[..., 0], images[..., -1]], 2)
+    return border.median(2).values[..., None, None].expand_as(images)
+
+
 METHODS: dict[str, Callable[..., Tensor]] = {
-    "c-MWP": excitation,
-    "MWP": partial(excitation, method=mwp),
+    "c-MWP, contributions": partial(excitation, signed="contributions"),
+    "c-MWP, clamp": partial(excitation, signed="clamp"),
+    "MWP, contributions": partial(excitation, method=mwp, signed="contributions"),
+    "MWP, clamp": partial(excitation, method=mwp, signed="clamp"),
+    "AttnLRP": lrp,
     "Chefer": chefer,
-    "LRP": lrp,
     "Grad-CAM": grad_cam,
     "gradient x input": gradient_x_input,
     "rollout": rollout,
     "raw attention": raw_attention,
+    "occlusion": occlusion,
     "chance": random,
 }

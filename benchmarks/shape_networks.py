@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,21 +10,10 @@ import torch.nn.functional as F
 from shape_pictures import SIDE, WORDS, Picture
 from torch import Tensor, nn
 
-PATCH = 8  # pixels: 8 x 8 cells
+PATCH = 6  # pixels: 12 x 12 cells
 WIDTH, DEPTH, HEADS = 64, 4, 4
-STEM = 64  # channels of the convolutions under both networks
 BATCH = 32
-RATE, DECAY = 1.5e-3, 0.02
-
-
-def _conv(a: int, b: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-
-
-def stem() -> nn.Sequential:
-    """Images (N, 3, H, W) to (N, STEM, H / 8, W / 8) >= 0; a cell sees 24 pixels."""
-    first = nn.Sequential(nn.Conv2d(3, 32, 4, 4, bias=False), nn.BatchNorm2d(32), nn.ReLU())
-    return nn.Sequential(first, _conv(32, STEM), _conv(STEM, STEM), nn.MaxPool2d(2))
+DECAY = 0.02  # of weights, none of biases and scales
 
 
 class Block(nn.Module):
@@ -55,7 +45,10 @@ class ViT(nn.Module):
     def __init__(self, read: str = "class", depth: int = DEPTH) -> None:
         super().__init__()
         self.extra = int(read == "class")  # tokens that are no place
-        self.patches = nn.Sequential(stem(), nn.Conv2d(STEM, WIDTH, 1))
+        self.patches = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 3), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(48, WIDTH, 2, 2),
+        )  # fmt: skip
         cells = (SIDE // PATCH) ** 2
         self.place = nn.Parameter(0.02 * torch.randn(1, cells + self.extra, WIDTH))
         self.token = nn.Parameter(0.02 * torch.randn(1, self.extra, WIDTH))
@@ -118,7 +111,14 @@ class ConvNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stages = nn.ModuleList([stem(), _conv(STEM, 96)])
+
+        def conv(a: int, b: int) -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+
+        stem = nn.Sequential(nn.Conv2d(3, 32, 3, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+        self.stages = nn.ModuleList(
+            [nn.Sequential(stem, conv(32, 48), nn.MaxPool2d(2)), conv(48, 96), conv(96, 96)]
+        )
         self.pool = AttentionPool(96, HEADS, (SIDE // PATCH) ** 2)
         self.words = nn.Linear(96, len(WORDS))
 
@@ -140,6 +140,18 @@ class ConvNet(nn.Module):
         for part in self.parts():
             x = part(x)
         return self.words(x)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one of the networks is made and trained."""
+
+    make: Callable[[], "ViT | ConvNet"]
+    rate: float
+    epochs: int
+
+
+RECIPES = {"vit": Recipe(ViT, 1.5e-3, 12), "conv": Recipe(ConvNet, 3e-3, 10)}
 
 
 def as_input(pictures: list[Picture]) -> Tensor:
@@ -168,10 +180,10 @@ def train(
     weights = [p for p in net.parameters() if p.dim() > 1]
     others = [p for p in net.parameters() if p.dim() <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": weights, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}], lr=RATE
+        [{"params": weights, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}], lr=rate
     )
     steps = epochs * (len(pictures) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
     net.train()
     start = time.perf_counter()

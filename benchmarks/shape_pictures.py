@@ -1,9 +1,9 @@
 """Generated pictures whose right answer is known: coloured shapes on textured grounds, their captions, boxes, masks.
 
     picture = draw(seed=0, index=7)
-    picture.pixels                      (64, 64, 3) uint8
+    picture.pixels                      (72, 72, 3) uint8
     picture.caption                     "a red star and a blue ring": some of the things, not all
-    picture.things[0].mask, .box        visible pixels (64, 64), and the box around them, xyxy, half-open
+    picture.things[0].mask, .box        visible pixels (72, 72), and the box around them, xyxy, half-open
 
 A picture is a function of `seed` and `index` alone. Captions name things and say no places, so what is trained on
 them has seen no box.
@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-SIDE = 64
+SIDE = 72
 COLOURS = {
     "red": (214, 40, 40), "green": (50, 160, 60), "blue": (45, 85, 210),
     "yellow": (235, 205, 40), "purple": (150, 55, 170), "cyan": (60, 195, 205),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
 WORDS = (*COLOURS, *SHAPES)
-RADIUS = (6.5, 13.0)  # of the circle around a thing, in pixels
+RADIUS = (7.0, 15.0)  # of the circle around a thing, in pixels
 TURN = 0.35  # most that a thing leans, in radians
-NAMED = 0.85  # chance that the caption names a thing
+NAMED = 0.7  # chance that the caption names a thing
 BARE = 0.15  # chance that it says the shape without the colour
 
 
@@ -156,8 +156,8 @@ def _ground(rng: np.random.Generator, side: int) -> Floats:
     elif kind == 1:
         share = (np.sin(2 * np.pi * pitch * along + phase) * np.sin(2 * np.pi * pitch * across) > 0) * 1.0
     elif kind == 2:
-        coarse = rng.uniform(0, 1, (8, 8))
-        share = np.kron(coarse, np.ones((-(-side // 8),) * 2))[:side, :side]
+        coarse = rng.uniform(0, 1, (9, 9))
+        share = np.kron(coarse, np.ones((-(-side // 9),) * 2))[:side, :side]
     else:
         share = (along - along.min()) / np.ptp(along)
     mixed = 0.5 + rng.uniform(0.2, 1) * (share - 0.5)

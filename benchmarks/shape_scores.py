@@ -2,7 +2,7 @@
 
 pointing    the map's maximum lies in the box of a thing that the words are true of
 R@1         the box of the map's part around its maximum, above a share of it, has an IoU of 0.5 with such a box
-insertion   mean probability of a word while cells are added to a blurred picture, the map's highest first (up)
+insertion   mean probability of a word while cells are added to an empty picture, the map's highest first (up)
 deletion    the same while they are taken from the picture (down) (Petsiuk et al., arXiv 1806.07421)
 grid        share of the map in the one of 2 x 2 pictures that the word is true of (Boehle et al., arXiv 2104.00032)
 """
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
-from shape_networks import PATCH, SIDE, as_input, scaled
-from shape_pictures import COLOURS, SHAPES, WORDS, Picture, grid, montage
+from shape_methods import blank
+from shape_networks import PATCH, as_input, scaled
+from shape_pictures import SIDE, COLOURS, SHAPES, WORDS, Picture, grid, montage
 from torch import Tensor, nn
 
 from phrase_loc.boxes import iou
@@ -97,25 +98,19 @@ def faithfulness(maps: Maps, net: nn.Module, pictures: list[Picture]) -> dict[st
         said = torch.tensor([WORDS.index(word) for word in words[start : start + PART]])
         found = maps(images, torch.eye(len(WORDS)))[said, torch.arange(len(said))]
         rank = found.flatten(1).argsort(1, descending=True, stable=True).argsort(1).view(found.shape)
-        blurred = _blurred(images)
+        empty = blank(images)
         total = {name: torch.zeros(len(images)) for name in areas}
         for step in range(STEPS + 1):
             first = (rank < step * rank[0].numel() / STEPS).float()[:, None]
             first = first.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
             for name, kept in (("insertion", first), ("deletion", 1 - first)):
                 with torch.no_grad():
-                    logits = net(kept * images + (1 - kept) * blurred)
+                    logits = net(kept * images + (1 - kept) * empty)
                 weight = 0.5 if step in (0, STEPS) else 1.0  # trapezoids
                 total[name] += weight / STEPS * logits[torch.arange(len(said)), said].sigmoid()
         for name, area in total.items():
             areas[name].append(area)
     return {name: Score(torch.cat(v).double(), torch.ones(len(pictures))) for name, v in areas.items()}
-
-
-def _blurred(images: Tensor) -> Tensor:
-    """Without any thing to see: the mean colour of each picture's border."""
-    border = torch.cat([images[:, :, 0], images[:, :, -1], images[..., 0], images[..., -1]], 2)
-    return border.median(2).values[..., None, None].expand_as(images)
 
 
 def grids(maps: Maps, seed: int, number: int) -> dict[str, Score]:
@@ -127,7 +122,7 @@ def grids(maps: Maps, seed: int, number: int) -> dict[str, Score]:
         found = maps(scaled(pixels), torch.eye(len(WORDS))).clamp(min=0)  # (V, N, h, w)
         half = found.shape[-1] // 2
         cells = found.unflatten(3, (2, half)).unflatten(2, (2, half)).sum((3, 5)).flatten(2)  # (V, N, 4)
-        shares = cells / cells.sum(2, keepdim=True).clamp(min=torch.finfo(cells.dtype).tiny)
+        shares = cells / cells.sum(2, keepdim=True).clamp(min=1e-30)
         for n, four in enumerate(fours):
             right = [
                 shares[WORDS.index(word), n, i] for i, one in enumerate(four) for word in one.things[0].words
@@ -135,5 +130,3 @@ def grids(maps: Maps, seed: int, number: int) -> dict[str, Score]:
             gained.append(float(sum(right)))
             asked.append(len(right))
     return {"grid": Score(torch.tensor(gained).double(), torch.tensor(asked))}
-
-
