@@ -170,7 +170,7 @@ def said(pictures: list[Picture]) -> Tensor:
 
 
 def train(
-    net: nn.Module, pictures: list[Picture], epochs: int, seed: int, say: Callable[[str], None]
+    net: nn.Module, pictures: list[Picture], rate: float, epochs: int, seed: int, say: Callable[[str], None]
 ) -> None:
     """Fit the words of the captions: each word against its absence, one-cycle AdamW, flips."""
     pixels = torch.from_numpy(np.stack([p.pixels for p in pictures])).permute(0, 3, 1, 2)

@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from shape_methods import blank
 from shape_networks import PATCH, as_input, scaled
-from shape_pictures import SIDE, COLOURS, SHAPES, WORDS, Picture, grid, montage
+from shape_pictures import COLOURS, SHAPES, SIDE, WORDS, Picture, grid, montage
 from torch import Tensor, nn
 
 from phrase_loc.boxes import iou

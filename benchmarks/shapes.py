@@ -4,11 +4,11 @@ python benchmarks/shapes.py                       train both networks with three
                                                   tables; what is trained is kept in runs/shapes and not made again
 python benchmarks/shapes.py --networks vit --seeds 0 --pictures 50
 python benchmarks/shapes.py --device cuda         trains there (a minute or two each); the maps are made on the CPU
-python benchmarks/shapes.py --seeds 9 --dev       every method at every depth, the pictures on which defaults are chosen
+python benchmarks/shapes.py --seeds 9 --dev       every method at every depth, on the pictures that choose defaults
 
-The networks learn twelve words (six colours, six shapes) from captions that name some of the things of a picture. They
-are asked on other pictures, by words and by phrases of two words. The columns are described in shape_scores.py, the
-methods in shape_methods.py. Intervals: 95 % of the bootstrap over the pictures of all seeds.
+The networks learn twelve words (six colours, six shapes) from captions that name some of the things of a picture.
+They are asked on other pictures, by words and by phrases of two words. The columns are described in shape_scores.py,
+the methods in shape_methods.py. Intervals: 95 % of the bootstrap over the pictures of all seeds.
 """
 
 import argparse
