@@ -29,27 +29,38 @@ def write_gallery(answers: Path, page: Path, note: Callable[[str], None] = lambd
 
     The photographs are read again, one at a time. `note` is told when there are more than `MOST`.
     """
+    rows = [list(group) for _, group in groupby(_rows(answers), key=lambda row: row["image"])]
+    write_page(rows, page, answers.name, len(rows), note)
+    return min(len(rows), MOST)
+
+
+def write_page(
+    rows: Sequence[list[dict[str, Any]]],
+    page: Path,
+    source: str,
+    total: int,
+    note: Callable[[str], None] = lambda _: None,
+) -> None:
+    """The page of rows a photograph as `display.phrase_rows` gives them, the first `MOST` of `total` photographs."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    rows = [list(group) for _, group in groupby(_rows(answers), key=lambda row: row["image"])]
     phrases = list(dict.fromkeys(row["phrase"] for group in rows for row in group if not row.get("error")))
-    if len(rows) > MOST:
-        note(f"{page} shows the first {MOST:,} of {len(rows):,} photographs; all answers are in {answers}")
+    if total > MOST:
+        note(f"{page} shows the first {MOST:,} of {total:,} photographs; all answers are in {source}")
     options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     loader = PackageLoader("phrase_loc.evaluation", "templates")
     environment = Environment(loader=loader, autoescape=True, **options)
     stream = environment.get_template("gallery.html.j2").stream(
         cards=map(_card, rows[:MOST]),
-        total=len(rows),
+        total=total,
         most=MOST,
         phrases=phrases,
         states=sorted({row["state"] for group in rows for row in group if row.get("state")}),
         colours={phrase: COLOURS[i % len(COLOURS)] for i, phrase in enumerate(phrases)},
-        source=answers.name,
+        source=source,
     )
     with writing(page) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(stream)
-    return min(len(rows), MOST)
 
 
 def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -126,8 +137,9 @@ def write_overlays(
     questions: "Sequence[Question]",
     places: Mapping[str, Path],
     threshold: float | None = None,
+    masks: bool = False,
 ) -> None:
-    """Draw maps and boxes over each photograph that can be read; it is looked at again for that."""
+    """Draw maps (or masks) and boxes over each photograph that can be read; it is looked at again for that."""
     import torch
 
     for question in tqdm(questions, desc="overlays", unit="image", disable=None):
@@ -144,4 +156,4 @@ def write_overlays(
         place = places[question.image]
         with refusing(place.parent, ADVICE):
             place.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(overlay(picture, predictions, heats), place)
+        save_picture(overlay(picture, predictions, heats, masks), place)

@@ -146,6 +146,17 @@ class Prediction:
             return "no box" if self.known else "no known word, no box"
         return corners(self.boxes[0].tolist())
 
+    @property
+    def mask(self) -> Tensor | None:
+        """The pixels of the thing in the best box, (H, W) bool, made when asked; None where there is no box."""
+        return self.mask_in(0)
+
+    def mask_in(self, rank: int) -> Tensor | None:
+        """The same of the box at a place from 0 (`masks.thing_mask`); by the map alone without `picture`."""
+        from phrase_loc.masks import mask_of
+
+        return mask_of(self, rank)
+
     def __repr__(self) -> str:
         if not len(self.boxes):
             return f"Prediction({self.phrase!r}, no box)"

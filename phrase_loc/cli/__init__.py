@@ -22,6 +22,7 @@ _REST = "phrase_loc.cli.commands"
 #: name -> (module with NAME_arguments(parser) and run_NAME(args) -> int, one line of help)
 COMMANDS = {
     "query": ("phrase_loc.cli.query", "find phrases in a photograph, or in a folder of photographs"),
+    "label": (_REST, "label photographs for COCO, YOLO, Label Studio, CVAT, FiftyOne, VOC"),
     "serve": (_REST, "open the query page in a browser"),
     "train": (_REST, "train on weakly labelled images (what train.py does)"),
     "evaluate": (_REST, "score on a dataset (what evaluate.py does)"),

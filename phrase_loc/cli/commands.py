@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc.cli import whole_number
+from phrase_loc.cli.query import localizer_of, probability
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
-from phrase_loc.files import read_text, write_text
+from phrase_loc.files import ADVICE, read_text, refusing, write_text
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 TOKEN = "PHRASE_LOC_TOKEN"  # the environment's own
@@ -76,6 +77,65 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def label_arguments(parser: argparse.ArgumentParser) -> None:
+    """Photographs, classes, formats, and which boxes become labels."""
+    add, count = parser.add_argument, whole_number(1, 10**9 - 1)
+    add("photos", metavar="PHOTOS", nargs="+", help="a folder of photographs, photographs, or a video")
+    text = "classes: a line `name: phrase, phrase` for each, or .yaml"
+    add("--phrases", required=True, type=Path, metavar="FILE", help=text)
+    text = "folder for answers, labels, summary and contact sheet"
+    add("--output", required=True, type=Path, metavar="DIR", help=text)
+    text = (
+        "coco, yolo, labelstudio, cvat, fiftyone, voc, jsonl, parquet; several with commas (default: jsonl)"
+    )
+    add("--format", action="append", metavar="NAME", help=text)
+    choice = parser.add_mutually_exclusive_group().add_argument
+    text = "label a class where it can be expected in a share P of the photographs that get it"
+    choice("--precision", type=probability, metavar="P", help=text)
+    text = "label where `present` is at least T (default: the model's own for 'found')"
+    choice("--threshold", type=probability, metavar="T", help=text)
+    text = "of the photographs that show a class, as you expect, for --precision"
+    add("--share", type=probability, default=0.2, metavar="S", help=f"share {text} {_DEFAULT}")
+    text = f"boxes of a class in a photograph, at most {_DEFAULT}"
+    add("--instances", type=count, default=1, metavar="K", help=text)
+    add("--masks", action="store_true", help="outlines as well, in the formats that have them")
+    add("--synonyms", metavar="FILE", help="lines `word: known word`, how to read words that the model lacks")
+    add("--every", type=count, metavar="N", help="of a video each N-th frame (default: one a second)")
+    text = "before a photograph's name in Label Studio's tasks (default: its local files)"
+    add("--url", metavar="PREFIX", help=text)
+    add("--model", default="default", help=f"'default', a model folder or a hub id {_DEFAULT}")
+    add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {_DEFAULT}")
+    add("--overwrite", action="store_true", help="replace answers in DIR to other photographs or phrases")
+    add("--batch-size", type=count, default=8, metavar="N", help=f"images at once {_DEFAULT}")
+    add("--workers", type=whole_number(0, 256), default=1, metavar="N", help=f"decoding processes {_DEFAULT}")
+
+
+def run_label(args: argparse.Namespace) -> int:
+    """Check, answer, write, print the summary."""
+    from phrase_loc.distributed import session
+    from phrase_loc.label_formats import formats_of
+    from phrase_loc.labelling import Rules, check_classes, label, photographs, read_classes, told
+
+    formats = formats_of(",".join(args.format or ["jsonl"]))
+    classes = read_classes(args.phrases)
+    rules = Rules(args.precision, args.threshold, args.share, args.instances)
+    with refusing(args.output, ADVICE):
+        args.output.mkdir(parents=True, exist_ok=True)
+    with session(args.device) as world:
+        localizer = localizer_of(args, str(world.device))
+        notes = check_classes(localizer, classes, rules)
+        images = world.from_main(
+            lambda: photographs(args.photos, classes, args.output, args.every, notes.append)
+        )
+        for text in notes if world.is_main else ():
+            print(f"note: {text}", file=sys.stderr)
+        options = {name: getattr(args, name) for name in ("masks", "batch_size", "workers", "overwrite")}
+        found = label(localizer, images, classes, args.output, formats, rules, args.url, world, **options)
+        if found:
+            print(told(found, args.output))
+    return 0
+
+
 def predictions_template_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and the settings of `evaluate`."""
     parser.add_argument("out", type=Path, metavar="OUT", help="file to be written, .csv, .jsonl or .parquet")
@@ -120,7 +180,8 @@ def run_compare(args: argparse.Namespace) -> int:
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, where it is fitted, and settings chosen on val that are stored in the same step."""
     add = parser.add_argument
-    add("model", metavar="MODEL", type=Path, help="a model folder, changed in place")
+    add("model", metavar="MODEL", help="a model folder, changed in place, or with --output any model")
+    add("--output", metavar="FOLDER", type=Path, help="save the calibrated model there instead")
     add("--root", type=Path, required=True, help="tree of Flickr30k Entities")
     add("--split", default="val", help=f"split to fit on, never test {_DEFAULT}")
     add("--seed", type=int, default=0, help=f"of the negative pairs {_DEFAULT}")
@@ -134,9 +195,11 @@ def run_calibrate(args: argparse.Namespace) -> int:
     from phrase_loc.evaluation.calibration import calibrate
     from phrase_loc.localizer import Inference, PhraseLocalizer
 
-    if not args.model.is_dir():
-        raise ConfigError(f"calibrate changes a model folder in place, and {args.model} is none")
-    if not os.access(args.model, os.W_OK):
+    if not args.output and not Path(args.model).is_dir():
+        raise ConfigError(
+            f"calibrate changes a model folder in place, and {args.model} is none; name an --output folder"
+        )
+    if not args.output and not os.access(args.model, os.W_OK):
         raise ConfigError(f"calibrate changes {args.model} in place, which cannot be written; copy it first")
     if wrong := [pair for pair in args.changes if "=" not in pair]:
         raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
@@ -145,7 +208,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
     localizer = PhraseLocalizer.from_pretrained(args.model, device="cpu").with_settings(**changes)
     fit = calibrate(localizer, Flickr30kEntities(args.root, args.split), args.seed)
     localizer.model.config = replace(localizer.model.config, calibration=fit)
-    localizer.save_pretrained(args.model)
+    localizer.save_pretrained(args.output or args.model)
     print(json.dumps(fit, indent=1))
     return 0
 
@@ -195,7 +258,7 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
     port = whole_number(0, 65535, "a port number from 0 to 65535")
     add("--port", type=port, default=8000, help=f"0 takes any that is free {_DEFAULT}")
-    add("--model", default="default", help=f"'default', a model folder or a hub id {_DEFAULT}")
+    add("--model", default="default", help=f"'default', a model or image-text folder, or a hub id {_DEFAULT}")
     add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {_DEFAULT}")
     text = "a further name by which the server is called, as of a proxy before it; may be repeated"
     add("--allowed-host", action="append", default=[], metavar="NAME", help=text)
