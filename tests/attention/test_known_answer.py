@@ -11,7 +11,11 @@ import torch.nn.functional as F
 from phrase_loc.attention import contrastive_mwp, mwp
 
 WIDTH, PATCHES = 8, 16
-UP, DOWN, FILL = 0, 1, 2  # channel of the first word, of the second, and one that keeps each patch's mean at 0
+UP, DOWN, FILL = (
+    0,
+    1,
+    2,
+)  # channel of the first word, of the second, and one that keeps each patch's mean at 0
 THING, OTHER, OPPOSED = 5, 10, 3  # patches
 CLASS = PATCHES  # the last token
 
