@@ -24,7 +24,7 @@ from phrase_loc.maps import peak, resize
 QUERIES = [*((word,) for word in WORDS), *((colour, shape) for colour in COLOURS for shape in SHAPES)]
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # of the maximum, where a box may be cut
 STEPS = 12  # of insertion and deletion, without the first
-PART = 50  # pictures at once
+PART = 10  # pictures at once
 
 Maps = Callable[[Tensor, Tensor], Tensor]  # images (N, 3, H, W), weights (P, V) -> (P, N, h, w)
 

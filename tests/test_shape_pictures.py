@@ -1,4 +1,4 @@
-"""The generated pictures of benchmarks/shapes.py: the same for the same numbers, boxes around masks, true captions."""
+"""The generated pictures of benchmarks/shapes.py: same numbers, same picture; boxes around masks; true captions."""
 
 from pathlib import Path
 
