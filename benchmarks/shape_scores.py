@@ -97,7 +97,7 @@ def faithfulness(maps: Maps, net: nn.Module, pictures: list[Picture]) -> dict[st
         images = as_input(pictures[start : start + PART])
         said = torch.tensor([WORDS.index(word) for word in words[start : start + PART]])
         found = maps(images, torch.eye(len(WORDS)))[said, torch.arange(len(said))]
-        rank = found.flatten(1).argsort(1, descending=True, stable=True).argsort(1).view(found.shape)
+        rank = found.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1).view(found.shape)
         empty = blank(images)
         total = {name: torch.zeros(len(images)) for name in areas}
         for step in range(STEPS + 1):
