@@ -24,6 +24,7 @@ from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
+from phrase_loc.web.label_studio import Labeller, Photographs, routes
 from phrase_loc.web.server import Access, Middleware, plain, sentence, too_large
 
 _HTML, _CSS, _SCRIPT = (f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript"))
@@ -146,13 +147,16 @@ def create_app(
     token: str | None = None,
     hosts: Iterable[str] | None = None,
     addresses: bool = False,
+    photographs: Photographs | None = None,
 ) -> FastAPI:
     """The application for one model; its `state.stopping` says that the server stops.
 
     With a token every API request must bring it as `Authorization: Bearer TOKEN`. See `Access` for the names of the
-    server (`hosts`, None for any; numeric `addresses` beside them).
+    server (`hosts`, None for any; numeric `addresses` beside them). `photographs` says what may be fetched for a
+    labelling tool, None for nothing.
     """
     answers = Answers(localizer, limits)
+    labeller = Labeller(answers, photographs or Photographs(most=limits.upload_bytes))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -173,6 +177,7 @@ def create_app(
     app.state.stopping = False
     app.include_router(_photographs(answers))
     app.include_router(_questions(answers))
+    app.include_router(routes(labeller, StrictRoute))
     static = {route: (f"web/page/{name}", kind) for route, (name, kind) in PAGE_FILES.items()}
     static |= {f"/examples/{name}": (f"examples/{name}", "image/png") for name in EXAMPLES}
     for route, (name, kind) in static.items():
