@@ -176,7 +176,7 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {_DEFAULT}")
     text = "a further name by which the server is called, as of a proxy before it; may be repeated"
     add("--allowed-host", action="append", default=[], metavar="NAME", help=text)
-    text = f"Label Studio's address, whose photographs may be fetched with the access token in {KEY} (docs/labelling.md)"
+    text = f"Label Studio's address, whose photographs may be fetched, with the access token in {KEY}"
     add("--label-studio-url", metavar="URL", default=os.environ.get("LABEL_STUDIO_URL", ""), help=text)
     text = "a further host from which its photographs may be fetched; may be repeated"
     add("--image-host", action="append", default=[], metavar="NAME", help=text)

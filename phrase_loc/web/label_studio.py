@@ -1,8 +1,8 @@
 """What labelling tools ask for: the ML backend of Label Studio and the functions that CVAT calls.
 
-Label Studio is given the address http://HOST:PORT/api/label-studio and asks below it for `health`, `setup`, `versions`
-and `predict` (the API of its label-studio-ml-backend). What is sought are the labels of its project. CVAT's functions
-take one frame in base64 with a threshold and answer with a list of shapes.
+Label Studio is given the address http://HOST:PORT/api/label-studio and asks below it for `health`, `setup`,
+`versions` and `predict` (the API of its label-studio-ml-backend). What is sought are the labels of its project.
+CVAT's functions take one frame in base64 with a threshold and answer with a list of shapes.
 """
 
 import asyncio
@@ -26,9 +26,8 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
-from phrase_loc import __version__
+from phrase_loc import __version__, ranking
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
-from phrase_loc.ranking import suppress
 from phrase_loc.structures import Scene
 from phrase_loc.web.answers import Answers, Limits, Refused
 
@@ -118,7 +117,7 @@ class Labeller:
         self.answers, self.photographs = answers, photographs
         digest = hashlib.sha256()
         for _, tensor in sorted(answers.localizer.model.state_dict().items()):
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy())
         #: other weights get another name, so that Label Studio asks them again
         self.version = f"phrase_loc {__version__} {digest.hexdigest()[:8]}"
 
@@ -174,11 +173,13 @@ class Labeller:
 
     def _locate(self, scene: Scene, asked: list[tuple[str, str]], threshold: float | None) -> list[Box]:
         localizer, found = self.answers.localizer, []
-        for (label, _), p in zip(
-            asked, localizer.locate(scene, [text for _, text in asked], top_k=1), strict=True
-        ):
-            there = p.state == "found" if threshold is None else (p.present or 0.0) >= threshold
-            if len(p.boxes) and (there or not localizer.model.config.calibration):
+        answers = localizer.locate(scene, [phrase for _, phrase in asked], top_k=1)
+        for (label, _), p in zip(asked, answers, strict=True):
+            if p.present is None:
+                there = not localizer.model.config.calibration
+            else:
+                there = p.state == "found" if threshold is None else p.present >= threshold
+            if there and len(p.boxes):
                 found.append(Box(label, [round(v, 2) for v in p.boxes[0].tolist()], p.present or 0.0))
         return found
 
@@ -186,7 +187,10 @@ class Labeller:
         """Those of one label, without those that overlap one of a greater chance."""
         corners = torch.tensor([box.xyxy for box in boxes]).reshape(-1, 4)
         scores = torch.tensor([[box.present for box in boxes]])
-        return [boxes[i] for i in suppress(corners, scores, self.answers.localizer.settings.nms)[0].tolist()]
+        return [
+            boxes[i]
+            for i in ranking.suppress(corners, scores, self.answers.localizer.settings.nms)[0].tolist()
+        ]
 
     async def predict(self, asked: Asked) -> dict[str, Any]:
         """A prediction for each task, in order; of one that failed an empty list, so that Label Studio asks it again.
@@ -246,7 +250,7 @@ class Photographs:
     studio: str = ""  # the address of Label Studio, such as http://localhost:8080
     key: str = field(default="", repr=False)  # its access token
     hosts: frozenset[str] = frozenset()  # further hosts, such as images.example.org
-    most: int = Limits.upload_bytes  # of a photograph
+    most: int = Limits().upload_bytes  # of a photograph
     _token: tuple[float, str] = field(default=(-FRESH, ""), repr=False)  # when it was got
 
     def __post_init__(self) -> None:
