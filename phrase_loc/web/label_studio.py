@@ -371,6 +371,10 @@ def routes(labeller: Labeller, route_class: type[APIRoute]) -> APIRouter:
     async def predict(asked: Asked) -> dict[str, Any]:
         return await labeller.predict(asked)
 
+    @router.post(f"{TOOLS}/webhook", summary="Label Studio: something was annotated")
+    async def webhook(_: dict[str, Any]) -> dict[str, str]:
+        return {"status": "phrase_loc learns nothing from annotations; see docs/training.md"}
+
     @router.post("/api/cvat", summary="CVAT: label this frame, as its functions do")
     async def frame(asked: Frame) -> list[dict[str, Any]]:
         given = asked.labels if isinstance(asked.labels, dict) else {label: [label] for label in asked.labels}

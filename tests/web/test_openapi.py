@@ -18,6 +18,7 @@ QUESTIONS = [
     ("POST", "/api/label-studio/setup"),
     ("GET", "/api/label-studio/versions"),
     ("POST", "/api/label-studio/predict"),
+    ("POST", "/api/label-studio/webhook"),
     ("POST", "/api/cvat"),
     ("GET", "/api/image/{key}"),
     ("GET", "/api/model"),
