@@ -62,8 +62,8 @@ export function boxesOf(answered, photo = state.photo) {
   return rank(answered.map, answered.side, answered.candidates, photo.size, options);
 }
 
-/** Whether the chance of an answer is less than what is wanted. */
-export const under = (answered) => answered.present !== null && answered.present < state.settings.wanted;
+/** Whether an answer is less certain than wanted; of an unknown noun nothing is certain. */
+export const under = ({ present }) => Boolean(state.model.calibrated) && (present ?? 0) < state.settings.wanted;
 
 /** What is odd in an answer under the settings, in sentences. */
 export function notesOf(answered, photo = state.photo) {
