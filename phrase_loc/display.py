@@ -17,6 +17,7 @@ from phrase_loc.drawing import COLOURS
 from phrase_loc.errors import ConfigError
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
+from phrase_loc.masks import encoded
 from phrase_loc.structures import Prediction, Predictions
 
 _BOX_COLUMNS = ("rank", "x1", "y1", "x2", "y2", "score")
@@ -28,14 +29,23 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def to_dict(prediction: Prediction) -> dict[str, Any]:
+def to_dict(prediction: Prediction, masks: bool = False) -> dict[str, Any]:
     """One answer with the keys of `phrase-loc query --json`, in pixels of the original image.
+
+    With `masks` each box of what is not "not there" has one, as COCO's compressed run lengths.
 
     Pixels are rounded to hundredths; `peak` is None and `boxes` [] when no word is known or the map is flat,
     `present` and `state` are None when the noun is not known, and `note` when there is nothing to say. JSON has no
     NaN: a number that is not finite is None.
     """
     peak = prediction.peak
+    boxes: list[dict[str, Any]] = [
+        {"xyxy": [_rounded(v, 2) for v in box], "score": _rounded(score, 6)}
+        for box, score in zip(prediction.boxes.tolist(), prediction.scores.tolist(), strict=True)
+    ]
+    for rank, box in enumerate(boxes if masks and prediction.state != "not there" else ()):
+        if (mask := prediction.mask_in(rank)) is not None:
+            box["mask"] = encoded(mask.numpy())
     return {
         "phrase": prediction.phrase,
         "words": [
@@ -46,10 +56,7 @@ def to_dict(prediction: Prediction) -> dict[str, Any]:
         "present": None if prediction.present is None else _rounded(prediction.present, 4),
         "state": prediction.state,
         "peak": None if peak is None else [_rounded(v, 2) for v in peak.tolist()],
-        "boxes": [
-            {"xyxy": [_rounded(v, 2) for v in box], "score": _rounded(score, 6)}
-            for box, score in zip(prediction.boxes.tolist(), prediction.scores.tolist(), strict=True)
-        ],
+        "boxes": boxes,
     }
 
 
@@ -69,9 +76,15 @@ def _rounded(value: float, digits: int) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
-def answer_dict(image: str, size: tuple[int, int], predictions: Iterable[Prediction]) -> dict[str, Any]:
+def answer_dict(
+    image: str, size: tuple[int, int], predictions: Iterable[Prediction], masks: bool = False
+) -> dict[str, Any]:
     """The object that `phrase-loc query --json` prints; `size` is (H, W) of the photograph."""
-    return {"image": image, "size": [size[1], size[0]], "predictions": [to_dict(p) for p in predictions]}
+    return {
+        "image": image,
+        "size": [size[1], size[0]],
+        "predictions": [to_dict(p, masks) for p in predictions],
+    }
 
 
 def _boxes(predictions: Iterable[Prediction]) -> Iterator[tuple[int, Prediction, int, list[float], float]]:
@@ -213,17 +226,17 @@ def _numbered(row: dict[str, Any]) -> list[dict[str, Any]]:
 def phrase_rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a phrase of an answer of `answer_dict`, or the one row of {"image", "error"}."""
     if "error" in answer:
-        return [{"image": _utf8(answer["image"]), "error": _utf8(answer["error"])}]
-    shared = {"image": _utf8(answer["image"]), "width": answer["size"][0], "height": answer["size"][1]}
+        return [{"image": utf8(answer["image"]), "error": utf8(answer["error"])}]
+    shared = {"image": utf8(answer["image"]), "width": answer["size"][0], "height": answer["size"][1]}
     return [
         shared
-        | {"phrase": _utf8(p["phrase"]), "present": p["present"], "peak": p["peak"]}
+        | {"phrase": utf8(p["phrase"]), "present": p["present"], "peak": p["peak"]}
         | {"state": p.get("state"), "note": p.get("note")}
         | {"boxes": [b["xyxy"] for b in p["boxes"]], "scores": [b["score"] for b in p["boxes"]]}
         for p in answer["predictions"]
     ]
 
 
-def _utf8(text: str) -> str:
-    """What Parquet can hold: bytes of a name that are not UTF-8 as escapes."""
+def utf8(text: str) -> str:
+    """What UTF-8 files can hold: bytes of a name that are not UTF-8 as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -32,17 +32,23 @@ PANEL, SIDE = 512, 400  # longest side in pixels of a panel, and of a shown phot
 
 
 def overlay(
-    image: Image.Image, predictions: "Sequence[Prediction]", heats: Tensor | None = None
+    image: Image.Image,
+    predictions: "Sequence[Prediction]",
+    heats: Tensor | None = None,
+    masks: bool = False,
 ) -> Image.Image:
     """A panel for each phrase, at most three in a row: the map as a warm glow, best box, peak, words under it.
 
     `image` is RGB at any resolution, boxes are in pixels of their prediction's `size`, or of `image` if it has none.
     `heats` (P, H', W') are maps over the whole photograph at any resolution; None takes the predictions' grids.
+    With `masks` the pixels of the thing are tinted.
     """
     if not predictions:
         return image.copy()
     panels = [
-        _with_caption(marked(image, p, COLOURS[i % len(COLOURS)], None if heats is None else heats[i]), p)
+        _with_caption(
+            marked(image, p, COLOURS[i % len(COLOURS)], None if heats is None else heats[i], masks), p
+        )
         for i, p in enumerate(predictions)
     ]
     (width, height), columns = panels[0].size, min(3, len(panels))
@@ -53,18 +59,25 @@ def overlay(
 
 
 def marked(
-    image: Image.Image, prediction: "Prediction", colour: str, heat: Tensor | None = None
+    image: Image.Image,
+    prediction: "Prediction",
+    colour: str,
+    heat: Tensor | None = None,
+    mask: bool = False,
 ) -> Image.Image:
-    """The photograph with glow, best box and peak, at most `PANEL` pixels a side.
+    """The photograph with glow (or the `mask`, tinted), best box and peak, at most `PANEL` pixels a side.
 
     The frame is dashed where the model is not sure; of what is not there the peak alone is shown, hollow and grey.
     """
     size = _within(image.size, PANEL)
     height, width = prediction.size or (image.height, image.width)
     scale = (size[0] / width, size[1] / height)
-    picture = glow(
-        image.resize(size, Image.Resampling.LANCZOS), prediction.attention if heat is None else heat
-    )
+    picture = image.resize(size, Image.Resampling.LANCZOS)
+    if mask and prediction.state != "not there" and (pixels := prediction.mask) is not None:
+        thing = Image.fromarray(pixels.to(torch.uint8).mul(140).numpy()).resize(size)
+        picture = Image.composite(Image.new("RGB", size, colour), picture, thing)
+    else:
+        picture = glow(picture, prediction.attention if heat is None else heat)
     draw = ImageDraw.Draw(picture)
     absent = prediction.state == "not there"
     if len(prediction.boxes) and not absent:

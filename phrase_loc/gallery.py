@@ -3,16 +3,23 @@
 import base64
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from phrase_loc.display import phrase_rows
-from phrase_loc.drawing import COLOURS, small_jpeg
-from phrase_loc.errors import DataError
-from phrase_loc.files import told, writing
-from phrase_loc.images import load_image
+from tqdm import tqdm
+
+from phrase_loc.display import phrase_rows, without_absent
+from phrase_loc.drawing import COLOURS, overlay, save_picture, small_jpeg
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import ADVICE, refusing, told, writing
+from phrase_loc.images import IMAGE_ENDINGS, load_image
+
+if TYPE_CHECKING:
+    from phrase_loc.localizer import PhraseLocalizer
+    from phrase_loc.streaming import Question
 
 MOST = 1000  # photographs on a page, of some 30 kB each
 
@@ -22,27 +29,38 @@ def write_gallery(answers: Path, page: Path, note: Callable[[str], None] = lambd
 
     The photographs are read again, one at a time. `note` is told when there are more than `MOST`.
     """
+    rows = [list(group) for _, group in groupby(_rows(answers), key=lambda row: row["image"])]
+    write_page(rows, page, answers.name, len(rows), note)
+    return min(len(rows), MOST)
+
+
+def write_page(
+    rows: Sequence[list[dict[str, Any]]],
+    page: Path,
+    source: str,
+    total: int,
+    note: Callable[[str], None] = lambda _: None,
+) -> None:
+    """The page of rows a photograph as `display.phrase_rows` gives them, the first `MOST` of `total` photographs."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    rows = [list(group) for _, group in groupby(_rows(answers), key=lambda row: row["image"])]
     phrases = list(dict.fromkeys(row["phrase"] for group in rows for row in group if not row.get("error")))
-    if len(rows) > MOST:
-        note(f"{page} shows the first {MOST:,} of {len(rows):,} photographs; all answers are in {answers}")
+    if total > MOST:
+        note(f"{page} shows the first {MOST:,} of {total:,} photographs; all answers are in {source}")
     options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     loader = PackageLoader("phrase_loc.evaluation", "templates")
     environment = Environment(loader=loader, autoescape=True, **options)
     stream = environment.get_template("gallery.html.j2").stream(
         cards=map(_card, rows[:MOST]),
-        total=len(rows),
+        total=total,
         most=MOST,
         phrases=phrases,
         states=sorted({row["state"] for group in rows for row in group if row.get("state")}),
         colours={phrase: COLOURS[i % len(COLOURS)] for i, phrase in enumerate(phrases)},
-        source=answers.name,
+        source=source,
     )
     with writing(page) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(stream)
-    return min(len(rows), MOST)
 
 
 def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -87,3 +105,55 @@ def _rows_of_boxes(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             row["boxes"].append([float(line[side]) for side in ("x1", "y1", "x2", "y2")])
     if row:
         yield row
+
+
+def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) -> dict[str, Path]:
+    """Where the overlay of each photograph goes: `folder` with the names and folders that they share, all as .jpg.
+
+    Makes `folder`. ConfigError: it is no folder, would replace a photograph, or is within one of the `sources`.
+    """
+    if folder.suffix.lower() in IMAGE_ENDINGS or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(
+            f"overlays of a folder, of many photographs or beside --output go to a folder, got {folder}"
+        )
+    paths = [os.path.abspath(image) for image in images]
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    names = [os.path.relpath(path, shared) for path in paths]
+    places = [folder / (n if n.lower().endswith((".jpg", ".jpeg")) else f"{n}.jpg") for n in names]
+    within = [os.path.join(os.path.realpath(source), "") for source in sources if os.path.isdir(source)]
+    if os.path.join(os.path.realpath(folder), "").startswith(tuple(within)) or not {
+        os.path.realpath(place) for place in places
+    }.isdisjoint(map(os.path.realpath, images)):
+        raise ConfigError(
+            f"overlays in {folder} would lie among the photographs that are asked; name another folder"
+        )
+    with refusing(folder, ADVICE):
+        folder.mkdir(parents=True, exist_ok=True)
+    return dict(zip(images, places, strict=True))
+
+
+def write_overlays(
+    localizer: "PhraseLocalizer",
+    questions: "Sequence[Question]",
+    places: Mapping[str, Path],
+    threshold: float | None = None,
+    masks: bool = False,
+) -> None:
+    """Draw maps (or masks) and boxes over each photograph that can be read; it is looked at again for that."""
+    import torch
+
+    for question in tqdm(questions, desc="overlays", unit="image", disable=None):
+        try:
+            picture = load_image(question.image)
+        except DataError:  # whose sentence stands in the answers
+            continue
+        scene = localizer.look(picture)
+        predictions = localizer.locate(scene, question.phrases, top_k=1)
+        if threshold is not None:
+            predictions = without_absent(predictions, threshold)
+        grid = (min(scene.size[0], 256), min(scene.size[1], 256))
+        heats = localizer.heat(torch.stack([p.attention for p in predictions]), grid)
+        place = places[question.image]
+        with refusing(place.parent, ADVICE):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(overlay(picture, predictions, heats, masks), place)

@@ -6,13 +6,16 @@ multiple of its pixels. Only formats that Pillow decodes by itself are read: an 
 """
 
 import io
+import json
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from phrase_loc import files
 from phrase_loc.errors import DataError
 from phrase_loc.image_inputs import (
     Picture,
@@ -39,6 +42,8 @@ _UNREAD = ".heic .heif .hif .jxl .svg .psd .eps .raw .dng .cr2 .cr3 .nef .arw .o
 IMAGE_ENDINGS = frozenset(_ENDINGS.split())
 #: Endings of pictures in formats that are not read; whoever lists a folder names them as left out.
 UNREAD_ENDINGS = frozenset(_UNREAD.split())
+#: Endings of videos, of which `frames` takes pictures.
+VIDEO_ENDINGS = frozenset([".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"])
 
 #: What of Pillow's formats is read; MPO comes with JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
@@ -99,6 +104,14 @@ def picture_size(source: Picture) -> tuple[tuple[int, int], tuple[int, int]]:
         width, height = image.size
         turned = (turn or _orientation(image)) >= 5
     return ((width, height) if turned else (height, width)), (height, width)
+
+
+def stored_orientation(source: Picture) -> int:
+    """The EXIF orientation, 1 (stored upright) to 8; nothing is decoded. Raises as `load_image`."""
+    name = name_of(source)
+    with one_sentence(name):
+        image, turn = _given(source, name)
+        return turn or _orientation(image)
 
 
 def to_tensor(image: Image.Image) -> "Tensor":
@@ -186,3 +199,32 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
+
+
+def frames(clip: Path, every: int | None, folder: Path) -> list[str]:
+    """Every n-th frame of a video (None: one a second) as JPEGs in a folder, which is kept for the next call.
+
+    Raises a DataError where it is no video that OpenCV reads. Frames are labelled alone: nothing is tracked.
+    """
+    import cv2
+
+    about = json.dumps([*files.fingerprint(clip), every])
+    record = folder / "video.json"
+    if not (record.is_file() and record.read_text(encoding="utf-8") == about):
+        video = cv2.VideoCapture(str(clip))
+        step = every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.writing(folder) as temporary:
+            temporary.mkdir()
+            number = -1
+            while video.grab():
+                number += 1
+                if number % step == 0 and (found := video.retrieve())[0]:
+                    name = str(temporary / f"{clip.stem}_{number:06d}.jpg")
+                    if not cv2.imwrite(name, found[1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+                        raise DataError(f"{name} cannot be written; free space there")
+            if number < 0:
+                raise DataError(f"{clip} is no video that OpenCV can read; convert it to MP4 (H.264)")
+            (temporary / record.name).write_text(about, encoding="utf-8")
+        video.release()
+    return sorted(str(path) for path in folder.glob("*.jpg"))

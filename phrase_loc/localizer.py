@@ -8,7 +8,7 @@ threads may share it. `Inference` and `prepare` need no model.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +24,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from phrase_loc.attention import METHODS, maps_at_depths
+from phrase_loc.attention import METHODS, SIGNED, maps_at_depths
 from phrase_loc.config import STRICT, checked, without_retired
 from phrase_loc.distributed import pick_device
 from phrase_loc.drawing import small_jpeg
@@ -38,7 +38,7 @@ from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached, Source
 from phrase_loc.ranking import rank_phrases
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT, Prediction, Predictions, Scene
-from phrase_loc.text.phrases import EncodedPhrase, distinct_words
+from phrase_loc.text.phrases import EncodedPhrase, PhraseEncoder, distinct_words
 from phrase_loc.text.splitting import phrase_list
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -65,6 +65,9 @@ class Inference:
     __pydantic_config__ = STRICT
 
     method: str = "contrastive_mwp"  # a key of attention.METHODS
+    signed: str = (
+        "clamp"  # how signed activations compete, a key of attention.SIGNED: of mwp and contrastive_mwp alone
+    )
     #: where maps are read: a stage of the trunk, "features", or several of them
     stage: str | Annotated[tuple[str, ...], OneOrMore] = "features"
     #: sides in pixels of the squares a photograph is resized to
@@ -91,6 +94,7 @@ class Inference:
         what = f"{source} setting"
         settings = checked(cls, without_retired(values, RETIRED, what), what)
         choose(METHODS, settings.method, "attention method")
+        choose(SIGNED, settings.signed, "rule for signed activations")
         choose(PROPOSALS, settings.proposals, "proposal source")
         return settings
 
@@ -102,6 +106,7 @@ class Prepared:
     squares: tuple[Tensor, ...]  # for each input size S a (3, S, S) uint8
     size: tuple[int, int]  # (H, W) of the frame in which answers are given
     proposals: Tensor | None  # (R, 4) boxes that need the picture
+    picture: bytes | None = None  # a small JPEG of it, for showing and for masks
 
 
 def prepare(
@@ -109,11 +114,13 @@ def prepare(
     settings: Inference,
     size: tuple[int, int] | None = None,
     source: Source | None = None,
+    keep: bool = False,
 ) -> Prepared:
     """Squash an RGB picture to the settings' input sizes and propose boxes in it.
 
     `size` is the (H, W) of the frame of the answers, None the picture's own; `source` proposes boxes, None is
-    that of the settings. Raises a ConfigError for a frame without pixels or with more than MAX_PIXELS.
+    that of the settings; `keep` keeps a small picture. Raises a ConfigError for a frame without pixels or with more
+    than MAX_PIXELS.
     """
     source = source or PROPOSALS[settings.proposals]
     frame = (picture.height, picture.width) if size is None else _checked_frame(size)
@@ -123,7 +130,7 @@ def prepare(
         )
     with lap("propose"):
         proposals = source.of_image(picture, frame)
-    return Prepared(squares, frame, proposals)
+    return Prepared(squares, frame, proposals, small_jpeg(picture) if keep else None)
 
 
 def _checked_top_k(top_k: int) -> int:
@@ -199,6 +206,12 @@ class PhraseLocalizer:
         settings = Inference.from_dict({**asdict(self.settings), **changes})
         return type(self)(self.model, settings, self.cache)
 
+    def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
+        """The same, reading each key as its value, such as {"perro": "dog"}; a ConfigError for an unknown value."""
+        model = copy(self.model)
+        model.encoder = PhraseEncoder(model.vocabulary, model.extra, synonyms)
+        return type(self)(model, self.settings, self.cache)
+
     def with_cache(self, folder: str | os.PathLike) -> Self:
         """The same, keeping the proposals of each picture in `folder` by a hash of its pixels."""
         return type(self)(self.model, self.settings, Path(folder))
@@ -228,9 +241,7 @@ class PhraseLocalizer:
                 (H,W,4) or (H,W), or a tensor (3,H,W).
             size: (H, W) of the frame in which answers are given; None is the photograph's own.
         """
-        picture = load_image(image)
-        scene = self.look_at([prepare(picture, self.settings, size, self.source)])[0]
-        return replace(scene, picture=small_jpeg(picture))
+        return self.look_at([prepare(load_image(image), self.settings, size, self.source, keep=True)])[0]
 
     @lap("trunk")
     @torch.inference_mode()
@@ -242,7 +253,7 @@ class PhraseLocalizer:
         batches = (torch.stack(squares).to(self.device) for squares in sizes)
         seen = [below(images) for below, images in zip(self._below, batches, strict=True)]
         activations = zip(*(scale.split(1) for scale in seen), strict=True)
-        return [Scene(a, p.size, p.proposals) for a, p in zip(activations, pictures, strict=True)]
+        return [Scene(a, p.size, p.proposals, p.picture) for a, p in zip(activations, pictures, strict=True)]
 
     def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
         """The words of each phrase and their weights; a ConfigError for a bare string and for what is no text."""
@@ -259,15 +270,18 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
-        ids, weights = distinct_words(encoded)
+        ids, weights = map(torch.from_numpy, distinct_words(encoded))
         single = len(self._parts) == len(self._parts[0]) == 1
         if len(ids) == 0:
             grid = scene.activations[0].shape[-2:] if single else self._grid
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
+        asked = partial(
+            maps_at_depths, units=units, method=attention, weights=weights, signed=self.settings.signed
+        )
         found = [
-            [maps[:, 0] for maps in maps_at_depths(parts, x, units, method=attention, weights=weights)]
+            [maps[:, 0] for maps in asked(parts, x)]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:
@@ -350,7 +364,7 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def _presence(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
         """The weighted mean of the pooled scores of a phrase's words, over input sizes."""
-        ids, weights = distinct_words(encoded)
+        ids, weights = map(torch.from_numpy, distinct_words(encoded))
         if len(ids) == 0:
             return [-torch.inf] * len(encoded)
         scores = [self.model.scores(h, ids.to(self.device))[0] for h in self._features(scene)]

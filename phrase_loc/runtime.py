@@ -1,16 +1,16 @@
-"""Answers words -> maps from an exported model, with numpy and ONNX Runtime alone: torch is never imported.
+"""Answers phrases -> maps from an exported model, with numpy and ONNX Runtime alone: torch is never imported.
 
     model = ExportedModel("exported")
-    maps, scores = model.maps("photo.jpg", ["a red hat", "the dog"])     # (2,h,w), (2,)
+    for answer in model("photo.jpg", ["a red hat", "the dog"]):
+        print(answer.phrase, answer.state, answer.map.shape)
 
-Pictures are read as by queries. Words are looked up one by one: as written, then in their dictionary form; the full
-rule from a phrase to weighted words (text/phrases.py) stays with the torch path: pass its weights to `answer`.
+Pictures and phrases are read as by queries (text/phrases.py), with the same weights, notes and states.
 """
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,24 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import digest, read_json, read_text
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
-from phrase_loc.text.english import spellings
-from phrase_loc.text.parsing import parse
+from phrase_loc.structures import ABSENT_BELOW, FOUND_AT, state_of
+from phrase_loc.text.phrases import EncodedPhrase, PhraseEncoder, distinct_words
 from phrase_loc.text.splitting import phrase_list
+from phrase_loc.text.vocabulary import Vocabulary
 
 Floats = NDArray[np.float32]
+
+
+class Answer(NamedTuple):
+    """Where a phrase is, as `structures.Prediction` says it but for peak and boxes."""
+
+    phrase: str
+    map: Floats  # (h, w) >= 0 over the whole picture; zeros without a known word
+    score: float  # raw, -inf without a known word
+    #: probability that the picture shows it; None without a calibration, or where its noun is not known
+    present: float | None
+    state: str | None  # "found", "not sure" or "not there"; None where `present` is
+    note: str | None  # what of the phrase was not asked as it is written
 
 
 class ExportedModel:
@@ -36,10 +49,9 @@ class ExportedModel:
         try:
             with np.load(folder / "words.npz") as table:
                 self._table = dict(table)
-            # each line ends, so that the last one is empty; a word is the row of its first mention
-            own = [line.split("\t")[0] for line in read_text(folder / "vocabulary.txt").split("\n")[:-1]]
-            words = [*own, *read_text(folder / "extra_words.txt").split("\n")[:-1]]
-            self._rows = {word: row for row, word in reversed(list(enumerate(words)))}
+            # each line ends, so that the last one is empty
+            extra = read_text(folder / "extra_words.txt").split("\n")[:-1]
+            self.encoder = PhraseEncoder(Vocabulary.load(folder / "vocabulary.txt"), extra)
         except Exception as error:  # of an archive that is anything, numpy and zipfile raise anything
             raise DataError(
                 f"{folder} holds no exported model ({str(error)[:160]}); write one with `phrase-loc export`"
@@ -54,14 +66,37 @@ class ExportedModel:
     def __contains__(self, word: str) -> bool:
         return bool(self.rows(word))
 
-    def rows(self, word: str) -> tuple[int, ...]:
-        """Row numbers of a word: as written, else of its dictionary form; () when it is unknown."""
-        if word in self._rows:
-            return (self._rows[word],)
-        ways = [[self._rows[part] for part in way if part in self._rows] for way in spellings(word.lower())]
-        return next((tuple(found) for found in ways if found), ())
+    def __call__(self, image: Picture, phrases: Iterable[str]) -> list[Answer]:
+        """Look for phrases in a picture, as `images.load_image` takes it; an answer for each, in order."""
+        phrases = phrase_list(phrases)
+        encoded = [self.encoder.encode(phrase) for phrase in phrases]
+        maps, scores = self._answer(image, encoded)
+        fit, said = self.facts.get("calibration") or {}, self.present(scores)
+        thresholds = (fit.get("absent_below", ABSENT_BELOW), fit.get("found_at", FOUND_AT))
+        answers = []
+        for p, (phrase, e) in enumerate(zip(phrases, encoded, strict=True)):
+            present = float(said[p]) if said is not None and e.head_known else None
+            state = state_of(present, thresholds)
+            answers.append(Answer(phrase, maps[p], float(scores[p]), present, state, e.note))
+        return answers
 
-    def units(self, rows: Sequence[int]) -> tuple[Floats, Floats]:
+    def maps(self, image: Picture, phrases: Iterable[str]) -> tuple[Floats, Floats]:
+        """The maps (P,h,w) and the scores (P,) of the answers to P phrases."""
+        return self._answer(image, [self.encoder.encode(phrase) for phrase in phrase_list(phrases)])
+
+    def _answer(self, image: Picture, encoded: Sequence[EncodedPhrase]) -> tuple[Floats, Floats]:
+        rows, weights = distinct_words(encoded)
+        if not len(rows):  # the graph takes one word or more
+            rows, weights = np.zeros(1, np.int64), np.zeros((len(encoded), 1), np.float32)
+        maps, scores = self.answer(image, rows, weights)
+        scores[[not e.known for e in encoded]] = -np.inf
+        return maps, scores
+
+    def rows(self, word: str) -> tuple[int, ...]:
+        """Row numbers of a word, or a phrase's words; () when none is known."""
+        return self.encoder.encode(word).ids
+
+    def units(self, rows: Sequence[int] | NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Row numbers -> units (K,D) and biases (K,)."""
         t, ids = self._table, np.asarray(rows, dtype=np.int64)
         trained = len(t["vectors"])
@@ -74,23 +109,9 @@ class ExportedModel:
         bias = vectors @ t["bias_weight"].astype(np.float32) + t["bias"].astype(np.float32)
         return np.ascontiguousarray(units), np.ascontiguousarray(bias)
 
-    def maps(self, image: Picture, phrases: Iterable[str]) -> tuple[Floats, Floats]:
-        """Where each of P phrases wins in a picture, as `images.load_image` takes it; known words are weighted alike.
-
-        Gives (P,h,w) maps >= 0 and (P,) scores; zeros and -inf for a phrase without a known word.
-        """
-        phrases = phrase_list(phrases)
-        rows = [[row for word in parse(phrase) for row in self.rows(word.text)] for phrase in phrases]
-        distinct = sorted({row for found in rows for row in found}) or [0]
-        weights = np.zeros((len(phrases), len(distinct)), dtype=np.float32)
-        for p, found in enumerate(rows):
-            for row in found:
-                weights[p, distinct.index(row)] += 1 / len(found)
-        maps, scores = self.answer(image, distinct, weights)
-        scores[[not found for found in rows]] = -np.inf
-        return maps, scores
-
-    def answer(self, image: Picture, rows: Sequence[int], weights: Floats) -> tuple[Floats, Floats]:
+    def answer(
+        self, image: Picture, rows: Sequence[int] | NDArray[np.int64], weights: Floats
+    ) -> tuple[Floats, Floats]:
         """Maps (P,h,w) and scores (P,) of phrases that mix the words `rows` (K,) by weights (P,K)."""
         units, bias = self.units(rows)
         picture = load_image(image)

@@ -148,20 +148,21 @@ def answer_many(
     workers: int = 0,
     overwrite: bool = False,
     threshold: float | None = None,
+    masks: bool = False,
     world: World = World(),  # noqa: B008 - a frozen value
 ) -> dict[str, int]:
     """Answer all questions into `output` (.jsonl, .csv or .parquet); how many were answered, resumed, refused.
 
     The localizer's own source proposes the boxes. `workers` processes decode (0: this one), `batch_size` photographs
     at once. A finished file of the same run is left as it is, `overwrite` replaces whatever is there. All processes
-    of the `world` are given the same questions and share them; `threshold` as in `display.without_absent`.
+    of the `world` are given the same questions and share them. `threshold`, `masks`: see `display`.
 
     Raises:
         DataError: `output` belongs to something else, or another process is writing it.
     """
     check_place(output)
     run = {
-        "settings": _settings(localizer, top_k, threshold, world.size),
+        "settings": _settings(localizer, top_k, threshold, masks, world.size),
         "questions": [_fingerprint(question) for question in questions],
         "output": None,
     }
@@ -176,15 +177,14 @@ def answer_many(
         part.touch()
         bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
         refused = 0
-        prepared = partial(_prepared, localizer.settings, localizer.source)
+        prepared = partial(_prepared, localizer.settings, localizer.source, masks)
         left: Any = [questions[i] for i in mine[done:]]
         try:
             loader = DataLoader(left, batch_size=batch_size, num_workers=workers, collate_fn=prepared)
             with bar:
                 for batch in loader:
-                    answers = _answers(localizer, batch, top_k, threshold)
-                    lines = [json.dumps(a, ensure_ascii=False, allow_nan=False) + "\n" for a in answers]
-                    files.append_text(part, "".join(lines), _FULL_DISK)
+                    answers = _answers(localizer, batch, top_k, threshold, masks)
+                    files.append_text(part, "".join(map(_line, answers)), _FULL_DISK)
                     refused += sum("error" in answer for answer in answers)
                     bar.update(len(answers))
         except RuntimeError as error:  # of torch's signal handler, wherever it finds this process
@@ -200,19 +200,24 @@ def answer_many(
     return dict(zip(("answered", "resumed", "refused"), counts.tolist(), strict=True))
 
 
-def _prepared(settings: Inference, source: Source, questions: list[Question]) -> list[_Ready]:
+def _line(answer: dict[str, Any]) -> str:
+    return json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _prepared(settings: Inference, source: Source, keep: bool, questions: list[Question]) -> list[_Ready]:
     """Photographs made ready for the network; a broken one is its sentence."""
     ready: list[_Ready] = []
     for question in questions:
         try:
-            ready.append((question, prepare(load_image(question.image), settings, source=source)))
+            picture = load_image(question.image)
+            ready.append((question, prepare(picture, settings, source=source, keep=keep)))
         except DataError as error:
             ready.append((question, str(error)))
     return ready
 
 
 def _answers(
-    localizer: PhraseLocalizer, batch: list[_Ready], top_k: int, threshold: float | None
+    localizer: PhraseLocalizer, batch: list[_Ready], top_k: int, threshold: float | None, masks: bool
 ) -> list[dict[str, Any]]:
     scenes = iter(localizer.look_at([ready for _, ready in batch if not isinstance(ready, str)]))
     answers = []
@@ -223,17 +228,19 @@ def _answers(
             predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k)
             if threshold is not None:
                 predictions = without_absent(predictions, threshold)
-            answers.append(answer_dict(question.image, ready.size, predictions))
+            answers.append(answer_dict(question.image, ready.size, predictions, masks))
     return answers
 
 
 def _settings(
-    localizer: PhraseLocalizer, top_k: int, threshold: float | None, processes: int
+    localizer: PhraseLocalizer, top_k: int, threshold: float | None, masks: bool, processes: int
 ) -> dict[str, Any]:
     """All that an answer depends on but photograph and phrase, as JSON values."""
     settings = json.loads(json.dumps(asdict(localizer.settings)))
     first = {"method": settings.pop("method"), "top-k": top_k, "model": model_digest(localizer.model)}
-    settings |= {} if threshold is None else {"threshold": threshold}
+    if synonyms := localizer.model.encoder.synonyms:
+        settings["synonyms"] = files.digest(json.dumps(synonyms, sort_keys=True).encode())[:12]
+    settings |= ({} if threshold is None else {"threshold": threshold}) | ({"masks": True} if masks else {})
     return first | settings | {"processes": processes, "version": __version__}
 
 

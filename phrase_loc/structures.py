@@ -5,15 +5,28 @@ pooled features, V vocabulary, E embedding size, P phrases, R proposal boxes, M 
 asks of a value (`_repr_html_`, `_repr_png_`) is drawn by `drawing`, imported when asked.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: probabilities below which a phrase is not there, and from which it is found, of a model that has none of its own
 ABSENT_BELOW, FOUND_AT = 0.05, 0.5
+
+
+def state_of(present: float | None, thresholds: tuple[float, float]) -> str | None:
+    """'found', 'not sure' or 'not there' by the thresholds between them; None where `present` is None."""
+    if present is None:
+        return None
+    absent_below, found_at = thresholds
+    if present < absent_below:
+        return "not there"
+    return "found" if present >= found_at else "not sure"
 
 
 def corners(box: Sequence[float]) -> str:
@@ -117,12 +130,7 @@ class Prediction:
     @property
     def state(self) -> str | None:
         """'found', 'not sure' or 'not there', by the model's thresholds; None where `present` is None."""
-        if self.present is None:
-            return None
-        absent_below, found_at = self.thresholds
-        if self.present < absent_below:
-            return "not there"
-        return "found" if self.present >= found_at else "not sure"
+        return state_of(self.present, self.thresholds)
 
     @property
     def verdict(self) -> str:
@@ -137,6 +145,17 @@ class Prediction:
         if not len(self.boxes):
             return "no box" if self.known else "no known word, no box"
         return corners(self.boxes[0].tolist())
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The pixels of the thing in the best box, (H, W) bool, made when asked; None where there is no box."""
+        return self.mask_in(0)
+
+    def mask_in(self, rank: int) -> Tensor | None:
+        """The same of the box at a place from 0 (`masks.thing_mask`); by the map alone without `picture`."""
+        from phrase_loc.masks import mask_of
+
+        return mask_of(self, rank)
 
     def __repr__(self) -> str:
         if not len(self.boxes):

@@ -16,6 +16,7 @@ LAYERS = {
         "config",
         "distributed",
         "images",
+        "masks",
         "image_inputs",
         "profiling",
         "drawing",
@@ -35,6 +36,8 @@ LAYERS = {
         "web",
         "display",
         "gallery",
+        "labelling",
+        "label_formats",
     },
     4: {"__main__", "cli"},
 }

@@ -144,7 +144,7 @@ def test_commands_parse(page, words, monkeypatch):
         )
         assert command in COMMANDS, words
         parser = argparse.ArgumentParser(exit_on_error=False)
-        getattr(import_module(COMMANDS[command][0]), f"{command}_arguments")(parser)
+        getattr(import_module(COMMANDS[command][0]), f"{command.replace('-', '_')}_arguments")(parser)
         parsed = parse(parser, given)
         if command == "export" and parsed.format == "onnx":
             assert "onnx" in environment(page), f"{name(page)} exports to ONNX and installs no onnx"

@@ -106,19 +106,9 @@ def test_onnx_runtime_has_parity_with_torch(exported, localizer, photo):
 
     model = ExportedModel(exported, threads=1)
     maps, scores = model.maps(photo, PHRASES)
-    known = ["dog", "red", "hat", "zebra", "man", "tree"]
-    third = 1 / 3
-    weights = [
-        [1.0, 0, 0, 0, 0, 0],
-        [0, 0.5, 0.5, 0, 0, 0],
-        [0, 0, 0, 1.0, 0, 0],
-        [0.0] * 6,
-        [0, 0, 0, third, third, third],
-    ]
-    with torch.no_grad():
-        expected, wanted = ManyPhrases(localizer.model, localizer.settings)(
-            *torch_inputs(localizer, photo, known, weights)
-        )
+    asked = localizer.with_settings(method="contrastive_mwp", stage="features")
+    scene = asked.look(photo)
+    expected, wanted = asked.attend(scene, PHRASES), torch.tensor(asked.presence(scene, PHRASES))
     assert maps.shape == (5, 24, 24)
     assert expected[0].max() > 0
     assert np.abs(maps - expected.numpy()).max() <= 1e-4 * float(expected.max())
@@ -126,6 +116,27 @@ def test_onnx_runtime_has_parity_with_torch(exported, localizer, photo):
     assert scores[3] == -np.inf
     assert not maps[3].any()
     assert np.allclose(model.present(scores), 1 / (1 + np.exp(-2 * scores - 0.5)), atol=1e-6)
+
+
+@onnx
+def test_an_exported_model_says_what_a_query_says(exported, localizer, photo):
+    from phrase_loc.runtime import ExportedModel
+
+    model = ExportedModel(exported, threads=1)
+    phrases = [*PHRASES, "a red qwertz", "a dog on the left", "no dog", ""]
+    found, wanted = model(photo, phrases), localizer(photo, phrases)
+    assert [a.state for a in found] == [p.state for p in wanted]
+    assert {a.state for a in found} >= {None, "found"}
+    assert [a.phrase for a in found] == phrases
+    assert [a.note for a in found] == [e.note for e in localizer.encode(phrases)]
+    for a, p in zip(found, wanted, strict=True):
+        assert (a.present is None) == (p.present is None)
+        assert a.present is None or abs(a.present - p.present) < 1e-3
+    thresholds = model.facts["calibration"]
+    model.facts["calibration"] = thresholds | {"absent_below": 0.9999, "found_at": 1.0}
+    assert model(photo, ["dog"])[0].state == "not there"
+    model.facts["calibration"] = None
+    assert model(photo, ["dog"])[0].state is None
 
 
 @onnx

@@ -19,6 +19,7 @@ from phrase_loc.attention.baselines import (
     occlusion,
     rise,
 )  # fmt: skip
+from phrase_loc.attention.competition import SIGNED
 from phrase_loc.attention.excitation import contrastive_mwp, excitation_backprop, maps_at_depths, mwp
 from phrase_loc.attention.tape import KeptPositive
 
@@ -29,4 +30,4 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     )
 }  # fmt: skip
 
-__all__ = ["METHODS", "KeptPositive", "excitation_backprop", "maps_at_depths", *METHODS]
+__all__ = ["METHODS", "SIGNED", "KeptPositive", "excitation_backprop", "maps_at_depths", *METHODS]

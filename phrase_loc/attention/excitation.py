@@ -13,121 +13,48 @@ probability (MWP), the probability that the winner arrives at a location. It is 
 share one recorded forward pass (`tape`) and one top-down pass.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from phrase_loc.attention import functions
-from phrase_loc.attention.functions import beside_constants, unbroadcast
-from phrase_loc.attention.tape import Move, Rule, Tape, attended_pass, excitatory, is_live, plain
-from phrase_loc.attention.transposes import summed_transpose, transpose
+from phrase_loc.attention.competition import RESIDUALS, SIGNED, Rules, reciprocal
+from phrase_loc.attention.tape import attended_pass, plain
 from phrase_loc.errors import ConfigError, choose
 
 Net = Callable[[Tensor], Tensor]
-Rules = Mapping[Callable[..., Any], Rule]
 Seed = Callable[[Tensor, Tensor], Tensor]  # features (N, D, ...), units (K, D) -> K signals
 BATCH = 64  # winners propagated at once: bounds the memory of a query with hundreds of words
-_NOTHING = {torch.float32: 1e-30, torch.float64: 1e-290}  # smaller counts as 0: no inf * 0 further down
+RULES = SIGNED["clamp"]
 
 
-def equation_5(source: Tensor, op: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Move:
-    """Inputs of `op`, linear with weights >= 0, compete; of signed ones (linear bottlenecks) the positive part."""
-    seen = excitatory(source)
-    per_unit = reciprocal(op(seen, *args, **kwargs))  # 1 / z
-    summed = summed_transpose(op, seen, *args, **kwargs)
-
-    def down(p: Tensor) -> Tensor:
-        back = transpose(op, seen, *args, **kwargs)(p * per_unit)
-        return back.mul_(seen) if op in functions.WEIGHTED else seen * back  # of others `back` may be a view
-
-    return Move(source, down, summed and (lambda p: summed(p, per_unit)))
-
-
-def weighted(
-    tape: Tape, func: Rule, input: Tensor, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any
-) -> Tensor:
-    """Convolution, linear: inputs compete through their positive weights; the bias does not."""
-    if is_live(weight) or not is_live(input):
-        raise NotImplementedError(
-            f"no excitation rule for a weight that depends on the image ({func.__name__})"
-        )
-    move = equation_5(input, func, tape.positive(weight), None, *args, **kwargs)
-    return tape.record(func(input, weight, bias, *args, **kwargs), move)
-
-
-def multiplied(tape: Tape, func: Rule, a: Any, b: Any) -> Tensor:
-    """Matrix product with a constant on one side: weighted."""
-    if is_live(a) and is_live(b):
-        raise NotImplementedError(f"no excitation rule for {func.__name__} of two activations: cut above it")
-    source, positive = (a, tape.positive(b)) if is_live(a) else (b, tape.positive(a))
-    move = equation_5(source, lambda t: func(t, positive) if source is a else func(positive, t))
-    return tape.record(func(a, b), move)
-
-
-def averaged(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Average pooling, mean, sum, resize: linear with weights that are positive already."""
-    return tape.record(func(input, *args, **kwargs), equation_5(input, func, *args, **kwargs))
-
-
-def added(
-    tape: Tape, func: Rule, input: Any, other: Any, *, alpha: float = 1, signed: bool = False, **_: Any
-) -> Tensor:
-    """Residual sum: branches inherit in proportion to their positive parts, or signed (see `mwp`); a bias nothing."""
-    if not (is_live(input) and is_live(other)):
-        return beside_constants(tape, func, input if is_live(input) else other, input, other, alpha=alpha)
-    a, b = input, other if alpha == 1 else other * alpha
-    if not signed:
-        a, b = a.clamp(min=0), b.clamp(min=0)
-    per_unit = reciprocal(a + b)
-    # Shares are made now: an in-place sum is about to overwrite its input.
-    moves = [
-        Move(source, partial(unbroadcast, shape=source.shape, share=part * per_unit))
-        for source, part in ((input, a), (other, b))
-    ]
-    return tape.record(func(input, other, alpha=alpha), *moves)
-
-
-def reciprocal(z: Tensor) -> Tensor:
-    """1 / z, and 0 where z is 0: a unit that nothing excites hands nothing down."""
-    return z.reciprocal().masked_fill_(z.abs() <= _NOTHING.get(z.dtype, 0.0), 0.0)
-
-
-RULES: dict[Callable[..., Any], Rule] = {
-    **functions.RULES,
-    **dict.fromkeys(functions.WEIGHTED, weighted),
-    **dict.fromkeys(functions.MULTIPLIED, multiplied),
-    **dict.fromkeys(functions.AVERAGED, averaged),
-    **dict.fromkeys(functions.SUMS, added),
-}
-_RESIDUALS: dict[str, Rules] = {
-    "positive": RULES,
-    "proportional": {**RULES, **dict.fromkeys(functions.SUMS, partial(added, signed=True))},
-}
-
-
-def wins(h: Tensor, units: Tensor) -> Tensor:
+def wins(h: Tensor, units: Tensor, signed: str = "clamp") -> Tensor:
     """Which feature won for each unit: (N, D, ...), (K, D) -> (K, N, D, ...), each (k, n) sums to 1 (or 0).
 
-    P(d, i | k) is proportional to max(h_di, 0) * max(u_kd, 0): equation 5 at the linear layer of the units. Features
-    that keep their locations i compete over them too, which is average pooling.
+    P(d, i | k) is proportional to max(h_di, 0) * max(u_kd, 0): equation 5 at the linear layer of the units; by
+    "contributions" to max(h_di u_kd, 0). Features that keep their locations i compete over them too, which is
+    average pooling.
     """
-    columns = units.clamp(min=0).view(len(units), 1, units.shape[1], *(1,) * (h.dim() - 2))
-    return _normalised(columns * h.clamp(min=0))
+    if signed == "clamp":
+        h, units = h.clamp(min=0), units.clamp(min=0)
+    columns = units.view(len(units), 1, units.shape[1], *(1,) * (h.dim() - 2))
+    return _normalised((columns * h).clamp_(min=0))
 
 
-def winning_map(h: Tensor, units: Tensor) -> Tensor:
+def winning_map(h: Tensor, units: Tensor, signed: str = "clamp") -> Tensor:
     """`wins` summed over the features, the MWP at h itself, as one matrix product: (K, N, ...).
 
     Maps read on the very features that the units weigh need no pass, and export as they stand.
     """
-    return _normalised(torch.einsum("nd...,kd->kn...", h.clamp(min=0), units.clamp(min=0)))
+    won = torch.einsum("nd...,kd->kn...", h.clamp(min=0), units.clamp(min=0))
+    if signed != "clamp":
+        won += torch.einsum("nd...,kd->kn...", h.clamp(max=0), units.clamp(max=0))
+    return _normalised(won)
 
 
-def _contrast(way: Seed) -> Seed:
-    return lambda h, units: way(h, units) - way(h, -units)
+def _contrast(way: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda h, units, signed="clamp": way(h, units, signed) - way(h, -units, signed)
 
 
 #: Each unit less its dual, the unit with negated weights. Signed: average words first if you must, then clamp at 0.
@@ -142,7 +69,7 @@ def _normalised(won: Tensor) -> Tensor:
 
 def mwp(
     net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None,
-    residual: str = "positive", rules: Rules | None = None,
+    residual: str = "positive", signed: str = "clamp", rules: Rules | None = None,
 ) -> Tensor:  # fmt: skip
     """Marginal winning probability of K units: (K, N, h, w) >= 0, or (P, N, h, w); each map's sum is at most 1.
 
@@ -156,18 +83,22 @@ def mwp(
         weights: (P, K) averages the words' seeds into phrases before the pass.
         residual: how the branches of a sum compete: by their positive parts, a Markov chain; or 'proportional',
             x_i / sum, signed, which is the authors' newest code.
+        signed: how signed activations compete (`competition`): 'clamp', their positive parts, or 'contributions',
+            max(x_j w_ij, 0). The same for activations >= 0.
         rules: rules for torch functions that have none, or others for those that have.
 
     Raises:
         ConfigError: shapes that do not fit.
         NotImplementedError: an operation without a rule, named, with the ways out.
     """
-    return maps_at_depths([net], x, units, method=mwp, weights=weights, residual=residual, rules=rules)[0]
+    return maps_at_depths(
+        [net], x, units, method=mwp, weights=weights, residual=residual, signed=signed, rules=rules
+    )[0]
 
 
 def contrastive_mwp(
     net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None,
-    residual: str = "positive", rules: Rules | None = None,
+    residual: str = "positive", signed: str = "clamp", rules: Rules | None = None,
 ) -> Tensor:  # fmt: skip
     """Each unit against its dual, the unit with negated weights: (K, N, h, w) >= 0. Arguments as for `mwp`.
 
@@ -175,14 +106,21 @@ def contrastive_mwp(
     for a word the image does not show: whether the word is there is the score's business.
     """
     return maps_at_depths(
-        [net], x, units, method=contrastive_mwp, weights=weights, residual=residual, rules=rules
+        [net],
+        x,
+        units,
+        method=contrastive_mwp,
+        weights=weights,
+        residual=residual,
+        signed=signed,
+        rules=rules,
     )[0]
 
 
 def maps_at_depths(
     parts: Sequence[Net], x: Tensor, units: Tensor, *,
     method: Callable[..., Tensor] = contrastive_mwp, weights: Tensor | None = None,
-    residual: str = "positive", rules: Rules | None = None,
+    residual: str = "positive", signed: str = "clamp", rules: Rules | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """What a method of METHODS gives at the input of each part of a network; `mwp`, `contrastive_mwp` in one pass.
 
@@ -197,7 +135,8 @@ def maps_at_depths(
             x = part(x)
         return maps
     seed, closed = (wins, winning_map) if method is mwp else (contrasts, contrastive_map)
-    with attended_pass(parts, x, _rules(residual, rules)) as (tape, top):
+    with attended_pass(parts, x, _rules(residual, signed, rules)) as (tape, top):
+        seed, closed = partial(seed, signed=signed), partial(closed, signed=signed)
         if top.node.number == 0:  # the output is x itself, no pass is needed
             maps = [seeded(closed, plain(top), units, weights) for _ in parts]
         else:
@@ -209,13 +148,13 @@ def maps_at_depths(
 
 def excitation_backprop(
     net: Net, x: Tensor, seed: Callable[[Tensor], Tensor], *,
-    residual: str = "positive", rules: Rules | None = None,
+    residual: str = "positive", signed: str = "clamp", rules: Rules | None = None,
 ) -> Tensor:  # fmt: skip
     """Winning probability at every activation, (K, N, C, ...), signed if the seed is. Arguments as for `mwp`, and
 
     seed: from net's output h to K signals over it, (K, *h.shape): distributions, or signed contrasts.
     """
-    with attended_pass([net], x, _rules(residual, rules)) as (tape, top):
+    with attended_pass([net], x, _rules(residual, signed, rules)) as (tape, top):
         h = plain(top)
         won = seed(h).to(h)
         if won.shape[1:] != h.shape:
@@ -225,9 +164,10 @@ def excitation_backprop(
         return tape.propagate(top, won)[0]
 
 
-def _rules(residual: str, rules: Rules | None) -> Rules:
-    sums: Rules = choose(_RESIDUALS, residual, "residual rule")
-    return {**sums, **(rules or {})}
+def _rules(residual: str, signed: str, rules: Rules | None) -> Rules:
+    linear: Rules = choose(SIGNED, signed, "rule for signed activations")
+    sums: Rules = choose(RESIDUALS, residual, "residual rule")
+    return {**linear, **sums, **(rules or {})}
 
 
 def seeded(seed: Seed, h: Tensor, units: Tensor, weights: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from phrase_loc.attention.tape import Move, Rule, Tape, is_live, tensors_in
+from phrase_loc.attention.tape import Move, Rule, Tape, is_live, refusal, tensors_in
 from phrase_loc.attention.transposes import transpose
 
 
@@ -23,9 +23,15 @@ def named(names: str) -> list[Callable[..., Any]]:
     return [func for func in found if callable(func)]
 
 
-def passed(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """One input for each output, an activation, a normalisation, a copy: it wins all."""
-    return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p))
+def passed(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """One input for each output, a normalisation, a copy: it wins all, and mean and variance only modulate."""
+    channels = input.node.channels
+    return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p), channels=channels)
+
+
+def activated(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """As `passed`; in a product of two activations this one is the gate (x sigmoid(1.702 x), silu(g) x)."""
+    return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p), gate=True)
 
 
 def beside_constants(tape: Tape, func: Rule, source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -42,16 +48,23 @@ def unbroadcast(p: Tensor, shape: torch.Size, share: Tensor | None = None) -> Te
 
 
 def subtracted(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) -> Tensor:
-    """A constant taken away, as a bias would be."""
-    if is_live(other):
-        raise NotImplementedError(f"no excitation rule for subtracting an activation ({func.__name__})")
+    """A constant taken away, as a bias would be, or a mean that is smaller than what it is taken from."""
+    if is_live(other) and not (is_live(input) and other.numel() < input.numel()):
+        moves = [Move(t, refusal(func)) for t in (input, other) if is_live(t)]
+        return tape.record(func(input, other, **kwargs), *moves)
     return beside_constants(tape, func, input, input, other, **kwargs)
 
 
 def gated(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) -> Tensor:
-    """The signal inherits everything, the gate nothing: a constant, a divisor, the smaller factor, the second."""
-    larger = is_live(input) and is_live(other) and func not in _DIVIDED and other.numel() > input.numel()
-    signal = input if is_live(input) and not larger else other
+    """The signal inherits everything, the gate nothing.
+
+    A gate is a constant, a divisor, the smaller factor; of two as large the result of an activation, else the second.
+    """
+    signal = input if is_live(input) else other
+    if is_live(input) and is_live(other) and func not in _DIVIDED:
+        sizes, gates = (input.numel(), other.numel()), (input.node.gate, other.node.gate)
+        if sizes[1] > sizes[0] or (sizes[0] == sizes[1] and gates == (True, False)):
+            signal = other
     return beside_constants(tape, func, signal, input, other, **kwargs)
 
 
@@ -72,16 +85,59 @@ def cast(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Te
 
 
 def constant(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
-    """Statistics that only modulate: nobody inherits."""
+    """Statistics and gates that only modulate, a variance, a softmax: nobody inherits."""
+    tape.gate = func
     return func(*args, **kwargs)
 
 
-def reshaped(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def reshaped(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
     """The same values in the same order."""
-    shape = input.shape
+    shape, channels = input.shape, input.node.channels
     if func is Tensor.view:  # a view of (N, C, h, w) that was made for another memory format
         func = Tensor.reshape
-    return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p.reshape(len(p), *shape)))
+    value = func(input, *args, **kwargs)
+    if channels is not None and value.shape[: channels + 1] != shape[: channels + 1]:
+        channels = None
+
+    def down(p: Tensor) -> Tensor:
+        if channels is not None and p.shape[channels + 1] == 1:  # summed already
+            return p.reshape(len(p), *shape[:channels], 1, *shape[channels + 1 :])
+        return p.reshape(len(p), *shape)
+
+    return tape.record(value, Move(input, down), channels=channels)
+
+
+def permuted(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Axes in another order; a tensor without data, each axis of its own length, tells which."""
+    order = func(torch.empty(*range(2, input.dim() + 2), device="meta"), *args, **kwargs).shape
+    back = [0, *(list(order).index(axis + 2) + 1 for axis in range(input.dim()))]
+    channels = None if input.node.channels is None else back[input.node.channels + 1] - 1
+    return tape.record(
+        func(input, *args, **kwargs), Move(input, lambda p: p.permute(back)), channels=channels
+    )
+
+
+def sliced(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A part of a tensor or all of its parts, views of it; what else an index may give is `routed`."""
+    if func is Tensor.__getitem__ and any(isinstance(i, (Tensor, list)) for i in _as_tuple(args[0])):
+        return routed(tape, func, input, *args, **kwargs)
+    value, shape = func(input, *args, **kwargs), input.shape
+    several = isinstance(value, (tuple, list))
+
+    def back(part: int, p: Tensor) -> Tensor:
+        whole = p.new_zeros(len(p), *shape)
+        for of_whole, won in zip(whole, p, strict=True):
+            view = func(of_whole, *args, **kwargs)
+            (view[part] if several else view).copy_(won)
+        return whole
+
+    if not several:
+        return tape.record(value, Move(input, partial(back, 0)))
+    return type(value)(tape.record(t, Move(input, partial(back, i))) for i, t in enumerate(value))
+
+
+def _as_tuple(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
 
 
 def joined(tape: Tape, func: Rule, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Tensor:
@@ -142,9 +198,10 @@ def pooled(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> 
     return tape.record(value, Move(input, down))
 
 
-# Under equation 5 (`excitation`).
+# Inputs compete (`competition`).
 WEIGHTED = named("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear")
-MULTIPLIED = named("matmul __rmatmul__ mm")
+REVERSED = named("__rmatmul__")
+MULTIPLIED = [*named("matmul mm bmm __matmul__"), *REVERSED]
 POOLS = named(
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean"
 )
@@ -158,22 +215,28 @@ _WITH_PLACES: dict[Any, Any] = {
     for pool in (getattr(home, f"{name}{n}d"),)
 }
 _DIVIDED = named("div div_ true_divide __truediv__")
-_DESCRIPTORS: Any = {Tensor.T: routed, Tensor.mT: routed, Tensor.data: constant}  # tensors, say torch's stubs
+_DESCRIPTORS: Any = {
+    Tensor.T: permuted,
+    Tensor.mT: permuted,
+    Tensor.data: constant,
+}  # tensors, say torch's stubs
 _NAMES: dict[Rule, str] = {
-    passed: "relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu elu elu_ selu celu silu gelu "
-    "mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh clamp clamp_ batch_norm layer_norm group_norm "
-    "instance_norm local_response_norm rms_norm normalize dropout dropout2d dropout3d alpha_dropout "
-    "feature_alpha_dropout clone contiguous requires_grad_ nan_to_num",
+    passed: "clamp clamp_ batch_norm layer_norm group_norm instance_norm local_response_norm rms_norm normalize "
+    "dropout dropout2d dropout3d alpha_dropout feature_alpha_dropout clone contiguous requires_grad_ nan_to_num",
+    activated: "relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu elu elu_ selu celu silu gelu "
+    "mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh",
     subtracted: "sub sub_",
     gated: "mul mul_ __rmul__ div div_ true_divide __truediv__",
     gated_and_shifted: "addcmul",
     cast: "to float double half bfloat16 type type_as cpu cuda",
-    reshaped: "flatten unflatten view view_as reshape reshape_as squeeze unsqueeze",
+    reshaped: "flatten unflatten view view_as reshape reshape_as squeeze unsqueeze ravel",
+    permuted: "transpose permute movedim moveaxis swapaxes swapdims t",
+    sliced: "__getitem__ narrow select chunk split tensor_split unbind",
     joined: "cat concat concatenate",
-    routed: "pad pixel_shuffle pixel_unshuffle channel_shuffle transpose permute movedim swapaxes t __getitem__ "
-    "narrow select index_select chunk split unbind stack expand expand_as amax max maximum flip roll",
+    routed: "pad pixel_shuffle pixel_unshuffle channel_shuffle index_select gather take_along_dim stack expand "
+    "expand_as repeat tile repeat_interleave unfold where masked_fill amax max maximum flip roll",
     constant: "norm var std var_mean std_mean detach zeros_like ones_like empty_like full_like new_zeros new_ones "
-    "new_empty new_full new_tensor item tolist",
+    "new_empty new_full new_tensor item tolist softmax rsqrt",
 }
 RULES: dict[Callable[..., Any], Rule] = {
     **{func: rule for rule, names in _NAMES.items() for func in named(names)},

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
@@ -20,26 +22,38 @@ from torch.utils._pytree import tree_leaves, tree_map
 from phrase_loc.errors import ConfigError
 
 Down = Callable[[Tensor], Tensor]
+Part = Callable[[Tensor], Tensor]  # of a weight: what of it excites
 Rule = Callable[..., Any]
 
 
 class Move(NamedTuple):
-    """From (K, *output shape) what `source` inherits, (K, N, C, ...); or cheaper, its sum over channels."""
+    """From (K, *output shape) what `source` inherits, (K, N, C, ...); or cheaper, its sum over `axis` of the source.
+
+    That axis is left with length 1.
+    """
 
     source: Any
     down: Down
     down_summed: Down | None = None
+    axis: int = 1
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """How one tensor was made: numbers ascend in the order of the operations; `positive` is max(tensor, 0)."""
+    """How one tensor was made: numbers ascend in the order of the operations; `positive` is max(tensor, 0).
+
+    `channels` is the axis of the channels of the lowest watched tensor while they stand apart from all else: maps
+    are summed over them, so nothing else need be known of this tensor's mass. `gate` is the result of an activation.
+    """
 
     number: int
     shape: torch.Size
     moves: tuple[Move, ...]
     tape: "Tape"
+    channels: int | None = None
+    gate: bool = False
     positive: Tensor | None = None
+    copy: Tensor | None = None
 
 
 class Attended(Tensor):
@@ -51,7 +65,10 @@ class Attended(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = tensors_in(args, kwargs)
-        tape = next(t.node.tape for t in tensors if is_live(t))
+        live = [t for t in tensors if is_live(t)]
+        tape: Tape = live[0].node.tape
+        if func in _BODIES and func not in tape.rules:
+            return _BODIES[func](*args, **kwargs)
 
         def cast(value: Any) -> Any:  # a bf16 network is read in float32
             return value.to(tape.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -61,41 +78,47 @@ class Attended(Tensor):
                 if any(t.is_floating_point() and t.dtype != tape.dtype for t in tensors):
                     args, kwargs = tree_map(cast, (args, kwargs))
                 return tape.rules[func](tape, func, *args, **kwargs)
+            sources = [t.node for t in live]  # an operation in place gives the tensor another
             out = func(*args, **kwargs)
-        if func is Tensor.__setitem__ or any(t.is_floating_point() for t in tensors_in(out)):
-            raise NotImplementedError(
-                f"no excitation rule for {resolve_name(func) or func}: cut the network above it, or pass "
-                "rules={function: rule} with a rule of phrase_loc.attention.functions ('passed' if each output has "
-                "one input, 'routed' if it only moves values, 'constant' if it only modulates)"
-            )
-        return out  # a shape, a flag, an index: nothing to inherit
+        if "out" in kwargs or func in _WRITES or (_in_place(func) and not is_live(args[0])):
+            raise NotImplementedError(_no_rule(func))
+        # What only modulates, such as the way to an attention weight, needs no rule: no winner comes there.
+        moves = [Move(node, refusal(func)) for node in sources]
+        return tree_map(lambda t: tape.record(t, *moves) if _floating(t) else t, out)
 
 
 class Tape:
     """The record of one forward pass.
 
-    `rules[func](tape, func, *args, **kwargs)` runs a torch function and records its result; `positive` gives a
-    weight's max(weight, 0).
+    `rules[func](tape, func, *args, **kwargs)` runs a torch function and records its result; `kept(weight, part)`
+    gives part(weight), such as max(weight, 0).
     """
 
-    def __init__(self, rules: Mapping[Any, Rule], positive: Callable[[Tensor], Tensor] | None = None) -> None:
-        self.rules, self.positive = rules, positive or positive_part
+    def __init__(
+        self, rules: Mapping[Any, Rule], kept: Callable[[Tensor, Part], Tensor] | None = None
+    ) -> None:
+        self.rules, self.kept = rules, kept or (lambda weight, part: part(weight))
         self.watched: list[Node] = []
+        self.gate: Any = None  # the last function whose result only modulates
         self._numbers = count()
 
     def watch(self, x: Tensor) -> Attended:
         """`x` (N, C, ...) that `propagate` tells of, the lowest first: every path to it meets the next."""
         if not isinstance(x, Attended):
             self.dtype, self.device = x.dtype, x.device.type
-            x = self.record(x)
+            x = self.record(x, channels=1)
         self.watched.append(x.node)  # the node, since a later operation in place gives the tensor another
         return x
 
-    def record(self, out: Tensor, *moves: Move) -> Attended:
+    def record(self, out: Tensor, *moves: Move, channels: int | None = None, gate: bool = False) -> Attended:
         """`out` as a tensor whose winners the sources of `moves` inherit; constants among them do not."""
         # taken before `out` gets its own node: an in-place function may return its input
-        known = tuple(m._replace(source=m.source.node) for m in moves if is_live(m.source))
-        node = Node(next(self._numbers), out.shape, known, self)
+        known = tuple(
+            m if isinstance(m.source, Node) else m._replace(source=m.source.node)
+            for m in moves
+            if isinstance(m.source, Node) or is_live(m.source)
+        )
+        node = Node(next(self._numbers), out.shape, known, self, channels, gate)
         made = out if isinstance(out, Attended) else out.as_subclass(Attended)
         made.node = node
         return made
@@ -106,21 +129,24 @@ class Tape:
         `won` (K, *top.shape) is what K winners have won at `top`; signed values pass linearly.
         """
         lowest, found = self.watched[0], dict[Node, Tensor]()
-        mass = {top.node: won if channels or top.node is not lowest else won.sum(2)}
+        mass = {top.node: won if channels or top.node is not lowest else won.sum(2, keepdim=True)}
         ours = set[Node]()  # whose mass nobody else reads: sums are made in place
         with torch._C.DisableTorchFunctionSubclass():
             while mass:
                 node = max(mass, key=lambda n: n.number)
                 p = mass.pop(node)
                 if node in self.watched:
-                    found[node] = p if channels or node is lowest else p.sum(2)
-                for source, down, down_summed in node.moves:
-                    if channels or source is not lowest:
-                        part = down(p)
-                    else:
-                        part = down_summed(p) if down_summed else down(p).sum(2)
+                    found[node] = p if channels else p.sum(2)
+                for source, down, down_summed, axis in node.moves:
+                    cheaper = not channels and source.channels == axis
+                    part = down_summed(p) if down_summed and cheaper else down(p)
+                    held = mass.get(source)
+                    if source is lowest and not channels:
+                        part = _summed(part, 1)
+                    elif held is not None and held.shape != part.shape:  # one of them is a sum
+                        part, held = _summed(part, source.channels), _summed(held, source.channels)
                     own = not _shares_memory(part, p)
-                    if (held := mass.get(source)) is not None:
+                    if held is not None:
                         part = held.add_(part) if source in ours else part.add_(held) if own else held + part
                     if own or held is not None:
                         ours.add(source)
@@ -142,21 +168,20 @@ def attended_pass(
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         dtype = torch.promote_types(x.dtype, torch.float32)
         top: Any = x.detach().to(dtype, copy=True, memory_format=layout(x))
-        tape = Tape(rules, parts[0].positive if isinstance(parts[0], KeptPositive) else None)
+        tape = Tape(rules, parts[0].kept if isinstance(parts[0], KeptPositive) else None)
         try:
             for part in parts:
                 top = part(tape.watch(top))
                 if not is_live(top):
-                    raise ConfigError(
-                        "the network's output does not depend on the activations it is asked about"
-                    )
+                    raise _nothing_inherits(tape)
             yield tape, top
         finally:
             tape.watched.clear()  # nodes know their tape: all of the pass would wait for the collector of cycles
 
 
 class KeptPositive:
-    """A network with max(w, 0) of its weights beside it, for one that is asked many times; call it like the network.
+    """A network with max(w, 0) or |w| of its weights beside it, for one that is asked many times; call it like the
+    network.
 
     For VGG16 (124 million weights) making them anew costs as much as a pass. A weight that was changed in place or
     moved is noticed by its version; writing through `weight.data` is not.
@@ -164,20 +189,20 @@ class KeptPositive:
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
-        self._kept: dict[int, tuple[Tensor, Any, Tensor]] = {}
+        self._kept: dict[tuple[int, Part], tuple[Tensor, Any, Tensor]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the network gives."""
         return self.net(x)
 
-    def positive(self, weight: Tensor) -> Tensor:
-        """max(weight, 0), kept or made now; safe to call from many threads."""
+    def kept(self, weight: Tensor, part: Part) -> Tensor:
+        """`part` of the weight, kept or made now; safe to call from many threads."""
         stamp = (weight.data_ptr(), weight.dtype, None if weight.is_inference() else weight._version)
-        held = self._kept.get(id(weight))  # the weight is held too, so its id goes to no other tensor
+        held = self._kept.get((id(weight), part))  # the weight is held too, so its id goes to no other tensor
         if held is None or held[1] != stamp:
-            held = (weight, stamp, positive_part(weight))
+            held = (weight, stamp, part(weight))
             if isinstance(weight, nn.Parameter):  # not a tensor computed on the way
-                self._kept[id(weight)] = held
+                self._kept[id(weight), part] = held
         return held[2]
 
 
@@ -198,10 +223,23 @@ def excitatory(tensor: Any) -> Tensor:
     return node.positive
 
 
+def unchanged(tensor: Any) -> Tensor:
+    """A copy of a live tensor that later in-place operations leave alone and branches share."""
+    node: Node = tensor.node
+    node.copy = tensor.clone() if node.copy is None else node.copy
+    return node.copy
+
+
 def positive_part(weight: Tensor) -> Tensor:
     """max(weight, 0), in the memory format of the pass."""
     positive = weight.detach().clamp(min=0)
     return positive.contiguous(memory_format=layout(positive))
+
+
+def absolute_part(weight: Tensor) -> Tensor:
+    """|weight|, in the memory format of the pass."""
+    size = weight.detach().abs()
+    return size.contiguous(memory_format=layout(size))
 
 
 def layout(tensor: Tensor) -> torch.memory_format:
@@ -213,6 +251,57 @@ def layout(tensor: Tensor) -> torch.memory_format:
 def tensors_in(*values: Any) -> list[Any]:
     """The tensors among values, also those in lists, tuples and dictionaries."""
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def refusal(func: Any) -> Down:
+    """The way down through a function without a rule: an error that names it."""
+
+    def down(p: Tensor) -> Tensor:
+        raise NotImplementedError(_no_rule(func))
+
+    return down
+
+
+def _no_rule(func: Any) -> str:
+    return (
+        f"no excitation rule for {resolve_name(func) or func}: cut the network above it, or pass "
+        "rules={function: rule} with a rule of phrase_loc.attention.functions ('passed' if each output has "
+        "one input, 'routed' if it only moves values, 'constant' if it only modulates)"
+    )
+
+
+def _nothing_inherits(tape: Tape) -> Exception:
+    if tape.gate is not None:  # such as the softmax over the classes
+        return NotImplementedError(
+            _no_rule(tape.gate) + "; here it only modulates, and all that follows hangs on it"
+        )
+    return ConfigError("the network's output does not depend on the activations it is asked about")
+
+
+def _in_place(func: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _summed(p: Tensor, channels: int | None) -> Tensor:
+    """The sum of p (K, ...) over its axis of channels, which is left with length 1."""
+    return p if channels is None or p.shape[channels + 1] == 1 else p.sum(channels + 1, keepdim=True)
+
+
+def _floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _body(func: Any) -> Callable[..., Any]:
+    """A Python function of torch that looks for no subclass at its door, so that what it calls is recorded."""
+    unseen = {"has_torch_function": lambda tensors: False}
+    body = FunctionType(func.__code__, {**func.__globals__, **unseen}, func.__name__, func.__defaults__)
+    body.__kwdefaults__ = func.__kwdefaults__
+    return body
+
+
+_BODIES = {F.multi_head_attention_forward: _body(F.multi_head_attention_forward)}
+_WRITES = {Tensor.__setitem__}
 
 
 def _shares_memory(a: Tensor, b: Tensor) -> bool:

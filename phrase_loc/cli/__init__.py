@@ -22,9 +22,11 @@ _REST = "phrase_loc.cli.commands"
 #: name -> (module with NAME_arguments(parser) and run_NAME(args) -> int, one line of help)
 COMMANDS = {
     "query": ("phrase_loc.cli.query", "find phrases in a photograph, or in a folder of photographs"),
+    "label": (_REST, "label photographs for COCO, YOLO, Label Studio, CVAT, FiftyOne, VOC"),
     "serve": (_REST, "open the query page in a browser"),
     "train": (_REST, "train on weakly labelled images (what train.py does)"),
     "evaluate": (_REST, "score on a dataset (what evaluate.py does)"),
+    "predictions-template": (_REST, "write what a dataset asks, for predictions of your own"),
     "compare": (_REST, "paired difference of two evaluation reports"),
     "vocab": ("phrase_loc.cli.vocab", "build a vocabulary from texts"),
     "leaks": (_REST, "look for evaluation images in training shards"),
@@ -107,7 +109,8 @@ class _Output:
 
 
 def _dispatch(arguments: list[str]) -> int | None:
-    lines = "\n".join(f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items())
+    width = max(map(len, COMMANDS)) + 2
+    lines = "\n".join(f"  {name:<{width}}{summary}" for name, (_, summary) in COMMANDS.items())
     top = argparse.ArgumentParser(
         prog="phrase-loc",
         description="Type a phrase, get the region of the photograph it names.",
@@ -126,8 +129,10 @@ def _dispatch(arguments: list[str]) -> int | None:
     module, summary = COMMANDS[name]
     command = import_module(module)
     parser = argparse.ArgumentParser(prog=f"phrase-loc {name}", description=summary)
-    getattr(command, f"{name}_arguments")(parser)
-    return getattr(command, f"run_{name}")(parser.parse_args(rest))
+    function = name.replace("-", "_")
+    getattr(command, f"{function}_arguments")(parser)
+    parsed = parser.parse_intermixed_args(rest)  # settings may stand on both sides of an option
+    return getattr(command, f"run_{function}")(parsed)
 
 
 def whole_number(least: int, most: int, expected: str = "") -> Callable[[str], int]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc.cli import whole_number
+from phrase_loc.cli.query import localizer_of, probability
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
-from phrase_loc.files import read_text, write_text
+from phrase_loc.files import ADVICE, read_text, refusing, write_text
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 TOKEN, KEY = "PHRASE_LOC_TOKEN", "LABEL_STUDIO_API_KEY"  # the environment's own, and label-studio-sdk's
@@ -73,6 +74,88 @@ def run_evaluate(args: argparse.Namespace) -> int:
             world.barrier()
         if args.profile:
             print(watch.table(), file=sys.stderr)
+    return 0
+
+
+def label_arguments(parser: argparse.ArgumentParser) -> None:
+    """Photographs, classes, formats, and which boxes become labels."""
+    add, count = parser.add_argument, whole_number(1, 10**9 - 1)
+    add("photos", metavar="PHOTOS", nargs="+", help="a folder of photographs, photographs, or a video")
+    text = "classes: a line `name: phrase, phrase` for each, or .yaml"
+    add("--phrases", required=True, type=Path, metavar="FILE", help=text)
+    text = "folder for answers, labels, summary and contact sheet"
+    add("--output", required=True, type=Path, metavar="DIR", help=text)
+    text = (
+        "coco, yolo, labelstudio, cvat, fiftyone, voc, jsonl, parquet; several with commas (default: jsonl)"
+    )
+    add("--format", action="append", metavar="NAME", help=text)
+    choice = parser.add_mutually_exclusive_group().add_argument
+    text = "label a class where it can be expected in a share P of the photographs that get it"
+    choice("--precision", type=probability, metavar="P", help=text)
+    text = "label where `present` is at least T (default: the model's own for 'found')"
+    choice("--threshold", type=probability, metavar="T", help=text)
+    text = "of the photographs that show a class, as you expect, for --precision"
+    add("--share", type=probability, default=0.2, metavar="S", help=f"share {text} {_DEFAULT}")
+    text = f"boxes of a class in a photograph, at most {_DEFAULT}"
+    add("--instances", type=count, default=1, metavar="K", help=text)
+    add("--masks", action="store_true", help="outlines as well, in the formats that have them")
+    add("--synonyms", metavar="FILE", help="lines `word: known word`, how to read words that the model lacks")
+    add("--every", type=count, metavar="N", help="of a video each N-th frame (default: one a second)")
+    text = "before a photograph's name in Label Studio's tasks (default: its local files)"
+    add("--url", metavar="PREFIX", help=text)
+    add("--model", default="default", help=f"'default', a model folder or a hub id {_DEFAULT}")
+    add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {_DEFAULT}")
+    add("--overwrite", action="store_true", help="replace answers in DIR to other photographs or phrases")
+    add("--batch-size", type=count, default=8, metavar="N", help=f"images at once {_DEFAULT}")
+    add("--workers", type=whole_number(0, 256), default=1, metavar="N", help=f"decoding processes {_DEFAULT}")
+
+
+def run_label(args: argparse.Namespace) -> int:
+    """Check, answer, write, print the summary."""
+    from phrase_loc.distributed import session
+    from phrase_loc.label_formats import formats_of
+    from phrase_loc.labelling import Rules, check_classes, label, photographs, read_classes, told
+
+    formats = formats_of(",".join(args.format or ["jsonl"]))
+    classes = read_classes(args.phrases)
+    rules = Rules(args.precision, args.threshold, args.share, args.instances)
+    with refusing(args.output, ADVICE):
+        args.output.mkdir(parents=True, exist_ok=True)
+    with session(args.device) as world:
+        localizer = localizer_of(args, str(world.device))
+        notes = check_classes(localizer, classes, rules)
+        images = world.from_main(
+            lambda: photographs(args.photos, classes, args.output, args.every, notes.append)
+        )
+        for text in notes if world.is_main else ():
+            print(f"note: {text}", file=sys.stderr)
+        options = {name: getattr(args, name) for name in ("masks", "batch_size", "workers", "overwrite")}
+        found = label(localizer, images, classes, args.output, formats, rules, args.url, world, **options)
+        if found:
+            print(told(found, args.output))
+    return 0
+
+
+def predictions_template_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file and the settings of `evaluate`."""
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to be written, .csv, .jsonl or .parquet")
+    parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="as of evaluate")
+    text = "write the answers of this method, as the example of a file that is filled in"
+    parser.add_argument("--fill", metavar="METHOD", help=text)
+
+
+def run_predictions_template(args: argparse.Namespace) -> int:
+    """Write the list of what is asked, or the answers of a method."""
+    from phrase_loc.evaluation.config import EvaluateConfig
+
+    if args.out.suffix not in (".csv", ".jsonl", ".parquet"):
+        raise ConfigError(f"OUT ends in .csv, .jsonl or .parquet, got {args.out}")
+    config = load_config(EvaluateConfig, [*args.settings, *([f"method={args.fill}"] if args.fill else [])])
+    from phrase_loc.evaluation.external import write_template
+    from phrase_loc.evaluation.run import template
+
+    count = write_template(args.out, template(config, bool(args.fill)))
+    print(f"{args.out}: {count:,} rows; read it back with evaluate method=predictions:{args.out}")
     return 0
 
 

@@ -37,9 +37,13 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
         help="boxes per phrase (default: 5, of which text shows the first)",
     )
     text = "no box for a phrase that is in the photograph with a probability below T"
-    add("--threshold", type=_probability, metavar="T", help=text)
+    add("--threshold", type=probability, metavar="T", help=text)
     add("--json", action="store_true", help="print one JSON object instead of text")
-    add("--overlay", metavar="OUT.png", help="also draw maps and boxes over the photograph")
+    add("--masks", action="store_true", help="outlines of the things as well, in JSON and in overlays")
+    text = "lines `word: known word`: how to read words that the model does not know"
+    add("--synonyms", metavar="FILE", help=text)
+    text = "also draw maps and boxes over the photograph, or over each of many into the folder OUT"
+    add("--overlay", metavar="OUT.png|OUT", help=text)
     add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {default}")
     add("--profile", action="store_true", help="print on stderr where the time went")
     add = parser.add_argument_group("many images").add_argument
@@ -148,7 +152,7 @@ def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
 
                 grid = (min(scene.size[0], 256), min(scene.size[1], 256))
                 heats = localizer.heat(torch.stack([p.attention for p in predictions]), grid)
-                save_picture(overlay(image, predictions, heats), place)
+                save_picture(overlay(image, predictions, heats, args.masks), place)
             if not args.json:
                 print(f"overlay written to {args.overlay}")
         if args.profile:
@@ -157,13 +161,13 @@ def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
 
 
 def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequence[str]) -> int:
-    for option in ("overlay", "json", "profile"):
+    for option in ("json", "profile"):
         if getattr(args, option):
             raise ConfigError(
                 f"--{option} is for one photograph without --output and --gallery; the answers go to a file here"
             )
     from phrase_loc.distributed import session
-    from phrase_loc.gallery import write_gallery
+    from phrase_loc.gallery import overlay_places, write_gallery, write_overlays
     from phrase_loc.streaming import answer_many, check_place, questions_of
 
     output = _behind_link(args.output or "predictions.jsonl")
@@ -179,23 +183,52 @@ def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequen
         )
         for note in notes:
             _note(note)
+        asked = [q.image for q in questions]
+        overlays = overlay_places(Path(args.overlay), asked, images) if args.overlay else {}
         for place in filter(None, (output, gallery)):
-            _refuse_input(place, [*images, args.phrase_file, *(q.image for q in questions)])
+            _refuse_input(place, [args.phrase_file, *images, *asked])
         localizer = _localizer(args, str(world.device))
-        options = {name: getattr(args, name) for name in ("batch_size", "workers", "overwrite", "threshold")}
+        if world.is_main:
+            _tell_notes(localizer, list({phrase: 0 for q in questions for phrase in q.phrases}))
+        names = ("batch_size", "workers", "overwrite", "threshold", "masks")
+        options = {name: getattr(args, name) for name in names}
         counts = answer_many(localizer, questions, output, top_k=args.top_k or 5, world=world, **options)
         if world.is_main:
             said = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
             print(f"{len(questions)} images: {said}; written to {output}")
+        if overlays:
+            write_overlays(
+                localizer, questions[world.rank :: world.size], overlays, args.threshold, args.masks
+            )
+        if world.is_main:
+            if overlays:
+                print(f"overlays written to {args.overlay}")
             if gallery:
                 print(f"gallery of {write_gallery(output, gallery, _note)} photographs written to {gallery}")
     return 0
 
 
-def _localizer(args: argparse.Namespace, device: str) -> "PhraseLocalizer":
-    from phrase_loc.localizer import PhraseLocalizer
+def _tell_notes(localizer: "PhraseLocalizer", phrases: Sequence[str], most: int = 20) -> None:
+    """What of the phrases is not asked as it is written, which is the same for all photographs."""
+    notes = [(p, e.note) for p, e in zip(phrases, localizer.encode(phrases), strict=True) if e.note]
+    for phrase, said in notes[:most]:
+        _note(f"{phrase!r}: {said}")
+    if len(notes) > most:
+        _note(f"{len(notes) - most} more phrases have a note, which stands in the answers")
 
+
+def localizer_of(args: argparse.Namespace, device: str) -> "PhraseLocalizer":
+    """The localizer of --model, with the --synonyms."""
+    from phrase_loc.localizer import PhraseLocalizer
+    from phrase_loc.text.phrases import read_synonyms
+
+    synonyms = read_synonyms(Path(args.synonyms)) if args.synonyms else None
     localizer = PhraseLocalizer.from_pretrained(args.model, device=device)
+    return localizer.with_synonyms(synonyms) if synonyms else localizer
+
+
+def _localizer(args: argparse.Namespace, device: str) -> "PhraseLocalizer":
+    localizer = localizer_of(args, device)
     if args.threshold is not None and not localizer.model.config.calibration:
         raise ConfigError(
             "--threshold needs a model that says probabilities, and this one is not calibrated; "
@@ -245,7 +278,7 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
     if args.json:
         # escapes for what the terminal lacks are JSON's own
         unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
-        answer = answer_dict(args.image, size, predictions)
+        answer = answer_dict(args.image, size, predictions, args.masks)
         print(json.dumps(answer, ensure_ascii=not unicode, allow_nan=False))
         return
     print(f"{args.image}  {size[1]} x {size[0]} pixels")
@@ -267,7 +300,8 @@ def _found(prediction: "Prediction") -> str:
     return f"box {prediction.place}  peak ({x:.0f}, {y:.0f}){sure}"
 
 
-def _probability(text: str) -> float:
+def probability(text: str) -> float:
+    """A type for argparse."""
     with suppress(ValueError):
         if 0 <= float(text) <= 1:
             return float(text)

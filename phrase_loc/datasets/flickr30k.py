@@ -66,18 +66,21 @@ class Flickr30kEntities(Annotated):
                 if kind:
                     self.skipped.note(kind, f"{image_id}: chain {brief(chain)[1:-1]} {why}")
                     left_out |= {chain} if kind == "chains" else set()
-        phrases: list[Phrase] = []
+        marked: list[tuple[tuple[int, int], Phrase]] = []  # with the numbers of caption and phrase in it
         for sentence, (line, caption) in enumerate(captions):
             try:
-                phrases += [p for p in parse_caption(caption, sentence) if p.entity not in left_out]
+                found_in = enumerate(parse_caption(caption, sentence))
+                marked += [((sentence, n), p) for n, p in found_in if p.entity not in left_out]
             except DataError as error:
                 self.skipped.note("captions", f"{image_id}: caption in line {line} left out, {error}")
+        phrases = [phrase for _, phrase in marked]
         for chain in dict.fromkeys(p.entity for p in phrases if p.entity != "0" and p.entity not in chains):
             self.skipped.note("chains without annotation", f"{image_id}: the XML does not name chain {chain}")
         boxes = tuple(stack(chains.get(phrase.entity, [])) for phrase in phrases)
         path = self.root / "flickr30k-images" / f"{image_id}.jpg"
         texts = tuple(MARK.sub(" ", caption).strip() for _, caption in captions)
-        return GroundingSample(image_id, path, size, tuple(phrases), boxes, {"captions": texts})
+        facts = {"captions": texts, "places": tuple(place for place, _ in marked)}
+        return GroundingSample(image_id, path, size, tuple(phrases), boxes, facts)
 
     def _check_official(self) -> None:
         boxed = [sum(len(b) > 0 for b in sample.boxes) for sample in self]

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phrase_loc.evaluation.targets import Answers, Query, Request
+from phrase_loc.evaluation.targets import Answers, Method, Query, Request
 from phrase_loc.structures import GroundingSample
 
 Guess = Callable[[GroundingSample, Query], tuple[Tensor, Tensor]]  # -> (2,) point, (k, 4) boxes best first
 
 
-class Baseline:
+class Baseline(Method):
     """A blind guess as a method: point and boxes from nothing but the size of the image and the words."""
 
     needs_image = False

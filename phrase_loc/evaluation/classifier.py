@@ -43,8 +43,7 @@ class ClassEncoder:
         """The units of a phrase with equal shares; K = 0 for a phrase that is no class."""
         numbers = self.names.get(phrase, ())
         word = Word(phrase, known=bool(numbers), weight=1.0 if numbers else 0.0)
-        shares = torch.full((len(numbers),), 1 / max(len(numbers), 1))
-        return EncodedPhrase((word,), torch.tensor(numbers, dtype=torch.long), shares)
+        return EncodedPhrase((word,), numbers, (1 / max(len(numbers), 1),) * len(numbers))
 
 
 class ClassifierLocalizer(PhraseLocalizer):
@@ -83,7 +82,7 @@ class ClassifierLocalizer(PhraseLocalizer):
 
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         scores = self.classify(scene).cpu()
-        by_kind = [replace(e, weights=scores[e.ids].softmax(0)) if e.known else e for e in encoded]
+        by_kind = [replace(e, weights=tuple(scores[list(e.ids)].softmax(0).tolist())) for e in encoded]
         return super()._attend(scene, by_kind, method)
 
 

@@ -166,10 +166,15 @@ def examine(sample: GroundingSample, plan: Plan) -> Outcome:
             place = {query: row for row, query in enumerate(queries)}
             request = Request.of([protocol for protocol, _ in batches])
             for method in plan.methods if queries else ():
-                answers = method.answer(sample, queries, request)
+                shared = method.answer(sample, queries, request) if method.by_phrase else None
                 for protocol, batch in batches:
-                    taken = answers.take([place[query] for query in batch.queries])
-                    results[method.name][protocol.name] = _columns(protocol, batch, taken)
+                    if method.lacks(protocol):
+                        continue
+                    if shared is None:
+                        answers = method.answer_batch(protocol, batch)
+                    else:
+                        answers = shared.take([place[query] for query in batch.queries])
+                    results[method.name][protocol.name] = _columns(protocol, batch, answers)
         looked = any(results[method.name] for method in plan.methods if method.needs_image)
         note = framed(sample).note if looked else ""
     except DataError as error:

@@ -4,6 +4,8 @@
                               shares its words, of another word the model knows
     <method>@random_word      the map of another word the model knows, drawn once for each phrase
     <method>@random_top       the map of units whose weights are shuffled: a top layer that has learnt nothing
+    predictions:FILE          other people's answers, and
+    transformers:ID           a detector of theirs (external.py)
 
 A map that does not change with the word is no grounding. Each control runs with the same look, smoothing and ranker
 as the method itself, so the drop from method to control is what the word contributed. Draws depend on the phrase and
@@ -13,7 +15,7 @@ the image alone. Where all methods are baselines no model, no torchvision and no
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from phrase_loc.attention import METHODS
 from phrase_loc.boxes import rescale
 from phrase_loc.errors import ConfigError, nearest
+from phrase_loc.evaluation import external
 from phrase_loc.evaluation.baselines import BASELINES, Baseline
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import framed
@@ -54,8 +57,8 @@ Choice = Callable[["PhraseLocalizer", GroundingSample, Sequence[str]], Sequence[
 
 
 def needs_model(names: list[str]) -> bool:
-    """Whether any of the methods looks at images."""
-    return any(name not in BASELINES for name in names)
+    """Whether any of the methods asks a model of ours."""
+    return any(name not in BASELINES and not external.is_external(name) for name in names)
 
 
 def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
@@ -65,10 +68,11 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
 
         Inference.from_dict(inference)
     known = [*METHODS, *(f"{m}@{c}" for m in METHODS for c in CONTROLS), *BASELINES]
-    for name in names:
+    for name in (n for n in names if not external.is_external(n)):
         if name not in known and name.removesuffix(WITHOUT_PRIOR) not in METHODS:
-            unknown = f"unknown method {name[:80]!r}{nearest(name[:80], known)}"
-            raise ConfigError(f"{unknown}; choose from {', '.join(sorted(known))}")
+            hint = nearest(name[:80], known) or external.hint(name[:80])
+            offered = ", ".join([*sorted(known), "predictions:FILE", "transformers:ID"])
+            raise ConfigError(f"unknown method {name[:80]!r}{hint}; choose from {offered}")
 
 
 def load(source: str, inference: dict[str, Any], device: str) -> "PhraseLocalizer":
@@ -113,14 +117,14 @@ def fingerprint(localizer: "PhraseLocalizer | None") -> str:
     """A hash of the weights and settings of a localizer, '' for none."""
     if localizer is None:
         return ""
-    digest = hashlib.sha256(repr(localizer.settings).encode())
-    for name, value in sorted(localizer.model.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    weights = external.weights_digest(localizer.model)
+    return hashlib.sha256(f"{localizer.settings} {weights}".encode()).hexdigest()
 
 
-def build(names: list[str], localizer: "PhraseLocalizer | None") -> list[Method]:
-    """The methods called `names`, in that order; `localizer` may be None when all are baselines.
+def build(
+    names: list[str], localizer: "PhraseLocalizer | None", others: Mapping[str, Method] | None = None
+) -> list[Method]:
+    """The methods called `names`, in that order; `localizer` may be None when none asks it, `others` are external.
 
     A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
     `<name>_no_prior`: a prior is bias and no grounding, so no table is without that row.
@@ -133,6 +137,9 @@ def build(names: list[str], localizer: "PhraseLocalizer | None") -> list[Method]
     for name in dict.fromkeys(rows):
         if name in BASELINES:
             built.append(Baseline(name, BASELINES[name]))
+            continue
+        if others and name in others:
+            built.append(others[name])
             continue
         assert localizer is not None, "a method that looks needs a localizer"
         method, _, control = name.partition("@")
@@ -151,7 +158,7 @@ class Look(NamedTuple):
     maps: defaultdict[str, dict[str, Tensor]]
 
 
-class MapMethod:
+class MapMethod(Method):
     """A method that gives attention maps; peaks and boxes follow from the localizer's own rules.
 
     `looks` keeps the last image looked at for all methods; `choose` says what is asked instead of the phrases.

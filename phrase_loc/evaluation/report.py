@@ -27,7 +27,7 @@ from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.methods import WITHOUT_PRIOR
 from phrase_loc.evaluation.rows import records
-from phrase_loc.evaluation.run import Evaluation, report
+from phrase_loc.evaluation.run import Evaluation, marks, report
 from phrase_loc.evaluation.statistics import seal
 from phrase_loc.files import lock, refusing, write_text, writing
 from phrase_loc.images import load_image
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("image", "protocol", "method", "phrase", "type", "entity", "sentence", "known"),
-    *("hit", "iou", "score", "peak_x", "peak_y", "x1", "y1", "x2", "y2"),
+    *("hit", "iou", "score", "peak_x", "peak_y", "x1", "y1", "x2", "y2", "supervision"),
 )
 ADVICE = "choose another output"
 #: ending -> what a file of ours has in its first kilobytes
 OURS = {
     ".json": '{\n "config": {',
     ".md": "by bootstrap over images",
-    ".csv": ",".join(COLUMNS),
+    ".csv": ",".join(COLUMNS[:-1]),  # older ones lack the last
     ".html": "<title>phrase_loc: ",
 }
 CASES = 24  # of each group
@@ -115,9 +115,11 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
 
 
 def _records(evaluation: Evaluation) -> Iterator[Record]:
+    said = {method.name: marks(method).get("supervision", "") for method in evaluation.plan.methods}
     for protocol in evaluation.plan.protocols:
-        for method in evaluation.asked:
-            yield from records(evaluation.tables, protocol, method)
+        for method in (m for m in evaluation.asked if evaluation.tables[protocol.name, m].columns):
+            for record in records(evaluation.tables, protocol, method):
+                yield record | {"supervision": said[method]}
 
 
 def _line(record: Record) -> list[Any]:
@@ -125,7 +127,7 @@ def _line(record: Record) -> list[Any]:
     numbers = ["" if math.isnan(x) else f"{x:.6g}" for x in (record["iou"], record["score"], *where)]
     names = [record[key] for key in ("image_id", "protocol", "method", "phrase")]
     kinds = ["/".join(record["labels"]), record["entity"], record["sentence"], int(record["known"])]
-    return [*names, *kinds, f"{record['hit']:g}", *numbers]
+    return [*names, *kinds, f"{record['hit']:g}", *numbers, record["supervision"]]
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -141,6 +143,7 @@ def markdown(content: dict[str, Any]) -> str:
         cells = row | {name: "" if value is None else f"{value:.2f}" for name, value in values.items()}
         cells |= {"95 %": " - ".join(f"{x:.2f}" for x in row["ci95"])}
         cells |= {key: f"{row[key]:,}" for key in ("count", "images")}
+        cells["method"] += f" ({row['supervision']})" if "supervision" in row else ""
         cells["threshold"] = "{rule} {value:g}".format(**row["threshold"]) if "threshold" in row else ""
         lines.append([cells[name] for name in (*words, *numbers)])
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
@@ -163,7 +166,10 @@ def page(
     """The page of report.json's content and all records; without a localizer it has no maps and probabilities."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    shown, cases = gallery(records, samples, localizer)
+    first = [
+        r for r in records if r["method"] == report["rows"][0]["method"]
+    ]  # it may lack the first protocols
+    shown, cases = gallery(first or records, samples, localizer)
     diagram = reliability(localizer, samples) if localizer is not None else None
     loader = PackageLoader("phrase_loc.evaluation", "templates")
     options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}

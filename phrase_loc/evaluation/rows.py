@@ -81,7 +81,9 @@ def tables(plan: Plan, outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Tab
                 columns = zip(phrases, batch.texts, batch.labels, truth, strict=True)
                 things += [Thing(image, sample, *values) for values in columns]
         for method in plan.methods:
-            parts = [results[method.name][protocol.name] for results in kept]
+            parts = [
+                results[method.name].get(protocol.name, {}) for results in kept
+            ]  # none where it lacks them
             names = {name for part in parts for name in part}
             found[protocol.name, method.name] = Table(things, {name: _joined(parts, name) for name in names})
     return found
@@ -130,10 +132,18 @@ class Rows:
             "by_type": by_type,
         }
 
+    def blank(self, protocol: Protocol, method: str, metric: str, why: str) -> dict[str, Any]:
+        """The row of a method that has no answers of the kind that a protocol asks for."""
+        image = self.tables[protocol.name, method].image
+        names: dict[str, Any] = {"protocol": protocol.name, "method": method, "metric": metric}
+        names |= {"value": None, "ci95": []}
+        counts = {"count": len(image), "images": len(np.unique(image))}
+        return names | counts | {"baselines": {}, "by_type": {}, "note": why}
+
     def has(self, protocol: Protocol, method: str, metric: str) -> bool:
         """Whether a method was scored by a metric: a blind box has no rank among classes."""
         table = self.tables[protocol.name, method]
-        return is_map(metric) or metric in table.columns or not len(table)
+        return ("scores" if is_map(metric) else metric) in table.columns or not len(table)
 
     def sums(self, protocol: Protocol, method: str, metric: str, by_label: bool = False) -> Sums:
         """Sums by image behind a value that is no mAP, by label too where asked or where labels are averaged."""

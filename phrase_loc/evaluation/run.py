@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from phrase_loc import __version__
 from phrase_loc.config import to_dict
 from phrase_loc.datasets import DATASETS
-from phrase_loc.distributed import World
+from phrase_loc.datasets.annotations import Annotated
+from phrase_loc.distributed import World, pick_device
 from phrase_loc.errors import choose
-from phrase_loc.evaluation import methods, thresholds
+from phrase_loc.evaluation import external, methods, thresholds
 from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import Plan, Progress, run
 from phrase_loc.evaluation.protocols import faithful
 from phrase_loc.evaluation.rows import Rows, Table, by_seen, by_word, is_map, tables
 from phrase_loc.evaluation.statistics import Sums, paired
+from phrase_loc.evaluation.targets import Method
 from phrase_loc.files import digest, fingerprint
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
@@ -64,16 +66,15 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
         ConfigError: an unknown name, or no dataset where the config says.
         DataError: nothing that can be evaluated.
     """
-    kind = choose(DATASETS, config.data.name, "dataset")
     if methods.needs_model(config.methods):
         methods.check(config.methods, config.inference)
-    samples = kind(root=config.data.root, split=config.data.split, **config.data.options)
-    chosen = sampled(samples[: config.limit] if config.limit else samples, config.sample)
+    samples, chosen = read_data(config)
     protocols = [faithful(p) if config.faithful else p for p in config.chosen_protocols()]
     thresholds.check(protocols, config.held_out)
+    others = external.load(config.methods, samples, protocols, world.device)
     if localizer is None and methods.needs_model(config.methods):
         localizer = methods.load_localizer(config, str(world.device))
-    asked = methods.build(config.methods, localizer)
+    asked = methods.build(config.methods, localizer, others)
     blind = methods.build([name for name in BASELINES if name not in config.methods], None)
     plan = Plan(chosen, tuple(protocols), (*asked, *blind), samples.name)
     progress = Progress(config.output, _key(config, plan, localizer), world.rank)
@@ -83,6 +84,9 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
     outcomes = run(plan, world, progress)
     skipped = Skipped()
     skipped.restore(samples.skipped.seen)
+    for method in others.values():
+        if isinstance(method, external.Predictions):
+            skipped.restore(method.skipped(plan).seen)
     kinds = {"skipped": "images", "note": "squashed photographs (kept)"}
     for outcome, key in product(outcomes, kinds):
         if key in outcome:
@@ -93,6 +97,27 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
     names = tuple(method.name for method in asked)
     evaluation = Evaluation(config, plan, names, rows, skipped, localizer, progress)
     return thresholds.select_thresholds(evaluation, config.held_out) if config.held_out else evaluation
+
+
+def read_data(config: EvaluateConfig) -> tuple[Annotated, Sequence[GroundingSample]]:
+    """The dataset of a config, and its images that are evaluated."""
+    kind = choose(DATASETS, config.data.name, "dataset")
+    samples = kind(root=config.data.root, split=config.data.split, **config.data.options)
+    return samples, sampled(samples[: config.limit] if config.limit else samples, config.sample)
+
+
+def template(config: EvaluateConfig, fill: bool) -> Iterator[dict[str, Any]]:
+    """The rows of a file of predictions (external.template), filled in by the method of a config or not."""
+    samples, chosen = read_data(config)
+    protocols, method = config.chosen_protocols(), None
+    if fill:
+        device = pick_device(config.device)
+        others = external.load(config.methods, samples, protocols, device)
+        localizer = (
+            methods.load_localizer(config, str(device)) if methods.needs_model(config.methods) else None
+        )
+        method = methods.build(config.methods, localizer, others)[0]
+    return external.template(samples, chosen, protocols, method)
 
 
 def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[GroundingSample]:
@@ -110,13 +135,17 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
     vocabulary = evaluation.localizer.vocabulary if evaluation.localizer else None
     rows: list[dict[str, Any]] = []
     sums: dict[str, dict[str, dict[str, Sums]]] = {}  # protocol -> method -> metric
+    by_name = {method.name: method for method in plan.methods}
     for p, method in product(plan.protocols, evaluation.asked):
-        table = made.tables[p.name, method]
+        table, facts = made.tables[p.name, method], marks(by_name[method])
+        if why := by_name[method].lacks(p):
+            rows += [made.blank(p, method, metric, why) | facts for metric in p.metrics]
+            continue
         for metric in (m for m in p.metrics if made.has(p, method, m)):
             row = made.row(p, method, metric)
             if vocabulary is not None and metric in table.columns:
                 row["by_seen"] = by_seen(table, metric, vocabulary)
-            rows.append(row | evaluation.notes.get((p.name, method), {}))
+            rows.append(row | facts | evaluation.notes.get((p.name, method), {}))
             if not is_map(metric):
                 sums.setdefault(p.name, {}).setdefault(method, {})[metric] = made.sums(p, method, metric)
     cells = {
@@ -143,6 +172,12 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def marks(method: Method) -> dict[str, str]:
+    """What stands at each row of a method: on what it was trained, and a sentence about it."""
+    said = {"supervision": method.supervision, "note": method.note}
+    return {key: text for key, text in said.items() if text}
+
+
 def _differences(sums: dict[str, dict[str, dict[str, Sums]]], draws: int) -> list[dict[str, Any]]:
     """Every method against the first, paired by image."""
     found = []
@@ -161,7 +196,7 @@ def _key(config: EvaluateConfig, plan: Plan, localizer: "PhraseLocalizer | None"
     facts = (
         *(COLUMNS, __version__, to_dict(config.data), config.model, config.inference),
         [_annotated(sample, looks) for sample in plan.samples],
-        [method.name for method in plan.methods],
+        [(method.name, method.fingerprint) for method in plan.methods],
         [to_dict(protocol) for protocol in plan.protocols],
         methods.fingerprint(localizer),
     )

@@ -5,7 +5,6 @@ mean average precision, 'first' (P,), the rank of the first correct box.
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pycocotools import mask as rle
 from torch import Tensor
 
 from phrase_loc.boxes import iou
 from phrase_loc.evaluation.protocols import Protocol
 from phrase_loc.evaluation.targets import Answers, Batch
+from phrase_loc.masks import decoded
 
 Array = NDArray[np.float64]
 
@@ -147,17 +146,9 @@ def touches(mask: dict[str, Any], point: list[float], radius: float) -> bool:
         return False
     corner = np.array([max(math.floor(side - radius), 0) for side in point[::-1]])  # y, x
     row, column = corner
-    window = decode(mask)[row : math.ceil(point[1] + radius) + 1, column : math.ceil(point[0] + radius) + 1]
+    window = decoded(mask)[row : math.ceil(point[1] + radius) + 1, column : math.ceil(point[0] + radius) + 1]
     apart = np.argwhere(window) + corner - point[::-1]
     return bool(((apart**2).sum(1) < radius**2).any())
-
-
-def decode(mask: dict[str, Any]) -> np.ndarray:
-    """Compressed RLE -> (H, W) bool."""
-    with warnings.catch_warnings():
-        # pycocotools 2.0.11 still hands numpy 2 an array without its copy keyword
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return rle.decode(mask).astype(bool)
 
 
 SCORERS: dict[str, Callable[[Protocol, Batch, Answers], dict[str, Tensor]]] = {

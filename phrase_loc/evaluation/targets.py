@@ -7,7 +7,6 @@ for its chain, however often it is mentioned.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
@@ -118,12 +117,24 @@ class Answers:
         return Answers(of(self.known), peaks, of(self.boxes), of(self.scores), map_boxes, ranks)
 
 
-class Method(Interface):
-    """Anything that can be evaluated."""
+class Method:
+    """Anything that can be evaluated: it says `answer`, or `answer_batch` where it is not `by_phrase`."""
 
     name: str
     needs_image: bool  # whether `answer` opens the image file; what does not runs on annotations alone
+    supervision: str = ""  # what it was trained on beside pairs of image and text; stands at each of its rows
+    note: str = ""  # a sentence about its rows
+    fingerprint: str = ""  # changes with the file or the network behind it
+    by_phrase: bool = True  # whether it says the same of a phrase in every caption and under every protocol
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image; DataError where the image cannot be read."""
-        ...
+        raise NotImplementedError
+
+    def answer_batch(self, protocol: Protocol, batch: Batch) -> Answers:
+        """The same for the things of one protocol in turn, asked of a method that is not `by_phrase`."""
+        raise NotImplementedError
+
+    def lacks(self, protocol: Protocol) -> str:
+        """Why it has no row under a protocol, in a sentence; '' where it has one."""
+        return ""

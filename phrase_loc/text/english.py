@@ -185,7 +185,19 @@ VARIANTS = _table(
     "neighbour:neighbor theatre:theater centre:center jewellery:jewelry kerb:curb aeroplane:airplane "
     "blonde:blond blonde-haired:blond-haired grey-haired:gray-haired barbeque:barbecue bbq:barbecue "
     "tyre:tire mum:mom yoghurt:yogurt chequered:checkered plough:plow sceptre:scepter vapour:vapor "
-    "parlour:parlor savoury:savory catalogue:catalog cheque:check"
+    "parlour:parlor savoury:savory catalogue:catalog cheque:check fibre:fiber "
+    "sombre:somber lustre:luster mould:mold moulding:molding aluminium:aluminum woollen:woolen cosy:cozy "
+    "mouldy:moldy skilful:skillful draught:draft sulphur:sulfur favourite:favorite "
+    "flavour:flavor honour:honor humour:humor labour:labor labourer:laborer odour:odor rumour:rumor "
+    "behaviour:behavior candour:candor clamour:clamor fervour:fervor glamour:glamor splendour:splendor tumour:tumor "
+    "valour:valor vigour:vigor ardour:ardor traveller:traveler jeweller:jeweler counsellor:counselor "
+    "marvellous:marvelous dishevelled:disheveled panelled:paneled jewelled:jeweled enamelled:enameled "
+    "travelling:traveling licence:license defence:defense offence:offense pretence:pretense "
+    "moisturiser:moisturizer fertiliser:fertilizer sanitiser:sanitizer tranquilliser:tranquilizer "
+    "organiser:organizer equaliser:equalizer vaporiser:vaporizer atomiser:atomizer "
+    "paediatrician:pediatrician anaesthetist:anesthetist gynaecologist:gynecologist "
+    "encyclopaedia:encyclopedia manoeuvre:maneuver sceptic:skeptic grandad:granddad "
+    "pedlar:peddler waggon:wagon caviare:caviar yoghourt:yogurt"
 )
 """Spellings of one word: the one on the right stands for all."""
 INVARIANT = words(
@@ -332,30 +344,46 @@ def is_word(token: str) -> bool:
     >>> [is_word(w) for w in ("toaster", "toasters", "sloth", "umbrela")]
     [True, True, True, False]
     """
-    return any(_is_listed(w + mark) for w in {token, canonical(token)} for mark in ("", "+", "="))
+    return any(_mark(word) is not None for word in {token, canonical(token)})
 
 
 def is_adjective(token: str) -> bool:
     """Whether a lower-case token is an adjective more often than a noun ('odd', no 'puppy')."""
-    return _is_listed(token + "+")
+    return _mark(token) == "+"
 
 
 def is_compound(token: str) -> bool:
     """Whether a lower-case word of English is a kind of what its second half names ('goldfish', no 'carpet')."""
-    return _is_listed(canonical(token) + "=")
+    return _mark(canonical(token)) == "="
+
+
+def is_name(token: str, capital: bool) -> bool:
+    """Whether a lower-case token is a proper name or a brand; `capital`: within a phrase it was written with one.
+
+    >>> is_name("toyota", False), is_name("ford", False), is_name("ford", True), is_name("giraffe", True)
+    (True, False, True, False)
+    """
+    marks = set(map(_mark, (token, canonical(token), token.replace("-", "")))) - {None}
+    if not marks:  # shorter words than those of five letters are not listed
+        return capital and token.isalpha() and len(token) > 4
+    return marks <= {"^", "*"} and (capital or "^" in marks)
 
 
 @lru_cache(maxsize=1 << 12)
-def _is_listed(entry: str) -> bool:
-    return f"\n{entry}\n".encode() in _word_list()
+def _mark(word: str) -> str | None:
+    """What the list of words says of one: "+", "=", "^", "*" or nothing; None where it is not listed."""
+    entry, every = f"\n{word}".encode(), _word_list()
+    place = every.find(entry)  # of all that begin so it comes first
+    mark = every[place + len(entry) : place + len(entry) + 1].decode() if place >= 0 and word else "?"
+    return mark.strip() if mark in "+=^*\n" else None
 
 
 @cache
 def _word_list() -> bytes:
-    """97,000 words of SCOWL and WordNet, one a line, adjectives with a '+', compounds with a '='.
+    """102,641 words of SCOWL and WordNet, one a line, with marks for adjectives, compounds and names.
 
-    Opened when a word must be told from a misspelling or a comma be understood, never for a phrase of known words:
-    25 ms once, half a millisecond a question. It is searched as it is: a set would take 10 MB. Words that are no
-    adjectives are listed from five letters on, since shorter ones are never corrected. See benchmarks/word_list.py.
+    Opened when a word must be told from a misspelling or a name or a comma be understood, never for a phrase of
+    trained words: 25 ms once, half a millisecond a question. It is searched as it is: a set would take 10 MB. Other
+    words are listed from five letters on, since shorter ones are never corrected. See benchmarks/word_list.py.
     """
     return lzma.decompress((files("phrase_loc.text") / "lists" / "words.txt.xz").read_bytes())

@@ -55,7 +55,11 @@ def parsed(found: list[str]) -> list[Token]:
     """`parse` of a phrase's tokens."""
     unread, around = _places_told(found), zip(["", *found], found, [*found[1:], ""])
     found = [
-        "nobody" if (before, token) == ("no", "one") and is_function_word(after) else token
+        "nobody"
+        if (before, token) == ("no", "one") and is_function_word(after)
+        else "was"  # an auxiliary ends the clause as that verb does, which is nothing to see
+        if token == "left" and _is_verb(before, after)
+        else token
         for i, (before, token, after) in enumerate(around)
         if i not in unread and token not in english.ORDINALS and not _NUMERAL.fullmatch(token)
     ]
@@ -121,15 +125,21 @@ def _places_told(found: Sequence[str]) -> set[int]:
 
 
 def _is_side(before: str, token: str, after: str) -> bool:
-    """'left', 'top-left', 'left-hand'; not the verb of 'a man who left' and 'a man left the room'."""
+    """'left', 'top-left', 'left-hand'; no name such as 'left turn', and not the verb."""
     parts = token.split("-")
     if english.SIDES.isdisjoint(parts) or not _ABOUT_SIDES.issuperset(parts):
         return False
-    if token == "left" and before:
-        subject = before in english.AUXILIARIES or before in english.PRONOUNS or before in ("who", "that")
-        if (subject and after != "of") or (after in english.DETERMINERS and not is_function_word(before)):
-            return False
-    return f"{token}-{canonical(after)}" not in english.NAMED_BY_PLACE
+    named = f"{token}-{canonical(after)}" in english.NAMED_BY_PLACE
+    return not named and not (token == "left" and _is_verb(before, after))
+
+
+def _is_verb(before: str, after: str) -> bool:
+    """Whether 'left' between these is of 'leave': 'a man who left', 'a man left a room', 'a bike left in rain'."""
+    subject = before in english.AUXILIARIES or before in english.PRONOUNS or before in ("who", "that")
+    if not subject and (not before or is_function_word(before) or not _is_noun(before)):
+        return False
+    goes_on = after in english.DETERMINERS or after in english.ADVERBS or after in english.PREPOSITIONS
+    return after != "of" and (subject or goes_on)
 
 
 def _clauses(found: list[str]) -> list[tuple[str, list[str]]]:

@@ -1,25 +1,39 @@
 """The one rule from a phrase to weighted words: what is known, what stands for it, how much it counts.
 
+0. A word for which the user gave a synonym ('perro: dog') is read as that.
 1. `parsing` gives the content words with their roles (head, modifier, context).
 2. Two neighbours that are a unit together become one word: 'hot dog' by the pair, 'fire fighter' by 'firefighter'.
 3. Every other word is looked up, first hit wins: dictionary form, as written, without its hyphen, its hyphenated
    parts, and, for what is no word of English, two frequent words written as one ('videocamera') or a frequent word
    one edit away ('dooorway'). A number is a modifier where it is known, else passed over.
 4. The known words share the weight 1 in proportion to their roles; an unknown one has weight 0, and is noted, as is
-   what tells where the thing is, or which one, which `parsing` leaves out.
+   what tells where the thing is, or which one, which `parsing` leaves out. Names of persons, places and brands that
+   are no trained words count as unknown: the vectors that text gives them say little of what they look like.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 from string import ascii_lowercase
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import read_text
 from phrase_loc.structures import Word
 from phrase_loc.text import english
-from phrase_loc.text.english import MAX_LETTERS, MAX_TOKENS, canonical, is_word, normalise, spellings, tokens
+from phrase_loc.text.english import (
+    MAX_LETTERS,
+    MAX_TOKENS,
+    canonical,
+    is_function_word,
+    is_word,
+    normalise,
+    spellings,
+    tokens,
+)
 from phrase_loc.text.parsing import Role, Token, negation, parsed, relations
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -42,8 +56,8 @@ class EncodedPhrase:
     """A phrase as the model sees it."""
 
     words: tuple[Word, ...]  # every content word in reading order, unknown ones with weight 0
-    ids: Tensor  # (K,) int64 rows of the known words: below V the vocabulary's, from V on the extra table's
-    weights: Tensor  # (K,) float32 > 0 with sum 1, in the order of `ids`
+    ids: tuple[int, ...]  # rows of the K known words: below V the vocabulary's, from V on the extra table's
+    weights: tuple[float, ...]  # > 0 with sum 1, in the order of `ids`
     note: str | None = None  # what of the phrase is not asked as it is written, None when all is
     head_known: bool = True  # whether every noun that names the thing is known
 
@@ -54,14 +68,32 @@ class EncodedPhrase:
 
 
 class PhraseEncoder:
-    """Phrases to weighted rows of a table: V words of a vocabulary, then `extra` ones, most frequent first."""
+    """Phrases to weighted rows of a table: V words of a vocabulary, then `extra` ones, most frequent first.
 
-    def __init__(self, vocabulary: Vocabulary, extra: Sequence[str] = ()) -> None:
+    `synonyms` maps a word to what is read instead, one or several words; a ConfigError where none of them is known.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, extra: Sequence[str] = (), synonyms: Mapping[str, str] | None = None
+    ) -> None:
         self.vocabulary = vocabulary
         self._trained = len(vocabulary)
         further = {word: row for row, word in reversed([*enumerate(extra, self._trained)])}
         self._rows = further | {word: row for row, word in enumerate(vocabulary.words)}
         self._cache: dict[str, tuple[Word, ...]] = {}
+        self.synonyms: dict[str, list[str]] = {}
+        self.synonyms = dict(self._synonym(*entry) for entry in (synonyms or {}).items())
+
+    def _synonym(self, word: str, text: str) -> tuple[str, list[str]]:
+        found, read = tokens(word), tokens(text)
+        if len(found) != 1:
+            raise ConfigError(f"a synonym stands for one word, got {word!r}; give each of its words a line")
+        named = not all(map(is_function_word, read))  # 'un: a' passes a word over
+        unknown = [repr(part.text) for part in self.encode(text).words if not part.known] if named else []
+        if unknown or not read:
+            what = ", ".join(unknown) or "an empty text"
+            raise ConfigError(f"{word!r} cannot be read as {text!r}: the model does not know {what}")
+        return canonical(found[0]), read
 
     def encode(self, phrase: str) -> EncodedPhrase:
         """The words of a phrase, which of them are known, and their weights.
@@ -71,11 +103,13 @@ class PhraseEncoder:
         >>> [(w.text, w.known, round(w.weight, 2)) for w in encoder.encode("the zorgs' red hats").words]
         [('zorgs', False, 0.0), ('red', True, 0.41), ('hat', True, 0.59)]
         """
-        found = tokens(phrase)
+        found, instead = self._translated(tokens(phrase))
         read: dict[str, Word] = {}
         shares: dict[str, float] = {}
         heads = []
-        for word, role in self._units(parsed(found)):
+        content = parsed(found)
+        names = [name for name in self._names(phrase, content) if name not in instead]
+        for word, role in self._units(content, names, instead):
             text = word.text
             read.setdefault(text, word)
             shares[text] = max(shares.get(text, 0.0), ROLE_WEIGHTS[role] if word.known else 0.0)
@@ -84,23 +118,46 @@ class PhraseEncoder:
         words = tuple([Word(text, w.known, shares[text] / total, w.misspelt) for text, w in read.items()])
         if not words and (text := normalise(phrase).strip()[:MAX_LETTERS]):
             words = (Word(text, False, 0.0),)  # without a content word ('it', an emoji)
-        ids = torch.tensor([self._rows[word.text] for word in words if word.known], dtype=torch.long)
-        weights = torch.tensor([word.weight for word in words if word.known])
-        return EncodedPhrase(words, ids, weights, note(found, words), any(heads) and all(heads))
+        ids = tuple([self._rows[word.text] for word in words if word.known])
+        weights = tuple([word.weight for word in words if word.known])
+        return EncodedPhrase(words, ids, weights, note(found, words, names), any(heads) and all(heads))
 
-    def _units(self, found: Sequence[Token]) -> Iterator[tuple[Word, Role]]:
+    def _translated(self, found: list[str]) -> tuple[list[str], dict[str, str]]:
+        """Tokens with the synonyms in their places, and for each of those what was written."""
+        if not self.synonyms:
+            return found, {}
+        read = [(token, self.synonyms.get(canonical(token), [token])) for token in found]
+        instead = {new: token for token, parts in read for new in parts if parts != [token]}
+        return [part for _, parts in read for part in parts], instead
+
+    def _names(self, phrase: str, found: Sequence[Token]) -> list[str]:
+        """The tokens that name one person, place or brand and that the model was not trained on."""
+        new = [text for text, _, _ in found if text not in english.COUNTS and not self.vocabulary.read(text)]
+        if not new:
+            return new
+        written = [word.strip("\"'([") for word in phrase.split()]
+        large = [word[:1].isupper() and not word.isupper() for word in written]
+        within = [word for word, is_large in zip(written[1:], large[1:]) if is_large and not all(large)]
+        capital = set(tokens(" ".join(within)))
+        return [text for text in new if english.is_name(text, text in capital)]
+
+    def _units(
+        self, found: Sequence[Token], names: Sequence[str], instead: Mapping[str, str]
+    ) -> Iterator[tuple[Word, Role]]:
         """Words of weight 0 with their roles."""
         paired = False
         for here, after in zip_longest(found, found[1:]):
             if paired:  # with the one before
                 paired = False
             elif after and here.clause == after.clause and (pair := self._pair(here.text, after.text)):
-                yield Word(pair, True, 0.0), max(here.role, after.role)
+                yield Word(pair, True, 0.0, instead.get(here.text)), max(here.role, after.role)
                 paired = True
             else:
-                for word in self._read(here.text):
+                name = (Word(here.text, False, 0.0),) if here.text in names else ()
+                for word in name or self._read(here.text):
                     if word.known or word.text not in english.COUNTS:  # an unknown number is passed over
-                        yield word, here.role
+                        written = instead.get(here.text, word.misspelt)
+                        yield Word(word.text, word.known, 0.0, written), here.role
 
     def _pair(self, first: str, second: str) -> str | None:
         """The unit that two neighbours form, spaced or written as one word; trained words only."""
@@ -155,6 +212,22 @@ class PhraseEncoder:
         return (min(further, key=self._rows.__getitem__),) if further else ()
 
 
+def read_synonyms(path: Path) -> dict[str, str]:
+    """Word -> what is read instead, of lines `word: known word` (a ';' separates as well); '#' opens a comment."""
+    lines = read_text(path, what := "the file of synonyms").splitlines()
+    entries = [entry.strip() for line in lines if line.strip()[:1] != "#" for entry in line.split(";")]
+    synonyms: dict[str, str] = {}
+    for entry in filter(None, entries):
+        word, colon, read = (part.strip() for part in entry.partition(":"))
+        if not (word and colon and read):
+            raise DataError(f"{what} {path} has the line {entry[:60]!r}; expected `word: known word`")
+        if synonyms.setdefault(word, read) != read:
+            raise DataError(f"{what} {path} gives {word!r} two meanings; keep one")
+    if not synonyms:
+        raise DataError(f"{what} {path} is empty; write a line `word: known word` for each")
+    return synonyms
+
+
 def one_edit_away(word: str) -> set[str]:
     """All strings one deletion, swap of neighbours, replacement or insertion from `word`, itself excluded."""
     halves = [(word[:i], word[i:]) for i in range(len(word) + 1)]
@@ -165,18 +238,20 @@ def one_edit_away(word: str) -> set[str]:
     return near - {word}
 
 
-def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[Tensor, Tensor]:
+def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The distinct word rows of all phrases (K,), and the weight of each in each phrase (P, K)."""
-    every = torch.cat([torch.zeros(0, dtype=torch.long), *(e.ids for e in encoded)])
-    ids, place = every.unique(return_inverse=True)
-    owner = torch.tensor([row for row, e in enumerate(encoded) for _ in e.ids], dtype=torch.long)
-    weights = torch.zeros(len(encoded), len(ids))
-    weights[owner, place] = torch.cat([torch.zeros(0), *(e.weights for e in encoded)])
+    every = np.array([row for e in encoded for row in e.ids], dtype=np.int64)
+    ids, place = np.unique(every, return_inverse=True)
+    weights = np.zeros((len(encoded), len(ids)), dtype=np.float32)
+    owner = [p for p, e in enumerate(encoded) for _ in e.ids]
+    weights[owner, place] = [weight for e in encoded for weight in e.weights]
     return ids, weights
 
 
-def note(found: Sequence[str], words: Sequence[Word]) -> str | None:
+def note(found: Sequence[str], words: Sequence[Word], names: Sequence[str] = ()) -> str | None:
     """The note of an answer: how the content words of a phrase's tokens were read, None when as written.
+
+    `names` are the tokens that are taken for proper names.
 
     >>> note(["a", "red", "lorry"], (Word("red", True, 1.0), Word("lorry", False, 0.0)))
     "'lorry' is not known; only 'red' was looked for"
@@ -194,6 +269,7 @@ def note(found: Sequence[str], words: Sequence[Word]) -> str | None:
     elif unknown:
         shown = ", ".join(unknown[:_MOST])
         said.append(f"no word of it is known to the model ({shown}); try another word")
+    said += [_listed(names, "is read as a name", "are read as names")] if names else []
     if unread := {token: what for token, what in relations(found).items() if token not in known}:
         told = (
             [token for token in unread if unread[token] == what] for what in dict.fromkeys(unread.values())

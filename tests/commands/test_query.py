@@ -75,7 +75,7 @@ def test_text_overlay_and_profile(photo, tiny_model, tmp_path, capsys):
         (["{photo}", "no.jpg", "dog"], "image file no.jpg does not exist"),
         (["{photo}", "dog", "--gallery", "a.png"], "must end in .html, got 'a.png'"),
         (["{photo}", "dog", "--gallery", "no/a.html"], "cannot write in no: No such file"),
-        (["{photo}", "{photo}", "dog", "--overlay", "a.png"], "--overlay is for one photograph"),
+        (["{photo}", "{photo}", "dog", "--overlay", "a.png"], "go to a folder, got a.png"),
         (["{photo}", "caf\udce9"], "expected phrases in UTF-8, got 'caf\\udce9'"),
         (["{photo}", "dog", "--overwrite"], "--overwrite is for the file of --output"),
         (["missing.jpg", "dog", "--output", "a.jsonl"], "image file missing.jpg does not exist"),
@@ -334,6 +334,34 @@ def test_several_photographs_are_answered_into_a_file_and_a_gallery(
         assert "not an image" in page
         assert "http" not in page
         gallery.unlink()
+
+
+def test_overlays_of_a_folder_have_its_names(photo, tiny_model, tmp_path, capsys):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    (folder / "below").mkdir(parents=True)
+    with Image.open(photo) as picture:
+        picture.save(folder / "below" / "a.jpg")
+        picture.save(folder / "b.png")
+    (folder / "c.png").write_bytes(b"no picture")
+    told = [folder, "dog", "zorglub", "--workers", "0", "--output", tmp_path / "a.jsonl"]
+    for done in ("2 answered, 1 refused", "3 resumed"):  # answered before, drawn all the same
+        assert query(*told, "--overlay", out, model=tiny_model) == 0
+        said, err = capsys.readouterr()
+        assert done in said
+        assert f"overlays written to {out}" in said
+        assert err.count("'zorglub': no word of it is known") == 1
+        names = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+        assert names == ["b.png.jpg", os.path.join("below", "a.jpg")]
+        with Image.open(out / "b.png.jpg") as sheet:
+            assert sheet.size == (240, 106)
+        (out / "b.png.jpg").unlink()
+    before = sorted(folder.rglob("*"))
+    for wrong in (folder, folder / "below", folder / "new", photo):
+        assert query(*told, "--overlay", wrong, model=tiny_model) == 2
+    given = (folder / "below" / "a.jpg", "dog", "--output", "o.jsonl")
+    assert query(*given, "--overlay", folder / "below", model=tiny_model) == 2
+    assert capsys.readouterr().err.count("name another folder") == 4
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_gallery_has_a_greatest_size(photo, tiny_model, tmp_path, capsys, monkeypatch):

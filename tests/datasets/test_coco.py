@@ -5,7 +5,7 @@ from pycocotools import mask as rle
 
 from phrase_loc.datasets.coco import COCO
 from phrase_loc.errors import DataError
-from phrase_loc.evaluation.scoring import decode
+from phrase_loc.masks import decoded
 from tests.datasets.trees import coco_tree, rectangle
 
 
@@ -35,7 +35,7 @@ def test_crowds_count(tmp_path):
     runs = {"size": [100, 200], "counts": [0, 100, 19900]}  # the first column
     things = [annotation(1, 1, [0, 0, 1, 100], segmentation=runs, iscrowd=1)]
     sample = COCO(coco_tree(tmp_path, things))[0]
-    assert decode(sample.facts["masks"][0])[:, 0].all()
+    assert decoded(sample.facts["masks"][0])[:, 0].all()
     assert rle.area(sample.facts["masks"][0]) == 100
 
 

@@ -3,7 +3,6 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,8 +78,7 @@ def test_a_word_of_the_extra_table_is_never_corrected():
 
 def test_rows_point_into_both_tables():
     encoded = ENCODER.encode("a dog and a zebra in prison")
-    assert encoded.ids.tolist() == [WORDS.index("dog"), len(VOCABULARY), len(VOCABULARY) + 2]
-    assert encoded.ids.dtype == torch.int64
+    assert encoded.ids == (WORDS.index("dog"), len(VOCABULARY), len(VOCABULARY) + 2)
 
 
 def test_the_head_weighs_more_than_modifiers_and_context():
@@ -102,7 +100,7 @@ def test_an_unknown_head_leaves_the_weight_to_the_rest():
 def test_a_phrase_without_known_word_has_none_and_says_which(phrase: str, shown: list[str]):
     encoded = ENCODER.encode(phrase)
     assert not encoded.known
-    assert encoded.ids.shape == encoded.weights.shape == (0,)
+    assert encoded.ids == encoded.weights == ()
     assert [w.text for w in encoded.words] == shown
     assert not any(w.known or w.weight for w in encoded.words)
 
@@ -116,11 +114,11 @@ def test_a_phrase_without_known_word_has_none_and_says_which(phrase: str, shown:
 def test_any_text_is_encoded_and_weights_sum_to_one(phrase: str):
     encoded = ENCODER.encode(phrase)
     assert len(encoded.ids) == len(encoded.weights) == sum(word.known for word in encoded.words)
-    assert len(set(encoded.ids.tolist())) == len(encoded.ids)
-    assert (encoded.ids < len(VOCABULARY) + 3).all()
+    assert len(set(encoded.ids)) == len(encoded.ids)
+    assert max(encoded.ids, default=0) < len(VOCABULARY) + 3
     if encoded.known:
-        assert encoded.weights.sum().item() == pytest.approx(1, abs=1e-6)
-        assert (encoded.weights > 0).all()
+        assert sum(encoded.weights) == pytest.approx(1, abs=1e-6)
+        assert min(encoded.weights) > 0
 
 
 def test_a_very_long_phrase_is_answered():
@@ -140,6 +138,52 @@ def test_one_edit_is_nltks_edit_distance_of_one():
 def test_an_encoder_can_be_sent_to_another_process():
     copy = pickle.loads(pickle.dumps(ENCODER))
     assert copy.encode("a red hat").words == ENCODER.encode("a red hat").words
+
+
+@pytest.mark.parametrize(
+    "phrase, named",
+    [
+        ("a Toyota", "toyota"),
+        ("a toyota and nike shoes", "toyota nike"),
+        ("a Ford truck", "ford"),
+        ("a ford", ""),  # where a river is crossed
+        ("A Red Ford", "ford"),
+        ("Red Ford Truck", ""),  # each word has a capital
+        ("a Coca-Cola can", "coca-cola"),
+        ("a coca-cola can", ""),
+        ("a SpongeBob toy", "spongebob"),  # no list has it
+        ("SpongeBob", ""),
+        ("a DJ in a CAB", ""),
+        ("a Giraffe, a Chihuahua and a Cab", ""),
+        ("a Muslim in a Canadian town at Easter", ""),
+        ("a Dog near a DOG", ""),
+        ("a Gnu", ""),
+        ("a Brand-New toy", ""),
+        ("Nike's shoe", "nike"),
+        ("Starbucks", "starbucks"),
+    ],
+)
+def test_names_and_brands_are_named_and_not_sought(phrase: str, named: str):
+    further = "toyota nike ford coca-cola spongebob dj cab giraffe chihuahua muslim gnu toy starbuck"
+    encoded = PhraseEncoder(VOCABULARY, extra=tuple(further.split())).encode(phrase)
+    said = encoded.note or ""
+    assert [name for name in named.split() if repr(name) not in said] == []
+    assert ("read as a name" in said or "read as names" in said) == bool(named)
+    assert {w.text: w.weight for w in encoded.words if w.text in named.split()} == dict.fromkeys(
+        named.split(), 0.0
+    )
+
+
+def test_a_name_that_the_model_learned_is_sought():
+    encoded = PhraseEncoder(Vocabulary(("toyota",), (9,))).encode("a Toyota")
+    assert encoded.known
+    assert encoded.note is None
+
+
+def test_the_verb_is_not_sought():
+    encoder = PhraseEncoder(Vocabulary(("bike", "left", "rain", "turn"), (9, 9, 9, 9)))
+    assert [w.text for w in encoder.encode("a bike left in the rain").words] == ["bike", "rain"]
+    assert [w.text for w in encoder.encode("a left turn").words] == ["left", "turn"]
 
 
 def test_a_number_counts_where_it_is_known():
@@ -303,7 +347,7 @@ def test_the_word_list_is_opened_for_unknown_words_alone():
         "from phrase_loc.text.phrases import PhraseEncoder\n"
         "from phrase_loc.text.vocabulary import Vocabulary\n"
         "encoder = PhraseEncoder(Vocabulary(('doorway', 'dog'), (99, 99)))\n"
-        "encoder.encode('two dogs in a doorway'); encoder.encode('a zorg')\n"
+        "encoder.encode('two dogs in a doorway'); encoder.encode('it')\n"
         "print(english._word_list.cache_info().misses)\n"
         "encoder.encode('a dooorway'); print(english._word_list.cache_info().misses)"
     )

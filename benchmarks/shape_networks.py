@@ -1,0 +1,193 @@
+"""The two networks of `shapes.py`, small enough for two cores, and how they learn words from captions alone."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from shape_pictures import SIDE, WORDS, Picture
+from torch import Tensor, nn
+
+PATCH = 6  # pixels: 12 x 12 cells
+WIDTH, DEPTH, HEADS = 64, 4, 4
+BATCH = 32
+RATE, DECAY = 1.5e-3, 0.02
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block over tokens (N, T, C)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens to tokens."""
+        n, t, c = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, c)
+        x = x + self.out(mixed)
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class ViT(nn.Module):
+    """A vision transformer as CLIP's: the class token, normalised, is weighed by the words' units.
+
+    `read` is "class", or "mean" for the mean of the patches' tokens (no class token then), as SigLIP's and DINO's
+    heads average.
+    """
+
+    def __init__(self, read: str = "class", depth: int = DEPTH) -> None:
+        super().__init__()
+        self.extra = int(read == "class")  # tokens that are no place
+        self.patches = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 3), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(48, WIDTH, 2, 2),
+        )  # fmt: skip
+        cells = (SIDE // PATCH) ** 2
+        self.place = nn.Parameter(0.02 * torch.randn(1, cells + self.extra, WIDTH))
+        self.token = nn.Parameter(0.02 * torch.randn(1, self.extra, WIDTH))
+        self.blocks = nn.ModuleList(Block(WIDTH, HEADS) for _ in range(depth))
+        self.norm = nn.LayerNorm(WIDTH)
+        self.words = nn.Linear(WIDTH, len(WORDS))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to the first block's tokens (N, C, T)."""
+        x = self.patches(images).flatten(2).mT
+        return (torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.place).mT
+
+    def parts(self) -> list[Callable[[Tensor], Tensor]]:
+        """Each block from (N, C, T) to (N, C, T), then the head, from (N, C, T) to features (N, C)."""
+
+        def head(x: Tensor) -> Tensor:
+            x = self.norm(x.mT)
+            return x[:, 0] if self.extra else x.mean(1)
+
+        return [*(lambda x, b=block: b(x.mT).mT for block in self.blocks), head]
+
+    def grid(self, maps: Tensor) -> Tensor:
+        """What belongs to patches, of values at tokens: (..., T) -> (..., h, w)."""
+        side = SIDE // PATCH
+        return maps[..., self.extra :].unflatten(-1, (side, side))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, V) of the words."""
+        x = self.embed(images)
+        for part in self.parts():
+            x = part(x)
+        return self.words(x)
+
+
+class AttentionPool(nn.Module):
+    """CLIP ResNet's: the mean of the features asks, the features and their mean answer (N, C, h, w) -> (N, C)."""
+
+    def __init__(self, width: int, heads: int, cells: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.place = nn.Parameter(torch.randn(cells + 1, width) / width**0.5)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (N, C, h, w) to one vector."""
+        x = x.flatten(2).mT
+        x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.place
+        n, _, c = x.shape
+        q, k, v = (
+            layer(part).view(n, -1, self.heads, c // self.heads).transpose(1, 2)
+            for layer, part in ((self.query, x[:, :1]), (self.key, x), (self.value, x))
+        )
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
+
+
+class ConvNet(nn.Module):
+    """Convolutions with ReLU to 12 x 12 cells, then CLIP's attention pool."""
+
+    extra = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def conv(a: int, b: int) -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+
+        stem = nn.Sequential(nn.Conv2d(3, 32, 3, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+        self.stages = nn.ModuleList(
+            [nn.Sequential(stem, conv(32, 48), nn.MaxPool2d(2)), conv(48, 96), conv(96, 96)]
+        )
+        self.pool = AttentionPool(96, HEADS, (SIDE // PATCH) ** 2)
+        self.words = nn.Linear(96, len(WORDS))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images to the first stage's features, (N, C, h, w) >= 0."""
+        return self.stages[0](images)
+
+    def parts(self) -> list[Callable[[Tensor], Tensor]]:
+        """Each further stage, then the pool."""
+        return [*self.stages[1:], self.pool]
+
+    def grid(self, maps: Tensor) -> Tensor:
+        """Maps are on the grid already."""
+        return maps
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, V) of the words."""
+        x = self.embed(images)
+        for part in self.parts():
+            x = part(x)
+        return self.words(x)
+
+
+def as_input(pictures: list[Picture]) -> Tensor:
+    """Pictures as a network takes them: (N, 3, H, W) float32 around 0."""
+    return scaled(torch.from_numpy(np.stack([p.pixels for p in pictures])).permute(0, 3, 1, 2))
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """Bytes to floats with mean 0 and a spread of about 1."""
+    return (pixels.float() - 127.5) / 64
+
+
+def said(pictures: list[Picture]) -> Tensor:
+    """Which words each caption says: (N, V) of 0 and 1. Boxes and masks are not looked at."""
+    return torch.tensor([[word in p.caption.split() for word in WORDS] for p in pictures]).float()
+
+
+def train(
+    net: nn.Module, pictures: list[Picture], epochs: int, seed: int, say: Callable[[str], None]
+) -> None:
+    """Fit the words of the captions: each word against its absence, one-cycle AdamW, flips."""
+    pixels = torch.from_numpy(np.stack([p.pixels for p in pictures])).permute(0, 3, 1, 2)
+    labels = said(pictures)
+    device = next(net.parameters()).device
+    pixels, labels = pixels.to(device), labels.to(device)
+    weights = [p for p in net.parameters() if p.dim() > 1]
+    others = [p for p in net.parameters() if p.dim() <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": weights, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}], lr=RATE
+    )
+    steps = epochs * (len(pictures) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps, pct_start=0.1)
+    generator = torch.Generator().manual_seed(seed)
+    net.train()
+    start = time.perf_counter()
+    for epoch in range(epochs):
+        total = 0.0
+        order = torch.randperm(len(pictures), generator=generator)
+        for part in order[: len(order) // BATCH * BATCH].split(BATCH):
+            flip = bool(torch.randint(0, 2, (), generator=generator))
+            images = scaled(pixels[part.to(device)])
+            loss = F.binary_cross_entropy_with_logits(
+                net(images.flip(3) if flip else images), labels[part.to(device)]
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach())
+        say(f"epoch {epoch + 1}: loss {total * BATCH / len(order):.4f}, {time.perf_counter() - start:.0f} s")
+    net.eval()

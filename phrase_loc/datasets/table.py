@@ -1,0 +1,333 @@
+"""Tables of photographs and phrases with boxes or points: CSV, TSV, JSON lines, Parquet, and COCO's JSON.
+
+    image        its file name, path or id
+    phrase       or the name or number of a category (`category`, `category_id`)
+    box          x1, y1, x2, y2; or `box`, a list of the four; `bbox` is x, y, width, height as in COCO
+    boxes        a list of such boxes with a list `scores`; or one row each with a `score`
+
+One reader for two uses: true boxes of one's own photographs (`Table`) and predictions (evaluation/external.py). A
+list in a cell of CSV is written as JSON. COCO's JSON is a file of instances (`images`, `annotations`, `categories`)
+or a list of results; an annotation may have a `phrase` of its own. Pixels count from 0 in the frame of the image.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from phrase_loc.datasets.annotations import Annotated, Box, ClassName, Size, brief, existing, frame, number
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.files import is_there, read_json
+from phrase_loc.images import picture_size
+from phrase_loc.skipped import Skipped
+from phrase_loc.structures import GroundingSample
+from phrase_loc.tables import TABLE_ENDINGS, image_path, is_table, open_table
+
+#: What is read -> the columns that may hold it, of which the first that is there counts.
+COLUMNS = {
+    "image": ("image", "image_id", "file_name", "filename", "file"),
+    "phrase": ("phrase", "text", "category", "category_name", "label"),
+    "category": ("category_id",),
+    "number": ("image_id",),
+    "sentence": ("sentence", "sentence_id", "sentence_index"),
+    "phrase_index": ("phrase_index", "phrase_id", "index"),
+    "entity": ("entity",),
+    "protocol": ("protocol",),
+    "point": ("point", "peak"),
+    "x": ("point_x", "peak_x", "x"),
+    "y": ("point_y", "peak_y", "y"),
+    "boxes": ("boxes",),
+    "box": ("box", "xyxy"),
+    "bbox": ("bbox",),
+    **{name: (name, old) for name, old in zip(("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))},
+    "scores": ("scores",),
+    "score": ("score", "confidence"),
+    "width": ("width",),
+    "height": ("height",),
+}
+_CORNERS = ("x1", "y1", "x2", "y2")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: where it stands ("row 3") and its cells by the names of COLUMNS, without the blank ones."""
+
+    where: str
+    cells: dict[str, Any]
+
+    def text(self, name: str) -> str:
+        """A cell as text, '' for none; numbers of JSON and of spreadsheets ('7.0') are ids."""
+        cell = self.cells.get(name, "")
+        return str(int(cell)) if isinstance(cell, float) and cell % 1 == 0 else str(cell).strip()
+
+    def whole(self, name: str) -> int | None:
+        """A cell as a whole number, None for none."""
+        if name not in self.cells:
+            return None
+        value = number(self.cells[name], name)
+        if value % 1:
+            raise DataError(f"its {name} is {value:g}; a whole number was expected")
+        return int(value)
+
+    def point(self) -> list[float] | None:
+        """x, y in pixels."""
+        given = self.cells.get("point")
+        if given is None and not {"x", "y"} & set(self.cells):
+            return None
+        return _numbers(
+            [self.cells.get("x"), self.cells.get("y")] if given is None else given, 2, "its point"
+        )
+
+    def boxes(self) -> tuple[list[Box], list[float] | None]:
+        """Its boxes x1, y1, x2, y2 in pixels and their scores, None where it has no scores."""
+        cells, scores = self.cells, self.cells.get("scores", self.cells.get("score"))
+        if "boxes" in cells:
+            listed = _listed(cells["boxes"], "its boxes")
+            if listed and all(isinstance(box, dict) for box in listed):  # of `phrase-loc query --json`
+                scores = [box.get("score") for box in listed]
+                listed = [box.get("xyxy") for box in listed]
+            found = [_numbers(box, 4, "its box") for box in listed]
+        elif "box" in cells:
+            found = [_numbers(cells["box"], 4, "its box")]
+        elif "bbox" in cells:
+            x, y, width, height = _numbers(cells["bbox"], 4, "its bbox")
+            found = [[x, y, x + width, y + height]]
+        else:
+            there = set(_CORNERS) & set(cells)
+            found = [_numbers([cells.get(name) for name in _CORNERS], 4, "its box")] if there else []
+        if scores is None or not found:
+            return found, None
+        listed = _listed(scores, "its scores") if "boxes" in cells else [scores]
+        return found, _numbers(listed, len(found), "its scores")
+
+
+def _listed(cell: Any, what: str) -> list[Any]:
+    """A list, or one written as JSON."""
+    if isinstance(cell, str):
+        with suppress(ValueError, RecursionError):
+            cell = json.loads(cell)
+    if not isinstance(cell, (list, tuple)):
+        raise DataError(f"{what} are {brief(cell)}; a list was expected")
+    return list(cell)
+
+
+def _numbers(cell: Any, count: int, what: str) -> list[float]:
+    listed = _listed(cell, what)
+    if len(listed) != count:
+        raise DataError(f"there are {len(listed)} numbers in {what}; {count} were expected")
+    return [number(value, what) for value in listed]
+
+
+def rows(path: Path, what: str, skipped: Skipped) -> Iterator[Row]:
+    """The rows of a table or of COCO's JSON; one that cannot be read is named in `skipped`.
+
+    Raises:
+        DataError: the file is missing, broken or of another kind.
+    """
+    if path.suffix.lower() == ".json":
+        records = _of_json(path, what)
+    elif is_table(path):
+        table = open_table(path)
+        wanted = [c for c in table.columns if c == "predictions" or c in set(chain(*COLUMNS.values()))]
+        bad = partial(_note, skipped)
+        records = ((where, dict(zip(wanted, cells, strict=True))) for where, cells in table.rows(wanted, bad))
+    else:
+        raise DataError(f"{what} {path} ends in none of {', '.join(TABLE_ENDINGS)}, .json")
+    for where, record in records:
+        answers = record.get("predictions")  # a line of `phrase-loc query FOLDER` holds those of a photograph
+        for inner in answers if isinstance(answers, list) else [record]:
+            held = record | inner if isinstance(inner, dict) else record
+            named = {
+                name: next((held[c] for c in known if c in held), None) for name, known in COLUMNS.items()
+            }
+            yield Row(where, {k: cell for k, cell in named.items() if cell is not None and cell != ""})
+
+
+def _note(skipped: Skipped, where: str, why: str) -> None:
+    skipped.note("rows", f"{where} {why}")
+
+
+def _of_json(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Results of COCO, or annotations with the names of their images and categories."""
+    content = read_json(path, what)
+    images: dict[Any, Any] = {}
+    names: dict[Any, Any] = {}
+    if isinstance(content, dict):
+        listed = [content.get(key) for key in ("images", "categories")]
+        images, names = ({_id(e): e for e in part if _id(e) is not None} for part in map(_list, listed))
+        content = content.get("annotations")
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise DataError(f"{what} {path} is neither a list of COCO results nor a file of COCO annotations")
+    for place, entry in enumerate(content, start=1):
+        image, kind = (t.get(_key(entry.get(k))) for t, k in ((images, "image_id"), (names, "category_id")))
+        held = (
+            {"image": image.get("file_name"), "width": image.get("width"), "height": image.get("height")}
+            if image
+            else {}
+        )
+        held |= {"phrase": kind.get("name")} if kind else {}
+        yield f"annotation {place}", held | entry
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _id(entry: Any) -> Any:
+    return _key(entry.get("id")) if isinstance(entry, dict) else None
+
+
+def _key(value: Any) -> int | str | None:
+    return value if isinstance(value, (int, str)) else None
+
+
+class Table(Annotated):
+    """Photographs named by a table of image, phrase and box; a phrase for each distinct one of an image.
+
+    Args:
+        root: the table, with the photographs beside it; or their folder, where `table` names the file.
+        split: of no meaning here.
+        table: the file, in `root` or anywhere.
+
+    A photograph's size is read from it, or from the columns `width` and `height`, in which case it may be absent.
+    """
+
+    name = "table"
+
+    def __init__(self, root: Path, split: str = "", table: str | None = None) -> None:
+        super().__init__()
+        path = Path(root) if table is None else Path(root) / str(table)
+        path = Path(str(table)) if table is not None and not is_there(path) else path
+        if path.is_dir():
+            raise ConfigError(f"{root} is a folder of photographs; name the table, data.options.table=FILE")
+        self.photos = path.parent if table is None else Path(root)
+        #: of COCO's JSON, number -> class and image -> number, by which results name them
+        self.classes: dict[str, ClassName] = {}
+        self.numbers: dict[str, str] = {}
+        groups: dict[str, list[Row]] = {}
+        for row in rows(path, "the table", self.skipped):
+            image, phrase = row.text("image"), row.text("phrase")
+            if image and phrase:
+                groups.setdefault(image, []).append(row)
+                self.numbers[image] = row.text("number") or image
+                if number_of := row.text("category"):
+                    one = self.classes.get(number_of, ClassName(phrase, 0, phrase)).phrase == phrase
+                    self.classes[number_of] = ClassName(
+                        phrase, 0, phrase if one else ""
+                    )  # several: it names none
+            else:
+                lacks = " and ".join(n for n, t in (("image", image), ("phrase", phrase)) if not t)
+                there = ", ".join(row.cells) or "nothing"
+                self.skipped.note("rows", f"{row.where}: it has no {lacks}, but {there}")
+        entries = ((brief(image)[1:-1], partial(self._read, image, found)) for image, found in groups.items())
+        self.fill(entries, f"the table {path}")
+
+    def _read(self, image: str, group: list[Row]) -> GroundingSample:
+        path = image_path(self.photos, image)
+        size = self._size(path, group[0])
+        objects: dict[ClassName, list[Box]] = {}
+        for row in group:
+            phrase = row.text("phrase")
+            try:
+                boxes, _ = row.boxes()
+                cut = [self.fit(f"{image}, {row.where}", box, size) for box in boxes]
+            except DataError as error:
+                raise DataError(f"{row.where}: {error}") from None
+            if cut:
+                objects.setdefault(ClassName(phrase, 0, phrase), []).extend(cut)
+            else:
+                self.skipped.note("rows without a box", f"{image}, {row.where}: {brief(phrase)}")
+        if not objects:
+            raise DataError("no box")
+        return self.class_sample(image, path, size, objects)
+
+    @staticmethod
+    def _size(path: Path, row: Row) -> Size:
+        if {"width", "height"} <= set(row.cells):
+            return frame(number(row.cells["height"], "height"), number(row.cells["width"], "width"))
+        return frame(*picture_size(existing(path))[0])
+
+
+class Places:
+    """Finds what a row names among the samples of a dataset; a LookupError says that there is no such thing."""
+
+    def __init__(self, samples: Annotated):
+        self.images: dict[str, GroundingSample] = {sample.image_id: sample for sample in samples}
+        numbers, names = image_numbers(samples), categories(samples)
+        others = [(n, s) for s in samples for n in {s.path.name, s.path.stem, str(numbers[s.image_id])}]
+        often = Counter(name for name, _ in others)
+        self.images |= {name: s for name, s in others if often[name] == 1 and name not in self.images}
+        self.categories = {str(number): name for number, name in names.items()}
+        self.numbered = {s.image_id: numbered(s) for s in samples}
+        self.phrases = cache(self._phrases)  # a file may have hundreds of boxes of a phrase, a row each
+
+    def called(self, image: str, thing: int | str) -> str:
+        """A phrase of an image, by its index, or a chain by its name, for people."""
+        if isinstance(thing, str):
+            return f"chain {thing}"
+        sentence, index = self.numbered[image][thing]
+        at = f" (sentence {sentence}, phrase {index})" if sentence >= 0 else ""
+        return brief(self.images[image].phrases[thing].text) + at
+
+    def of(self, row: Row, by_chain: bool) -> tuple[GroundingSample, list[int | str]]:
+        """The image of a row, and the indices of its phrases or the name of the chain that the row answers.
+
+        `by_chain` prefers the chain, which otherwise stands for a row that names no phrase.
+        """
+        name, text = row.text("image"), row.text("phrase")
+        sample = self.images.get(name) or self.images.get(name.replace("\\", "/").rpartition("/")[2])
+        if sample is None:
+            said = f"no image {brief(name)}" if name else f"it names no image, but {', '.join(row.cells)}"
+            raise LookupError(said)
+        sentence, index, entity = row.whole("sentence"), row.whole("phrase_index"), row.text("entity")
+        text = text or self.categories.get(row.text("category"), "")
+        if entity and (by_chain or not (text or index is not None)):
+            if entity in {phrase.entity for phrase in sample.phrases}:
+                return sample, [entity]
+            raise LookupError(f"{name} has no chain {brief(entity)}")
+        if found := self.phrases(sample.image_id, text, sentence, index):
+            return sample, [*found]
+        what = f"phrase {brief(text)}" if text else "phrase that is named"
+        at = "".join(f", {k} {v}" for k, v in (("sentence", sentence), ("index", index)) if v is not None)
+        raise LookupError(f"{name} has no {what}{at}")
+
+    def _phrases(self, image: str, text: str, sentence: int | None, index: int | None) -> tuple[int, ...]:
+        """Indices of the phrases of this text, if any, at this place, if any; a class has its name too."""
+        there = {}
+        for i, (place, p) in enumerate(zip(self.numbered[image], self.images[image].phrases, strict=True)):
+            if sentence in (None, place[0]) and index in (None, place[1]):
+                there[i] = [p.text, p.entity] if p.sentence < 0 else [p.text]
+        if not text:
+            return () if index is None else tuple(there)
+        exact = tuple(i for i, names in there.items() if text in names)
+        return exact or tuple(i for i, names in there.items() if plain(text) in map(plain, names))
+
+
+def plain(text: str) -> str:
+    """A text whose case and blanks do not count."""
+    return " ".join(text.split()).casefold()
+
+
+def numbered(sample: GroundingSample) -> list[tuple[int, int]]:
+    """Per phrase the number of its caption (-1: none) and its own in it, from 0, as the annotation counts them."""
+    own = [p.sentence for p in sample.phrases]
+    return sample.facts.get("places") or [(s, own[:i].count(s)) for i, s in enumerate(own)]
+
+
+def categories(samples: Annotated) -> dict[Any, str]:
+    """Number -> phrase: the classes of a set that numbers them, else all its phrases in alphabetical order from 1."""
+    if classes := getattr(samples, "classes", None):
+        return {number: kind.phrase for number, kind in classes.items()}
+    return dict(enumerate(sorted({p.text for sample in samples for p in sample.phrases}), start=1))
+
+
+def image_numbers(samples: Annotated) -> dict[str, Any]:
+    """Image id -> its number in COCO's JSON: the file's own, the id where all are numbers, or its place from 1."""
+    ids, own = [sample.image_id for sample in samples], getattr(samples, "numbers", {})
+    whole = all(name.isascii() and name.isdigit() for name in ids)
+    return {name: own.get(name, int(name) if whole else place) for place, name in enumerate(ids, start=1)}

@@ -1,0 +1,352 @@
+"""Methods of other people under our protocols: predictions read from a file, and detectors of transformers.
+
+    predictions:FILE   a table or COCO's JSON of image, phrase, point and / or boxes (datasets/table.py)
+    transformers:ID    zero-shot object detection from a folder or a hub: OWL-ViT, OWLv2, Grounding DINO
+
+A row of a file names its photograph, by id or file name, and its phrase: by the text, which answers each mention of
+it in that image; by `sentence` and `phrase_index`, both from 0, for one mention; or by `entity` alone for a chain. A
+row with a `protocol` answers that protocol alone, and goes before one without. Rows of one phrase that each have a
+score are its boxes, best first; of any other two the first counts, and the second is named. A chain without a row of
+its own has the boxes of its mentions together and the point of the mention that is surest. A phrase without an answer
+is named and is a miss. A file without points, or without boxes, has no value under the protocols that ask for them.
+
+A detector was trained on boxes, which its rows say. It has no map: it points at the centre of its first box.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+
+from phrase_loc.boxes import rescale
+from phrase_loc.datasets.annotations import Annotated, Size, fit_box
+from phrase_loc.datasets.table import Places, Row, categories, image_numbers, numbered, rows
+from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose
+from phrase_loc.evaluation.evaluator import Plan, framed
+from phrase_loc.evaluation.protocols import PROTOCOLS, Protocol
+from phrase_loc.evaluation.targets import Answers, Batch, Method, Query, Request, gather
+from phrase_loc.files import digest, reason, writing
+from phrase_loc.images import load_image
+from phrase_loc.skipped import Skipped
+from phrase_loc.structures import GroundingSample
+from phrase_loc.tables import TABLE_ENDINGS
+
+PREDICTIONS, TRANSFORMERS = PREFIXES = ("predictions:", "transformers:")
+EMPTY = ("point_x", "point_y", "x1", "y1", "x2", "y2", "score")
+#: Types of networks -> whether all phrases of an image are asked at once, each of all boxes.
+TOGETHER = {"owlvit": True, "owlv2": True, "grounding-dino": False, "mm-grounding-dino": False}
+MEND = (
+    "expected pixels of the annotated image, boxes as x1, y1, x2, y2; mend or drop the row (none is a miss)"
+)
+
+#: (image id, index of the phrase in its sample or name of a chain, name of a protocol or '' for all)
+Key: TypeAlias = tuple[str, int | str, str]
+
+
+def is_external(name: str) -> bool:
+    """Whether a method is one of these."""
+    return name.startswith(PREFIXES)
+
+
+def hint(name: str) -> str:
+    """What was meant by the bare name of a file."""
+    return f" (did you mean '{PREDICTIONS}{name}'?)" if name.endswith((*TABLE_ENDINGS, ".json")) else ""
+
+
+def load(
+    names: Sequence[str], samples: Annotated, protocols: Sequence[Protocol], device: torch.device
+) -> "dict[str, Predictions | Detector]":
+    """The methods among `names` that are these; a file is read and a network loaded."""
+    return {
+        name: Predictions(name, samples, protocols)
+        if name.startswith(PREDICTIONS)
+        else Detector(name, device)
+        for name in names
+        if is_external(name)
+    }
+
+
+@dataclass
+class Answer:
+    """What a file says of one thing."""
+
+    where: str = ""
+    point: list[float] | None = None
+    boxes: list[tuple[float, ...]] = field(default_factory=list)  # x1, y1, x2, y2, score, best first
+    scored: bool = False
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a 'point', or a 'box'."""
+        return self.point is not None if kind == "point" else bool(self.boxes)
+
+
+def best_first(boxes: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Boxes with scores as one ranking; equal scores keep their order."""
+    return sorted(boxes, key=lambda box: -box[4])
+
+
+def needed(protocol: Protocol) -> str:
+    """What a protocol asks for."""
+    return "point" if "pointing" in protocol.kind else "box"
+
+
+def answers(points: Tensor, ranked: Sequence[Tensor], request: Request) -> Answers:
+    """Answers of points (P, 2), NaN for none, and P rankings (n, 5)."""
+    table = pad_sequence(list(ranked), batch_first=True, padding_value=torch.nan)
+    first = pad(table, (0, 0, 0, 1), value=torch.nan)[:, 0, :4]
+    known = ~(points[:, 0].isnan() & first[:, 0].isnan())
+    boxes = dict.fromkeys(request.map_boxes, first)
+    top = table[:, : request.top_k]
+    return Answers(known, dict.fromkeys(request.borders, points), top[..., :4], top[..., 4], boxes)
+
+
+class Predictions(Method):
+    """The answers of a file; which row belongs to what stands in the head of this module."""
+
+    needs_image, by_phrase = False, False
+
+    def __init__(self, name: str, samples: Annotated, protocols: Sequence[Protocol]):
+        self.name, self.path = name, Path(name.removeprefix(PREDICTIONS)).expanduser()
+        self.notes, self.found, self.places = Skipped(), dict[Key, Answer](), Places(samples)
+        for row in rows(self.path, "the predictions", self.notes):
+            try:
+                protocol = row.text("protocol") and choose(PROTOCOLS, row.text("protocol"), "protocol").name
+                sample, things = self.places.of(row, bool(protocol) and PROTOCOLS[protocol].unit == "entity")
+                answer = _checked(row, sample.size)
+            except LookupError as error:
+                self.notes.note("predictions of nothing that is asked", f"{row.where}: {error.args[0]}")
+                continue
+            except PhraseLocError as error:
+                raise DataError(f"{self.path}, {row.where}: {error}; {MEND}") from None
+            for thing in things if answer.point or answer.boxes else ():  # an empty one was not filled in
+                self._add((sample.image_id, thing, protocol), answer)
+        self.notes.refuse_if_empty(
+            len(self.found), f"the predictions {self.path} for the data {samples.name}"
+        )
+        if max(max(chain(a.point or (), *(box[:4] for box in a.boxes))) for a in self.found.values()) <= 1:
+            raise DataError(f"{self.path}: no number is above 1; expected pixels, not shares of the sides")
+        self.gives = {(kind, k[2]) for k, a in self.found.items() for kind in ("point", "box") if a.has(kind)}
+        if all(self.lacks(protocol) for protocol in protocols):
+            raise ConfigError(
+                f"{self.lacks(protocols[0])}, and no protocol asks for anything else; choose others"
+            )
+        self.fingerprint = digest(self.path)
+
+    def _add(self, key: Key, new: Answer) -> None:
+        old = self.found.setdefault(key, new)
+        if old is new:
+            return
+        again = new.point not in (None, old.point) or not {*new.boxes}.isdisjoint(old.boxes)
+        if again or not (old.scored and new.scored):
+            said = f"{new.where}: {key[0]}, {self.places.called(*key[:2])} stands in {old.where} already"
+            self.notes.note("doubled predictions (the first counts)", said)
+        else:
+            self.found[key] = Answer(old.where, old.point, best_first(old.boxes + new.boxes), True)
+
+    def lacks(self, protocol: Protocol) -> str:
+        """Says that no row has a point, or a box."""
+        kind = needed(protocol)
+        gives = (kind, "") in self.gives or (kind, protocol.name) in self.gives
+        elsewhere = f" under {protocol.name}" if any(kind == given for given, _ in self.gives) else ""
+        return "" if gives else f"{self.path.name} has no {kind}{elsewhere}"
+
+    def skipped(self, plan: Plan) -> Skipped:
+        """What is wrong with the rows, and the things that are counted and have no answer."""
+        for protocol in (p for p in plan.protocols if not self.lacks(p)):
+            kind = f"phrases without a {needed(protocol)} (misses)"
+            for sample in plan.samples:
+                for members in gather(protocol, sample).members:
+                    if not self._of(protocol, sample, members).has(needed(protocol)):
+                        called = self.places.called(sample.image_id, members[0])
+                        self.notes.note(kind, f"{sample.image_id}, {called}")
+        return self.notes
+
+    def answer_batch(self, protocol: Protocol, batch: Batch) -> Answers:
+        """What the file says of the things that a protocol counts in an image."""
+        found = [self._of(protocol, batch.sample, members) for members in batch.members]
+        points = torch.tensor([answer.point or [torch.nan] * 2 for answer in found])
+        ranked = [torch.tensor(answer.boxes).reshape(-1, 5) for answer in found]
+        return answers(points, ranked, Request.of([protocol]))
+
+    def _of(self, protocol: Protocol, sample: GroundingSample, members: tuple[int, ...]) -> Answer:
+        def own(thing: int | str) -> Answer | None:
+            named = self.found.get((sample.image_id, thing, protocol.name))
+            return named or self.found.get((sample.image_id, thing, ""))
+
+        if protocol.unit == "entity" and (chain_row := own(sample.phrases[members[0]].entity)):
+            return chain_row
+        parts = [answer for i in members if (answer := own(i))]
+        pointing = [answer for answer in parts if answer.point]
+        surest = max(pointing, key=lambda a: a.boxes[0][4] if a.boxes else -torch.inf, default=Answer())
+        return Answer("", surest.point, best_first([box for answer in parts for box in answer.boxes]))
+
+
+def _checked(row: Row, size: Size) -> Answer:
+    """What a row says, in the frame (H, W) of its image; DataError where that can be no answer."""
+    point, (boxes, scores) = row.point(), row.boxes()
+    for box in boxes:  # what reaches out of the picture is not cut, as in published scripts
+        fit_box(box, size, thin=True)
+    if point and not all(-1 <= value <= side + 1 for value, side in zip(point, size[::-1], strict=True)):
+        where = f"({point[0]:g}, {point[1]:g}) lies outside the {size[1]} x {size[0]} image"
+        raise DataError(f"its point {where}")
+    ranked = scores or [1 / rank for rank in range(1, len(boxes) + 1)]
+    found = [(*box, score) for box, score in zip(boxes, ranked, strict=True)]
+    return Answer(row.where, point, best_first(found), scores is not None)
+
+
+class Detector(Method):
+    """Zero-shot object detection of transformers; a phrase's boxes are all that the network has, by its scores."""
+
+    needs_image = True
+    supervision = "trained on boxes"
+    note = "a detector points at the centre of its first box"
+
+    def __init__(self, name: str, device: torch.device):
+        from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
+
+        self.name, source = name, name.removeprefix(TRANSFORMERS)
+        try:
+            kind = AutoConfig.from_pretrained(source).model_type
+            if kind not in TOGETHER:
+                raise ConfigError(f"{name} is a {kind}, no detector; expected one of {', '.join(TOGETHER)}")
+            self.processor = AutoProcessor.from_pretrained(source)
+            self.network = AutoModelForZeroShotObjectDetection.from_pretrained(source).to(device).eval()
+        except ConfigError:
+            raise
+        except Exception as error:  # of a broken folder or without a network, transformers raises anything
+            why = f"cannot be loaded ({type(error).__name__}: {reason(error)})"
+            raise DataError(
+                f"{name} {why}; give a folder with its files, or a hub id and a network"
+            ) from None
+        self.together, self.device = TOGETHER[kind], device
+        self.fingerprint = weights_digest(self.network)
+        self.last: tuple[GroundingSample | None, dict[str, Tensor]] = (None, {})
+
+    @torch.inference_mode()
+    def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
+        """Answer distinct queries about one image; a chain has the boxes of its mentions together."""
+        if self.last[0] is not sample:
+            self.last = (sample, {})
+        found = self.last[1]
+        if new := [p for p in dict.fromkeys(p for query in queries for p in query) if p not in found]:
+            found |= self._detect(load_image(framed(sample).picture), new, sample.size)
+        pooled = [torch.cat([found[p] for p in dict.fromkeys(query)]) for query in queries]
+        ranked = [boxes[boxes[:, 4].argsort(descending=True, stable=True)] for boxes in pooled]
+        centres = torch.stack([(boxes[0, :2] + boxes[0, 2:4]) / 2 for boxes in ranked])
+        return answers(centres, [boxes[: max(1, request.top_k)] for boxes in ranked], request)
+
+    def _detect(self, picture: Image.Image, phrases: list[str], size: Size) -> dict[str, Tensor]:
+        """Per phrase (n, 5) boxes in the frame (H, W) and their scores."""
+        frame, found = (picture.height, picture.width), dict[str, Tensor]()
+        for group in [phrases] if self.together else [[p] for p in phrases]:
+            texts: Any = [group] if self.together else f"{group[0].lower().replace('.', ' ').strip()}."
+            inputs = self.processor(text=texts, images=picture, return_tensors="pt", truncation=True)
+            outputs = self.network(**inputs.to(self.device))
+            process = self.processor.post_process_grounded_object_detection
+            boxes = process(outputs, threshold=-1.0, target_sizes=[frame])[0]["boxes"]
+            scores = outputs.logits[0].sigmoid()  # (n, phrases), or (n, tokens) of the one phrase
+            scores = scores if self.together else scores.amax(1, keepdim=True)
+            boxes, scores = rescale(boxes.float().cpu(), frame, size), scores.float().cpu()
+            found |= {p: torch.cat([boxes, scores[:, [i]]], 1) for i, p in enumerate(group)}
+        return found
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """A hash of the weights of a network."""
+    found = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        found.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def template(
+    samples: Annotated,
+    chosen: Sequence[GroundingSample],
+    protocols: Sequence[Protocol],
+    method: Method | None,
+) -> Iterator[dict[str, Any]]:
+    """What `predictions:FILE` may answer, a row a mention, its answer empty; or the answers of a method, by protocol.
+
+    `image_id` and `category_id` are the numbers to write in results of COCO's form.
+    """
+    kinds = {name: number for number, name in categories(samples).items()}
+    numbers = image_numbers(samples)
+    for sample in chosen:
+        shared = {
+            "image": sample.image_id,
+            "file_name": sample.path.name,
+            "image_id": numbers[sample.image_id],
+        }
+        shared |= {"width": sample.size[1], "height": sample.size[0]}
+        things = []
+        for (sentence, index), p in zip(numbered(sample), sample.phrases, strict=True):
+            place = {"sentence": sentence if sentence >= 0 else None, "phrase_index": index, "phrase": p.text}
+            things.append(shared | place | {"category_id": kinds.get(p.text), "entity": p.entity or None})
+        batches = [(protocol, gather(protocol, sample)) for protocol in protocols]
+        if method is None:
+            counted = {i for _, batch in batches for members in batch.members for i in members}
+            yield from (things[i] | dict.fromkeys(EMPTY) for i in sorted(counted))
+            continue
+        for protocol, batch in (pair for pair in batches if len(pair[1])):
+            for members, text, answer in zip(
+                batch.members, batch.texts, _answered(method, protocol, batch), strict=True
+            ):
+                chain = {"sentence": None, "phrase_index": None} if protocol.unit == "entity" else {}
+                yield things[members[0]] | chain | {"phrase": text, "protocol": protocol.name} | answer
+
+
+def _answered(method: Method, protocol: Protocol, batch: Batch) -> Iterator[dict[str, Any]]:
+    """Per thing of a batch its point, or its boxes and their scores."""
+    queries = list(dict.fromkeys(batch.queries))
+    found = method.answer(batch.sample, queries, Request.of([protocol]))
+    found = found.take([queries.index(query) for query in batch.queries])
+    empty: dict[str, Any] = {"point_x": None, "point_y": None, "boxes": [], "scores": []}
+    if needed(protocol) == "point":
+        points = found.peaks[protocol.border].tolist()
+        yield from (empty | ({} if x != x else {"point_x": x, "point_y": y}) for x, y in points)
+        return
+    if protocol.map_box:  # the one box is what counts
+        found = replace(
+            found,
+            boxes=found.map_boxes[protocol.map_box][:, None],
+            scores=found.scores.new_ones(len(batch), 1),
+        )
+    for boxes, scores in zip(found.boxes, found.scores, strict=True):
+        there = ~boxes.isnan().any(1)
+        yield empty | {"boxes": boxes[there].tolist(), "scores": scores[there].tolist()}
+
+
+def write_template(path: Path, records: Iterable[dict[str, Any]]) -> int:
+    """Writes rows as .csv, .jsonl or .parquet, lists of CSV as JSON; how many."""
+    if path.exists():  # perhaps the one that was filled in
+        raise ConfigError(f"{path} is there already; choose another file")
+    listed = list(records)
+    if not listed:
+        raise DataError("the protocols count nothing in these images; choose others")
+    with writing(path, "choose another file") as part:
+        if path.suffix == ".parquet":
+            from pyarrow import Table, parquet
+
+            parquet.write_table(Table.from_pylist(listed), part)
+        else:
+            with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                if path.suffix == ".jsonl":
+                    file.writelines(json.dumps(record) + "\n" for record in listed)
+                else:
+                    table = csv.DictWriter(file, list(listed[0]))
+                    table.writeheader()
+                    lists = (
+                        {k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()} for r in listed
+                    )
+                    table.writerows(lists)
+    return len(listed)

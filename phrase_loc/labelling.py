@@ -1,0 +1,367 @@
+"""From tagged photographs to labels: classes and their phrases, thresholds, boxes without doubles, a summary.
+
+    DIR/answers.jsonl          all that the model said (`streaming.answer_many`): resumed, shared by all formats
+    DIR/coco.json, yolo/, ...  the labels, each written anew at the end by `label_formats`
+    DIR/summary.json           what was labelled, by class, and what was left out and why
+    DIR/sheet.html             the photographs with their boxes, the most doubtful first
+
+A threshold is on `present`, the probability that the photograph shows a phrase, and says nothing of the box.
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import torch
+import yaml
+
+from phrase_loc import files
+from phrase_loc.boxes import iou
+from phrase_loc.display import utf8
+from phrase_loc.distributed import World
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.gallery import MOST, write_page
+from phrase_loc.images import VIDEO_ENDINGS, frames
+from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, labelling_interface
+from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.streaming import Question, answer_many, questions_of
+from phrase_loc.structures import FOUND_AT
+from phrase_loc.text.splitting import split_phrases
+
+CANDIDATES = 10  # boxes of a phrase among which further instances are looked for
+INSTANCE = 0.5  # share of the best box's mass per area**gamma that a further instance has at least
+OVERLAP = 0.5  # greatest IoU of two boxes of a class
+INSIDE = 0.7  # greatest share of the smaller of two boxes of a class that may lie in the other
+SHOWN = 10  # photographs that were left out that a summary names
+SHARE = 0.2  # of the photographs that show a class, where nothing better is known
+
+
+class LabelClass(NamedTuple):
+    """A class, what is asked for it, its threshold on `present`, its share of the photographs (None: as for all)."""
+
+    name: str
+    phrases: tuple[str, ...]
+    threshold: float | None = None
+    share: float | None = None
+
+
+class Rules(NamedTuple):
+    """Which boxes become labels: see `thresholds_of`; `instances` is the most of a class in a photograph."""
+
+    precision: float | None = None
+    threshold: float | None = None
+    share: float = SHARE
+    instances: int = 1
+
+
+def read_classes(path: Path) -> list[LabelClass]:
+    """The classes of a file: YAML by its ending, else lines `name: phrase, phrase` or `name`; '#' opens a comment.
+
+    In YAML a class is `name: phrase`, `name: [phrase, ...]` or `name: {phrases: ..., threshold: 0.6, share: 0.1}`, or
+    the file is a list of names. Raises a DataError that says which class is wrong.
+    """
+    text = files.read_text(path, what := "the file of classes")
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        try:
+            content = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise DataError(f"{what} {path} is no YAML ({files.reason(error)}); mend it") from None
+        pairs = [(name, None) for name in content] if isinstance(content, list) else content
+        pairs = list(pairs.items()) if isinstance(pairs, dict) else pairs or []
+    else:
+        lines = (line.strip() for line in text.splitlines())
+        pairs = [line.partition(":")[::2] for line in lines if line and not line.startswith("#")]
+    if not isinstance(pairs, list) or not pairs:
+        raise DataError(f"{what} {path} names no class; write a line `name: phrase, phrase` for each")
+    classes = [_class(name, value, f"{what} {path}") for name, value in pairs]
+    twice = [name for name, n in Counter(c.name for c in classes).items() if n > 1]
+    if twice:
+        raise DataError(f"{what} {path} names {twice[0]!r} twice; put all its phrases on one line")
+    return classes
+
+
+def _class(name: Any, value: Any, where: str) -> LabelClass:
+    own: dict[str, Any] = value if isinstance(value, dict) else {"phrases": value}
+    if unknown := sorted(map(str, own.keys() - {"phrases", "threshold", "share"})):
+        raise DataError(
+            f"{where}: {name!r} has {unknown[0]!r}; a class has `phrases`, `threshold` and `share`"
+        )
+    for key in ("threshold", "share"):
+        number = own.get(key)
+        if number is not None and not (type(number) in (int, float) and 0 <= number <= 1):
+            raise DataError(f"{where}: the {key} of {name!r} is a number from 0 to 1, got {number!r}")
+    if not isinstance(name, str) or not (name := name.strip()):
+        raise DataError(f"{where}: a class has a name in letters, got {name!r}; put it in quotes")
+    value = own.get("phrases")
+    given = value if isinstance(value, list) else [value]
+    if not all(phrase is None or isinstance(phrase, str) for phrase in given):
+        raise DataError(f"{where}: the phrases of {name!r} are texts, got {value!r:.80}; put them in quotes")
+    phrases = [phrase for text in given for phrase in split_phrases(text or "")]
+    return LabelClass(name, tuple(dict.fromkeys(phrases)) or (name,), own.get("threshold"), own.get("share"))
+
+
+def phrases_of(classes: Sequence[LabelClass]) -> list[str]:
+    """Each phrase once, in order."""
+    return list(dict.fromkeys(phrase for c in classes for phrase in c.phrases))
+
+
+def check_classes(localizer: PhraseLocalizer, classes: Sequence[LabelClass], rules: Rules) -> list[str]:
+    """Notes on classes and phrases that the model does not know; a ConfigError where there is nothing to label."""
+    calibrated = bool(localizer.model.config.calibration)
+    if not calibrated and rules.threshold != 0:
+        raise ConfigError(
+            "labels need a model that says probabilities, and this one is not calibrated; run `phrase-loc calibrate` "
+            "on it, or give --threshold 0 to label every phrase in every photograph"
+        )
+    phrases = phrases_of(classes)
+    known = {p: e.known and e.head_known for p, e in zip(phrases, localizer.encode(phrases), strict=True)}
+    without = [c.name for c in classes if not any(known[phrase] for phrase in c.phrases)]
+    if len(without) == len(classes):
+        raise ConfigError(
+            f"the model knows no noun of the phrases ({', '.join(phrases[:5])}); use other words, or --synonyms"
+        )
+    notes = [f"class {name!r} gets no label: the model does not know its nouns" for name in without]
+    passed = [p for c in classes if c.name not in without for p in c.phrases if not known[p]]
+    return notes + [f"{p!r} is not labelled: the model does not know its noun" for p in dict.fromkeys(passed)]
+
+
+def thresholds_of(
+    present: np.ndarray, classes: Sequence[LabelClass], rules: Rules, calibration: dict[str, Any]
+) -> list[float]:
+    """The probability from which each class is labelled; 2 where no photograph reaches the wanted precision.
+
+    A class's own threshold goes first, then `rules.threshold`, then `rules.precision`, else the model's `found_at`.
+    For a precision: `present` (N, C) is calibrated where half of the pairs are positive. At another share of
+    photographs with the class, the class's own or `rules.share`, its odds change by share / (1 - share) (Elkan 2001,
+    theorem 2). The threshold is the lowest from which on the mean of these, the expected share of true labels, is at
+    least the precision.
+    """
+    found = float(calibration.get("found_at", FOUND_AT)) if rules.threshold is None else rules.threshold
+    chosen = []
+    for column, c in zip(present.T, classes, strict=True):
+        level = found
+        if rules.precision is not None:
+            said = np.sort(column[~np.isnan(column)].astype(np.float64))[::-1]
+            share = rules.share if c.share is None else c.share
+            expected = share * said / (share * said + (1 - share) * (1 - said))
+            precise = np.flatnonzero(expected.cumsum() >= rules.precision * np.arange(1, len(said) + 1))
+            level = float(said[precise[-1]]) if len(precise) else 2.0
+        chosen.append(level if c.threshold is None else c.threshold)
+    return chosen
+
+
+@dataclass
+class Labels:
+    """The labels of a finished file of answers, read anew for each who goes through them: nothing piles up."""
+
+    answers: Path
+    classes: Sequence[LabelClass]
+    rules: Rules
+    calibration: dict[str, Any]
+    thresholds: list[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._of: dict[str, list[int]] = {}
+        for number, c in enumerate(self.classes):
+            for phrase in c.phrases:
+                self._of.setdefault(phrase, []).append(number)
+        rows = [self.present(answer) for answer in self.read() if "error" not in answer]
+        present = np.array(rows, np.float32).reshape(-1, len(self.classes))
+        self.thresholds = thresholds_of(present, self.classes, self.rules, self.calibration)
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The answers, one at a time."""
+        with files.told(self.answers, "the file of answers"), self.answers.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+    def present(self, answer: dict[str, Any]) -> np.ndarray:
+        """The greatest probability of a class's phrases: (C,), NaN where there is none."""
+        best = np.full(len(self.classes), np.nan, np.float32)
+        for p in answer["predictions"]:
+            if p["present"] is not None:
+                rows = self._of[p["phrase"]]
+                best[rows] = np.fmax(best[rows], p["present"])
+        return best
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        return map(self.labelled, self.read())
+
+    def labelled(self, answer: dict[str, Any]) -> LabelledImage:
+        """The labels of one answer, by class and score; boxes of a class that overlap are one."""
+        if "error" in answer:
+            return LabelledImage(answer["image"], (0, 0), (), answer["error"])
+        found: dict[int, list[Label]] = {}
+        for p in answer["predictions"]:
+            for number in self._of[p["phrase"]]:
+                level = self.thresholds[number]
+                if p["boxes"] and (level == 0 or (p["present"] is not None and p["present"] >= level)):
+                    found.setdefault(number, []).extend(_candidates(number, p))
+        labels = [label for number in sorted(found) for label in self._apart(found[number])]
+        return LabelledImage(answer["image"], tuple(answer["size"]), tuple(labels))
+
+    def _apart(self, candidates: list[Label]) -> list[Label]:
+        kept: list[Label] = []
+        for label in sorted(candidates, key=lambda label: -label.score):
+            if len(kept) < self.rules.instances and not any(_same(label.box, other.box) for other in kept):
+                kept.append(label)
+        return kept
+
+    def doubt(self, answer: dict[str, Any]) -> float:
+        """How near to its threshold the nearest class is, 0 nearest; infinite where nothing was asked."""
+        gaps = np.abs(self.present(answer) - np.minimum(self.thresholds, 1)) if "error" not in answer else []
+        return float(np.nanmin(gaps)) if np.isfinite(gaps).any() else math.inf
+
+
+def _candidates(number: int, p: dict[str, Any]) -> Iterator[Label]:
+    """A phrase's boxes as labels: `present` times the box's mass per area**gamma as a share of the best one's."""
+    present = 1.0 if p["present"] is None else p["present"]
+    for box in p["boxes"]:
+        share = math.exp(min(0.0, box["score"] - p["boxes"][0]["score"]))
+        if share >= INSTANCE:
+            score = round(present * share, 4)
+            yield Label(number, tuple(box["xyxy"]), score, p["phrase"], present, box.get("mask"))
+
+
+def _same(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two boxes are taken for one thing: they overlap, or one lies mostly in the other."""
+    a, b = torch.tensor([one]), torch.tensor([other])
+    if float(iou(a, b)) > OVERLAP:
+        return True
+    sides = (torch.minimum(a[0, 2:], b[0, 2:]) - torch.maximum(a[0, :2], b[0, :2])).clamp(min=0)
+    smaller = min(float((x[0, 2:] - x[0, :2]).prod()) for x in (a, b))
+    return float(sides.prod()) > INSIDE * smaller
+
+
+def label(
+    localizer: PhraseLocalizer,
+    images: Sequence[str],
+    classes: Sequence[LabelClass],
+    folder: Path,
+    formats: Sequence[str],
+    rules: Rules,
+    url: str | None,
+    world: World,
+    **options: Any,
+) -> dict[str, Any] | None:
+    """Answers all photographs into `folder`, then writes labels, sheet and summary; the summary, in the main process.
+
+    The `options` are those of `answer_many`. Answers that are there already are used: other thresholds and formats
+    cost seconds. `url` stands before a name in Label Studio's tasks, None for its local files, served from the folder
+    above the photographs'. Raises what `answer_many` raises, and a DataError where another process labels into it.
+    """
+    answers = folder / "answers.jsonl"
+    sentence = f"another process is labelling into {folder}; wait for it, or give another --output"
+    with ExitStack() as held:
+        world.from_main(lambda: held.enter_context(files.lock(folder / ".label.lock", sentence)))
+        questions = [Question(image, tuple(phrases_of(classes))) for image in images]
+        top_k = 1 if rules.instances == 1 else CANDIDATES
+        answer_many(localizer, questions, answers, top_k=top_k, world=world, **options)
+        if not world.is_main:
+            return None
+        labels = Labels(answers, classes, rules, localizer.model.config.calibration)
+        root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images]))
+        place = Place(root, [c.name for c in classes], url or f"/data/local-files/?d={quote(root.name)}/")
+        for name in formats:
+            with files.writing(folder / FORMATS[name].name) as temporary:
+                FORMATS[name].write(labels, place, temporary)
+        if "labelstudio" in formats:
+            files.write_text(folder / "labelstudio.xml", labelling_interface(place.classes))
+        found = summary(labels)
+        write_sheet(labels, folder / "sheet.html")
+        files.write_text(folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        return found
+
+
+def photographs(
+    given: Sequence[str],
+    classes: Sequence[LabelClass],
+    folder: Path,
+    every: int | None,
+    note: Callable[[str], None],
+) -> list[str]:
+    """Photographs, those in folders, and frames of videos, which go to `folder`; `note` is told what is left out."""
+    found: dict[str, None] = {}
+    own = os.path.realpath(folder) + os.sep
+    for path in map(Path, given):
+        if path.suffix.lower() in VIDEO_ENDINGS and path.is_file():
+            taken = frames(path, every, folder / "frames" / path.stem)
+            note(f"{path}: {len(taken)} frames are labelled, each alone (nothing is tracked)")
+            found |= dict.fromkeys(taken)
+        else:
+            seen = [q.image for q in questions_of(path, phrases_of(classes), note)]
+            others = [image for image in seen if not os.path.realpath(image).startswith(own)]
+            if len(others) < len(seen):
+                note(f"left out {len(seen) - len(others)} photographs in {folder}, the output")
+            found |= dict.fromkeys(others)
+    if not found:
+        raise DataError(f"no photograph is left to label in {', '.join(given)}; name another folder")
+    return list(found)
+
+
+def summary(labels: Labels) -> dict[str, Any]:
+    """Photographs, how many have no label, boxes and threshold of each class, and what was left out and why."""
+    boxes, counts, left_out = Counter[int](), Counter[str](), []
+    for image in labels:
+        boxes.update(one.category for one in image.labels)
+        counts["photographs"] += 1
+        counts["without a label"] += not image.labels and image.error is None
+        if image.error is not None:
+            left_out.append({"image": utf8(image.image), "why": utf8(image.error)})
+    rows = {
+        c.name: {"boxes": boxes[number], "threshold": round(level, 4) if level <= 1 else None}
+        for number, (c, level) in enumerate(zip(labels.classes, labels.thresholds, strict=True))
+    }
+    return {**counts, "boxes": boxes.total(), "classes": rows, "left_out": left_out}
+
+
+def told(found: dict[str, Any], folder: Path) -> str:
+    """A summary for people."""
+    width = max(map(len, found["classes"]))
+    lines = [f"  {'class':<{width}}  labels  where `present` is at least"]
+    for name, row in found["classes"].items():
+        level = "(the precision is not reached)" if row["threshold"] is None else f"{row['threshold']:.2f}"
+        lines.append(f"  {name:<{width}}  {row['boxes']:>6}  {level}")
+    left_out = [f"  left out: {entry['why']}" for entry in found["left_out"][:SHOWN]]
+    left_out += [f"  and {more} more"] if (more := len(found["left_out"]) - SHOWN) > 0 else []
+    head = (
+        f"{found['photographs']} photographs, {found['boxes']} labels, {found['without a label']} without one, "
+        f"{len(found['left_out'])} left out; written to {folder}"
+    )
+    return "\n".join([head, *lines, *left_out])
+
+
+def write_sheet(labels: Labels, page: Path) -> None:
+    """A page of the photographs with the boxes of their labels; those nearest to a threshold come first."""
+    doubts = [labels.doubt(answer) for answer in labels.read()]
+    shown = sorted(range(len(doubts)), key=doubts.__getitem__)[:MOST]
+    places = {number: place for place, number in enumerate(shown)}
+    rows: list[list[dict[str, Any]]] = [[] for _ in shown]
+    for number, answer in enumerate(labels.read()):
+        if number in places:
+            rows[places[number]] = _sheet_rows(labels, answer)
+    write_page(rows, page, page.parent.name, len(doubts))
+
+
+def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each class, with its boxes where it is labelled, for the page of `gallery`."""
+    image = labels.labelled(answer)
+    if image.error is not None:
+        return [{"image": image.image, "error": image.error}]
+    present = labels.present(answer)
+    rows = []
+    for number, (c, level) in enumerate(zip(labels.classes, labels.thresholds, strict=True)):
+        boxes = [list(one.box) for one in image.labels if one.category == number]
+        said = None if np.isnan(present[number]) else float(present[number])
+        told = "never labelled" if level > 1 else f"labelled from {level:.0%} on"
+        row = {"image": image.image, "width": image.size[0], "height": image.size[1], "phrase": c.name}
+        state = "labelled" if boxes else "not labelled"
+        rows.append(row | {"present": said, "state": state, "boxes": boxes, "peak": None, "note": told})
+    return rows

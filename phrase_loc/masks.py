@@ -1,0 +1,148 @@
+"""A thing's outline from what points at it: the map, its box and the colours of the photograph.
+
+Within the box, what of the map lies above a level is taken for the thing, and GrabCut (Rother, Kolmogorov & Blake
+2004, as OpenCV has it) moves the border to where colours change, on a picture of at most `SIDE` pixels.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from phrase_loc.structures import Prediction
+
+SIDE = 256  # pixels of the longer side on which borders are looked for
+LEVEL = 0.3  # share of the range of the map within the box from which a pixel is probably of the thing
+ROUNDS = 2  # of GrabCut
+LEAST = 0.1  # share of the box that a refined mask covers at least; else the level set stands
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def thing_mask(
+    heat: NDArray[Any], box: Sequence[float], size: tuple[int, int], picture: Pixels | None = None
+) -> Mask:
+    """The pixels of the thing in a box: (H, W) bool, within the box and of one piece.
+
+    Args:
+        heat: (h, w) the map over the whole photograph, at any resolution.
+        box: xyxy in the photograph's pixels.
+        size: (H, W) of the photograph.
+        picture: (h', w', 3) uint8, the photograph at any resolution; None leaves the level set.
+    """
+    import cv2
+
+    scale = min(1.0, SIDE / max(size))
+    height, width = (max(1, round(side * scale)) for side in size)
+    x1, x2 = _span(box[0], box[2], size[1], width)
+    y1, y2 = _span(box[1], box[3], size[0], height)
+    fine = cv2.resize(np.asarray(heat, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    inside = fine[y1:y2, x1:x2]
+    low, high = float(inside.min()), float(inside.max())
+    mask = np.zeros((height, width), np.uint8)
+    mask[y1:y2, x1:x2] = inside >= low + LEVEL * (high - low)
+    if picture is not None:
+        small: Any = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        mask = _grown(small, mask, (x1, y1, x2, y2))
+    whole = cv2.resize(_largest(mask), (size[1], size[0]), interpolation=cv2.INTER_LINEAR) > 127
+    return whole if whole.any() else _filled(box, size)
+
+
+def mask_of(prediction: "Prediction", rank: int) -> Tensor | None:
+    """`thing_mask` in the box at a place from 0 of an answer; None where there is none, or no known photograph."""
+    if rank >= len(prediction.boxes) or prediction.size is None:
+        return None
+    picture = prediction.picture
+    pixels = None if picture is None else np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+    box = prediction.boxes[rank].tolist()
+    return torch.from_numpy(thing_mask(prediction.attention.cpu().numpy(), box, prediction.size, pixels))
+
+
+def _span(start: float, end: float, side: int, cells: int) -> tuple[int, int]:
+    """Cells that an interval of pixels covers, one at least."""
+    first = min(cells - 1, max(0, int(start * cells / side)))
+    return first, max(first + 1, min(cells, round(end * cells / side)))
+
+
+def _grown(picture: Pixels, seed: Pixels, box: tuple[int, ...]) -> Pixels:
+    """GrabCut from the level set; outside the box is background. The level set where GrabCut finds no thing."""
+    import cv2
+
+    x1, y1, x2, y2 = box
+    labels: Any = np.full(seed.shape, cv2.GC_BGD, np.uint8)
+    labels[y1:y2, x1:x2] = np.where(seed[y1:y2, x1:x2], cv2.GC_PR_FGD, cv2.GC_PR_BGD)
+    if seed.all() or (labels == cv2.GC_PR_FGD).sum() < 8 or (labels != cv2.GC_PR_FGD).sum() < 8:
+        return seed
+    models: Any = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)
+    try:
+        cv2.grabCut(picture, labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    except cv2.error:  # a picture of one colour has no model
+        return seed
+    grown = (labels & 1).astype(np.uint8)
+    return grown if grown.sum() >= LEAST * (y2 - y1) * (x2 - x1) else seed
+
+
+def _largest(mask: Pixels) -> Pixels:
+    """Its piece of most pixels, as 0 and 255."""
+    import cv2
+
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    return (
+        np.uint8(255) * (pieces == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())) if len(stats) > 1 else mask
+    )
+
+
+def _filled(box: Sequence[float], size: tuple[int, int]) -> Mask:
+    mask = np.zeros(size, bool)
+    (x1, x2), (y1, y2) = _span(box[0], box[2], size[1], size[1]), _span(box[1], box[3], size[0], size[0])
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def encoded(mask: Mask) -> dict[str, Any]:
+    """A mask (H, W) as COCO's compressed run lengths, {"size": [H, W], "counts": text}."""
+    from pycocotools import mask as rle
+
+    runs = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(mask.shape), "counts": runs["counts"].decode("ascii")}
+
+
+def decoded(runs: dict[str, Any]) -> Mask:
+    """The mask (H, W) of run lengths."""
+    from pycocotools import mask as rle
+
+    with warnings.catch_warnings():
+        # pycocotools 2.0.11 still hands numpy 2 an array without its copy keyword
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return rle.decode(runs).astype(bool)
+
+
+def rle_area(runs: dict[str, Any]) -> int:
+    """Pixels of run lengths."""
+    from pycocotools import mask as rle
+
+    return int(rle.area(runs))
+
+
+def polygons(runs: dict[str, Any], tolerance: float = 1.0) -> list[list[float]]:
+    """Outlines x, y, x, y, ... of run lengths, the one around most pixels first; holes are filled.
+
+    They run along the edges of the pixels, `tolerance` pixels aside at most.
+    """
+    import cv2
+
+    # at twice the size every second place is an edge between pixels
+    mask = decoded(runs).repeat(2, 0).repeat(2, 1).astype(np.uint8)
+    found, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    simple = [cv2.approxPolyDP(outline, 2 * tolerance, True) for outline in found]
+    simple = sorted((o for o in simple if len(o) >= 3), key=cv2.contourArea, reverse=True)
+    return [((o.reshape(-1) + 0.5) / 2).round(2).tolist() for o in simple]

@@ -1,0 +1,159 @@
+"""A table of photographs, phrases and boxes is a dataset: CSV, JSON lines, Parquet and COCO's annotations."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from phrase_loc.__main__ import main
+from phrase_loc.datasets import DATASETS
+from phrase_loc.errors import ConfigError, DataError
+from tests.evaluation.test_predictions import written
+
+ROWS = [
+    {"image": "a.jpg", "phrase": "a red hat", "x1": 10, "y1": 20, "x2": 50, "y2": 60},
+    {"image": "a.jpg", "phrase": "a red hat", "x1": 60, "y1": 20, "x2": 62, "y2": 60},
+    {"image": "a.jpg", "phrase": "the dog", "x1": 0, "y1": 0, "x2": 99, "y2": 50},
+    {"image": "sub/b.png", "phrase": "the dog", "x1": 5, "y1": 5, "x2": 30, "y2": 30},
+]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "sub").mkdir()
+    Image.new("RGB", (100, 80), "grey").save(tmp_path / "a.jpg")
+    Image.new("RGB", (40, 60), "grey").save(tmp_path / "sub/b.png")
+    return tmp_path
+
+
+def coco(path, rows=ROWS):
+    """The rows as COCO's instances without masks, numbered oddly."""
+    images, names = sorted({row["image"] for row in rows}), sorted({row["phrase"] for row in rows})
+    sizes = {"a.jpg": (100, 80), "sub/b.png": (40, 60)}
+    content = {
+        "images": [
+            {"id": 70 + i, "file_name": name, "width": sizes[name][0], "height": sizes[name][1]}
+            for i, name in enumerate(images)
+        ],
+        "categories": [{"id": 5 + 2 * i, "name": name} for i, name in enumerate(names)],
+        "annotations": [
+            {
+                "id": n,
+                "image_id": 70 + images.index(row["image"]),
+                "category_id": 5 + 2 * names.index(row["phrase"]),
+                "bbox": [row["x1"], row["y1"], row["x2"] - row["x1"], row["y2"] - row["y1"]],
+            }
+            for n, row in enumerate(rows)
+        ],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet", ".json"])
+def test_every_form_gives_the_same_samples(photos, ending):
+    path = photos / f"boxes{ending}"
+    if ending == ".json":
+        coco(path)
+    elif ending == ".tsv":
+        lines = ["\t".join(ROWS[0]), *("\t".join(map(str, row.values())) for row in ROWS)]
+        path.write_text("\n".join(lines))
+    else:
+        written(path, ROWS)
+    for found in (DATASETS["table"](root=path), DATASETS["table"](root=photos, table=path.name)):
+        assert [(s.image_id, s.size, s.path.is_file()) for s in found] == [
+            ("a.jpg", (80, 100), True),
+            ("sub/b.png", (60, 40), True),
+        ]
+        first, second = found
+        assert [p.text for p in first.phrases] == ["a red hat", "the dog"]
+        assert torch.equal(first.boxes[0], torch.tensor([[10.0, 20, 50, 60], [60, 20, 62, 60]]))
+        assert torch.equal(second.boxes[0], torch.tensor([[5.0, 5, 30, 30]]))
+        assert first.facts["hard"] == (True, False)
+        assert not found.skipped.seen
+
+
+def test_boxes_may_be_lists_and_photographs_absent_where_sizes_are_given(tmp_path):
+    rows = [
+        {
+            "image": "a.jpg",
+            "phrase": "hat",
+            "boxes": [[1, 2, 30, 40], [5, 6, 7, 8]],
+            "width": 50,
+            "height": 50,
+        },
+        {"image": "b.jpg", "phrase": "hat", "boxes": [[1, 2, 3, 4]]},
+    ]
+    written(tmp_path / "t.csv", rows)
+    found = DATASETS["table"](root=tmp_path / "t.csv")
+    assert [len(boxes) for boxes in found[0].boxes] == [2]
+    assert found.skipped.notes["images"] == [f"b.jpg: file b.jpg is missing in {tmp_path.name}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "said"),
+    [
+        ({"phrase": ""}, "rows", "row 2: it has no phrase, but image, x1, y1, x2, y2"),
+        ({"x1": "", "y1": "", "x2": "", "y2": ""}, "rows without a box", "a.jpg, row 2: 'a red hat'"),
+        ({"x1": 90, "x2": 60}, "images", "a.jpg: row 2: its box (90, 20)-(60, 60) is inverted"),
+        ({"x1": "nan"}, "images", "a.jpg: row 2: there is no finite number in its box"),
+        ({"x2": 300}, "boxes cut to the image (kept)", "a.jpg, row 2: has a box"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_named(photos, change, kind, said):
+    written(photos / "t.csv", [ROWS[0], ROWS[1] | change, *ROWS[2:]])
+    found = DATASETS["table"](root=photos / "t.csv")
+    assert list(found.skipped.notes) == [kind]
+    assert found.skipped.notes[kind][0].startswith(said)
+
+
+def test_what_is_no_table_is_one_sentence(photos):
+    with pytest.raises(ConfigError, match="name the table, data"):
+        DATASETS["table"](root=photos)
+    with pytest.raises(DataError, match="does not exist"):
+        DATASETS["table"](root=photos / "none.csv")
+    (photos / "t.csv").write_text("picture,words\na.jpg,hat\n")
+    with pytest.raises(DataError, match="row 1: it has no image and phrase, but nothing"):
+        DATASETS["table"](root=photos / "t.csv")
+    with pytest.raises(ConfigError, match="no option 'tabel'"):
+        DATASETS["table"](root=photos, tabel="t.csv")
+
+
+def test_ones_own_photographs_are_scored_by_the_shipped_config(photos, root, tiny_model):
+    written(photos / "t.csv", ROWS)
+    settings = [
+        str(root / "configs/table.yaml"),
+        f"data.root={photos / 't.csv'}",
+        f"output={photos / 'r.json'}",
+    ]
+    assert main(["evaluate", *settings, f"model={tiny_model}", "bootstrap=20", "html=true"]) == 0
+    report = json.loads((photos / "r.json").read_text())
+    assert {row["protocol"]: row["count"] for row in report["rows"]} == {
+        "pointing_any": 3,
+        "box_centre": 3,
+        "recall_union": 3,
+        "recall_any": 3,
+    }
+
+
+def test_results_by_the_numbers_of_ones_own_coco_file(photos):
+    """Image and category go by the numbers of the file that holds the truth, as pycocotools has them."""
+    truth = coco(photos / "truth.json")
+    results = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 1 - a["id"] / 10}
+        for a in json.loads(truth.read_text())["annotations"]
+    ]
+    (photos / "results.json").write_text(json.dumps(results))
+    settings = [
+        "data.name=table",
+        f"data.root={truth}",
+        "protocols=[recall_any]",
+        f"output={photos / 'r.json'}",
+    ]
+    assert main(["evaluate", *settings, f"method=predictions:{photos / 'results.json'}"]) == 0
+    report = json.loads((photos / "r.json").read_text())
+    assert [row["value"] for row in report["rows"]] == [100.0] * 3
+    assert set(report["skipped"]) == {"policy"}
+    # the file of annotations, which names its images and categories, is one of predictions too
+    assert main(["evaluate", *settings, f"method=predictions:{truth}"]) == 0
