@@ -366,6 +366,12 @@ def test_several_photographs(page, photo, tmp_path, downloads):
     file = downloads / "other_phrases.jsonl"
     lines = until(lambda: file.exists() and file.read_text().splitlines(), "the answers of both are saved")
     assert [json.loads(line)["image"] for line in lines] == ["sheet.png", "other.png"]
+    page.run("document.getElementById('format').value = 'coco'")
+    page.one("#save-json").click()
+    coco = downloads / "other_phrases.coco.json"
+    saved = until(lambda: coco.exists() and whole_json(coco), "the boxes of both are saved")
+    assert [image["file_name"] for image in saved["images"]] == ["sheet.png", "other.png"]
+    assert len(saved["annotations"]) == 2
     page.all("#tray li button")[3].click()
     until(lambda: "sheet.png" in page.text("#caption") and not page.shown("#tray"), "it is put away")
     page.one("#undo").click()

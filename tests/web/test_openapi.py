@@ -20,6 +20,7 @@ QUESTIONS = [
     ("POST", "/api/label-studio/predict"),
     ("POST", "/api/label-studio/webhook"),
     ("POST", "/api/cvat"),
+    ("POST", "/api/export"),
     ("GET", "/api/image/{key}"),
     ("GET", "/api/model"),
     ("GET", "/healthz"),

@@ -1,6 +1,8 @@
 // What can be taken away: the picture, the answers as JSON, and a link that restores them.
 
-import { answerOf, boxesOf, defaults, notesOf, state } from "./state.js";
+import * as server from "./server.js";
+import { missing } from "./results.js";
+import { answerOf, boxesOf, defaults, notesOf, state, under } from "./state.js";
 
 function save(blob, ending) {
   const name = `${state.photo.name.replace(/\.[^.]*$/, "")}_phrases.${ending}`;
@@ -19,6 +21,19 @@ function answersOf(photo) {
   }));
   const { method, gamma, top_k } = state.settings;
   return { image: photo.name, size: photo.size, predictions, settings: { method, gamma, top_k } };
+}
+
+const ENDINGS = { coco: "coco.json", labelstudio: "labelstudio.json", cvat: "cvat.xml", jsonl: "labels.jsonl" };
+
+/** The boxes that are drawn, of all photographs, in the format of another tool. */
+export async function saveLabels(format) {
+  const labels = (photo) => state.phrases.flatMap((phrase) => {
+    const answered = answerOf(phrase, undefined, photo);
+    if (!answered || missing(answered) || under(answered)) return [];
+    return boxesOf(answered, photo).map(({ xyxy }) => ({ phrase, xyxy, present: answered.present }));
+  });
+  const photographs = state.photos.map((photo) => ({ name: photo.name, size: photo.size, labels: labels(photo) }));
+  save(await server.labels({ format, photographs }), ENDINGS[format]);
 }
 
 /** The photograph's answers as JSON, those of several as JSON Lines. */

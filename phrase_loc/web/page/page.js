@@ -8,7 +8,7 @@ import { watch } from "./pointing.js";
 import { decodeMap } from "./ranking.js";
 import { fit, paint, picture } from "./painting.js";
 import { card, missing } from "./results.js";
-import { address, readAddress, saveJson, savePicture } from "./keeping.js";
+import { address, readAddress, saveJson, saveLabels, savePicture } from "./keeping.js";
 import { thumbnail, tray } from "./tray.js";
 import { NAMES, answerOf, boxesOf, colourOf, defaults, keep, layers, notesOf, remember, state, under } from "./state.js";
 
@@ -278,7 +278,9 @@ async function copyLink() {
 /** Everything that was asked, of every photograph. */
 async function saveAnswers() {
   for (const photo of state.photos) await answer(undefined, photo);
-  saveJson();
+  const format = $("format").value;
+  if (format === "json") saveJson();
+  else await work("Writing …", () => saveLabels(format));
 }
 
 async function restore() {
