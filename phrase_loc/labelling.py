@@ -347,7 +347,7 @@ def write_sheet(labels: Labels, page: Path) -> None:
     for number, answer in enumerate(labels.read()):
         if number in places:
             rows[places[number]] = _sheet_rows(labels, answer)
-    write_page(rows, page, page.parent.name, len(doubts))
+    write_page(rows, page, page.parent.name, len(doubts), order="most doubtful first")
 
 
 def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import exp
 from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from PIL import Image
@@ -38,17 +38,17 @@ from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached, Source
 from phrase_loc.ranking import rank_phrases
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT, Prediction, Predictions, Scene
-from phrase_loc.text.phrases import EncodedPhrase, PhraseEncoder, distinct_words
+from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 from phrase_loc.text.splitting import phrase_list
 from phrase_loc.text.vocabulary import Vocabulary
 
 #: Settings of older models and the value at which they did nothing; any other value is refused.
 RETIRED: dict[str, Any] = {"sharpness": 0, "mirrored": False, "score": "mass"}
 
+PLANAR = ("occlusion", "rise")  # methods that mask squares of a plane
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e9)]
 Side = Annotated[int, Field(ge=1, le=4096)]
-
 
 OneOrMore = Field(min_length=1)
 
@@ -66,13 +66,16 @@ class Inference:
 
     method: str = "contrastive_mwp"  # a key of attention.METHODS
     signed: str = (
-        "clamp"  # how signed activations compete, a key of attention.SIGNED: of mwp and contrastive_mwp alone
+        "clamp"  # how signed activations compete in mwp and contrastive_mwp, a key of attention.SIGNED
     )
     #: where maps are read: a stage of the trunk, "features", or several of them
     stage: str | Annotated[tuple[str, ...], OneOrMore] = "features"
     #: sides in pixels of the squares a photograph is resized to
     image_sizes: Annotated[tuple[Side, ...], OneOrMore] = (224,)
     smoothing: Share = 0.05  # Gaussian sigma of the map as a share of its side
+    prompts: tuple[str, ...] = ()  # of an image-text pair, {phrase} in each; () for "a photo of {phrase}"
+    #: what contrastive_mwp holds a unit against: its negative, or the mean unit of the model's commonest words
+    dual: Literal["negative", "mean"] = "negative"
     #: exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
     prior: Weight = 0.0
     prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25  # width of that bump as a share of the side
@@ -95,6 +98,8 @@ class Inference:
         settings = checked(cls, without_retired(values, RETIRED, what), what)
         choose(METHODS, settings.method, "attention method")
         choose(SIGNED, settings.signed, "rule for signed activations")
+        if wrong := [prompt for prompt in settings.prompts if "{phrase}" not in prompt]:
+            raise ConfigError(f"{what} prompts needs {{phrase}} in each, got {wrong[0]!r:.80}")
         choose(PROPOSALS, settings.proposals, "proposal source")
         return settings
 
@@ -185,12 +190,15 @@ class PhraseLocalizer:
     def from_pretrained(
         cls, source: str | os.PathLike = "default", device: str | torch.device = "auto"
     ) -> "PhraseLocalizer":
-        """The shipped model ("default"), one in a folder, or one from a hub; a DataError where it is broken."""
+        """The shipped model ("default"), one in a folder or from a hub, an image-text tower (docs/towers.md) too.
+
+        Raises a DataError where it is broken or out of reach.
+        """
         return cls(load_model(source).to(pick_device(device)))
 
-    def save_pretrained(self, folder: str | os.PathLike) -> Path:
-        """Write model and settings to a folder that `from_pretrained` reads."""
-        return save_model(self._with_own_settings(), folder)
+    def save_pretrained(self, folder: str | os.PathLike, weights: bool | None = None) -> Path:
+        """Write model and settings to a folder that `from_pretrained` reads; `weights`: see store.save_model."""
+        return save_model(self._with_own_settings(), folder, weights)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload model, settings and card to `owner/name`; the address of the commit. Options: store.push_model."""
@@ -208,9 +216,7 @@ class PhraseLocalizer:
 
     def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
         """The same, reading each key as its value, such as {"perro": "dog"}; a ConfigError for an unknown value."""
-        model = copy(self.model)
-        model.encoder = PhraseEncoder(model.vocabulary, model.extra, synonyms)
-        return type(self)(model, self.settings, self.cache)
+        return type(self)(self.model.with_synonyms(synonyms), self.settings, self.cache)
 
     def with_cache(self, folder: str | os.PathLike) -> Self:
         """The same, keeping the proposals of each picture in `folder` by a hash of its pixels."""
@@ -257,7 +263,7 @@ class PhraseLocalizer:
 
     def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
         """The words of each phrase and their weights; a ConfigError for a bare string and for what is no text."""
-        return [self.model.encoder.encode(phrase) for phrase in phrase_list(phrases)]
+        return self.model.encode(phrase_list(phrases), self.settings.prompts)
 
     def attend(self, scene: Scene, phrases: Iterable[str], method: str | None = None) -> Tensor:
         """Where each phrase wins: (P, h, w) >= 0, zeros for a phrase without a known word.
@@ -273,15 +279,17 @@ class PhraseLocalizer:
         ids, weights = map(torch.from_numpy, distinct_words(encoded))
         single = len(self._parts) == len(self._parts[0]) == 1
         if len(ids) == 0:
-            grid = scene.activations[0].shape[-2:] if single else self._grid
+            grid = self.model.grid(scene.activations[0]).shape[-2:] if single else self._grid
             return scene.activations[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
-        asked = partial(
-            maps_at_depths, units=units, method=attention, weights=weights, signed=self.settings.signed
-        )
+        if method in PLANAR and self.model.grid(scene.activations[0]) is not scene.activations[0]:
+            raise ConfigError(f"{method} masks a plane and not a transformer's tokens; take another method")
+        dual = self.model.common_units(self.settings.prompts) if self.settings.dual == "mean" else None
+        rules: dict[str, Any] = {"method": attention, "signed": self.settings.signed, "dual": dual}
+        asked: Any = partial(maps_at_depths, units=units, weights=weights, **rules)
         found = [
-            [maps[:, 0] for maps in asked(parts, x)]
+            [self.model.grid(maps[:, 0]) for maps in asked(parts, x)]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:
@@ -336,15 +344,11 @@ class PhraseLocalizer:
     @lap("ranking")
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         s, size = self.settings, scene.size
-        rank = partial(
-            rank_phrases,
-            size=size,
-            gamma=s.gamma,
-            spread=s.spread,
-            temperature=s.temperature,
-            overlap=s.nms,
-            top_k=top_k,
-        )
+        how: dict[str, Any] = {"gamma": s.gamma, "spread": s.spread, "temperature": s.temperature}
+
+        def rank(maps: Tensor, boxes: Tensor) -> list[tuple[Tensor, Tensor]]:
+            return rank_phrases(maps, boxes, size, overlap=s.nms, top_k=top_k, **how)
+
         shared = heats.new_zeros(0, 4) if scene.proposals is None else scene.proposals
         own = [self.source.of_map(heat, size) for heat in heats]
         if all(boxes is None for boxes in own):
@@ -363,12 +367,11 @@ class PhraseLocalizer:
     @lap("presence")
     @torch.inference_mode()
     def _presence(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
-        """The weighted mean of the pooled scores of a phrase's words, over input sizes."""
+        """The weighted mean of the scores of a phrase's words, each with its `presence_bias`."""
         ids, weights = map(torch.from_numpy, distinct_words(encoded))
         if len(ids) == 0:
             return [-torch.inf] * len(encoded)
-        scores = [self.model.scores(h, ids.to(self.device))[0] for h in self._features(scene)]
-        found = weights @ torch.stack(scores).mean(0).cpu()  # (P,)
+        found = weights @ (self.word_scores(scene, ids) + self.model.presence_bias(ids))  # (P,)
         return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
 
     def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
@@ -379,6 +382,12 @@ class PhraseLocalizer:
         logits = (fit["slope"] * raw + fit["offset"] for raw in self._presence(scene, encoded))
         sure = [1 / (1 + exp(-max(-700.0, min(logit, 700.0)))) for logit in logits]
         return [p if e.known and e.head_known else None for p, e in zip(sure, encoded, strict=True)]
+
+    @torch.inference_mode()
+    def word_scores(self, scene: Scene, rows: Tensor) -> Tensor:
+        """The pooled scores of words, given by their rows (K,), averaged over input sizes: (K,), on the CPU."""
+        scores = [self.model.scores(h, rows.to(self.device))[0] for h in self._features(scene)]
+        return torch.stack(scores).mean(0).cpu()
 
     @torch.inference_mode()
     def features(self, scene: Scene) -> Tensor:

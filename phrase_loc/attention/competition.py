@@ -33,6 +33,7 @@ from phrase_loc.attention import functions
 from phrase_loc.attention.functions import beside_constants, unbroadcast
 from phrase_loc.attention.tape import (
     Move,
+    Rows,
     Rule,
     Tape,
     absolute_part,
@@ -42,7 +43,7 @@ from phrase_loc.attention.tape import (
     refusal,
     unchanged,
 )
-from phrase_loc.attention.transposes import busy, channel_sums, left_product, right_product, transpose
+from phrase_loc.attention.transposes import channel_sums, left_product, right_product, transpose
 
 Rules = Mapping[Callable[..., Any], Rule]
 Weights = Callable[[], tuple[Any, ...]]  # made when a winner comes: gates, queries and keys never need them
@@ -106,41 +107,34 @@ def _move(
     weights: Weights, per_unit: Callable[..., Tensor], pull: Callable[..., Tensor],
 ) -> Move:  # fmt: skip
     """The way down from per_unit, 1 / z of each output, and pull, what a signal p / z over the outputs draws."""
+    last, tokens = seen.dim() - 1, op is F.linear and seen.dim() > 2
 
-    def down(p: Tensor) -> Tensor:
+    def narrowed(p: Any) -> tuple[Any, ...]:
+        """Where there are winners: p, x, the sides, the weights."""
         parts = weights()
-        return pull(p * per_unit(seen, side, *parts), seen, side, *parts)
+        if not isinstance(p, Rows):
+            return p, seen, side, *parts
+        s = None if side is None else p.of(side)
+        if tokens and p.axis != last:
+            return p.values, p.of(seen), s, *parts
+        outputs = 0 if tokens else -2
+        return p.values, seen, s, *(w.index_select(outputs, p.where()) for w in parts)
 
-    if op is not F.linear or seen.dim() < 3:
-        return Move(source, down)
+    def asked(p: Any, then: Callable[..., Tensor]) -> Any:
+        if isinstance(p, Rows) and not tokens and (p.axis, p.values.dim()) != (last - 1, last + 2):
+            p = p.dense()
+        values = then(*narrowed(p))
+        return p._replace(values=values) if isinstance(p, Rows) and tokens and p.axis != last else values
 
-    # Over tokens: most rows have no winner above a class token, most columns none below queries, keys and values.
-    def narrowed(p: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None, tuple[Any, ...]]:
-        rows, columns, x, s, parts = busy(p, -2), busy(p, -1), seen, side, weights()
-        if rows is not None:
-            p, x = p.index_select(-2, rows), x.index_select(-2, rows)
-            s = None if s is None else s.index_select(-2, rows)
-        if columns is not None:
-            p, parts = p.index_select(-1, columns), tuple(w.index_select(0, columns) for w in parts)
-            s = None if s is None else s.index_select(-1, columns)
-        return rows, p, x, s, parts
+    def down(p: Any) -> Any:
+        return asked(p, lambda p, *rest: pull(p * per_unit(*rest), *rest))
 
-    def of_tokens(p: Tensor) -> Tensor:
-        rows, q, x, s, parts = narrowed(p)
-        return _at(rows, pull(q * per_unit(x, s, *parts), x, s, *parts), p)
+    def summed(p: Any) -> Any:
+        return asked(p, lambda p, *rest: (p * (per_unit(*rest) != 0)).sum(-1, keepdim=True))
 
-    def summed(p: Tensor) -> Tensor:
-        rows, q, x, s, parts = narrowed(p)
-        return _at(rows, (q * (per_unit(x, s, *parts) != 0)).sum(-1, keepdim=True), p)
-
-    return Move(source, of_tokens, summed, seen.dim() - 1)
-
-
-def _at(rows: Tensor | None, some: Tensor, p: Tensor) -> Tensor:
-    """The rows of (K, ..., L, D) that were kept, among zeros."""
-    if rows is None:
-        return some
-    return some.new_zeros(*p.shape[:-1], some.shape[-1]).index_copy_(-2, rows, some)
+    if tokens:
+        return Move(source, down, summed, last, sparse=True)
+    return Move(source, down, sparse=op is left_product)
 
 
 def weighted(
@@ -233,10 +227,10 @@ def added(
         a, b = a * side, b * side
     if by != "proportional":
         a, b = a.clamp(min=0), b.clamp(min=0)
-    per_unit = reciprocal(a + b)
+    per_unit, same = reciprocal(a + b), input.shape == other.shape
     # Shares are made now: an in-place sum is about to overwrite its input.
     moves = [
-        Move(source, partial(unbroadcast, shape=source.shape, share=part * per_unit))
+        Move(source, partial(unbroadcast, shape=source.shape, share=part * per_unit), sparse=same)
         for source, part in ((input, a), (other, b))
     ]
     return tape.record(func(input, other, alpha=alpha), *moves)

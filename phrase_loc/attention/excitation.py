@@ -54,10 +54,14 @@ def winning_map(h: Tensor, units: Tensor, signed: str = "clamp") -> Tensor:
 
 
 def _contrast(way: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda h, units, signed="clamp": way(h, units, signed) - way(h, -units, signed)
+    def seed(h: Tensor, units: Tensor, signed: str = "clamp", dual: Tensor | None = None) -> Tensor:
+        return way(h, units, signed) - way(h, -units if dual is None else dual.to(h), signed)
+
+    return seed
 
 
-#: Each unit less its dual, the unit with negated weights. Signed: average words first if you must, then clamp at 0.
+#: Each unit less its dual, the unit with negated weights or another (1, D). Signed: average words first if you must,
+#: then clamp at 0.
 contrasts, contrastive_map = _contrast(wins), _contrast(winning_map)
 
 
@@ -98,9 +102,11 @@ def mwp(
 
 def contrastive_mwp(
     net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None,
-    residual: str = "positive", signed: str = "clamp", rules: Rules | None = None,
+    residual: str = "positive", signed: str = "clamp", rules: Rules | None = None, dual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Each unit against its dual, the unit with negated weights: (K, N, h, w) >= 0. Arguments as for `mwp`.
+    """Each unit against its dual, the unit with negated weights: (K, N, h, w) >= 0. Arguments as for `mwp`, and
+
+    dual: (1, D), held against every unit in place of its own negative, such as the mean of many units.
 
     The two seeds are subtracted before the pass and the map is clamped at 0 after it. It lights up something even
     for a word the image does not show: whether the word is there is the score's business.
@@ -114,13 +120,14 @@ def contrastive_mwp(
         residual=residual,
         signed=signed,
         rules=rules,
+        dual=dual,
     )[0]
 
 
 def maps_at_depths(
     parts: Sequence[Net], x: Tensor, units: Tensor, *,
     method: Callable[..., Tensor] = contrastive_mwp, weights: Tensor | None = None,
-    residual: str = "positive", signed: str = "clamp", rules: Rules | None = None,
+    residual: str = "positive", signed: str = "clamp", rules: Rules | None = None, dual: Tensor | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """What a method of METHODS gives at the input of each part of a network; `mwp`, `contrastive_mwp` in one pass.
 
@@ -136,7 +143,8 @@ def maps_at_depths(
         return maps
     seed, closed = (wins, winning_map) if method is mwp else (contrasts, contrastive_map)
     with attended_pass(parts, x, _rules(residual, signed, rules)) as (tape, top):
-        seed, closed = partial(seed, signed=signed), partial(closed, signed=signed)
+        options = {"signed": signed} if method is mwp else {"signed": signed, "dual": dual}
+        seed, closed = partial(seed, **options), partial(closed, **options)
         if top.node.number == 0:  # the output is x itself, no pass is needed
             maps = [seeded(closed, plain(top), units, weights) for _ in parts]
         else:

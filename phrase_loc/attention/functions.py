@@ -6,6 +6,7 @@ under which several inputs compete are equation 5 and stand in `excitation`.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from phrase_loc.attention.tape import Move, Rule, Tape, is_live, refusal, tensors_in
+from phrase_loc.attention.tape import Move, Rows, Rule, Tape, is_live, refusal, tensors_in
 from phrase_loc.attention.transposes import transpose
 
 
@@ -26,21 +27,29 @@ def named(names: str) -> list[Callable[..., Any]]:
 def passed(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
     """One input for each output, a normalisation, a copy: it wins all, and mean and variance only modulate."""
     channels = input.node.channels
-    return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p), channels=channels)
+    return tape.record(func(input, *args, **kwargs), Move(input, unchanged, sparse=True), channels=channels)
 
 
 def activated(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """As `passed`; in a product of two activations this one is the gate (x sigmoid(1.702 x), silu(g) x)."""
-    return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p), gate=True)
+    return tape.record(func(input, *args, **kwargs), Move(input, unchanged, sparse=True), gate=True)
+
+
+def unchanged(p: Any) -> Any:
+    """What is won is handed on as it is."""
+    return p
 
 
 def beside_constants(tape: Tape, func: Rule, source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """`func(*args)` of which `source`, perhaps broadcast, inherits all; what else there is only modulates."""
-    return tape.record(func(*args, **kwargs), Move(source, partial(unbroadcast, shape=source.shape)))
+    value, shape = func(*args, **kwargs), source.shape
+    return tape.record(value, Move(source, partial(unbroadcast, shape=shape), sparse=value.shape == shape))
 
 
-def unbroadcast(p: Tensor, shape: torch.Size, share: Tensor | None = None) -> Tensor:
+def unbroadcast(p: Any, shape: torch.Size, share: Tensor | None = None) -> Any:
     """`share` of (K, *output shape), summed over the axes along which a source of `shape` was broadcast."""
+    if isinstance(p, Rows):  # nothing was broadcast
+        return p if share is None else p._replace(values=p.values * p.of(share))
     p = p if share is None else p * share
     if p.shape[1:] == shape:
         return p
@@ -99,12 +108,27 @@ def reshaped(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> T
     if channels is not None and value.shape[: channels + 1] != shape[: channels + 1]:
         channels = None
 
-    def down(p: Tensor) -> Tensor:
+    def down(p: Any) -> Any:
+        if isinstance(p, Rows):
+            return _reshaped_rows(p, value.shape, shape)
         if channels is not None and p.shape[channels + 1] == 1:  # summed already
             return p.reshape(len(p), *shape[:channels], 1, *shape[channels + 1 :])
         return p.reshape(len(p), *shape)
 
-    return tape.record(value, Move(input, down), channels=channels)
+    return tape.record(value, Move(input, down, sparse=True), channels=channels)
+
+
+def _reshaped_rows(p: Rows, shape: torch.Size, wanted: torch.Size) -> Any:
+    """Rows of a tensor of `shape` as those of the same values in the `wanted` shape, dense where they are no rows."""
+    before = prod(shape[: p.axis])
+    axes = [a for a in range(len(wanted)) if prod(wanted[:a]) == before and wanted[a] % p.size == 0]
+    if not axes or p.values.shape[1:] != (*shape[: p.axis], len(p.places), *shape[p.axis + 1 :]):
+        return p.dense().reshape(len(p.values), *wanted)
+    axis = axes[-1]  # axes of length 1 may stand before it
+    block = wanted[axis] // p.size  # of the wanted axis lies behind one place
+    places = tuple(place * block + i for place in p.places for i in range(block))
+    values = p.values.reshape(len(p.values), *wanted[:axis], len(places), *wanted[axis + 1 :])
+    return Rows(values, axis, places, wanted[axis])
 
 
 def permuted(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -122,18 +146,29 @@ def sliced(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> 
     if func is Tensor.__getitem__ and any(isinstance(i, (Tensor, list)) for i in _as_tuple(args[0])):
         return routed(tape, func, input, *args, **kwargs)
     value, shape = func(input, *args, **kwargs), input.shape
-    several = isinstance(value, (tuple, list))
+    parts = [value] if isinstance(value, Tensor) else list(value)
+    # Along each axis, the places that a part has: ask where the places themselves went.
+    places = [dict[int, tuple[int, ...]]() for _ in parts]
+    for axis, size in enumerate(shape):
+        line = torch.arange(size).view(size, *(1,) * (len(shape) - axis - 1)).expand(shape)
+        went = func(line, *args, **kwargs)
+        for found, part in zip(places, [went] if isinstance(went, Tensor) else went, strict=True):
+            kept = part[tuple(slice(None) if step else 0 for step in part.stride())].reshape(-1).tolist()
+            if kept != list(range(size)):
+                found[axis] = tuple(kept)
 
-    def back(part: int, p: Tensor) -> Tensor:
-        whole = p.new_zeros(len(p), *shape)
-        for of_whole, won in zip(whole, p, strict=True):
-            view = func(of_whole, *args, **kwargs)
-            (view[part] if several else view).copy_(won)
-        return whole
+    def back(cuts: dict[int, tuple[int, ...]], p: Tensor) -> Any:
+        sizes = [len(cuts.get(axis, range(size))) for axis, size in enumerate(shape)]
+        rows: Any = p.reshape(len(p), *sizes)
+        for axis, kept in cuts.items():
+            values = rows.dense() if isinstance(rows, Rows) else rows
+            rows = Rows(values, axis, kept, shape[axis])
+        return rows
 
-    if not several:
-        return tape.record(value, Move(input, partial(back, 0)))
-    return type(value)(tape.record(t, Move(input, partial(back, i))) for i, t in enumerate(value))
+    recorded = [
+        tape.record(t, Move(input, partial(back, cuts))) for t, cuts in zip(parts, places, strict=True)
+    ]
+    return recorded[0] if isinstance(value, Tensor) else type(value)(recorded)
 
 
 def _as_tuple(index: Any) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from phrase_loc.errors import ConfigError
 
-Down = Callable[[Tensor], Tensor]
+Down = Callable[[Any], Any]
 Part = Callable[[Tensor], Tensor]  # of a weight: what of it excites
 Rule = Callable[..., Any]
 
@@ -29,13 +29,40 @@ Rule = Callable[..., Any]
 class Move(NamedTuple):
     """From (K, *output shape) what `source` inherits, (K, N, C, ...); or cheaper, its sum over `axis` of the source.
 
-    That axis is left with length 1.
+    That axis is left with length 1. `sparse`: both take and may give `Rows` as well as tensors.
     """
 
     source: Any
     down: Down
     down_summed: Down | None = None
     axis: int = 1
+    sparse: bool = False
+
+
+class Rows(NamedTuple):
+    """Mass that is 0 but at some places of one axis of a tensor: of a class token, of the values among q, k and v.
+
+    `values` (K, ...) with those places alone along the `axis` (counted without K), which has `size` places in all.
+    """
+
+    values: Tensor
+    axis: int
+    places: tuple[int, ...]
+    size: int
+
+    def dense(self) -> Tensor:
+        """The mass (K, *shape) with its zeros."""
+        shape, axis = list(self.values.shape), self.axis + 1
+        shape[axis] = self.size
+        return self.values.new_zeros(shape).index_copy_(axis, self.where(), self.values)
+
+    def where(self) -> Tensor:
+        """The places as a tensor."""
+        return torch.tensor(self.places, device=self.values.device)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Those places of a tensor that has the whole axis (and no K)."""
+        return tensor.index_select(self.axis, self.where())
 
 
 @dataclass(slots=True, eq=False)
@@ -67,8 +94,8 @@ class Attended(Tensor):
         tensors = tensors_in(args, kwargs)
         live = [t for t in tensors if is_live(t)]
         tape: Tape = live[0].node.tape
-        if func in _BODIES and func not in tape.rules:
-            return _BODIES[func](*args, **kwargs)
+        if func in BODIES and func not in tape.rules:
+            return BODIES[func](*args, **kwargs)
 
         def cast(value: Any) -> Any:  # a bf16 network is read in float32
             return value.to(tape.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -129,23 +156,29 @@ class Tape:
         `won` (K, *top.shape) is what K winners have won at `top`; signed values pass linearly.
         """
         lowest, found = self.watched[0], dict[Node, Tensor]()
-        mass = {top.node: won if channels or top.node is not lowest else won.sum(2, keepdim=True)}
+        mass: dict[Node, Any] = {top.node: won if channels or top.node is not lowest else _summed(won, 1)}
         ours = set[Node]()  # whose mass nobody else reads: sums are made in place
         with torch._C.DisableTorchFunctionSubclass():
             while mass:
                 node = max(mass, key=lambda n: n.number)
                 p = mass.pop(node)
+                if node in self.watched or not all(move.sparse for move in node.moves):
+                    p = _dense(p)
                 if node in self.watched:
                     found[node] = p if channels else p.sum(2)
-                for source, down, down_summed, axis in node.moves:
+                for source, down, down_summed, axis, _ in node.moves:
                     cheaper = not channels and source.channels == axis
-                    part = down_summed(p) if down_summed and cheaper else down(p)
-                    held = mass.get(source)
+                    part, held = down_summed(p) if down_summed and cheaper else down(p), mass.get(source)
                     if source is lowest and not channels:
                         part = _summed(part, 1)
-                    elif held is not None and held.shape != part.shape:  # one of them is a sum
+                    if isinstance(part, Rows) and (held is None or _alike(part, held)):
+                        more = 0 if held is None else held.values
+                        mass[source] = part._replace(values=part.values + more)
+                        continue
+                    part, held = _dense(part), _dense(held)
+                    if held is not None and held.shape != part.shape:  # one of them is a sum
                         part, held = _summed(part, source.channels), _summed(held, source.channels)
-                    own = not _shares_memory(part, p)
+                    own = not _shares_memory(part, _values(p))
                     if held is not None:
                         part = held.add_(part) if source in ours else part.add_(held) if own else held + part
                     if own or held is not None:
@@ -283,9 +316,28 @@ def _in_place(func: Any) -> bool:
     return name.endswith("_") and not name.endswith("__")
 
 
-def _summed(p: Tensor, channels: int | None) -> Tensor:
+def _summed(p: Any, channels: int | None) -> Any:
     """The sum of p (K, ...) over its axis of channels, which is left with length 1."""
+    if isinstance(p, Rows):
+        return (
+            _summed(p.dense(), channels)
+            if p.axis == channels
+            else p._replace(values=_summed(p.values, channels))
+        )
     return p if channels is None or p.shape[channels + 1] == 1 else p.sum(channels + 1, keepdim=True)
+
+
+def _dense(p: Any) -> Any:
+    return p.dense() if isinstance(p, Rows) else p
+
+
+def _values(p: Any) -> Tensor:
+    values: Tensor = p.values if isinstance(p, Rows) else p
+    return values
+
+
+def _alike(a: Rows, b: Any) -> bool:
+    return isinstance(b, Rows) and a[1:] == b[1:] and a.values.shape == b.values.shape
 
 
 def _floating(value: Any) -> bool:
@@ -300,7 +352,8 @@ def _body(func: Any) -> Callable[..., Any]:
     return body
 
 
-_BODIES = {F.multi_head_attention_forward: _body(F.multi_head_attention_forward)}
+#: functions written in Python that are looked into
+BODIES = {F.multi_head_attention_forward: _body(F.multi_head_attention_forward)}
 _WRITES = {Tensor.__setitem__}
 
 

@@ -180,7 +180,8 @@ def run_compare(args: argparse.Namespace) -> int:
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, where it is fitted, and settings chosen on val that are stored in the same step."""
     add = parser.add_argument
-    add("model", metavar="MODEL", type=Path, help="a model folder, changed in place")
+    add("model", metavar="MODEL", help="a model folder, changed in place, or with --output any model")
+    add("--output", metavar="FOLDER", type=Path, help="save the calibrated model there instead")
     add("--root", type=Path, required=True, help="tree of Flickr30k Entities")
     add("--split", default="val", help=f"split to fit on, never test {_DEFAULT}")
     add("--seed", type=int, default=0, help=f"of the negative pairs {_DEFAULT}")
@@ -194,9 +195,11 @@ def run_calibrate(args: argparse.Namespace) -> int:
     from phrase_loc.evaluation.calibration import calibrate
     from phrase_loc.localizer import Inference, PhraseLocalizer
 
-    if not args.model.is_dir():
-        raise ConfigError(f"calibrate changes a model folder in place, and {args.model} is none")
-    if not os.access(args.model, os.W_OK):
+    if not args.output and not Path(args.model).is_dir():
+        raise ConfigError(
+            f"calibrate changes a model folder in place, and {args.model} is none; name an --output folder"
+        )
+    if not args.output and not os.access(args.model, os.W_OK):
         raise ConfigError(f"calibrate changes {args.model} in place, which cannot be written; copy it first")
     if wrong := [pair for pair in args.changes if "=" not in pair]:
         raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
@@ -205,7 +208,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
     localizer = PhraseLocalizer.from_pretrained(args.model, device="cpu").with_settings(**changes)
     fit = calibrate(localizer, Flickr30kEntities(args.root, args.split), args.seed)
     localizer.model.config = replace(localizer.model.config, calibration=fit)
-    localizer.save_pretrained(args.model)
+    localizer.save_pretrained(args.output or args.model)
     print(json.dumps(fit, indent=1))
     return 0
 
@@ -255,7 +258,7 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
     port = whole_number(0, 65535, "a port number from 0 to 65535")
     add("--port", type=port, default=8000, help=f"0 takes any that is free {_DEFAULT}")
-    add("--model", default="default", help=f"'default', a model folder or a hub id {_DEFAULT}")
+    add("--model", default="default", help=f"'default', a model or image-text folder, or a hub id {_DEFAULT}")
     add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {_DEFAULT}")
     text = "a further name by which the server is called, as of a proxy before it; may be repeated"
     add("--allowed-host", action="append", default=[], metavar="NAME", help=text)

@@ -28,7 +28,7 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
     text = "photographs, a folder of them, or a .csv or .parquet table with the columns image and phrase"
     add("image", metavar="IMAGE ...", help=text)
     add("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
-    add("--model", default="default", help=f"'default', a model folder or a hub id {default}")
+    add("--model", default="default", help=f"'default', a model or image-text folder, or a hub id {default}")
     add("--method", help="attention method (default: the model's own, contrastive_mwp)")
     add(
         "--top-k",

@@ -56,7 +56,7 @@ class ClassifierLocalizer(PhraseLocalizer):
     model: Any  # a TextToRegion with a ClassEncoder
     vocabulary: Any = None  # it was trained on no text
 
-    def save_pretrained(self, folder: Any) -> Path:
+    def save_pretrained(self, folder: Any, weights: Any = None) -> Path:
         """A classifier is named, not saved."""
         raise ConfigError(f"a classifier is loaded by its name and not saved to {folder}; name it instead")
 

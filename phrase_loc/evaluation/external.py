@@ -180,14 +180,13 @@ class Predictions(Method):
 
     def _of(self, protocol: Protocol, sample: GroundingSample, members: tuple[int, ...]) -> Answer:
         def own(thing: int | str) -> Answer | None:
-            named = self.found.get((sample.image_id, thing, protocol.name))
-            return named or self.found.get((sample.image_id, thing, ""))
+            found = (self.found.get((sample.image_id, thing, name)) for name in (protocol.name, ""))
+            return next((answer for answer in found if answer and answer.has(needed(protocol))), None)
 
-        if protocol.unit == "entity" and (chain_row := own(sample.phrases[members[0]].entity)):
-            return chain_row
+        if protocol.unit == "entity" and (of_chain := own(sample.phrases[members[0]].entity)):
+            return of_chain
         parts = [answer for i in members if (answer := own(i))]
-        pointing = [answer for answer in parts if answer.point]
-        surest = max(pointing, key=lambda a: a.boxes[0][4] if a.boxes else -torch.inf, default=Answer())
+        surest = max(parts, key=lambda a: a.boxes[0][4] if a.boxes else -torch.inf, default=Answer())
         return Answer("", surest.point, best_first([box for answer in parts for box in answer.boxes]))
 
 

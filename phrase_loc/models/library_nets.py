@@ -1,33 +1,38 @@
 """Networks of torchvision and transformers cut into chains of named stages.
 
-Both libraries take seconds to import, so each is imported when one of its networks is built and never before.
+Both libraries take seconds to import, so each is imported when one of its networks is built.
 
     resnet*, resnext*, wide_resnet*   stem, layer1 ... layer4
     vgg*                              pool1 ... pool4, conv5, pool5       (pool4 = features.23 of vgg16)
     alexnet                           pool1, pool2, conv5, pool5
     googlenet                         pool1 ... pool4, inception5         (pool2, pool3 = maxpool2, maxpool3)
     squeezenet1_1                     pool1, pool2, pool3, fire9
-    densenet121                       stem, block1 ... block4
-    efficientnet_b0                   stem, stage1 ... stage7, top
-    mobilenet_v2, _v3_large, _v3_small  stem, stage1 ... stage4, top
-    mnasnet1_0                        stem, stage1 ... stage6, top
-    shufflenet_v2_x1_0                stem, stage2 ... stage4, top
-    regnet_y_400mf                    stem, block1 ... block4
+    densenet121, regnet_y_400mf       stem, block1 ... block4
+    efficientnet_b0, mnasnet1_0       stem, stage1 ... stage7, or 6, top
+    mobilenet_*, shufflenet_v2_x1_0   stem, stage1, or 2, ... stage4, top
     convnext_tiny                     stem, stage1 ... stage4             (signed outputs)
     transformers                      stem, stage1 ...                    (without the pooler)
+    vision transformers               stem, block1 ..., top               (top: the closing norm, as a plane)
+
+Tokens travel as a plane one wide, (N,C,T,1), channels first as all else; those of the class and the registers come
+first, and the stem's `prefix` counts them. Position embeddings are interpolated for other input sizes.
 """
 
+import copy
+import inspect
+import math
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, cast
 from urllib.error import URLError
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError
@@ -50,7 +55,14 @@ TRANSFORMERS = {
     "convnextv2": ("embeddings", "encoder.stages"),
     "regnet": ("embedder", "encoder.stages"),
 }
+#: `model_type` of a vision transformer, and of a pair of one with a text tower.
+VISION = (
+    *("vit", "dinov2", "dinov2_with_registers", "dinov3_vit", "clip_vision_model", "metaclip_2_vision_model"),
+    *("siglip_vision_model", "siglip2_vision_model"),
+)
+PAIRS = ("clip", "metaclip_2", "siglip", "siglip2")
 DEEPEST = 1000
+UNTRUSTED: dict[str, Any] = {"trust_remote_code": False}  # else transformers asks on the terminal
 
 
 def from_torchvision(name: str, pretrained: bool) -> tuple[nn.Sequential, dict[str, str]]:
@@ -58,27 +70,34 @@ def from_torchvision(name: str, pretrained: bool) -> tuple[nn.Sequential, dict[s
     net = _torchvision_net(name, pretrained)
     cut = next(cut for prefix, cut in CUTS.items() if name.startswith(prefix))
     trunk = nn.Sequential(cut(net))
-    names = _renamed(net, trunk)
+    names = renamed(net, trunk)
     if name.startswith("densenet"):  # the published file is older than the module
         names |= {re.sub(r"\.(norm|conv)([12])\.", r".\1.\2.", key): ours for key, ours in names.items()}
     return trunk, names
 
 
-def from_transformers(source: str, pretrained: bool) -> tuple[nn.Sequential, dict[str, str]]:
-    """The same of a folder with config.json and model.safetensors, or a hub id."""
-    config = architecture(source)
-    if not pretrained:
-        net = from_architecture(config)
-    else:
-        from transformers import AutoModel
+def transformers_network(source: str) -> Any:
+    """A network with its weights, all of them: transformers would fill what is missing with random numbers."""
+    from transformers import AutoModel
+    from transformers.utils import logging
 
-        with _reading(source):
-            net = AutoModel.from_pretrained(source)
-    trunk = transformers_stages(net)
-    return trunk, _renamed(net, trunk)
+    shown, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        options = {"dtype": torch.float32, "output_loading_info": True, **UNTRUSTED}
+        net, told = cast(Any, AutoModel.from_pretrained(source, **options))
+    finally:
+        logging.set_verbosity(shown)
+        (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+    # a pooler that nobody trained, as in the files of DINO and ViT, is no part of ours
+    lacking = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))
+    if lacking:
+        raise DataError(f"{source} lacks {len(lacking)} of its weights (first: {lacking[0]}); copy it again")
+    return net.eval()
 
 
-def _renamed(net: nn.Module, trunk: nn.Module) -> dict[str, str]:
+def renamed(net: nn.Module, trunk: nn.Module) -> dict[str, str]:
     """Name in a whole network -> name in the trunk cut from it, by the identity of the shared tensors."""
     ours = {id(tensor): name for name, tensor in trunk.state_dict(keep_vars=True).items()}
     theirs = net.state_dict(keep_vars=True)
@@ -212,26 +231,11 @@ def architecture(source: str) -> dict[str, Any]:
     """The config.json of a folder or hub id, kept in a saved model so that it needs neither again."""
     from transformers import AutoConfig
 
-    with _reading(source):
-        config = AutoConfig.from_pretrained(source)
-    found: dict[str, Any] = config.to_dict()
+    found: dict[str, Any] = AutoConfig.from_pretrained(source, **UNTRUSTED).to_dict()
+    if found.get("model_type") in PAIRS:  # of which a trunk is the image tower
+        found = found["vision_config"]
     _family(found)
     return found
-
-
-def preprocessor(source: str) -> dict[str, Any]:
-    """Mean, std and size in the preprocessor_config.json of a folder or hub id, as far as it has them."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        facts: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(source)[0]
-    except OSError:  # there is none
-        return {}
-    size = facts.get("size")
-    if isinstance(size, dict):
-        size = size.get("shortest_edge", size.get("height"))
-    found = {"mean": facts.get("image_mean"), "std": facts.get("image_std"), "size": size}
-    return {key: tuple(value) if key != "size" else value for key, value in found.items() if value}
 
 
 def from_architecture(config: dict[str, Any]) -> nn.Module:
@@ -254,7 +258,10 @@ def from_architecture(config: dict[str, Any]) -> nn.Module:
 
 def transformers_stages(net: nn.Module) -> nn.Sequential:
     """Stem and stages of such a network; they share its weights."""
+    net = getattr(net, "vision_model", net)
     config: Any = net.config
+    if config.model_type in VISION:
+        return vision_transformer(net).trunk
     stem, chain = _family(config.to_dict())
     parts = [("stem", Plain(net.get_submodule(stem)))]
     parts += [(f"stage{i}", Plain(stage)) for i, stage in enumerate(net.get_submodule(chain).children(), 1)]
@@ -263,21 +270,131 @@ def transformers_stages(net: nn.Module) -> nn.Sequential:
 
 def _family(config: dict[str, Any]) -> tuple[str, str]:
     kind = config.get("model_type", "none")
-    if not isinstance(kind, str) or kind not in TRANSFORMERS:
+    if not isinstance(kind, str) or kind not in (*TRANSFORMERS, *VISION):
         raise ConfigError(
-            f"a transformers backbone must be one of {', '.join(TRANSFORMERS)}, got model_type {kind!r:.80}; "
-            "take a convolutional network"
+            f"a transformers backbone must be one of {', '.join((*TRANSFORMERS, *VISION, *PAIRS))}, got model_type "
+            f"{kind!r:.80}; take a network of another kind"
         )
-    return TRANSFORMERS[kind]
+    return TRANSFORMERS.get(kind, ("", ""))
 
 
-@contextmanager
-def _reading(source: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # of a broken folder, transformers and safetensors raise anything
-        what = "the folder" if Path(source).is_dir() else "neither a folder here nor a hub id within reach:"
-        raise DataError(
-            f"transformers backbone {source!r}: {what} cannot be loaded ({reason(error)}); "
-            "give a folder with config.json and model.safetensors"
-        ) from None
+@dataclass(frozen=True)
+class Vision:
+    """An image network: named stages, what closes a trunk (None: nothing), and what pools the last into (N,D)."""
+
+    stages: Stages
+    top: nn.Module | None
+    pool: nn.Module
+
+    @property
+    def trunk(self) -> nn.Sequential:
+        """The stages and, where there is one, what closes them."""
+        return nn.Sequential(self.stages if self.top is None else Stages(**self.stages, top=self.top))
+
+
+class Part(nn.Module):
+    """Some modules and parameters of a network, shared with it, under a function of them and x."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        keep: Sequence[str],
+        run: Callable[[Any, Tensor], Tensor],
+        prefix: int | None = None,
+    ):
+        super().__init__()
+        self.net, self.run = copy.copy(net), run
+        self.net._modules = {name: module for name, module in net._modules.items() if name in keep}
+        self.net._parameters = {name: value for name, value in net._parameters.items() if name in keep}
+        self.prefix = prefix  # tokens before those of the patches; None: it gives planes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the function gives."""
+        try:
+            return self.run(self.net, x)
+        except (AssertionError, RuntimeError) as error:
+            if self.prefix is None or isinstance(error, NotImplementedError):
+                raise
+            raise ConfigError(
+                f"images of {x.shape[-1]} pixels do not fit the network ({reason(error)})"
+            ) from None
+
+
+class Block(nn.Module):
+    """A block of a transformer over tokens as planes one wide: (N,C,T,1) -> (N,C,T,1)."""
+
+    def __init__(self, block: nn.Module, rope: nn.Module | None = None, prefix: int = 0, patch: int = 1):
+        super().__init__()
+        self.block, self.rope, self.prefix, self.patch = block, rope, prefix, patch
+        masked = "attention_mask" in inspect.signature(block.forward).parameters
+        self.given: dict[str, Any] = {"attention_mask": None} if masked else {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's own values."""
+        given = dict(self.given)
+        if self.rope is not None:  # rotary embeddings ask an image for its size
+            side = self.patch * math.isqrt(x.shape[2] - self.prefix)
+            given["position_embeddings"] = self.rope(torch.empty(1, 3, side, side, device=x.device))
+        out = self.block(tokens_of(x), **given)
+        return column(out[0] if isinstance(out, tuple) else out)
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """(N,C,T,1) or a plane (N,C,h,w) -> (N,T,C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def column(tokens: Tensor) -> Tensor:
+    """(N,T,C) -> (N,C,T,1)."""
+    return tokens.transpose(1, 2).unsqueeze(-1)
+
+
+def patches_of(x: Tensor, prefix: int) -> Tensor:
+    """The square plane of the patches, whose tokens stand after `prefix` others: (..., T, 1) -> (..., h, w)."""
+    side = math.isqrt(x.shape[-2] - prefix)
+    return x[..., prefix:, 0].unflatten(-1, (side, side))
+
+
+def resized(embedding: Tensor, side: int) -> Tensor:
+    """Position embeddings (1 + s*s, C), the first of no place, for a grid of another side: bicubic, antialiased."""
+    old = math.isqrt(len(embedding) - 1)
+    if old == side:
+        return embedding
+    plane = embedding[1:].T.reshape(1, -1, old, old)
+    fine = F.interpolate(plane, (side, side), mode="bicubic", align_corners=False, antialias=True)
+    return torch.cat([embedding[:1], fine.flatten(2)[0].T])
+
+
+def closed(net: Any, x: Tensor, norm: str, prefix: int) -> Tensor:
+    """The closing norm of tokens (N,C,T,1), as a plane of the patches (N,C,h,w)."""
+    return patches_of(column(getattr(net, norm)(tokens_of(x))), prefix)
+
+
+def vision_transformer(net: Any) -> Vision:
+    """A vision transformer of transformers (VISION); the parts share its weights."""
+    norm = next(name for name in ("post_layernorm", "layernorm", "norm") if hasattr(net, name))
+    first = any(hasattr(net.embeddings, name) for name in ("class_embedding", "cls_token"))
+    prefix = int(first) + getattr(net.config, "num_register_tokens", 0)
+    wide = "interpolate_pos_encoding" in inspect.signature(net.embeddings.forward).parameters
+    stages = Stages(stem=Part(net, ("embeddings", "pre_layrnorm"), partial(_embedded, wide=wide), prefix))
+    rope = (getattr(net, "rope_embeddings", None), prefix, net.config.patch_size)
+    blocks = next(module for module in net.modules() if isinstance(module, nn.ModuleList))
+    stages |= {f"block{i}": Block(block, *rope) for i, block in enumerate(blocks, 1)}
+    pool = Part(net, (norm, "head"), partial(_pooled, norm=norm))
+    return Vision(stages, Part(net, (norm,), partial(closed, norm=norm, prefix=prefix)), pool)
+
+
+def _embedded(net: Any, images: Tensor, wide: bool) -> Tensor:
+    if "siglip2" in net.config.model_type:  # it takes patches and the shape of their grid
+        patch = net.config.patch_size
+        cut = images.unfold(2, patch, patch).unfold(3, patch, patch)  # (N,3,h,w,patch,patch)
+        shapes = torch.tensor([cut.shape[2:4]] * len(images), device=images.device)
+        tokens = net.embeddings(cut.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2), shapes)
+    else:
+        tokens = net.embeddings(images, **({"interpolate_pos_encoding": True} if wide else {}))
+    return column(net.pre_layrnorm(tokens) if hasattr(net, "pre_layrnorm") else tokens)
+
+
+def _pooled(net: Any, x: Tensor, norm: str) -> Tensor:
+    closing = getattr(net, norm)
+    return net.head(closing(tokens_of(x))) if hasattr(net, "head") else closing(x[:, :, 0, 0])

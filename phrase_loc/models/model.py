@@ -12,10 +12,11 @@ Letters: N images, K words, D channels, h w grid, E numbers in a word vector.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +26,15 @@ from torch.utils.checkpoint import checkpoint
 
 from phrase_loc.config import STRICT, checked, shortened, without_retired
 from phrase_loc.errors import ConfigError, DataError, choose
-from phrase_loc.models.backbones import between, stage_names
+from phrase_loc.models.backbones import Normalize, between, stage_names
+from phrase_loc.models.library_nets import patches_of
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT
-from phrase_loc.text.phrases import PhraseEncoder
+from phrase_loc.text.phrases import EncodedPhrase, PhraseEncoder
 from phrase_loc.text.vectors import quantise
 from phrase_loc.text.vocabulary import Vocabulary
 
 FEATURES = "features"
+COMMON = 256  # words of a list that stand for all
 FORMAT = 1  # version of the model folder; a reader refuses a newer one
 #: Keys of older models and the value at which they did nothing; any other value is refused.
 RETIRED_KEYS: dict[str, Any] = {
@@ -78,10 +81,10 @@ class ModelConfig:
 
     __pydantic_config__ = STRICT
 
-    backbone: str  # a name of backbones.BACKBONES, or `transformers:...`
+    backbone: str  # a name of backbones.BACKBONES, or LIBRARY:PLACE
     channels: Size  # of the last stage
     embedding: Size  # E, numbers in a word vector
-    architecture: dict[str, Any] | None = None  # config.json of a transformers backbone, whose folder may go
+    architecture: dict[str, Any] | None = None  # of a library's network, whose folder may go
     folded: bool = True  # whether the weights have their batch norms folded
     mean: tuple[Finite, Finite, Finite] = (127.0, 127.0, 127.0)  # subtracted from RGB in 0..255
     std: tuple[Positive, Positive, Positive] = (128.0, 128.0, 128.0)  # then divided by
@@ -169,7 +172,7 @@ class TextHead(nn.Module):
             nn.init.normal_(self.project.weight, std=dimensions**-0.5)
             nn.init.zeros_(self.word_bias.weight)
             nn.init.zeros_(self.word_bias.bias)
-        # free units find their own length; a common scale beside it only hastens over-fitting
+        # untied rows find their own length; a common scale beside it only hastens over-fitting
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not config.free)
         self.pool = pool_named(config.pool)(config.sharpness)
 
@@ -198,6 +201,7 @@ class WordTable(nn.Module):
     scale: Tensor
     into: Tensor
     offset: Tensor
+    presence_bias: Tensor  # (V + M,) added to a word's score where presence is asked, fitted by calibration
 
     def __init__(self, vectors: Tensor, tuned: bool = False):
         super().__init__()
@@ -211,6 +215,9 @@ class WordTable(nn.Module):
         self.register_buffer("scale", torch.zeros(words, device=device))
         self.register_buffer("into", torch.zeros(numbers, embedding, device=device))
         self.register_buffer("offset", torch.zeros(embedding, device=device))
+        trained = getattr(self, "presence_bias", torch.zeros(len(self.vectors), device=device))
+        trained = trained[: len(self.vectors)]
+        self.register_buffer("presence_bias", torch.cat([trained, trained.new_zeros(words)]))
 
     @torch.no_grad()
     def set_extra(self, vectors: Tensor) -> None:
@@ -235,27 +242,13 @@ class WordTable(nn.Module):
         return torch.where((ids < trained)[:, None], own, further)
 
 
-class Normalize(nn.Module):
-    """RGB 0..255, uint8 or float -> (x - mean) / std in float32 (float64 stays)."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N,3,H,W) -> (N,3,H,W)."""
-        return (images - self.mean) / self.std
-
-
 class TextToRegion(nn.Module):
     """Trunk + text head + words. `build.create` makes one from names, `store.load_model` from a folder.
 
     `words` holds vectors of the V words of `vocabulary` and of the M others in `extra`, row V + i.
     """
+
+    reads_phrases = False  # whole ones, not their words (build.ImageText)
 
     def __init__(
         self,
@@ -275,6 +268,29 @@ class TextToRegion(nn.Module):
         self.config, self.vocabulary, self.extra = config, vocabulary, extra
         self.trunk, self.head, self.words = trunk, head, words
         self.normalize = Normalize(config.mean, config.std)
+
+    def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
+        """The same, reading each key as its value; a ConfigError for an unknown value."""
+        model = copy(self)
+        model.encoder = PhraseEncoder(model.vocabulary, model.extra, synonyms)
+        return model
+
+    def encode(self, phrases: Sequence[str], prompts: Sequence[str] = ()) -> list[EncodedPhrase]:
+        """Phrases as the model reads them; `prompts` are for image-text pairs alone, else a ConfigError."""
+        if prompts:
+            raise ConfigError("prompts are for image-text pairs, and this model reads words; leave them out")
+        return [self.encoder.encode(phrase) for phrase in phrases]
+
+    def common_units(self, prompts: Sequence[str] = ()) -> Tensor:
+        """The mean unit of the commonest words, (1,D): what they all share."""
+        rows = torch.arange(len(self.vocabulary), device=self.words.vectors.device)[:COMMON]
+        return self.units(rows).mean(0, keepdim=True)
+
+    def grid(self, maps: Tensor) -> Tensor:
+        """What is read at a transformer's tokens, (...,T,1), on the plane of the patches; planes as they are."""
+        stem: Any = self.trunk[0]
+        tokens = maps.shape[-1] == 1 < maps.shape[-2] and getattr(stem, "prefix", None) is not None
+        return patches_of(maps, stem.prefix) if tokens else maps
 
     @property
     def image_size(self) -> int:
@@ -303,6 +319,10 @@ class TextToRegion(nn.Module):
         """(K,) -> (K,D): the seeds of a top-down pass."""
         vectors, linear = self.word_vectors(words), self.head.project
         return vectors[:, :-1] if linear is None else linear(vectors)
+
+    def presence_bias(self, words: Tensor) -> Tensor:
+        """(K,) -> (K,) what calibration adds to the pooled scores, on the CPU; none to vectors (K,E)."""
+        return torch.zeros(len(words)) if words.is_floating_point() else self.words.presence_bias.cpu()[words]
 
     def location_scores(self, features: Tensor, words: Tensor) -> Tensor:
         """(N,D,h,w), (K,) -> (N,K,h,w)."""

@@ -4,6 +4,7 @@ model.safetensors   weights in float16 (8-bit rows of out-of-vocabulary words as
 config.json         ModelConfig, and the SHA-256 of the three other files, so that those of two models cannot mix
 vocabulary.txt      word<tab>count, most frequent first
 extra_words.txt     out-of-vocabulary words, one a line
+phrase_loc.json     of an image-text pair in its library's own format, in place of these: its name and our settings
 README.md           model card, made from config.card, whose keys are all optional: the texts summary, words, data,
                     recipe, command, limits, license_note; figures, rows as reports have them; figures_of, their set
 """
@@ -11,7 +12,7 @@ README.md           model card, made from config.card, whose keys are all option
 import hashlib
 import json
 import os
-import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,39 +24,43 @@ import yaml
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
-from phrase_loc.files import digest, read_json, read_text, reason, refusing, write_bytes
-from phrase_loc.models.backbones import build, check_weights, read_weights
-from phrase_loc.models.build import fold_batch_norm, folded
-from phrase_loc.models.library_nets import from_architecture, transformers_stages
+from phrase_loc.files import digest, read_json, read_text, reason, refusing, same_file, write_bytes, writing
+from phrase_loc.models import towers
+from phrase_loc.models.backbones import build, check_weights, network, read_weights
+from phrase_loc.models.build import ImageText, fold_batch_norm, folded
+from phrase_loc.models.library_nets import PAIRS
 from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
 from phrase_loc.text.vocabulary import Vocabulary
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocabulary.txt"
-EXTRA, CARD = "extra_words.txt", "README.md"
+EXTRA, CARD, OWN = "extra_words.txt", "README.md", "phrase_loc.json"
 #: key of config.json -> the file whose SHA-256 it holds; a model of old has that of the weights alone
 DIGESTS = {"weights_sha256": WEIGHTS, "vocabulary_sha256": VOCABULARY, "extra_words_sha256": EXTRA}
+CONFIGS = (CONFIG, OWN, towers.OPEN_CLIP_CONFIG)  # any of them tells a model
 DEFAULT, SHIPPED = "default", Path(__file__).parent / "default"  # its name, and where it lies
 TASK = "zero-shot-object-detection"  # the hub's name that comes nearest
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
+def save_model(model: TextToRegion, folder: str | os.PathLike, weights: bool | None = None) -> Path:
     """Writes a model to a folder, made if need be; each file whole or not at all, config.json last.
 
     Batch norms are folded on the way: a saved model is one to be queried. Raises a DataError where the folder cannot
-    be written, a weight is not finite, or the config holds what cannot be read.
+    be written, a weight is not finite, or the config holds what cannot be read. `weights` says of an image-text pair
+    whether its files are copied or its name is kept; None copies those of a folder.
     """
     from safetensors.torch import save
 
+    if isinstance(model, ImageText):
+        return _save_pair(model, Path(folder), weights)
     model, folder = folded(model), Path(folder)
-    weights = save({name: _compact(name, tensor) for name, tensor in model.state_dict().items()})
+    content = save({name: _compact(name, tensor) for name, tensor in model.state_dict().items()})
     ModelConfig.from_json(asdict(model.config), "the model's config")  # what is written can be read
     vocabulary = zip(model.vocabulary.words, model.vocabulary.counts)
     files = {
-        WEIGHTS: weights,
+        WEIGHTS: content,
         VOCABULARY: "".join(f"{w}\t{n}\n" for w, n in vocabulary).encode(),
         EXTRA: "".join(f"{word}\n" for word in model.extra).encode(),
-        CARD: model_card(model.config, len(model.vocabulary), len(model.extra), len(weights)).encode(),
+        CARD: model_card(model.config, len(model.vocabulary), len(model.extra), len(content)).encode(),
     }
     values = {**asdict(model.config), **{key: digest(files[name]) for key, name in DIGESTS.items()}}
     files[CONFIG] = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
@@ -70,9 +75,14 @@ def save_model(model: TextToRegion, folder: str | os.PathLike) -> Path:
 def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     """The shipped model ("default"), one in a folder, or one from a hub ("owner/name"); ready to be queried.
 
-    Raises a DataError where there is none, or its files are missing, truncated, of a newer format or of two models.
+    A folder or hub id may also hold an image-text pair of transformers or open_clip (towers.py). Raises a DataError
+    where there is none, or its files are missing, truncated, of a newer format or of two models.
     """
+    if named := towers.split_name(os.fspath(source)):
+        return ImageText(os.fspath(source), towers.load_pair(*named))
     folder = find_model(source)
+    if (folder / OWN).is_file() or _library_of(folder):
+        return _load_pair(folder, str(folder) if Path(source).is_dir() else os.fspath(source))
     values = read_json(folder / CONFIG, "the model's config")
     digests = {key: values.pop(key) for key in DIGESTS if key in values} if isinstance(values, dict) else {}
     config = replace(ModelConfig.from_json(values, str(folder / CONFIG)), folded=True)
@@ -84,6 +94,9 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
             raise DataError(
                 f"{path} is not the file that {CONFIG} beside it was written with; copy the whole folder again"
             )
+    tensors.setdefault(
+        "words.presence_bias", torch.zeros(len(vocabulary) + len(extra))
+    )  # older models have none
     model = _empty(config, vocabulary, extra, tensors, folder)
     wanted = model.state_dict()
     check_weights(tensors, wanted, str(folder / WEIGHTS))
@@ -98,11 +111,11 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
 
 
 def find_model(source: str | os.PathLike) -> Path:
-    """The folder of a model; one on a hub is downloaded first."""
+    """The folder of a model; one on a hub is downloaded first, of an image-text pair the configs alone."""
     name = os.fspath(source)
     shipped = name == DEFAULT and not Path(name).is_dir()
     folder = SHIPPED if shipped else Path(name)
-    if (folder / CONFIG).is_file():
+    if any((folder / config).is_file() for config in CONFIGS):
         return folder
     if shipped:
         raise DataError("this installation of phrase_loc ships no model; name a folder or train one")
@@ -110,13 +123,16 @@ def find_model(source: str | os.PathLike) -> Path:
         raise DataError(
             f"{name} holds no model: {CONFIG} is missing; name a folder written by save_pretrained"
         )
-    if folder.exists() or not _HUB_ID.fullmatch(name):
+    if folder.exists() or not towers.HUB_ID.fullmatch(name):
         raise DataError(
             f"no model at {name}; expected 'default', a folder of save_pretrained or a hub id owner/name"
         )
     from huggingface_hub import snapshot_download
 
     try:
+        found = Path(snapshot_download(name, allow_patterns=list(CONFIGS)))
+        if (found / OWN).is_file() or _library_of(found):
+            return found
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, "*.txt", CARD]))
     except Exception as error:  # huggingface_hub and its HTTP library have no common root
         raise DataError(
@@ -154,6 +170,67 @@ def push_model(
             ) from None
 
 
+def _library_of(folder: Path) -> str | None:
+    """Whose format a folder is in, by its config files; None where it is of none of the three."""
+    config = folder / "config.json"
+    found = read_json(config, "the model's config") if config.is_file() else {}
+    facts = found if isinstance(found, dict) else {}
+    if (folder / towers.OPEN_CLIP_CONFIG).is_file() and facts.get("model_type") not in PAIRS:
+        return "open_clip"
+    return "hf" if "model_type" in facts else "timm" if isinstance(facts.get("architecture"), str) else None
+
+
+def _load_pair(folder: Path, place: str) -> ImageText:
+    """The pair that a folder's phrase_loc.json names, or that is the folder itself, at `place`."""
+    own = read_json(folder / OWN, "the settings of the pair") if (folder / OWN).is_file() else {}
+    tower = own.pop("tower", None) if isinstance(own, dict) else None
+    library = _library_of(folder)
+    named = towers.split_name(f"{library}:{place}" if tower in (None, ".") else str(tower))
+    if named is None or not isinstance(own, dict):
+        raise DataError(
+            f"{folder / OWN} names no image-text pair (key tower); save it again, or copy the folder whole"
+        )
+    return ImageText(":".join(named), towers.load_pair(*named), **own)
+
+
+def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
+    """phrase_loc.json, and where asked for the library's own files beside it."""
+    library, place = towers.split_name(model.config.backbone) or ("", "")
+    local, advice = Path(place).is_dir(), "choose another place for the model"
+    with refusing(folder, advice):
+        folder.mkdir(parents=True, exist_ok=True)
+    here = local and same_file(place, folder)
+    keep = here or (local if weights is None else weights)
+    for path in _files_of(library, place) if keep and not here else ():
+        with writing(folder / path.name, advice) as temporary:
+            shutil.copyfile(path, temporary)
+    facts = {key: getattr(model.config, key) for key in ("format", "inference", "calibration", "card")}
+    name = "." if keep else f"{library}:{Path(place).resolve() if local else place}"
+    content = json.dumps({"tower": name, **facts}, indent=1, ensure_ascii=False)
+    write_bytes(folder / OWN, f"{content}\n".encode(), advice)
+    return folder
+
+
+def _files_of(library: str, place: str) -> list[Path]:
+    """The files of a pair, weights, configs and tokenizer, to be copied; a hub's are fetched first."""
+    own = "open_clip*.safetensors" if library == "open_clip" else "model*.safetensors"
+    kinds = ("*.json", "*.txt", "*.model"), (own, "*.bin")
+    folder = Path(place)
+    if not folder.is_dir():
+        if not towers.HUB_ID.fullmatch(place):
+            raise ConfigError(
+                f"{library}:{place} is a name of the library's; name its folder or hub id to copy its files"
+            )
+        from huggingface_hub import snapshot_download
+
+        with towers.reading(library, place):
+            folder = Path(snapshot_download(place, allow_patterns=[*kinds[0], kinds[1][0]]))
+    weights = next((found for kind in kinds[1] if (found := sorted(folder.glob(kind)))), [])
+    if not weights:
+        raise DataError(f"{folder} holds no weights to copy ({' or '.join(kinds[1])}); keep its name instead")
+    return [*(path for kind in kinds[0] for path in sorted(folder.glob(kind))), *weights]
+
+
 def _compact(name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
         return tensor.contiguous().cpu()
@@ -180,8 +257,8 @@ def _empty(
     rows = tensors.get("words.rows", torch.empty(0, 1))
     if len(rows) != len(extra) or rows.ndim != 2:
         raise DataError(
-            f"{folder} holds {len(extra)} further words ({EXTRA}) where {len(rows)} were expected by its weights; "
-            "copy the whole folder again"
+            f"{folder} holds {len(extra)} out-of-vocabulary words ({EXTRA}) where {len(rows)} were expected by "
+            "its weights; copy the whole folder again"
         )
     words = WordTable(torch.zeros(len(vocabulary), config.embedding), config.tuned)
     words.reserve(*(rows.shape if extra else (0, 1)))
@@ -197,17 +274,19 @@ def _empty_trunk(config: ModelConfig, numbers: int) -> nn.Sequential:
     if config.architecture is None:
         return fold_batch_norm(build(config.backbone))
     with torch.device("meta"):
-        size = sum(p.numel() for p in from_architecture(config.architecture).parameters())
+        size = sum(p.numel() for p in towers.trunk(network(config.architecture)).parameters())
     if size > 2 * numbers:
         raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
-    return fold_batch_norm(transformers_stages(from_architecture(config.architecture)).eval())
+    return fold_batch_norm(towers.trunk(network(config.architecture)).eval())
 
 
 def _read_words(path: Path) -> tuple[str, ...]:
-    """One word a line; a model without further words may lack the file."""
+    """Out-of-vocabulary words, one a line; a model without such words may lack the file."""
     if not path.exists():
         return ()
-    words = tuple(line.removesuffix("\r") for line in read_text(path, "the further words").split("\n"))
+    words = tuple(
+        line.removesuffix("\r") for line in read_text(path, "the out-of-vocabulary words").split("\n")
+    )
     words = words[:-1] if words[-1] == "" else words
     for number, word in enumerate(words, 1):
         if not word.strip() or "\t" in word:

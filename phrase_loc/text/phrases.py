@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,9 @@ class EncodedPhrase:
     """A phrase as the model sees it."""
 
     words: tuple[Word, ...]  # every content word in reading order, unknown ones with weight 0
-    ids: tuple[int, ...]  # rows of the K known words: below V the vocabulary's, from V on the extra table's
+    #: rows of the K known words: below V the vocabulary's, from V on the extra table's; of an image-text pair the
+    #: embedding of the phrase, one array (E,)
+    ids: tuple[Any, ...]
     weights: tuple[float, ...]  # > 0 with sum 1, in the order of `ids`
     note: str | None = None  # what of the phrase is not asked as it is written, None when all is
     head_known: bool = True  # whether every noun that names the thing is known
@@ -238,13 +241,14 @@ def one_edit_away(word: str) -> set[str]:
     return near - {word}
 
 
-def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The distinct word rows of all phrases (K,), and the weight of each in each phrase (P, K)."""
-    every = np.array([row for e in encoded for row in e.ids], dtype=np.int64)
-    ids, place = np.unique(every, return_inverse=True)
+def distinct_words(encoded: Sequence[EncodedPhrase]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """The distinct word rows (K,) or embeddings (K, E) of all phrases, and the weight of each in each (P, K)."""
+    rows = [row for e in encoded for row in e.ids]
+    every = np.array(rows) if rows else np.zeros(0, dtype=np.int64)
+    ids, place = np.unique(every, axis=0, return_inverse=True)
     weights = np.zeros((len(encoded), len(ids)), dtype=np.float32)
     owner = [p for p, e in enumerate(encoded) for _ in e.ids]
-    weights[owner, place] = [weight for e in encoded for weight in e.weights]
+    weights[owner, place.reshape(-1)] = [weight for e in encoded for weight in e.weights]
     return ids, weights
 
 

@@ -79,6 +79,11 @@ def _model(config: TrainConfig) -> TextToRegion:
     start = settings.pop("start")
     if start not in ("", "auto"):
         model = load_model(start)
+        if model.reads_phrases:
+            raise ConfigError(
+                f"model.start={start} is an image-text pair and has no words to go on from; take its image tower: "
+                f"model.start=none model.backbone={model.config.backbone}"
+            )
         if model.config.free and config.labels.unpunished == "vectors":
             raise ConfigError(
                 "labels.unpunished=vectors needs vectors from text, and the words of model.start have units of their "

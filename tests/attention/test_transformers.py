@@ -293,3 +293,21 @@ def test_attention_and_linear_layers_equal_lxt_and_zennit_where_the_rules_coinci
     found = excitation_backprop(ours, x.mT.mT, lambda h: won[None], signed=signed)[0]
     assert torch.allclose(found, relevance, atol=1e-5)
     assert found.sum() == pytest.approx(float(relevance.sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("signed", SIGNED)
+def test_a_dual_of_ones_own_takes_the_place_of_the_negative(signed):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True).double().eval()
+    x, units, dual = randn(2, 8, 5), randn(3, 8, seed=1), randn(1, 8, seed=2)
+
+    def net(x):
+        return layer(x.mT).mean(1)
+
+    found = contrastive_mwp(net, x, units, signed=signed, dual=dual)
+    own, shared = (mwp(net, x, of, signed=signed) for of in (units, dual))  # the pass is linear in its seed
+    assert torch.allclose(found, (own - shared).clamp(min=0), atol=1e-12)
+    at_features = contrastive_mwp(lambda x: x, x, units, signed=signed, dual=dual)
+    own, shared = (mwp(lambda x: x, x, of, signed=signed) for of in (units, dual))
+    assert torch.allclose(at_features, (own - shared).clamp(min=0), atol=1e-12)
+    plain_dual = contrastive_mwp(net, x, units[:1], signed=signed, dual=-units[:1])
+    assert torch.equal(plain_dual, contrastive_mwp(net, x, units[:1], signed=signed))

@@ -210,6 +210,29 @@ def test_missing_doubled_and_unknown_rows_are_named(data, tmp_path):
     assert "has no phrase 'a cow'" in unknown[1]
 
 
+def test_a_chain_has_its_own_row_or_what_is_said_of_its_mentions(data, tmp_path):
+    """The point of the surest mention, of all the boxes the best; a row of the chain goes before both."""
+    true = [row for row in perfect(data) if not row["protocol"]]
+    entity = {(s.image_id, *place): phrase.entity for s, place, phrase, _ in mentions(data)}
+    last = {(r["image"], entity[r["image"], r["sentence"], r["phrase_index"]]): r for r in true}
+    wrong = {"point": [0, 0], "boxes": [[0, 0, 1, 1]]}
+    mixed = [row if row is last[key] else row | wrong | {"scores": [0.2]} for row in true
+             for key in [(row["image"], entity[row["image"], row["sentence"], row["phrase_index"]])]]  # fmt: skip
+    protocols = ["entity_pointing", "entity_box"]
+    assert set(values(run(data, written(tmp_path / "a.jsonl", mixed), protocols=protocols)).values()) == {
+        100.0
+    }
+    chains = [{"image": image, "entity": chain} | wrong for image, chain in last]
+    assert set(
+        values(run(data, written(tmp_path / "b.jsonl", mixed + chains), protocols=protocols)).values()
+    ) == {0.0}
+    half = [
+        {k: v for k, v in row.items() if k != "boxes"} for row in chains
+    ]  # without boxes: those of the mentions
+    found = values(run(data, written(tmp_path / "c.jsonl", mixed + half), protocols=protocols))
+    assert [*found.values()] == [0.0, 100.0]
+
+
 def test_rows_with_scores_are_the_boxes_of_a_phrase_best_first(data, tmp_path):
     rows = [dict(row, score=0.5) for row in simple(data)]
     wrong = [dict(row, x1=0, y1=0, x2=1, y2=1, score=score) for row in rows for score in (0.9, 0.6)]

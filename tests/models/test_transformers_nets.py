@@ -59,10 +59,10 @@ def test_weights_from_a_file_of_the_folder(nets, tmp_path):
 
 
 def test_other_networks_and_missing_folders_are_one_sentence(tmp_path):
-    from transformers import ViTConfig
+    from transformers import BertConfig
 
-    ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="model_type 'vit'"):
+    BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="model_type 'bert'"):
         build(f"transformers:{tmp_path}")
     with pytest.raises(DataError, match="cannot be loaded"):
         build(f"transformers:{tmp_path / 'nowhere'}")

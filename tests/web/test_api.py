@@ -567,16 +567,17 @@ def test_an_answer_leaves_the_held_scene_as_it_was(tiny_localizer, photo):
 
 
 def test_labels_are_written_as_the_command_line_writes_them(client, tmp_path):
-    labels = [{"phrase": "a dog", "xyxy": [1, 2, 30, 40.5], "present": 0.75}, {"phrase": "a cat", "xyxy": [0, 0, 9, 9],
-              "present": None}]  # fmt: skip
-    photographs = [{"name": "a.png", "size": [120, 80], "labels": labels}, {"name": "ü", "size": [9, 9], "labels": []}]
-    expected = [
-        LabelledImage("a.png", (120, 80), (Label(0, (1, 2, 30, 40.5), 0.75, "a dog", 0.75), Label(1, (0, 0, 9, 9), 1, "a cat", 1))),
-        LabelledImage("ü", (9, 9), ()),
-    ]  # fmt: skip
+    dog = {"phrase": "a dog", "xyxy": [1, 2, 30, 40.5], "present": 0.75}
+    cat = {"phrase": "a cat", "xyxy": [0, 0, 9, 9], "present": None}
+    photographs = [{"name": "a.png", "size": [120, 80], "labels": [dog, cat]}]
+    photographs.append({"name": "ü", "size": [9, 9], "labels": []})
+    found = (Label(0, (1, 2, 30, 40.5), 0.75, "a dog", 0.75), Label(1, (0, 0, 9, 9), 1, "a cat", 1))
+    expected = [LabelledImage("a.png", (120, 80), found), LabelledImage("ü", (9, 9), ())]
     for name in "coco", "labelstudio", "cvat", "jsonl":
         answer = client.post("/api/export", json={"format": name, "photographs": photographs})
         assert answer.status_code == 200
         FORMATS[name].write(expected, Place(Path.cwd(), ["a dog", "a cat"], ""), tmp_path / name)
         assert answer.content == (tmp_path / name).read_bytes()
-    assert "format" in refusal(client.post("/api/export", json={"format": "yolo", "photographs": photographs}))
+    assert "format" in refusal(
+        client.post("/api/export", json={"format": "yolo", "photographs": photographs})
+    )

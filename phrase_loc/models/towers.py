@@ -1,0 +1,394 @@
+"""Networks of transformers, open_clip and timm by name: image-text pairs, and image networks as trunks.
+
+A name is LIBRARY:PLACE, the place a folder in the library's own format, a hub id, or a name that the library knows:
+
+    hf:openai/clip-vit-base-patch16, hf:facebook/dinov2-base            (`transformers:` is the former prefix)
+    open_clip:timm/resnet50_clip.openai, open_clip:ViT-B-32/laion2b_s34b_b79k
+    timm:vit_base_patch16_224.augreg_in21k
+
+Stages are stem, block1 ... of a transformer and stem, layer1 ... or stage1 ... of a convolutional network; those of
+transformers are cut in library_nets.py. Each library is imported when one of its networks is asked for.
+"""
+
+import copy
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from string import punctuation
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phrase_loc.errors import ConfigError, DataError, PhraseLocError, extra
+from phrase_loc.files import read_json, reason
+from phrase_loc.models import library_nets
+from phrase_loc.models.library_nets import Block, Part, Stages, Vision, closed, column, resized, tokens_of
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+#: CLIP's own mean and std, which open_clip takes where a config names none.
+_CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+_AT_ONCE = 64  # prompts
+
+
+class Texts(nn.Module):
+    """A text tower with its own tokenizer, which cuts what is too long: prompts to embeddings of length 1."""
+
+    def __init__(
+        self, net: nn.Module, tokenize: Callable[[list[str]], Any], embed: Callable[[Any, Any], Tensor]
+    ):
+        super().__init__()
+        self.net, self.tokenize, self.embed = net, tokenize, embed
+
+    def ids(self, prompt: str) -> list[int]:
+        """The tokens of a prompt."""
+        given = self.tokenize([prompt])
+        found: list[int] = (given if isinstance(given, Tensor) else given["input_ids"])[0].tolist()
+        return found
+
+    @torch.inference_mode()
+    def forward(self, prompts: Sequence[str]) -> Tensor:
+        """P prompts -> (P,E) on the device of the weights."""
+        device, parts = next(self.parameters()).device, range(0, len(prompts), _AT_ONCE)
+        tokens = (self.tokenize(list(prompts[i : i + _AT_ONCE])).to(device) for i in parts)
+        return F.normalize(torch.cat([self.embed(self.net, given) for given in tokens]), dim=-1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image network and a text tower over one embedding of E numbers."""
+
+    vision: Vision
+    project: Tensor | None  # (E,D) from what is pooled to the embedding; None where that is the embedding
+    texts: Texts
+    scale: float  # of the cosine, and what is added to it, in the logit that the two belong together
+    bias: float
+    images: dict[str, Any]  # mean and std of RGB in 0..1, size
+
+
+# transformers
+
+
+def _hf_images(place: str) -> dict[str, Any]:
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    config, facts = library_nets.architecture(place), dict[str, Any]()
+    with suppress(OSError):  # there is no preprocessor_config.json
+        facts = ImageProcessingMixin.get_image_processor_dict(place)[0]
+    size = facts.get("size")
+    if isinstance(size, dict):
+        size = size.get("shortest_edge", size.get("height"))
+    if not size and "num_patches" in config:  # a Siglip2, which takes any shape
+        size = math.isqrt(config["num_patches"]) * config["patch_size"]
+    found = {key: tuple(facts[f"image_{key}"]) for key in ("mean", "std") if facts.get(f"image_{key}")}
+    size = size or config.get("image_size")
+    return {**found, "size": size} if size else found
+
+
+def _hf_pair(place: str) -> Pair:
+    from transformers import AutoConfig
+
+    kind = AutoConfig.from_pretrained(place, **library_nets.UNTRUSTED).model_type
+    if kind not in library_nets.PAIRS:
+        raise _no_texts(
+            f"hf:{place}", f"its model_type is {kind}, and the pairs are {', '.join(library_nets.PAIRS)}"
+        )
+    images = _hf_images(place)
+    if len(images) < 3:
+        raise DataError(
+            f"{place} has no preprocessor_config.json with its images' mean and std; copy it whole"
+        )
+    net = library_nets.transformers_network(place)
+    project, bias = getattr(net, "visual_projection", None), getattr(net, "logit_bias", None)
+    facts = (float(net.logit_scale.detach().exp()), 0.0 if bias is None else float(bias.detach()), images)
+    vision, texts = library_nets.vision_transformer(net.vision_model), _hf_texts(net, place, "siglip" in kind)
+    net.vision_model = net.visual_projection = None  # the text tower is left
+    return Pair(vision, None if project is None else project.weight, texts, *facts)
+
+
+def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
+    """`padded`: SigLIP reads texts of one length with their padding, in lower case and without punctuation."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(place, **library_nets.UNTRUSTED)
+    longest = net.config.text_config.max_position_embeddings
+    options = {"truncation": True, "max_length": longest, "return_tensors": "pt"}
+    options |= {"padding": "max_length" if padded else True, "return_attention_mask": not padded}
+
+    def embed(net: Any, given: Any) -> Tensor:
+        found = net.get_text_features(**given)
+        return found if isinstance(found, Tensor) else found.pooler_output
+
+    def plain(text: str) -> str:
+        return (
+            " ".join(text.lower().translate(str.maketrans("", "", punctuation)).split()) if padded else text
+        )
+
+    return Texts(net, lambda prompts: tokenizer([plain(text) for text in prompts], **options), embed)
+
+
+# open_clip
+
+
+def _open_clip_vision(visual: Any) -> Vision:
+    kind = type(visual).__name__
+    if kind == "TimmModel":
+        found = _timm_vision(visual.trunk)
+        return Vision(found.stages, found.top, nn.Sequential(found.pool, visual.head))
+    if kind == "ModifiedResNet":
+        stem = [f"{name}{i}" for i in (1, 2, 3) for name in ("conv", "bn", "act")]
+        stages = _stages(visual, [*stem, "avgpool"], [f"layer{i}" for i in range(1, 5)])
+        return Vision(stages, None, Part(visual, ("attnpool",), _attention_pool))
+    if kind != "VisionTransformer":
+        raise ConfigError(f"open_clip's image tower {kind} is none of its ViTs, ResNets and timm networks")
+    stages = Stages(
+        stem=Part(visual, ("conv1", "class_embedding", "positional_embedding", "ln_pre"), _open_clip_embed, 1)
+    )
+    stages |= {f"block{i}": Block(block) for i, block in enumerate(visual.transformer.resblocks, 1)}
+    pool = Part(visual, ("ln_post", "attn_pool", "attn_pool_contrastive"), _open_clip_pool)
+    top = Part(visual, ("ln_post",), partial(closed, norm="ln_post", prefix=1))
+    return Vision(stages, top, pool)
+
+
+def _stages(net: nn.Module, stem: Sequence[str], layers: Sequence[str]) -> Stages:
+    first = nn.Sequential(OrderedDict((name, net.get_submodule(name)) for name in stem))
+    return Stages(stem=first, **{name: net.get_submodule(name) for name in layers})
+
+
+def _open_clip_embed(net: Any, images: Tensor) -> Tensor:
+    plane = net.conv1(images)
+    first = net.class_embedding.expand(len(plane), 1, -1)
+    tokens = torch.cat([first, tokens_of(plane)], 1) + resized(net.positional_embedding, plane.shape[-1])
+    return column(net.ln_pre(tokens))
+
+
+def _open_clip_pool(net: Any, x: Tensor) -> Tensor:
+    return net._pool(tokens_of(x))[0]
+
+
+def _attention_pool(net: Any, x: Tensor) -> Tensor:
+    """CLIP's attention pool, its position embeddings for the grid of x: (N,C,h,w) -> (N,E)."""
+    pool = copy.copy(net.attnpool)  # a call in another thread may have another size
+    fitting = nn.Parameter(resized(pool.positional_embedding, x.shape[-1]), requires_grad=False)
+    pool._parameters = {**pool._parameters, "positional_embedding": fitting}
+    return pool(x)
+
+
+def _open_clip_name(place: str) -> tuple[str, str | None]:
+    """The name that open_clip takes, and the tag of its weights."""
+    import open_clip
+
+    if Path(place).is_dir():
+        return f"local-dir:{place}", None
+    name, _, tag = place.partition("/")
+    return (name, tag or None) if name in open_clip.list_models() else (f"hf-hub:{place}", None)
+
+
+def _open_clip_config(place: str) -> dict[str, Any]:
+    """model_cfg and preprocess_cfg as in open_clip_config.json."""
+    import open_clip
+    from huggingface_hub import hf_hub_download
+
+    name, tag = _open_clip_name(place)
+    if not name.startswith(("local-dir:", "hf-hub:")):
+        facts = open_clip.get_pretrained_cfg(name, tag) if tag else {}
+        return {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": facts}
+    local = name.startswith("local-dir:")
+    found = read_json(Path(place) / OPEN_CLIP_CONFIG if local else hf_hub_download(place, OPEN_CLIP_CONFIG))
+    return {"model_cfg": found["model_cfg"], "preprocess_cfg": found.get("preprocess_cfg") or {}}
+
+
+def _open_clip_images(place: str) -> dict[str, Any]:
+    found = _open_clip_config(place)
+    facts = found["preprocess_cfg"]
+    size = facts.get("size") or found["model_cfg"]["vision_cfg"].get("image_size", 224)
+    read = {key: tuple(facts.get(key) or own) for key, own in _CLIP.items()}
+    return {**read, "size": size if isinstance(size, int) else size[0]}
+
+
+def _open_clip_architecture(place: str) -> dict[str, Any]:
+    found = _open_clip_config(place)["model_cfg"]
+    return {"library": "open_clip", **{k: found.get(k) for k in ("embed_dim", "vision_cfg", "quick_gelu")}}
+
+
+def _open_clip_network(place: str) -> Any:
+    import open_clip
+
+    name, tag = _open_clip_name(place)
+    return open_clip.create_model(name, tag, require_pretrained=True, pretrained_text=False).eval()
+
+
+def _open_clip_pair(place: str) -> Pair:
+    import open_clip
+
+    net, tokenizer = _open_clip_network(place), open_clip.get_tokenizer(_open_clip_name(place)[0])
+    vision, project = _open_clip_vision(net.visual), getattr(net.visual, "proj", None)
+    facts = (
+        float(net.logit_scale.detach().exp()),
+        0.0 if net.logit_bias is None else float(net.logit_bias.detach()),
+    )
+    net.visual = None  # the text tower is left
+    texts = Texts(net, tokenizer, lambda net, given: net.encode_text(given))
+    return Pair(vision, None if project is None else project.T, texts, *facts, _open_clip_images(place))
+
+
+# timm
+
+
+def _timm_vision(net: Any) -> Vision:
+    head = ("norm", "attn_pool", "fc_norm", "head_drop", "head", "global_pool", "fc")
+    if hasattr(net, "_pos_embed") and hasattr(net, "norm_pre") and hasattr(net, "num_prefix_tokens"):
+        net.dynamic_img_size, patches, prefix = True, net.patch_embed, net.num_prefix_tokens
+        patches.strict_img_size, patches.flatten, patches.output_fmt = False, False, "NHWC"
+        keep = ("patch_embed", "pos_embed", "pos_drop", "patch_drop", "norm_pre", "cls_token", "reg_token")
+        blocks = {f"block{i}": Block(block) for i, block in enumerate(net.blocks, 1)}
+        stages = Stages(stem=Part(net, keep, _timm_embed, prefix), **blocks)
+        top = Part(net, ("norm",), partial(closed, norm="norm", prefix=prefix))
+        return Vision(stages, top, Part(net, head, _timm_pool))
+    if hasattr(net, "stem") and hasattr(net, "stages"):
+        stages = Stages(stem=net.stem, **{f"stage{i}": stage for i, stage in enumerate(net.stages, 1)})
+    elif hasattr(net, "layer4"):
+        stem = [name for name in ("conv1", "bn1", "act1", "maxpool") if hasattr(net, name)]
+        stages = _stages(net, stem, [f"layer{i}" for i in range(1, 5)])
+    else:
+        kind = type(net).__name__
+        raise ConfigError(
+            f"timm's {kind} is none of the ViTs, ConvNeXts and ResNets that are cut into stages"
+        )
+    last = next(reversed(stages))
+    for name in ("norm_pre", "final_conv"):  # mostly an identity
+        stages[last] = nn.Sequential(stages[last], getattr(net, name)) if hasattr(net, name) else stages[last]
+    return Vision(stages, None, Part(net, head, lambda net, x: net.forward_head(x)))
+
+
+def _timm_embed(net: Any, images: Tensor) -> Tensor:
+    return column(net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images)))))
+
+
+def _timm_pool(net: Any, x: Tensor) -> Tensor:
+    return net.forward_head(net.norm(tokens_of(x)))
+
+
+def _timm_config(place: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """What timm knows of the weights, the architecture's name, and its options."""
+    import timm
+    from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
+
+    if Path(place).is_dir() or "/" in place:
+        read = load_model_config_from_path if Path(place).is_dir() else load_model_config_from_hf
+        return cast(Any, read(place))
+    facts: Any = timm.get_pretrained_cfg(place, allow_unregistered=False)
+    return facts.to_dict(), place.partition(".")[0], {}
+
+
+def _timm_images(place: str) -> dict[str, Any]:
+    facts = _timm_config(place)[0]
+    return {"mean": tuple(facts["mean"]), "std": tuple(facts["std"]), "size": facts["input_size"][-1]}
+
+
+def _timm_architecture(place: str) -> dict[str, Any]:
+    _, name, options = _timm_config(place)
+    return {"library": "timm", "name": name, "options": dict(options or {})}
+
+
+def _timm_network(place: str) -> Any:
+    import timm
+
+    source = "local-dir:" if Path(place).is_dir() else "hf-hub:" if "/" in place else ""
+    return timm.create_model(source + place, pretrained=True).eval()
+
+
+def _timm_pair(place: str) -> Pair:
+    raise _no_texts(f"timm:{place}", "timm's networks see images alone")
+
+
+def _no_texts(name: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"{name} has no text tower to be asked phrases ({why}); name an image-text model such as "
+        f"hf:openai/clip-vit-base-patch16, or train a word head over this one: model.backbone={name}"
+    )
+
+
+# Names
+
+
+@dataclass(frozen=True)
+class Library:
+    """How a library reads a place: what builds its network again, its images, the network, a pair."""
+
+    architecture: Callable[[str], dict[str, Any]]
+    images: Callable[[str], dict[str, Any]]
+    network: Callable[[str], Any]
+    pair: Callable[[str], Pair]
+
+
+LIBRARIES: dict[str, Library] = {
+    "hf": Library(library_nets.architecture, _hf_images, library_nets.transformers_network, _hf_pair),
+    "open_clip": Library(_open_clip_architecture, _open_clip_images, _open_clip_network, _open_clip_pair),
+    "timm": Library(_timm_architecture, _timm_images, _timm_network, _timm_pair),
+}
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """(library, place) of LIBRARY:PLACE; None for any other name."""
+    library, colon, place = name.partition(":")
+    library = "hf" if library == "transformers" else library
+    return (library, place) if colon and library in LIBRARIES else None
+
+
+@contextmanager
+def reading(library: str, place: str) -> Iterator[None]:
+    """Whatever a library raises of a place becomes one sentence."""
+    try:
+        yield
+    except PhraseLocError:
+        raise
+    except ImportError as error:
+        needed = f"the package {error.name}" if error.name else reason(error)
+        raise ConfigError(f"{library}:{place} needs {needed}: {extra('clip')}") from None
+    except Exception as error:  # of a broken folder or without a network the libraries raise anything
+        what = "the folder" if Path(place).is_dir() else "neither a folder here nor a name within reach: it"
+        raise DataError(
+            f"{library}:{place}: {what} cannot be loaded ({reason(error)}); check the name and the network, or copy "
+            "the folder again, whole"
+        ) from None
+
+
+def load_pair(library: str, place: str) -> Pair:
+    """An image-text model with its weights; a PhraseLocError where they are partial, broken or out of reach."""
+    with reading(library, place):
+        pair = LIBRARIES[library].pair(place)
+    for name, value in (
+        nn.ModuleList([*pair.vision.stages.values(), pair.vision.pool, pair.texts]).state_dict().items()
+    ):
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise DataError(f"{library}:{place} has weights that are not finite ({name}); copy it again")
+    return pair
+
+
+def architecture(library: str, place: str) -> dict[str, Any]:
+    """What `network` builds again, kept in a saved model so that it needs the place no more."""
+    with reading(library, place):
+        return LIBRARIES[library].architecture(place)
+
+
+def images_of(library: str, place: str) -> dict[str, Any]:
+    """Mean and std of RGB in 0..1 and the size of the images of a place, as far as it says them."""
+    with reading(library, place):
+        return LIBRARIES[library].images(place)
+
+
+def trunk(net: Any) -> nn.Sequential:
+    """A network's named stages; they share its weights."""
+    library = type(net).__module__.partition(".")[0]
+    if library == "transformers":
+        return library_nets.transformers_stages(net)
+    found = _open_clip_vision(getattr(net, "visual", net)) if library == "open_clip" else _timm_vision(net)
+    return found.trunk
