@@ -312,13 +312,19 @@ def _written(asked: Export) -> bytes:
     """What `phrase-loc label` writes; its writers want a file, which holds names and boxes and is gone at once."""
     classes = list(dict.fromkeys(label.phrase for photo in asked.photographs for label in photo.labels))
     images = [
-        LabelledImage(photo.name, photo.size, tuple(_label(label, classes) for label in photo.labels))
+        LabelledImage(
+            _file_name(photo.name), photo.size, tuple(_label(label, classes) for label in photo.labels)
+        )
         for photo in asked.photographs
     ]
     with TemporaryDirectory() as folder:
         path = Path(folder) / FORMATS[asked.format].name
         FORMATS[asked.format].write(images, Place(Path.cwd(), classes, ""), path)
         return path.read_bytes()
+
+
+def _file_name(name: str) -> str:
+    return plain(name).replace("/", "_") or "photograph"
 
 
 def _label(label: PlacedLabel, classes: list[str]) -> Label:

@@ -571,7 +571,10 @@ def test_labels_are_written_as_the_command_line_writes_them(client, tmp_path):
     cat = {"phrase": "a cat", "xyxy": [0, 0, 9, 9], "present": None}
     photographs = [{"name": "a.png", "size": [120, 80], "labels": [dog, cat]}]
     photographs.append({"name": "ü", "size": [9, 9], "labels": []})
-    found = (Label(0, (1, 2, 30, 40.5), 0.75, "a dog", 0.75), Label(1, (0, 0, 9, 9), 1, "a cat", 1))
+    found = (
+        Label(0, (1.0, 2.0, 30.0, 40.5), 0.75, "a dog", 0.75),
+        Label(1, (0.0, 0.0, 9.0, 9.0), 1.0, "a cat", 1.0),
+    )
     expected = [LabelledImage("a.png", (120, 80), found), LabelledImage("ü", (9, 9), ())]
     for name in "coco", "labelstudio", "cvat", "jsonl":
         answer = client.post("/api/export", json={"format": name, "photographs": photographs})
