@@ -72,6 +72,10 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
             f"{source} is an image-text pair, whose maps need the top-down pass and do not export; train a word head "
             f"over it (model.backbone={model.config.backbone}) and export that"
         )
+    if settings.dual != "negative":
+        raise ConfigError(
+            f"an exported model holds units against their negatives, and {source} has dual mean"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder / GRAPHS[format]) as path:

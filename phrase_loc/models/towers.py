@@ -244,7 +244,7 @@ def _open_clip_pair(place: str) -> Pair:
 
 def _timm_vision(net: Any) -> Vision:
     head = ("norm", "attn_pool", "fc_norm", "head_drop", "head", "global_pool", "fc")
-    if hasattr(net, "_pos_embed") and hasattr(net, "norm_pre") and hasattr(net, "num_prefix_tokens"):
+    if hasattr(net, "_pos_embed") and hasattr(net, "norm_pre") and not hasattr(net, "rope"):
         net.dynamic_img_size, patches, prefix = True, net.patch_embed, net.num_prefix_tokens
         patches.strict_img_size, patches.flatten, patches.output_fmt = False, False, "NHWC"
         keep = ("patch_embed", "pos_embed", "pos_drop", "patch_drop", "norm_pre", "cls_token", "reg_token")

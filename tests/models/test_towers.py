@@ -11,10 +11,12 @@ import torch.nn.functional as F
 
 from phrase_loc.attention import mwp
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.export import export
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import create
 from phrase_loc.models.library_nets import resized
 from phrase_loc.models.store import load_model, save_model
+from phrase_loc.models.towers import trunk
 from phrase_loc.text.phrases import distinct_words
 from phrase_loc.text.vocabulary import Vocabulary
 from tests.models import tiny_towers as tiny
@@ -329,6 +331,17 @@ class TestOneSentence:
         self.refused("open_clip:nowhere/at-all", "cannot be loaded")
         self.refused("hf:nowhere", "cannot be loaded")
 
+    @pytest.mark.parametrize(
+        "name", ["eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"]
+    )
+    def test_networks_of_timm_that_are_not_cut(self, name):
+        timm = pytest.importorskip("timm")
+        with (
+            torch.device("meta"),
+            pytest.raises(ConfigError, match="is none of the ViTs, ConvNeXts and ResNets"),
+        ):
+            trunk(timm.create_model(name))
+
     def test_open_clip_is_not_installed(self, folders, monkeypatch):
         monkeypatch.setitem(sys.modules, "open_clip", None)
         self.refused(
@@ -398,10 +411,12 @@ def test_the_map_of_a_phrase_is_its_units_pass_over_the_librarys_network(kind, s
     assert torch.allclose(alone, negative, atol=1e-6)
 
 
-def test_a_word_model_has_the_mean_unit_of_its_words_as_a_dual_too(tiny_localizer, drawn_image):
+def test_a_word_model_has_the_mean_unit_of_its_words_as_a_dual_too(tiny_localizer, drawn_image, tmp_path):
     scene, mean = tiny_localizer.look(drawn_image), tiny_localizer.with_settings(dual="mean")
     rows = torch.arange(len(tiny_localizer.vocabulary))
     assert torch.equal(
         mean.model.common_units(), mean.model.units(rows).mean(0, keepdim=True)
     )  # fewer than 256 words
     assert not torch.allclose(mean.attend(scene, ["hat"]), tiny_localizer.attend(scene, ["hat"]))
+    with pytest.raises(ConfigError, match="an exported model holds units against their negatives"):
+        export(mean.save_pretrained(tmp_path / "model"), tmp_path / "out", "torch")
