@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from phrase_loc.attention import contrastive_mwp, excitation_backprop, mwp  # noqa: F401
-    from phrase_loc.display import plot, to_coco, to_detections, to_dict, to_frame  # noqa: F401
+    from phrase_loc.attention.explain import explain  # noqa: F401
+    from phrase_loc.display import overlay, plot, to_coco, to_detections, to_dict, to_frame  # noqa: F401
     from phrase_loc.errors import ConfigError, DataError, PhraseLocError  # noqa: F401
     from phrase_loc.localizer import PhraseLocalizer  # noqa: F401
     from phrase_loc.structures import Phrase, Prediction, Predictions, Scene, Word  # noqa: F401
@@ -23,7 +24,8 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "attention": ("contrastive_mwp", "excitation_backprop", "mwp"),
-    "display": ("plot", "to_coco", "to_detections", "to_dict", "to_frame"),
+    "attention.explain": ("explain",),
+    "display": ("overlay", "plot", "to_coco", "to_detections", "to_dict", "to_frame"),
     "errors": ("ConfigError", "DataError", "PhraseLocError"),
     "localizer": ("PhraseLocalizer",),
     "structures": ("Phrase", "Prediction", "Predictions", "Scene", "Word"),

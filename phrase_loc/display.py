@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from phrase_loc.drawing import COLOURS
+from phrase_loc.drawing import COLOURS, glow
 from phrase_loc.errors import ConfigError
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
@@ -129,6 +129,16 @@ def to_detections(predictions: Sequence[Prediction], top_k: int | None = None) -
         "class_id": np.repeat(np.arange(len(counts)), counts),
         "data": {"class_name": np.repeat(np.array([p.phrase for p in predictions], np.str_), counts)},
     }
+
+
+def overlay(image: Picture, heat: Tensor) -> Image.Image:
+    """A photograph with one map (h, w), or (1, ..., h, w), of any resolution laid over it as a warm glow."""
+    picture, size = load_image(image), tuple(heat.shape[-2:])
+    if heat.dim() < 2 or heat.numel() != heat.shape[-2:].numel():
+        raise ConfigError(
+            f"overlay takes one map (h, w), got the shape {tuple(heat.shape)}; choose one of them"
+        )
+    return glow(picture, heat.detach().float().cpu().reshape(size))
 
 
 def plot(

@@ -172,7 +172,7 @@ class TextHead(nn.Module):
             nn.init.normal_(self.project.weight, std=dimensions**-0.5)
             nn.init.zeros_(self.word_bias.weight)
             nn.init.zeros_(self.word_bias.bias)
-        # free units find their own length; a common scale beside it only hastens over-fitting
+        # untied rows find their own length; a common scale beside it only hastens over-fitting
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not config.free)
         self.pool = pool_named(config.pool)(config.sharpness)
 

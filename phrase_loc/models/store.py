@@ -254,8 +254,8 @@ def _empty(
     rows = tensors.get("words.rows", torch.empty(0, 1))
     if len(rows) != len(extra) or rows.ndim != 2:
         raise DataError(
-            f"{folder} holds {len(extra)} further words ({EXTRA}) where {len(rows)} were expected by its weights; "
-            "copy the whole folder again"
+            f"{folder} holds {len(extra)} out-of-vocabulary words ({EXTRA}) where {len(rows)} were expected by "
+            "its weights; copy the whole folder again"
         )
     words = WordTable(torch.zeros(len(vocabulary), config.embedding), config.tuned)
     words.reserve(*(rows.shape if extra else (0, 1)))
@@ -278,10 +278,12 @@ def _empty_trunk(config: ModelConfig, numbers: int) -> nn.Sequential:
 
 
 def _read_words(path: Path) -> tuple[str, ...]:
-    """One word a line; a model without further words may lack the file."""
+    """Out-of-vocabulary words, one a line; a model without such words may lack the file."""
     if not path.exists():
         return ()
-    words = tuple(line.removesuffix("\r") for line in read_text(path, "the further words").split("\n"))
+    words = tuple(
+        line.removesuffix("\r") for line in read_text(path, "the out-of-vocabulary words").split("\n")
+    )
     words = words[:-1] if words[-1] == "" else words
     for number, word in enumerate(words, 1):
         if not word.strip() or "\t" in word:

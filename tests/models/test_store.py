@@ -186,7 +186,7 @@ def test_a_model_of_old_has_the_digest_of_its_weights_alone(model, tmp_path):
         ({"head.lift.bias": torch.full((12,), torch.nan)}, "not finite"),
         ({"head.lift.bias": torch.zeros(12, dtype=torch.int32)}, "torch.int32 where torch.float32"),
         ({"words.rows": torch.zeros(2, 4)}, "torch.float32 where torch.int8"),
-        ({"words.rows": torch.zeros(3, 4, dtype=torch.int8)}, "further words"),
+        ({"words.rows": torch.zeros(3, 4, dtype=torch.int8)}, "out-of-vocabulary words"),
         ({"words.vectors": torch.zeros(4, 6)}, "where"),
     ],
 )
@@ -205,7 +205,7 @@ def test_further_words_of_old_models_stand_one_a_line(model, tmp_path, lines):
     save_model(model, tmp_path)
     (tmp_path / "extra_words.txt").write_text(lines)
     spoil(tmp_path, "config.json", without("extra_words_sha256"))
-    with pytest.raises(DataError, match=r"line|twice|further words"):
+    with pytest.raises(DataError, match=r"line|twice|out-of-vocabulary words"):
         load_model(tmp_path)
 
 
