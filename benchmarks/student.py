@@ -43,7 +43,7 @@ from phrase_loc.datasets import DATASETS
 from phrase_loc.models import backbones
 from phrase_loc.structures import GroundingSample, Phrase
 
-PICTURES, SCALE = 320, 3  # generated, and how many times their size they are written
+PICTURES, SCALE = 160, 3  # generated, and how many times their size they are written
 WIDTH, BATCH, RATE = 32, 16, 2e-3
 SIDE, STRIDE, STAGE = 320, 16, "stage5"  # of photographs
 
@@ -59,7 +59,7 @@ def main() -> None:
         "--instances", type=int, default=1, help="boxes of a class that are labelled in a photograph"
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--model", default="default")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -155,6 +155,8 @@ def labels(
     command = [sys.executable, "-m", "phrase_loc", "label", *(str(s.path) for s in samples)]
     command += ["--phrases", str(classes), "--output", str(out), "--format", "coco", "--workers", "0"]
     subprocess.run([*command, *options], check=True)
+    if not json.loads((out / "coco.json").read_text())["annotations"]:
+        return {}
     found = DATASETS["table"](root=samples[0].path.parent, table=str(out / "coco.json"))
     frames = {s.image_id: s.size for s in samples}  # of an annotation, where the photograph is a smaller copy
     named = ((Path(s.image_id).stem, s) for s in found)
