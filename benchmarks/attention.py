@@ -39,6 +39,7 @@ from torch import Tensor
 from phrase_loc.errors import choose
 
 TASKS = ("u1", "c1", "u16", "c16", "u64", "c64", "b8", "g1", "g16")
+WHOLE = ("phrase_loc", "phrase_loc, by contributions")
 TRUNKS = [name.removeprefix("phrase_loc, trunk ") for name in OURS if "trunk" in name]
 SLOW = 8.0  # a task that costs more forward passes than this runs in at most two rounds
 
@@ -118,7 +119,7 @@ def one_round(
 def measure_memory(name: str, tasks: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """Peak memory of each method in a process of its own; a peer's loops need what their one call needs."""
     script, found = Path(__file__).with_name("attention_memory.py"), {}
-    for method in ["phrase_loc", *args.against]:
+    for method in [*WHOLE, *args.against]:
         asked = [t for t in tasks if method in OURS or not t.endswith(("16", "64"))]
         command = [sys.executable, script, name, method, *asked]
         command += [f"--device={args.device}", f"--model={args.model}"]
@@ -183,7 +184,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     kept = args.results is not None and args.results.exists()
     results: dict[str, Any] = json.loads(args.results.read_text(encoding="utf-8")) if kept else {}
-    methods = ["phrase_loc", *(f"phrase_loc, trunk {t}" for t in args.trunks), *args.against]
+    methods = [*WHOLE, *(f"phrase_loc, trunk {t}" for t in args.trunks), *args.against]
     for name in args.nets if args.measure != ["none"] else []:
         network = choose(NETWORKS, name, "network")(args.device, args.model)
         entry = results.setdefault(name, {}) | {"stage": network.stage}

@@ -12,6 +12,7 @@ from phrase_loc.errors import choose
 
 OURS: dict[str, dict[str, object]] = {
     "phrase_loc": {},
+    "phrase_loc, by contributions": {"signed": "contributions"},
     "phrase_loc, trunk in bf16": {"dtype": torch.bfloat16},
     "phrase_loc, trunk compiled": {"compiled": True},
     "phrase_loc, trunk channels last": {"channels_last": True},
@@ -29,8 +30,10 @@ def contestant(network: Network, images: Tensor, method: str) -> Tasks:
     if method in OURS:
         if "channels_last" in OURS[method] and not isinstance(network.below, torch.nn.Module):
             return {}  # the shipped model is loaded that way
+        if "signed" in OURS[method] and not network.tokens:
+            return {}  # the same where activations are >= 0
         tasks = ours(network, images, **OURS[method])  # type: ignore[arg-type]
-        return {t: run for t, run in tasks.items() if not OURS[method] or t in TRUNK_TASKS}
+        return {t: run for t, run in tasks.items() if "trunk" not in method or t in TRUNK_TASKS}
     return choose(PEERS, method, "library")(network, images)
 
 
@@ -40,6 +43,7 @@ def ours(
     dtype: torch.dtype = torch.float32,
     compiled: bool = False,
     channels_last: bool = False,
+    signed: str = "clamp",
 ) -> Tasks:
     """The whole call for each task, image to maps: the trunk below the map, then the top-down pass in float32."""
     trunk = network.below
@@ -54,7 +58,8 @@ def ours(
             return below(x).float()
 
     def task(method: Callable[..., Tensor], units: int, x: Tensor = first) -> Callable[[], Tensor]:
-        return lambda: method(above, activations(x), network.units[:units])
+        how = {} if method is grad_cam else {"signed": signed}
+        return lambda: method(above, activations(x), network.units[:units], **how)
 
     return {
         "u1": task(mwp, 1), "c1": task(contrastive_mwp, 1), "u16": task(mwp, 16),

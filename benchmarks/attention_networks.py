@@ -22,6 +22,7 @@ class Network:
         above: activations -> features under the units; None when the map is read at the features.
         units: (K, D) rows of the layer over those features.
         contrast: name of the module whose output the units weigh, for TorchRay.
+        tokens: whether activations are tokens (N, C, L), the class token first.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Network:
     above: nn.Module | None
     units: Tensor
     contrast: str = ""
+    tokens: bool = False
 
     def copy(self) -> nn.Module:
         """The whole network for a peer that may change it."""
@@ -91,9 +93,60 @@ def _shipped(device: str, model: str) -> Network:
     return Network("default", stage, Scores(), lambda x: below(255 * x), above, units)
 
 
+def _vit(below: int) -> Callable[[str, str], Network]:
+    """Torchvision's ViT-B/16, read where `below` of its twelve blocks lie below the map."""
+
+    def make(device: str, _model: str) -> Network:
+        from torchvision import models
+
+        torch.manual_seed(0)
+        whole = models.vit_b_16(weights=None).eval().requires_grad_(False)
+        nn.init.normal_(whole.heads.head.weight)  # they start at 0
+        whole.to(device)
+        blocks = list(whole.encoder.layers)
+
+        class Below(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = whole
+
+            def forward(self, images: Tensor) -> Tensor:
+                x = self.net._process_input(images)
+                x = (
+                    torch.cat([self.net.class_token.expand(len(x), -1, -1), x], 1)
+                    + self.net.encoder.pos_embedding
+                )
+                return nn.Sequential(*blocks[:below])(x).mT
+
+        class Above(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.blocks, self.norm = nn.Sequential(*blocks[below:]), whole.encoder.ln
+
+            def forward(self, tokens: Tensor) -> Tensor:
+                return self.norm(self.blocks(tokens.mT))[:, 0]
+
+        stage = f"encoder.layers.encoder_layer_{below - 1}" if below else "encoder.dropout"
+        units = whole.heads.head.weight
+        return Network(
+            f"vit_b_16, {12 - below} block{'s' if below < 11 else ''}",
+            stage,
+            whole,
+            Below(),
+            Above(),
+            units,
+            tokens=True,
+        )
+
+    return make
+
+
 NETWORKS: dict[str, Callable[[str, str], Network]] = {
     "resnet50": _classifier("resnet50", "layer3", "avgpool"),
     "googlenet": _classifier("googlenet", "maxpool2", "avgpool"),
     "vgg16": _classifier("vgg16", "features.23", "classifier.4"),
     "default": _shipped,
+    "vit_b_16, 1 block": _vit(11),
+    "vit_b_16, 2 blocks": _vit(10),
+    "vit_b_16, 12 blocks": _vit(0),
 }

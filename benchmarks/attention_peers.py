@@ -100,10 +100,15 @@ def grad_cam(network: Network, images: Tensor) -> Tasks:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    if not network.contrast:
+    if not (network.contrast or network.tokens):
         return {}
     net = network.copy().requires_grad_(True)
-    cam = GradCAM(model=net, target_layers=[net.get_submodule(network.stage)])
+
+    def plane(tokens: Tensor) -> Tensor:  # as its page for ViTs has it
+        return tokens[:, 1:].mT.unflatten(2, (14, 14))
+
+    more = {"reshape_transform": plane} if network.tokens else {}
+    cam = GradCAM(model=net, target_layers=[net.get_submodule(network.stage)], **more)
     one = images[:1]
 
     def maps(unit: int) -> object:
@@ -112,9 +117,89 @@ def grad_cam(network: Network, images: Tensor) -> Tasks:
     return {"g1": lambda: maps(UNIT), "g16": lambda: [maps(u) for u in UNITS]}
 
 
+def lxt(network: Network, images: Tensor) -> Tasks:
+    """AttnLRP's library on torchvision's ViT, gradient times input; it patches the classes of the whole process."""
+    from lxt.efficient import monkey_patch
+    from torchvision.models import vision_transformer
+
+    if not network.tokens:
+        return {}
+    monkey_patch(vision_transformer)
+    net, one = network.copy(), images[:1]
+
+    def maps(unit: int) -> Tensor:
+        leaf = one.clone().requires_grad_()
+        net(leaf)[0, unit].backward()
+        return (leaf * leaf.grad).sum(1)
+
+    return {"u1": lambda: maps(UNIT), "u16": lambda: [maps(u) for u in UNITS]}
+
+
+def chefer(network: Network, images: Tensor) -> Tasks:
+    """Relevance of attention by its gradient (Chefer et al., arXiv 2103.15679), over the blocks above the map.
+
+    The authors patch a copy of each model; this is their update rule around torch's own attention, written out.
+    """
+    from torch.overrides import TorchFunctionMode
+
+    from phrase_loc.attention.tape import BODIES
+
+    if not network.tokens:
+        return {}
+
+    class Matrices(TorchFunctionMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[Tensor] = []
+
+        def __torch_function__(
+            self, func: object, types: object, args: tuple = (), kwargs: object = None
+        ) -> object:
+            if func in BODIES:
+                with self:
+                    return BODIES[func](*args, **(kwargs or {}))
+            if func is not torch.nn.functional.scaled_dot_product_attention:
+                return func(*args, **(kwargs or {}))
+            q, k, v = args[:3]
+            self.seen.append((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1))
+            return self.seen[-1] @ v
+
+    def maps(units: list[int]) -> list[Tensor]:
+        with torch.no_grad():
+            tokens = network.below(images[:1])
+        leaf, found = tokens.requires_grad_(), []
+        with Matrices() as matrices:
+            scores = network.above(leaf) @ network.units.T
+        for unit in units:
+            slopes = torch.autograd.grad(scores[0, unit], matrices.seen, retain_graph=True)
+            relevance = torch.eye(leaf.shape[2], device=leaf.device)
+            for matrix, slope in zip(matrices.seen, slopes, strict=True):
+                relevance = relevance + (matrix.detach() * slope).clamp(min=0).mean(1)[0] @ relevance
+            found.append(relevance[0, 1:])
+        return found
+
+    return {"u1": lambda: maps([UNIT]), "u16": lambda: maps(UNITS)}
+
+
+def autograd(network: Network, images: Tensor) -> Tasks:
+    """A forward pass with gradients and the gradient of one score by the image: what memory is compared with."""
+    if not network.tokens:
+        return {}
+    whole = network.copy().requires_grad_(True)
+
+    def gradient() -> Tensor:
+        leaf = images[:1].clone().requires_grad_()
+        return torch.autograd.grad(whole(leaf)[0, UNIT], leaf)[0]
+
+    return {"u1": gradient}
+
+
 PEERS: dict[str, Callable[[Network, Tensor], Tasks]] = {
     "torchray": torchray,
     "zennit": zennit,
     "captum": captum,
     "grad_cam": grad_cam,
+    "lxt": lxt,
+    "chefer": chefer,
+    "autograd": autograd,
 }

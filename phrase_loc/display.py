@@ -146,8 +146,9 @@ def plot(
     predictions: Sequence[Prediction],
     heats: Tensor | None = None,
     axes: "Axes | Sequence[Axes] | None" = None,
+    masks: bool = False,
 ) -> "np.ndarray":
-    """Photograph, map, best box and peak of each of P phrases with matplotlib.
+    """Photograph, map (or, with `masks`, the thing), best box and peak of each of P phrases with matplotlib.
 
     `heats` (P, H', W') are maps over the whole photograph, such as `localizer.heat`, None for the maps' grids. `axes`
     are at least P to draw on; None makes a figure of pyplot, at most three in a row. Returns (P,) the axes; the
@@ -159,6 +160,8 @@ def plot(
         raise ConfigError(f"expected axes for {count} phrases, got {len(places)}")
     for number, (p, place) in enumerate(zip(predictions, places[:count], strict=True)):
         heat = p.attention if heats is None else heats[number]
+        if masks and p.state != "not there" and (mask := p.mask) is not None:
+            heat = mask.float()
         _plot_one(place, picture, p, heat, COLOURS[number % len(COLOURS)])
     return places[:count]
 

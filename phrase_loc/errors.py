@@ -23,6 +23,10 @@ class ConfigError(PhraseLocError):
     """A setting, an option or an argument is wrong."""
 
 
+class RuleError(ConfigError, NotImplementedError):
+    """A network has an operation through which no winner can pass; a NotImplementedError too, as torch's own are."""
+
+
 class DataError(PhraseLocError):
     """A file, an image or an annotation is missing, broken or of another kind than promised."""
 

@@ -72,6 +72,10 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
             f"{source} is an image-text pair, whose maps need the top-down pass and do not export; train a word head "
             f"over it (model.backbone={model.config.backbone}) and export that"
         )
+    if settings.dual != "negative":
+        raise ConfigError(
+            f"an exported model holds units against their negatives, and {source} has dual mean"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder / GRAPHS[format]) as path:
@@ -137,7 +141,9 @@ def _write_words(model: TextToRegion, folder: Path) -> None:
     axes = torch.eye(model.config.embedding)  # both maps are affine: what they do to the axes says it all
     with torch.no_grad():
         bias = model.word_bias(torch.zeros_like(axes[:1]))
-        halves = {name: getattr(table, name) for name in ("vectors", "scale", "into", "offset")}
+        halves = {
+            name: getattr(table, name) for name in ("vectors", "scale", "into", "offset", "presence_bias")
+        }
         halves |= {"project": model.units(axes).T, "bias": bias}
         halves["bias_weight"] = model.word_bias(axes) - bias
     arrays = {name: tensor.detach().half().numpy() for name, tensor in halves.items()}

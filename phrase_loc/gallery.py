@@ -40,8 +40,12 @@ def write_page(
     source: str,
     total: int,
     note: Callable[[str], None] = lambda _: None,
+    order: str = "as asked",
 ) -> None:
-    """The page of rows a photograph as `display.phrase_rows` gives them, the first `MOST` of `total` photographs."""
+    """The page of rows a photograph as `display.phrase_rows` gives them, the first `MOST` of `total` photographs.
+
+    `order` names the one in which they come.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     phrases = list(dict.fromkeys(row["phrase"] for group in rows for row in group if not row.get("error")))
@@ -58,6 +62,7 @@ def write_page(
         states=sorted({row["state"] for group in rows for row in group if row.get("state")}),
         colours={phrase: COLOURS[i % len(COLOURS)] for i, phrase in enumerate(phrases)},
         source=source,
+        order=order,
     )
     with writing(page) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(stream)

@@ -34,7 +34,7 @@ class Label(NamedTuple):
     box: tuple[float, ...]
     score: float
     phrase: str
-    present: float
+    present: float | None
     mask: dict[str, Any] | None = None  # COCO's compressed run lengths
 
 

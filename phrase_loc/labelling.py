@@ -41,7 +41,7 @@ INSTANCE = 0.5  # share of the best box's mass per area**gamma that a further in
 OVERLAP = 0.5  # greatest IoU of two boxes of a class
 INSIDE = 0.7  # greatest share of the smaller of two boxes of a class that may lie in the other
 SHOWN = 10  # photographs that were left out that a summary names
-SHARE = 0.2  # of the photographs that show a class, where nothing better is known
+SHARE = 0.05  # of the photographs that show a class, where nothing better is known
 
 
 class LabelClass(NamedTuple):
@@ -222,12 +222,12 @@ class Labels:
 
 def _candidates(number: int, p: dict[str, Any]) -> Iterator[Label]:
     """A phrase's boxes as labels: `present` times the box's mass per area**gamma as a share of the best one's."""
-    present = 1.0 if p["present"] is None else p["present"]
+    present = 1.0 if p["present"] is None else p["present"]  # of a model without calibration, at threshold 0
     for box in p["boxes"]:
         share = math.exp(min(0.0, box["score"] - p["boxes"][0]["score"]))
         if share >= INSTANCE:
             score = round(present * share, 4)
-            yield Label(number, tuple(box["xyxy"]), score, p["phrase"], present, box.get("mask"))
+            yield Label(number, tuple(box["xyxy"]), score, p["phrase"], p["present"], box.get("mask"))
 
 
 def _same(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -268,7 +268,8 @@ def label(
             return None
         labels = Labels(answers, classes, rules, localizer.model.config.calibration)
         root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images]))
-        place = Place(root, [c.name for c in classes], url or f"/data/local-files/?d={quote(root.name)}/")
+        url = url or f"/data/local-files/?d={quote(root.name)}/"
+        place = Place(root, [c.name for c in classes], url if url.endswith(("/", "=")) else f"{url}/")
         for name in formats:
             with files.writing(folder / FORMATS[name].name) as temporary:
                 FORMATS[name].write(labels, place, temporary)
@@ -347,7 +348,7 @@ def write_sheet(labels: Labels, page: Path) -> None:
     for number, answer in enumerate(labels.read()):
         if number in places:
             rows[places[number]] = _sheet_rows(labels, answer)
-    write_page(rows, page, page.parent.name, len(doubts))
+    write_page(rows, page, page.parent.name, len(doubts), order="most doubtful first")
 
 
 def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:

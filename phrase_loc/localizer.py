@@ -344,15 +344,11 @@ class PhraseLocalizer:
     @lap("ranking")
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
         s, size = self.settings, scene.size
-        rank = partial(
-            rank_phrases,
-            size=size,
-            gamma=s.gamma,
-            spread=s.spread,
-            temperature=s.temperature,
-            overlap=s.nms,
-            top_k=top_k,
-        )
+        how: dict[str, Any] = {"gamma": s.gamma, "spread": s.spread, "temperature": s.temperature}
+
+        def rank(maps: Tensor, boxes: Tensor) -> list[tuple[Tensor, Tensor]]:
+            return rank_phrases(maps, boxes, size, overlap=s.nms, top_k=top_k, **how)
+
         shared = heats.new_zeros(0, 4) if scene.proposals is None else scene.proposals
         own = [self.source.of_map(heat, size) for heat in heats]
         if all(boxes is None for boxes in own):
@@ -371,12 +367,11 @@ class PhraseLocalizer:
     @lap("presence")
     @torch.inference_mode()
     def _presence(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float]:
-        """The weighted mean of the pooled scores of a phrase's words, over input sizes."""
+        """The weighted mean of the scores of a phrase's words, each with its `presence_bias`."""
         ids, weights = map(torch.from_numpy, distinct_words(encoded))
         if len(ids) == 0:
             return [-torch.inf] * len(encoded)
-        scores = [self.model.scores(h, ids.to(self.device))[0] for h in self._features(scene)]
-        found = weights @ torch.stack(scores).mean(0).cpu()  # (P,)
+        found = weights @ (self.word_scores(scene, ids) + self.model.presence_bias(ids))  # (P,)
         return [float(s) if e.known else -torch.inf for s, e in zip(found, encoded, strict=True)]
 
     def _present(self, scene: Scene, encoded: Sequence[EncodedPhrase]) -> list[float | None]:
@@ -387,6 +382,12 @@ class PhraseLocalizer:
         logits = (fit["slope"] * raw + fit["offset"] for raw in self._presence(scene, encoded))
         sure = [1 / (1 + exp(-max(-700.0, min(logit, 700.0)))) for logit in logits]
         return [p if e.known and e.head_known else None for p, e in zip(sure, encoded, strict=True)]
+
+    @torch.inference_mode()
+    def word_scores(self, scene: Scene, rows: Tensor) -> Tensor:
+        """The pooled scores of words, given by their rows (K,), averaged over input sizes: (K,), on the CPU."""
+        scores = [self.model.scores(h, rows.to(self.device))[0] for h in self._features(scene)]
+        return torch.stack(scores).mean(0).cpu()
 
     @torch.inference_mode()
     def features(self, scene: Scene) -> Tensor:

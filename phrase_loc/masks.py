@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 SIDE = 256  # pixels of the longer side on which borders are looked for
 LEVEL = 0.3  # share of the range of the map within the box from which a pixel is probably of the thing
+SURE = 0.9  # and from which it surely is
 ROUNDS = 2  # of GrabCut
+GROUND = (
+    0.15  # share of the picture outside the box that tells what is no thing; with less the level set stands
+)
 LEAST = 0.1  # share of the box that a refined mask covers at least; else the level set stands
 
 Pixels = NDArray[np.uint8]
@@ -47,12 +51,13 @@ def thing_mask(
     fine = cv2.resize(np.asarray(heat, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     inside = fine[y1:y2, x1:x2]
     low, high = float(inside.min()), float(inside.max())
-    mask = np.zeros((height, width), np.uint8)
-    mask[y1:y2, x1:x2] = inside >= low + LEVEL * (high - low)
+    level = np.full((height, width), -1.0)  # from 0 to 1 within the box
+    level[y1:y2, x1:x2] = (inside - low) / ((high - low) or 1.0)
+    mask = (level >= LEVEL).astype(np.uint8)
     if picture is not None:
         small: Any = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        mask = _grown(small, mask, (x1, y1, x2, y2))
-    whole = cv2.resize(_largest(mask), (size[1], size[0]), interpolation=cv2.INTER_LINEAR) > 127
+        mask = _grown(small, mask, level)
+    whole = cv2.resize(_piece(mask, level), (size[1], size[0]), interpolation=cv2.INTER_LINEAR) > 127
     return whole if whole.any() else _filled(box, size)
 
 
@@ -72,14 +77,14 @@ def _span(start: float, end: float, side: int, cells: int) -> tuple[int, int]:
     return first, max(first + 1, min(cells, round(end * cells / side)))
 
 
-def _grown(picture: Pixels, seed: Pixels, box: tuple[int, ...]) -> Pixels:
-    """GrabCut from the level set; outside the box is background. The level set where GrabCut finds no thing."""
+def _grown(picture: Pixels, seed: Pixels, level: NDArray[np.float64]) -> Pixels:
+    """GrabCut from the level set; outside the box is background, what the map holds for sure is the thing."""
     import cv2
 
-    x1, y1, x2, y2 = box
-    labels: Any = np.full(seed.shape, cv2.GC_BGD, np.uint8)
-    labels[y1:y2, x1:x2] = np.where(seed[y1:y2, x1:x2], cv2.GC_PR_FGD, cv2.GC_PR_BGD)
-    if seed.all() or (labels == cv2.GC_PR_FGD).sum() < 8 or (labels != cv2.GC_PR_FGD).sum() < 8:
+    inside = level >= 0
+    labels: Any = np.where(seed, cv2.GC_PR_FGD, np.where(inside, cv2.GC_PR_BGD, cv2.GC_BGD)).astype(np.uint8)
+    labels[level >= SURE] = cv2.GC_FGD
+    if seed.sum() < 8 or (~inside).mean() < GROUND:
         return seed
     models: Any = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
@@ -88,17 +93,15 @@ def _grown(picture: Pixels, seed: Pixels, box: tuple[int, ...]) -> Pixels:
     except cv2.error:  # a picture of one colour has no model
         return seed
     grown = (labels & 1).astype(np.uint8)
-    return grown if grown.sum() >= LEAST * (y2 - y1) * (x2 - x1) else seed
+    return grown if grown.sum() >= LEAST * inside.sum() else seed
 
 
-def _largest(mask: Pixels) -> Pixels:
-    """Its piece of most pixels, as 0 and 255."""
+def _piece(mask: Pixels, level: NDArray[np.float64]) -> Pixels:
+    """The piece of a mask in which the map is highest, as 0 and 255."""
     import cv2
 
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    return (
-        np.uint8(255) * (pieces == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())) if len(stats) > 1 else mask
-    )
+    _, pieces = cv2.connectedComponents(mask, connectivity=8)
+    return np.uint8(255) * ((pieces == pieces.flat[int(level.argmax())]) & (mask > 0))
 
 
 def _filled(box: Sequence[float], size: tuple[int, int]) -> Mask:

@@ -117,7 +117,10 @@ class ExportedModel:
         picture = load_image(image)
         pictures = {f"image_{side}": pixels(picture, side) for side in self.facts["image_sizes"]}
         maps, scores = self._session.run(None, pictures | {"units": units, "bias": bias, "weights": weights})
-        return maps, scores
+        added = self._table.get(
+            "presence_bias", np.zeros(1, np.float32)
+        )  # exported before there was one: none
+        return maps, scores + weights @ added[np.minimum(rows, len(added) - 1)].astype(np.float32)
 
     def present(self, scores: Floats) -> Floats | None:
         """Scores (P,) -> calibrated probabilities (P,) that the image shows the phrases, None if it never was."""

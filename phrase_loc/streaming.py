@@ -238,7 +238,7 @@ def _settings(
     """All that an answer depends on but photograph and phrase, as JSON values."""
     settings = json.loads(json.dumps(asdict(localizer.settings)))
     first = {"method": settings.pop("method"), "top-k": top_k, "model": model_digest(localizer.model)}
-    if synonyms := localizer.model.encoder.synonyms:
+    if synonyms := getattr(getattr(localizer.model, "encoder", None), "synonyms", None):
         settings["synonyms"] = files.digest(json.dumps(synonyms, sort_keys=True).encode())[:12]
     settings |= ({} if threshold is None else {"threshold": threshold}) | ({"masks": True} if masks else {})
     return first | settings | {"processes": processes, "version": __version__}

@@ -37,6 +37,8 @@ def test_a_disc_on_a_noisy_ground():
     assert overlap(grown, truth) > 0.95 > overlap(level, truth)
     assert overlap(grown, truth) > overlap(filled, truth)
     assert not (grown & ~filled).any()
+    for found in (grown, level):
+        assert found[90, 70], "the map is highest there"
     again = thing_mask(blurred(truth), box, truth.shape, pixels.clip(0, 255).astype(np.uint8))
     assert (again == grown).all()
 
@@ -52,9 +54,9 @@ def test_odd_boxes_and_pictures_of_one_colour(box, colour):
     assert mask.any()
 
 
-def test_of_two_pieces_the_larger_and_of_a_large_photograph_its_own_size():
+def test_of_two_pieces_that_of_the_highest_place_and_of_a_large_photograph_its_own_size():
     heat = np.zeros((8, 16))
-    heat[2:6, 1:7] = heat[3:5, 12:14] = 1
+    heat[2:6, 1:7], heat[3:5, 12:14] = 1, 0.8
     mask = thing_mask(heat, (0, 0, 1600, 800), (800, 1600))
     assert mask.shape == (800, 1600)
     assert mask[400, 400]

@@ -44,6 +44,7 @@ from phrase_loc.attention.tape import (
     unchanged,
 )
 from phrase_loc.attention.transposes import channel_sums, left_product, right_product, transpose
+from phrase_loc.errors import RuleError
 
 Rules = Mapping[Callable[..., Any], Rule]
 Weights = Callable[[], tuple[Any, ...]]  # made when a winner comes: gates, queries and keys never need them
@@ -83,7 +84,7 @@ def contributions(
     seen, side = unchanged(source), value > 0
 
     def towards(y: Tensor, side: Tensor) -> Tensor:
-        return torch.where(side, y, -y)
+        return y * torch.where(side, 1, -1).to(y.dtype)
 
     def per_unit(x: Tensor, side: Tensor, *weights: Any) -> Tensor:  # 1 / 2z
         signed, size = weights[:1], weights[1:]
@@ -93,7 +94,8 @@ def contributions(
 
     def pull(q: Tensor, x: Tensor, side: Tensor, *weights: Any) -> Tensor:
         signed, size, a = weights[:1], weights[1:], x.abs()
-        back = transpose(op, a, *size, *args, **kwargs)(q) * a
+        back = transpose(op, a, *size, *args, **kwargs)(q)
+        back = back.mul_(a) if op in functions.WEIGHTED else back * a
         return back.addcmul_(transpose(op, x, *signed, *args, **kwargs)(towards(q, side)), x)
 
     def weights() -> tuple[Any, ...]:
@@ -143,9 +145,7 @@ def weighted(
 ) -> Tensor:  # fmt: skip
     """Convolution, linear: inputs compete through their weights; the bias does not."""
     if is_live(weight) or not is_live(input):
-        raise NotImplementedError(
-            f"no excitation rule for a weight that depends on the image ({func.__name__})"
-        )
+        raise RuleError(f"no excitation rule for a weight that depends on the image ({func.__name__})")
     value = func(input, weight, bias, *args, **kwargs)
     return tape.record(value, compete(tape, input, value, func, weight, None, *args, **kwargs))
 

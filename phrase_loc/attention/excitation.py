@@ -93,7 +93,7 @@ def mwp(
 
     Raises:
         ConfigError: shapes that do not fit.
-        NotImplementedError: an operation without a rule, named, with the ways out.
+        RuleError: an operation without a rule, named, with the ways out; a NotImplementedError too.
     """
     return maps_at_depths(
         [net], x, units, method=mwp, weights=weights, residual=residual, signed=signed, rules=rules

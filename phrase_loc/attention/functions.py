@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from phrase_loc.attention.tape import Move, Rows, Rule, Tape, is_live, refusal, tensors_in
 from phrase_loc.attention.transposes import transpose
+from phrase_loc.errors import RuleError
 
 
 def named(names: str) -> list[Callable[..., Any]]:
@@ -80,7 +81,7 @@ def gated(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) -> Tens
 def gated_and_shifted(tape: Tape, func: Rule, input: Any, a: Any, b: Any, **kwargs: Any) -> Tensor:
     """torch.addcmul(bias, weight, x): a gated signal and a bias."""
     if is_live(input) or is_live(a) == is_live(b):
-        raise NotImplementedError(f"no excitation rule for {func.__name__} of several activations")
+        raise RuleError(f"no excitation rule for {func.__name__} of several activations")
     return beside_constants(tape, func, a if is_live(a) else b, input, a, b, **kwargs)
 
 
@@ -147,6 +148,8 @@ def sliced(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> 
         return routed(tape, func, input, *args, **kwargs)
     value, shape = func(input, *args, **kwargs), input.shape
     parts = [value] if isinstance(value, Tensor) else list(value)
+    if not all(part.numel() for part in parts):
+        return routed(tape, func, input, *args, **kwargs)
     # Along each axis, the places that a part has: ask where the places themselves went.
     places = [dict[int, tuple[int, ...]]() for _ in parts]
     for axis, size in enumerate(shape):

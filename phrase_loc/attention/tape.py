@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
-from phrase_loc.errors import ConfigError
+from phrase_loc.errors import ConfigError, RuleError
 
 Down = Callable[[Any], Any]
 Part = Callable[[Tensor], Tensor]  # of a weight: what of it excites
@@ -94,8 +94,8 @@ class Attended(Tensor):
         tensors = tensors_in(args, kwargs)
         live = [t for t in tensors if is_live(t)]
         tape: Tape = live[0].node.tape
-        if func in _BODIES and func not in tape.rules:
-            return _BODIES[func](*args, **kwargs)
+        if func in BODIES and func not in tape.rules:
+            return BODIES[func](*args, **kwargs)
 
         def cast(value: Any) -> Any:  # a bf16 network is read in float32
             return value.to(tape.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -108,7 +108,7 @@ class Attended(Tensor):
             sources = [t.node for t in live]  # an operation in place gives the tensor another
             out = func(*args, **kwargs)
         if "out" in kwargs or func in _WRITES or (_in_place(func) and not is_live(args[0])):
-            raise NotImplementedError(_no_rule(func))
+            raise RuleError(_no_rule(func))
         # What only modulates, such as the way to an attention weight, needs no rule: no winner comes there.
         moves = [Move(node, refusal(func)) for node in sources]
         return tree_map(lambda t: tape.record(t, *moves) if _floating(t) else t, out)
@@ -290,7 +290,7 @@ def refusal(func: Any) -> Down:
     """The way down through a function without a rule: an error that names it."""
 
     def down(p: Tensor) -> Tensor:
-        raise NotImplementedError(_no_rule(func))
+        raise RuleError(_no_rule(func))
 
     return down
 
@@ -305,9 +305,7 @@ def _no_rule(func: Any) -> str:
 
 def _nothing_inherits(tape: Tape) -> Exception:
     if tape.gate is not None:  # such as the softmax over the classes
-        return NotImplementedError(
-            _no_rule(tape.gate) + "; here it only modulates, and all that follows hangs on it"
-        )
+        return RuleError(_no_rule(tape.gate) + "; here it only modulates, and all that follows hangs on it")
     return ConfigError("the network's output does not depend on the activations it is asked about")
 
 
@@ -352,7 +350,8 @@ def _body(func: Any) -> Callable[..., Any]:
     return body
 
 
-_BODIES = {F.multi_head_attention_forward: _body(F.multi_head_attention_forward)}
+#: functions written in Python that are looked into
+BODIES = {F.multi_head_attention_forward: _body(F.multi_head_attention_forward)}
 _WRITES = {Tensor.__setitem__}
 
 

@@ -95,7 +95,7 @@ def label_arguments(parser: argparse.ArgumentParser) -> None:
     text = "label where `present` is at least T (default: the model's own for 'found')"
     choice("--threshold", type=probability, metavar="T", help=text)
     text = "of the photographs that show a class, as you expect, for --precision"
-    add("--share", type=probability, default=0.2, metavar="S", help=f"share {text} {_DEFAULT}")
+    add("--share", type=probability, default=0.05, metavar="S", help=f"share {text} {_DEFAULT}")
     text = f"boxes of a class in a photograph, at most {_DEFAULT}"
     add("--instances", type=count, default=1, metavar="K", help=text)
     add("--masks", action="store_true", help="outlines as well, in the formats that have them")
@@ -260,6 +260,7 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=port, default=8000, help=f"0 takes any that is free {_DEFAULT}")
     add("--model", default="default", help=f"'default', a model or image-text folder, or a hub id {_DEFAULT}")
     add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {_DEFAULT}")
+    add("--synonyms", metavar="FILE", help="lines `word: known word`, how to read words that the model lacks")
     text = "a further name by which the server is called, as of a proxy before it; may be repeated"
     add("--allowed-host", action="append", default=[], metavar="NAME", help=text)
     add = parser.add_mutually_exclusive_group().add_argument
@@ -272,13 +273,12 @@ def run_serve(args: argparse.Namespace) -> int:
     """Listen, load the model, serve until Ctrl-C."""
     token = token_of(args)
     with listen(args.host, args.port) as bound:  # before the model is loaded: a taken port is said at once
-        from phrase_loc.localizer import PhraseLocalizer
         from phrase_loc.web.answers import Limits
         from phrase_loc.web.app import create_app
         from phrase_loc.web.server import Server
 
         _return_memory()
-        localizer = PhraseLocalizer.from_pretrained(args.model, device=args.device)
+        localizer = localizer_of(args, args.device)
         app = create_app(localizer, Limits(), token, *names_of(args.host, args.allowed_host, token))
         server = Server(app, Limits(), lambda port: _announce(args.host, port, token))
         server.run(sockets=[bound])

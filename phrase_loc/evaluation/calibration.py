@@ -1,24 +1,28 @@
 """Is it there? The probability that an image shows a phrase, calibrated on val.
 
-Positive pairs are the phrases of an image; for each of them one negative pair takes a phrase of another image that
-shares no content word with any caption of this one. Platt scaling (a logistic regression on one number, the model's
-score of the phrase) turns scores into probabilities; half of the pairs are positive, so the probability is that of an
-even bet before looking. The figures are cross-validated with whole images left out.
+Positive pairs are the phrases of an image. Three negative pairs stand against each: a phrase of another image, one of
+the same kind (another animal, another garment), and any word of the vocabulary; none shares a content word with a
+caption of the image. Platt scaling (a logistic regression) on the model's score of the phrase, and on what is usual
+of its words, gives probabilities; positives weigh as much as all negatives, so the probability is that of an even bet
+before looking. The figures are cross-validated with whole images left out.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.rows import content_words
 from phrase_loc.structures import GroundingSample
+from phrase_loc.text.phrases import distinct_words
 
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
@@ -27,8 +31,10 @@ IMAGES = 80  # looked at for the plot
 SEED = 7
 FOLDS = 5
 BINS = 10
-MISSED = 0.01  # of what is there may be called not there: captions name what is easy to see, so elsewhere it is more
-PRECISION = 0.8  # of what is called found, where half of the pairs are there
+MISSED = 0.02  # of what is there may be called not there: captions name what is easy to see, so elsewhere it is more
+PRECISION = 0.9  # of what is called found, where half of the pairs are there
+ELSEWHERE, SAME_KIND, ANY_WORD, OWN = range(4)  # where the phrase of a pair is from
+UNTYPED = {"other", "notvisual"}  # labels that are no kind of thing
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,41 @@ class Reliability(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Scores (n,), whether the pair is positive (n,), and the number of its image (n,)."""
+    """Phrases asked of images: n pairs over I images and the W words whose scores are kept."""
 
-    scores: np.ndarray
-    positive: np.ndarray
-    image: np.ndarray
+    text: np.ndarray  # (n,) place in `mixtures`
+    image: np.ndarray  # (n,)
+    kind: np.ndarray  # (n,) OWN, or where the negative is from
+    scores: np.ndarray  # (I, W) pooled score of each word in each image
+    mixtures: list[tuple[np.ndarray, np.ndarray]]  # the columns of a phrase's words, and their weights
+
+    @property
+    def positive(self) -> np.ndarray:
+        """(n,) whether the image is said to show the phrase."""
+        return self.kind == OWN
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(n,) each kind of negative has the same weight, all together that of the positives."""
+        counts = np.bincount(self.kind, minlength=OWN + 1)
+        each = np.where(counts > 0, 1 / np.maximum(counts, 1), 0)
+        each[OWN] *= max(1, np.count_nonzero(counts[:OWN]))
+        return each[self.kind]
+
+    def usual(self, images: np.ndarray) -> np.ndarray:
+        """Mean and standard deviation of each word's scores over some of the images: (W, 2)."""
+        seen = self.scores[images].astype(np.float32)
+        return np.stack([seen.mean(0), seen.std(0)], 1)
+
+    def features(self, usual: np.ndarray | None) -> np.ndarray:
+        """(n, 1) the pairs' scores; with what is usual of the words (W, 2) that of the phrases beside it, (n, 3)."""
+        raw = [
+            self.mixtures[t][1] @ self.scores[i, self.mixtures[t][0]] for t, i in zip(self.text, self.image)
+        ]
+        if usual is None:
+            return np.array(raw)[:, None]
+        own = np.stack([weights @ usual[words] for words, weights in self.mixtures])
+        return np.column_stack([raw, own[self.text]])
 
 
 def reliability(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample]) -> Reliability | None:
@@ -106,86 +142,162 @@ def binned(said: np.ndarray, positive: np.ndarray, images: int = 0) -> Reliabili
 def calibrate(
     localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: int = 0
 ) -> dict[str, Any]:
-    """Platt's slope and offset, the thresholds of the states, and how good all is on held-out images."""
-    from sklearn.metrics import roc_auc_score
+    """Platt's slope and offset, the thresholds of the states, and how good all is on held-out images.
 
-    pairs = score_pairs(localizer, samples, seed)
-    images = len(np.unique(pairs.image))
-    if images < FOLDS or len(np.unique(pairs.positive)) < 2:
+    Sets the model's `words.presence_bias` as well. Figures named hard_ are against phrases of the same kind; mcc is
+    Matthews' coefficient of the decision at 0.5 (IL_MCC in SAM 3's cgF1).
+    """
+    pairs = ask(localizer, samples, seed)
+    images = np.unique(pairs.image)
+    if len(images) < FOLDS or len(np.unique(pairs.positive)) < 2:
         needed = "phrases with a known word, and phrases to set against them, in at least"
-        raise DataError(f"calibration needs {needed} {FOLDS} images, got {images}; take a larger split")
-    slope, offset = platt(pairs.scores, pairs.positive)
-    held_out = cross_validated(pairs)
-    figures = binned(held_out, pairs.positive)
+        raise DataError(f"calibration needs {needed} {FOLDS} images, got {len(images)}; take a larger split")
+    by_word = not localizer.model.reads_phrases
+    slope, offset, bias = fit(pairs, images, np.ones(len(pairs.kind), bool), by_word)
+    if by_word:
+        localizer.model.words.presence_bias.copy_(torch.tensor(0.0 if bias is None else bias))
+    held_out = cross_validated(pairs, by_word)
     return {
         "slope": slope,
         "offset": offset,
-        **thresholds(held_out, pairs.positive),
-        "auc": float(roc_auc_score(pairs.positive, held_out)),
-        "brier": figures.brier,
-        "calibration_error": figures.error,
-        "pairs": len(held_out),
-        "images": images,
+        **thresholds(held_out, pairs.positive, pairs.weights),
+        **_figures(pairs, held_out, ELSEWHERE, ""),
+        **_figures(pairs, held_out, SAME_KIND, "hard_"),
+        "pairs": int(np.isin(pairs.kind, (OWN, ELSEWHERE)).sum()),
+        "images": len(images),
     }
 
 
-def thresholds(said: np.ndarray, positive: np.ndarray) -> dict[str, float]:
-    """Where 'not there' ends and 'found' begins: (n,), (n,) -> `absent_below` and `found_at` in 0..1.
+def _figures(pairs: Pairs, said: np.ndarray, against: int, prefix: str) -> dict[str, float]:
+    """How good probabilities (n,) are against the negatives of one kind; {} without such pairs."""
+    from sklearn.metrics import matthews_corrcoef, roc_auc_score
+
+    chosen = pairs.positive | (pairs.kind == against)
+    said, positive = said[chosen], pairs.positive[chosen]
+    if positive.all():
+        return {}
+    figures = binned(said, positive)
+    found = {
+        "auc": float(roc_auc_score(positive, said)),
+        "mcc": float(matthews_corrcoef(positive, said >= 0.5)),
+        "brier": figures.brier,
+        "calibration_error": figures.error,
+    }
+    return {prefix + key: value for key, value in found.items()}
+
+
+def thresholds(said: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+    """Where 'not there' ends and 'found' begins: (n,), (n,), weights (n,) -> `absent_below` and `found_at` in 0..1.
 
     Below the one lies at most MISSED of what is there, from the other on at least PRECISION of the pairs is there.
     """
     order = np.argsort(-said, kind="stable")
-    precise = np.flatnonzero(np.cumsum(positive[order]) >= PRECISION * np.arange(1, len(said) + 1))
+    weight = (np.ones(len(said)) if weights is None else weights)[order]
+    enough = np.cumsum(weight * positive[order]) >= (PRECISION - 1e-9) * np.cumsum(weight)
+    precise = np.flatnonzero(enough)
     found_at = float(said[order][precise[-1]]) if len(precise) else 1.0
     return {"absent_below": min(float(np.quantile(said[positive], MISSED)), found_at), "found_at": found_at}
 
 
-def score_pairs(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
-    """One negative for each positive phrase with a known word; the same pairs for the same seed."""
-
-    def content(text: str) -> frozenset[str]:
-        if localizer.model.reads_phrases:
-            return frozenset(content_words(text))
-        return frozenset(word.text for word in localizer.model.encoder.encode(text).words if word.known)
-
-    rng = np.random.default_rng(seed)
-    everywhere = [(i, phrase.text) for i, sample in enumerate(samples) for phrase in sample.phrases]
-    known = {text: content(text) for _, text in everywhere}
-    pairs: list[tuple[float, bool, int]] = []
-    for i, sample in enumerate(tqdm(samples, desc="calibrate", unit="image", disable=None)):
-        said = frozenset().union(*map(content, sample.facts["captions"]))
-        own = [p.text for p in sample.phrases if known[p.text]]
-        drawn = (everywhere[rng.integers(len(everywhere))] for _ in range(200 * len(own)))
-        fitting = (text for other, text in drawn if other != i and known[text] and not known[text] & said)
-        others = list(islice(fitting, len(own)))
+def ask(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
+    """Every phrase of an image with a known naming noun, a negative of each kind for it, and the words' scores."""
+    asked = draw_pairs(localizer, samples, seed)
+    texts = sorted({text for _, text, _ in asked})
+    encoded = localizer.encode(texts)
+    if localizer.model.reads_phrases:
+        rows, shares = map(torch.from_numpy, distinct_words(encoded))
+        mixtures = [(share.nonzero()[:, 0].numpy(), share[share != 0].numpy()) for share in shares]
+    else:
+        rows = torch.arange(len(localizer.model.words))
+        mixtures = [(np.array(e.ids), np.array(e.weights)) for e in encoded]
+    scores: list[np.ndarray] = []
+    place: dict[int, int] = {}
+    for number, sample in enumerate(tqdm(samples, desc="calibrate", unit="image", disable=None)):
         try:
             scene = localizer.look(framed(sample).picture, sample.size)
         except DataError as error:
             warnings.warn(f"{sample.image_id} is left out: {error}", RuntimeWarning, stacklevel=2)
             continue
-        scores = localizer.presence(scene, [*own, *others])
-        pairs += [(score, place < len(own), i) for place, score in enumerate(scores)]
-    if not pairs:
+        place[number] = len(scores)
+        scores.append(localizer.word_scores(scene, rows).numpy().astype(np.float16))
+    if not scores:
         why = "can be looked at; check the folder of the photographs"
         raise DataError(f"no photograph of the {len(samples)} images {why}")
-    return Pairs(*map(np.array, zip(*pairs, strict=True)))
+    number_of = {text: number for number, text in enumerate(texts)}
+    found = [(number_of[text], place[image], kind) for image, text, kind in asked if image in place]
+    text, image, kind = np.array(found, np.int64).reshape(-1, 3).T
+    return Pairs(text, image, kind, np.stack(scores), mixtures)
 
 
-def cross_validated(pairs: Pairs) -> np.ndarray:
+def draw_pairs(
+    localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: int
+) -> list[tuple[int, str, int]]:
+    """Image, phrase and kind of each pair; no negative shares a known content word with a caption of its image."""
+    rng, model = np.random.default_rng(seed), localizer.model
+    everywhere = [(i, p) for i, sample in enumerate(samples) for p in sample.phrases]
+    of_type: dict[str, list[tuple[int, str]]] = {}
+    for i, phrase in everywhere:
+        for label in set(phrase.labels) - UNTYPED:
+            of_type.setdefault(label, []).append((i, phrase.text))
+    phrases = [(i, phrase.text) for i, phrase in everywhere]
+    singles = [(-1, word) for word in model.vocabulary.words] if not model.reads_phrases else []
+
+    @cache
+    def content(text: str) -> frozenset[str]:
+        """Its known words; empty where it cannot be asked."""
+        encoded = localizer.encode([text])[0]
+        if not (encoded.known and encoded.head_known):
+            return frozenset()
+        said = content_words(text) if model.reads_phrases else (w.text for w in encoded.words if w.known)
+        return frozenset(said)
+
+    def other(pool: Sequence[tuple[int, str]], image: int, said: frozenset[str]) -> Iterator[str]:
+        drawn = (pool[n] for n in rng.integers(len(pool), size=200)) if pool else ()
+        return (t for i, t in drawn if i != image and content(t) and not content(t) & said)
+
+    pairs: list[tuple[int, str, int]] = []
+    for i, sample in enumerate(samples):
+        said = frozenset().union(*map(content, sample.facts["captions"]))
+        for phrase in (p for p in sample.phrases if content(p.text)):
+            label = next(iter(sorted(set(phrase.labels) - UNTYPED)), "")
+            pools = {ELSEWHERE: phrases, SAME_KIND: of_type.get(label, []), ANY_WORD: singles}
+            pairs.append((i, phrase.text, OWN))
+            pairs += [(i, t, kind) for kind, pool in pools.items() for t in islice(other(pool, i, said), 1)]
+    return pairs
+
+
+def fit(
+    pairs: Pairs, images: np.ndarray, chosen: np.ndarray, by_word: bool
+) -> tuple[float, float, np.ndarray | None]:
+    """Slope and offset of the chosen pairs' logistic regression, and what to add to each word's score (W,).
+
+    A word that scores high everywhere says little: with `by_word` its mean and standard deviation over the images are
+    regressors too, and as all is linear their part is one number for each word.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    usual = pairs.usual(images) if by_word else None
+    found = LogisticRegression(C=1e3, max_iter=1000).fit(
+        pairs.features(usual)[chosen], pairs.positive[chosen], sample_weight=pairs.weights[chosen]
+    )
+    slope, *of_usual = found.coef_[0].tolist()
+    if usual is None or slope <= 0:  # nothing can be told apart: no word's part either
+        return slope, float(found.intercept_[0]), None
+    return slope, float(found.intercept_[0]), usual @ (np.array(of_usual) / slope)
+
+
+def cross_validated(pairs: Pairs, by_word: bool) -> np.ndarray:
     """Each pair's probability by a fit that has not seen its image: (n,)."""
     from sklearn.model_selection import GroupKFold
 
-    scores, positive, image = pairs
-    out = np.empty(len(scores))
-    for train, test in GroupKFold(FOLDS).split(scores, groups=image):
-        slope, offset = platt(scores[train], positive[train])
-        out[test] = 1 / (1 + np.exp(-(slope * scores[test] + offset)))
+    out = np.empty(len(pairs.kind))
+    raw = pairs.features(None)[:, 0]
+    for train, test in GroupKFold(FOLDS).split(raw, groups=pairs.image):
+        chosen = np.isin(np.arange(len(raw)), train)
+        slope, offset, bias = fit(pairs, np.unique(pairs.image[train]), chosen, by_word)
+        added = 0.0
+        if bias is not None:
+            each = np.array([weights @ bias[words] for words, weights in pairs.mixtures])
+            added = each[pairs.text[test]]
+        out[test] = 1 / (1 + np.exp(-(slope * (raw[test] + added) + offset)))
     return out
-
-
-def platt(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """Slope and offset of the logistic regression of `positive` (n,) on `scores` (n,)."""
-    from sklearn.linear_model import LogisticRegression
-
-    fit = LogisticRegression(C=1e6).fit(scores[:, None], positive)
-    return float(fit.coef_[0, 0]), float(fit.intercept_[0])

@@ -201,6 +201,7 @@ class WordTable(nn.Module):
     scale: Tensor
     into: Tensor
     offset: Tensor
+    presence_bias: Tensor  # (V + M,) added to a word's score where presence is asked, fitted by calibration
 
     def __init__(self, vectors: Tensor, tuned: bool = False):
         super().__init__()
@@ -214,6 +215,9 @@ class WordTable(nn.Module):
         self.register_buffer("scale", torch.zeros(words, device=device))
         self.register_buffer("into", torch.zeros(numbers, embedding, device=device))
         self.register_buffer("offset", torch.zeros(embedding, device=device))
+        trained = getattr(self, "presence_bias", torch.zeros(len(self.vectors), device=device))
+        trained = trained[: len(self.vectors)]
+        self.register_buffer("presence_bias", torch.cat([trained, trained.new_zeros(words)]))
 
     @torch.no_grad()
     def set_extra(self, vectors: Tensor) -> None:
@@ -315,6 +319,10 @@ class TextToRegion(nn.Module):
         """(K,) -> (K,D): the seeds of a top-down pass."""
         vectors, linear = self.word_vectors(words), self.head.project
         return vectors[:, :-1] if linear is None else linear(vectors)
+
+    def presence_bias(self, words: Tensor) -> Tensor:
+        """(K,) -> (K,) what calibration adds to the pooled scores, on the CPU; none to vectors (K,E)."""
+        return torch.zeros(len(words)) if words.is_floating_point() else self.words.presence_bias.cpu()[words]
 
     def location_scores(self, features: Tensor, words: Tensor) -> Tensor:
         """(N,D,h,w), (K,) -> (N,K,h,w)."""

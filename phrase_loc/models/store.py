@@ -94,6 +94,9 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
             raise DataError(
                 f"{path} is not the file that {CONFIG} beside it was written with; copy the whole folder again"
             )
+    tensors.setdefault(
+        "words.presence_bias", torch.zeros(len(vocabulary) + len(extra))
+    )  # older models have none
     model = _empty(config, vocabulary, extra, tensors, folder)
     wanted = model.state_dict()
     check_weights(tensors, wanted, str(folder / WEIGHTS))

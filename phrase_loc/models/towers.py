@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from string import punctuation
 from typing import Any, cast
 
 import torch
@@ -28,18 +29,7 @@ from torch import Tensor, nn
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError, extra
 from phrase_loc.files import read_json, reason
 from phrase_loc.models import library_nets
-from phrase_loc.models.library_nets import (
-    PAIRS,
-    UNTRUSTED,
-    Block,
-    Part,
-    Stages,
-    Vision,
-    closed,
-    column,
-    resized,
-    tokens_of,
-)
+from phrase_loc.models.library_nets import Block, Part, Stages, Vision, closed, column, resized, tokens_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -97,24 +87,23 @@ def _hf_images(place: str) -> dict[str, Any]:
         size = size.get("shortest_edge", size.get("height"))
     if not size and "num_patches" in config:  # a Siglip2, which takes any shape
         size = math.isqrt(config["num_patches"]) * config["patch_size"]
-    found = {
-        "mean": facts.get("image_mean"),
-        "std": facts.get("image_std"),
-        "size": size or config.get("image_size"),
-    }
-    return {key: tuple(value) if key != "size" else value for key, value in found.items() if value}
+    found = {key: tuple(facts[f"image_{key}"]) for key in ("mean", "std") if facts.get(f"image_{key}")}
+    size = size or config.get("image_size")
+    return {**found, "size": size} if size else found
 
 
 def _hf_pair(place: str) -> Pair:
     from transformers import AutoConfig
 
-    kind = AutoConfig.from_pretrained(place, **UNTRUSTED).model_type
-    if kind not in PAIRS:
-        raise _no_texts(f"hf:{place}", f"its model_type is {kind}, and the pairs are {', '.join(PAIRS)}")
+    kind = AutoConfig.from_pretrained(place, **library_nets.UNTRUSTED).model_type
+    if kind not in library_nets.PAIRS:
+        raise _no_texts(
+            f"hf:{place}", f"its model_type is {kind}, and the pairs are {', '.join(library_nets.PAIRS)}"
+        )
     images = _hf_images(place)
     if len(images) < 3:
         raise DataError(
-            f"{place} has no preprocessor_config.json with mean and std of its images; copy it whole"
+            f"{place} has no preprocessor_config.json with its images' mean and std; copy it whole"
         )
     net = library_nets.transformers_network(place)
     project, bias = getattr(net, "visual_projection", None), getattr(net, "logit_bias", None)
@@ -125,10 +114,10 @@ def _hf_pair(place: str) -> Pair:
 
 
 def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
-    """`padded`: SigLIP was trained on texts of one length, whose padding it reads."""
+    """`padded`: SigLIP reads texts of one length with their padding, in lower case and without punctuation."""
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(place, **UNTRUSTED)
+    tokenizer: Any = AutoTokenizer.from_pretrained(place, **library_nets.UNTRUSTED)
     longest = net.config.text_config.max_position_embeddings
     options = {"truncation": True, "max_length": longest, "return_tensors": "pt"}
     options |= {"padding": "max_length" if padded else True, "return_attention_mask": not padded}
@@ -137,7 +126,12 @@ def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
         found = net.get_text_features(**given)
         return found if isinstance(found, Tensor) else found.pooler_output
 
-    return Texts(net, lambda prompts: tokenizer(prompts, **options), embed)
+    def plain(text: str) -> str:
+        return (
+            " ".join(text.lower().translate(str.maketrans("", "", punctuation)).split()) if padded else text
+        )
+
+    return Texts(net, lambda prompts: tokenizer([plain(text) for text in prompts], **options), embed)
 
 
 # open_clip
@@ -250,7 +244,7 @@ def _open_clip_pair(place: str) -> Pair:
 
 def _timm_vision(net: Any) -> Vision:
     head = ("norm", "attn_pool", "fc_norm", "head_drop", "head", "global_pool", "fc")
-    if hasattr(net, "_pos_embed") and hasattr(net, "norm_pre") and hasattr(net, "num_prefix_tokens"):
+    if hasattr(net, "_pos_embed") and hasattr(net, "norm_pre") and not hasattr(net, "rope"):
         net.dynamic_img_size, patches, prefix = True, net.patch_embed, net.num_prefix_tokens
         patches.strict_img_size, patches.flatten, patches.output_fmt = False, False, "NHWC"
         keep = ("patch_embed", "pos_embed", "pos_drop", "patch_drop", "norm_pre", "cls_token", "reg_token")
@@ -356,8 +350,9 @@ def reading(library: str, place: str) -> Iterator[None]:
         yield
     except PhraseLocError:
         raise
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{library}:{place} needs the package {error.name}: {extra('clip')}") from None
+    except ImportError as error:
+        needed = f"the package {error.name}" if error.name else reason(error)
+        raise ConfigError(f"{library}:{place} needs {needed}: {extra('clip')}") from None
     except Exception as error:  # of a broken folder or without a network the libraries raise anything
         what = "the folder" if Path(place).is_dir() else "neither a folder here nor a name within reach: it"
         raise DataError(

@@ -129,6 +129,9 @@ def extended(
             own.copy_(theirs)
         words.into.copy_(model.words.into)
         words.offset.copy_(model.words.offset)
+    bias = model.words.presence_bias
+    mean = bias[:V].mean().expand(len(learn))  # until the new words are calibrated themselves
+    words.presence_bias.copy_(torch.cat([bias[:V], mean, bias[V:][kept]]))
     vocabulary = Vocabulary((*old.words, *learn), (*old.counts, *(said[w] for w in learn)))
     config = replace(model.config, tuned=True)
     extra = tuple(model.extra[i] for i in kept)

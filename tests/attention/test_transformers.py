@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from phrase_loc.attention import SIGNED, contrastive_mwp, excitation_backprop, maps_at_depths, mwp
 from phrase_loc.attention.excitation import RULES, wins
 from phrase_loc.attention.tape import Tape, plain
+from phrase_loc.errors import ConfigError, RuleError
+from phrase_loc.localizer import Inference
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -66,7 +68,7 @@ def test_every_spelling_of_attention_has_the_same_winners(signed):
 def test_an_operation_on_the_way_of_winners_is_named_and_one_in_a_gate_needs_no_rule():
     x, units = randn(1, 4, 3), randn(1, 4)
     assert mwp(lambda x: (x * torch.cumsum(x, 1)).mean(2), x, units).isfinite().all()
-    with pytest.raises(NotImplementedError, match=r"cumsum.*rules="):
+    with pytest.raises(RuleError, match=r"cumsum.*rules="):  # which the command line tells in a sentence
         mwp(lambda x: torch.cumsum(x, 1).mean(2), x, units)
     with pytest.raises(NotImplementedError, match="softmax"):
         contrastive_mwp(lambda x: x.mean(2).softmax(1), x, units)
@@ -81,6 +83,43 @@ def test_by_contributions_what_made_a_unit_negative_explains_it():
     assert torch.allclose(p[0, 0], torch.tensor([0, 0.4, 0.6]))
     p = excitation_backprop(lambda x: F.linear(x, weight), x, ones)
     assert torch.allclose(p[0, 0], torch.tensor([1.0, 0, 0]))
+
+
+SLICES = {
+    "class token": lambda x: x[:, 0],
+    "registers cut off": lambda x: x[:, 3:],
+    "a token and a range of channels": lambda x: x[:, 2, 1:5],
+    "steps and a new axis": lambda x: x[:, ::2, None],
+    "nothing and all": lambda x: torch.cat([x[:, :0], x[...]], 1),
+    "one of q, k and v": lambda x: x.unflatten(2, (3, 2, 2)).permute(2, 0, 3, 1, 4).unbind(0)[2],
+    "a chunk": lambda x: x.chunk(3, 2)[1],
+    "chosen": lambda x: x[:, [0, 3]],
+}
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_slices_give_each_place_its_own_through_what_follows(name):
+    x, cut, weight = randn(2, 5, 12), SLICES[name], randn(7, 12, seed=1)
+
+    def net(x: Tensor) -> Tensor:  # a linear layer, a norm, a sum, then the slice
+        return cut(F.layer_norm(F.linear(F.gelu(x @ weight.T), weight.T) + 3 * x, (12,)))
+
+    won = randn(4, *net(x).shape, seed=2)
+    rows = excitation_backprop(net, x, lambda h: won)
+    whole = won.new_zeros(4, 2, 5, 12)
+    for k in range(4):  # the derivative of the slice says where each winner came from
+        leaf = x.clone().requires_grad_()
+        whole[k] = torch.autograd.grad(cut(leaf), leaf, won[k])[0]
+    uncut = lambda x: F.layer_norm(F.linear(F.gelu(x @ weight.T), weight.T) + 3 * x, (12,))  # noqa: E731
+    assert torch.allclose(rows, excitation_backprop(uncut, x, lambda h: whole), atol=1e-12)
+
+
+def test_an_unknown_rule_for_signed_activations_is_refused():
+    x, units = randn(1, 4, 3), randn(1, 4)
+    with pytest.raises(ConfigError, match=r"rule for signed activations.*clamp, contributions"):
+        mwp(lambda x: x.mean(2), x, units, signed="both")
+    with pytest.raises(ConfigError, match="rule for signed activations"):
+        Inference.from_dict({"signed": "both"})
 
 
 # --- whole towers, made on the spot -----------------------------------------------------------------------------

@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 
 from phrase_loc.evaluation.calibration import (
+    ANY_WORD,
+    ELSEWHERE,
+    OWN,
+    SAME_KIND,
     Pairs,
     binned,
     calibrate,
     cross_validated,
-    platt,
-    score_pairs,
+    draw_pairs,
+    fit,
     thresholds,
 )
 from phrase_loc.structures import GroundingSample, Phrase
@@ -23,65 +28,93 @@ def test_calibration_error_by_hand():
     assert binned(np.array([1.0, 0.0]), np.array([1, 0])).error == 0
 
 
-def test_platt_recovers_a_logistic_curve():
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=20_000)
-    positive = rng.random(20_000) < 1 / (1 + np.exp(-(2 * scores - 1)))
-    slope, offset = platt(scores, positive)
-    assert slope == pytest.approx(2, abs=0.1)
-    assert offset == pytest.approx(-1, abs=0.1)
-
-
 def test_thresholds_by_hand():
     said = np.arange(100) / 100
     there = said >= 0.6
     there[1] = True
-    fit = thresholds(said, there)  # from .5 on 40 of 50 are there, from .49 on 40 of 51
-    assert fit["found_at"] == 0.5
-    assert fit["absent_below"] == pytest.approx(
-        0.01 + 0.4 * 0.59
-    )  # a hundredth of the way from the first to the last
+    fit = thresholds(said, there)  # from .56 on 40 of 44 are there, from .55 on 40 of 45
+    assert fit["found_at"] == 0.56
+    assert fit["absent_below"] == pytest.approx(0.01 + 0.8 * 0.59)  # of 41 places, .02 * 40 from the first
     assert thresholds(said, said == 0) == {"absent_below": 0.0, "found_at": 1.0}
 
 
+def worked_pairs(rng, images=20):
+    """Each image with a shown phrase and a negative of each kind; three words, of which the last is noise."""
+    image = np.repeat(np.arange(images), 4)
+    kind = np.tile([OWN, ELSEWHERE, SAME_KIND, ANY_WORD], images)
+    text = rng.integers(3, size=len(kind))
+    scores = rng.normal(size=(images, 3))
+    return Pairs(text, image, kind, scores, [(np.array([w]), np.array([1.0])) for w in range(3)])
+
+
 def test_an_image_never_judges_itself():
-    # the score tells the image, and the image the label: only leaving images out shows that nothing was learned
-    image = np.repeat(np.arange(20), 10)
-    rng = np.random.default_rng(1)
-    pairs = Pairs(rng.normal(size=200), rng.random(200) < 0.5, image)
-    held_out = cross_validated(pairs)
-    assert held_out.shape == (200,)
-    assert abs(held_out.mean() - 0.5) < 0.15
+    # scores tell the image and nothing of the pair: only leaving images out shows that nothing was learned
+    pairs = worked_pairs(np.random.default_rng(1), images=200)
+    held_out = cross_validated(pairs, by_word=True)
+    assert held_out.shape == (800,)
+    assert abs(held_out[pairs.positive].mean() - held_out[~pairs.positive].mean()) < 0.02
 
 
-def test_negatives_share_no_word_with_the_captions(tiny_localizer, drawn_image, tmp_path):
+def test_positives_weigh_as_much_as_all_negatives_and_kinds_alike():
+    pairs = worked_pairs(np.random.default_rng(0))
+    pairs = pairs._replace(kind=np.where(pairs.image < 5, pairs.kind, np.minimum(pairs.kind, 1)))
+    weight = {kind: pairs.weights[pairs.kind == kind].sum() for kind in np.unique(pairs.kind)}
+    assert weight[OWN] == pytest.approx(sum(w for kind, w in weight.items() if kind != OWN))
+    assert weight[ELSEWHERE] == pytest.approx(weight[SAME_KIND])
+
+
+def test_a_word_that_always_scores_high_is_held_back():
+    """Word 0 scores 5 more than word 1 in every image, shown or not; its bias takes that off."""
+    rng = np.random.default_rng(2)
+    image, text = np.repeat(np.arange(200), 2), np.tile([0, 1], 200)
+    shown = rng.random(400) < 0.5
+    scores = (shown * 2.0 + rng.normal(size=400)).reshape(200, 2) + np.array([5.0, 0.0])
+    mixtures = [(np.array([w]), np.array([1.0])) for w in range(2)]
+    pairs = Pairs(text, image, np.where(shown, OWN, ELSEWHERE), scores, mixtures)
+    slope, _, bias = fit(pairs, np.arange(200), np.ones(400, bool), by_word=True)
+    assert bias[0] - bias[1] == pytest.approx(-5, abs=0.3)
+    assert slope == pytest.approx(2, abs=0.5)
+    right = (cross_validated(pairs, by_word=True) > 0.5) == shown
+    assert right.mean() > 0.8 > ((cross_validated(pairs, by_word=False) > 0.5) == shown).mean()
+
+
+def drawn_samples(drawn_image, tmp_path, texts, labels=()):
     path = tmp_path / "photo.png"
     drawn_image.save(path)
-    texts = [["a man"], ["the dog", "red hat"], ["a dog", "zorglub"]]
-    samples = [
+    return [
         GroundingSample(
-            str(i), path, (80, 120), tuple(Phrase(t) for t in said), ((),) * len(said), {"captions": said}
+            str(i),
+            path,
+            (80, 120),
+            tuple(Phrase(t, labels) for t in said),
+            ((),) * len(said),
+            {"captions": said},
         )
         for i, said in enumerate(texts)
     ]
-    pairs = score_pairs(tiny_localizer, samples)
-    # image 0: one phrase, one negative; 1: two and two ("a man" twice); 2: one known phrase and one negative
-    assert np.bincount(pairs.image).tolist() == [2, 4, 2]
-    assert pairs.positive.sum() == 4
-    again = score_pairs(tiny_localizer, samples)
-    assert np.array_equal(pairs.scores, again.scores)
 
 
-def test_calibrate_reports_its_counts(tiny_localizer, drawn_image, tmp_path):
-    path = tmp_path / "photo.png"
-    drawn_image.save(path)
+def test_negatives_share_no_word_with_the_captions(tiny_localizer, drawn_image, tmp_path):
+    texts = [["a man"], ["the dog", "red hat"], ["a dog", "zorglub"]]
+    pairs = draw_pairs(tiny_localizer, drawn_samples(drawn_image, tmp_path, texts, ("things",)), 0)
+    for i, text, kind in pairs:
+        assert (kind == OWN) == any(set(text.split()) & set(t.split()) - {"a", "the"} for t in texts[i])
+    kinds = {kind for _, _, kind in pairs}
+    assert kinds == {OWN, ELSEWHERE, SAME_KIND, ANY_WORD}
+    assert [text for _, text, kind in pairs if kind == OWN] == ["a man", "the dog", "red hat", "a dog"]
+    untyped = draw_pairs(tiny_localizer, drawn_samples(drawn_image, tmp_path, texts, ("other",)), 0)
+    assert SAME_KIND not in {kind for _, _, kind in untyped}
+
+
+def test_calibrate_reports_its_counts_and_presence_follows(tiny_localizer, drawn_image, tmp_path):
     said = [["a man"], ["the dog"], ["a hat"], ["red"], ["two men"], ["dogs"]]
-    samples = [
-        GroundingSample(str(i), path, (80, 120), (Phrase(t[0]),), ((),), {"captions": t})
-        for i, t in enumerate(said)
-    ]
+    samples = drawn_samples(drawn_image, tmp_path, said)
+    scene = tiny_localizer.look(drawn_image)
+    raw = tiny_localizer.word_scores(scene, torch.arange(len(tiny_localizer.model.words)))
     fit = calibrate(tiny_localizer, samples)
-    assert fit["pairs"] == 12
-    assert fit["images"] == 6
+    assert fit["pairs"] == 2 * fit["images"]
     assert 0 <= fit["auc"] <= 1
     assert 0 <= fit["absent_below"] <= fit["found_at"] <= 1
+    row = tiny_localizer.encode(["dog"])[0].ids[0]
+    with_bias = float(raw[row] + tiny_localizer.model.words.presence_bias[row])
+    assert tiny_localizer.presence(scene, ["dog"]) == pytest.approx([with_bias])

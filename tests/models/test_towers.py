@@ -11,10 +11,12 @@ import torch.nn.functional as F
 
 from phrase_loc.attention import mwp
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.export import export
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import create
 from phrase_loc.models.library_nets import resized
 from phrase_loc.models.store import load_model, save_model
+from phrase_loc.models.towers import trunk
 from phrase_loc.text.phrases import distinct_words
 from phrase_loc.text.vocabulary import Vocabulary
 from tests.models import tiny_towers as tiny
@@ -93,7 +95,7 @@ def theirs(folder, kind: str, seen: torch.Tensor) -> tuple[torch.Tensor, torch.T
     padded = (
         {"padding": "max_length", "return_attention_mask": False} if "siglip" in kind else {"padding": True}
     )
-    texts = tokenizer(prompts, return_tensors="pt", max_length=16, truncation=True, **padded)
+    texts = tokenizer(prompts, return_tensors="pt", max_length=24, truncation=True, **padded)
     return net.get_image_features(**given).pooler_output, net.get_text_features(**texts).pooler_output
 
 
@@ -135,7 +137,7 @@ def test_scores_are_the_logits_that_the_pair_was_trained_by(kind, folders):
     from transformers import AutoModel, AutoTokenizer
 
     model, net = load_model(folders(kind)), AutoModel.from_pretrained(folders(kind)).eval()
-    padded = {"padding": "max_length" if kind == "siglip" else True, "max_length": 16, "truncation": True}
+    padded = {"padding": "max_length" if kind == "siglip" else True, "max_length": 24, "truncation": True}
     texts = AutoTokenizer.from_pretrained(folders(kind))(
         [f"a photo of {p}" for p in PHRASES],
         return_tensors="pt",
@@ -170,9 +172,9 @@ def test_a_map_stands_on_the_plane_of_the_patches_without_class_and_registers(fo
 def test_a_folder_answers_phrases(kind, method, folders, drawn_image):
     localizer = PhraseLocalizer.from_pretrained(folders(kind), device="cpu").with_settings(method=method)
     answers = localizer(drawn_image, ["a red hat", "zorglub"])
+    assert [e.note for e in localizer.encode(["a red hat", "zorglub"])] == [None, None]
     for answer in answers:
         assert answer.known
-        assert answer.note is None
         assert answer.present is None
         assert answer.state is None
         assert [(w.text, w.known, w.weight) for w in answer.words] == [(answer.phrase, True, 1.0)]
@@ -209,6 +211,12 @@ def test_a_text_that_is_cut_is_said_to_be(folders):
     long, short = model.encode(["red hat " * 20, "red hat"])
     assert "its end was not read" in long.note
     assert short.note is None
+
+
+def test_siglips_texts_are_in_lower_case_and_without_punctuation_as_it_was_trained(folders):
+    for kind, alike in (("siglip", True), ("siglip2", True), ("clip", False)):
+        one, two = vectors(load_model(folders(kind)).encode(["Red hat, man!", "red hat man"]))
+        assert torch.equal(one, two) is alike
 
 
 def test_prompts_are_for_pairs_alone(tiny_localizer):
@@ -309,7 +317,7 @@ class TestOneSentence:
         for path in folders("clip").iterdir():
             (tmp_path / path.name).write_bytes(path.read_bytes())
         (tmp_path / "preprocessor_config.json").unlink()
-        self.refused(tmp_path, "no preprocessor_config.json with mean and std")
+        self.refused(tmp_path, "no preprocessor_config.json with its images' mean and std")
 
     def test_networks_without_texts_and_of_no_known_kind(self, folders, tmp_path):
         self.refused(folders("dinov2"), "has no text tower .*model.backbone=hf:", ConfigError)
@@ -322,6 +330,17 @@ class TestOneSentence:
         self.refused(tmp_path, "names no image-text pair")
         self.refused("open_clip:nowhere/at-all", "cannot be loaded")
         self.refused("hf:nowhere", "cannot be loaded")
+
+    @pytest.mark.parametrize(
+        "name", ["eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"]
+    )
+    def test_networks_of_timm_that_are_not_cut(self, name):
+        timm = pytest.importorskip("timm")
+        with (
+            torch.device("meta"),
+            pytest.raises(ConfigError, match="is none of the ViTs, ConvNeXts and ResNets"),
+        ):
+            trunk(timm.create_model(name))
 
     def test_open_clip_is_not_installed(self, folders, monkeypatch):
         monkeypatch.setitem(sys.modules, "open_clip", None)
@@ -392,10 +411,12 @@ def test_the_map_of_a_phrase_is_its_units_pass_over_the_librarys_network(kind, s
     assert torch.allclose(alone, negative, atol=1e-6)
 
 
-def test_a_word_model_has_the_mean_unit_of_its_words_as_a_dual_too(tiny_localizer, drawn_image):
+def test_a_word_model_has_the_mean_unit_of_its_words_as_a_dual_too(tiny_localizer, drawn_image, tmp_path):
     scene, mean = tiny_localizer.look(drawn_image), tiny_localizer.with_settings(dual="mean")
     rows = torch.arange(len(tiny_localizer.vocabulary))
     assert torch.equal(
         mean.model.common_units(), mean.model.units(rows).mean(0, keepdim=True)
     )  # fewer than 256 words
     assert not torch.allclose(mean.attend(scene, ["hat"]), tiny_localizer.attend(scene, ["hat"]))
+    with pytest.raises(ConfigError, match="an exported model holds units against their negatives"):
+        export(mean.save_pretrained(tmp_path / "model"), tmp_path / "out", "torch")

@@ -30,18 +30,40 @@ _WORDS = [
 ]
 
 
-def tokenizer(folder: Path, kind: str) -> None:
-    """A tokenizer of whole words with the files that transformers writes: CLIP's ends, or SigLIP's padding."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+def tokenizer(folder: Path, kind: str) -> dict[str, int]:
+    """The tokenizer that transformers has for a kind of pair; the numbers that its text tower must know."""
+    if kind == "siglip":
+        return _sentencepiece(folder)
+    from transformers import CLIPTokenizer, Siglip2Tokenizer
 
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "<s>", "</s>", *_WORDS])}
-    made = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
-    made.normalizer, made.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    single = "<s> $A </s>" if kind == "clip" else "$A </s>"
-    made.post_processor = processors.TemplateProcessing(single, special_tokens=[("<s>", 2), ("</s>", 3)])
-    names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=16, **names).save_pretrained(folder)
+    if kind == "siglip2":
+        letters = dict.fromkeys("\u2581abcdefghijklmnopqrstuvwxyz")
+        special = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "<mask>": 4}
+        made = Siglip2Tokenizer({**special, **{letter: i for i, letter in enumerate(letters, 5)}}, [])
+        made.save_pretrained(folder)
+        return {"vocab_size": len(made), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    ends = ("an", "an</w>", "<|startoftext|>", "<|endoftext|>")
+    parts = [*letters, *(f"{letter}</w>" for letter in letters), *ends]
+    made = CLIPTokenizer({part: i for i, part in enumerate(parts)}, [("a", "n"), ("a", "n</w>")])
+    made.save_pretrained(folder)
+    last = len(parts) - 1
+    return {"vocab_size": len(parts), "bos_token_id": last - 1, "eos_token_id": last, "pad_token_id": last}
+
+
+def _sentencepiece(folder: Path) -> dict[str, int]:
+    import sentencepiece
+    from transformers import SiglipTokenizer
+
+    text = folder / "text.txt"
+    text.write_text("\n".join([" ".join(_WORDS), *_WORDS]) + "\n")
+    options = {"vocab_size": 40, "hard_vocab_limit": False, "minloglevel": 2, "pad_id": 3}
+    sentencepiece.SentencePieceTrainer.train(input=str(text), model_prefix=str(folder / "spiece"), **options)
+    made = SiglipTokenizer(str(folder / "spiece.model"))
+    made.save_pretrained(folder)
+    for name in ("text.txt", "spiece.vocab"):
+        (folder / name).unlink()
+    return {"vocab_size": len(made), "pad_token_id": 1, "eos_token_id": 1, "bos_token_id": 1}
 
 
 def pair(folder: Path, kind: str = "clip", seed: int = 0) -> Path:
@@ -50,12 +72,11 @@ def pair(folder: Path, kind: str = "clip", seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     name = {"clip": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2", "metaclip_2": "MetaClip2"}[kind]
-    text = {**_VISION, "vocab_size": 4 + len(_WORDS), "max_position_embeddings": 16, "projection_size": 16}
-    text |= {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    folder.mkdir(parents=True, exist_ok=True)
+    text = {**_VISION, "max_position_embeddings": 24, "projection_size": 16, **tokenizer(folder, kind)}
     image = {**_VISION, "patch_size": 8, "num_patches": 16} if kind == "siglip2" else {**_VISION, **_IMAGE}
     config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=image, projection_dim=12)
     getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
-    tokenizer(folder, kind)
     preprocessor(folder, kind != "siglip2")
     return folder
 
