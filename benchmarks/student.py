@@ -43,7 +43,7 @@ from phrase_loc.datasets import DATASETS
 from phrase_loc.models import backbones
 from phrase_loc.structures import GroundingSample, Phrase
 
-PICTURES, SCALE = 160, 3  # generated, and how many times their size they are written
+PICTURES, SCALE = 80, 3  # generated, and how many times their size they are written
 WIDTH, BATCH, RATE = 32, 16, 2e-3
 SIDE, STRIDE, STAGE = 320, 16, "stage5"  # of photographs
 
@@ -123,6 +123,10 @@ def half(name: str) -> int:
 
 def shapes(folder: Path) -> Path:
     """Generated pictures of one to three shapes as a tree with YOLO labels, class = shape."""
+    if (
+        folder / f"labels/{PICTURES - 1:04}.txt"
+    ).exists():  # another time of change would be another photograph
+        return folder
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
     for index in range(PICTURES):
