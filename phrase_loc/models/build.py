@@ -49,7 +49,7 @@ def create(
     """
     trunk, named = backbones.build(backbone, weights), towers.split_name(backbone)
     facts = backbones.preprocessing(backbone)
-    side = facts.size if named else 64
+    side = facts.size if named or backbone.endswith("_fc") else 64
     with torch.no_grad():
         channels = trunk(torch.zeros(1, 3, side, side)).shape[1]
     if vectors is None:

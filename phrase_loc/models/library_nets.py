@@ -67,7 +67,7 @@ UNTRUSTED: dict[str, Any] = {"trust_remote_code": False}  # else transformers as
 
 def from_torchvision(name: str, pretrained: bool) -> tuple[nn.Sequential, dict[str, str]]:
     """A classifier without pool and head, its weights random or downloaded, and their names there -> here."""
-    net = _torchvision_net(name, pretrained)
+    net = torchvision_net(name, pretrained)
     cut = next(cut for prefix, cut in CUTS.items() if name.startswith(prefix))
     trunk = nn.Sequential(cut(net))
     names = renamed(net, trunk)
@@ -104,7 +104,8 @@ def renamed(net: nn.Module, trunk: nn.Module) -> dict[str, str]:
     return {name: ours[id(tensor)] for name, tensor in theirs.items() if id(tensor) in ours}
 
 
-def _torchvision_net(name: str, pretrained: bool) -> nn.Module:
+def torchvision_net(name: str, pretrained: bool, whole: bool = False) -> nn.Module:
+    """A classifier of torchvision; a VGG that is neither `pretrained` nor `whole` has its features alone."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -114,15 +115,14 @@ def _torchvision_net(name: str, pretrained: bool) -> nn.Module:
             "this backbone needs a torchvision that fits the installed torch "
             f"({reason(error)}); install the matching pair, or take efficientnet_lite0"
         ) from None
-    if name in VGG and not pretrained:
+    if name in VGG and not (pretrained or whole):
         return _vgg_features(models.vgg, name)
     options = {"aux_logits": False, "init_weights": True} if name == "googlenet" and not pretrained else {}
     try:
         net = models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None, **options)
     except (URLError, OSError) as error:
         raise DataError(
-            f"the ImageNet weights of {name} could not be downloaded ({error}); "
-            "fetch the file by hand and name it"
+            f"the ImageNet weights of {name} could not be downloaded ({error}); fetch the file, name it"
         ) from None
     if name == "googlenet":
         net.transform_input = False  # `Preprocessing` already says what the weights expect

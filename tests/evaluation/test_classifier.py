@@ -6,7 +6,7 @@ import torch
 from phrase_loc.attention import METHODS
 from phrase_loc.errors import ConfigError
 from phrase_loc.evaluation import methods
-from phrase_loc.evaluation.classifier import ClassifierLocalizer
+from phrase_loc.evaluation.classifier import ClassifierLocalizer, load_classifier
 from phrase_loc.evaluation.methods import fingerprint
 from phrase_loc.localizer import prepare
 from tests.evaluation.small_models import classifier
@@ -98,3 +98,22 @@ def test_the_shipped_classifier_by_name(drawn_image):
 def test_unknown_names(source):
     with pytest.raises(ConfigError, match="choose from"):
         methods.load(source, {}, "cpu")
+
+
+@pytest.mark.parametrize(
+    "name, stage", [("resnet18", "layer3"), ("googlenet", "pool4"), ("alexnet_fc", "pool2")]
+)
+def test_a_library_classifier_scores_as_it_does_there(name, stage, tmp_path, drawn_image):
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    options = {"init_weights": False, "aux_logits": True} if name == "googlenet" else {}
+    net = models.get_model(name.removesuffix("_fc"), weights=None, **options).eval()
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    localizer = load_classifier(f"classifier:{name}={tmp_path / 'net.pth'}", stage=stage)
+    scene = localizer.look(drawn_image)
+    (pixels,) = prepare(drawn_image, localizer.settings).squares
+    with torch.no_grad():
+        expected = net(localizer.model.normalize(pixels[None]))[0]
+    torch.testing.assert_close(localizer.classify(scene), expected, rtol=1e-3, atol=1e-4)
+    maps = localizer.attend(scene, ["dog"])
+    assert maps.shape[1:] == scene.activations[0].shape[-2:]

@@ -45,7 +45,8 @@ def test_every_backbone_is_a_chain_whose_norms_fold(name):
     ):  # regnet computes its widths with tensors
         trunk = build(name)
         assert not trunk.training
-        assert trunk(torch.rand(1, 3, 64, 64)).ndim == 4
+        side = 224 if name.endswith("_fc") else 64
+        assert trunk(torch.rand(1, 3, side, side)).ndim == 4
     assert len(stage_names(trunk)) >= 4
     kept = [m for m in fold_batch_norm(trunk).modules() if isinstance(m, NORMS)]
     assert not kept or name in PREACTIVATED

@@ -89,9 +89,9 @@ def test_missing_package_is_one_sentence(monkeypatch):
         build("efficientnet_lite2", weights="imagenet")
 
 
-def test_only_lite_has_imagenet_units(tmp_path):
-    with pytest.raises(ConfigError, match="resnet50"):
-        imagenet_classifier("resnet50")
+def test_what_has_no_imagenet_units_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"choose from .*resnet50.*timm:NAME"):
+        imagenet_classifier("vgg16")
     torch.save({"x": torch.zeros(1)}, tmp_path / "w.pth")
     with pytest.raises(DataError, match="no classifier"):
         imagenet_classifier("efficientnet_lite0", tmp_path / "w.pth")
