@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 PATCH = 6  # pixels: 12 x 12 cells
 WIDTH, DEPTH, HEADS = 64, 4, 4
 BATCH = 32
-RATE, DECAY = 1.5e-3, 0.02
+DECAY = 0.02  # of weights, none of biases and scales
 
 
 class Block(nn.Module):
@@ -141,6 +142,18 @@ class ConvNet(nn.Module):
         return self.words(x)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How one of the networks is made and trained."""
+
+    make: Callable[[], "ViT | ConvNet"]
+    rate: float
+    epochs: int
+
+
+RECIPES = {"vit": Recipe(ViT, 1.5e-3, 12), "conv": Recipe(ConvNet, 3e-3, 10)}
+
+
 def as_input(pictures: list[Picture]) -> Tensor:
     """Pictures as a network takes them: (N, 3, H, W) float32 around 0."""
     return scaled(torch.from_numpy(np.stack([p.pixels for p in pictures])).permute(0, 3, 1, 2))
@@ -157,7 +170,7 @@ def said(pictures: list[Picture]) -> Tensor:
 
 
 def train(
-    net: nn.Module, pictures: list[Picture], epochs: int, seed: int, say: Callable[[str], None]
+    net: nn.Module, pictures: list[Picture], rate: float, epochs: int, seed: int, say: Callable[[str], None]
 ) -> None:
     """Fit the words of the captions: each word against its absence, one-cycle AdamW, flips."""
     pixels = torch.from_numpy(np.stack([p.pixels for p in pictures])).permute(0, 3, 1, 2)
@@ -167,10 +180,10 @@ def train(
     weights = [p for p in net.parameters() if p.dim() > 1]
     others = [p for p in net.parameters() if p.dim() <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": weights, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}], lr=RATE
+        [{"params": weights, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}], lr=rate
     )
     steps = epochs * (len(pictures) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
     net.train()
     start = time.perf_counter()

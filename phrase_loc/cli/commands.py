@@ -18,7 +18,7 @@ from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import ADVICE, read_text, refusing, write_text
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-TOKEN = "PHRASE_LOC_TOKEN"  # the environment's own
+TOKEN, KEY = "PHRASE_LOC_TOKEN", "LABEL_STUDIO_API_KEY"  # the environment's own, and label-studio-sdk's
 _DEFAULT = "(default: %(default)s)"
 _SETTINGS = "CONFIG.yaml | key=value"
 
@@ -263,6 +263,10 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--synonyms", metavar="FILE", help="lines `word: known word`, how to read words that the model lacks")
     text = "a further name by which the server is called, as of a proxy before it; may be repeated"
     add("--allowed-host", action="append", default=[], metavar="NAME", help=text)
+    text = f"Label Studio's address, whose photographs may be fetched, with the access token in {KEY}"
+    add("--label-studio-url", metavar="URL", default=os.environ.get("LABEL_STUDIO_URL", ""), help=text)
+    text = "a further host from which its photographs may be fetched; may be repeated"
+    add("--image-host", action="append", default=[], metavar="NAME", help=text)
     add = parser.add_mutually_exclusive_group().add_argument
     text = f"holds the token that is asked of everybody who uses the API (default: the variable {TOKEN}, or none)"
     add("--token-file", metavar="FILE", help=text)
@@ -275,11 +279,13 @@ def run_serve(args: argparse.Namespace) -> int:
     with listen(args.host, args.port) as bound:  # before the model is loaded: a taken port is said at once
         from phrase_loc.web.answers import Limits
         from phrase_loc.web.app import create_app
+        from phrase_loc.web.label_studio import Photographs
         from phrase_loc.web.server import Server
 
+        fetched = Photographs(args.label_studio_url, os.environ.get(KEY, ""), frozenset(args.image_host))
         _return_memory()
         localizer = localizer_of(args, args.device)
-        app = create_app(localizer, Limits(), token, *names_of(args.host, args.allowed_host, token))
+        app = create_app(localizer, Limits(), token, *names_of(args.host, args.allowed_host, token), fetched)
         server = Server(app, Limits(), lambda port: _announce(args.host, port, token))
         server.run(sockets=[bound])
     return 0

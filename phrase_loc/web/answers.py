@@ -49,6 +49,7 @@ class Limits:
     words: int = 400  # of all phrases of one request together; each is a seed of its own
     top_k: int = 50  # boxes of one phrase
     seconds: float = 30.0  # longest wait for an answer once the request is there; then 503
+    labelling_seconds: float = 100.0  # the same for a labelling tool, which sends many photographs at once
     queue: int = 64  # requests waiting at once; one more is refused with 503
     batch: int = 8  # images encoded together
     decoders: int = 2  # photographs decoded at once

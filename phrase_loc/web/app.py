@@ -9,7 +9,9 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing, asynccontextmanager
 from importlib.resources import files
-from typing import Annotated, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile, params
 from fastapi.exceptions import RequestValidationError
@@ -22,8 +24,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
+from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
+from phrase_loc.web.label_studio import Labeller, Photographs, routes
 from phrase_loc.web.server import Access, Middleware, plain, sentence, too_large
 
 _HTML, _CSS, _SCRIPT = (f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript"))
@@ -43,6 +47,7 @@ PAGE_HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
+Pixel = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 #: Exceptions that are answered by a sentence.
 WORDED = (Refused, PhraseLocError, HTTPException, RequestValidationError)
 
@@ -60,6 +65,29 @@ class Text(BaseModel, extra="forbid"):
     """A caption, or what was typed."""
 
     text: str = Field(max_length=2000)
+
+
+class PlacedLabel(BaseModel, extra="forbid"):
+    """A box of a phrase, in pixels of the upright photograph."""
+
+    phrase: str = Field(max_length=200)
+    xyxy: tuple[Pixel, Pixel, Pixel, Pixel]
+    present: float | None = Field(ge=0, le=1)
+
+
+class LabelledPhotograph(BaseModel, extra="forbid"):
+    """A photograph's name, (W, H) and boxes."""
+
+    name: str = Field(max_length=255)
+    size: tuple[Annotated[int, Field(ge=1, le=1 << 20)], Annotated[int, Field(ge=1, le=1 << 20)]]
+    labels: list[PlacedLabel]
+
+
+class Export(BaseModel, extra="forbid"):
+    """Labels, to be written in the format of another tool."""
+
+    format: Literal["coco", "labelstudio", "cvat", "jsonl"]
+    photographs: list[LabelledPhotograph] = Field(max_length=1000)
 
 
 class ErrorBody(BaseModel):
@@ -146,13 +174,16 @@ def create_app(
     token: str | None = None,
     hosts: Iterable[str] | None = None,
     addresses: bool = False,
+    photographs: Photographs | None = None,
 ) -> FastAPI:
     """The application for one model; its `state.stopping` says that the server stops.
 
     With a token every API request must bring it as `Authorization: Bearer TOKEN`. See `Access` for the names of the
-    server (`hosts`, None for any; numeric `addresses` beside them).
+    server (`hosts`, None for any; numeric `addresses` beside them). `photographs` says what may be fetched for a
+    labelling tool, None for nothing.
     """
     answers = Answers(localizer, limits)
+    labeller = Labeller(answers, photographs or Photographs(most=limits.upload_bytes))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -173,6 +204,7 @@ def create_app(
     app.state.stopping = False
     app.include_router(_photographs(answers))
     app.include_router(_questions(answers))
+    app.include_router(routes(labeller, StrictRoute))
     static = {route: (f"web/page/{name}", kind) for route, (name, kind) in PAGE_FILES.items()}
     static |= {f"/examples/{name}": (f"examples/{name}", "image/png") for name in EXAMPLES}
     for route, (name, kind) in static.items():
@@ -244,6 +276,10 @@ def _questions(answers: Answers) -> APIRouter:
         kept = _held(answers, point.key)
         return await answers.ask(answers.words_at, kept.scene, point.x, point.y, point.count)
 
+    @router.post("/api/export", summary="Labels in the format of another tool", response_class=Response)
+    async def export(labels: Export) -> Response:
+        return Response(await answers.beside(_written, labels), media_type="application/octet-stream")
+
     @router.post("/api/chips", summary="The noun phrases of a caption")
     async def chips(text: Text) -> dict[str, list[str]]:
         return {"phrases": (await answers.beside(caption_phrases, text.text))[: limits.phrases]}
@@ -270,6 +306,30 @@ def _add_file(app: FastAPI, route: str, name: str, kind: str) -> None:
         return Response(content, media_type=kind, headers=PAGE_HEADERS)
 
     app.add_api_route(route, send, include_in_schema=False)
+
+
+def _written(asked: Export) -> bytes:
+    """What `phrase-loc label` writes; its writers want a file, which holds names and boxes and is gone at once."""
+    classes = list(dict.fromkeys(label.phrase for photo in asked.photographs for label in photo.labels))
+    images = [
+        LabelledImage(
+            _file_name(photo.name), photo.size, tuple(_label(label, classes) for label in photo.labels)
+        )
+        for photo in asked.photographs
+    ]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / FORMATS[asked.format].name
+        FORMATS[asked.format].write(images, Place(Path.cwd(), classes, ""), path)
+        return path.read_bytes()
+
+
+def _file_name(name: str) -> str:
+    return plain(name).replace("/", "_") or "photograph"
+
+
+def _label(label: PlacedLabel, classes: list[str]) -> Label:
+    present = 1.0 if label.present is None else label.present
+    return Label(classes.index(label.phrase), label.xyxy, present, label.phrase, present)
 
 
 def _phrases(text: str, limits: Limits) -> list[str]:

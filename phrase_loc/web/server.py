@@ -12,6 +12,7 @@ import re
 import socket
 import time
 import traceback
+from base64 import b64decode
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 LONGEST = 400  # characters of a sentence: it may repeat what was asked
 OVERHEAD = 1 << 20  # bytes of a request beside the photograph: phrases, names, boundaries
 STOPPING = "the server is stopping; try again later"
+LABELLING = ("/api/label-studio/", "/api/cvat")  # where labelling tools ask
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -68,6 +70,13 @@ def too_large(limits: Limits) -> str:
     )
 
 
+def _password(basic: str) -> str:
+    """That of basic authentication, the only one that Label Studio knows; "" of what is none."""
+    with suppress(ValueError):
+        return b64decode(basic, validate=True).decode("utf-8", "replace").partition(":")[2]
+    return ""
+
+
 def failure(error: BaseException) -> str:
     """Kind of an exception and the line of ours where it arose; its message may hold what somebody sent."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -95,6 +104,8 @@ class Access:
             raise Refused(403, "pages of other sites may not use this server; open its own page")
         if self.token is not None and not public:
             scheme, _, given = headers.get("authorization", "").partition(" ")
+            if scheme.lower() == "basic" and scope["path"].startswith(LABELLING):
+                scheme, given = "bearer", _password(given)
             same = hmac.compare_digest(given.strip().encode(), self.token.encode())
             if not same or scheme.lower() != "bearer":
                 raise Refused(401, "this server wants a token: send `Authorization: Bearer TOKEN`")
@@ -174,8 +185,12 @@ class _Exchange:
         self.answered, self.size, self._all = False, 0, asyncio.Event()
         headers, self._limits = Headers(scope=scope), server.limits
         form = headers.get("content-type", "").lower().startswith("multipart/form-data")
-        self._most = OVERHEAD + (self._limits.upload_bytes if form else 0)
-        self._sentence = too_large(self._limits) if form else "the request is larger than 1 MB; shorten it"
+        self._tool = scope["path"].startswith(LABELLING)
+        share = 4 / 3 if self._tool else int(form)  # base64 takes four bytes for three
+        self._most = OVERHEAD + int(share * self._limits.upload_bytes)
+        self._sentence = (
+            "the request is larger than 1 MB; shorten it" if not share else too_large(self._limits)
+        )
         length = headers.get("content-length", "0")
         self._declared = int(length) if length.isdecimal() and len(length) < 20 else 0
         self._until = asyncio.get_running_loop().time() + self._limits.body_seconds
@@ -208,7 +223,7 @@ class _Exchange:
     async def overdue(self) -> Refused | None:
         """Returns when the sender has left (None) or the answer to what was received takes too long."""
         await self._all.wait()
-        seconds = self._limits.seconds
+        seconds = self._limits.labelling_seconds if self._tool else self._limits.seconds
         try:
             async with asyncio.timeout(seconds):
                 while (await self._receive())["type"] != "http.disconnect":

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from PIL import Image
 
 from phrase_loc.display import to_dict
 from phrase_loc.images import load_image
+from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place
 from phrase_loc.localizer import prepare
 from phrase_loc.maps import min_max
 from phrase_loc.web.answers import Batcher, Kept, Refused, SceneCache
@@ -559,3 +561,26 @@ def test_an_answer_leaves_the_held_scene_as_it_was(tiny_localizer, photo):
     before = [a.clone() for a in scene.activations]
     tiny_localizer.locate(scene, ["dog", "a red hat"])
     assert all(torch.equal(a, b) for a, b in zip(before, scene.activations))
+
+
+# labels for other tools
+
+
+def test_labels_are_written_as_the_command_line_writes_them(client, tmp_path):
+    dog = {"phrase": "a dog", "xyxy": [1, 2, 30, 40.5], "present": 0.75}
+    cat = {"phrase": "a cat", "xyxy": [0, 0, 9, 9], "present": None}
+    photographs = [{"name": "a.png", "size": [120, 80], "labels": [dog, cat]}]
+    photographs.append({"name": "ü", "size": [9, 9], "labels": []})
+    found = (
+        Label(0, (1.0, 2.0, 30.0, 40.5), 0.75, "a dog", 0.75),
+        Label(1, (0.0, 0.0, 9.0, 9.0), 1.0, "a cat", 1.0),
+    )
+    expected = [LabelledImage("a.png", (120, 80), found), LabelledImage("ü", (9, 9), ())]
+    for name in "coco", "labelstudio", "cvat", "jsonl":
+        answer = client.post("/api/export", json={"format": name, "photographs": photographs})
+        assert answer.status_code == 200
+        FORMATS[name].write(expected, Place(Path.cwd(), ["a dog", "a cat"], ""), tmp_path / name)
+        assert answer.content == (tmp_path / name).read_bytes()
+    assert "format" in refusal(
+        client.post("/api/export", json={"format": "yolo", "photographs": photographs})
+    )

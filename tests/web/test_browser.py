@@ -4,6 +4,7 @@ The photograph is a grey sheet with the shipped astronaut in its right half, so 
 """
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,7 +141,8 @@ def test_a_broken_file_is_said_in_one_sentence(page, photo, tmp_path):
 def test_a_caption_becomes_its_phrases(page):
     page.ask("A smiling woman in an orange suit stands before a flag.")
     equals(page.phrases, ["A smiling woman", "an orange suit", "a flag"])
-    until(lambda: "choose a photograph" in page.text("#message"), "the page asks for a photograph")
+    until(lambda: "choose a photograph" in page.text("#next"), "the page asks for a photograph")
+    assert not page.shown("#message")  # it is a step and no error
     page.one("#clear").click()
     equals(page.phrases, [])
 
@@ -293,6 +295,180 @@ def test_the_dark(page):
         until(lambda: max(ground(page)) < 60, "it is dark")
     finally:
         page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_the_peak_stands_with_the_box(page, photo, shipped):
+    page.choose(photo).ask(WOMAN).answered(WOMAN)
+    [answer] = shipped.locate(shipped.look(photo), [WOMAN], top_k=1)
+    x, y = answer.peak.tolist()
+    until(lambda: page.spoken_box(WOMAN), "its box")
+    assert f"highest at {round(x)},{round(y)}" in page.one("#canvas").get_attribute("aria-label")
+    page.slide("strength", 0)
+    scale = page.pixels().shape[1] / SIZE[0]
+    colour = page.run("return arguments[0].style.getPropertyValue('--colour')", page.card(WOMAN)).strip()
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    assert np.abs(page.pixels()[round(y * scale), round(x * scale)] - rgb).max() < 24
+
+
+def test_what_is_less_certain_than_wanted_is_greyed(page, photo):
+    page.choose(photo).ask(f"{WOMAN}, a red lorry").answered(WOMAN, "a red lorry")
+    until(lambda: page.spoken_box(WOMAN), "its box")
+    assert "its noun is unknown" in page.card("a red lorry").text
+    assert "a red lorry?: box" in page.one("#canvas").get_attribute("aria-label")  # dashed, and a question
+    page.slide("wanted", 95)
+    until(lambda: "under" in page.card(WOMAN).get_attribute("class"), "it is greyed")
+    assert "under the 95 % that are wanted" in page.card(WOMAN).text.replace("\u00a0", " ")
+    assert page.spoken_box(WOMAN) is page.spoken_box("a red lorry") is None
+    until(lambda: "wanted=0.95" in page.driver.current_url, "the address tells it")
+    page.card(WOMAN).find_element("css selector", ".name").click()
+    until(lambda: page.spoken_box(WOMAN), "it is shown when it is pointed at")
+
+
+def test_the_note_on_map_and_box_follows_the_sliders(page):
+    table = "a wooden table"
+    page.open("#example=coffee.png&p=a+wooden+table").answered(table)
+    until(lambda: "map and box disagree" in page.card(table).text, "its peak lies outside the box")
+    page.slide("gamma", 0.8)
+    until(lambda: "disagree" not in page.card(table).text, "a tighter box holds it")
+
+
+def test_boxes_are_told_apart(page, photo):
+    page.choose(photo).ask(WOMAN).answered(WOMAN)
+    assert "of the vote" in page.text(".card .places")
+    page.slide("top-k", 3)
+    buttons = until(lambda: page.all(".card .places button"), "a button for each box")
+    assert [b.get_attribute("aria-label") for b in buttons] == [f"box {n} of {WOMAN}" for n in (1, 2, 3)]
+    three, first = page.pixels(), page.spoken_box(WOMAN)
+    page.run("arguments[0].focus()", buttons[1])
+    until(lambda: (page.pixels() != three).any(), "the second stands alone")
+    assert page.framed(first, WOMAN, SIZE) < 3
+    page.run("arguments[0].blur()", buttons[1])
+    until(lambda: (page.pixels() == three).all(), "all are drawn again")
+
+
+def test_several_photographs(page, photo, tmp_path, downloads):
+    other, broken = tmp_path / "other.png", tmp_path / "broken.png"
+    with Image.open(photo) as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).crop((0, 0, 450, 600)).save(other)
+    broken.write_text("no photograph")
+    page.ask(WOMAN)
+    page.one("#file").send_keys(f"{photo}\n{broken}\n{other}\n{photo}")
+    until(lambda: len(page.all("#tray li")) == 2, "two photographs, the same one once")
+    until(lambda: "broken.png: " in page.text("#message"), "the third is named")
+    page.idle().answered(WOMAN)
+    assert "sheet.png" in page.text("#caption")
+    here = until(lambda: page.spoken_box(WOMAN), "its box")
+    page.all("#tray li button")[2].click()
+    until(lambda: "other.png, 450 × 600" in page.text("#caption"), "the other is shown")
+    until(lambda: page.spoken_box(WOMAN) not in (None, here), "and answered")
+    assert page.all("#tray button")[2].get_attribute("aria-current") == "true"
+    page.one("#save-json").click()
+    file = downloads / "other_phrases.jsonl"
+    lines = until(lambda: file.exists() and file.read_text().splitlines(), "the answers of both are saved")
+    assert [json.loads(line)["image"] for line in lines] == ["sheet.png", "other.png"]
+    page.run("document.getElementById('format').value = 'coco'")
+    page.one("#save-json").click()
+    coco = downloads / "other_phrases.coco.json"
+    saved = until(lambda: coco.exists() and whole_json(coco), "the boxes of both are saved")
+    assert [image["file_name"] for image in saved["images"]] == ["sheet.png", "other.png"]
+    assert len(saved["annotations"]) == 2
+    page.all("#tray li button")[3].click()
+    until(lambda: "sheet.png" in page.text("#caption") and not page.shown("#tray"), "it is put away")
+    page.one("#undo").click()
+    until(lambda: "other.png" in page.text("#caption") and page.shown("#tray"), "it is back")
+    until(lambda: page.spoken_box(WOMAN), "with its answer")
+
+
+def test_a_large_photograph_is_shown_upright(page, tmp_path):
+    turned, upright = tmp_path / "turned.jpg", Image.new("RGB", (1000, 2400), "blue")
+    upright.paste("red", (0, 0, 1000, 1200))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, to be turned by a quarter
+    upright.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+    page.choose(turned)
+    until(lambda: "1000 × 2400" in page.text("#caption"), "its size")
+    until(
+        lambda: page.pixels()[100, 100, 0] > 200 and page.pixels()[-100, 100, 2] > 200,
+        "red above, blue below",
+    )
+
+
+def test_undo(page):
+    from selenium.webdriver import Keys
+
+    page.ask("a dog, a cat")
+    equals(page.phrases, ["a dog", "a cat"])
+    assert page.one("#undo").is_enabled()
+    page.one("#clear").click()
+    equals(page.phrases, [])
+    page.one("#undo").click()
+    equals(page.phrases, ["a dog", "a cat"])
+    page.card("a dog").find_elements("css selector", "button")[-1].click()
+    equals(page.phrases, ["a cat"])
+    page.one("#phrase").send_keys(Keys.CONTROL, "z")
+    equals(page.phrases, ["a dog", "a cat"])
+    page.slide("gamma", 0.9)
+    page.one("#reset").click()
+    page.one("#undo").click()
+    equals(lambda: page.one("#gamma").get_attribute("value"), "0.9")
+    page.one("#undo").click()
+    equals(page.phrases, [])
+    assert not page.one("#undo").is_enabled()
+
+
+def test_names_roles_and_contrast(browser, shipped, photo, tmp_path):
+    """axe-core, with all its rules, on the page in each of its states, in the light, in the dark and on a phone."""
+    axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
+    script = Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    other = tmp_path / "other.png"
+    Image.new("RGB", (60, 40), "red").save(other)
+
+    def checked(where):
+        browser.execute_script(script)
+        found = browser.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
+        assert [(where, v["id"], [n["html"] for n in v["nodes"]]) for v in found["violations"]] == []
+        assert len(found["passes"]) > 10
+
+    with serving(create_app(shipped, token="secret")) as address:
+        browser.get("about:blank")
+        browser.get(address)
+        page = Page(browser, address)
+        until(lambda: page.shown("#token"), "the token is asked")
+        checked("token")
+        page.one("#token").send_keys("secret\n")
+        until(lambda: page.all("#examples button"), "the page starts")
+        page.ask(f"{WOMAN}, a zebra, a red lorry, zorglub")
+        checked("start")
+        page.one("#file").send_keys(f"{photo}\n{other}")
+        until(lambda: len(page.all("#tray li")) == 2, "both are there")
+        page.idle().words_of(WOMAN)
+        page.slide("top-k", 3)
+        page.slide("wanted", 50)
+        page.one("#compare-button").click()
+        page.run("document.getElementById('canvas').click()")
+        until(lambda: page.all("#here-words button"), "the words of the place")
+        page.idle()
+        for look in "light", "dark", "phone":
+            with emulated(browser, look):
+                checked(look)
+        browser.get(f"{address}docs")
+        checked("docs")
+        browser.execute_script("sessionStorage.clear()")
+
+
+@contextmanager
+def emulated(browser, look):
+    """The dark, or a phone."""
+    media = [{"name": "prefers-color-scheme", "value": "dark"}] if look == "dark" else []
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+    if look == "phone":
+        metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_a_server_with_a_token_asks_for_it(browser, shipped):

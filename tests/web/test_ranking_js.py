@@ -5,7 +5,8 @@ import base64
 import pytest
 import torch
 
-from phrase_loc.ranking import rank_phrases
+from phrase_loc.boxes import iou
+from phrase_loc.ranking import rank_phrases, score_boxes
 from phrase_loc.web.answers import encoded_map
 
 #: What a case asks of the page; the maps come as the server sends them.
@@ -61,6 +62,17 @@ def in_python(asked: dict) -> tuple[torch.Tensor, torch.Tensor]:
     return rank_phrases(heat, asked["boxes"], (height, width), **options)[0]
 
 
+def share(asked: dict) -> float:
+    """The part of the probability of all boxes that lies on those which overlap the winner of the vote by half."""
+    levels = torch.frombuffer(bytearray(base64.b64decode(asked["map"]["data"])), dtype=torch.uint16)
+    heat = (levels.double() / 65535).view(1, asked["map"]["side"], -1)
+    options, (width, height) = asked["options"], asked["size"]
+    scores = score_boxes(heat, asked["boxes"], (height, width), options["gamma"], options["spread"])[0]
+    near = iou(asked["boxes"], asked["boxes"]) >= 0.5
+    consensus = near.double() @ torch.softmax(scores / options["temperature"], -1)
+    return consensus[(scores + 0.5 * consensus.clamp(min=1e-38).log()).argmax()].item()
+
+
 def test_the_page_ranks_as_python_does(page_browser):
     cases = [case(seed) for seed in range(120)] + [flat_case(), boxes_without_area()]
     sent = [c | {"boxes": c["boxes"].flatten().tolist()} for c in cases]
@@ -72,6 +84,8 @@ def test_the_page_ranks_as_python_does(page_browser):
         assert [a["score"] for a in answer] == pytest.approx(scores.tolist(), abs=1e-6)
         for mine, theirs in zip((a["xyxy"] for a in answer), boxes.tolist(), strict=True):
             assert mine == pytest.approx(theirs, abs=1e-6)
+        if asked["options"]["temperature"]:
+            assert answer[0]["share"] == pytest.approx(share(asked), abs=1e-6)
         voted += boxes[0].tolist() not in asked["boxes"].tolist()
     assert voted > 40  # a mean of proposals stood first, so the vote was compared too
 

@@ -1,6 +1,8 @@
 // What can be taken away: the picture, the answers as JSON, and a link that restores them.
 
-import { answerOf, boxesOf, defaults, state } from "./state.js";
+import * as server from "./server.js";
+import { missing } from "./results.js";
+import { answerOf, boxesOf, defaults, notesOf, state, under } from "./state.js";
 
 function save(blob, ending) {
   const name = `${state.photo.name.replace(/\.[^.]*$/, "")}_phrases.${ending}`;
@@ -12,14 +14,32 @@ function save(blob, ending) {
 export const savePicture = (canvas) => canvas.toBlob((blob) => save(blob, "png"));
 
 /** The object of `phrase-loc query --json`, with the settings of the page. */
-export function saveJson() {
-  const predictions = state.phrases.map((phrase) => answerOf(phrase)).filter(Boolean).map((answered) => ({
-    phrase: answered.phrase, words: answered.words, note: answered.note ?? null, present: answered.present,
-    state: answered.state, peak: answered.peak, boxes: boxesOf(answered),
+function answersOf(photo) {
+  const predictions = state.phrases.map((phrase) => answerOf(phrase, undefined, photo)).filter(Boolean).map((answered) => ({
+    phrase: answered.phrase, words: answered.words, note: notesOf(answered, photo).join(". ") || null,
+    present: answered.present, state: answered.state, peak: answered.peak, boxes: boxesOf(answered, photo),
   }));
   const { method, gamma, top_k } = state.settings;
-  const all = { image: state.photo.name, size: state.photo.size, predictions, settings: { method, gamma, top_k } };
-  save(new Blob([JSON.stringify(all, null, 1)], { type: "application/json" }), "json");
+  return { image: photo.name, size: photo.size, predictions, settings: { method, gamma, top_k } };
+}
+
+const ENDINGS = { coco: "coco.json", labelstudio: "labelstudio.json", cvat: "cvat.xml", jsonl: "labels.jsonl" };
+
+/** The boxes that are drawn, of all photographs, in the format of another tool. */
+export async function saveLabels(format) {
+  const labels = (photo) => state.phrases.flatMap((phrase) => {
+    const answered = answerOf(phrase, undefined, photo);
+    if (!answered || missing(answered) || under(answered)) return [];
+    return boxesOf(answered, photo).map(({ xyxy }) => ({ phrase, xyxy, present: answered.present }));
+  });
+  const photographs = state.photos.map((photo) => ({ name: photo.name, size: photo.size, labels: labels(photo) }));
+  save(await server.labels({ format, photographs }), ENDINGS[format]);
+}
+
+/** The photograph's answers as JSON, those of several as JSON Lines. */
+export function saveJson() {
+  if (state.photos.length < 2) return save(new Blob([JSON.stringify(answersOf(state.photo), null, 1)]), "json");
+  save(new Blob(state.photos.map((photo) => `${JSON.stringify(answersOf(photo))}\n`)), "jsonl");
 }
 
 /** Photograph, phrases and settings as the part of the address after #. */
@@ -36,7 +56,7 @@ export function address() {
 /** Put phrases and settings of an address into the state: {example, key, name} of its photograph. */
 export function readAddress(given) {
   state.settings = defaults();
-  for (const [name, low, high] of [["top_k", 1, 10], ["gamma", 0, 1], ["strength", 0, 1]]) {
+  for (const [name, low, high] of [["top_k", 1, 10], ["gamma", 0, 1], ["wanted", 0, 0.95], ["strength", 0, 1]]) {
     const value = Number(given.get(name));
     if (given.has(name) && value >= low && value <= high) state.settings[name] = name === "top_k" ? Math.round(value) : value;
   }

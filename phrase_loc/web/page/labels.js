@@ -1,24 +1,30 @@
 // Names of boxes on the canvas, placed so that they do not cover each other.
 
-/** Draw the label of each layer at its first box.
+/** Draw the label of each layer at its first box, at its others their numbers.
  *
  * @param scale canvas pixels for one pixel of the photograph
  * @param thick width of a frame in canvas pixels
+ * @param only place of the one box that is drawn, from 0; undefined for all
  */
-export function drawLabels(c, layers, scale, thick) {
+export function drawLabels(c, layers, scale, thick, only) {
   const size = thick * 5.2, tall = size * 1.4;
   c.font = `600 ${size}px system-ui, sans-serif`;
   c.textBaseline = "middle";
   const taken = [];
-  for (const { boxes = [], colour, label } of layers) {
-    if (!label || !boxes.length) continue;
-    const wide = c.measureText(label).width + size * 0.8;
-    const [x, y] = place(boxes[0].xyxy.map((v) => v * scale), wide, tall, taken, c.canvas);
+  const write = (colour, text, xyxy) => {
+    const wide = c.measureText(text).width + size * 0.8;
+    const [x, y] = place(xyxy.map((v) => v * scale), wide, tall, taken, c.canvas);
     taken.push([x, y, x + wide, y + tall]);
     c.fillStyle = colour;
     c.fillRect(x, y, wide, tall);
     c.fillStyle = dark(colour) ? "white" : "black";
-    c.fillText(label, x + size * 0.4, y + tall * 0.53);
+    c.fillText(text, x + size * 0.4, y + tall * 0.53);
+  };
+  for (const { boxes = [], colour, label } of layers) {
+    if (label && boxes.length && !only) write(colour, boxes.length > 1 ? `${label} 1` : label, boxes[0].xyxy);
+  }
+  for (const { boxes = [], colour, label } of layers) for (const [rank, { xyxy }] of boxes.entries()) {
+    if (label && rank && (only ?? rank) === rank) write(colour, only ? `${label} ${rank + 1}` : `${rank + 1}`, xyxy);
   }
 }
 

@@ -8,15 +8,17 @@ let working = 0; // actions under way
 /** Run an action that asks the server; its failure becomes a sentence, and undefined.
  *
  * @param start what to do again once a token was given
+ * @param told takes the sentence, null shows it
  */
-export async function work(text, action, start = () => location.reload()) {
+export async function work(text, action, start = () => location.reload(), told = null) {
   if (!working) say("");
   working += 1;
   $("busy").textContent = text;
   try {
     return await action();
   } catch (error) {
-    fail(error, start);
+    if (told && error.status !== 401) told(error.message);
+    else fail(error, start);
     return undefined;
   } finally {
     working -= 1;

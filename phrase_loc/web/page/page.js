@@ -1,4 +1,4 @@
-// The page: one photograph, some phrases, their answers. `state` is all there is; `show` draws it. The server is
+// The page: photographs, one of which is shown, some phrases, their answers. `state` is all there is; `show` draws it. The server is
 // asked for new phrases, methods and words only; sliders re-rank and recolour what was sent.
 
 import * as server from "./server.js";
@@ -6,22 +6,23 @@ import { COMPARED, layOut, paintCompared } from "./compare.js";
 import { fail, say, tell, work } from "./messages.js";
 import { watch } from "./pointing.js";
 import { decodeMap } from "./ranking.js";
-import { fit, paint } from "./painting.js";
+import { fit, paint, picture } from "./painting.js";
 import { card, missing } from "./results.js";
-import { address, readAddress, saveJson, savePicture } from "./keeping.js";
-import { NAMES, answerOf, colourOf, defaults, keep, layers, state } from "./state.js";
+import { address, readAddress, saveJson, saveLabels, savePicture } from "./keeping.js";
+import { thumbnail, tray } from "./tray.js";
+import { NAMES, answerOf, boxesOf, colourOf, defaults, keep, layers, notesOf, remember, state, under } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
+const MOST = 64; // photographs, as many as the server holds
 const TRY = {
-  "astronaut.png": ["a smiling woman", "an orange suit", "a helmet"],
-  "coffee.png": ["a red cup", "a wooden table"], "chelsea.png": ["the cat", "green eyes"],
+  "astronaut.png": ["a smiling woman", "an orange suit"], "coffee.png": ["a red cup", "a wooden table"],
+  "chelsea.png": ["the cat", "the face of a cat"],
 };
 
 // asking the server
 
-/** Ask about the photograph; if it has left the server's memory, send it once more. */
-async function asking(question) {
-  const photo = state.photo;
+/** Ask about a photograph; if it has left the server's memory, send it once more. */
+async function asking(question, photo = state.photo) {
   try {
     return await question(photo.key);
   } catch (error) {
@@ -31,14 +32,12 @@ async function asking(question) {
   }
 }
 
-/** Fetch what is not answered yet, then show. */
-async function answer(method = state.settings.method) {
-  const photo = state.photo;
-  const open = state.phrases.filter((phrase) => !answerOf(phrase, method));
+/** Fetch what is not answered yet of a photograph, then show. */
+async function answer(method = state.settings.method, photo = state.photo) {
+  const open = state.phrases.filter((phrase) => !answerOf(phrase, method, photo));
   if (photo && open.length) await work("Looking …", async () => {
-    const found = await asking((key) => server.localize(key, open, method));
-    if (photo !== state.photo) return; // another photograph has come meanwhile
-    found.predictions.forEach((p, i) => keep(p, method, open[i], found.proposals));
+    const found = await asking((key) => server.localize(key, open, method), photo);
+    found.predictions.forEach((p, i) => keep(photo, p, method, open[i], found.proposals));
   });
   show();
 }
@@ -53,32 +52,71 @@ async function wordMaps(phrase) {
   });
 }
 
-// the photograph
+// photographs
 
-async function take(blob, name, example = null) {
-  const limit = state.model?.limits.upload_bytes;
-  if (limit && blob.size > limit)
-    return say(`This file has ${(blob.size / 2 ** 20).toFixed(1)} MB, more than the ${limit / 2 ** 20} MB that are accepted.`);
-  await work("Sending the photograph …", async () => {
-    const { key, size } = await server.look(blob, name);
-    const bitmap = await createImageBitmap(blob).catch(() => null);
-    if (!bitmap) setTimeout(() => say("Your browser cannot show this kind of file; boxes are drawn on grey."));
-    Object.assign(state, { photo: { key, size, bitmap, blob, name, example }, cross: null, pinned: null, word: null });
-    state.answers.clear();
-    $("here").hidden = true;
-    if (example && !state.phrases.length) state.phrases = [...(TRY[example] ?? [])];
-    show();
-    if (matchMedia("(min-width: 801px)").matches) $("phrase").focus();
-  });
-  if (state.photo) await answer();
-  if (state.comparing) await compare();
+/** Send photographs, show the first of them. */
+async function takeAll(files, example = null) {
+  const limit = state.model?.limits.upload_bytes, room = Math.max(MOST - state.photos.length, 0), refused = [];
+  const many = files.length > 1;
+  if (state.photos.length) remember();
+  for (const [place, file] of files.slice(0, room).entries()) {
+    if (limit && file.size > limit) {
+      refused.push(`${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB, more than the ${limit / 2 ** 20} MB that are accepted.`);
+      continue;
+    }
+    const doing = many ? `Sending ${place + 1} of ${files.length} …` : "Sending the photograph …";
+    const photo = await work(doing, () => send(file, example), undefined, many ? (said) => refused.push(`${file.name}: ${said}`) : null);
+    if (photo && (place === 0 || !state.photo)) {
+      if (example && !state.phrases.length) state.phrases = [...(TRY[example] ?? [])];
+      await select(photo);
+    } else if (photo) show();
+  }
+  if (files.length > room) refused.push(`${files.length - room} were left out: ${MOST} photographs fit in here.`);
+  if (refused.length) say(refused.slice(0, 3).join(" ") + (refused.length > 3 ? ` And ${refused.length - 3} more.` : ""));
 }
 
-const takeExample = (name) => work("Fetching the example …", async () => take(await server.example(name), name, name));
+/** A photograph in the tray; one that is there already is not put there twice. */
+async function send(blob, example) {
+  const { key, size } = await server.look(blob, blob.name);
+  const known = state.photos.find((photo) => photo.key === key);
+  if (known) return known;
+  const photo = { key, size, blob, name: blob.name, example, bitmap: null, answers: new Map() };
+  photo.thumb = await thumbnail(photo);
+  state.photos = [...state.photos, photo];
+  return photo;
+}
+
+/** Show a photograph and what is asked; null shows the start. Only one is held decoded. */
+async function select(photo) {
+  if (state.photo !== photo) state.photo?.bitmap?.close();
+  if (state.photo && state.photo !== photo) state.photo.bitmap = null;
+  Object.assign(state, { photo, cross: null, word: null, box: null, hovered: null });
+  $("here").hidden = true;
+  if (photo && !photo.bitmap) {
+    const bitmap = await picture(photo);
+    if (state.photo !== photo) return bitmap?.close(); // another was chosen meanwhile
+    if (!bitmap) setTimeout(() => say("Your browser cannot show this kind of file; boxes are drawn on grey."));
+    photo.bitmap = bitmap;
+  }
+  show();
+  if (photo && matchMedia("(min-width: 801px)").matches && !document.activeElement?.closest("#tray")) $("phrase").focus();
+  await answer();
+  if (state.comparing && photo) await compare();
+}
+
+function drop(photo) {
+  remember();
+  const place = state.photos.indexOf(photo);
+  state.photos = state.photos.filter((p) => p !== photo);
+  return photo === state.photo ? select(state.photos[Math.min(place, state.photos.length - 1)] ?? null) : show();
+}
+
+const named = (blob, name) => new File([blob], name, { type: blob.type });
+const takeExample = (name) => work("Fetching the example …", async () => takeAll([named(await server.example(name), name)], name));
 
 async function takeHeld(key, name) {
   try {
-    await take(await server.image(key), name || "photograph");
+    await takeAll([named(await server.image(key), name || "photograph")]);
   } catch (error) {
     if (error.status === 404) say("The server no longer holds the photograph of this link; choose it again, the phrases are kept.");
     else fail(error);
@@ -92,14 +130,15 @@ async function add(text) {
   if (!found) { $("phrase").value = text; return; }
   if (!found.length && text.trim()) say("No phrase was found in this sentence; type the phrase alone.");
   const most = state.model?.limits.phrases ?? 64;
+  if (found.some((phrase) => !state.phrases.includes(phrase))) remember();
   state.phrases = [...new Set([...state.phrases, ...found])].slice(0, most);
-  if (!state.photo && found.length) say("Now choose a photograph to look at.");
   show();
   await answer();
   if (state.comparing) await compare();
 }
 
 function remove(phrase) {
+  remember();
   state.phrases = state.phrases.filter((p) => p !== phrase);
   forget(phrase);
   show();
@@ -112,25 +151,51 @@ function forget(phrase) {
   state.open.delete(phrase);
 }
 
+function clear() {
+  remember();
+  state.phrases.forEach(forget);
+  state.phrases = [];
+  show();
+  $("phrase").focus();
+}
+
+/** Phrases, settings and photographs as they were before the last change. */
+async function undo() {
+  const before = state.past.at(-1);
+  if (!before) return;
+  state.past = state.past.slice(0, -1);
+  const { photo, ...rest } = before;
+  state.phrases.filter((phrase) => !rest.phrases.includes(phrase)).forEach(forget);
+  Object.assign(state, rest);
+  tell("Undone");
+  await select(photo);
+}
+
 // showing
 
 function draw() {
   if (!state.photo) return;
   const canvas = $("canvas");
   const [over, alone] = layers();
-  paint(canvas, state.photo, over, { strength: state.settings.strength, alone, cross: state.cross });
+  paint(canvas, state.photo, over, { strength: state.settings.strength, alone, cross: state.cross, chosen: state.box });
   canvas.setAttribute("aria-label", `Photograph ${state.photo.name}. ${over.map(spoken).join(" ")} Arrow keys move a `
     + "cross over it, Enter asks which words are there.");
   if (state.comparing) paintCompared($("compare"));
 }
 
-const spoken = (layer) => layer.absent ? `${layer.label}: not there.` : layer.boxes?.length
-  ? `${layer.label}: box from ${layer.boxes[0].xyxy.slice(0, 2).map(Math.round)} to ${layer.boxes[0].xyxy.slice(2).map(Math.round)}.` : "";
+function spoken({ absent, label, boxes, peak }) {
+  if (absent) return `${label}: not there.`;
+  if (!boxes?.length) return "";
+  const [x1, y1, x2, y2] = boxes[0].xyxy.map(Math.round);
+  return `${label}: box from ${x1},${y1} to ${x2},${y2}, highest at ${peak.map(Math.round)}.`;
+}
 
 function show() {
   if (!state.model) return; // nothing can be shown yet
   const { photo, settings } = state;
   $("start").hidden = Boolean(photo);
+  $("next").hidden = !state.phrases.length;
+  $("next").textContent = `Next: choose a photograph in which to look for ${state.phrases.join(", ")}.`;
   $("photo").hidden = !photo;
   if (photo) {
     fit($("canvas"), photo.size);
@@ -138,18 +203,23 @@ function show() {
   }
   $("top-k").value = settings.top_k;
   $("gamma").value = settings.gamma;
+  $("wanted").value = 100 * settings.wanted;
   $("strength").value = 100 * settings.strength;
   $("method").value = settings.method;
   $("top-k-value").value = settings.top_k;
   $("gamma-value").value = settings.gamma.toFixed(2);
+  $("wanted-value").value = settings.wanted ? `${Math.round(100 * settings.wanted)} %` : "any";
   $("strength-value").value = `${Math.round(100 * settings.strength)} %`;
   $("compare-button").disabled = !photo;
-  $("list-head").hidden = !state.phrases.length;
+  $("list-head").hidden = !state.phrases.length && !state.past.length;
+  $("list-title").hidden = $("clear").hidden = !state.phrases.length;
+  $("undo").disabled = !state.past.length;
   $("compare").hidden = !state.comparing;
   $("compare-button").setAttribute("aria-pressed", String(state.comparing));
+  tray($("tray"), { select, drop });
   cards();
   draw();
-  remember();
+  if (state.model) history.replaceState(null, "", address());
 }
 
 function hint() {
@@ -162,9 +232,14 @@ function hint() {
 function cards() {
   const at = document.activeElement?.closest?.(".card");
   const place = at && [at.dataset.phrase, [...at.querySelectorAll("button")].indexOf(document.activeElement)];
-  $("cards").replaceChildren(...state.phrases.map((phrase) => card(
-    { phrase, colour: colourOf(phrase), answer: answerOf(phrase), pinned: state.pinned === phrase, open: state.open.has(phrase) },
-    on)));
+  $("cards").replaceChildren(...state.phrases.map((phrase) => {
+    const answered = answerOf(phrase);
+    return card({
+      phrase, answer: answered, colour: colourOf(phrase), notes: answered ? notesOf(answered) : [],
+      boxes: answered ? boxesOf(answered) : [], under: Boolean(answered) && under(answered),
+      calibrated: state.model.calibrated, pinned: state.pinned === phrase, open: state.open.has(phrase),
+    }, on);
+  }));
   if (place) [...$("cards").children].find((c) => c.dataset.phrase === place[0])?.querySelectorAll("button")[place[1]]?.focus();
 }
 
@@ -180,6 +255,7 @@ const on = {
     if (word) await wordMaps(phrase);
     draw();
   },
+  box: (phrase, rank) => { state.box = rank === null ? null : { phrase, rank }; draw(); },
   remove,
 };
 
@@ -191,14 +267,20 @@ async function compare() {
 
 // keeping
 
-/** Write photograph, phrases and settings into the address. */
-function remember() {
-  if (state.model) history.replaceState(null, "", address());
-}
-
 async function copyLink() {
   const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-  tell(copied ? "Link copied" : "Copy the address bar: it is the link");
+  const said = copied ? "Link copied" : "Copy the address bar: it is the link";
+  tell(said);
+  $("copy-link").textContent = said; // where the eye is
+  setTimeout(() => { $("copy-link").textContent = "Copy link"; }, 3000);
+}
+
+/** Everything that was asked, of every photograph. */
+async function saveAnswers() {
+  for (const photo of state.photos) await answer(undefined, photo);
+  const format = $("format").value;
+  if (format === "json") saveJson();
+  else await work("Writing …", () => saveLabels(format));
 }
 
 async function restore() {
@@ -230,10 +312,10 @@ function slider(name, setting, scale = 1) {
 
 function wire() {
   for (const button of document.querySelectorAll("[data-choose]")) button.onclick = () => $("file").click();
-  $("file").onchange = () => { const file = $("file").files[0]; if (file) take(file, file.name); $("file").value = ""; };
+  $("file").onchange = () => { const files = [...$("file").files]; $("file").value = ""; if (files.length) takeAll(files); };
   addEventListener("paste", (event) => {
-    const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
-    if (file) { event.preventDefault(); take(file, file.name || "pasted.png"); }
+    const files = [...event.clipboardData.files].filter((f) => f.type.startsWith("image/"));
+    if (files.length) { event.preventDefault(); takeAll(files); }
   });
   const files = (event) => event.dataTransfer.types.includes("Files"); // text may be dragged into the field as ever
   const over = (event, is) => { event.preventDefault(); $("stage").classList.toggle("over", is); };
@@ -242,15 +324,15 @@ function wire() {
   addEventListener("drop", (event) => {
     if (!files(event)) return;
     over(event, false);
-    const file = event.dataTransfer.files[0];
-    if (file) take(file, file.name);
+    takeAll([...event.dataTransfer.files]);
   });
   $("ask").onsubmit = (event) => { event.preventDefault(); const text = $("phrase").value; $("phrase").value = ""; add(text); };
   slider("top-k", "top_k");
   slider("gamma", "gamma");
+  slider("wanted", "wanted", 100);
   slider("strength", "strength", 100);
   $("method").onchange = () => { state.settings.method = $("method").value; state.word = null; show(); answer(); };
-  $("reset").onclick = () => { state.settings = defaults(); show(); answer(); };
+  $("reset").onclick = () => { remember(); state.settings = defaults(); show(); answer(); };
   $("compare-button").onclick = async () => {
     state.comparing = !state.comparing;
     show();
@@ -259,11 +341,16 @@ function wire() {
   const canvas = $("canvas");
   watch(canvas, { draw, asking, add });
   $("save-png").onclick = () => { draw(); savePicture(canvas); };
-  $("save-json").onclick = saveJson;
+  $("save-json").onclick = saveAnswers;
+  $("undo").onclick = undo;
   $("copy-link").onclick = copyLink;
-  $("clear").onclick = () => { state.phrases.forEach(forget); state.phrases = []; show(); $("phrase").focus(); };
-  addEventListener("keydown", (event) => { if (event.key === "Escape" && state.pinned) { state.pinned = null; show(); } });
-  addEventListener("hashchange", () => { state.photo = null; state.answers.clear(); restore(); });
+  $("clear").onclick = clear;
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && state.pinned) { state.pinned = null; show(); }
+    const typing = event.target.matches?.("input:not([type=range])") && event.target.value; // it has an undo of its own
+    if (event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !typing) { event.preventDefault(); undo(); }
+  });
+  addEventListener("hashchange", () => { Object.assign(state, { photo: null, photos: [], past: [] }); restore(); });
   addEventListener("resize", draw);
   if (matchMedia("(max-width: 800px)").matches) $("settings").open = false;
 }

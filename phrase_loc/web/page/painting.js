@@ -16,13 +16,21 @@ export function fit(canvas, [width, height], [least, most] = SIDES) {
   canvas.height = Math.max(1, Math.round(height * scale));
 }
 
+/** The photograph, decoded no larger than a canvas shows it; null where the browser cannot. */
+export async function picture({ blob, size: [width, height] }, longest = SIDES[1]) {
+  const scale = longest / Math.max(width, height);
+  const smaller = { resizeWidth: Math.max(1, Math.round(width * scale)), resizeHeight: Math.max(1, Math.round(height * scale)) };
+  return createImageBitmap(blob, scale < 1 ? { ...smaller, resizeQuality: "high" } : {}).catch(() => null);
+}
+
 /** Draw a photograph with layers.
  *
  * @param layers [{map, side, colour, boxes: [{xyxy}], label, peak, unsure, absent}] in pixels of `photo.size`: the box
  *   of an unsure one is dashed, the peak of an absent one hollow
- * @param options {strength 0..1, alone: one map in warm colours instead of tints, cross: {x, y} or null}
+ * @param options {strength 0..1, alone: one map in warm colours instead of tints, cross: {x, y} or null,
+ *   chosen: {phrase, rank} of the one box that is drawn, or null for all}
  */
-export function paint(canvas, photo, layers, { strength, alone = false, cross = null }) {
+export function paint(canvas, photo, layers, { strength, alone = false, cross = null, chosen = null }) {
   const c = canvas.getContext("2d");
   c.clearRect(0, 0, canvas.width, canvas.height);
   c.imageSmoothingEnabled = true;
@@ -32,9 +40,10 @@ export function paint(canvas, photo, layers, { strength, alone = false, cross = 
   for (const layer of layers) if (layer.map && strength > 0) glow(c, layer, strength, alone);
   const scale = canvas.width / photo.size[0];
   const thick = Math.max(2, canvas.width / (canvas.clientWidth || canvas.width) * 2.5);
-  for (const layer of layers) frame(c, layer, scale, thick);
-  if (alone) for (const layer of layers) if (layer.peak) dot(c, layer, scale, thick);
-  drawLabels(c, layers, scale, thick);
+  const drawn = chosen ? layers.filter((l) => l.phrase === chosen.phrase) : layers;
+  for (const layer of drawn) frame(c, layer, scale, thick, chosen?.rank);
+  for (const layer of drawn) if (layer.peak) dot(c, layer, scale, thick);
+  drawLabels(c, drawn, scale, thick, chosen?.rank);
   if (cross) aim(c, cross.x * scale, cross.y * scale, thick);
 }
 
@@ -56,8 +65,9 @@ function warm(level) {
   return RAMP[left].map((v, i) => v * (1 - share) + RAMP[left + 1][i] * share);
 }
 
-function frame(c, { boxes = [], colour, unsure }, scale, thick) {
+function frame(c, { boxes = [], colour, unsure }, scale, thick, only) {
   [...boxes.entries()].reverse().forEach(([rank, { xyxy }]) => {
+    if (only !== undefined && rank !== only) return;
     const [x1, y1, x2, y2] = inside(c, xyxy.map((v) => v * scale), thick);
     const width = rank === 0 ? thick : thick * 0.6;
     c.setLineDash(rank > 0 ? [thick * 1.5, thick * 2] : unsure ? [thick * 6, thick * 2] : []);

@@ -2,7 +2,7 @@
 
 import * as server from "./server.js";
 import { work } from "./messages.js";
-import { state } from "./state.js";
+import { layers, state } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -16,12 +16,30 @@ export function watch(canvas, on) {
     const [x, y] = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
     askHere(Math.min(Math.max(x, 0), 1) * state.photo.size[0], Math.min(Math.max(y, 0), 1) * state.photo.size[1], on);
   };
+  canvas.onpointermove = (event) => { if (event.pointerType === "mouse") choose(boxUnder(canvas, event), on); };
+  canvas.onpointerleave = () => choose(null, on);
   canvas.onkeydown = (event) => {
     if (event.key === "Enter" && state.cross) askHere(state.cross.x, state.cross.y, on);
     if (event.key === "Escape") { state.cross = null; $("here").hidden = true; }
     if (steer(event)) event.preventDefault();
     on.draw();
   };
+}
+
+/** The smallest of the boxes that are drawn at a place: {phrase, rank} or null. */
+function boxUnder(canvas, event) {
+  const frame = canvas.getBoundingClientRect(), [width, height] = state.photo.size;
+  const x = (event.clientX - frame.left) / frame.width * width, y = (event.clientY - frame.top) / frame.height * height;
+  const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
+  return layers()[0].flatMap(({ phrase, boxes = [] }) => boxes.map(({ xyxy }, rank) => ({ phrase, rank, xyxy })))
+    .filter(({ phrase, xyxy: [x1, y1, x2, y2] }) => phrase && x1 <= x && x <= x2 && y1 <= y && y <= y2)
+    .sort((a, b) => area(a.xyxy) - area(b.xyxy))[0] ?? null;
+}
+
+function choose(box, on) {
+  if (box?.phrase === state.box?.phrase && box?.rank === state.box?.rank) return;
+  state.box = box;
+  on.draw();
 }
 
 function steer(event) {

@@ -81,7 +81,7 @@ function neighbours(boxes) {
 }
 const NEAR = new WeakMap();
 
-/** Box voting: the mean of those that overlap the winner, a hair above the best score. */
+/** Box voting: the mean of those that overlap the winner, a hair above the best score, and their share of the vote. */
 function vote(boxes, scores, temperature, weight = 0.5) {
   const count = scores.length, near = neighbours(boxes);
   const best = scores.reduce((most, s) => Math.max(most, s), -Infinity);
@@ -97,19 +97,22 @@ function vote(boxes, scores, temperature, weight = 0.5) {
   const share = truth.map((t, j) => t / total * near[winner * count + j] + (j === winner ? SMALLEST : 0));
   const whole = share.reduce((sum, s) => sum + s, 0);
   const merged = [0, 1, 2, 3].map((k) => share.reduce((sum, s, j) => sum + s / whole * boxes[4 * j + k], 0));
-  return [Float64Array.of(...boxes, ...merged), Float64Array.of(...scores, best + LEAD)];
+  return [Float64Array.of(...boxes, ...merged), Float64Array.of(...scores, best + LEAD), whole];
 }
 
-/** The best boxes of one map: [{xyxy, score}], best first; `boxes` is a Float64Array. */
+/** The best boxes of one map: [{xyxy, score}], best first; `boxes` is a Float64Array. The first of a vote also has its
+ * `share`: what part of the probability of all boxes lies on those that overlap it by half. */
 export function rank(map, side, boxes, size, { gamma, spread = 0, temperature = 0, nms = 0.5, top_k = 5 }) {
   if (!boxes.length) return [];
-  let scores = scoreBoxes(map, side, boxes, size, gamma, spread);
-  if (temperature > 0) [boxes, scores] = vote(boxes, scores, temperature);
+  let scores = scoreBoxes(map, side, boxes, size, gamma, spread), share;
+  if (temperature > 0) [boxes, scores, share] = vote(boxes, scores, temperature);
   const order = Array.from(scores.keys()).filter((i) => scores[i] > -Infinity).sort((a, b) => scores[b] - scores[a]);
   const kept = [];
   for (const i of order) {
     if (kept.length >= top_k) break;
     if (kept.every((k) => iou(boxes, k, i) <= nms)) kept.push(i);
   }
-  return kept.map((i) => ({ xyxy: Array.from(boxes.slice(4 * i, 4 * i + 4)), score: scores[i] }));
+  return kept.map((i, place) => ({
+    xyxy: Array.from(boxes.slice(4 * i, 4 * i + 4)), score: scores[i], ...(place === 0 && share !== undefined && { share }),
+  }));
 }

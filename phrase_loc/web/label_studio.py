@@ -1,0 +1,385 @@
+"""What labelling tools ask for: the ML backend of Label Studio and the functions that CVAT calls.
+
+Label Studio is given the address http://HOST:PORT/api/label-studio and asks below it for `health`, `setup`,
+`versions` and `predict` (the API of its label-studio-ml-backend). What is sought are the labels of its project.
+CVAT's functions take one frame in base64 with a threshold and answer with a list of shapes.
+"""
+
+import asyncio
+import base64
+import hashlib
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from json import loads
+from typing import Any
+from urllib import request
+from urllib.error import HTTPError
+from urllib.parse import quote, urlsplit
+from xml.etree.ElementTree import Element, ParseError
+
+import torch
+from defusedxml.ElementTree import fromstring
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+
+from phrase_loc import __version__, ranking
+from phrase_loc.errors import ConfigError, DataError, PhraseLocError
+from phrase_loc.structures import Scene
+from phrase_loc.web.answers import Answers, Limits, Refused
+
+TOOLS = "/api/label-studio"  # what Label Studio is told to be the address of the ML backend
+KEY = "LABEL_STUDIO_API_KEY"  # the environment variable of the label-studio-sdk
+PATIENCE = 10.0  # seconds for a server to go on sending a photograph
+FRESH = 200.0  # seconds for which an access token of Label Studio, good for 300, is used
+
+#: For each label of a result some phrases by which it is sought.
+Labels = dict[str, list[str]]
+
+
+class Task(BaseModel):
+    """A task of Label Studio, of which two fields are read."""
+
+    id: Any = None
+    data: dict[str, Any]
+
+
+class Asked(BaseModel):
+    """What Label Studio sends to `predict`."""
+
+    tasks: list[Task]
+    label_config: str = Field(description="XML of the project's labelling interface")
+
+
+class Project(BaseModel):
+    """What Label Studio sends to `setup`."""
+
+    scheme: str = Field(alias="schema", description="XML of the project's labelling interface")
+
+
+class Frame(BaseModel):
+    """What CVAT sends to a function, and the labels to be sought."""
+
+    image: str = Field(description="a photograph in base64")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="on the chance that a thing is there"
+    )
+    labels: Labels | list[str] = Field(description="labels, or the phrases of each label")
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A RectangleLabels tag."""
+
+    name: str
+    image: str  # the name of the Image tag on which it draws
+    key: str  # where a task's data holds that image
+    threshold: float | None  # its `model_score_threshold`, on the chance that a thing is there
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A place for a label."""
+
+    label: str
+    xyxy: list[float]  # pixels of the photograph
+    present: float  # the chance that it is there, 0 of a model without calibration
+
+    def region(self, control: Control, size: tuple[int, int]) -> dict[str, Any]:
+        """Label Studio's region: percent of a photograph of `size` (H, W), from its upper left corner."""
+        x1, y1, x2, y2 = (100 * v / side for v, side in zip(self.xyxy, size[::-1] * 2, strict=True))
+        value = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1, "rotation": 0}
+        return {
+            "from_name": control.name,
+            "to_name": control.image,
+            "type": "rectanglelabels",
+            "original_width": size[1],
+            "original_height": size[0],
+            "image_rotation": 0,
+            "score": self.present,
+            "value": value | {"rectanglelabels": [self.label]},
+        }
+
+    def shape(self) -> dict[str, Any]:
+        """CVAT's shape: corners in pixels, the confidence as text as its own functions have it."""
+        confidence = str(round(self.present, 4))
+        return {"confidence": confidence, "label": self.label, "points": self.xyxy, "type": "rectangle"}
+
+
+class Labeller:
+    """Labels sought in photographs by the model of `answers`."""
+
+    def __init__(self, answers: Answers, photographs: "Photographs"):
+        self.answers, self.photographs = answers, photographs
+        digest = hashlib.sha256()
+        for _, tensor in sorted(answers.localizer.model.state_dict().items()):
+            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+        #: other weights get another name, so that Label Studio asks them again
+        self.version = f"phrase_loc {__version__} {digest.hexdigest()[:8]}"
+
+    def knows(self, phrases: list[str]) -> bool:
+        """Whether the noun of one of them is known."""
+        return any(e.known and e.head_known for e in self.answers.localizer.encode(phrases))
+
+    def controls(self, xml: str) -> list[Control]:
+        """The RectangleLabels of a labelling interface; a DataError where it has none that can be filled."""
+        try:
+            root = fromstring(xml)
+        except (ParseError, ValueError, RecursionError) as error:  # a ValueError is what defusedxml raises
+            raise DataError(
+                f"expected the labelling interface as XML, got none that can be read ({error})"
+            ) from None
+        images = {tag.get("name", ""): tag.get("value", "").lstrip("$") for tag in root.iter("Image")}
+        found = []
+        for tag in root.iter("RectangleLabels"):
+            name, image = tag.get("name", ""), tag.get("toName", "").split(",")[0].strip()
+            labels = dict(filter(None, map(self._label, tag.iter("Label"))))
+            if name and image in images and labels:
+                found.append(Control(name, image, images[image], _threshold(tag), labels))
+        if not found:
+            raise DataError(
+                "the labelling interface holds no RectangleLabels with a Label on an Image; add one to the project"
+            )
+        return found
+
+    def _label(self, tag: Element) -> tuple[str, list[str]] | None:
+        """Its name in results (alias or value, as Label Studio has it) and the phrases.
+
+        These are its `predicted_values`, which Label Studio's own backends read too, or else the first of value,
+        alias and hint whose noun is known.
+        """
+        value, alias, hint = (tag.get(name, "").strip() for name in ("value", "alias", "hint"))
+        readings = [[text] for text in (value, alias, hint) if text]
+        if wanted := list(filter(None, map(str.strip, tag.get("predicted_values", "").split(",")))):
+            readings = [wanted]
+        return (alias or value, next(filter(self.knows, readings), readings[0])) if alias or value else None
+
+    async def find(
+        self, content: bytes, labels: Labels, threshold: float | None
+    ) -> tuple[tuple[int, int], list[Box]]:
+        """(H, W) of a photograph and the places of the labels, at most one of each phrase."""
+        kept = await self.answers.look(content)
+        asked = [(label, phrase) for label, phrases in labels.items() for phrase in phrases]
+        boxes: list[Box] = []
+        for at in range(0, len(asked), some := self.answers.limits.phrases):
+            boxes += await self.answers.ask(self._locate, kept.scene, asked[at : at + some], threshold)
+        return kept.scene.size, [
+            box for label in labels for box in self._apart([b for b in boxes if b.label == label])
+        ]
+
+    def _locate(self, scene: Scene, asked: list[tuple[str, str]], threshold: float | None) -> list[Box]:
+        localizer, found = self.answers.localizer, []
+        answers = localizer.locate(scene, [phrase for _, phrase in asked], top_k=1)
+        for (label, _), p in zip(asked, answers, strict=True):
+            if p.present is None:
+                there = not localizer.model.config.calibration
+            else:
+                there = p.state == "found" if threshold is None else p.present >= threshold
+            if there and len(p.boxes):
+                found.append(Box(label, [round(v, 2) for v in p.boxes[0].tolist()], p.present or 0.0))
+        return found
+
+    def _apart(self, boxes: list[Box]) -> list[Box]:
+        """Those of one label, without those that overlap one of a greater chance."""
+        corners = torch.tensor([box.xyxy for box in boxes]).reshape(-1, 4)
+        scores = torch.tensor([[box.present for box in boxes]])
+        return [
+            boxes[i]
+            for i in ranking.suppress(corners, scores, self.answers.localizer.settings.nms)[0].tolist()
+        ]
+
+    async def predict(self, asked: Asked) -> dict[str, Any]:
+        """A prediction for each task, in order; of one that failed an empty list, so that Label Studio asks it again.
+
+        Raises Refused when none could be done. After four fifths of `Limits.labelling_seconds` none is begun.
+        """
+        controls, limits = self.controls(asked.label_config), self.answers.limits
+        gate, until = asyncio.Semaphore(limits.batch), time.monotonic() + 0.8 * limits.labelling_seconds
+
+        async def one(task: Task) -> dict[str, Any] | str:
+            async with gate:
+                if time.monotonic() > until:
+                    return "the time was up before its turn; ask again for the tasks without a prediction"
+                try:
+                    return await self._prediction(task, controls)
+                except (PhraseLocError, Refused) as error:
+                    return error.detail if isinstance(error, Refused) else str(error)
+
+        found = await asyncio.gather(*map(one, asked.tasks))
+        errors = [
+            {"task": t.id, "error": f} for t, f in zip(asked.tasks, found, strict=True) if isinstance(f, str)
+        ]
+        if errors and len(errors) == len(found):
+            raise Refused(400, errors[0]["error"])
+        results = [[] if isinstance(f, str) else f for f in found]
+        return {"results": results, "model_version": self.version, "errors": errors}
+
+    async def _prediction(self, task: Task, controls: list[Control]) -> dict[str, Any]:
+        regions = []
+        for control in controls:
+            content = await asyncio.to_thread(self.photographs.read, task.data.get(control.key))
+            size, boxes = await self.find(content, control.labels, control.threshold)
+            regions += [
+                box.region(control, size) | {"id": f"{control.name}-{i}"} for i, box in enumerate(boxes)
+            ]
+        score = sum(region["score"] for region in regions) / max(len(regions), 1)
+        return {"result": regions, "score": score, "model_version": self.version}
+
+
+def _threshold(tag: Element) -> float | None:
+    given = tag.get("model_score_threshold", "")
+    with suppress(ValueError):
+        if not given or 0 <= float(given) <= 1:
+            return float(given) if given else None
+    raise DataError(
+        f"expected a model_score_threshold from 0 to 1 in the labelling interface, got {given[:40]!r}"
+    )
+
+
+@dataclass(slots=True)
+class Photographs:
+    """Where photographs of tasks may be fetched: nowhere but what whoever starts the server has named.
+
+    Raises a ConfigError for an address of Label Studio that is none.
+    """
+
+    studio: str = ""  # the address of Label Studio, such as http://localhost:8080
+    key: str = field(default="", repr=False)  # its access token
+    hosts: frozenset[str] = frozenset()  # further hosts, such as images.example.org
+    most: int = Limits().upload_bytes  # of a photograph
+    _token: tuple[float, str] = field(default=(-FRESH, ""), repr=False)  # when it was got
+
+    def __post_init__(self) -> None:
+        self.studio = self.studio.rstrip("/")
+        if self.studio and not re.match(r"https?://[^/?#]+", self.studio):
+            raise ConfigError(
+                f"expected an address such as http://localhost:8080 for Label Studio, got {self.studio!r}"
+            )
+
+    def read(self, link: Any) -> bytes:
+        """The content of a task's image; blocks. A DataError for what may not or cannot be fetched."""
+        if not isinstance(link, str) or not link.strip():
+            raise DataError(f"expected the address of an image in the task's data, got {str(link)[:60]!r}")
+        link = link.strip()
+        if link[:5].lower() == "data:":
+            return from_base64(link)
+        try:
+            return self._fetch(*self._allowed(f"/data/{link}" if link.startswith("upload/") else link))
+        except PhraseLocError:
+            raise
+        except HTTPError as error:
+            why = f"answered {error.code}"
+            if error.code in {401, 403} or 300 <= error.code < 400:
+                why += (
+                    f"; it wants an access token in {KEY}, or leads to another address, which is not followed"
+                )
+        except (OSError, HTTPException, ValueError, KeyError) as error:
+            why = f"cannot be asked ({str(error)[:120]})"
+        raise DataError(f"the server of the photograph {link[:120]} {why}")
+
+    def _allowed(self, link: str) -> tuple[str, bool]:
+        """The address to ask, and whether it is Label Studio's."""
+        if link.startswith("/") and not link.startswith("//"):
+            if not self.studio:
+                raise DataError(
+                    f"{link[:120]} lies in Label Studio, whose address is not known; start the server with "
+                    f"--label-studio-url URL and an access token in {KEY}"
+                )
+            return self.studio + link, True
+        asked = urlsplit(link)
+        if asked.scheme not in {"http", "https"}:
+            raise DataError(
+                f"{link[:120]} cannot be read; expected an address of http, https, Label Studio or data:"
+            )
+        if (
+            self.studio and asked[:2] == urlsplit(self.studio)[:2]
+        ):  # scheme, host and port as they are written
+            return link, True
+        if asked.hostname not in self.hosts:
+            host = str(asked.hostname)[:80]
+            raise DataError(
+                f"this server may not ask {host} for photographs; start it with --image-host {host}"
+            )
+        return link, False
+
+    def _fetch(self, url: str, studio: bool) -> bytes:
+        headers = {"Authorization": self._authorization()} if studio and self.key else {}
+        content = _get(
+            request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers=headers), self.most + 1
+        )
+        if len(content) > self.most:
+            raise DataError(
+                f"{url[:120]} is larger than the {self.most / 2**20:g} MB that are accepted; shrink it"
+            )
+        return content
+
+    def _authorization(self) -> str:
+        """Its header: a legacy token as it is, a personal one (a JWT) exchanged for one that is good for minutes."""
+        if self.key.count(".") != 2:
+            return f"Token {self.key}"
+        if time.monotonic() - self._token[0] > FRESH:
+            body, kind = f'{{"refresh": "{self.key}"}}'.encode(), {"Content-Type": "application/json"}
+            answer = _get(request.Request(f"{self.studio}/api/token/refresh", body, kind), 1 << 16)
+            self._token = time.monotonic(), str(loads(answer)["access"])
+        return f"Bearer {self._token[1]}"
+
+
+class _Stay(request.HTTPRedirectHandler):
+    """Redirects are errors: they could lead, with the token, where nobody allowed."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Nothing to ask."""
+
+
+def _get(asked: request.Request, most: int) -> bytes:
+    with request.build_opener(_Stay).open(asked, timeout=PATIENCE) as answer:
+        return answer.read(most)
+
+
+def from_base64(text: str) -> bytes:
+    """The content of a data: address or of plain base64."""
+    head, comma, data = text.partition(",")
+    with suppress(ValueError):
+        if not comma or head.lower().endswith(";base64"):
+            return base64.b64decode(data if comma else head, validate=True)
+    raise DataError(f"expected an image in base64, got {text[:40]!r}")
+
+
+def routes(labeller: Labeller, route_class: type[APIRoute]) -> APIRouter:
+    """The questions of both tools."""
+    router = APIRouter(route_class=route_class)
+
+    @router.get(f"{TOOLS}/health", summary="Label Studio: is the ML backend up?")
+    async def health() -> dict[str, str]:
+        return {"status": "UP", "model_class": "phrase_loc"}
+
+    @router.post(f"{TOOLS}/setup", summary="Label Studio: can the project be labelled?")
+    async def setup(project: Project) -> dict[str, Any]:
+        labels = [label for control in labeller.controls(project.scheme) for label in control.labels.items()]
+        unknown = [name for name, phrases in labels if not labeller.knows(phrases)]
+        return {"model_version": labeller.version, "unknown_labels": unknown}
+
+    @router.get(f"{TOOLS}/versions", summary="Label Studio: which models are there?")
+    async def versions() -> dict[str, list[str]]:
+        return {"versions": [labeller.version]}
+
+    @router.post(f"{TOOLS}/predict", summary="Label Studio: label these tasks")
+    async def predict(asked: Asked) -> dict[str, Any]:
+        return await labeller.predict(asked)
+
+    @router.post(f"{TOOLS}/webhook", summary="Label Studio: something was annotated")
+    async def webhook(_: dict[str, Any]) -> dict[str, str]:
+        return {"status": "phrase_loc learns nothing from annotations; see docs/training.md"}
+
+    @router.post("/api/cvat", summary="CVAT: label this frame, as its functions do")
+    async def frame(asked: Frame) -> list[dict[str, Any]]:
+        given = asked.labels if isinstance(asked.labels, dict) else {label: [label] for label in asked.labels}
+        labels = {label: phrases for label, phrases in given.items() if phrases}
+        _, boxes = await labeller.find(from_base64(asked.image), labels, asked.threshold)
+        return [box.shape() for box in boxes]
+
+    return router
