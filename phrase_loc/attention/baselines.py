@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from phrase_loc.attention.excitation import RULES, Net, reciprocal, seeded
 from phrase_loc.attention.functions import POOLS, named
@@ -210,7 +211,9 @@ class Gates(TorchFunctionMode):
     """Within it what only modulates is constant to a derivative: attention weights, spreads, gates. Values stay."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        args, kwargs = tree_map(
+            _held, (args, kwargs or {})
+        )  # so what still requires a gradient is an activation
         if func in _ATTENDING:
             query, key, *rest = args
             return func(query.detach(), key.detach(), *rest, **kwargs)
@@ -223,6 +226,10 @@ class Gates(TorchFunctionMode):
             return out.detach() + linear - linear.detach()
         both = len(args) > 1 and all(torch.is_tensor(a) and a.requires_grad for a in args[:2])
         return out / 2 + out.detach() / 2 if func in _PRODUCTS and both else out
+
+
+def _held(value: Any) -> Any:
+    return value.detach() if isinstance(value, nn.Parameter) else value
 
 
 def _ratio(y: Tensor, x: Tensor) -> Tensor:
