@@ -17,7 +17,7 @@ from shape_pictures import SIDE
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from phrase_loc.attention import contrastive_mwp, maps_at_depths, mwp
+from phrase_loc.attention import attn_lrp, contrastive_mwp, maps_at_depths, mwp
 
 Net = ViT | ConvNet
 
@@ -34,6 +34,12 @@ def excitation(
     """MWP or c-MWP at the input of part `depth`."""
     above = net.parts()[depth:]
     return net.grid(maps_at_depths(above, x, units, method=method, weights=weights, **options)[0])
+
+
+def constant_gates(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
+    """The package's attn_lrp at the input of part `depth`."""
+    above = net.parts()[depth:]
+    return net.grid(attn_lrp(lambda x: reduce(lambda h, part: part(h), above, x), x, units, weights=weights))
 
 
 class Attention(TorchFunctionMode):
@@ -183,6 +189,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "c-MWP, clamp": partial(excitation, signed="clamp"),
     "MWP, contributions": partial(excitation, method=mwp, signed="contributions"),
     "MWP, clamp": partial(excitation, method=mwp, signed="clamp"),
+    "attn_lrp": constant_gates,
     "AttnLRP": lrp,
     "Chefer": chefer,
     "Grad-CAM": grad_cam,

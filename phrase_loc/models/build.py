@@ -172,7 +172,7 @@ class ImageText(TextToRegion):
         embedding, side = pair.texts(["a photo"]).shape[1], pair.images["size"]
         mean, std = (tuple(round(255 * v, 6) for v in pair.images[key]) for key in ("mean", "std"))
         read = {
-            "stage": _depth(list(pair.vision.stages)),
+            **_reading(list(pair.vision.stages)),
             "image_sizes": [side],
             **facts.pop("inference", {}),
         }
@@ -268,7 +268,8 @@ class ImageText(TextToRegion):
         )
 
 
-def _depth(stages: list[str]) -> str:
-    """Where maps are read if nothing else is said: at three quarters of the blocks, or below the pool."""
-    blocks = [name for name in stages if name.startswith("block")]
-    return blocks[-1 - len(blocks) // 4] if blocks else stages[-1]
+def _reading(stages: list[str]) -> dict[str, str]:
+    """How maps are read if nothing else is said: what did best on benchmarks/shapes.py."""
+    if any(name.startswith("block") for name in stages):
+        return {"method": "attn_lrp", "signed": "contributions", "stage": stages[0]}
+    return {"signed": "contributions", "stage": stages[max(0, len(stages) - 2)]}

@@ -388,10 +388,19 @@ def test_former_and_random_names(folders):
     assert not torch.equal(one, two)
 
 
+def test_what_did_best_on_shapes_is_the_default(folders):
+    read = {kind: load_model(folders(kind)).config.inference for kind in ("clip", "open_clip_resnet")}
+    assert (read["clip"]["method"], read["clip"]["stage"]) == ("attn_lrp", "stem")
+    assert "method" not in read["open_clip_resnet"]  # contrastive MWP
+    assert read["open_clip_resnet"]["stage"] == "layer3"
+    assert {r["signed"] for r in read.values()} == {"contributions"}
+
+
 @pytest.mark.parametrize("signed", ["clamp", "contributions"])
 @pytest.mark.parametrize("kind", ["clip", "siglip", "open_clip_resnet"])
 def test_the_map_of_a_phrase_is_its_units_pass_over_the_librarys_network(kind, signed, folders, drawn_image):
-    localizer = PhraseLocalizer.from_pretrained(folders(kind), device="cpu").with_settings(signed=signed)
+    localizer = PhraseLocalizer.from_pretrained(folders(kind), device="cpu")
+    localizer = localizer.with_settings(method="contrastive_mwp", signed=signed)
     model, scene = localizer.model, localizer.look(drawn_image)
     unit = model.units(vectors(localizer.encode(PHRASES)))
     above, x = model.above(localizer.settings.stage), scene.activations[0]
