@@ -114,6 +114,7 @@ def test_the_benchmark_prints_a_table_and_goes_on_over_what_cannot_be_loaded(
 ):
     from benchmarks.towers import main as benchmark
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it tries for a minute
     out = tmp_path / "towers.md"
     given = [str(clip), "hf:nowhere", "--root", str(flickr), "--duals", "negative", "mean", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["towers.py", *given, "--device", "cpu", "--set", "stage=block2"])

@@ -319,7 +319,8 @@ class TestOneSentence:
         (tmp_path / "preprocessor_config.json").unlink()
         self.refused(tmp_path, "no preprocessor_config.json with its images' mean and std")
 
-    def test_networks_without_texts_and_of_no_known_kind(self, folders, tmp_path):
+    def test_networks_without_texts_and_of_no_known_kind(self, folders, tmp_path, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it tries for a minute
         self.refused(folders("dinov2"), "has no text tower .*model.backbone=hf:", ConfigError)
         self.refused(folders("timm_test_vit"), "has no text tower .*model.backbone=timm:", ConfigError)
         (tmp_path / "config.json").write_text('{"model_type": "zorglub"}')
