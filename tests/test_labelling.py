@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from phrase_loc import files
 from phrase_loc.cli import main
 from phrase_loc.datasets.annotations import read_xml
 from phrase_loc.datasets.yolo import listed_names
@@ -488,22 +488,29 @@ def test_what_it_refuses(more, sentence, folder, tiny_model, tmp_path, capsys):
     assert sentence in capsys.readouterr().err
 
 
+SHOT = """
+import os, signal, sys
+from phrase_loc import files
+from phrase_loc.cli import main
+left = iter(range(int(sys.argv[1]), -1, -1))
+files.observer = lambda *_: next(left) or os.kill(os.getpid(), signal.SIGKILL)
+main(sys.argv[2:])
+"""
+
+
 def test_a_killed_run_goes_on(folder, tiny_model, tmp_path):
     """Shot at each moment of its files, one after the other, it ends with the labels of a run that was not."""
     usual = [folder, "--phrases", tmp_path / "classes.txt", "--threshold", 0.1, "--format", "coco,yolo"]
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert command(*usual, "--output", whole, "--batch-size", 1, model=tiny_model) == 0
-    ended = 0
-    for moment in range(0, 200, 5):
-        child = os.fork()
-        if child == 0:
-            shots = [False] * moment + [True]
-            files.observer = lambda *_, shots=shots: shots.pop(0) and os.kill(os.getpid(), signal.SIGKILL)
-            os._exit(command(*usual, "--output", out, "--batch-size", 1, model=tiny_model))
-        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if ended == 0:
-            break
-    assert ended == 0
+    told = ["label", *map(str, usual), "--output", str(out), "--batch-size", "1", "--model", str(tiny_model)]
+    told += ["--device", "cpu", "--workers", "0"]
+    for moment in (2, 7):  # of the writing of files
+        shot = subprocess.run(
+            [sys.executable, "-c", SHOT, str(moment), *told], capture_output=True, timeout=120
+        )
+        assert shot.returncode == -signal.SIGKILL, shot.stderr
+    assert command(*usual, "--output", out, "--batch-size", 1, model=tiny_model) == 0
     for name in ("answers.jsonl", "coco.json", "yolo/labels/3.txt", "summary.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
     assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
