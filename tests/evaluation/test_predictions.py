@@ -86,7 +86,7 @@ def written(path, rows):
 
 def mentions(root):
     """(sample, place, phrase, true boxes) of every mention with a box."""
-    samples, _ = read_data(config_of(root, "centre"))
+    samples = read_data(config_of(root, "centre"))[0]
     return [
         (sample, place, phrase, boxes)
         for sample in samples
