@@ -200,7 +200,7 @@ def labelling_interface(classes: Sequence[str]) -> str:
 def _task(image: LabelledImage, place: Place) -> dict[str, Any]:
     name = place.name(image.image)
     results = [
-        _region(f"{n}", label, image.size, utf8(place.classes[label.category]))
+        region(f"{n}", label, image.size, utf8(place.classes[label.category]))
         for n, label in enumerate(image.labels, 1)
     ]
     score = max((label.score for label in image.labels), default=0.0)
@@ -208,8 +208,8 @@ def _task(image: LabelledImage, place: Place) -> dict[str, Any]:
     return {"data": {"image": place.url + quote(name), "name": name}, "predictions": [prediction]}
 
 
-def _region(key: str, label: Label, size: Sequence[int], name: str) -> dict[str, Any]:
-    """A rectangle or polygon in percent of the photograph."""
+def region(key: str, label: Label, size: Sequence[int], name: str) -> dict[str, Any]:
+    """Label Studio's rectangle or polygon: percent of a photograph of `size` (W, H), from its upper left corner."""
     width, height = size
     shared = {
         "id": key, "to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0,

@@ -26,7 +26,7 @@ from phrase_loc.files import is_there, read_json
 from phrase_loc.images import picture_size
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
-from phrase_loc.tables import TABLE_ENDINGS, image_path, is_table, open_table
+from phrase_loc.tables import TABLE_ENDINGS, image_path, is_table, open_table, whole
 
 #: What is read -> the columns that may hold it, of which the first that is there counts.
 COLUMNS = {
@@ -63,7 +63,7 @@ class Row:
     def text(self, name: str) -> str:
         """A cell as text, '' for none; numbers of JSON and of spreadsheets ('7.0') are ids."""
         cell = self.cells.get(name, "")
-        return str(int(cell)) if isinstance(cell, float) and cell % 1 == 0 else str(cell).strip()
+        return str(int(cell)) if isinstance(cell, float) and cell % 1 == 0 else whole(str(cell).strip())
 
     def whole(self, name: str) -> int | None:
         """A cell as a whole number, None for none."""
@@ -315,5 +315,5 @@ def categories(samples: Annotated) -> dict[Any, str]:
 def image_numbers(samples: Annotated) -> dict[str, Any]:
     """Image id -> its number in COCO's JSON: the file's own, the id where all are numbers, or its place from 1."""
     ids, own = [sample.image_id for sample in samples], getattr(samples, "numbers", {})
-    whole = all(name.isascii() and name.isdigit() for name in ids)
-    return {name: own.get(name, int(name) if whole else place) for place, name in enumerate(ids, start=1)}
+    are_numbers = all(name.isascii() and name.isdigit() and len(name) < 19 for name in ids)  # of 64 bits
+    return {name: own.get(name, int(name) if are_numbers else at) for at, name in enumerate(ids, start=1)}
