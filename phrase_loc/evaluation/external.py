@@ -42,7 +42,8 @@ from phrase_loc.structures import GroundingSample
 from phrase_loc.tables import TABLE_ENDINGS
 
 PREDICTIONS, TRANSFORMERS = PREFIXES = ("predictions:", "transformers:")
-EMPTY = ("point_x", "point_y", "x1", "y1", "x2", "y2", "score")
+#: Columns of a template that are to be filled in.
+BLANK = ("point_x", "point_y", "x1", "y1", "x2", "y2", "score")
 #: Types of networks -> whether all phrases of an image are asked at once, each of all boxes.
 TOGETHER = {"owlvit": True, "owlv2": True, "grounding-dino": False, "mm-grounding-dino": False}
 ADVICE = (
@@ -287,7 +288,7 @@ def template(
         batches = [(protocol, gather(protocol, sample)) for protocol in protocols]
         if method is None:
             counted = {i for _, batch in batches for members in batch.members for i in members}
-            yield from (things[i] | dict.fromkeys(EMPTY) for i in sorted(counted))
+            yield from (things[i] | dict.fromkeys(BLANK) for i in sorted(counted))
             continue
         for protocol, batch in (pair for pair in batches if len(pair[1])):
             of_chain = {"sentence": None, "phrase_index": None} if protocol.unit == "entity" else {}

@@ -133,21 +133,21 @@ def build(
         check(names)
     prior = localizer is not None and localizer.settings.prior > 0
     rows = [row for n in names for row in ([n, n + WITHOUT_PRIOR] if prior and n in METHODS else [n])]
-    looks, built = list[Look](), list[Method]()
-    for name in dict.fromkeys(rows):
+    looks = list[Look]()
+
+    def made(name: str) -> Method:
         if name in BASELINES:
-            built.append(Baseline(name, BASELINES[name]))
-            continue
+            return Baseline(name, BASELINES[name])
         if others and name in others:
-            built.append(others[name])
-            continue
+            return others[name]
         assert localizer is not None, "a method that looks needs a localizer"
         method, _, control = name.partition("@")
         base = method.removesuffix(WITHOUT_PRIOR)
         asked = localizer.with_settings(method=base, **({} if base == method else {"prior": 0.0}))
         asked = randomised(asked) if control == "random_top" else asked
-        built.append(MapMethod(name, asked, looks, CONTROLS.get(control)))
-    return built
+        return MapMethod(name, asked, looks, CONTROLS.get(control))
+
+    return [made(name) for name in dict.fromkeys(rows)]
 
 
 class Look(NamedTuple):

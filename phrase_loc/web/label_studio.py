@@ -33,10 +33,10 @@ from phrase_loc.structures import Scene
 from phrase_loc.web.answers import Answers, Limits, Refused
 from phrase_loc.web.server import plain
 
-TOOLS = "/api/label-studio"  # what Label Studio is told to be the address of the ML backend
+ROOT = "/api/label-studio"  # of the ML backend's address, which Label Studio is told
 KEY = "LABEL_STUDIO_API_KEY"  # the environment variable of the label-studio-sdk
-PATIENCE = 10.0  # seconds for a server to go on sending a photograph
-FRESH = 200.0  # seconds for which an access token of Label Studio, good for 300, is used
+TIMEOUT = 10.0  # seconds of silence after which a server is given up
+TOKEN_SECONDS = 200.0  # seconds for which an access token of Label Studio, good for 300, is used
 
 #: For each label of a result some phrases by which it is sought.
 Labels = dict[str, list[str]]
@@ -223,7 +223,7 @@ def _threshold(tag: Element) -> float | None:
 
 @dataclass(slots=True)
 class Photographs:
-    """Where photographs of tasks may be fetched: nowhere but what whoever starts the server has named.
+    """Fetches the photographs of tasks: from Label Studio and the hosts that the command line names, nothing else.
 
     Raises a ConfigError for an address of Label Studio that is none.
     """
@@ -232,7 +232,7 @@ class Photographs:
     key: str = field(default="", repr=False)  # its access token
     hosts: frozenset[str] = frozenset()  # further hosts, such as images.example.org
     most: int = Limits().upload_bytes  # of a photograph
-    _token: tuple[float, str] = field(default=(-FRESH, ""), repr=False)  # when it was got
+    _token: tuple[float, str] = field(default=(-TOKEN_SECONDS, ""), repr=False)  # when it was got
 
     def __post_init__(self) -> None:
         self.studio = self.studio.rstrip("/")
@@ -293,22 +293,22 @@ class Photographs:
         """Its header: a legacy token as it is, a personal one (a JWT) exchanged for one that is good for minutes."""
         if self.key.count(".") != 2:
             return f"Token {self.key}"
-        if time.monotonic() - self._token[0] > FRESH:
+        if time.monotonic() - self._token[0] > TOKEN_SECONDS:
             body, kind = f'{{"refresh": "{self.key}"}}'.encode(), {"Content-Type": "application/json"}
             answer = _get(request.Request(f"{self.studio}/api/token/refresh", body, kind), 1 << 16)
             self._token = time.monotonic(), str(loads(answer)["access"])
         return f"Bearer {self._token[1]}"
 
 
-class _Stay(request.HTTPRedirectHandler):
-    """Redirects are errors: they could lead, with the token, where nobody allowed."""
+class _NoRedirects(request.HTTPRedirectHandler):
+    """Redirects are errors: they could lead, with the token, to a host that nobody allowed."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Nothing to ask."""
+        """No further request."""
 
 
 def _get(asked: request.Request, most: int) -> bytes:
-    with request.build_opener(_Stay).open(asked, timeout=PATIENCE) as answer:
+    with request.build_opener(_NoRedirects).open(asked, timeout=TIMEOUT) as answer:
         return answer.read(most)
 
 
@@ -325,25 +325,25 @@ def routes(labeller: Labeller, route_class: type[APIRoute]) -> APIRouter:
     """The questions of both tools."""
     router = APIRouter(route_class=route_class)
 
-    @router.get(f"{TOOLS}/health", summary="Label Studio: is the ML backend up?")
+    @router.get(f"{ROOT}/health", summary="Label Studio: is the ML backend up?")
     async def health() -> dict[str, str]:
         return {"status": "UP", "model_class": "phrase_loc"}
 
-    @router.post(f"{TOOLS}/setup", summary="Label Studio: can the project be labelled?")
+    @router.post(f"{ROOT}/setup", summary="Label Studio: can the project be labelled?")
     async def setup(project: Project) -> dict[str, Any]:
         labels = [label for control in labeller.controls(project.scheme) for label in control.labels.items()]
         unknown = [name for name, phrases in labels if not labeller.knows(phrases)]
         return {"model_version": labeller.version, "unknown_labels": unknown}
 
-    @router.get(f"{TOOLS}/versions", summary="Label Studio: which models are there?")
+    @router.get(f"{ROOT}/versions", summary="Label Studio: which models are there?")
     async def versions() -> dict[str, list[str]]:
         return {"versions": [labeller.version]}
 
-    @router.post(f"{TOOLS}/predict", summary="Label Studio: label these tasks")
+    @router.post(f"{ROOT}/predict", summary="Label Studio: label these tasks")
     async def predict(asked: Asked) -> dict[str, Any]:
         return await labeller.predict(asked)
 
-    @router.post(f"{TOOLS}/webhook", summary="Label Studio: something was annotated")
+    @router.post(f"{ROOT}/webhook", summary="Label Studio: something was annotated")
     async def webhook(_: dict[str, Any]) -> dict[str, str]:
         return {"status": "phrase_loc learns nothing from annotations; see docs/training.md"}
 

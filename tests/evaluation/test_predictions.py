@@ -130,6 +130,13 @@ def test_our_own_answers_read_again_give_our_rows(data, tmp_path, method, ending
     assert len(values(own)) == 20
 
 
+def test_a_template_is_filled_under_the_protocols_as_published_scripts_have_them(data, monkeypatch):
+    monkeypatch.setattr(methods, "load_localizer", lambda config, device: FakeLocalizer())
+    asked = {"protocols": ["entity_box"], "method": "contrastive_mwp"}
+    plain, faithful = (list(template(config_of(data, faithful=f, **asked), True)) for f in (False, True))
+    assert [row["boxes"] for row in plain] != [row["boxes"] for row in faithful]
+
+
 def simple(root):
     """One row a phrase of the image: its text, the first true box, no point."""
     rows = {}
