@@ -24,7 +24,7 @@ import torch
 import yaml
 
 from phrase_loc import files
-from phrase_loc.boxes import iou
+from phrase_loc.boxes import area, iou
 from phrase_loc.display import utf8
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
@@ -138,11 +138,11 @@ def thresholds_of(
 ) -> list[float]:
     """The probability from which each class is labelled; 2 where no photograph reaches the wanted precision.
 
-    A class's own threshold goes first, then `rules.threshold`, then `rules.precision`, else the model's `found_at`.
-    For a precision: `present` (N, C) is calibrated where half of the pairs are positive. At another share of
-    photographs with the class, the class's own or `rules.share`, its odds change by share / (1 - share) (Elkan 2001,
-    theorem 2). The threshold is the lowest from which on the mean of these, the expected share of true labels, is at
-    least the precision.
+    A class's own threshold goes first, then `rules.precision` or `rules.threshold`, else the model's `found_at`.
+    For a precision: `present` (N photographs, C classes; NaN where unknown) is calibrated where half of the pairs are
+    true. At another share of photographs with the class, its own or `rules.share`, its odds change by
+    share / (1 - share) (Elkan 2001, theorem 2). The threshold is the lowest from which on the mean of these, the
+    expected share of true labels, is at least the precision.
     """
     found = float(calibration.get("found_at", FOUND_AT)) if rules.threshold is None else rules.threshold
     chosen = []
@@ -169,10 +169,10 @@ class Labels:
     thresholds: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._of: dict[str, list[int]] = {}
+        self._classes_of: dict[str, list[int]] = {}  # the numbers of the classes that ask for a phrase
         for number, c in enumerate(self.classes):
             for phrase in c.phrases:
-                self._of.setdefault(phrase, []).append(number)
+                self._classes_of.setdefault(phrase, []).append(number)
         rows = [self.present(answer) for answer in self.read() if "error" not in answer]
         present = np.array(rows, np.float32).reshape(-1, len(self.classes))
         self.thresholds = thresholds_of(present, self.classes, self.rules, self.calibration)
@@ -187,7 +187,7 @@ class Labels:
         best = np.full(len(self.classes), np.nan, np.float32)
         for p in answer["predictions"]:
             if p["present"] is not None:
-                rows = self._of[p["phrase"]]
+                rows = self._classes_of[p["phrase"]]
                 best[rows] = np.fmax(best[rows], p["present"])
         return best
 
@@ -200,7 +200,7 @@ class Labels:
             return LabelledImage(answer["image"], (0, 0), (), answer["error"])
         found: dict[int, list[Label]] = {}
         for p in answer["predictions"]:
-            for number in self._of[p["phrase"]]:
+            for number in self._classes_of[p["phrase"]]:
                 level = self.thresholds[number]
                 if p["boxes"] and (level == 0 or (p["present"] is not None and p["present"] >= level)):
                     found.setdefault(number, []).extend(_candidates(number, p))
@@ -233,11 +233,8 @@ def _candidates(number: int, p: dict[str, Any]) -> Iterator[Label]:
 def _same(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether two boxes are taken for one thing: they overlap, or one lies mostly in the other."""
     a, b = torch.tensor([one]), torch.tensor([other])
-    if float(iou(a, b)) > OVERLAP:
-        return True
-    sides = (torch.minimum(a[0, 2:], b[0, 2:]) - torch.maximum(a[0, :2], b[0, :2])).clamp(min=0)
-    smaller = min(float((x[0, 2:] - x[0, :2]).prod()) for x in (a, b))
-    return float(sides.prod()) > INSIDE * smaller
+    shared = area(torch.cat([torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])], 1))
+    return bool(iou(a, b) > OVERLAP) or bool(shared > INSIDE * torch.minimum(area(a), area(b)))
 
 
 def label(
@@ -323,7 +320,7 @@ def summary(labels: Labels) -> dict[str, Any]:
     return {**counts, "boxes": boxes.total(), "classes": rows, "left_out": left_out}
 
 
-def told(found: dict[str, Any], folder: Path) -> str:
+def summary_text(found: dict[str, Any], folder: Path) -> str:
     """A summary for people."""
     width = max(map(len, found["classes"]))
     lines = [f"  {'class':<{width}}  labels  where `present` is at least"]
@@ -342,13 +339,11 @@ def told(found: dict[str, Any], folder: Path) -> str:
 def write_sheet(labels: Labels, page: Path) -> None:
     """A page of the photographs with the boxes of their labels; those nearest to a threshold come first."""
     doubts = [labels.doubt(answer) for answer in labels.read()]
-    shown = sorted(range(len(doubts)), key=doubts.__getitem__)[:MOST]
-    places = {number: place for place, number in enumerate(shown)}
-    rows: list[list[dict[str, Any]]] = [[] for _ in shown]
+    rows = dict.fromkeys(sorted(range(len(doubts)), key=doubts.__getitem__)[:MOST], [{}])
     for number, answer in enumerate(labels.read()):
-        if number in places:
-            rows[places[number]] = _sheet_rows(labels, answer)
-    write_page(rows, page, page.parent.name, len(doubts), order="most doubtful first")
+        if number in rows:
+            rows[number] = _sheet_rows(labels, answer)
+    write_page([*rows.values()], page, page.parent.name, len(doubts), order="most doubtful first")
 
 
 def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:
@@ -361,8 +356,8 @@ def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:
     for number, (c, level) in enumerate(zip(labels.classes, labels.thresholds, strict=True)):
         boxes = [list(one.box) for one in image.labels if one.category == number]
         said = None if np.isnan(present[number]) else float(present[number])
-        told = "never labelled" if level > 1 else f"labelled from {level:.0%} on"
+        note = "never labelled" if level > 1 else f"labelled from {level:.0%} on"
         row = {"image": image.image, "width": image.size[0], "height": image.size[1], "phrase": c.name}
         state = "labelled" if boxes else "not labelled"
-        rows.append(row | {"present": said, "state": state, "boxes": boxes, "peak": None, "note": told})
+        rows.append(row | {"present": said, "state": state, "boxes": boxes, "peak": None, "note": note})
     return rows
