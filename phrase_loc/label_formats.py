@@ -276,12 +276,17 @@ def _flat(images: Images, place: Place) -> Iterator[tuple[str, LabelledImage]]:
         stem, ending = os.path.splitext(place.name(image.image).replace("../", "").replace("/", "__"))
         stem = "".join(c if c.isprintable() else "_" for c in stem)
         stem = stem.encode()[:_LONGEST].decode(errors="ignore")
-        name, number = stem, 1
-        while name.casefold() in taken:  # file systems may not tell 'A' from 'a'
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name.casefold())
-        yield name + ending, image
+        yield distinct(stem, taken) + ending, image
+
+
+def distinct(name: str, taken: set[str]) -> str:
+    """A name, with a number behind it where it is `taken`, which it is from then on; 'A' is 'a' to some systems."""
+    found, number = name, 1
+    while found.casefold() in taken:
+        number += 1
+        found = f"{name}-{number}"
+    taken.add(found.casefold())
+    return found
 
 
 def _link(photograph: str, place: Path) -> None:
@@ -361,6 +366,6 @@ FORMATS = {
 def formats_of(text: str) -> list[str]:
     """The formats of a comma list, each once; a ConfigError that lists them for another name."""
     names = list(dict.fromkeys(filter(None, (name.strip().lower() for name in text.split(",")))))
-    for name in names:
+    for name in names or [""]:
         choose(FORMATS, name, "format")
     return names

@@ -30,10 +30,11 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.gallery import MOST, write_page
 from phrase_loc.images import VIDEO_ENDINGS, frames
-from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, labelling_interface
+from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, distinct, labelling_interface
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.streaming import Question, answer_many, questions_of
 from phrase_loc.structures import FOUND_AT
+from phrase_loc.tables import is_table
 from phrase_loc.text.splitting import split_phrases
 
 CANDIDATES = 10  # boxes of a phrase among which further instances are looked for
@@ -151,7 +152,8 @@ def thresholds_of(
         if rules.precision is not None:
             said = np.sort(column[~np.isnan(column)].astype(np.float64))[::-1]
             share = rules.share if c.share is None else c.share
-            expected = share * said / (share * said + (1 - share) * (1 - said))
+            true, false = share * said, (1 - share) * (1 - said)
+            expected = true / np.maximum(true + false, 1e-12)  # both are 0 of a share 0 and a probability 1
             precise = np.flatnonzero(expected.cumsum() >= rules.precision * np.arange(1, len(said) + 1))
             level = float(said[precise[-1]]) if len(precise) else 2.0
         chosen.append(level if c.threshold is None else c.threshold)
@@ -287,12 +289,14 @@ def photographs(
 ) -> list[str]:
     """Photographs, those in folders, and frames of videos, which go to `folder`; `note` is told what is left out."""
     found: dict[str, None] = {}
-    own = os.path.realpath(folder) + os.sep
-    for path in map(Path, given):
+    own, videos = os.path.realpath(folder) + os.sep, set[str]()
+    for path in map(Path, dict.fromkeys(given)):
         if path.suffix.lower() in VIDEO_ENDINGS and path.is_file():
-            taken = frames(path, every, folder / "frames" / path.stem)
-            note(f"{path}: {len(taken)} frames are labelled, each alone (nothing is tracked)")
-            found |= dict.fromkeys(taken)
+            stills = frames(path, every, folder / "frames" / distinct(path.stem, videos))
+            note(f"{path}: {len(stills)} frames are labelled, each alone (nothing is tracked)")
+            found |= dict.fromkeys(stills)
+        elif is_table(path) and not path.is_dir():
+            raise DataError(f"{path} is a table; name a folder of photographs, photographs or a video")
         else:
             seen = [q.image for q in questions_of(path, phrases_of(classes), note)]
             others = [image for image in seen if not os.path.realpath(image).startswith(own)]
@@ -339,11 +343,10 @@ def summary_text(found: dict[str, Any], folder: Path) -> str:
 def write_sheet(labels: Labels, page: Path) -> None:
     """A page of the photographs with the boxes of their labels; those nearest to a threshold come first."""
     doubts = [labels.doubt(answer) for answer in labels.read()]
-    rows = dict.fromkeys(sorted(range(len(doubts)), key=doubts.__getitem__)[:MOST], [{}])
-    for number, answer in enumerate(labels.read()):
-        if number in rows:
-            rows[number] = _sheet_rows(labels, answer)
-    write_page([*rows.values()], page, page.parent.name, len(doubts), order="most doubtful first")
+    shown = sorted(range(len(doubts)), key=doubts.__getitem__)[:MOST]
+    wanted = set(shown)
+    rows = {n: _sheet_rows(labels, answer) for n, answer in enumerate(labels.read()) if n in wanted}
+    write_page([rows[n] for n in shown], page, page.parent.name, len(doubts), order="most doubtful first")
 
 
 def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:

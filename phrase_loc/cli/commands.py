@@ -11,16 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phrase_loc.cli import whole_number
-from phrase_loc.cli.query import (
-    COUNT,
-    DEFAULT,
-    batch_arguments,
-    localizer_of,
-    model_arguments,
-    note,
-    probability,
-)
+from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
+from phrase_loc.cli.query import batch_arguments, localizer_of, model_arguments
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import ADVICE, read_text, refusing, write_text

@@ -9,16 +9,13 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phrase_loc.cli import whole_number
+from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import is_there, lock, read_text, same_file
-
-COUNT = whole_number(1, 10**9 - 1)
-DEFAULT = "(default: %(default)s)"
 
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
@@ -295,22 +292,9 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
             print(f"    box {corners(box)}  score {score:.3f}")
 
 
-def note(text: str) -> None:
-    """A line on stderr that is no answer."""
-    print(f"note: {text}", file=sys.stderr)
-
-
 def _found(prediction: "Prediction") -> str:
     sure = "" if prediction.present is None else f"  present {prediction.present:.2f}  {prediction.state}"
     if not len(prediction.boxes) or prediction.peak is None:
         return prediction.place + sure
     x, y = prediction.peak.tolist()
     return f"box {prediction.place}  peak ({x:.0f}, {y:.0f}){sure}"
-
-
-def probability(text: str) -> float:
-    """A type for argparse."""
-    with suppress(ValueError):
-        if 0 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, got {text[:60]!r}")
