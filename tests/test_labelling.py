@@ -432,10 +432,8 @@ def test_the_command(folder, tiny_model, tmp_path, capsys):
     for one in coco["annotations"]:
         mask, (x, y, width, height) = decoded(one["segmentation"]), one["bbox"]
         assert mask.shape == (80, 120)
-        assert (
-            mask.sum()
-            == mask[max(0, int(y) - 1) : int(y + height + 2), max(0, int(x) - 1) : int(x + width + 2)].sum()
-        )
+        mask[max(0, int(y) - 1) : int(y + height + 2), max(0, int(x) - 1) : int(x + width + 2)] = False
+        assert not mask.any(), "it is within its box, up to a pixel"
     # other thresholds and formats: the answers are kept
     before = (out / "answers.jsonl").stat().st_mtime_ns
     assert command(*usual, "--format", "cvat", "--masks", "--precision", 0.9, model=tiny_model) == 0
