@@ -190,15 +190,16 @@ def labelling_interface(classes: Sequence[str]) -> str:
 
 def _task(image: LabelledImage, place: Place) -> dict[str, Any]:
     name = place.name(image.image)
-    results = [_region(f"{n}", label, image.size, place) for n, label in enumerate(image.labels, 1)]
+    labels = enumerate(image.labels, 1)
+    results = [region(f"{n}", label, image.size, place.kind(label)) for n, label in labels]
     score = max((label.score for label in image.labels), default=0.0)
     prediction = {"model_version": f"phrase_loc {__version__}", "score": score, "result": results}
     return {"data": {"image": place.url + quote(name), "name": name}, "predictions": [prediction]}
 
 
-def _region(key: str, label: Label, size: Sequence[int], place: Place) -> dict[str, Any]:
-    """A rectangle or polygon in percent of the photograph."""
-    (width, height), name = size, place.kind(label)
+def region(key: str, label: Label, size: Sequence[int], name: str) -> dict[str, Any]:
+    """Label Studio's rectangle or polygon: percent of a photograph of `size` (W, H), from its upper left corner."""
+    width, height = size
     shared = {
         "id": key, "to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0,
         "score": label.score,

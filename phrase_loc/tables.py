@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")  # those of text may be followed by .gz
 #: Told the place ("row 3") of a row that cannot be read, and what is wrong with it.
-Bad = Callable[[str, str], None]
+Bad = Callable[[str, str], object]
 #: Its place, the cells that were asked for, None where it lacks one, and what is wrong with it.
 Row = tuple[str, Sequence[Any], str]
 

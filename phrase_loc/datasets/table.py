@@ -26,7 +26,7 @@ from phrase_loc.files import is_there, read_json
 from phrase_loc.images import picture_size
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
-from phrase_loc.tables import TABLE_ENDINGS, image_path, is_table, open_table
+from phrase_loc.tables import TABLE_ENDINGS, image_path, is_table, open_table, whole
 
 #: What is read -> the columns that may hold it, of which the first that is there counts.
 COLUMNS = {
@@ -63,7 +63,7 @@ class Row:
     def text(self, name: str) -> str:
         """A cell as text, '' for none; numbers of JSON and of spreadsheets ('7.0') are ids."""
         cell = self.cells.get(name, "")
-        return str(int(cell)) if isinstance(cell, float) and cell % 1 == 0 else str(cell).strip()
+        return str(int(cell)) if isinstance(cell, float) and cell % 1 == 0 else whole(str(cell).strip())
 
     def whole(self, name: str) -> int | None:
         """A cell as a whole number, None for none."""
@@ -79,9 +79,8 @@ class Row:
         given = self.cells.get("point")
         if given is None and not {"x", "y"} & set(self.cells):
             return None
-        return _numbers(
-            [self.cells.get("x"), self.cells.get("y")] if given is None else given, 2, "its point"
-        )
+        given = [self.cells.get("x"), self.cells.get("y")] if given is None else given
+        return _numbers(given, 2, "its point")
 
     def boxes(self) -> tuple[list[Box], list[float] | None]:
         """Its boxes x1, y1, x2, y2 in pixels and their scores, None where it has no scores."""
@@ -134,55 +133,43 @@ def rows(path: Path, what: str, skipped: Skipped) -> Iterator[Row]:
     elif is_table(path):
         table = open_table(path)
         wanted = [c for c in table.columns if c == "predictions" or c in set(chain(*COLUMNS.values()))]
-        bad = partial(_note, skipped)
-        records = ((where, dict(zip(wanted, cells, strict=True))) for where, cells in table.rows(wanted, bad))
+        read = table.rows(wanted, bad=lambda where, why: skipped.note("rows", f"{where} {why}"))
+        records = ((where, dict(zip(wanted, cells, strict=True))) for where, cells in read)
     else:
         raise DataError(f"{what} {path} ends in none of {', '.join(TABLE_ENDINGS)}, .json")
     for where, record in records:
         answers = record.get("predictions")  # a line of `phrase-loc query FOLDER` holds those of a photograph
         for inner in answers if isinstance(answers, list) else [record]:
             held = record | inner if isinstance(inner, dict) else record
-            named = {
-                name: next((held[c] for c in known if c in held), None) for name, known in COLUMNS.items()
-            }
-            yield Row(where, {k: cell for k, cell in named.items() if cell is not None and cell != ""})
-
-
-def _note(skipped: Skipped, where: str, why: str) -> None:
-    skipped.note("rows", f"{where} {why}")
+            first = {name: next((c for c in known if c in held), "") for name, known in COLUMNS.items()}
+            yield Row(where, {n: held[c] for n, c in first.items() if held.get(c) not in (None, "")})
 
 
 def _of_json(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Results of COCO, or annotations with the names of their images and categories."""
     content = read_json(path, what)
-    images: dict[Any, Any] = {}
-    names: dict[Any, Any] = {}
+    images, kinds = _by_id(content, "images"), _by_id(content, "categories")
     if isinstance(content, dict):
-        listed = [content.get(key) for key in ("images", "categories")]
-        images, names = ({_id(e): e for e in part if _id(e) is not None} for part in map(_list, listed))
         content = content.get("annotations")
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise DataError(f"{what} {path} is neither a list of COCO results nor a file of COCO annotations")
     for place, entry in enumerate(content, start=1):
-        image, kind = (t.get(_key(entry.get(k))) for t, k in ((images, "image_id"), (names, "category_id")))
-        held = (
-            {"image": image.get("file_name"), "width": image.get("width"), "height": image.get("height")}
-            if image
-            else {}
-        )
+        image, kind = images.get(_id(entry, "image_id")), kinds.get(_id(entry, "category_id"))
+        held = {"image": image.get("file_name")} if image else {}
+        held |= {side: image.get(side) for side in ("width", "height")} if image else {}
         held |= {"phrase": kind.get("name")} if kind else {}
         yield f"annotation {place}", held | entry
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _by_id(content: Any, part: str) -> dict[int | str | None, dict[str, Any]]:
+    """The entries of COCO's `images` or `categories` by their ids."""
+    listed = content.get(part) if isinstance(content, dict) else None
+    entries = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+    return {key: entry for entry in entries if (key := _id(entry, "id")) is not None}
 
 
-def _id(entry: Any) -> Any:
-    return _key(entry.get("id")) if isinstance(entry, dict) else None
-
-
-def _key(value: Any) -> int | str | None:
+def _id(entry: dict[str, Any], name: str) -> int | str | None:
+    value = entry.get(name)
     return value if isinstance(value, (int, str)) else None
 
 
@@ -215,11 +202,10 @@ class Table(Annotated):
             if image and phrase:
                 groups.setdefault(image, []).append(row)
                 self.numbers[image] = row.text("number") or image
-                if number_of := row.text("category"):
-                    one = self.classes.get(number_of, ClassName(phrase, 0, phrase)).phrase == phrase
-                    self.classes[number_of] = ClassName(
-                        phrase, 0, phrase if one else ""
-                    )  # several: it names none
+                if category := row.text("category"):
+                    one = self.classes.get(category, ClassName(phrase, 0, phrase)).phrase == phrase
+                    # a number of several phrases names none
+                    self.classes[category] = ClassName(phrase, 0, phrase if one else "")
             else:
                 lacks = " and ".join(n for n, t in (("image", image), ("phrase", phrase)) if not t)
                 there = ", ".join(row.cells) or "nothing"
@@ -329,5 +315,5 @@ def categories(samples: Annotated) -> dict[Any, str]:
 def image_numbers(samples: Annotated) -> dict[str, Any]:
     """Image id -> its number in COCO's JSON: the file's own, the id where all are numbers, or its place from 1."""
     ids, own = [sample.image_id for sample in samples], getattr(samples, "numbers", {})
-    whole = all(name.isascii() and name.isdigit() for name in ids)
-    return {name: own.get(name, int(name) if whole else place) for place, name in enumerate(ids, start=1)}
+    are_numbers = all(name.isascii() and name.isdigit() and len(name) < 19 for name in ids)  # of 64 bits
+    return {name: own.get(name, int(name) if are_numbers else at) for at, name in enumerate(ids, start=1)}

@@ -60,10 +60,16 @@ class Pairs(NamedTuple):
     """Phrases asked of images: n pairs over I images and the W words whose scores are kept."""
 
     text: np.ndarray  # (n,) place in `mixtures`
-    image: np.ndarray  # (n,)
+    image: np.ndarray  # (n,) row of `scores`
     kind: np.ndarray  # (n,) OWN, or where the negative is from
     scores: np.ndarray  # (I, W) pooled score of each word in each image
     mixtures: list[tuple[np.ndarray, np.ndarray]]  # the columns of a phrase's words, and their weights
+
+    @property
+    def raw(self) -> np.ndarray:
+        """(n,) the score of each pair's phrase in its image, the weighted mean of its words'."""
+        mixed = ((*self.mixtures[t], i) for t, i in zip(self.text, self.image, strict=True))
+        return np.array([weights @ self.scores[i, words] for words, weights, i in mixed])
 
     @property
     def positive(self) -> np.ndarray:
@@ -83,15 +89,9 @@ class Pairs(NamedTuple):
         seen = self.scores[images].astype(np.float32)
         return np.stack([seen.mean(0), seen.std(0)], 1)
 
-    def features(self, usual: np.ndarray | None) -> np.ndarray:
-        """(n, 1) the pairs' scores; with what is usual of the words (W, 2) that of the phrases beside it, (n, 3)."""
-        raw = [
-            self.mixtures[t][1] @ self.scores[i, self.mixtures[t][0]] for t, i in zip(self.text, self.image)
-        ]
-        if usual is None:
-            return np.array(raw)[:, None]
-        own = np.stack([weights @ usual[words] for words, weights in self.mixtures])
-        return np.column_stack([raw, own[self.text]])
+    def asked(self, of_words: np.ndarray) -> np.ndarray:
+        """What holds of words (W, ...), mixed into the phrases of the pairs: (n, ...)."""
+        return np.stack([weights @ of_words[words] for words, weights in self.mixtures])[self.text]
 
 
 def reliability(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample]) -> Reliability | None:
@@ -153,9 +153,9 @@ def calibrate(
         needed = "phrases with a known word, and phrases to set against them, in at least"
         raise DataError(f"calibration needs {needed} {FOLDS} images, got {len(images)}; take a larger split")
     by_word = not localizer.model.reads_phrases
-    slope, offset, bias = fit(pairs, images, np.ones(len(pairs.kind), bool), by_word)
+    slope, offset, bias = fit(pairs, np.arange(len(pairs.kind)), by_word)
     if by_word:
-        localizer.model.words.presence_bias.copy_(torch.tensor(0.0 if bias is None else bias))
+        localizer.model.words.presence_bias.copy_(torch.from_numpy(bias))
     held_out = cross_validated(pairs, by_word)
     return {
         "slope": slope,
@@ -240,7 +240,7 @@ def draw_pairs(
         for label in set(phrase.labels) - UNTYPED:
             of_type.setdefault(label, []).append((i, phrase.text))
     phrases = [(i, phrase.text) for i, phrase in everywhere]
-    singles = [(-1, word) for word in model.vocabulary.words] if not model.reads_phrases else []
+    singles = [(-1, word) for word in model.vocabulary.words]  # of no image
 
     @cache
     def content(text: str) -> frozenset[str]:
@@ -266,24 +266,26 @@ def draw_pairs(
     return pairs
 
 
-def fit(
-    pairs: Pairs, images: np.ndarray, chosen: np.ndarray, by_word: bool
-) -> tuple[float, float, np.ndarray | None]:
+def fit(pairs: Pairs, chosen: np.ndarray, by_word: bool) -> tuple[float, float, np.ndarray]:
     """Slope and offset of the chosen pairs' logistic regression, and what to add to each word's score (W,).
 
-    A word that scores high everywhere says little: with `by_word` its mean and standard deviation over the images are
-    regressors too, and as all is linear their part is one number for each word.
+    A word that scores high everywhere says little: with `by_word` its mean and standard deviation over the images of
+    the chosen pairs are regressors too, and as all is linear their part is one number for each word, else 0.
     """
     from sklearn.linear_model import LogisticRegression
 
-    usual = pairs.usual(images) if by_word else None
+    regressors, words = pairs.raw[:, None], np.zeros((pairs.scores.shape[1], 0))
+    if by_word:
+        words = pairs.usual(np.unique(pairs.image[chosen]))
+        regressors = np.hstack([regressors, pairs.asked(words)])
     found = LogisticRegression(C=1e3, max_iter=1000).fit(
-        pairs.features(usual)[chosen], pairs.positive[chosen], sample_weight=pairs.weights[chosen]
+        regressors[chosen], pairs.positive[chosen], sample_weight=pairs.weights[chosen]
     )
-    slope, *of_usual = found.coef_[0].tolist()
-    if usual is None or slope <= 0:  # nothing can be told apart: no word's part either
-        return slope, float(found.intercept_[0]), None
-    return slope, float(found.intercept_[0]), usual @ (np.array(of_usual) / slope)
+    slope, *of_words = found.coef_[0].tolist()
+    share = (
+        np.array(of_words) / slope if slope > 0 else np.zeros(words.shape[1])
+    )  # scores tell nothing: no bias
+    return slope, float(found.intercept_[0]), words @ share
 
 
 def cross_validated(pairs: Pairs, by_word: bool) -> np.ndarray:
@@ -291,13 +293,8 @@ def cross_validated(pairs: Pairs, by_word: bool) -> np.ndarray:
     from sklearn.model_selection import GroupKFold
 
     out = np.empty(len(pairs.kind))
-    raw = pairs.features(None)[:, 0]
-    for train, test in GroupKFold(FOLDS).split(raw, groups=pairs.image):
-        chosen = np.isin(np.arange(len(raw)), train)
-        slope, offset, bias = fit(pairs, np.unique(pairs.image[train]), chosen, by_word)
-        added = 0.0
-        if bias is not None:
-            each = np.array([weights @ bias[words] for words, weights in pairs.mixtures])
-            added = each[pairs.text[test]]
-        out[test] = 1 / (1 + np.exp(-(slope * (raw[test] + added) + offset)))
+    for train, test in GroupKFold(FOLDS).split(out, groups=pairs.image):
+        slope, offset, bias = fit(pairs, train, by_word)
+        scores = (pairs.raw + pairs.asked(bias))[test]
+        out[test] = 1 / (1 + np.exp(-(slope * scores + offset)))
     return out

@@ -17,7 +17,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -45,7 +45,7 @@ PREDICTIONS, TRANSFORMERS = PREFIXES = ("predictions:", "transformers:")
 EMPTY = ("point_x", "point_y", "x1", "y1", "x2", "y2", "score")
 #: Types of networks -> whether all phrases of an image are asked at once, each of all boxes.
 TOGETHER = {"owlvit": True, "owlv2": True, "grounding-dino": False, "mm-grounding-dino": False}
-MEND = (
+ADVICE = (
     "expected pixels of the annotated image, boxes as x1, y1, x2, y2; mend or drop the row (none is a miss)"
 )
 
@@ -127,19 +127,17 @@ class Predictions(Method):
                 self.notes.note("predictions of nothing that is asked", f"{row.where}: {error.args[0]}")
                 continue
             except PhraseLocError as error:
-                raise DataError(f"{self.path}, {row.where}: {error}; {MEND}") from None
+                raise DataError(f"{self.path}, {row.where}: {error}; {ADVICE}") from None
             for thing in things if answer.point or answer.boxes else ():  # an empty one was not filled in
                 self._add((sample.image_id, thing, protocol), answer)
-        self.notes.refuse_if_empty(
-            len(self.found), f"the predictions {self.path} for the data {samples.name}"
-        )
+        what = f"the predictions {self.path} for the data {samples.name}"
+        self.notes.refuse_if_empty(len(self.found), what)
         if max(max(chain(a.point or (), *(box[:4] for box in a.boxes))) for a in self.found.values()) <= 1:
             raise DataError(f"{self.path}: no number is above 1; expected pixels, not shares of the sides")
         self.gives = {(kind, k[2]) for k, a in self.found.items() for kind in ("point", "box") if a.has(kind)}
         if all(self.lacks(protocol) for protocol in protocols):
-            raise ConfigError(
-                f"{self.lacks(protocols[0])}, and no protocol asks for anything else; choose others"
-            )
+            why = self.lacks(protocols[0])
+            raise ConfigError(f"{why}, and no protocol asks for anything else; choose others")
         self.fingerprint = digest(self.path)
 
     def _add(self, key: Key, new: Answer) -> None:
@@ -196,8 +194,8 @@ def _checked(row: Row, size: Size) -> Answer:
     for box in boxes:  # what reaches out of the picture is not cut, as in published scripts
         fit_box(box, size, thin=True)
     if point and not all(-1 <= value <= side + 1 for value, side in zip(point, size[::-1], strict=True)):
-        where = f"({point[0]:g}, {point[1]:g}) lies outside the {size[1]} x {size[0]} image"
-        raise DataError(f"its point {where}")
+        shown = f"({point[0]:g}, {point[1]:g})"
+        raise DataError(f"its point {shown} lies outside the {size[1]} x {size[0]} image")
     ranked = scores or [1 / rank for rank in range(1, len(boxes) + 1)]
     found = [(*box, score) for box, score in zip(boxes, ranked, strict=True)]
     return Answer(row.where, point, best_first(found), scores is not None)
@@ -223,10 +221,8 @@ class Detector(Method):
         except ConfigError:
             raise
         except Exception as error:  # of a broken folder or without a network, transformers raises anything
-            why = f"cannot be loaded ({type(error).__name__}: {reason(error)})"
-            raise DataError(
-                f"{name} {why}; give a folder with its files, or a hub id and a network"
-            ) from None
+            why = f"{name} cannot be loaded ({type(error).__name__}: {reason(error)})"
+            raise DataError(f"{why}; give a folder with its files, or a hub id and a network") from None
         self.together, self.device = TOGETHER[kind], device
         self.fingerprint = weights_digest(self.network)
         self.last: tuple[GroundingSample | None, dict[str, Tensor]] = (None, {})
@@ -281,12 +277,9 @@ def template(
     kinds = {name: number for number, name in categories(samples).items()}
     numbers = image_numbers(samples)
     for sample in chosen:
-        shared = {
-            "image": sample.image_id,
-            "file_name": sample.path.name,
-            "image_id": numbers[sample.image_id],
-        }
-        shared |= {"width": sample.size[1], "height": sample.size[0]}
+        name, (height, width) = sample.image_id, sample.size
+        shared = {"image": name, "file_name": sample.path.name, "image_id": numbers[name]}
+        shared |= {"width": width, "height": height}
         things = []
         for (sentence, index), p in zip(numbered(sample), sample.phrases, strict=True):
             place = {"sentence": sentence if sentence >= 0 else None, "phrase_index": index, "phrase": p.text}
@@ -297,11 +290,10 @@ def template(
             yield from (things[i] | dict.fromkeys(EMPTY) for i in sorted(counted))
             continue
         for protocol, batch in (pair for pair in batches if len(pair[1])):
-            for members, text, answer in zip(
-                batch.members, batch.texts, _answered(method, protocol, batch), strict=True
-            ):
-                chain = {"sentence": None, "phrase_index": None} if protocol.unit == "entity" else {}
-                yield things[members[0]] | chain | {"phrase": text, "protocol": protocol.name} | answer
+            of_chain = {"sentence": None, "phrase_index": None} if protocol.unit == "entity" else {}
+            answered = _answered(method, protocol, batch)
+            for members, text, answer in zip(batch.members, batch.texts, answered, strict=True):
+                yield things[members[0]] | of_chain | {"phrase": text, "protocol": protocol.name} | answer
 
 
 def _answered(method: Method, protocol: Protocol, batch: Batch) -> Iterator[dict[str, Any]]:
@@ -314,13 +306,10 @@ def _answered(method: Method, protocol: Protocol, batch: Batch) -> Iterator[dict
         points = found.peaks[protocol.border].tolist()
         yield from (empty | ({} if x != x else {"point_x": x, "point_y": y}) for x, y in points)
         return
+    ranked, ranked_scores = found.boxes, found.scores
     if protocol.map_box:  # the one box is what counts
-        found = replace(
-            found,
-            boxes=found.map_boxes[protocol.map_box][:, None],
-            scores=found.scores.new_ones(len(batch), 1),
-        )
-    for boxes, scores in zip(found.boxes, found.scores, strict=True):
+        ranked, ranked_scores = found.map_boxes[protocol.map_box][:, None], torch.ones(len(batch), 1)
+    for boxes, scores in zip(ranked, ranked_scores, strict=True):
         there = ~boxes.isnan().any(1)
         yield empty | {"boxes": boxes[there].tolist(), "scores": scores[there].tolist()}
 
@@ -342,10 +331,8 @@ def write_template(path: Path, records: Iterable[dict[str, Any]]) -> int:
                 if path.suffix == ".jsonl":
                     file.writelines(json.dumps(record) + "\n" for record in listed)
                 else:
-                    table = csv.DictWriter(file, list(listed[0]))
-                    table.writeheader()
-                    lists = (
-                        {k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()} for r in listed
+                    cells = (
+                        [json.dumps(v) if isinstance(v, list) else v for v in r.values()] for r in listed
                     )
-                    table.writerows(lists)
+                    csv.writer(file).writerows(chain([listed[0]], cells))
     return len(listed)

@@ -166,9 +166,8 @@ def page(
     """The page of report.json's content and all records; without a localizer it has no maps and probabilities."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    first = [
-        r for r in records if r["method"] == report["rows"][0]["method"]
-    ]  # it may lack the first protocols
+    # the first method may have no record of the first protocols
+    first = [r for r in records if r["method"] == report["rows"][0]["method"]]
     shown, cases = gallery(first or records, samples, localizer)
     diagram = reliability(localizer, samples) if localizer is not None else None
     loader = PackageLoader("phrase_loc.evaluation", "templates")

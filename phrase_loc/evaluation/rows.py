@@ -81,9 +81,8 @@ def tables(plan: Plan, outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Tab
                 columns = zip(phrases, batch.texts, batch.labels, truth, strict=True)
                 things += [Thing(image, sample, *values) for values in columns]
         for method in plan.methods:
-            parts = [
-                results[method.name].get(protocol.name, {}) for results in kept
-            ]  # none where it lacks them
+            # no columns where the method has no such answers
+            parts = [results[method.name].get(protocol.name, {}) for results in kept]
             names = {name for part in parts for name in part}
             found[protocol.name, method.name] = Table(things, {name: _joined(parts, name) for name in names})
     return found

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from phrase_loc import __version__
 from phrase_loc.config import to_dict
 from phrase_loc.datasets import DATASETS
@@ -17,7 +19,7 @@ from phrase_loc.evaluation import external, methods, thresholds
 from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import Plan, Progress, run
-from phrase_loc.evaluation.protocols import faithful
+from phrase_loc.evaluation.protocols import Protocol, faithful
 from phrase_loc.evaluation.rows import Rows, Table, by_seen, by_word, is_map, tables
 from phrase_loc.evaluation.statistics import Sums, paired
 from phrase_loc.evaluation.targets import Method
@@ -68,13 +70,9 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
     """
     if methods.needs_model(config.methods):
         methods.check(config.methods, config.inference)
-    samples, chosen = read_data(config)
-    protocols = [faithful(p) if config.faithful else p for p in config.chosen_protocols()]
+    samples, chosen, protocols = read_data(config)
     thresholds.check(protocols, config.held_out)
-    others = external.load(config.methods, samples, protocols, world.device)
-    if localizer is None and methods.needs_model(config.methods):
-        localizer = methods.load_localizer(config, str(world.device))
-    asked = methods.build(config.methods, localizer, others)
+    asked, localizer = _methods(config, samples, protocols, world.device, localizer)
     blind = methods.build([name for name in BASELINES if name not in config.methods], None)
     plan = Plan(chosen, tuple(protocols), (*asked, *blind), samples.name)
     progress = Progress(config.output, _key(config, plan, localizer), world.rank)
@@ -84,9 +82,8 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
     outcomes = run(plan, world, progress)
     skipped = Skipped()
     skipped.restore(samples.skipped.seen)
-    for method in others.values():
-        if isinstance(method, external.Predictions):
-            skipped.restore(method.skipped(plan).seen)
+    for method in (m for m in asked if isinstance(m, external.Predictions)):
+        skipped.restore(method.skipped(plan).seen)
     kinds = {"skipped": "images", "note": "squashed photographs (kept)"}
     for outcome, key in product(outcomes, kinds):
         if key in outcome:
@@ -99,24 +96,32 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
     return thresholds.select_thresholds(evaluation, config.held_out) if config.held_out else evaluation
 
 
-def read_data(config: EvaluateConfig) -> tuple[Annotated, Sequence[GroundingSample]]:
-    """The dataset of a config, and its images that are evaluated."""
+def read_data(config: EvaluateConfig) -> tuple[Annotated, Sequence[GroundingSample], list[Protocol]]:
+    """The dataset of a config, its images that are evaluated, and the protocols."""
     kind = choose(DATASETS, config.data.name, "dataset")
     samples = kind(root=config.data.root, split=config.data.split, **config.data.options)
-    return samples, sampled(samples[: config.limit] if config.limit else samples, config.sample)
+    chosen = sampled(samples[: config.limit] if config.limit else samples, config.sample)
+    return samples, chosen, [faithful(p) if config.faithful else p for p in config.chosen_protocols()]
+
+
+def _methods(
+    config: EvaluateConfig,
+    samples: Annotated,
+    protocols: Sequence[Protocol],
+    device: torch.device,
+    localizer: "PhraseLocalizer | None" = None,
+) -> tuple[list[Method], "PhraseLocalizer | None"]:
+    """The methods of a config, and the localizer that they ask: the given one, else the config's if one is needed."""
+    others = external.load(config.methods, samples, protocols, device)
+    if localizer is None and methods.needs_model(config.methods):
+        localizer = methods.load_localizer(config, str(device))
+    return methods.build(config.methods, localizer, others), localizer
 
 
 def template(config: EvaluateConfig, fill: bool) -> Iterator[dict[str, Any]]:
     """The rows of a file of predictions (external.template), filled in by the method of a config or not."""
-    samples, chosen = read_data(config)
-    protocols, method = config.chosen_protocols(), None
-    if fill:
-        device = pick_device(config.device)
-        others = external.load(config.methods, samples, protocols, device)
-        localizer = (
-            methods.load_localizer(config, str(device)) if methods.needs_model(config.methods) else None
-        )
-        method = methods.build(config.methods, localizer, others)[0]
+    samples, chosen, protocols = read_data(config)
+    method = _methods(config, samples, protocols, pick_device(config.device))[0][0] if fill else None
     return external.template(samples, chosen, protocols, method)
 
 

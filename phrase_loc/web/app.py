@@ -48,6 +48,7 @@ logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 Pixel = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Side = Annotated[int, Field(ge=1, le=1 << 20)]
 #: Exceptions that are answered by a sentence.
 WORDED = (Refused, PhraseLocError, HTTPException, RequestValidationError)
 
@@ -79,7 +80,7 @@ class LabelledPhotograph(BaseModel, extra="forbid"):
     """A photograph's name, (W, H) and boxes."""
 
     name: str = Field(max_length=255)
-    size: tuple[Annotated[int, Field(ge=1, le=1 << 20)], Annotated[int, Field(ge=1, le=1 << 20)]]
+    size: tuple[Side, Side]
     labels: list[PlacedLabel]
 
 
@@ -311,25 +312,19 @@ def _add_file(app: FastAPI, route: str, name: str, kind: str) -> None:
 def _written(asked: Export) -> bytes:
     """What `phrase-loc label` writes; its writers want a file, which holds names and boxes and is gone at once."""
     classes = list(dict.fromkeys(label.phrase for photo in asked.photographs for label in photo.labels))
-    images = [
-        LabelledImage(
-            _file_name(photo.name), photo.size, tuple(_label(label, classes) for label in photo.labels)
-        )
-        for photo in asked.photographs
-    ]
+    images = [_labelled(photo, classes) for photo in asked.photographs]
     with TemporaryDirectory() as folder:
         path = Path(folder) / FORMATS[asked.format].name
         FORMATS[asked.format].write(images, Place(Path.cwd(), classes, ""), path)
         return path.read_bytes()
 
 
-def _file_name(name: str) -> str:
-    return plain(name).replace("/", "_") or "photograph"
-
-
-def _label(label: PlacedLabel, classes: list[str]) -> Label:
-    present = 1.0 if label.present is None else label.present
-    return Label(classes.index(label.phrase), label.xyxy, present, label.phrase, present)
+def _labelled(photo: LabelledPhotograph, classes: list[str]) -> LabelledImage:
+    labels = []
+    for phrase, xyxy, present in ((p.phrase, p.xyxy, p.present) for p in photo.labels):
+        score = 1.0 if present is None else present
+        labels.append(Label(classes.index(phrase), xyxy, score, phrase, score))
+    return LabelledImage(plain(photo.name).replace("/", "_") or "photograph", photo.size, tuple(labels))
 
 
 def _phrases(text: str, limits: Limits) -> list[str]:

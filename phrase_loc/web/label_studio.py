@@ -7,7 +7,6 @@ CVAT's functions take one frame in base64 with a threshold and answer with a lis
 
 import asyncio
 import base64
-import hashlib
 import re
 import time
 from contextlib import suppress
@@ -28,8 +27,11 @@ from pydantic import BaseModel, Field
 
 from phrase_loc import __version__, ranking
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
+from phrase_loc.evaluation.methods import fingerprint
+from phrase_loc.label_formats import Label, region
 from phrase_loc.structures import Scene
 from phrase_loc.web.answers import Answers, Limits, Refused
+from phrase_loc.web.server import plain
 
 TOOLS = "/api/label-studio"  # what Label Studio is told to be the address of the ML backend
 KEY = "LABEL_STUDIO_API_KEY"  # the environment variable of the label-studio-sdk
@@ -43,7 +45,7 @@ Labels = dict[str, list[str]]
 class Task(BaseModel):
     """A task of Label Studio, of which two fields are read."""
 
-    id: Any = None
+    id: int | str | None = None
     data: dict[str, Any]
 
 
@@ -89,20 +91,11 @@ class Box:
     xyxy: list[float]  # pixels of the photograph
     present: float  # the chance that it is there, 0 of a model without calibration
 
-    def region(self, control: Control, size: tuple[int, int]) -> dict[str, Any]:
-        """Label Studio's region: percent of a photograph of `size` (H, W), from its upper left corner."""
-        x1, y1, x2, y2 = (100 * v / side for v, side in zip(self.xyxy, size[::-1] * 2, strict=True))
-        value = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1, "rotation": 0}
-        return {
-            "from_name": control.name,
-            "to_name": control.image,
-            "type": "rectanglelabels",
-            "original_width": size[1],
-            "original_height": size[0],
-            "image_rotation": 0,
-            "score": self.present,
-            "value": value | {"rectanglelabels": [self.label]},
-        }
+    def region(self, key: str, control: Control, size: tuple[int, int]) -> dict[str, Any]:
+        """Label Studio's region, called `key`, in a photograph of `size` (H, W)."""
+        label = Label(0, tuple(self.xyxy), self.present, self.label, self.present)
+        names = {"from_name": control.name, "to_name": control.image}
+        return region(key, label, size[::-1], self.label) | names
 
     def shape(self) -> dict[str, Any]:
         """CVAT's shape: corners in pixels, the confidence as text as its own functions have it."""
@@ -115,11 +108,8 @@ class Labeller:
 
     def __init__(self, answers: Answers, photographs: "Photographs"):
         self.answers, self.photographs = answers, photographs
-        digest = hashlib.sha256()
-        for _, tensor in sorted(answers.localizer.model.state_dict().items()):
-            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy())
-        #: other weights get another name, so that Label Studio asks them again
-        self.version = f"phrase_loc {__version__} {digest.hexdigest()[:8]}"
+        #: another model gets another name, so that Label Studio asks it again
+        self.version = f"phrase_loc {__version__} {fingerprint(answers.localizer)[:8]}"
 
     def knows(self, phrases: list[str]) -> bool:
         """Whether the noun of one of them is known."""
@@ -130,9 +120,8 @@ class Labeller:
         try:
             root = fromstring(xml)
         except (ParseError, ValueError, RecursionError) as error:  # a ValueError is what defusedxml raises
-            raise DataError(
-                f"expected the labelling interface as XML, got none that can be read ({error})"
-            ) from None
+            said = f"expected the labelling interface as XML, got none that can be read ({error})"
+            raise DataError(said) from None
         images = {tag.get("name", ""): tag.get("value", "").lstrip("$") for tag in root.iter("Image")}
         found = []
         for tag in root.iter("RectangleLabels"):
@@ -141,9 +130,8 @@ class Labeller:
             if name and image in images and labels:
                 found.append(Control(name, image, images[image], _threshold(tag), labels))
         if not found:
-            raise DataError(
-                "the labelling interface holds no RectangleLabels with a Label on an Image; add one to the project"
-            )
+            said = "the labelling interface holds no RectangleLabels with a Label on an Image"
+            raise DataError(f"{said}; add one to the project")
         return found
 
     def _label(self, tag: Element) -> tuple[str, list[str]] | None:
@@ -167,9 +155,8 @@ class Labeller:
         boxes: list[Box] = []
         for at in range(0, len(asked), some := self.answers.limits.phrases):
             boxes += await self.answers.ask(self._locate, kept.scene, asked[at : at + some], threshold)
-        return kept.scene.size, [
-            box for label in labels for box in self._apart([b for b in boxes if b.label == label])
-        ]
+        groups = ([box for box in boxes if box.label == label] for label in labels)
+        return kept.scene.size, [box for group in groups for box in self._apart(group)]
 
     def _locate(self, scene: Scene, asked: list[tuple[str, str]], threshold: float | None) -> list[Box]:
         localizer, found = self.answers.localizer, []
@@ -187,10 +174,8 @@ class Labeller:
         """Those of one label, without those that overlap one of a greater chance."""
         corners = torch.tensor([box.xyxy for box in boxes]).reshape(-1, 4)
         scores = torch.tensor([[box.present for box in boxes]])
-        return [
-            boxes[i]
-            for i in ranking.suppress(corners, scores, self.answers.localizer.settings.nms)[0].tolist()
-        ]
+        kept = ranking.suppress(corners, scores, self.answers.localizer.settings.nms)[0]
+        return [boxes[i] for i in kept.tolist()]
 
     async def predict(self, asked: Asked) -> dict[str, Any]:
         """A prediction for each task, in order; of one that failed an empty list, so that Label Studio asks it again.
@@ -200,22 +185,21 @@ class Labeller:
         controls, limits = self.controls(asked.label_config), self.answers.limits
         gate, until = asyncio.Semaphore(limits.batch), time.monotonic() + 0.8 * limits.labelling_seconds
 
-        async def one(task: Task) -> dict[str, Any] | str:
+        async def one(task: Task) -> dict[str, Any]:
+            why = "the time was up before its turn; ask again for the tasks without a prediction"
             async with gate:
-                if time.monotonic() > until:
-                    return "the time was up before its turn; ask again for the tasks without a prediction"
                 try:
-                    return await self._prediction(task, controls)
+                    if time.monotonic() <= until:
+                        return await self._prediction(task, controls)
                 except (PhraseLocError, Refused) as error:
-                    return error.detail if isinstance(error, Refused) else str(error)
+                    why = error.detail if isinstance(error, Refused) else str(error)
+            return {"task": task.id, "error": plain(why)}
 
         found = await asyncio.gather(*map(one, asked.tasks))
-        errors = [
-            {"task": t.id, "error": f} for t, f in zip(asked.tasks, found, strict=True) if isinstance(f, str)
-        ]
+        errors = [answer for answer in found if "error" in answer]
         if errors and len(errors) == len(found):
             raise Refused(400, errors[0]["error"])
-        results = [[] if isinstance(f, str) else f for f in found]
+        results = [[] if "error" in answer else answer for answer in found]
         return {"results": results, "model_version": self.version, "errors": errors}
 
     async def _prediction(self, task: Task, controls: list[Control]) -> dict[str, Any]:
@@ -223,9 +207,7 @@ class Labeller:
         for control in controls:
             content = await asyncio.to_thread(self.photographs.read, task.data.get(control.key))
             size, boxes = await self.find(content, control.labels, control.threshold)
-            regions += [
-                box.region(control, size) | {"id": f"{control.name}-{i}"} for i, box in enumerate(boxes)
-            ]
+            regions += [box.region(f"{control.name}-{i}", control, size) for i, box in enumerate(boxes)]
         score = sum(region["score"] for region in regions) / max(len(regions), 1)
         return {"result": regions, "score": score, "model_version": self.version}
 
@@ -235,9 +217,8 @@ def _threshold(tag: Element) -> float | None:
     with suppress(ValueError):
         if not given or 0 <= float(given) <= 1:
             return float(given) if given else None
-    raise DataError(
-        f"expected a model_score_threshold from 0 to 1 in the labelling interface, got {given[:40]!r}"
-    )
+    expected = "a model_score_threshold from 0 to 1 in the labelling interface"
+    raise DataError(f"expected {expected}, got {given[:40]!r}")
 
 
 @dataclass(slots=True)
@@ -256,9 +237,8 @@ class Photographs:
     def __post_init__(self) -> None:
         self.studio = self.studio.rstrip("/")
         if self.studio and not re.match(r"https?://[^/?#]+", self.studio):
-            raise ConfigError(
-                f"expected an address such as http://localhost:8080 for Label Studio, got {self.studio!r}"
-            )
+            expected = "an address such as http://localhost:8080 for Label Studio"
+            raise ConfigError(f"expected {expected}, got {self.studio!r}")
 
     def read(self, link: Any) -> bytes:
         """The content of a task's image; blocks. A DataError for what may not or cannot be fetched."""
@@ -274,9 +254,8 @@ class Photographs:
         except HTTPError as error:
             why = f"answered {error.code}"
             if error.code in {401, 403} or 300 <= error.code < 400:
-                why += (
-                    f"; it wants an access token in {KEY}, or leads to another address, which is not followed"
-                )
+                why += f"; it wants an access token in {KEY}, or leads to another address, "
+                why += "which is not followed"
         except (OSError, HTTPException, ValueError, KeyError) as error:
             why = f"cannot be asked ({str(error)[:120]})"
         raise DataError(f"the server of the photograph {link[:120]} {why}")
@@ -285,36 +264,29 @@ class Photographs:
         """The address to ask, and whether it is Label Studio's."""
         if link.startswith("/") and not link.startswith("//"):
             if not self.studio:
-                raise DataError(
-                    f"{link[:120]} lies in Label Studio, whose address is not known; start the server with "
-                    f"--label-studio-url URL and an access token in {KEY}"
-                )
+                advice = f"start the server with --label-studio-url URL and an access token in {KEY}"
+                raise DataError(f"{link[:120]} lies in Label Studio, whose address is not known; {advice}")
             return self.studio + link, True
         asked = urlsplit(link)
         if asked.scheme not in {"http", "https"}:
-            raise DataError(
-                f"{link[:120]} cannot be read; expected an address of http, https, Label Studio or data:"
-            )
-        if (
-            self.studio and asked[:2] == urlsplit(self.studio)[:2]
-        ):  # scheme, host and port as they are written
+            expected = "an address of http, https, Label Studio or data:"
+            raise DataError(f"{link[:120]} cannot be read; expected {expected}")
+        own = urlsplit(self.studio)[:2]  # scheme; host and port as they are written
+        if self.studio and asked[:2] == own:
             return link, True
         if asked.hostname not in self.hosts:
             host = str(asked.hostname)[:80]
-            raise DataError(
-                f"this server may not ask {host} for photographs; start it with --image-host {host}"
-            )
+            advice = f"start it with --image-host {host}"
+            raise DataError(f"this server may not ask {host} for photographs; {advice}")
         return link, False
 
     def _fetch(self, url: str, studio: bool) -> bytes:
         headers = {"Authorization": self._authorization()} if studio and self.key else {}
-        content = _get(
-            request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers=headers), self.most + 1
-        )
+        quoted = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+        content = _get(request.Request(quoted, headers=headers), self.most + 1)
         if len(content) > self.most:
-            raise DataError(
-                f"{url[:120]} is larger than the {self.most / 2**20:g} MB that are accepted; shrink it"
-            )
+            most = f"the {self.most / 2**20:g} MB that are accepted"
+            raise DataError(f"{url[:120]} is larger than {most}; shrink it")
         return content
 
     def _authorization(self) -> str:

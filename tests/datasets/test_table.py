@@ -108,6 +108,11 @@ def test_what_is_wrong_with_a_row_is_named(photos, change, kind, said):
     assert found.skipped.notes[kind][0].startswith(said)
 
 
+def test_half_a_character_of_json_is_no_text(photos):
+    written(photos / "t.jsonl", [ROWS[0] | {"phrase": "\ud800 hat"}])
+    assert DATASETS["table"](root=photos / "t.jsonl")[0].phrases[0].text == "? hat"
+
+
 def test_what_is_no_table_is_one_sentence(photos):
     with pytest.raises(ConfigError, match="name the table, data"):
         DATASETS["table"](root=photos)

@@ -67,14 +67,8 @@ def dino(folder, config, network):
     tokenizer = BertTokenizer(str(folder / "vocab.txt"))
     images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
     GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
-    swin = SwinConfig(
-        image_size=64,
-        embed_dim=8,
-        depths=[1, 1, 1],
-        num_heads=[1, 1, 1],
-        window_size=4,
-        out_features=["stage2", "stage3"],
-    )
+    sizes = {"image_size": 64, "embed_dim": 8, "depths": [1, 1, 1], "num_heads": [1, 1, 1], "window_size": 4}
+    swin = SwinConfig(**sizes, out_features=["stage2", "stage3"])
     settings = config(
         backbone_config=swin,
         text_config=TEXT | {"model_type": "bert", "vocab_size": len(pieces)},
@@ -137,9 +131,8 @@ def test_boxes_are_in_the_frame_of_the_annotation(networks, tmp_path):
     Image.effect_noise((48, 48), 80).convert("RGB").save(tmp_path / "a.png")
     detector = Detector(f"transformers:{networks['owlv2']}", torch.device("cpu"))
     request = Request(frozenset({0}), 200)
-    square = detector.answer(
-        sample_of(tmp_path / "a.png", (48, 48)), [("a man",), ("a man", "the dog")], request
-    )
+    queries = [("a man",), ("a man", "the dog")]
+    square = detector.answer(sample_of(tmp_path / "a.png", (48, 48)), queries, request)
     wide = detector.answer(sample_of(tmp_path / "a.png", (96, 192)), [("a man",)], request)
     factor = torch.tensor([4.0, 2, 4, 2])
     count = int((~square.scores[0].isnan()).sum())
@@ -149,21 +142,14 @@ def test_boxes_are_in_the_frame_of_the_annotation(networks, tmp_path):
 
 
 def test_its_rows_are_marked(networks, tmp_path):
-    captions = [
-        "[/EN#1/people A man] and [/EN#2/other the dog]",
-        "[/EN#1/people Somebody quite tall indeed, really]",
-    ]
+    tall = "[/EN#1/people Somebody quite tall indeed, really]"
+    captions = ["[/EN#1/people A man] and [/EN#2/other the dog]", tall]
     boxes = thing("1", (5, 5, 20, 30)), thing("2", (9, 9, 30, 30))
     tree(tmp_path, {"im": (captions, annotation(32, 32, *boxes))}, photographs=True)
     method = f"transformers:{networks['owlvit']}"
-    config = EvaluateConfig(
-        data=DataConfig(root=tmp_path, split="val"),
-        method=[method, "centre"],
-        output=tmp_path / "r.json",
-        bootstrap=20,
-        html=True,
-    )
-    report, _ = write(evaluate(config, World()))
+    data = DataConfig(root=tmp_path, split="val")
+    settings = {"method": [method, "centre"], "output": tmp_path / "r.json", "bootstrap": 20}
+    report, _ = write(evaluate(EvaluateConfig(data=data, html=True, **settings), World()))
     for row in report["rows"]:
         assert (row.get("supervision") == "trained on boxes") == (row["method"] == method)
         assert ("centre of its first box" in row.get("note", "")) == (row["method"] == method)

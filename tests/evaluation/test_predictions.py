@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+from functools import partial
 from itertools import pairwise
 
 import pandas as pd
@@ -31,19 +32,15 @@ def data(tmp_path):
         width, height = drawn.choice([(100, 80), (60, 120)])
         things = [thing("5"), thing("6", (90, 90, 5, 5))]
         for chain in range(1, 4):
-            corners = [
-                sorted(drawn.sample(range(1, side), 2))
-                for _ in range(chain % 2 + 1)
-                for side in (width, height)
-            ]
+            sides = [width, height] * (chain % 2 + 1)
+            corners = [sorted(drawn.sample(range(1, side), 2)) for side in sides]
             boxes = [(x1, y1, x2 + 3, y2 + 3) for (x1, x2), (y1, y2) in list(pairwise(corners))[::2]]
             things.append(thing(str(chain), *boxes))
         captions = []
         for _ in range(2):
             said = [(c, drawn.choice(WORDS)) for c in drawn.sample(["1", "2", "3", "5", "6"], 4)]
-            captions.append(
-                " and ".join(f"[/EN#{c}/{drawn.choice(['people', 'other'])} {w}]" for c, w in said)
-            )
+            types = [drawn.choice(["people", "other"]) for _ in said]
+            captions.append(" and ".join(f"[/EN#{c}/{t} {w}]" for (c, w), t in zip(said, types, strict=True)))
         images[f"{100 + i}"] = (captions, annotation(width, height, *things))
     return tree(tmp_path / "tree", images)
 
@@ -67,14 +64,9 @@ def values(report):
 
 
 def written(path, rows):
-    """Rows as the file that the ending asks for; lists of CSV as JSON."""
+    """Rows as the file that the ending asks for."""
     if path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            out = csv.DictWriter(file, list(dict.fromkeys(k for row in rows for k in row)))
-            out.writeheader()
-            out.writerows(
-                {k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows
-            )
+        pd.DataFrame(rows, dtype=object).to_csv(path, index=False)  # lists as JSON
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif path.suffix == ".json":
@@ -86,10 +78,9 @@ def written(path, rows):
 
 def mentions(root):
     """(sample, place, phrase, true boxes) of every mention with a box."""
-    samples, _ = read_data(config_of(root, "centre"))
     return [
         (sample, place, phrase, boxes)
-        for sample in samples
+        for sample in read_data(config_of(root, "centre"))[0]
         for place, phrase, boxes in zip(sample.facts["places"], sample.phrases, sample.boxes, strict=True)
         if len(boxes)
     ]
@@ -104,9 +95,8 @@ def perfect(root):
         row = {"image": sample.image_id, "sentence": sentence, "phrase_index": index, "phrase": phrase.text}
         rows.append(row | {"point": [x, y], "boxes": [union], "scores": [0.9], "protocol": None})
         for protocol in ("recall_any", "box_centre"):
-            rows.append(
-                row | {"point": None, "boxes": [boxes[0].tolist()], "scores": [0.9], "protocol": protocol}
-            )
+            own = {"boxes": [boxes[0].tolist()], "protocol": protocol}
+            rows.append(row | {"point": None, "scores": [0.9]} | own)
     return rows
 
 
@@ -115,28 +105,27 @@ def test_the_truth_scores_100(data, tmp_path, ending):
     report = run(data, written(tmp_path / f"perfect{ending}", perfect(data)))
     assert set(values(report).values()) == {100.0}
     assert {row["protocol"] for row in report["rows"]} == set(FLICKR30K)
-    assert not [
-        kind for kind in report["skipped"] if "miss" in kind or "prediction" in kind or kind == "rows"
-    ]
+    named = " ".join(report["skipped"])
+    assert not any(word in named for word in ("miss", "prediction", "rows"))
 
 
 @pytest.mark.parametrize(
-    ("method", "ending"),
+    ("method", "ending", "faithful"),
     [
-        ("contrastive_mwp", ".csv"),
-        ("contrastive_mwp", ".parquet"),
-        ("random", ".jsonl"),
-        ("fixed_boxes", ".csv"),
+        ("contrastive_mwp", ".csv", False),
+        ("contrastive_mwp", ".parquet", True),
+        ("random", ".jsonl", False),
+        ("fixed_boxes", ".csv", True),
     ],
 )
-def test_our_own_answers_written_and_read_again_give_our_rows(data, tmp_path, method, ending, monkeypatch):
+def test_our_own_answers_read_again_give_our_rows(data, tmp_path, method, ending, faithful, monkeypatch):
     """Every protocol, exactly: captions, chains, borders, boxes of maps, unknown words, mean precision."""
     fake = FakeLocalizer()
     monkeypatch.setattr(methods, "load_localizer", lambda config, device: fake)
-    own = run(data, method, fake)
+    own = run(data, method, fake, faithful=faithful)
     path = tmp_path / f"own{ending}"
-    assert write_template(path, template(config_of(data, method), True)) > 100
-    again = run(data, f"predictions:{path}")
+    assert write_template(path, template(config_of(data, method, faithful=faithful), True)) > 100
+    again = run(data, f"predictions:{path}", faithful=faithful)
     assert comparable(again) == comparable(own)
     assert len(values(own)) == 20
 
@@ -146,9 +135,8 @@ def simple(root):
     rows = {}
     for sample, _, phrase, boxes in mentions(root):
         corners = dict(zip(("x1", "y1", "x2", "y2"), boxes[0].tolist()))
-        rows.setdefault(
-            (sample.image_id, phrase.text), {"image": sample.image_id, "phrase": phrase.text} | corners
-        )
+        place = {"image": sample.image_id, "phrase": phrase.text}
+        rows.setdefault(tuple(place.values()), place | corners)
     return list(rows.values())
 
 
@@ -159,9 +147,8 @@ def kinds(report):
 def test_a_file_without_points_has_no_pointing_values(data, tmp_path):
     file = written(tmp_path / "boxes.csv", simple(data))
     run(data, [file, "centre"], html=True)
-    assert (
-        f"recall_union · {file}. " in (data / "out/report.html").read_text()
-    )  # the gallery is of the first method
+    # the gallery is of the first method
+    assert f"recall_union · {file}. " in (data / "out/report.html").read_text()
     report = run(data, file, html=True)
     for row in report["rows"]:
         pointing = "pointing" in row["protocol"]
@@ -171,10 +158,8 @@ def test_a_file_without_points_has_no_pointing_values(data, tmp_path):
     text = (data / "out/report.md").read_text()
     assert "| pointing_any | predictions:" in text
     assert "Note: boxes.csv has no point." in text
-    counted = {
-        line["protocol"] for line in csv.DictReader((data / "out/report.csv").read_text().splitlines())
-    }
-    assert counted == {p for p in FLICKR30K if "pointing" not in p}
+    lines = csv.DictReader((data / "out/report.csv").read_text().splitlines())
+    assert {line["protocol"] for line in lines} == {p for p in FLICKR30K if "pointing" not in p}
     assert "Note: boxes.csv has no point." in (data / "out/report.html").read_text()
     with pytest.raises(ConfigError, match="has no point, and no protocol asks for anything else"):
         run(data, f"predictions:{tmp_path / 'boxes.csv'}", protocols=["pointing_any", "entity_pointing"])
@@ -190,11 +175,8 @@ def test_missing_doubled_and_unknown_rows_are_named(data, tmp_path):
         dict(rows[1], sentence=None, phrase_index=None, phrase="a cow"),
         dict(rows[1], phrase_index=40),
     ]
-    report = run(
-        data,
-        written(tmp_path / "odd.jsonl", [*rows, twice, *odd, {"image": "100", "phrase": ""}]),
-        protocols=["pointing_any"],
-    )
+    file = written(tmp_path / "odd.jsonl", [*rows, twice, *odd, {"image": "100", "phrase": ""}])
+    report = run(data, file, protocols=["pointing_any"])
     said, number = kinds(report), len(rows)
     count = report["rows"][0]["count"]
     assert count == whole["rows"][0]["count"]
@@ -216,21 +198,18 @@ def test_a_chain_has_its_own_row_or_what_is_said_of_its_mentions(data, tmp_path)
     entity = {(s.image_id, *place): phrase.entity for s, place, phrase, _ in mentions(data)}
     last = {(r["image"], entity[r["image"], r["sentence"], r["phrase_index"]]): r for r in true}
     wrong = {"point": [0, 0], "boxes": [[0, 0, 1, 1]]}
-    mixed = [row if row is last[key] else row | wrong | {"scores": [0.2]} for row in true
-             for key in [(row["image"], entity[row["image"], row["sentence"], row["phrase_index"]])]]  # fmt: skip
-    protocols = ["entity_pointing", "entity_box"]
-    assert set(values(run(data, written(tmp_path / "a.jsonl", mixed), protocols=protocols)).values()) == {
-        100.0
-    }
+    kept = [any(row is other for other in last.values()) for row in true]
+    mixed = [row if keep else row | wrong | {"scores": [0.2]} for row, keep in zip(true, kept, strict=True)]
+
+    def found(name, rows):
+        file = written(tmp_path / name, rows)
+        return [*values(run(data, file, protocols=["entity_pointing", "entity_box"])).values()]
+
+    assert found("a.jsonl", mixed) == [100.0, 100.0]
     chains = [{"image": image, "entity": chain} | wrong for image, chain in last]
-    assert set(
-        values(run(data, written(tmp_path / "b.jsonl", mixed + chains), protocols=protocols)).values()
-    ) == {0.0}
-    half = [
-        {k: v for k, v in row.items() if k != "boxes"} for row in chains
-    ]  # without boxes: those of the mentions
-    found = values(run(data, written(tmp_path / "c.jsonl", mixed + half), protocols=protocols))
-    assert [*found.values()] == [0.0, 100.0]
+    assert found("b.jsonl", mixed + chains) == [0.0, 0.0]
+    half = [{"image": image, "entity": chain, "point": [0, 0]} for image, chain in last]
+    assert found("c.jsonl", mixed + half) == [0.0, 100.0]  # the boxes are those of the mentions
 
 
 def test_rows_with_scores_are_the_boxes_of_a_phrase_best_first(data, tmp_path):
@@ -266,12 +245,8 @@ def test_a_row_that_can_be_no_answer_is_one_sentence(data, tmp_path, change, sai
     rows = simple(data)
     rows[1] |= change
     file = written(tmp_path / "bad.csv", rows)
-    assert (
-        main(
-            ["evaluate", f"data.root={data}", "data.split=val", f"output={tmp_path}/r.json", f"method={file}"]
-        )
-        == 2
-    )
+    settings = [f"data.root={data}", "data.split=val", f"output={tmp_path}/r.json", f"method={file}"]
+    assert main(["evaluate", *settings]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
@@ -318,25 +293,22 @@ def test_shares_of_the_sides_are_no_pixels(data, tmp_path):
 
 
 def test_names_of_images_and_phrases_are_found_as_people_write_them(data, tmp_path):
-    rows = [
-        dict(row, image=f"photos\\{row['image']}.jpg", phrase=f" {row['phrase'].upper()}  ")
-        for row in simple(data)
-    ]
+    rows = simple(data)
+    for row in rows:
+        row |= {"image": f"photos\\{row['image']}.jpg", "phrase": f" {row['phrase'].upper()}  "}
     renamed = run(data, written(tmp_path / "renamed.csv", rows), protocols=["recall_any"])
     # 'a man' and 'A man' differ in case alone: in capitals the first row answers both, and the second is doubled
-    assert set(kinds(renamed)) <= {
-        "doubled predictions (the first counts)",
-        "chains",
-        "boxes partly outside (kept)",
-    }
+    doubled = "doubled predictions (the first counts)"
+    assert set(kinds(renamed)) <= {doubled, "chains", "boxes partly outside (kept)"}
     assert renamed["rows"][0]["value"] > 60
 
 
+def template_command(path, root):
+    return main(["predictions-template", str(path), f"data.root={root}", "data.split=val"])
+
+
 def test_results_of_coco_by_the_numbers_of_the_template(data, tmp_path):
-    assert (
-        main(["predictions-template", str(tmp_path / "asked.jsonl"), f"data.root={data}", "data.split=val"])
-        == 0
-    )
+    assert template_command(tmp_path / "asked.jsonl", data) == 0
     asked = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
     truth = {(s.image_id, *place): boxes[0].tolist() for s, place, _, boxes in mentions(data)}
     results = {}
@@ -346,32 +318,25 @@ def test_results_of_coco_by_the_numbers_of_the_template(data, tmp_path):
         results.setdefault(tuple(named.values()), named | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": 0.5})
     by_number = run(data, written(tmp_path / "results.json", list(results.values())), protocols=["recall_*"])
     by_text = run(data, written(tmp_path / "plain.csv", simple(data)), protocols=["recall_*"])
-    assert [row["value"] for row in by_number["rows"] if "R@" in row["metric"]] == [
-        row["value"] for row in by_text["rows"] if "R@" in row["metric"]
-    ]
+    recalls = [[v for (_, m), v in values(r).items() if "R@" in m] for r in (by_number, by_text)]
+    assert recalls[0] == recalls[1]
     assert not any("prediction" in kind for kind in by_number["skipped"])
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
 def test_a_template_filled_in_by_another_tool(data, tmp_path, ending):
     path = tmp_path / f"template{ending}"
-    assert main(["predictions-template", str(path), f"data.root={data}", "data.split=val"]) == 0
-    read = {
-        ".csv": pd.read_csv,
-        ".jsonl": lambda p: pd.read_json(p, lines=True),
-        ".parquet": pd.read_parquet,
-    }[ending]
-    frame = read(path)
+    assert template_command(path, data) == 0
+    lines = partial(pd.read_json, lines=True)
+    frame = {".csv": pd.read_csv, ".jsonl": lines, ".parquet": pd.read_parquet}[ending](path)
     assert len(frame) == len(mentions(data))
     with pytest.raises(DataError, match="nothing that can be evaluated"):
         run(data, f"predictions:{path}")  # as it is, empty
     frame[["x1", "y1"]] = 0.0
     frame["x2"], frame["y2"] = frame["width"].astype(float), frame["height"].astype(float)
-    write_frame = {
-        ".csv": frame.to_csv,
-        ".jsonl": lambda p, index: frame.to_json(p, orient="records", lines=True),
-    }
-    write_frame.get(ending, frame.to_parquet)(path, index=False)
+    lines = partial(frame.to_json, orient="records", lines=True)
+    csv_file, parquet = partial(frame.to_csv, index=False), frame.to_parquet
+    {".csv": csv_file, ".jsonl": lines, ".parquet": parquet}[ending](path)
     filled = run(data, f"predictions:{path}", protocols=["recall_any", "entity_box"])
     blind = run(data, "whole_image", protocols=["recall_any", "entity_box"])
     assert [row["value"] for row in filled["rows"]] == [row["value"] for row in blind["rows"]]
@@ -379,13 +344,9 @@ def test_a_template_filled_in_by_another_tool(data, tmp_path, ending):
 
 def test_a_template_is_never_written_over(data, tmp_path, capsys):
     (tmp_path / "mine.csv").write_text("filled in")
-    for name, said in (
-        ("mine.csv", "is there already"),
-        ("mine.txt", "OUT ends in .csv, .jsonl or .parquet"),
-    ):
-        assert (
-            main(["predictions-template", str(tmp_path / name), f"data.root={data}", "data.split=val"]) == 2
-        )
+    wrong = {"mine.csv": "is there already", "mine.txt": "OUT ends in .csv, .jsonl or .parquet"}
+    for name, said in wrong.items():
+        assert template_command(tmp_path / name, data) == 2
         assert said in capsys.readouterr().err
     assert (tmp_path / "mine.csv").read_text() == "filled in"
 
@@ -405,11 +366,8 @@ def test_a_changed_file_is_read_again(data, tmp_path, monkeypatch):
     from phrase_loc.evaluation import run as module
 
     path = tmp_path / "theirs.csv"
-    keys = []
-    real = module.Progress
-    monkeypatch.setattr(
-        module, "Progress", lambda output, key, rank: keys.append(key) or real(output, key, rank)
-    )
+    keys, real = [], module.Progress
+    monkeypatch.setattr(module, "Progress", lambda *given: keys.append(given[1]) or real(*given))
     for move in (0, 0, 1):
         run(data, written(path, [dict(row, x2=row["x2"] + move) for row in simple(data)]))
     assert keys[0] == keys[1] != keys[2]
@@ -423,10 +381,8 @@ def test_answers_of_query_are_scored(data, tmp_path):
     for sample, _, phrase, boxes in mentions(data):
         answer = {"phrase": phrase.text, "present": 0.5, "peak": [1.5, 2.5], "state": "found", "note": None}
         boxes = [{"xyxy": boxes[0].tolist(), "score": 0.9}, {"xyxy": [1, 1, 9, 9], "score": 0.1}]
-        size = [sample.size[1], sample.size[0]]
-        held = by_image.setdefault(
-            sample.image_id, {"image": f"{sample.image_id}.jpg", "size": size, "predictions": []}
-        )
+        size, name = [sample.size[1], sample.size[0]], f"{sample.image_id}.jpg"
+        held = by_image.setdefault(name, {"image": name, "size": size, "predictions": []})
         if answer["phrase"] not in {p["phrase"] for p in held["predictions"]}:
             held["predictions"].append(answer | {"boxes": boxes})
     lines = list(by_image.values())

@@ -1,4 +1,4 @@
-"""The doors of Label Studio and CVAT: what their clients send and read, and what is never fetched."""
+"""The API for Label Studio and CVAT: what their clients send and read, and what is never fetched."""
 
 import base64
 import json
@@ -38,10 +38,9 @@ def data_url(photo: bytes) -> str:
 
 def tasks(*links) -> dict:
     """What Label Studio 1.23 sends to `predict`: tasks with more fields than are read."""
+    sent = [{"id": 7 + i, "project": 3, "data": {"image": link}, "meta": {}} for i, link in enumerate(links)]
     return {
-        "tasks": [
-            {"id": 7 + i, "project": 3, "data": {"image": link}, "meta": {}} for i, link in enumerate(links)
-        ],
+        "tasks": sent,
         "project": "3.1764121200",
         "label_config": CONFIG,
         "params": {"login": None, "password": None, "context": None},
@@ -50,9 +49,8 @@ def tasks(*links) -> dict:
 
 def post(client, path, body):
     """As JSON, in which a lone surrogate may stand."""
-    return client.post(
-        f"{ROOT}/{path}", content=json.dumps(body), headers={"Content-Type": "application/json"}
-    )
+    kind = {"Content-Type": "application/json"}
+    return client.post(f"{ROOT}/{path}", content=json.dumps(body), headers=kind)
 
 
 @contextmanager
@@ -90,13 +88,7 @@ def files(answers):
 
 def test_health_setup_and_versions(client):
     assert client.get(f"{ROOT}/health").json()["status"] == "UP"
-    asked = {
-        "project": "3.1",
-        "schema": CONFIG,
-        "hostname": "http://x",
-        "access_token": "t",
-        "extra_params": None,
-    }
+    asked = {"project": "3.1", "schema": CONFIG, "hostname": "http://x", "access_token": "t"}
     told = client.post(f"{ROOT}/setup", json=asked).json()
     assert told["unknown_labels"] == ["xyzzy"]
     assert client.get(f"{ROOT}/versions").json() == {"versions": [told["model_version"]]}
@@ -206,10 +198,10 @@ def test_nothing_is_fetched_that_was_not_allowed(client, link, said):
 
 
 def test_a_task_that_fails_is_named_and_the_others_are_done(client, photo):
-    answer = client.post(f"{ROOT}/predict", json=tasks("/data/upload/3/a.png", data_url(photo))).json()
-    assert answer["results"][0] == []  # Label Studio keeps nothing of it, and asks again
+    answer = post(client, "predict", tasks("/data/a.png", data_url(photo), "http://\ud800/a.png")).json()
+    assert answer["results"][0] == answer["results"][2] == []  # Label Studio keeps nothing, and asks again
     assert answer["results"][1]["result"]
-    assert [e["task"] for e in answer["errors"]] == [7]
+    assert [e["task"] for e in answer["errors"]] == [7, 9]
     assert "--label-studio-url" in answer["errors"][0]["error"]
 
 
@@ -218,12 +210,9 @@ def test_photographs_of_label_studio_are_fetched_with_its_token(tiny_localizer, 
     with files(answers) as (address, asked):
         app = create_app(tiny_localizer, LIMITS, photographs=Photographs(address + "/", "abc"))
         with TestClient(app) as client:
-            links = (
-                "/data/upload/3/a b.png",
-                f"{address}/data/upload/3/a%20b.png",
-                "/data/local-files/?d=x/y.png",
-            )
-            answer = client.post(f"{ROOT}/predict", json=tasks(*links)).json()
+            links = "/data/upload/3/a b.png", f"{address}/data/upload/3/a%20b.png"
+            asking = tasks(*links, "/data/local-files/?d=x/y.png")
+            answer = client.post(f"{ROOT}/predict", json=asking).json()
     assert answer["errors"] == []
     assert len(asked) == 3
     assert {headers["Authorization"] for _, headers in asked} == {"Token abc"}
@@ -238,10 +227,8 @@ def test_a_personal_token_is_exchanged_once(photo):
 
 
 def test_other_hosts_get_no_token_and_redirects_are_not_followed(photo):
-    with files({"/a.png": (200, {}, photo), "/b.png": (302, {"Location": "/a.png"}, b"")}) as (
-        address,
-        asked,
-    ):
+    answers = {"/a.png": (200, {}, photo), "/b.png": (302, {"Location": "/a.png"}, b"")}
+    with files(answers) as (address, asked):
         photographs = Photographs("http://studio.example:1", "abc", frozenset({"127.0.0.1"}), most=len(photo))
         assert photographs.read(f"{address}/a.png") == photo
         assert "Authorization" not in asked[0][1]
@@ -282,9 +269,8 @@ def test_label_studio_may_send_the_token_as_a_password(tiny_localizer):
 def test_cvat_gets_shapes_in_pixels(client, photo, tiny_localizer):
     image = base64.b64encode(photo).decode()
     labels = {"Hut": ["a hat"], "nothing": []}
-    [shape] = client.post(
-        "/api/cvat", json={"image": image, "threshold": 0, "labels": labels, "job": 5}
-    ).json()
+    body = {"image": image, "threshold": 0, "labels": labels, "job": 5}
+    [shape] = client.post("/api/cvat", json=body).json()
     assert set(shape) == {"confidence", "label", "points", "type"}
     assert (shape["label"], shape["type"]) == ("Hut", "rectangle")
     expected = tiny_localizer.locate(tiny_localizer.look(photo), ["a hat"], top_k=1)[0]

@@ -15,10 +15,11 @@ export const savePicture = (canvas) => canvas.toBlob((blob) => save(blob, "png")
 
 /** The object of `phrase-loc query --json`, with the settings of the page. */
 function answersOf(photo) {
-  const predictions = state.phrases.map((phrase) => answerOf(phrase, undefined, photo)).filter(Boolean).map((answered) => ({
-    phrase: answered.phrase, words: answered.words, note: notesOf(answered, photo).join(". ") || null,
-    present: answered.present, state: answered.state, peak: answered.peak, boxes: boxesOf(answered, photo),
-  }));
+  const answered = state.phrases.map((asked) => answerOf(asked, undefined, photo)).filter(Boolean);
+  const predictions = answered.map((answer) => {
+    const { phrase, words, present, state, peak } = answer, boxes = boxesOf(answer, photo);
+    return { phrase, words, note: notesOf(answer, boxes).join(". ") || null, present, state, peak, boxes };
+  });
   const { method, gamma, top_k } = state.settings;
   return { image: photo.name, size: photo.size, predictions, settings: { method, gamma, top_k } };
 }

@@ -1,5 +1,5 @@
-// The page: photographs, one of which is shown, some phrases, their answers. `state` is all there is; `show` draws it. The server is
-// asked for new phrases, methods and words only; sliders re-rank and recolour what was sent.
+// The page: photographs, one of which is shown, some phrases, their answers. `state` is all there is; `show` draws it.
+// The server is asked for new phrases, methods and words only; sliders re-rank and recolour what was sent.
 
 import * as server from "./server.js";
 import { COMPARED, layOut, paintCompared } from "./compare.js";
@@ -219,7 +219,7 @@ function show() {
   tray($("tray"), { select, drop });
   cards();
   draw();
-  if (state.model) history.replaceState(null, "", address());
+  history.replaceState(null, "", address());
 }
 
 function hint() {
@@ -233,11 +233,11 @@ function cards() {
   const at = document.activeElement?.closest?.(".card");
   const place = at && [at.dataset.phrase, [...at.querySelectorAll("button")].indexOf(document.activeElement)];
   $("cards").replaceChildren(...state.phrases.map((phrase) => {
-    const answered = answerOf(phrase);
+    const answered = answerOf(phrase), boxes = boxesOf(answered);
     return card({
-      phrase, answer: answered, colour: colourOf(phrase), notes: answered ? notesOf(answered) : [],
-      boxes: answered ? boxesOf(answered) : [], under: Boolean(answered) && under(answered),
-      calibrated: state.model.calibrated, pinned: state.pinned === phrase, open: state.open.has(phrase),
+      phrase, answer: answered, colour: colourOf(phrase), boxes, notes: answered ? notesOf(answered, boxes) : [],
+      under: Boolean(answered) && under(answered), calibrated: state.model.calibrated,
+      pinned: state.pinned === phrase, open: state.open.has(phrase),
     }, on);
   }));
   if (place) [...$("cards").children].find((c) => c.dataset.phrase === place[0])?.querySelectorAll("button")[place[1]]?.focus();

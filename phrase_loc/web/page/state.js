@@ -65,9 +65,9 @@ export function boxesOf(answered, photo = state.photo) {
 /** Whether an answer is less certain than wanted; of an unknown noun nothing is certain. */
 export const under = ({ present }) => Boolean(state.model.calibrated) && (present ?? 0) < state.settings.wanted;
 
-/** What is odd in an answer under the settings, in sentences. */
-export function notesOf(answered, photo = state.photo) {
-  const [box] = boxesOf(answered, photo), [x, y] = answered.peak ?? [];
+/** What is odd in an answer and its boxes under the settings, in sentences. */
+export function notesOf(answered, [box]) {
+  const [x, y] = answered.peak ?? [];
   const outside = box && !(box.xyxy[0] <= x && x <= box.xyxy[2] && box.xyxy[1] <= y && y <= box.xyxy[3]);
   const percent = `${Math.round(100 * state.settings.wanted)}\u00a0%`;
   return [answered.note, outside && `${DISAGREE}: the dot, where the map is highest, lies outside the box`,
