@@ -60,11 +60,11 @@ def to_dict(prediction: Prediction, masks: bool = False) -> dict[str, Any]:
     }
 
 
-def without_absent(predictions: Iterable[Prediction], threshold: float) -> Predictions:
-    """The answers, without box and peak where `present` is below the threshold, which the note says."""
+def without_absent(predictions: Iterable[Prediction], threshold: float | None) -> Predictions:
+    """The answers, without box and peak where `present` is below a threshold, which the note says."""
     answers = Predictions()
     for p in predictions:
-        if p.present is not None and p.present < threshold:
+        if threshold is not None and p.present is not None and p.present < threshold:
             said = f"no box, present {p.present:.3f} is below the threshold {threshold:g}"
             note = said if p.note is None else f"{p.note}; {said}"
             p = replace(p, peak=None, boxes=p.boxes[:0], scores=p.scores[:0], note=note)
@@ -205,16 +205,22 @@ def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: 
 
 
 def write_parquet(answers: Iterable[dict[str, Any]], path: Path) -> None:
-    """Answers of `answer_dict` (or {"image", "error"}), one row a phrase, in groups of some thousand rows."""
+    """Answers of `answer_dict` (or {"image", "error"}), one row a phrase."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     numbers = pa.list_(pa.float32())
     columns = {"image": pa.string(), "width": pa.int32(), "height": pa.int32(), "error": pa.string()}
     columns |= {"phrase": pa.string(), "present": pa.float32(), "peak": numbers, "boxes": pa.list_(numbers)}
     columns |= {"scores": numbers, "state": pa.string(), "note": pa.string()}
-    schema = pa.schema(list(columns.items()))
-    rows = chain.from_iterable(map(phrase_rows, answers))
+    write_rows(chain.from_iterable(map(phrase_rows, answers)), columns, path)
+
+
+def write_rows(rows: Iterable[dict[str, Any]], columns: dict[str, Any], path: Path) -> None:
+    """Rows as Parquet, in groups of some thousand; `columns` are names and pyarrow types, a lacking cell is null."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows, schema = iter(rows), pa.schema(list(columns.items()))
     with pq.ParquetWriter(path, schema) as writer:
         while group := list(islice(rows, 4096)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from phrase_loc.display import phrase_rows, without_absent
@@ -20,6 +21,7 @@ from phrase_loc.images import IMAGE_ENDINGS, load_image
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
     from phrase_loc.streaming import Question
+    from phrase_loc.structures import Prediction
 
 MOST = 1000  # photographs on a page, of some 30 kB each
 
@@ -145,20 +147,29 @@ def write_overlays(
     masks: bool = False,
 ) -> None:
     """Draw maps (or masks) and boxes over each photograph that can be read; it is looked at again for that."""
-    import torch
-
     for question in tqdm(questions, desc="overlays", unit="image", disable=None):
         try:
             picture = load_image(question.image)
         except DataError:  # whose sentence stands in the answers
             continue
         scene = localizer.look(picture)
-        predictions = localizer.locate(scene, question.phrases, top_k=1)
-        if threshold is not None:
-            predictions = without_absent(predictions, threshold)
-        grid = (min(scene.size[0], 256), min(scene.size[1], 256))
-        heats = localizer.heat(torch.stack([p.attention for p in predictions]), grid)
+        predictions = without_absent(localizer.locate(scene, question.phrases, top_k=1), threshold)
         place = places[question.image]
         with refusing(place.parent, ADVICE):
             place.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(overlay(picture, predictions, heats, masks), place)
+        write_overlay(localizer, picture, predictions, place, masks)
+
+
+def write_overlay(
+    localizer: "PhraseLocalizer",
+    picture: Image.Image,
+    predictions: "Sequence[Prediction]",
+    place: Path,
+    masks: bool,
+) -> None:
+    """Draw maps (or masks) and boxes over a photograph, RGB."""
+    import torch
+
+    grid = (min(picture.height, 256), min(picture.width, 256))
+    heats = localizer.heat(torch.stack([p.attention for p in predictions]), grid)
+    save_picture(overlay(picture, predictions, heats, masks), place)

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain, islice
 from math import ceil, floor
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -19,7 +18,7 @@ from xml.etree import ElementTree
 import yaml
 
 from phrase_loc import __version__
-from phrase_loc.display import utf8
+from phrase_loc.display import utf8, write_rows
 from phrase_loc.errors import DataError, choose
 from phrase_loc.images import load_image, stored_orientation
 from phrase_loc.masks import polygons, rle_area
@@ -58,6 +57,10 @@ class Place(NamedTuple):
         """The photograph's name, with '/' between folders."""
         return utf8(Path(os.path.relpath(image, self.root)).as_posix())
 
+    def kind(self, label: Label) -> str:
+        """The name of a label's class."""
+        return utf8(self.classes[label.category])
+
 
 Images = Iterable[LabelledImage]
 
@@ -68,19 +71,18 @@ def _read(images: Images) -> Iterator[LabelledImage]:
 
 def write_coco(images: Images, place: Place, path: Path) -> None:
     """COCO's instances JSON; an annotation has a `score`, and run lengths where there are masks."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write('{"info": ' + json.dumps({"description": f"labelled by phrase_loc {__version__}"}))
-        file.write(',\n"categories": ')
-        _array(file, ({"id": n, "name": utf8(name)} for n, name in enumerate(place.classes, 1)))
-        file.write(',\n"images": ')
-        _array(file, (
+    pairs = ((n, label) for n, image in enumerate(_read(images), 1) for label in image.labels)
+    parts = {
+        "info": {"description": f"labelled by phrase_loc {__version__}"},
+        "categories": [{"id": n, "name": utf8(name)} for n, name in enumerate(place.classes, 1)],
+        "images": (
             {"id": n, "file_name": place.name(i.image), "width": i.size[0], "height": i.size[1]}
             for n, i in enumerate(_read(images), 1)
-        ))  # fmt: skip
-        file.write(',\n"annotations": ')
-        pairs = ((n, label) for n, image in enumerate(_read(images), 1) for label in image.labels)
-        _array(file, (_annotation(key, *pair) for key, pair in enumerate(pairs, 1)))
-        file.write("}\n")
+        ),
+        "annotations": (_annotation(key, *pair) for key, pair in enumerate(pairs, 1)),
+    }
+    with path.open("w", encoding="utf-8") as file:
+        _write_object(file, parts.items())
 
 
 def _annotation(key: int, image: int, label: Label) -> dict[str, Any]:
@@ -93,13 +95,6 @@ def _annotation(key: int, image: int, label: Label) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _array(file: IO[str], items: Iterable[Any]) -> None:
-    file.write("[")
-    for number, item in enumerate(items):
-        file.write((",\n" if number else "\n") + json.dumps(item, ensure_ascii=False, allow_nan=False))
-    file.write("]")
-
-
 def write_yolo(images: Images, place: Place, folder: Path) -> None:
     """Ultralytics' layout: dataset.yaml, labels/*.txt, images/* that link to the photographs; outlines of masks."""
     (folder / "labels").mkdir(parents=True)
@@ -110,8 +105,7 @@ def write_yolo(images: Images, place: Place, folder: Path) -> None:
     (folder / "dataset.yaml").write_text(text, encoding="utf-8")
     for name, image in _flat(_read(images), place):
         lines = (f"{label.category} {_shares(label, image.size)}\n" for label in image.labels)
-        stem = os.path.splitext(name)[0]
-        (folder / "labels" / f"{stem}.txt").write_text("".join(lines), encoding="utf-8")
+        (folder / "labels" / f"{Path(name).stem}.txt").write_text("".join(lines), encoding="utf-8")
         _link(image.image, folder / "images" / name)
 
 
@@ -127,7 +121,7 @@ def _shares(label: Label, size: Sequence[int]) -> str:
 def _outline(label: Label) -> list[tuple[float, float]]:
     """Points x, y around the greatest part of a mask; [] without one."""
     found = polygons(label.mask) if label.mask is not None else []
-    return list(zip(found[0][::2], found[0][1::2], strict=True)) if found else []
+    return found[0] if found else []
 
 
 def write_voc(images: Images, place: Place, folder: Path) -> None:
@@ -136,7 +130,7 @@ def write_voc(images: Images, place: Place, folder: Path) -> None:
         (folder / part).mkdir(parents=True)
     with (folder / "ImageSets/Main/trainval.txt").open("w", encoding="utf-8") as listing:
         for name, image in _flat(_read(images), place):
-            stem = os.path.splitext(name)[0]
+            stem = Path(name).stem
             listing.write(f"{stem}\n")
             size = {"width": image.size[0], "height": image.size[1], "depth": 3}
             about = {"folder": "JPEGImages", "filename": name, "path": place.name(image.image), "size": size}
@@ -149,7 +143,7 @@ def write_voc(images: Images, place: Place, folder: Path) -> None:
 def _voc_object(label: Label, place: Place) -> dict[str, Any]:
     x1, y1, x2, y2 = label.box  # VOC counts pixels from 1 and names the last one
     sides = {"xmin": floor(x1) + 1, "ymin": floor(y1) + 1, "xmax": ceil(x2), "ymax": ceil(y2)}
-    about = {"name": place.classes[label.category], "pose": "Unspecified", "truncated": 0, "difficult": 0}
+    about = {"name": place.kind(label), "pose": "Unspecified", "truncated": 0, "difficult": 0}
     return about | {"confidence": label.score, "bndbox": sides}
 
 
@@ -163,27 +157,24 @@ def write_cvat(images: Images, place: Place, path: Path) -> None:
         for number, image in enumerate(_read(images)):
             sides = {"width": image.size[0], "height": image.size[1]}
             top = _element("image", "", id=number, name=place.name(image.image), **sides)
-            for label in image.labels:
-                shared = {
-                    "label": place.classes[label.category],
-                    "source": "auto",
-                    "occluded": 0,
-                    "z_order": 0,
-                }
-                if outline := _outline(label):
-                    points = ";".join(f"{x},{y}" for x, y in outline)
-                    top.append(_element("polygon", "", **shared, points=points))
-                else:
-                    corners = dict(zip(("xtl", "ytl", "xbr", "ybr"), label.box, strict=True))
-                    top.append(_element("box", "", **shared, **corners))
+            top.extend(_shape(label, place) for label in image.labels)
             file.write(ElementTree.tostring(top, "utf-8") + b"\n")
         file.write(b"</annotations>\n")
+
+
+def _shape(label: Label, place: Place) -> ElementTree.Element:
+    """CVAT's box, or the polygon of a mask."""
+    about = {"label": place.kind(label), "source": "auto", "occluded": 0, "z_order": 0}
+    if outline := _outline(label):
+        return _element("polygon", "", **about, points=";".join(f"{x},{y}" for x, y in outline))
+    corners = dict(zip(("xtl", "ytl", "xbr", "ybr"), label.box, strict=True))
+    return _element("box", "", **about, **corners)
 
 
 def write_labelstudio(images: Images, place: Place, path: Path) -> None:
     """Label Studio's tasks with predictions; the labelling interface that they fit stands in a second file."""
     with path.open("w", encoding="utf-8") as file:
-        _array(file, (_task(image, place) for image in _read(images)))
+        _write_array(file, (_task(image, place) for image in _read(images)))
 
 
 def labelling_interface(classes: Sequence[str]) -> str:
@@ -199,10 +190,8 @@ def labelling_interface(classes: Sequence[str]) -> str:
 
 def _task(image: LabelledImage, place: Place) -> dict[str, Any]:
     name = place.name(image.image)
-    results = [
-        region(f"{n}", label, image.size, utf8(place.classes[label.category]))
-        for n, label in enumerate(image.labels, 1)
-    ]
+    labels = enumerate(image.labels, 1)
+    results = [region(f"{n}", label, image.size, place.kind(label)) for n, label in labels]
     score = max((label.score for label in image.labels), default=0.0)
     prediction = {"model_version": f"phrase_loc {__version__}", "score": score, "result": results}
     return {"data": {"image": place.url + quote(name), "name": name}, "predictions": [prediction]}
@@ -229,26 +218,24 @@ def write_fiftyone(images: Images, place: Place, folder: Path) -> None:
     """FiftyOneImageDetectionDataset: labels.json, and data.json, where each photograph is. It has no masks."""
     folder.mkdir()
     with (folder / "labels.json").open("w", encoding="utf-8") as file:
-        file.write('{"classes": ' + json.dumps([utf8(c) for c in place.classes], ensure_ascii=False))
-        file.write(', "labels": ')
-        _object(
-            file,
-            ((place.name(i.image), [_detection(x, i.size, place) for x in i.labels]) for i in _read(images)),
-        )
+        file.write(f'{{"classes": {_json([utf8(name) for name in place.classes])}, "labels": ')
+        found = ((i, [_detection(label, i.size, place) for label in i.labels]) for i in _read(images))
+        _write_object(file, ((place.name(i.image), detections) for i, detections in found))
         file.write("}\n")
     with (folder / "data.json").open("w", encoding="utf-8") as file:  # it is read without the keys' endings
-        _object(file, ((f"{place.name(i.image)}.", utf8(os.path.abspath(i.image))) for i in _read(images)))
+        where = ((f"{place.name(i.image)}.", utf8(os.path.abspath(i.image))) for i in _read(images))
+        _write_object(file, where)
 
 
 def _detection(label: Label, size: Sequence[int], place: Place) -> dict[str, Any]:
     x1, y1, x2, y2 = (v / size[i % 2] for i, v in enumerate(label.box))
-    name = utf8(place.classes[label.category])
-    return {"label": name, "bounding_box": [x1, y1, x2 - x1, y2 - y1], "confidence": label.score}
+    box = [x1, y1, x2 - x1, y2 - y1]
+    return {"label": place.kind(label), "bounding_box": box, "confidence": label.score}
 
 
 def _rows(image: LabelledImage, place: Place) -> list[dict[str, Any]]:
     return [
-        {"label": utf8(place.classes[x.category]), "phrase": utf8(x.phrase), "xyxy": list(x.box)}
+        {"label": place.kind(x), "phrase": utf8(x.phrase), "xyxy": list(x.box)}
         | {"score": x.score, "present": x.present, "mask": x.mask}
         for x in image.labels
     ]
@@ -258,32 +245,26 @@ def write_jsonl(images: Images, place: Place, path: Path) -> None:
     """A line a photograph: image, size [W, H] and labels with xyxy, score, present, phrase and mask; or its error."""
     with path.open("w", encoding="utf-8") as file:
         for i in images:
-            line = {"image": utf8(i.image), "size": list(i.size), "labels": _rows(i, place)}
-            line = line if i.error is None else {"image": utf8(i.image), "error": utf8(i.error)}
-            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            found = {"size": list(i.size), "labels": _rows(i, place)}
+            said = found if i.error is None else {"error": utf8(i.error)}
+            file.write(_json({"image": utf8(i.image)} | said) + "\n")
 
 
 def write_parquet(images: Images, place: Place, path: Path) -> None:
     """A row a label; a photograph without one has a row without label and box."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     columns = {"image": pa.string(), "width": pa.int32(), "height": pa.int32(), "label": pa.string()}
     columns |= {"phrase": pa.string(), "xyxy": pa.list_(pa.float32()), "score": pa.float32()}
     columns |= {"present": pa.float32(), "mask": pa.string()}
-    schema = pa.schema(list(columns.items()))
-    with pq.ParquetWriter(path, schema) as writer:
-        rows = chain.from_iterable(
-            [{"image": utf8(i.image), "width": i.size[0], "height": i.size[1]} | row | {"mask": _counts(row)}
-             for row in _rows(i, place) or [{}]]
-            for i in _read(images)
-        )  # fmt: skip
-        while group := list(islice(rows, 4096)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-
-
-def _counts(row: dict[str, Any]) -> str | None:
-    return row["mask"]["counts"] if row.get("mask") else None
+    rows = (
+        {"image": utf8(i.image), "width": i.size[0], "height": i.size[1]}
+        | row
+        | {"mask": (row.get("mask") or {}).get("counts")}
+        for i in _read(images)
+        for row in _rows(i, place) or [{}]
+    )
+    write_rows(rows, columns, path)
 
 
 def _flat(images: Images, place: Place) -> Iterator[tuple[str, LabelledImage]]:
@@ -296,12 +277,17 @@ def _flat(images: Images, place: Place) -> Iterator[tuple[str, LabelledImage]]:
         stem, ending = os.path.splitext(place.name(image.image).replace("../", "").replace("/", "__"))
         stem = "".join(c if c.isprintable() else "_" for c in stem)
         stem = stem.encode()[:_LONGEST].decode(errors="ignore")
-        name, number = stem, 1
-        while name.casefold() in taken:  # file systems may not tell 'A' from 'a'
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name.casefold())
-        yield name + ending, image
+        yield distinct(stem, taken) + ending, image
+
+
+def distinct(name: str, taken: set[str]) -> str:
+    """A name, with a number behind it where it is `taken`, which it is from then on; 'A' is 'a' to some systems."""
+    found, number = name, 1
+    while found.casefold() in taken:
+        number += 1
+        found = f"{name}-{number}"
+    taken.add(found.casefold())
+    return found
 
 
 def _link(photograph: str, place: Path) -> None:
@@ -319,11 +305,27 @@ def _link(photograph: str, place: Path) -> None:
     raise DataError(f"{photograph} cannot be linked or copied to {place.parent}; free space there")
 
 
-def _object(file: IO[str], items: Iterable[tuple[str, Any]]) -> None:
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _write_array(file: IO[str], items: Iterable[Any]) -> None:
+    """JSON, an item a line."""
+    file.write("[")
+    for number, item in enumerate(items):
+        file.write((",\n" if number else "\n") + _json(item))
+    file.write("]")
+
+
+def _write_object(file: IO[str], items: Iterable[tuple[str, Any]]) -> None:
+    """JSON of pairs; a value that is an iterator becomes an array, which is never held whole."""
     file.write("{")
     for number, (key, value) in enumerate(items):
-        told = json.dumps(key, ensure_ascii=False), json.dumps(value, ensure_ascii=False, allow_nan=False)
-        file.write((",\n" if number else "\n") + ": ".join(told))
+        file.write((",\n" if number else "\n") + f"{_json(key)}: ")
+        if isinstance(value, Iterator):
+            _write_array(file, value)
+        else:
+            file.write(_json(value))
     file.write("}")
 
 
@@ -365,6 +367,6 @@ FORMATS = {
 def formats_of(text: str) -> list[str]:
     """The formats of a comma list, each once; a ConfigError that lists them for another name."""
     names = list(dict.fromkeys(filter(None, (name.strip().lower() for name in text.split(",")))))
-    for name in names:
+    for name in names or [""]:
         choose(FORMATS, name, "format")
     return names

@@ -24,16 +24,17 @@ import torch
 import yaml
 
 from phrase_loc import files
-from phrase_loc.boxes import iou
+from phrase_loc.boxes import area, iou
 from phrase_loc.display import utf8
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.gallery import MOST, write_page
 from phrase_loc.images import VIDEO_ENDINGS, frames
-from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, labelling_interface
+from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, distinct, labelling_interface
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.streaming import Question, answer_many, questions_of
 from phrase_loc.structures import FOUND_AT
+from phrase_loc.tables import is_table
 from phrase_loc.text.splitting import split_phrases
 
 CANDIDATES = 10  # boxes of a phrase among which further instances are looked for
@@ -138,11 +139,11 @@ def thresholds_of(
 ) -> list[float]:
     """The probability from which each class is labelled; 2 where no photograph reaches the wanted precision.
 
-    A class's own threshold goes first, then `rules.threshold`, then `rules.precision`, else the model's `found_at`.
-    For a precision: `present` (N, C) is calibrated where half of the pairs are positive. At another share of
-    photographs with the class, the class's own or `rules.share`, its odds change by share / (1 - share) (Elkan 2001,
-    theorem 2). The threshold is the lowest from which on the mean of these, the expected share of true labels, is at
-    least the precision.
+    A class's own threshold goes first, then `rules.precision` or `rules.threshold`, else the model's `found_at`.
+    For a precision: `present` (N photographs, C classes; NaN where unknown) is calibrated where half of the pairs are
+    true. At another share of photographs with the class, its own or `rules.share`, its odds change by
+    share / (1 - share) (Elkan 2001, theorem 2). The threshold is the lowest from which on the mean of these, the
+    expected share of true labels, is at least the precision.
     """
     found = float(calibration.get("found_at", FOUND_AT)) if rules.threshold is None else rules.threshold
     chosen = []
@@ -151,7 +152,8 @@ def thresholds_of(
         if rules.precision is not None:
             said = np.sort(column[~np.isnan(column)].astype(np.float64))[::-1]
             share = rules.share if c.share is None else c.share
-            expected = share * said / (share * said + (1 - share) * (1 - said))
+            true, false = share * said, (1 - share) * (1 - said)
+            expected = true / np.maximum(true + false, 1e-12)  # both are 0 of a share 0 and a probability 1
             precise = np.flatnonzero(expected.cumsum() >= rules.precision * np.arange(1, len(said) + 1))
             level = float(said[precise[-1]]) if len(precise) else 2.0
         chosen.append(level if c.threshold is None else c.threshold)
@@ -169,10 +171,10 @@ class Labels:
     thresholds: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._of: dict[str, list[int]] = {}
+        self._classes_of: dict[str, list[int]] = {}  # the numbers of the classes that ask for a phrase
         for number, c in enumerate(self.classes):
             for phrase in c.phrases:
-                self._of.setdefault(phrase, []).append(number)
+                self._classes_of.setdefault(phrase, []).append(number)
         rows = [self.present(answer) for answer in self.read() if "error" not in answer]
         present = np.array(rows, np.float32).reshape(-1, len(self.classes))
         self.thresholds = thresholds_of(present, self.classes, self.rules, self.calibration)
@@ -187,7 +189,7 @@ class Labels:
         best = np.full(len(self.classes), np.nan, np.float32)
         for p in answer["predictions"]:
             if p["present"] is not None:
-                rows = self._of[p["phrase"]]
+                rows = self._classes_of[p["phrase"]]
                 best[rows] = np.fmax(best[rows], p["present"])
         return best
 
@@ -200,7 +202,7 @@ class Labels:
             return LabelledImage(answer["image"], (0, 0), (), answer["error"])
         found: dict[int, list[Label]] = {}
         for p in answer["predictions"]:
-            for number in self._of[p["phrase"]]:
+            for number in self._classes_of[p["phrase"]]:
                 level = self.thresholds[number]
                 if p["boxes"] and (level == 0 or (p["present"] is not None and p["present"] >= level)):
                     found.setdefault(number, []).extend(_candidates(number, p))
@@ -233,11 +235,8 @@ def _candidates(number: int, p: dict[str, Any]) -> Iterator[Label]:
 def _same(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether two boxes are taken for one thing: they overlap, or one lies mostly in the other."""
     a, b = torch.tensor([one]), torch.tensor([other])
-    if float(iou(a, b)) > OVERLAP:
-        return True
-    sides = (torch.minimum(a[0, 2:], b[0, 2:]) - torch.maximum(a[0, :2], b[0, :2])).clamp(min=0)
-    smaller = min(float((x[0, 2:] - x[0, :2]).prod()) for x in (a, b))
-    return float(sides.prod()) > INSIDE * smaller
+    shared = area(torch.cat([torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])], 1))
+    return bool(iou(a, b) > OVERLAP) or bool(shared > INSIDE * torch.minimum(area(a), area(b)))
 
 
 def label(
@@ -290,12 +289,14 @@ def photographs(
 ) -> list[str]:
     """Photographs, those in folders, and frames of videos, which go to `folder`; `note` is told what is left out."""
     found: dict[str, None] = {}
-    own = os.path.realpath(folder) + os.sep
-    for path in map(Path, given):
+    own, videos = os.path.realpath(folder) + os.sep, set[str]()
+    for path in map(Path, dict.fromkeys(given)):
         if path.suffix.lower() in VIDEO_ENDINGS and path.is_file():
-            taken = frames(path, every, folder / "frames" / path.stem)
-            note(f"{path}: {len(taken)} frames are labelled, each alone (nothing is tracked)")
-            found |= dict.fromkeys(taken)
+            stills = frames(path, every, folder / "frames" / distinct(path.stem, videos))
+            note(f"{path}: {len(stills)} frames are labelled, each alone (nothing is tracked)")
+            found |= dict.fromkeys(stills)
+        elif is_table(path) and not path.is_dir():
+            raise DataError(f"{path} is a table; name a folder of photographs, photographs or a video")
         else:
             seen = [q.image for q in questions_of(path, phrases_of(classes), note)]
             others = [image for image in seen if not os.path.realpath(image).startswith(own)]
@@ -323,7 +324,7 @@ def summary(labels: Labels) -> dict[str, Any]:
     return {**counts, "boxes": boxes.total(), "classes": rows, "left_out": left_out}
 
 
-def told(found: dict[str, Any], folder: Path) -> str:
+def summary_text(found: dict[str, Any], folder: Path) -> str:
     """A summary for people."""
     width = max(map(len, found["classes"]))
     lines = [f"  {'class':<{width}}  labels  where `present` is at least"]
@@ -343,12 +344,9 @@ def write_sheet(labels: Labels, page: Path) -> None:
     """A page of the photographs with the boxes of their labels; those nearest to a threshold come first."""
     doubts = [labels.doubt(answer) for answer in labels.read()]
     shown = sorted(range(len(doubts)), key=doubts.__getitem__)[:MOST]
-    places = {number: place for place, number in enumerate(shown)}
-    rows: list[list[dict[str, Any]]] = [[] for _ in shown]
-    for number, answer in enumerate(labels.read()):
-        if number in places:
-            rows[places[number]] = _sheet_rows(labels, answer)
-    write_page(rows, page, page.parent.name, len(doubts), order="most doubtful first")
+    wanted = set(shown)
+    rows = {n: _sheet_rows(labels, answer) for n, answer in enumerate(labels.read()) if n in wanted}
+    write_page([rows[n] for n in shown], page, page.parent.name, len(doubts), order="most doubtful first")
 
 
 def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:
@@ -361,8 +359,8 @@ def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:
     for number, (c, level) in enumerate(zip(labels.classes, labels.thresholds, strict=True)):
         boxes = [list(one.box) for one in image.labels if one.category == number]
         said = None if np.isnan(present[number]) else float(present[number])
-        told = "never labelled" if level > 1 else f"labelled from {level:.0%} on"
+        note = "never labelled" if level > 1 else f"labelled from {level:.0%} on"
         row = {"image": image.image, "width": image.size[0], "height": image.size[1], "phrase": c.name}
         state = "labelled" if boxes else "not labelled"
-        rows.append(row | {"present": said, "state": state, "boxes": boxes, "peak": None, "note": told})
+        rows.append(row | {"present": said, "state": state, "boxes": boxes, "peak": None, "note": note})
     return rows

@@ -22,10 +22,10 @@ SIDE = 256  # pixels of the longer side on which borders are looked for
 LEVEL = 0.3  # share of the range of the map within the box from which a pixel is probably of the thing
 SURE = 0.9  # and from which it surely is
 ROUNDS = 2  # of GrabCut
-GROUND = (
-    0.15  # share of the picture outside the box that tells what is no thing; with less the level set stands
+GROUND = 0.15  # share of the picture outside the box, the background, that GrabCut has at least to learn from
+LEAST = (
+    0.1  # share of the box that its mask covers at least; where it has less of either, the level set stands
 )
-LEAST = 0.1  # share of the box that a refined mask covers at least; else the level set stands
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -136,16 +136,16 @@ def rle_area(runs: dict[str, Any]) -> int:
     return int(rle.area(runs))
 
 
-def polygons(runs: dict[str, Any], tolerance: float = 1.0) -> list[list[float]]:
-    """Outlines x, y, x, y, ... of run lengths, the one around most pixels first; holes are filled.
+def polygons(runs: dict[str, Any]) -> list[list[tuple[float, float]]]:
+    """Outlines of run lengths, points x, y, the one around most pixels first; holes are filled.
 
-    They run along the edges of the pixels, `tolerance` pixels aside at most.
+    They run along the edges of the pixels, one pixel aside at most.
     """
     import cv2
 
     # at twice the size every second place is an edge between pixels
     mask = decoded(runs).repeat(2, 0).repeat(2, 1).astype(np.uint8)
     found, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    simple = [cv2.approxPolyDP(outline, 2 * tolerance, True) for outline in found]
+    simple = [cv2.approxPolyDP(outline, 2.0, True) for outline in found]
     simple = sorted((o for o in simple if len(o) >= 3), key=cv2.contourArea, reverse=True)
-    return [((o.reshape(-1) + 0.5) / 2).round(2).tolist() for o in simple]
+    return [[(x, y) for x, y in ((o[:, 0] + 0.5) / 2).round(2).tolist()] for o in simple]

@@ -117,9 +117,7 @@ class ExportedModel:
         picture = load_image(image)
         pictures = {f"image_{side}": pixels(picture, side) for side in self.facts["image_sizes"]}
         maps, scores = self._session.run(None, pictures | {"units": units, "bias": bias, "weights": weights})
-        added = self._table.get(
-            "presence_bias", np.zeros(1, np.float32)
-        )  # exported before there was one: none
+        added = self._table.get("presence_bias", np.zeros(1, np.float32))  # older exports have none
         return maps, scores + weights @ added[np.minimum(rows, len(added) - 1)].astype(np.float32)
 
     def present(self, scores: Floats) -> Floats | None:

@@ -225,9 +225,8 @@ def _answers(
         if isinstance(ready, str):
             answers.append({"image": question.image, "error": ready})
         else:
-            predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k)
-            if threshold is not None:
-                predictions = without_absent(predictions, threshold)
+            found = localizer.locate(next(scenes), question.phrases, top_k=top_k)
+            predictions = without_absent(found, threshold)
             answers.append(answer_dict(question.image, ready.size, predictions, masks))
     return answers
 

@@ -44,6 +44,16 @@ def drawn_image() -> Image.Image:
     return image
 
 
+@pytest.fixture
+def photographs(drawn_image: Image.Image, tmp_path: Path) -> Path:
+    """A folder of five photographs, 0.png to 4.png: the drawn picture, turned by 30 degrees each."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number in range(5):
+        drawn_image.rotate(30 * number).save(folder / f"{number}.png")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_localizer():
     """A localizer with a few random convolutions, four trained words and two further ones; works on 32 pixels."""

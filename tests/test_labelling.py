@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -29,16 +30,8 @@ from phrase_loc.labelling import (
 from phrase_loc.masks import decoded, encoded
 
 CLASSES = (LabelClass("dog & <cat>", ("a dog", "a cat")), LabelClass("red: hat, café", ("a red hat",)))
-NAMES = (
-    "a.png",
-    "a.jpg",
-    "sub/a.png",
-    "deep/er/mi gato ñ & <b>'\".png",
-    "turned.jpg",
-    "bare.png",
-    "new\nline.png",
-)
-TURNED, BARE, BROKEN = "turned.jpg", "bare.png", "broken.png"
+ODD, TURNED, BARE, BROKEN = "deep/er/mi gato ñ & <b>'\".png", "turned.jpg", "bare.png", "broken.png"
+NAMES = ("a.png", "a.jpg", "sub/a.png", ODD, TURNED, BARE, "new\nline.png")
 
 
 def prediction(phrase: str, present: float | None, *boxes, mask: bool = False) -> dict:
@@ -139,12 +132,8 @@ def test_yolo_by_supervision_and_a_plain_reader(labelled):
         str(folder / "images"), str(folder / "labels"), str(folder / "dataset.yaml")
     )
     assert read.classes == list(labelled[1].classes)
-    flat = {
-        "new\nline.png": "new_line.png",
-        "sub/a.png": "sub__a.png",
-        NAMES[3]: NAMES[3].replace("/", "__"),
-        "a.jpg": "a-2.jpg",
-    }
+    flat = {"new\nline.png": "new_line.png", "sub/a.png": "sub__a.png", "a.jpg": "a-2.jpg"}
+    flat[ODD] = ODD.replace("/", "__")
     boxes = {
         Path(path).name: [(read.classes[n], b) for n, b in zip(d.class_id, d.xyxy, strict=True)]
         for path, d in read.annotations.items()
@@ -155,9 +144,8 @@ def test_yolo_by_supervision_and_a_plain_reader(labelled):
         with Image.open(path) as picture:
             assert picture.size == (120, 80)
             assert picture.getexif().get(0x0112, 1) == 1
-    labels = [path.read_text() for path in (folder / "labels").glob("*.txt")]
-    numbers = {line.split()[0] for text in labels for line in text.splitlines()}
-    assert numbers == {"0", "1"}
+    lines = [line for path in (folder / "labels").glob("*.txt") for line in path.read_text().splitlines()]
+    assert {line.split()[0] for line in lines} == {"0", "1"}
     with pytest.raises(
         DataError, match="none of"
     ):  # our own reader takes COCO's names alone, and finds these
@@ -174,9 +162,7 @@ def test_voc_by_our_reader_and_by_torchvision(labelled):
     for stem in stems:
         size, things = read_xml(folder / "Annotations" / f"{stem}.xml")
         assert size == (80, 120)
-        import xml.etree.ElementTree as tree
-
-        root = tree.parse(folder / "Annotations" / f"{stem}.xml").getroot()
+        root = ElementTree.parse(folder / "Annotations" / f"{stem}.xml").getroot()
         as_dict = VOCDetection.parse_voc_xml(root)["annotation"]
         assert len(as_dict.get("object", [])) == len(things)
         boxes = [(t.names[0], np.array(t.boxes[0]) - [1, 1, 0, 0]) for t in things]
@@ -186,9 +172,7 @@ def test_voc_by_our_reader_and_by_torchvision(labelled):
 
 
 def test_cvat(labelled):
-    import xml.etree.ElementTree as tree
-
-    root = tree.parse(written(labelled, "cvat")).getroot()
+    root = ElementTree.parse(written(labelled, "cvat")).getroot()
     assert root.findtext("version") == "1.1"
     assert [e.text for e in root.findall("meta/task/labels/label/name")] == list(labelled[1].classes)
     found = {}
@@ -283,20 +267,14 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(
-    not READERS.is_file(), reason=f"no {READERS} with label-studio-sdk and fiftyone (see .ci)"
-)
+@pytest.mark.skipif(not READERS.is_file(), reason=f"no {READERS} with label-studio-sdk, fiftyone (see .ci)")
 def test_label_studio_and_fiftyone_read_what_is_written_for_them(labelled):
     for name in ("labelstudio", "fiftyone", "cvat"):
         written(labelled, name)
     _, place, out, _ = labelled
     (out / "labelstudio.xml").write_text(labelling_interface(place.classes), encoding="utf-8")
-    asked = subprocess.run(
-        [READERS, "-c", ASK, str(out), str(place.root)],
-        capture_output=True,
-        text=True,
-        env={"HOME": str(out)},
-    )
+    told = [READERS, "-c", ASK, str(out), str(place.root)]
+    asked = subprocess.run(told, capture_output=True, text=True, env={"HOME": str(out)})
     assert asked.returncode == 0, asked.stderr
     labels = 2 * (len(NAMES) - 1)
     assert json.loads(asked.stdout.splitlines()[-1]) == {
@@ -318,10 +296,8 @@ def test_summary_and_sheet(labelled):
     write_sheet(labels, out / "sheet.html")
     page = (out / "sheet.html").read_text(encoding="utf-8")
     assert "http" not in page.split("<main>")[1].replace("http://www.w3.org", "")
-    order = [
-        page.index(f'alt="{labelled[1].root!s}/{name}"'.replace("'", "&#39;")) for name in ("a.png", BARE)
-    ]
-    assert order == sorted(order), "0.45 is nearer to the threshold 0.4 than 0 is"
+    first, last = (page.index(f'alt="{labelled[1].root}/{name}"') for name in ("a.png", BARE))
+    assert first < last, "0.45 is nearer to the threshold 0.4 than 0 is"
     assert page.count("<rect") == 2 * (len(NAMES) - 1)
     assert "dog &amp; &lt;cat&gt;" in page
 
@@ -373,20 +349,20 @@ def test_the_wanted_precision_is_kept_at_the_share(share):
     true = rng.random(20_000) < share
     score = rng.normal(np.where(true, 1.0, -1.0), 1.0)
     said = 1 / (1 + np.exp(-2 * score))  # Bayes at one half
-    classes = [
-        LabelClass("one", ("one",)),
-        LabelClass("two", ("two",), 0.25),
-        LabelClass("3", ("3",), None, 0.5),
-    ]
+    classes = [LabelClass(*c) for c in [("1", ("1",)), ("2", ("2",), 0.25), ("3", ("3",), None, 0.5)]]
     table = np.stack([said] * 3, 1)
     level, own, even = thresholds_of(table, classes, Rules(precision=0.9, share=share), {"found_at": 0.6})
     assert own == 0.25
     assert true[said >= level].mean() == pytest.approx(0.9, abs=0.02)
-    assert np.mean(said[said >= even]) == pytest.approx(0.9, abs=1e-3), (
-        "its own share is that of the calibration"
-    )
+    assert np.mean(said[said >= even]) == pytest.approx(0.9, abs=1e-3), "its share is the calibration's"
     assert thresholds_of(table, classes, Rules(), {"found_at": 0.6}) == [0.6, 0.25, 0.6]
     assert thresholds_of(table[:0], classes, Rules(precision=0.9), {})[0] > 1
+
+
+@pytest.mark.parametrize(("share", "level"), [(0, 2), (1, 0)])
+def test_shares_of_nothing_and_of_all(share, level):
+    said = np.array([[1.0], [0.5], [0.0]])
+    assert thresholds_of(said, CLASSES[:1], Rules(precision=0.5, share=share), {})[0] == pytest.approx(level)
 
 
 def test_several_instances_stand_apart(tmp_path):
@@ -395,10 +371,7 @@ def test_several_instances_stand_apart(tmp_path):
     (path := tmp_path / "a.jsonl").write_text(json.dumps(answer) + "\n")
     labels = Labels(path, CLASSES, Rules(threshold=0.5, instances=5), {})
     (image,) = labels
-    assert [(label.box[0], label.score) for label in image.labels] == [
-        (0, 0.8),
-        (60, round(0.8 * np.exp(-0.2), 4)),
-    ]
+    assert [(x.box[0], x.score) for x in image.labels] == [(0, 0.8), (60, round(0.8 * np.exp(-0.2), 4))]
     assert len(next(iter(Labels(path, CLASSES, Rules(threshold=0.5), {}))).labels) == 1
 
 
@@ -406,6 +379,8 @@ def test_formats_by_name():
     assert formats_of("coco, YOLO,coco") == ["coco", "yolo"]
     with pytest.raises(ConfigError, match=r"unknown format 'cocoo' \(did you mean 'coco'\?\)"):
         formats_of("cocoo")
+    with pytest.raises(ConfigError, match="unknown format ''"):
+        formats_of(" ,")
 
 
 def test_what_the_model_does_not_know_is_said(tiny_localizer):
@@ -417,19 +392,19 @@ def test_what_the_model_does_not_know_is_said(tiny_localizer):
         check_classes(tiny_localizer, [none], Rules())
 
 
+def asked_of(*arguments, model) -> list[str]:
+    return list(map(str, ["label", *arguments, "--model", model, "--device", "cpu", "--workers", 0]))
+
+
 def command(*arguments, model) -> int:
-    return main(["label", *map(str, arguments), "--model", str(model), "--device", "cpu", "--workers", "0"])
+    return main(asked_of(*arguments, model=model))
 
 
 @pytest.fixture
-def folder(drawn_image, tmp_path):
+def folder(photographs, tmp_path):
     """Five photographs, and a file of classes beside them."""
-    root = tmp_path / "photographs"
-    root.mkdir()
-    for number in range(5):
-        drawn_image.rotate(30 * number).save(root / f"{number}.png")
     (tmp_path / "classes.txt").write_text("dog: a dog\nhat: a red hat, a hat\n", encoding="utf-8")
-    return root
+    return photographs
 
 
 def test_the_command(folder, tiny_model, tmp_path, capsys):
@@ -441,7 +416,7 @@ def test_the_command(folder, tiny_model, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("6 photographs, ")
     assert "broken.jpg is not an image" in said
-    names = {
+    made = {
         "answers.jsonl",
         "answers.jsonl.run.json",
         "coco.json",
@@ -450,18 +425,15 @@ def test_the_command(folder, tiny_model, tmp_path, capsys):
         "sheet.html",
         "summary.json",
     }
-    assert {path.name for path in out.iterdir()} == names
+    assert {path.name for path in out.iterdir()} == made
     coco = json.loads((out / "coco.json").read_text())
     assert len(coco["images"]) == 5
     assert coco["annotations"]
     for one in coco["annotations"]:
         mask, (x, y, width, height) = decoded(one["segmentation"]), one["bbox"]
         assert mask.shape == (80, 120)
-        rows, columns = np.nonzero(mask)
-        assert columns.min() >= int(x) - 1
-        assert rows.min() >= int(y) - 1
-        assert columns.max() <= x + width + 1
-        assert rows.max() <= y + height + 1
+        mask[max(0, int(y) - 1) : int(y + height + 2), max(0, int(x) - 1) : int(x + width + 2)] = False
+        assert not mask.any(), "it is within its box, up to a pixel"
     # other thresholds and formats: the answers are kept
     before = (out / "answers.jsonl").stat().st_mtime_ns
     assert command(*usual, "--format", "cvat", "--masks", "--precision", 0.9, model=tiny_model) == 0
@@ -479,6 +451,7 @@ def test_the_command(folder, tiny_model, tmp_path, capsys):
         (["--phrases", "none.txt"], "the file of classes none.txt does not exist"),
         (["--synonyms", "none.txt"], "the file of synonyms none.txt does not exist"),
         (["--output", "{file}"], "cannot be written"),
+        (["--format", ","], "unknown format ''"),
     ],
 )
 def test_what_it_refuses(more, sentence, folder, tiny_model, tmp_path, capsys):
@@ -503,12 +476,10 @@ def test_a_killed_run_goes_on(folder, tiny_model, tmp_path):
     usual = [folder, "--phrases", tmp_path / "classes.txt", "--threshold", 0.1, "--format", "coco,yolo"]
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert command(*usual, "--output", whole, "--batch-size", 1, model=tiny_model) == 0
-    told = ["label", *map(str, usual), "--output", str(out), "--batch-size", "1", "--model", str(tiny_model)]
-    told += ["--device", "cpu", "--workers", "0"]
+    told = asked_of(*usual, "--output", out, "--batch-size", 1, model=tiny_model)
     for moment in (2, 7):  # of the writing of files
-        shot = subprocess.run(
-            [sys.executable, "-c", SHOT, str(moment), *told], capture_output=True, timeout=120
-        )
+        asked = [sys.executable, "-c", SHOT, str(moment), *told]
+        shot = subprocess.run(asked, capture_output=True, timeout=120)
         assert shot.returncode == -signal.SIGKILL, shot.stderr
     assert command(*usual, "--output", out, "--batch-size", 1, model=tiny_model) == 0
     for name in ("answers.jsonl", "coco.json", "yolo/labels/3.txt", "summary.json"):
@@ -524,13 +495,25 @@ def test_a_video_by_frames(drawn_image, tiny_model, tmp_path, capsys):
     for number in range(25):
         video.write(np.array(drawn_image.rotate(number))[..., ::-1].copy())
     video.release()
+    (other := tmp_path / "b" / clip.name).parent.mkdir()
+    other.write_bytes(clip.read_bytes())
     (tmp_path / "classes.txt").write_text("dog\n")
-    usual = (clip, "--phrases", tmp_path / "classes.txt", "--output", tmp_path / "out", "--threshold", 0)
+    usual = (
+        clip,
+        other,
+        "--phrases",
+        tmp_path / "classes.txt",
+        "--output",
+        tmp_path / "out",
+        "--threshold",
+        0,
+    )
     assert command(*usual, "--every", 8, "--format", "jsonl", model=tiny_model) == 0
     assert "4 frames are labelled, each alone" in capsys.readouterr().err
     lines = (tmp_path / "out/labels.jsonl").read_text().splitlines()
     frames = [Path(json.loads(line)["image"]) for line in lines]
-    assert [path.name for path in frames] == [f"my clip_{n:06d}.jpg" for n in (0, 8, 16, 24)]
+    assert [path.name for path in frames] == [f"my clip_{n:06d}.jpg" for n in (0, 8, 16, 24)] * 2
+    assert len(set(frames)) == 8, "two videos of one name"
     with Image.open(frames[2]) as seen:
         assert np.abs(np.array(seen, float) - np.array(drawn_image.rotate(16))).mean() < 8
     assert command(*usual, model=tiny_model) == 2  # other photographs: one a second

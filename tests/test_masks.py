@@ -70,14 +70,14 @@ def test_run_lengths_and_outlines():
     assert rle_area(runs) == mask.sum()
     (outline,) = polygons(runs)
     drawn = Image.new("1", (160 * 8, 160 * 8))
-    ImageDraw.Draw(drawn).polygon([8 * v for v in outline], fill=1)
+    ImageDraw.Draw(drawn).polygon([(8 * x, 8 * y) for x, y in outline], fill=1)
     assert np.array(drawn.resize((160, 160), Image.Resampling.BOX).convert("1")).sum() == pytest.approx(
         mask.sum(), rel=0.05
     )
     square = np.zeros((20, 30), bool)
     square[5:10, 10:25] = True
-    xs, ys = polygons(encoded(square))[0][::2], polygons(encoded(square))[0][1::2]
-    assert (min(xs), min(ys), max(xs), max(ys)) == pytest.approx((10, 5, 25, 10), abs=0.26)
+    corners = np.array(polygons(encoded(square))[0])
+    assert [*corners.min(0), *corners.max(0)] == pytest.approx([10, 5, 25, 10], abs=0.26)
     two = square.copy()
     two[15:18, 0:3] = True
     assert len(polygons(encoded(two))) == 2

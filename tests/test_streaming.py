@@ -44,14 +44,8 @@ def answered(folder: Path, output: Path, localizer: PhraseLocalizer, world=None)
 
 def one_of_two(rank: int, model: Path, folder: Path, output: Path, port: int) -> None:
     """What torchrun starts; rank 1 will be shot."""
-    told = {
-        "RANK": rank,
-        "WORLD_SIZE": 2,
-        "LOCAL_RANK": rank,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    os.environ |= {key: str(value) for key, value in told.items()}
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {key: str(value) for key, value in told.items()}
     localizer = PhraseLocalizer.from_pretrained(model, device="cpu")
     with session("cpu") as world:
         answered(folder, output, Shot(localizer.model, localizer.settings) if rank else localizer, world)
@@ -131,15 +125,6 @@ class Quick(PhraseLocalizer):
 @pytest.fixture
 def quick(tiny_localizer):
     return Quick(tiny_localizer.model, tiny_localizer.settings)
-
-
-@pytest.fixture
-def photographs(drawn_image, tmp_path):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(5):
-        drawn_image.rotate(30 * number).save(folder / f"{number}.png")
-    return folder
 
 
 def killed_at(moment: int, folder: Path, output: Path, localizer: PhraseLocalizer) -> bool:
@@ -288,7 +273,7 @@ def test_two_runs_into_one_output(quick, photographs, tmp_path):
         pytest.raises(DataError, match=r"another process is writing .*o.jsonl; wait for it, or give another"),
     ):
         answered(photographs, output, quick)
-    assert [p.name for p in tmp_path.iterdir()] == ["many"]
+    assert [p.name for p in tmp_path.iterdir()] == ["photographs"]
     assert answered(photographs, output, quick)["answered"] == 5
 
 

@@ -146,3 +146,20 @@ def whole_number(least: int, most: int, expected: str = "") -> Callable[[str], i
         return value
 
     return read
+
+
+def probability(text: str) -> float:
+    """A type for argparse."""
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, got {text[:60]!r}")
+
+
+def note(text: str) -> None:
+    """A line on stderr that is no answer."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+COUNT = whole_number(1, 10**9 - 1)
+DEFAULT = "(default: %(default)s)"

@@ -11,15 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phrase_loc.cli import whole_number
-from phrase_loc.cli.query import localizer_of, probability
+from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
+from phrase_loc.cli.query import batch_arguments, localizer_of, model_arguments
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import ADVICE, read_text, refusing, write_text
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 TOKEN, KEY = "PHRASE_LOC_TOKEN", "LABEL_STUDIO_API_KEY"  # the environment's own, and label-studio-sdk's
-_DEFAULT = "(default: %(default)s)"
 _SETTINGS = "CONFIG.yaml | key=value"
 
 
@@ -79,42 +78,37 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def label_arguments(parser: argparse.ArgumentParser) -> None:
     """Photographs, classes, formats, and which boxes become labels."""
-    add, count = parser.add_argument, whole_number(1, 10**9 - 1)
+    add = parser.add_argument
     add("photos", metavar="PHOTOS", nargs="+", help="a folder of photographs, photographs, or a video")
     text = "classes: a line `name: phrase, phrase` for each, or .yaml"
     add("--phrases", required=True, type=Path, metavar="FILE", help=text)
     text = "folder for answers, labels, summary and contact sheet"
     add("--output", required=True, type=Path, metavar="DIR", help=text)
-    text = (
-        "coco, yolo, labelstudio, cvat, fiftyone, voc, jsonl, parquet; several with commas (default: jsonl)"
-    )
-    add("--format", action="append", metavar="NAME", help=text)
+    text = "coco, yolo, labelstudio, cvat, fiftyone, voc, jsonl, parquet, or several with commas"
+    add("--format", action="append", metavar="NAME", help=f"{text} (default: jsonl)")
     choice = parser.add_mutually_exclusive_group().add_argument
     text = "label a class where it can be expected in a share P of the photographs that get it"
     choice("--precision", type=probability, metavar="P", help=text)
     text = "label where `present` is at least T (default: the model's own for 'found')"
     choice("--threshold", type=probability, metavar="T", help=text)
     text = "of the photographs that show a class, as you expect, for --precision"
-    add("--share", type=probability, default=0.05, metavar="S", help=f"share {text} {_DEFAULT}")
-    text = f"boxes of a class in a photograph, at most {_DEFAULT}"
-    add("--instances", type=count, default=1, metavar="K", help=text)
+    add("--share", type=probability, default=0.05, metavar="S", help=f"share {text} {DEFAULT}")
+    text = f"boxes of a class in a photograph, at most {DEFAULT}"
+    add("--instances", type=COUNT, default=1, metavar="K", help=text)
     add("--masks", action="store_true", help="outlines as well, in the formats that have them")
-    add("--synonyms", metavar="FILE", help="lines `word: known word`, how to read words that the model lacks")
-    add("--every", type=count, metavar="N", help="of a video each N-th frame (default: one a second)")
+    add("--every", type=COUNT, metavar="N", help="of a video each N-th frame (default: one a second)")
     text = "before a photograph's name in Label Studio's tasks (default: its local files)"
     add("--url", metavar="PREFIX", help=text)
-    add("--model", default="default", help=f"'default', a model folder or a hub id {_DEFAULT}")
-    add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {_DEFAULT}")
     add("--overwrite", action="store_true", help="replace answers in DIR to other photographs or phrases")
-    add("--batch-size", type=count, default=8, metavar="N", help=f"images at once {_DEFAULT}")
-    add("--workers", type=whole_number(0, 256), default=1, metavar="N", help=f"decoding processes {_DEFAULT}")
+    model_arguments(parser)
+    batch_arguments(parser)
 
 
 def run_label(args: argparse.Namespace) -> int:
     """Check, answer, write, print the summary."""
     from phrase_loc.distributed import session
     from phrase_loc.label_formats import formats_of
-    from phrase_loc.labelling import Rules, check_classes, label, photographs, read_classes, told
+    from phrase_loc.labelling import Rules, check_classes, label, photographs, read_classes, summary_text
 
     formats = formats_of(",".join(args.format or ["jsonl"]))
     classes = read_classes(args.phrases)
@@ -128,11 +122,11 @@ def run_label(args: argparse.Namespace) -> int:
             lambda: photographs(args.photos, classes, args.output, args.every, notes.append)
         )
         for text in notes if world.is_main else ():
-            print(f"note: {text}", file=sys.stderr)
+            note(text)
         options = {name: getattr(args, name) for name in ("masks", "batch_size", "workers", "overwrite")}
         found = label(localizer, images, classes, args.output, formats, rules, args.url, world, **options)
         if found:
-            print(told(found, args.output))
+            print(summary_text(found, args.output))
     return 0
 
 
@@ -183,8 +177,8 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="a model folder, changed in place, or with --output any model")
     add("--output", metavar="FOLDER", type=Path, help="save the calibrated model there instead")
     add("--root", type=Path, required=True, help="tree of Flickr30k Entities")
-    add("--split", default="val", help=f"split to fit on, never test {_DEFAULT}")
-    add("--seed", type=int, default=0, help=f"of the negative pairs {_DEFAULT}")
+    add("--split", default="val", help=f"split to fit on, never test {DEFAULT}")
+    add("--seed", type=int, default=0, help=f"of the negative pairs {DEFAULT}")
     text = "inference setting to store"
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=text)
 
@@ -219,7 +213,7 @@ def leaks_arguments(parser: argparse.ArgumentParser) -> None:
     text = "training shards (.tar; {000..009} and * are expanded) or folders of images"
     add("--train", nargs="+", required=True, metavar="SHARDS", help=text)
     add("--eval", required=True, dest="evaluation", metavar="ROOT", help="folder with the evaluation images")
-    text = f"bits of 64 in which perceptual hashes may differ, 0 to 7 {_DEFAULT}"
+    text = f"bits of 64 in which perceptual hashes may differ, 0 to 7 {DEFAULT}"
     add("--distance", type=int, default=6, metavar="BITS", help=text)
     add("--output", metavar="OUT.json", help="write every pair found as JSON")
 
@@ -257,10 +251,8 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
     port = whole_number(0, 65535, "a port number from 0 to 65535")
-    add("--port", type=port, default=8000, help=f"0 takes any that is free {_DEFAULT}")
-    add("--model", default="default", help=f"'default', a model or image-text folder, or a hub id {_DEFAULT}")
-    add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {_DEFAULT}")
-    add("--synonyms", metavar="FILE", help="lines `word: known word`, how to read words that the model lacks")
+    add("--port", type=port, default=8000, help=f"0 takes any that is free {DEFAULT}")
+    model_arguments(parser)
     text = "a further name by which the server is called, as of a proxy before it; may be repeated"
     add("--allowed-host", action="append", default=[], metavar="NAME", help=text)
     text = f"Label Studio's address, whose photographs may be fetched, with the access token in {KEY}"
@@ -296,8 +288,7 @@ def token_of(args: argparse.Namespace) -> str | None:
     token, where = os.environ.get(TOKEN), f"in {TOKEN}"
     if args.token is not None:
         token, where = args.token, "in --token"
-        said = f"note: --token can be read in the process list; --token-file or {TOKEN} hide it"
-        print(said, file=sys.stderr)
+        note(f"--token can be read in the process list; --token-file or {TOKEN} hide it")
     if args.token_file is not None:
         token, where = read_text(args.token_file, "the token file").strip("\r\n"), f"in {args.token_file}"
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):

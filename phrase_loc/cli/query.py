@@ -9,11 +9,11 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phrase_loc.cli import whole_number
+from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import is_there, lock, read_text, same_file
 
@@ -24,36 +24,45 @@ if TYPE_CHECKING:
 
 def query_arguments(parser: argparse.ArgumentParser) -> None:
     """A photograph or many, phrases, and where the answers go."""
-    add, count, default = parser.add_argument, whole_number(1, 10**9 - 1), "(default: %(default)s)"
+    add = parser.add_argument
     text = "photographs, a folder of them, or a .csv or .parquet table with the columns image and phrase"
     add("image", metavar="IMAGE ...", help=text)
     add("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
-    add("--model", default="default", help=f"'default', a model or image-text folder, or a hub id {default}")
+    model_arguments(parser)
     add("--method", help="attention method (default: the model's own, contrastive_mwp)")
-    add(
-        "--top-k",
-        type=count,
-        metavar="K",
-        help="boxes per phrase (default: 5, of which text shows the first)",
-    )
+    text = "boxes per phrase (default: 5, of which text shows the first)"
+    add("--top-k", type=COUNT, metavar="K", help=text)
     text = "no box for a phrase that is in the photograph with a probability below T"
     add("--threshold", type=probability, metavar="T", help=text)
     add("--json", action="store_true", help="print one JSON object instead of text")
     add("--masks", action="store_true", help="outlines of the things as well, in JSON and in overlays")
-    text = "lines `word: known word`: how to read words that the model does not know"
-    add("--synonyms", metavar="FILE", help=text)
     text = "also draw maps and boxes over the photograph, or over each of many into the folder OUT"
     add("--overlay", metavar="OUT.png|OUT", help=text)
-    add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {default}")
     add("--profile", action="store_true", help="print on stderr where the time went")
-    add = parser.add_argument_group("many images").add_argument
+    many = parser.add_argument_group("many images")
+    add = many.add_argument
     add("--phrases", dest="phrase_file", metavar="FILE", help="one phrase a line, asked of every image")
     text = "answers as .jsonl, .csv or .parquet (default: predictions.jsonl); an interrupted run continues"
     add("--output", metavar="OUT", help=text)
     add("--gallery", metavar="OUT.html", help="also write a page that shows the photographs and their boxes")
     add("--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers")
-    add("--batch-size", type=count, default=8, metavar="N", help=f"images at once {default}")
-    add("--workers", type=whole_number(0, 256), default=1, metavar="N", help=f"decoding processes {default}")
+    batch_arguments(many)
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `localizer_of` loads, and where it computes."""
+    add = parser.add_argument
+    add("--model", default="default", help=f"'default', a model or image-text folder, or a hub id {DEFAULT}")
+    add("--device", default="auto", help=f"auto, cpu, cuda, cuda:N or mps {DEFAULT}")
+    text = "lines `word: known word`: how to read words that the model does not know"
+    add("--synonyms", metavar="FILE", help=text)
+
+
+def batch_arguments(parser: argparse._ActionsContainer) -> None:
+    """How `streaming.answer_many` reads photographs."""
+    add = parser.add_argument
+    add("--batch-size", type=COUNT, default=8, metavar="N", help=f"images at once {DEFAULT}")
+    add("--workers", type=whole_number(0, 256), default=1, metavar="N", help=f"decoding processes {DEFAULT}")
 
 
 def run_query(args: argparse.Namespace) -> int:
@@ -109,7 +118,7 @@ def _phrases(args: argparse.Namespace) -> list[str]:
         found = split_phrases(argument)
         if len(found) > 1:
             shown = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
-            _note(f"{len(found)} phrases are asked for: {shown}")
+            note(f"{len(found)} phrases are asked for: {shown}")
         phrases += found
     return phrases + (read_phrases(Path(args.phrase_file)) if args.phrase_file else [])
 
@@ -140,19 +149,14 @@ def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
         with lap("import and load"):
             localizer = _localizer(args, args.device)
         scene = localizer.look(image)
-        predictions = localizer.locate(scene, phrases, top_k=args.top_k or 5)
-        if args.threshold is not None:
-            predictions = without_absent(predictions, args.threshold)
+        found = localizer.locate(scene, phrases, top_k=args.top_k or 5)
+        predictions = without_absent(found, args.threshold)
         _print(args, scene.size, predictions)
         if place is not None:  # after the answers, which a full disk does not take away
             with lap("draw"):
-                import torch
+                from phrase_loc.gallery import write_overlay
 
-                from phrase_loc.drawing import overlay, save_picture
-
-                grid = (min(scene.size[0], 256), min(scene.size[1], 256))
-                heats = localizer.heat(torch.stack([p.attention for p in predictions]), grid)
-                save_picture(overlay(image, predictions, heats, args.masks), place)
+                write_overlay(localizer, image, predictions, place, args.masks)
             if not args.json:
                 print(f"overlay written to {args.overlay}")
         if args.profile:
@@ -181,8 +185,8 @@ def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequen
         questions = world.from_main(
             lambda: list({q: 0 for i in images for q in questions_of(Path(i), phrases, notes.append)})
         )
-        for note in notes:
-            _note(note)
+        for text in notes:
+            note(text)
         asked = [q.image for q in questions]
         overlays = overlay_places(Path(args.overlay), asked, images) if args.overlay else {}
         for place in filter(None, (output, gallery)):
@@ -204,7 +208,7 @@ def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequen
             if overlays:
                 print(f"overlays written to {args.overlay}")
             if gallery:
-                print(f"gallery of {write_gallery(output, gallery, _note)} photographs written to {gallery}")
+                print(f"gallery of {write_gallery(output, gallery, note)} photographs written to {gallery}")
     return 0
 
 
@@ -212,9 +216,9 @@ def _tell_notes(localizer: "PhraseLocalizer", phrases: Sequence[str], most: int 
     """What of the phrases is not asked as it is written, which is the same for all photographs."""
     notes = [(p, e.note) for p, e in zip(phrases, localizer.encode(phrases), strict=True) if e.note]
     for phrase, said in notes[:most]:
-        _note(f"{phrase!r}: {said}")
+        note(f"{phrase!r}: {said}")
     if len(notes) > most:
-        _note(f"{len(notes) - most} more phrases have a note, which stands in the answers")
+        note(f"{len(notes) - most} more phrases have a note, which stands in the answers")
 
 
 def localizer_of(args: argparse.Namespace, device: str) -> "PhraseLocalizer":
@@ -274,7 +278,7 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
 
     for p in predictions:
         if p.note:
-            _note(f"{p.phrase!r}: {p.note}")
+            note(f"{p.phrase!r}: {p.note}")
     if args.json:
         # escapes for what the terminal lacks are JSON's own
         unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
@@ -288,21 +292,9 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
             print(f"    box {corners(box)}  score {score:.3f}")
 
 
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
-
-
 def _found(prediction: "Prediction") -> str:
     sure = "" if prediction.present is None else f"  present {prediction.present:.2f}  {prediction.state}"
     if not len(prediction.boxes) or prediction.peak is None:
         return prediction.place + sure
     x, y = prediction.peak.tolist()
     return f"box {prediction.place}  peak ({x:.0f}, {y:.0f}){sure}"
-
-
-def probability(text: str) -> float:
-    """A type for argparse."""
-    with suppress(ValueError):
-        if 0 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, got {text[:60]!r}")

@@ -142,8 +142,6 @@ _VERBS = words(
     "dribble shoot score land approach enter exit leave travel head"
 )
 _DOUBLED = words("sit run swim get put hit hug cut dig grab clap bat step shop")
-
-
 PRESENT_PARTICIPLES = frozenset(
     (verb + verb[-1] if verb in _DOUBLED else re.sub("(?<=[^e])e$", "", re.sub("ie$", "y", verb))) + "ing"
     for verb in _VERBS

@@ -73,7 +73,7 @@ class EncodedPhrase:
 class PhraseEncoder:
     """Phrases to weighted rows of a table: V words of a vocabulary, then `extra` ones, most frequent first.
 
-    `synonyms` maps a word to what is read instead, one or several words; a ConfigError where none of them is known.
+    `synonyms` maps a word to what is read instead, one or several words; a ConfigError where one of them is unknown.
     """
 
     def __init__(
@@ -274,11 +274,12 @@ def note(found: Sequence[str], words: Sequence[Word], names: Sequence[str] = ())
         shown = ", ".join(unknown[:_MOST])
         said.append(f"no word of it is known to the model ({shown}); try another word")
     said += [_listed(names, "is read as a name", "are read as names")] if names else []
-    if unread := {token: what for token, what in relations(found).items() if token not in known}:
-        told = (
-            [token for token in unread if unread[token] == what] for what in dict.fromkeys(unread.values())
-        )
-        tell = " and ".join(f"{_listed(part, 'tells', 'tell')} {unread[part[0]]}" for part in told)
+    unread: dict[str, list[str]] = {}
+    for token, what in relations(found).items():
+        if token not in known:
+            unread.setdefault(what, []).append(token)
+    if unread:
+        tell = " and ".join(f"{_listed(part, 'tells', 'tell')} {what}" for what, part in unread.items())
         looked = f"; {_listed(known, 'was', 'were')} looked for anywhere" if known and not unknown else ""
         said.append(f"{tell}, which the model does not read{looked}")
     if denied := negation(found):
