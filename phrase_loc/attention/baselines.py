@@ -114,6 +114,7 @@ def occlusion(
     """
     if window % 2 == 0 or window < 1:
         raise ConfigError(f"the side of an occluding window must be odd and positive, got {window}")
+    _refuse_tokens(x, "occlusion")
     reach = window // 2
     rows, columns = (
         (torch.arange(-reach, s + reach)[:, None] - torch.arange(s)).abs() <= reach for s in x.shape[2:]
@@ -133,6 +134,7 @@ def rise(
 
     The `masks` are grids of `cells` x `cells` fair coins, resized smoothly to the plane at a random offset.
     """
+    _refuse_tokens(x, "rise")
     size = x.shape[2:]
     generator = torch.Generator().manual_seed(seed)
     coins = torch.randint(0, 2, (masks, 1, cells + 1, cells + 1), generator=generator).float()
@@ -208,22 +210,27 @@ class ReluRule(TorchFunctionMode):
 
 
 class Gates(TorchFunctionMode):
-    """Within it what only modulates is constant to a derivative: attention weights, spreads, gates. Values stay."""
+    """Within it what only modulates is constant to a derivative: attention weights, spreads, gates. Values stay.
+
+    An activation in place must be used by its result, as every module does.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(
-            _held, (args, kwargs or {})
-        )  # so what still requires a gradient is an activation
+        # Without the parameters, what requires a gradient is an activation.
+        args, kwargs = tree_map(_held, (args, kwargs or {}))
         if func in _ATTENDING:
-            query, key, *rest = args
-            return func(query.detach(), key.detach(), *rest, **kwargs)
+            held = {k: v.detach() if k in ("query", "key") else v for k, v in kwargs.items()}
+            return func(*(a.detach() for a in args[:2]), *args[2:], **held)
+        if func in _SMOOTH:
+            x = args[0] if args else kwargs.pop("input")
+            out = func(x.detach().clone(), *args[1:], **kwargs)
+            ratio = (out / torch.where(x == 0, 1, x.detach())).masked_fill(x == 0, 0)
+            return _with_derivative_of(x * ratio, out)
         out = func(*args, **kwargs)
         if func in _GATES:
             return out.detach()
-        if func in _SMOOTH or func in _NORMS:
-            x = args[0] if args else kwargs["input"]
-            linear = x * _ratio(out, x) if func in _SMOOTH else _with_constant_spread(func, args, kwargs)
-            return out.detach() + linear - linear.detach()
+        if func in _NORMS:
+            return _with_derivative_of(_with_constant_spread(func, args, kwargs), out)
         both = len(args) > 1 and all(torch.is_tensor(a) and a.requires_grad for a in args[:2])
         return out / 2 + out.detach() / 2 if func in _PRODUCTS and both else out
 
@@ -232,22 +239,23 @@ def _held(value: Any) -> Any:
     return value.detach() if isinstance(value, nn.Parameter) else value
 
 
-def _ratio(y: Tensor, x: Tensor) -> Tensor:
-    """The quotient as a constant; 0 where x is 0."""
-    return (y.detach() / torch.where(x == 0, 1, x.detach())).masked_fill(x == 0, 0)
+def _with_derivative_of(linear: Tensor, out: Tensor) -> Tensor:
+    """The very values of `out`."""
+    return out.detach() + (linear - linear.detach())
 
 
 def _with_constant_spread(func: Any, args: Any, kwargs: Any) -> Tensor:
     """A normalisation without its bias, linear in its input."""
-    given = signature(func).bind(*args, **kwargs).arguments
-    x, weight = given["input"], given.get("weight")
+    bound = signature(func).bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    x, weight, eps = given["input"], given["weight"], given["eps"]
     if func is F.group_norm:
         x = x.unflatten(1, (given["num_groups"], -1))
         over = tuple(range(2, x.dim()))
     else:
         over = tuple(range(-len(given["normalized_shape"]), 0))
     x = x if func is F.rms_norm else x - x.mean(over, keepdim=True)
-    eps = given.get("eps", 1e-5 if func is not F.rms_norm else None)
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     scaled = x * (x.detach().square().mean(over, keepdim=True) + eps).rsqrt()
     if func is F.group_norm:
@@ -283,6 +291,13 @@ def _last_features(net: Net, x: Tensor) -> Tensor:
         "class activation maps need a network that ends in an average over locations; this one does not: "
         "use grad_cam, or cut the network above the pool"
     )
+
+
+def _refuse_tokens(x: Tensor, method: str) -> None:
+    if x.dim() != 4:
+        raise ConfigError(
+            f"{method} covers parts of a plane: activations must be (N, C, h, w), got {tuple(x.shape)}"
+        )
 
 
 def _masked_scores(

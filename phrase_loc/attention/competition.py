@@ -37,11 +37,11 @@ from phrase_loc.attention.tape import (
     Rule,
     Tape,
     absolute_part,
-    excitatory,
+    clamped,
     is_live,
+    once,
     positive_part,
     refusal,
-    unchanged,
 )
 from phrase_loc.attention.transposes import channel_sums, left_product, right_product, transpose
 from phrase_loc.errors import RuleError
@@ -57,14 +57,13 @@ def equation_5(
     weight: Tensor | None = None, *args: Any, **kwargs: Any,
 ) -> Move:  # fmt: skip
     """What the input of `op`, linear in it, inherits: the positive parts of inputs and weights compete ("clamp")."""
-    seen = excitatory(source)
+    seen = once(source, clamped)
 
     def per_unit(x: Tensor, side: None, *weights: Any) -> Tensor:  # 1 / z
         return reciprocal(op(x, *weights, *args, **kwargs))
 
     def pull(q: Tensor, x: Tensor, side: None, *weights: Any) -> Tensor:
-        back = transpose(op, x, *weights, *args, **kwargs)(q)
-        return back.mul_(x) if op in functions.WEIGHTED else x * back  # of others `back` may be a view
+        return _drawn(op, x, q, *weights, *args, **kwargs)
 
     def weights() -> tuple[Any, ...]:
         return () if weight is None else (tape.kept(weight, positive_part),)
@@ -81,7 +80,7 @@ def contributions(
     weight: Tensor | None = None, *args: Any, **kwargs: Any,
 ) -> Move:  # fmt: skip
     """The same where inputs compete by max(s_i x_j w_ij, 0) = (|x_j| |w_ij| + s_i x_j w_ij) / 2 ("contributions")."""
-    seen, side = unchanged(source), value > 0
+    seen, side = once(source, Tensor.clone), value > 0
 
     def towards(y: Tensor, side: Tensor) -> Tensor:
         return y * torch.where(side, 1, -1).to(y.dtype)
@@ -93,15 +92,20 @@ def contributions(
         return reciprocal(z.masked_fill_(z <= _ROUNDED * torch.finfo(z.dtype).eps * added, 0.0))
 
     def pull(q: Tensor, x: Tensor, side: Tensor, *weights: Any) -> Tensor:
-        signed, size, a = weights[:1], weights[1:], x.abs()
-        back = transpose(op, a, *size, *args, **kwargs)(q)
-        back = back.mul_(a) if op in functions.WEIGHTED else back * a
+        signed, size = weights[:1], weights[1:]
+        back = _drawn(op, x.abs(), q, *size, *args, **kwargs)
         return back.addcmul_(transpose(op, x, *signed, *args, **kwargs)(towards(q, side)), x)
 
     def weights() -> tuple[Any, ...]:
         return () if weight is None else (weight, tape.kept(weight, absolute_part))
 
     return _move(source, op, seen, side, weights, per_unit, pull)
+
+
+def _drawn(op: Callable[..., Tensor], x: Tensor, q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """What a signal q over the outputs draws from x, x * J'(q), as a tensor that nobody else holds."""
+    back = transpose(op, x, *args, **kwargs)(q)
+    return back.mul_(x) if op in functions.WEIGHTED else x * back  # of others `back` may be a view
 
 
 def _move(
@@ -161,23 +165,17 @@ def multiplied(compete: Callable[..., Move], tape: Tape, func: Rule, a: Any, b: 
 
 
 def contracted(compete: Callable[..., Move], tape: Tape, func: Rule, equation: Any, *operands: Any) -> Tensor:
-    """torch.einsum, as `multiplied`: one operand inherits, the product of the others is its weight."""
+    """torch.einsum, as `multiplied`: of an activation and a constant the one inherits, the other is its weight."""
     value = func(equation, *operands)
     live = [t for t in operands if is_live(t)]
     if len(live) != 1 or len(operands) != 2:
         return tape.record(value, *(Move(t, refusal(func)) for t in live))
-    (weight,) = (t for t in operands if t is not live[0])
-    if live[0] is operands[0]:
-        return tape.record(value, compete(tape, live[0], value, partial(_einsum, equation), weight))
-    return tape.record(value, compete(tape, live[0], value, partial(_einsum_second, equation), weight))
+    first = live[0] is operands[0]
 
+    def op(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.einsum(equation, *((x, weight) if first else (weight, x)))
 
-def _einsum(equation: str, x: Tensor, weight: Tensor) -> Tensor:
-    return torch.einsum(equation, x, weight)
-
-
-def _einsum_second(equation: str, x: Tensor, weight: Tensor) -> Tensor:
-    return torch.einsum(equation, weight, x)
+    return tape.record(value, compete(tape, live[0], value, op, operands[first]))
 
 
 def attended(

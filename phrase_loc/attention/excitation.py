@@ -55,6 +55,8 @@ def winning_map(h: Tensor, units: Tensor, signed: str = "clamp") -> Tensor:
 
 def _contrast(way: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def seed(h: Tensor, units: Tensor, signed: str = "clamp", dual: Tensor | None = None) -> Tensor:
+        if dual is not None and dual.shape not in ((1, units.shape[1]), units.shape):
+            raise ConfigError(f"a dual must be (1, {units.shape[1]}), as a unit is, got {tuple(dual.shape)}")
         return way(h, units, signed) - way(h, -units if dual is None else dual.to(h), signed)
 
     return seed
@@ -95,9 +97,8 @@ def mwp(
         ConfigError: shapes that do not fit.
         RuleError: an operation without a rule, named, with the ways out; a NotImplementedError too.
     """
-    return maps_at_depths(
-        [net], x, units, method=mwp, weights=weights, residual=residual, signed=signed, rules=rules
-    )[0]
+    ask = partial(maps_at_depths, [net], x, units, method=mwp)
+    return ask(weights=weights, residual=residual, signed=signed, rules=rules)[0]
 
 
 def contrastive_mwp(
@@ -111,17 +112,8 @@ def contrastive_mwp(
     The two seeds are subtracted before the pass and the map is clamped at 0 after it. It lights up something even
     for a word the image does not show: whether the word is there is the score's business.
     """
-    return maps_at_depths(
-        [net],
-        x,
-        units,
-        method=contrastive_mwp,
-        weights=weights,
-        residual=residual,
-        signed=signed,
-        rules=rules,
-        dual=dual,
-    )[0]
+    ask = partial(maps_at_depths, [net], x, units, method=contrastive_mwp, dual=dual)
+    return ask(weights=weights, residual=residual, signed=signed, rules=rules)[0]
 
 
 def maps_at_depths(
@@ -141,17 +133,20 @@ def maps_at_depths(
             maps.append(method(above, x, units, weights=weights))
             x = part(x)
         return maps
-    seed, closed = (wins, winning_map) if method is mwp else (contrasts, contrastive_map)
+    ways = (
+        (wins, winning_map)
+        if method is mwp
+        else (partial(w, dual=dual) for w in (contrasts, contrastive_map))
+    )
+    seed, closed = (partial(way, signed=signed) for way in ways)
     with attended_pass(parts, x, _rules(residual, signed, rules)) as (tape, top):
-        options = {"signed": signed} if method is mwp else {"signed": signed, "dual": dual}
-        seed, closed = partial(seed, **options), partial(closed, **options)
         if top.node.number == 0:  # the output is x itself, no pass is needed
             maps = [seeded(closed, plain(top), units, weights) for _ in parts]
         else:
             won = seeded(seed, plain(top), units, weights)
             batches = (tape.propagate(top, part, channels=False) for part in won.split(BATCH))
             maps = [torch.cat(found) for found in zip(*batches, strict=True)]
-        return maps if method is mwp else [signed.clamp_(min=0) for signed in maps]
+        return maps if method is mwp else [found.clamp_(min=0) for found in maps]
 
 
 def excitation_backprop(

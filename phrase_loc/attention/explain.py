@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +59,10 @@ def explain(
             "the model is in training mode, where its answers are random; call model.eval() first"
         )
     images = images[None] if images.dim() == 3 else images
+    if images.dim() != 4 or not len(images) or not images.is_floating_point():
+        raise ConfigError(
+            f"images must be floating (N, 3, H, W), one at least, got {images.dtype} {tuple(images.shape)}"
+        )
     cut, top = _module(model, layer, "layer"), _head(model, head)
     units = _units(top, classes)
     x = _output(model, images, cut, layer)
@@ -100,9 +105,11 @@ def _units(top: nn.Linear | nn.Conv2d, classes: int | Sequence[int] | Tensor) ->
     rows = top.weight.detach().flatten(1)
     if isinstance(classes, Tensor) and classes.is_floating_point():
         return classes
-    numbers = torch.as_tensor(classes).flatten().tolist()
-    if wrong := [n for n in numbers if not 0 <= n < len(rows)]:
-        raise ConfigError(f"classes are numbers from 0 to {len(rows) - 1}, rows of the head, got {wrong[0]}")
+    numbers = np.ravel(classes.cpu() if isinstance(classes, Tensor) else classes).tolist()
+    if wrong := [n for n in numbers if type(n) is not int or not 0 <= n < len(rows)]:
+        raise ConfigError(
+            f"classes are numbers from 0 to {len(rows) - 1}, rows of the head, got {wrong[0]!r}"
+        )
     return rows[numbers]
 
 

@@ -1,7 +1,7 @@
 """Which torch functions follow which rule, and the rules under which one input inherits all that an output has won.
 
 A rule runs `func`, and records (`tape`) how its inputs inherit: from p (K, *output shape) to (K, *input shape). Those
-under which several inputs compete are equation 5 and stand in `excitation`.
+under which several inputs compete stand in `competition`.
 """
 
 from collections.abc import Callable, Sequence
@@ -96,7 +96,7 @@ def cast(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Te
 
 def constant(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
     """Statistics and gates that only modulate, a variance, a softmax: nobody inherits."""
-    tape.gate = func
+    tape.modulator = func
     return func(*args, **kwargs)
 
 
@@ -144,11 +144,11 @@ def permuted(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> T
 
 def sliced(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """A part of a tensor or all of its parts, views of it; what else an index may give is `routed`."""
-    if func is Tensor.__getitem__ and any(isinstance(i, (Tensor, list)) for i in _as_tuple(args[0])):
-        return routed(tape, func, input, *args, **kwargs)
+    index = args[0] if func is Tensor.__getitem__ else ()
     value, shape = func(input, *args, **kwargs), input.shape
     parts = [value] if isinstance(value, Tensor) else list(value)
-    if not all(part.numel() for part in parts):
+    by_list = any(isinstance(i, (Tensor, list)) for i in (index if isinstance(index, tuple) else (index,)))
+    if by_list or not all(part.numel() for part in parts):
         return routed(tape, func, input, *args, **kwargs)
     # Along each axis, the places that a part has: ask where the places themselves went.
     places = [dict[int, tuple[int, ...]]() for _ in parts]
@@ -172,10 +172,6 @@ def sliced(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> 
         tape.record(t, Move(input, partial(back, cuts))) for t, cuts in zip(parts, places, strict=True)
     ]
     return recorded[0] if isinstance(value, Tensor) else type(value)(recorded)
-
-
-def _as_tuple(index: Any) -> tuple[Any, ...]:
-    return index if isinstance(index, tuple) else (index,)
 
 
 def joined(tape: Tape, func: Rule, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Tensor:

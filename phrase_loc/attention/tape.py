@@ -8,7 +8,7 @@ they were, so threads may share a network. Operations inside TorchScript or a co
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -67,7 +67,7 @@ class Rows(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """How one tensor was made: numbers ascend in the order of the operations; `positive` is max(tensor, 0).
+    """How one tensor was made: numbers ascend in the order of the operations; `seen` is what `once` keeps.
 
     `channels` is the axis of the channels of the lowest watched tensor while they stand apart from all else: maps
     are summed over them, so nothing else need be known of this tensor's mass. `gate` is the result of an activation.
@@ -79,8 +79,7 @@ class Node:
     tape: "Tape"
     channels: int | None = None
     gate: bool = False
-    positive: Tensor | None = None
-    copy: Tensor | None = None
+    seen: dict[Part, Tensor] = field(default_factory=dict)
 
 
 class Attended(Tensor):
@@ -118,7 +117,7 @@ class Tape:
     """The record of one forward pass.
 
     `rules[func](tape, func, *args, **kwargs)` runs a torch function and records its result; `kept(weight, part)`
-    gives part(weight), such as max(weight, 0).
+    gives part(weight), such as max(weight, 0), perhaps from an earlier pass.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class Tape:
     ) -> None:
         self.rules, self.kept = rules, kept or (lambda weight, part: part(weight))
         self.watched: list[Node] = []
-        self.gate: Any = None  # the last function whose result only modulates
+        self.modulator: Any = None  # the last function that `functions.constant` ran
         self._numbers = count()
 
     def watch(self, x: Tensor) -> Attended:
@@ -167,18 +166,19 @@ class Tape:
                 if node in self.watched:
                     found[node] = p if channels else p.sum(2)
                 for source, down, down_summed, axis, _ in node.moves:
-                    cheaper = not channels and source.channels == axis
-                    part, held = down_summed(p) if down_summed and cheaper else down(p), mass.get(source)
+                    if down_summed and not channels and source.channels == axis:
+                        down = down_summed
+                    part, held = down(p), mass.get(source)
                     if source is lowest and not channels:
                         part = _summed(part, 1)
                     if isinstance(part, Rows) and (held is None or _alike(part, held)):
-                        more = 0 if held is None else held.values
-                        mass[source] = part._replace(values=part.values + more)
+                        more = part if held is None else part._replace(values=part.values + held.values)
+                        mass[source] = more
                         continue
                     part, held = _dense(part), _dense(held)
                     if held is not None and held.shape != part.shape:  # one of them is a sum
                         part, held = _summed(part, source.channels), _summed(held, source.channels)
-                    own = not _shares_memory(part, _values(p))
+                    own = not _shares_memory(part, p.values if isinstance(p, Rows) else p)
                     if held is not None:
                         part = held.add_(part) if source in ours else part.add_(held) if own else held + part
                     if own or held is not None:
@@ -213,8 +213,7 @@ def attended_pass(
 
 
 class KeptPositive:
-    """A network with max(w, 0) or |w| of its weights beside it, for one that is asked many times; call it like the
-    network.
+    """A network to be asked many times, with max(w, 0) or |w| of its weights beside it. Call it like the network.
 
     For VGG16 (124 million weights) making them anew costs as much as a pass. A weight that was changed in place or
     moved is noticed by its version; writing through `weight.data` is not.
@@ -249,23 +248,22 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.as_subclass(Tensor)
 
 
-def excitatory(tensor: Any) -> Tensor:
-    """max(tensor, 0) of a live tensor, a copy that later in-place operations leave alone and branches share."""
-    node: Node = tensor.node
-    node.positive = tensor.clamp(min=0) if node.positive is None else node.positive
-    return node.positive
+def once(tensor: Any, part: Part) -> Tensor:
+    """`part` of a live tensor, a copy that later in-place operations leave alone and branches share."""
+    seen: dict[Part, Tensor] = tensor.node.seen
+    if part not in seen:
+        seen[part] = part(tensor)
+    return seen[part]
 
 
-def unchanged(tensor: Any) -> Tensor:
-    """A copy of a live tensor that later in-place operations leave alone and branches share."""
-    node: Node = tensor.node
-    node.copy = tensor.clone() if node.copy is None else node.copy
-    return node.copy
+def clamped(tensor: Tensor) -> Tensor:
+    """max(tensor, 0)."""
+    return tensor.clamp(min=0)
 
 
 def positive_part(weight: Tensor) -> Tensor:
     """max(weight, 0), in the memory format of the pass."""
-    positive = weight.detach().clamp(min=0)
+    positive = clamped(weight.detach())
     return positive.contiguous(memory_format=layout(positive))
 
 
@@ -304,8 +302,10 @@ def _no_rule(func: Any) -> str:
 
 
 def _nothing_inherits(tape: Tape) -> Exception:
-    if tape.gate is not None:  # such as the softmax over the classes
-        return RuleError(_no_rule(tape.gate) + "; here it only modulates, and all that follows hangs on it")
+    if tape.modulator is not None:  # such as the softmax over the classes
+        return RuleError(
+            _no_rule(tape.modulator) + "; here it only modulates, and all that follows hangs on it"
+        )
     return ConfigError("the network's output does not depend on the activations it is asked about")
 
 
@@ -316,22 +316,14 @@ def _in_place(func: Any) -> bool:
 
 def _summed(p: Any, channels: int | None) -> Any:
     """The sum of p (K, ...) over its axis of channels, which is left with length 1."""
-    if isinstance(p, Rows):
-        return (
-            _summed(p.dense(), channels)
-            if p.axis == channels
-            else p._replace(values=_summed(p.values, channels))
-        )
+    if isinstance(p, Rows) and p.axis != channels:
+        return p._replace(values=_summed(p.values, channels))
+    p = _dense(p)
     return p if channels is None or p.shape[channels + 1] == 1 else p.sum(channels + 1, keepdim=True)
 
 
 def _dense(p: Any) -> Any:
     return p.dense() if isinstance(p, Rows) else p
-
-
-def _values(p: Any) -> Tensor:
-    values: Tensor = p.values if isinstance(p, Rows) else p
-    return values
 
 
 def _alike(a: Rows, b: Any) -> bool:

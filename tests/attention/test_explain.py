@@ -101,12 +101,15 @@ def test_networks_of_transformers():
         ({"layer": "fc"}, "gives no"),
         ({"head": "avgpool"}, "name it as head="),
         ({"classes": [1000]}, "numbers from 0 to 999, rows of the head, got 1000"),
+        ({"classes": "cat"}, "rows of the head, got 'cat'"),
+        ({"images": X[:0]}, "one at least"),
+        ({"images": X.byte()}, "must be floating"),
         ({"method": "x"}, "choose from"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(net, changes, said):
     with pytest.raises(ConfigError, match=said):
-        explain(net, X, **{"classes": 1, "layer": "layer3"} | changes)
+        explain(net, **{"images": X, "classes": 1, "layer": "layer3"} | changes)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 

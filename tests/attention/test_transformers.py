@@ -46,6 +46,11 @@ def ways_of_attention() -> dict:
 
     return {
         "fused": lambda x: joined(F.scaled_dot_product_attention(*heads(x), attn_mask=mask)),
+        "keywords": lambda x: joined(
+            F.scaled_dot_product_attention(
+                **dict(zip(("query", "key", "value"), heads(x), strict=True)), attn_mask=mask
+            )
+        ),
         "float mask": lambda x: joined(F.scaled_dot_product_attention(*heads(x), mask.double().log())),
         "matmul": by_matmul,
         "einsum": by_einsum,
@@ -349,6 +354,8 @@ def test_a_dual_of_ones_own_takes_the_place_of_the_negative(signed):
     at_features = contrastive_mwp(lambda x: x, x, units, signed=signed, dual=dual)
     own, shared = (mwp(lambda x: x, x, of, signed=signed) for of in (units, dual))
     assert torch.allclose(at_features, (own - shared).clamp(min=0), atol=1e-12)
+    with pytest.raises(ConfigError, match=r"a dual must be \(1, 8\), as a unit is, got \(2, 8\)"):
+        contrastive_mwp(net, x, units, dual=units[:2])
     plain_dual = contrastive_mwp(net, x, units[:1], signed=signed, dual=-units[:1])
     assert torch.equal(plain_dual, contrastive_mwp(net, x, units[:1], signed=signed))
 
@@ -381,12 +388,14 @@ class TestAttnLrp:
     def test_gates_by_hand(self):
         x = randn(2, 6)
         weight, bias = randn(6, seed=1), randn(6, seed=2)
+
+        def spread(x, c):
+            return (x - x.mean(-1, keepdim=True)) / (c.var(-1, False, keepdim=True) + 1e-5).sqrt()
+
         made = {
             "layer_norm": (
                 lambda x: F.layer_norm(x, (6,), weight, bias),
-                lambda x, c: (
-                    (x - x.mean(-1, keepdim=True)) / c.var(-1, False, keepdim=True).add(1e-5).sqrt() * weight
-                ),
+                lambda x, c: spread(x, c) * weight,
             ),
             "rms_norm": (
                 lambda x: F.rms_norm(x, (6,), weight, 1e-5),
@@ -398,19 +407,10 @@ class TestAttnLrp:
             ),
             "group_norm": (
                 lambda x: F.group_norm(x, 2, weight, bias),
-                lambda x, c: (
-                    F.group_norm(c, 2) * weight
-                    + ((x - c).view(2, 2, 3) - (x - c).view(2, 2, 3).mean(-1, keepdim=True)).flatten(1)
-                    / c.view(2, 2, 3)
-                    .var(-1, False, keepdim=True)
-                    .add(1e-5)
-                    .sqrt()
-                    .expand(-1, -1, 3)
-                    .flatten(1)
-                    * weight
-                ),
+                lambda x, c: spread(x.view(2, 2, 3), c.view(2, 2, 3)).flatten(1) * weight,
             ),
             "gelu": (F.gelu, lambda x, c: x * (F.gelu(c) / c)),
+            "silu in place": (lambda x: F.silu(x * 1, inplace=True), lambda x, c: x * torch.sigmoid(c)),
             "quick gelu": (lambda x: x * torch.sigmoid(1.702 * x), lambda x, c: x * torch.sigmoid(1.702 * c)),
         }
         for name, (net, held) in made.items():
@@ -419,4 +419,5 @@ class TestAttnLrp:
             (found,) = derivative(net, x, torch.ones(1, 6).double(), mode=Gates())
             torch.testing.assert_close(found, wanted, msg=name)
             with Gates():
-                torch.testing.assert_close(net(x.clone().requires_grad_()).detach(), net(x), msg=name)
+                values = net(x.clone().requires_grad_())
+            assert torch.equal(values, net(x)), name
