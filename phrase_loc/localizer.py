@@ -65,9 +65,8 @@ class Inference:
     __pydantic_config__ = STRICT
 
     method: str = "contrastive_mwp"  # a key of attention.METHODS
-    signed: str = (
-        "clamp"  # how signed activations compete in mwp and contrastive_mwp, a key of attention.SIGNED
-    )
+    #: how signed activations compete in mwp and contrastive_mwp, a key of attention.SIGNED
+    signed: str = "clamp"
     #: where maps are read: a stage of the trunk, "features", or several of them
     stage: str | Annotated[tuple[str, ...], OneOrMore] = "features"
     #: sides in pixels of the squares a photograph is resized to

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import digest, read_json, read_text, reason, refusing, same_file, write_bytes, writing
 from phrase_loc.models import towers
-from phrase_loc.models.backbones import build, check_weights, network, read_weights
+from phrase_loc.models.backbones import build, check_weights, read_weights
 from phrase_loc.models.build import ImageText, fold_batch_norm, folded
 from phrase_loc.models.library_nets import PAIRS
 from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
@@ -94,9 +94,8 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
             raise DataError(
                 f"{path} is not the file that {CONFIG} beside it was written with; copy the whole folder again"
             )
-    tensors.setdefault(
-        "words.presence_bias", torch.zeros(len(vocabulary) + len(extra))
-    )  # older models have none
+    words = len(vocabulary) + len(extra)
+    tensors.setdefault("words.presence_bias", torch.zeros(words))  # older models have none
     model = _empty(config, vocabulary, extra, tensors, folder)
     wanted = model.state_dict()
     check_weights(tensors, wanted, str(folder / WEIGHTS))
@@ -190,7 +189,7 @@ def _load_pair(folder: Path, place: str) -> ImageText:
         raise DataError(
             f"{folder / OWN} names no image-text pair (key tower); save it again, or copy the folder whole"
         )
-    return ImageText(":".join(named), towers.load_pair(*named), **own)
+    return ImageText(":".join(named), towers.load_pair(*named), own)
 
 
 def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
@@ -274,20 +273,18 @@ def _empty_trunk(config: ModelConfig, numbers: int) -> nn.Sequential:
     if config.architecture is None:
         return fold_batch_norm(build(config.backbone))
     with torch.device("meta"):
-        size = sum(p.numel() for p in towers.trunk(network(config.architecture)).parameters())
+        size = sum(p.numel() for p in towers.blank_trunk(config.architecture).parameters())
     if size > 2 * numbers:
         raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
-    return fold_batch_norm(towers.trunk(network(config.architecture)).eval())
+    return fold_batch_norm(towers.blank_trunk(config.architecture).eval())
 
 
 def _read_words(path: Path) -> tuple[str, ...]:
     """Out-of-vocabulary words, one a line; a model without such words may lack the file."""
     if not path.exists():
         return ()
-    words = tuple(
-        line.removesuffix("\r") for line in read_text(path, "the out-of-vocabulary words").split("\n")
-    )
-    words = words[:-1] if words[-1] == "" else words
+    lines = read_text(path, "the out-of-vocabulary words").split("\n")
+    words = tuple(line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
     for number, word in enumerate(words, 1):
         if not word.strip() or "\t" in word:
             raise DataError(
