@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose, extra
-from phrase_loc.files import read_json, reason
+from phrase_loc.files import is_there, read_json, reason
 from phrase_loc.models import library_nets
 from phrase_loc.models.library_nets import Block, Part, Stages, Vision, closed, column, resized, tokens_of
 
@@ -87,9 +87,8 @@ def _hf_images(place: str) -> dict[str, Any]:
         size = size.get("shortest_edge", size.get("height"))
     if not size and "num_patches" in config:  # a Siglip2, which takes any shape
         size = math.isqrt(config["num_patches"]) * config["patch_size"]
-    found = {key: tuple(facts[f"image_{key}"]) for key in ("mean", "std") if facts.get(f"image_{key}")}
-    size = size or config.get("image_size")
-    return {**found, "size": size} if size else found
+    found = {"mean": facts.get("image_mean"), "std": facts.get("image_std")}
+    return {**found, "size": size or config.get("image_size")}
 
 
 def _hf_pair(place: str) -> Pair:
@@ -100,7 +99,7 @@ def _hf_pair(place: str) -> Pair:
         raise _no_texts(
             f"hf:{place}", f"its model_type is {kind}, and the pairs are {', '.join(library_nets.PAIRS)}"
         )
-    images = _hf_images(place)
+    images = images_of("hf", place)
     if not {"mean", "std"} <= set(images):
         raise DataError(
             f"{place} has no preprocessor_config.json with its images' mean and std; copy it whole"
@@ -149,12 +148,14 @@ def _open_clip_vision(visual: Any) -> Vision:
         stages = _stages(visual, [*stem, "avgpool"], [f"layer{i}" for i in range(1, 5)])
         return Vision(stages, None, Part(visual, ("attnpool",), _attention_pool))
     if kind != "VisionTransformer":
-        raise ConfigError(f"open_clip's image tower {kind} is none of its ViTs, ResNets and timm networks")
-    stages = Stages(
-        stem=Part(visual, ("conv1", "class_embedding", "positional_embedding", "ln_pre"), _open_clip_embed, 1)
-    )
+        raise ConfigError(
+            f"open_clip's {kind} is none of its ViTs, ResNets and timm networks; take one of those"
+        )
+    first = ("conv1", "class_embedding", "positional_embedding", "ln_pre")
+    stages = Stages(stem=Part(visual, first, _open_clip_embed, 1))
     stages |= {f"block{i}": Block(block) for i, block in enumerate(visual.transformer.resblocks, 1)}
-    pool = Part(visual, ("ln_post", "attn_pool", "attn_pool_contrastive"), _open_clip_pool)
+    last = ("ln_post", "attn_pool", "attn_pool_contrastive")
+    pool = Part(visual, last, lambda net, x: net._pool(tokens_of(x))[0])
     top = Part(visual, ("ln_post",), partial(closed, norm="ln_post", prefix=1))
     return Vision(stages, top, pool)
 
@@ -169,10 +170,6 @@ def _open_clip_embed(net: Any, images: Tensor) -> Tensor:
     first = net.class_embedding.expand(len(plane), 1, -1)
     tokens = torch.cat([first, tokens_of(plane)], 1) + resized(net.positional_embedding, plane.shape[-1])
     return column(net.ln_pre(tokens))
-
-
-def _open_clip_pool(net: Any, x: Tensor) -> Tensor:
-    return net._pool(tokens_of(x))[0]
 
 
 def _attention_pool(net: Any, x: Tensor) -> Tensor:
@@ -209,8 +206,7 @@ def _open_clip_config(place: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _open_clip_images(place: str) -> dict[str, Any]:
     config, facts = _open_clip_config(place)
     size = facts.get("size") or config["vision_cfg"].get("image_size", 224)
-    read = {key: tuple(facts.get(key) or own) for key, own in _CLIP.items()}
-    return {**read, "size": size if isinstance(size, int) else size[0]}
+    return {**{key: facts.get(key) or own for key, own in _CLIP.items()}, "size": size}
 
 
 def _open_clip_architecture(place: str) -> dict[str, Any]:
@@ -238,8 +234,8 @@ def _open_clip_pair(place: str) -> Pair:
     vision, project = _open_clip_vision(net.visual), getattr(net.visual, "proj", None)
     net.visual = None  # the text tower is left
     texts = Texts(net, tokenizer, lambda net, given: net.encode_text(given))
-    images = _open_clip_images(place)
-    return Pair(vision, None if project is None else project.T, texts, *_logit(net), images)
+    project = None if project is None else project.T
+    return Pair(vision, project, texts, *_logit(net), images_of("open_clip", place))
 
 
 # timm
@@ -254,7 +250,7 @@ def _timm_vision(net: Any) -> Vision:
         blocks = {f"block{i}": Block(block) for i, block in enumerate(net.blocks, 1)}
         stages = Stages(stem=Part(net, keep, _timm_embed, prefix), **blocks)
         top = Part(net, ("norm",), partial(closed, norm="norm", prefix=prefix))
-        return Vision(stages, top, Part(net, head, _timm_pool))
+        return Vision(stages, top, Part(net, head, lambda net, x: net.forward_head(net.norm(tokens_of(x)))))
     if hasattr(net, "stem") and hasattr(net, "stages"):
         stages = Stages(stem=net.stem, **{f"stage{i}": stage for i, stage in enumerate(net.stages, 1)})
     elif hasattr(net, "layer4"):
@@ -263,7 +259,7 @@ def _timm_vision(net: Any) -> Vision:
     else:
         kind = type(net).__name__
         raise ConfigError(
-            f"timm's {kind} is none of the ViTs, ConvNeXts and ResNets that are cut into stages"
+            f"timm's {kind} is none of the ViTs, ConvNeXts and ResNets with stages; take one of those"
         )
     last = next(reversed(stages))
     for name in ("norm_pre", "final_conv"):  # mostly an identity
@@ -273,10 +269,6 @@ def _timm_vision(net: Any) -> Vision:
 
 def _timm_embed(net: Any, images: Tensor) -> Tensor:
     return column(net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images)))))
-
-
-def _timm_pool(net: Any, x: Tensor) -> Tensor:
-    return net.forward_head(net.norm(tokens_of(x)))
 
 
 def _timm_config(place: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
@@ -293,7 +285,7 @@ def _timm_config(place: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
 def _timm_images(place: str) -> dict[str, Any]:
     facts = _timm_config(place)[0]
-    return {"mean": tuple(facts["mean"]), "std": tuple(facts["std"]), "size": facts["input_size"][-1]}
+    return {"mean": facts["mean"], "std": facts["std"], "size": facts["input_size"][-1]}
 
 
 def _timm_architecture(place: str) -> dict[str, Any]:
@@ -372,9 +364,9 @@ LIBRARIES: dict[str, Library] = {
 
 def split_name(name: str) -> tuple[str, str] | None:
     """(library, place) of LIBRARY:PLACE; None for any other name."""
-    library, colon, place = name.partition(":")
+    library, _, place = name.partition(":")
     library = "hf" if library == "transformers" else library
-    return (library, place) if colon and library in LIBRARIES else None
+    return (library, place) if place and library in LIBRARIES else None
 
 
 @contextmanager
@@ -383,7 +375,7 @@ def reading(library: str, place: str | None) -> Iterator[None]:
     what, advice = f"{library}:{place}", "check the name and the network, or name a folder that is here"
     if place is None:
         what, advice = f"the model's architecture of {library}", "copy the model again"
-    elif Path(place).is_dir():
+    elif is_there(place):
         advice = "copy the folder again, whole"
     try:
         yield
@@ -414,9 +406,14 @@ def architecture(library: str, place: str) -> dict[str, Any]:
 
 
 def images_of(library: str, place: str) -> dict[str, Any]:
-    """Mean and std of RGB in 0..1 and the size of the images of a place, as far as it says them."""
+    """Mean and std of RGB in 0..1 and the size, a side in pixels, of a place's images, as far as it says them."""
     with reading(library, place):
-        return LIBRARIES[library].images(place)
+        told = {key: value for key, value in LIBRARIES[library].images(place).items() if value}
+        size = told.get("size", 1)
+        size = size if isinstance(size, int) else size[0]
+        if size not in range(1, 4097) or any(len(told.get(key, "RGB")) != 3 for key in ("mean", "std")):
+            raise ValueError(f"images of mean, std and size {', '.join(map(str, told.values()))}")
+        return {key: size if key == "size" else tuple(value) for key, value in told.items()}
 
 
 def trunk(library: str, place: str, pretrained: bool) -> tuple[nn.Sequential, dict[str, str]]:
