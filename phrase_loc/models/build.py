@@ -209,18 +209,16 @@ class ImageText(TextToRegion):
     def encode(self, phrases: Sequence[str], prompts: Sequence[str] = ()) -> list[EncodedPhrase]:
         """Whole phrases by the prompts, each with {phrase} in it; those asked before are not embedded again."""
         templates = tuple(prompts) or PROMPTS
-        found = {phrase: self._kept.get((templates, phrase)) for phrase in phrases}
-        if missing := [phrase for phrase, known in found.items() if known is None]:
+        kept = self._kept if len(self._kept) <= _KEPT else {}
+        if missing := [p for p in dict.fromkeys(phrases) if (templates, p) not in kept]:
             texts = [t.replace("{phrase}", phrase) for phrase in missing for t in templates]
             vectors = self.texts(texts).unflatten(0, (len(missing), -1)).mean(1)
             vectors = F.normalize(vectors, dim=1).cpu().numpy()
             for phrase, vector in zip(missing, vectors, strict=True):
-                note = self._unread(phrase, templates[0])
-                found[phrase] = EncodedPhrase((Word(phrase, True, 1.0),), (vector,), (1.0,), note)
-            if len(self._kept) > _KEPT:
-                self._kept = {}
-            self._kept |= {(templates, phrase): cast(EncodedPhrase, found[phrase]) for phrase in missing}
-        return [cast(EncodedPhrase, found[phrase]) for phrase in phrases]
+                word, note = Word(phrase, True, 1.0), self._unread(phrase, templates[0])
+                kept[templates, phrase] = EncodedPhrase((word,), (vector,), (1.0,), note)
+            self._kept = kept
+        return [kept[templates, phrase] for phrase in phrases]
 
     def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
         """There are none."""

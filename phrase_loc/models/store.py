@@ -81,8 +81,8 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     if named := towers.split_name(os.fspath(source)):
         return ImageText(os.fspath(source), towers.load_pair(*named))
     folder = find_model(source)
-    if (folder / OWN).is_file() or _library_of(folder):
-        return _load_pair(folder, str(folder) if Path(source).is_dir() else os.fspath(source))
+    if _is_pair(folder):
+        return _load_pair(folder, os.fspath(source))
     values = read_json(folder / CONFIG, "the model's config")
     digests = {key: values.pop(key) for key in DIGESTS if key in values} if isinstance(values, dict) else {}
     config = replace(ModelConfig.from_json(values, str(folder / CONFIG)), folded=True)
@@ -130,7 +130,7 @@ def find_model(source: str | os.PathLike) -> Path:
 
     try:
         found = Path(snapshot_download(name, allow_patterns=list(CONFIGS)))
-        if (found / OWN).is_file() or _library_of(found):
+        if _is_pair(found):
             return found
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, "*.txt", CARD]))
     except Exception as error:  # huggingface_hub and its HTTP library have no common root
@@ -167,6 +167,10 @@ def push_model(
                 f"the model could not be uploaded to {model_id!r} ({reason(error)}); check the name, the network "
                 "and the login (hf auth login)"
             ) from None
+
+
+def _is_pair(folder: Path) -> bool:
+    return (folder / OWN).is_file() or _library_of(folder) is not None
 
 
 def _library_of(folder: Path) -> str | None:
@@ -212,9 +216,8 @@ def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
 
 def _files_of(library: str, place: str) -> list[Path]:
     """The files of a pair, weights, configs and tokenizer, to be copied; a hub's are fetched first."""
-    own = "open_clip*.safetensors" if library == "open_clip" else "model*.safetensors"
-    kinds = ("*.json", "*.txt", "*.model"), (own, "*.bin")
-    folder = Path(place)
+    texts, folder = ("*.json", "*.txt", "*.model"), Path(place)
+    kinds = ("open_clip*.safetensors" if library == "open_clip" else "model*.safetensors", "*.bin")
     if not folder.is_dir():
         if not towers.HUB_ID.fullmatch(place):
             raise ConfigError(
@@ -223,11 +226,11 @@ def _files_of(library: str, place: str) -> list[Path]:
         from huggingface_hub import snapshot_download
 
         with towers.reading(library, place):
-            folder = Path(snapshot_download(place, allow_patterns=[*kinds[0], kinds[1][0]]))
-    weights = next((found for kind in kinds[1] if (found := sorted(folder.glob(kind)))), [])
+            folder = Path(snapshot_download(place, allow_patterns=[*texts, kinds[0]]))
+    weights = next((found for kind in kinds if (found := sorted(folder.glob(kind)))), [])
     if not weights:
-        raise DataError(f"{folder} holds no weights to copy ({' or '.join(kinds[1])}); keep its name instead")
-    return [*(path for kind in kinds[0] for path in sorted(folder.glob(kind))), *weights]
+        raise DataError(f"{folder} holds no weights to copy ({' or '.join(kinds)}); keep its name instead")
+    return [*(path for kind in texts for path in sorted(folder.glob(kind))), *weights]
 
 
 def _compact(name: str, tensor: Tensor) -> Tensor:
