@@ -51,7 +51,7 @@ def main() -> None:
         "--out",
         type=Path,
         default=Path("towers.md"),
-        help="the table; the same name with .json holds all figures",
+        help="the table; all figures in the same name with .json",
     )
     args = parser.parse_args()
     pairs = (pair.split("=", 1) for pair in args.changes)
@@ -118,8 +118,7 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         asked = [f"{s['dual']}, {s['signed']}", str(s["stage"]), str(s["image_sizes"][-1])]
         lines.append([row["model"], *asked, *shown, sizes, f"{row['milliseconds']:.0f}"])
     lines += [[name, "", "", "", *values, "", ""] for name, values in baselines.items()]
-    limit = f", the first {args.limit} images: a look" if args.limit else ""
-    said = f"Flickr30k Entities, {args.split}{limit}"
+    said = f"Flickr30k Entities, {args.split}" + f", the first {args.limit} images: a look" * bool(args.limit)
     return "\n".join([said, "", *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
 
 

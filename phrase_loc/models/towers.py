@@ -258,9 +258,7 @@ def _timm_vision(net: Any) -> Vision:
         stages = _stages(net, stem, [f"layer{i}" for i in range(1, 5)])
     else:
         kind = type(net).__name__
-        raise ConfigError(
-            f"timm's {kind} is none of the ViTs, ConvNeXts and ResNets with stages; take one of those"
-        )
+        raise ConfigError(f"timm's {kind} is none of its ViTs, ConvNeXts and ResNets; take one of those")
     last = next(reversed(stages))
     for name in ("norm_pre", "final_conv"):  # mostly an identity
         stages[last] = nn.Sequential(stages[last], getattr(net, name)) if hasattr(net, name) else stages[last]
@@ -322,16 +320,17 @@ def _no_texts(name: str, why: str) -> ConfigError:
 
 @dataclass(frozen=True)
 class Library:
-    """How a library's networks are read, most of it from a place."""
+    """How a library reads a place: its network with the weights, its pair, what `images_of` and `architecture` say.
 
-    network: Callable[[str], Any]  # with its weights
+    Further the network of such an architecture, its weights random, and a network's trunk, which shares its weights.
+    """
+
+    network: Callable[[str], Any]
     pair: Callable[[str], Pair]
-    images: Callable[
-        [str], dict[str, Any]
-    ]  # mean and std of RGB in 0..1, size; as far as the place says them
+    images: Callable[[str], dict[str, Any]]
     architecture: Callable[[str], dict[str, Any]]
-    blank: Callable[[dict[str, Any]], Any]  # the network of such an architecture, its weights random
-    trunk: Callable[[Any], nn.Sequential]  # a network's named stages, which share its weights
+    blank: Callable[[dict[str, Any]], Any]
+    trunk: Callable[[Any], nn.Sequential]
 
 
 LIBRARIES: dict[str, Library] = {
@@ -392,8 +391,8 @@ def load_pair(library: str, place: str) -> Pair:
     """An image-text model with its weights; a PhraseLocError where they are partial, broken or out of reach."""
     with reading(library, place):
         pair = LIBRARIES[library].pair(place)
-    whole = nn.ModuleList([*pair.vision.stages.values(), pair.vision.pool, pair.texts])
-    for name, value in whole.state_dict().items():
+    weights = nn.ModuleList([*pair.vision.stages.values(), pair.vision.pool, pair.texts]).state_dict()
+    for name, value in (weights if pair.project is None else {**weights, "projection": pair.project}).items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise DataError(f"{library}:{place} has weights that are not finite ({name}); copy it again")
     return pair
@@ -428,6 +427,6 @@ def trunk(library: str, place: str, pretrained: bool) -> tuple[nn.Sequential, di
 def blank_trunk(config: dict[str, Any]) -> nn.Sequential:
     """The trunk of an `architecture`, with random weights."""
     library = config.get("library", "hf")
-    own = choose(LIBRARIES, library, "library of a model's architecture")
+    own = choose(LIBRARIES, library, "library of an architecture")
     with reading(library, None):
         return own.trunk(own.blank(config))

@@ -1,6 +1,7 @@
 """Image-text pairs and image networks of a few kilobytes, saved on the spot in each library's own format."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -117,9 +118,7 @@ def hub_cache(cache: Path, name: str, folder: Path) -> None:
     commit = "0" * 40
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(commit)
-    (repo / "snapshots" / commit).mkdir(parents=True)
-    for path in folder.iterdir():
-        (repo / "snapshots" / commit / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(folder, repo / "snapshots" / commit)
 
 
 def timm_network(folder: Path, name: str) -> Path:
