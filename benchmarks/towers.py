@@ -118,7 +118,8 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         asked = [f"{s['dual']}, {s['signed']}", str(s["stage"]), str(s["image_sizes"][-1])]
         lines.append([row["model"], *asked, *shown, sizes, f"{row['milliseconds']:.0f}"])
     lines += [[name, "", "", "", *values, "", ""] for name, values in baselines.items()]
-    said = f"Flickr30k Entities, {args.split}" + f", the first {args.limit} images: a look" * bool(args.limit)
+    limit = f", the first {args.limit} images: a look" if args.limit else ""
+    said = f"Flickr30k Entities, {args.split}{limit}"
     return "\n".join([said, "", *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
 
 

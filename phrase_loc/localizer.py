@@ -286,9 +286,8 @@ class PhraseLocalizer:
             raise ConfigError(f"{method} masks a plane and not a transformer's tokens; take another method")
         dual = self.model.common_units(self.settings.prompts) if self.settings.dual == "mean" else None
         rules: dict[str, Any] = {"method": attention, "signed": self.settings.signed, "dual": dual}
-        asked: Any = partial(maps_at_depths, units=units, weights=weights, **rules)
         found = [
-            [self.model.grid(maps[:, 0]) for maps in asked(parts, x)]
+            [self.model.grid(maps[:, 0]) for maps in maps_at_depths(parts, x, units, weights=weights, **rules)]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:
