@@ -27,13 +27,13 @@ from phrase_loc.files import write_text
 from phrase_loc.images import load_image
 from phrase_loc.localizer import Inference, PhraseLocalizer
 
-PROTOCOLS = ["pointing_any", "recall_union"]
-METRICS = (
-    ("pointing_any", "accuracy"),
-    ("recall_union", "R@1"),
-    ("recall_union", "R@5"),
-    ("recall_union", "R@10"),
-)
+#: (protocol, metric) -> head of its column
+METRICS = {
+    ("pointing_any", "accuracy"): "pointing (A)",
+    ("recall_union", "R@1"): "R@1 (U)",
+    ("recall_union", "R@5"): "R@5",
+    ("recall_union", "R@10"): "R@10",
+}
 TIMED = 20  # photographs
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         "--out",
         type=Path,
         default=Path("towers.md"),
-        help="the table; towers.json beside it holds all figures",
+        help="the table; all figures in the same name with .json",
     )
     args = parser.parse_args()
     pairs = (pair.split("=", 1) for pair in args.changes)
@@ -69,12 +69,12 @@ def main() -> None:
 
 
 def measured(name: str, settings: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """A model's figures under PROTOCOLS, with the baselines', its sizes, and its time per photograph."""
+    """A model's figures under METRICS, with the baselines', its sizes, and its time per photograph."""
     localizer = PhraseLocalizer.from_pretrained(name, device=args.device).with_settings(**settings)
     data = DataConfig(root=args.root, split=args.split)
     output = args.out.with_suffix(".partial.json")
     options = {"device": args.device, "limit": args.limit, "csv": False, "resume": False, "output": output}
-    config = EvaluateConfig(data=data, protocols=PROTOCOLS, **options)
+    config = EvaluateConfig(data=data, protocols=["pointing_any", "recall_union"], **options)
     found = report(evaluate(config, World(device=pick_device(args.device)), localizer))
     keys = ("protocol", "metric", "value", "ci95", "baselines", "count")
     text = sum(p.numel() for p in localizer.model.texts.parameters())
@@ -101,8 +101,7 @@ def milliseconds(localizer: PhraseLocalizer, samples: Any) -> float:
 
 def table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     """Markdown: percent with 95 % intervals over photographs."""
-    names = {"accuracy": "pointing (A)", "R@1": "R@1 (U)", "R@5": "R@5", "R@10": "R@10"}
-    heads = ["model", "dual, signed", "stage", "input", *(names[m] for _, m in METRICS), "parameters", "ms"]
+    heads = ["model", "dual, signed", "stage", "input", *METRICS.values(), "parameters", "ms"]
     lines, baselines = [heads, ["---"] * len(heads)], dict[str, list[str]]()
     for row in rows:
         if "error" in row:
@@ -116,14 +115,11 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         shown = [f"{f['value']:.1f} ({f['ci95'][0]:.1f} - {f['ci95'][1]:.1f})" for f in figures]
         s = row["settings"]
         sizes = f"{row['image_parameters'] / 1e6:.0f} + {row['text_parameters'] / 1e6:.0f} M"
-        lines.append(
-            [row["model"], f"{s['dual']}, {s['signed']}", str(s["stage"]), str(s["image_sizes"][-1]), *shown]
-        )
-        lines[-1] += [sizes, f"{row['milliseconds']:.0f}"]
+        asked = [f"{s['dual']}, {s['signed']}", str(s["stage"]), str(s["image_sizes"][-1])]
+        lines.append([row["model"], *asked, *shown, sizes, f"{row['milliseconds']:.0f}"])
     lines += [[name, "", "", "", *values, "", ""] for name, values in baselines.items()]
-    said = f"Flickr30k Entities, {args.split}" + (
-        f", the first {args.limit} images: a look" if args.limit else ""
-    )
+    limit = f", the first {args.limit} images: a look" if args.limit else ""
+    said = f"Flickr30k Entities, {args.split}{limit}"
     return "\n".join([said, "", *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
 
 

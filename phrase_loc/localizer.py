@@ -65,9 +65,8 @@ class Inference:
     __pydantic_config__ = STRICT
 
     method: str = "contrastive_mwp"  # a key of attention.METHODS
-    signed: str = (
-        "clamp"  # how signed activations compete in mwp and contrastive_mwp, a key of attention.SIGNED
-    )
+    #: how signed activations compete in mwp and contrastive_mwp, a key of attention.SIGNED
+    signed: str = "clamp"
     #: where maps are read: a stage of the trunk, "features", or several of them
     stage: str | Annotated[tuple[str, ...], OneOrMore] = "features"
     #: sides in pixels of the squares a photograph is resized to
@@ -287,9 +286,8 @@ class PhraseLocalizer:
             raise ConfigError(f"{method} masks a plane and not a transformer's tokens; take another method")
         dual = self.model.common_units(self.settings.prompts) if self.settings.dual == "mean" else None
         rules: dict[str, Any] = {"method": attention, "signed": self.settings.signed, "dual": dual}
-        asked: Any = partial(maps_at_depths, units=units, weights=weights, **rules)
         found = [
-            [self.model.grid(maps[:, 0]) for maps in asked(parts, x)]
+            [self.model.grid(maps[:, 0]) for maps in maps_at_depths(parts, x, units, weights=weights, **rules)]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:

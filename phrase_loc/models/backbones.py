@@ -216,37 +216,8 @@ def check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sou
 
 def _backbone(name: str) -> Backbone:
     if named := towers.split_name(name):
-        return Backbone(partial(_of_library, *named), Preprocessing(**towers.images_of(*named)))
+        return Backbone(partial(towers.trunk, *named), Preprocessing(**towers.images_of(*named)))
     return choose(BACKBONES, name, "backbone")
-
-
-def _of_library(library: str, place: str, pretrained: bool) -> Built:
-    """A trunk with its own weights or random ones, and names in the library's network -> names in the trunk."""
-    with towers.reading(library, place):
-        own = towers.LIBRARIES[library]
-        net = own.network(place) if pretrained else network(own.architecture(place))
-        made = towers.trunk(net)
-    return made, library_nets.renamed(net, made)
-
-
-def network(config: dict[str, Any]) -> nn.Module:
-    """The network of an `architecture`, with random weights."""
-    with towers.reading(str(config.get("library", "hf")), "its architecture"):
-        return _network(config)
-
-
-def _network(config: dict[str, Any]) -> nn.Module:
-    if config.get("library") == "timm":
-        import timm
-
-        made: nn.Module = timm.create_model(config["name"], pretrained=False, **config["options"])
-    elif config.get("library") == "open_clip":
-        from open_clip.model import _build_vision_tower
-
-        made = _build_vision_tower(config["embed_dim"], config["vision_cfg"], bool(config.get("quick_gelu")))
-    else:
-        made = library_nets.from_architecture(config)
-    return made
 
 
 def _make_lite(version: int, pretrained: bool) -> Built:

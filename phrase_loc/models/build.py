@@ -1,6 +1,7 @@
 """A new model put together from names and numbers, and a model made ready for queries."""
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from phrase_loc.errors import ConfigError
 from phrase_loc.models import backbones, towers
-from phrase_loc.models.model import COMMON, FEATURES, ModelConfig, TextHead, TextToRegion, WordTable
+from phrase_loc.models.model import COMMON, FEATURES, FORMAT, ModelConfig, TextHead, TextToRegion, WordTable
 from phrase_loc.structures import Word
 from phrase_loc.text.phrases import EncodedPhrase
 from phrase_loc.text.vocabulary import Vocabulary
@@ -150,7 +151,7 @@ def _traced(root: nn.Module) -> Iterator[tuple[str, str]]:
 
 PROMPTS = ("a photo of {phrase}",)
 _KEPT = 1 << 14  # phrases whose embedding is kept
-_LONG = 40  # letters of a phrase from which it may be more than a text tower reads
+_LONG = 40  # characters of a phrase from which it may be more than a text tower reads
 
 
 class ImageText(TextToRegion):
@@ -166,34 +167,24 @@ class ImageText(TextToRegion):
     project: Tensor
     reads_phrases = True
 
-    def __init__(self, name: str, pair: towers.Pair, **facts: Any):
+    def __init__(self, name: str, pair: towers.Pair, facts: Mapping[str, Any] | None = None):
         stages = nn.Sequential(pair.vision.stages)
         stages = fold_batch_norm(stages) if any(isinstance(m, NORMS) for m in stages.modules()) else stages
         embedding, side = pair.texts(["a photo"]).shape[1], pair.images["size"]
-        mean, std = (tuple(round(255 * v, 6) for v in pair.images[key]) for key in ("mean", "std"))
-        read = {
-            **_reading(list(pair.vision.stages)),
-            "image_sizes": [side],
-            **facts.pop("inference", {}),
-        }
+        values: dict[str, Any] = {"format": FORMAT, "inference": {}, **(facts or {})}
+        if isinstance(values["inference"], dict):
+            default = {**_reading(list(pair.vision.stages)), "image_sizes": [side]}
+            values["inference"] = default | values["inference"]
+        values |= {key: tuple(round(255 * v, 6) for v in pair.images[key]) for key in ("mean", "std")}
+        values |= {"backbone": name, "embedding": embedding, "image_size": side, "hidden": None}
         with torch.no_grad():
-            channels = stages(torch.zeros(1, 3, side, side)).shape[1]
-        sizes = {"channels": channels, "embedding": embedding, "image_size": side, "hidden": None}
-        values = {
-            "backbone": name,
-            "mean": mean,
-            "std": std,
-            "inference": read,
-            "format": 1,
-            **sizes,
-            **facts,
-        }
+            values["channels"] = stages(torch.zeros(1, 3, side, side)).shape[1]
         config = ModelConfig.from_json(values, name)
         nothing = WordTable(torch.zeros(0, embedding)), Vocabulary((), ())
         super().__init__(config, stages, cast(Any, pair.vision.pool), *nothing)
         self.texts, self.scale, self.bias = pair.texts, pair.scale, pair.bias
-        own = torch.empty(0) if pair.project is None else pair.project.detach()
-        self.register_buffer("project", own)
+        project = torch.eye(embedding) if pair.project is None else pair.project.detach()
+        self.register_buffer("project", project)
         self._kept: dict[tuple[tuple[str, ...], str], EncodedPhrase] = {}
         self.eval().requires_grad_(False)
 
@@ -218,28 +209,27 @@ class ImageText(TextToRegion):
     def encode(self, phrases: Sequence[str], prompts: Sequence[str] = ()) -> list[EncodedPhrase]:
         """Whole phrases by the prompts, each with {phrase} in it; those asked before are not embedded again."""
         templates = tuple(prompts) or PROMPTS
-        found = {phrase: self._kept.get((templates, phrase)) for phrase in phrases}
-        if missing := [phrase for phrase, known in found.items() if known is None]:
+        kept = self._kept if len(self._kept) <= _KEPT else {}
+        if missing := [p for p in dict.fromkeys(phrases) if (templates, p) not in kept]:
             texts = [t.replace("{phrase}", phrase) for phrase in missing for t in templates]
             vectors = self.texts(texts).unflatten(0, (len(missing), -1)).mean(1)
             vectors = F.normalize(vectors, dim=1).cpu().numpy()
             for phrase, vector in zip(missing, vectors, strict=True):
-                note = self._unread(phrase, templates[0])
-                found[phrase] = EncodedPhrase((Word(phrase, True, 1.0),), (vector,), (1.0,), note)
-            if len(self._kept) > _KEPT:
-                self._kept = {}
-            self._kept |= {(templates, phrase): cast(EncodedPhrase, found[phrase]) for phrase in missing}
-        return [cast(EncodedPhrase, found[phrase]) for phrase in phrases]
+                word, note = Word(phrase, True, 1.0), self._unread(phrase, templates[0])
+                kept[templates, phrase] = EncodedPhrase((word,), (vector,), (1.0,), note)
+            self._kept = kept
+        return [kept[templates, phrase] for phrase in phrases]
 
     def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
         """There are none."""
         raise ConfigError("an image-text pair reads whole phrases; synonyms are for models that read words")
 
     def _unread(self, phrase: str, template: str) -> str | None:
-        """The note where the end of a phrase changes nothing: the tokenizer has cut it off."""
-        shorter = phrase.rpartition(" ")[0] or phrase[: len(phrase) // 2]
-        pair = [template.replace("{phrase}", text) for text in (phrase, shorter)]
-        one, two = (self.texts.ids(text) for text in pair) if len(phrase) > _LONG else ([0], [1])
+        """The note where the last word of a phrase changes nothing: the tokenizer has cut it off."""
+        if len(phrase) <= _LONG:
+            return None
+        shorter = re.sub(r"\w*\W*$", "", phrase) or phrase[: len(phrase) // 2]
+        one, two = (self.texts.ids(template.replace("{phrase}", text)) for text in (phrase, shorter))
         return "its end was not read: it is longer than the text tower reads" if one == two else None
 
     def common_units(self, prompts: Sequence[str] = ()) -> Tensor:
@@ -254,17 +244,16 @@ class ImageText(TextToRegion):
 
     def units(self, words: Tensor) -> Tensor:
         """Embeddings (K,E) -> units (K,D)."""
-        return words @ self.project if len(self.project) else words
+        return words @ self.project
 
     def scores(self, features: Tensor, words: Tensor) -> Tensor:
         """(N,D), (K,E) -> (N,K)."""
-        embedded = features @ self.project.T if len(self.project) else features
-        return self.scale * F.normalize(embedded, dim=1) @ words.T + self.bias
+        return self.scale * F.normalize(features @ self.project.T, dim=1) @ words.T + self.bias
 
     def location_scores(self, features: Tensor, words: Tensor) -> Tensor:
         """There are none."""
         raise ConfigError(
-            "an image-text tower scores whole photographs and no places; ask it a phrase instead"
+            "an image-text pair scores whole photographs and no places; ask it a phrase instead"
         )
 
 

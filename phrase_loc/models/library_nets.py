@@ -247,13 +247,7 @@ def from_architecture(config: dict[str, Any]) -> nn.Module:
     if isinstance(depths, list) and not all(isinstance(n, int) and 0 <= n <= DEEPEST for n in depths):
         raise DataError(f"the architecture has stages of at most {DEEPEST} blocks, got depths {depths!r:.80}")
     options = {key: value for key, value in config.items() if key != "model_type"}
-    try:
-        return AutoModel.from_config(AutoConfig.for_model(config["model_type"], **options))
-    except Exception as error:  # of settings that are anything, transformers raises anything
-        raise DataError(
-            f"the architecture is none that transformers can build ({type(error).__name__}: "
-            f"{reason(error)}); copy the model again"
-        ) from None
+    return AutoModel.from_config(AutoConfig.for_model(config["model_type"], **options))
 
 
 def transformers_stages(net: nn.Module) -> nn.Sequential:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import digest, read_json, read_text, reason, refusing, same_file, write_bytes, writing
 from phrase_loc.models import towers
-from phrase_loc.models.backbones import build, check_weights, network, read_weights
+from phrase_loc.models.backbones import build, check_weights, read_weights
 from phrase_loc.models.build import ImageText, fold_batch_norm, folded
 from phrase_loc.models.library_nets import PAIRS
 from phrase_loc.models.model import ModelConfig, TextHead, TextToRegion, WordTable
@@ -81,8 +81,8 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     if named := towers.split_name(os.fspath(source)):
         return ImageText(os.fspath(source), towers.load_pair(*named))
     folder = find_model(source)
-    if (folder / OWN).is_file() or _library_of(folder):
-        return _load_pair(folder, str(folder) if Path(source).is_dir() else os.fspath(source))
+    if _is_pair(folder):
+        return _load_pair(folder, os.fspath(source))
     values = read_json(folder / CONFIG, "the model's config")
     digests = {key: values.pop(key) for key in DIGESTS if key in values} if isinstance(values, dict) else {}
     config = replace(ModelConfig.from_json(values, str(folder / CONFIG)), folded=True)
@@ -94,9 +94,8 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
             raise DataError(
                 f"{path} is not the file that {CONFIG} beside it was written with; copy the whole folder again"
             )
-    tensors.setdefault(
-        "words.presence_bias", torch.zeros(len(vocabulary) + len(extra))
-    )  # older models have none
+    words = len(vocabulary) + len(extra)
+    tensors.setdefault("words.presence_bias", torch.zeros(words))  # older models have none
     model = _empty(config, vocabulary, extra, tensors, folder)
     wanted = model.state_dict()
     check_weights(tensors, wanted, str(folder / WEIGHTS))
@@ -131,7 +130,7 @@ def find_model(source: str | os.PathLike) -> Path:
 
     try:
         found = Path(snapshot_download(name, allow_patterns=list(CONFIGS)))
-        if (found / OWN).is_file() or _library_of(found):
+        if _is_pair(found):
             return found
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, "*.txt", CARD]))
     except Exception as error:  # huggingface_hub and its HTTP library have no common root
@@ -170,6 +169,10 @@ def push_model(
             ) from None
 
 
+def _is_pair(folder: Path) -> bool:
+    return (folder / OWN).is_file() or _library_of(folder) is not None
+
+
 def _library_of(folder: Path) -> str | None:
     """Whose format a folder is in, by its config files; None where it is of none of the three."""
     config = folder / "config.json"
@@ -190,7 +193,7 @@ def _load_pair(folder: Path, place: str) -> ImageText:
         raise DataError(
             f"{folder / OWN} names no image-text pair (key tower); save it again, or copy the folder whole"
         )
-    return ImageText(":".join(named), towers.load_pair(*named), **own)
+    return ImageText(":".join(named), towers.load_pair(*named), own)
 
 
 def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
@@ -213,9 +216,8 @@ def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
 
 def _files_of(library: str, place: str) -> list[Path]:
     """The files of a pair, weights, configs and tokenizer, to be copied; a hub's are fetched first."""
-    own = "open_clip*.safetensors" if library == "open_clip" else "model*.safetensors"
-    kinds = ("*.json", "*.txt", "*.model"), (own, "*.bin")
-    folder = Path(place)
+    texts, folder = ("*.json", "*.txt", "*.model"), Path(place)
+    kinds = ("open_clip*.safetensors" if library == "open_clip" else "model*.safetensors", "*.bin")
     if not folder.is_dir():
         if not towers.HUB_ID.fullmatch(place):
             raise ConfigError(
@@ -224,11 +226,11 @@ def _files_of(library: str, place: str) -> list[Path]:
         from huggingface_hub import snapshot_download
 
         with towers.reading(library, place):
-            folder = Path(snapshot_download(place, allow_patterns=[*kinds[0], kinds[1][0]]))
-    weights = next((found for kind in kinds[1] if (found := sorted(folder.glob(kind)))), [])
+            folder = Path(snapshot_download(place, allow_patterns=[*texts, kinds[0]]))
+    weights = next((found for kind in kinds if (found := sorted(folder.glob(kind)))), [])
     if not weights:
-        raise DataError(f"{folder} holds no weights to copy ({' or '.join(kinds[1])}); keep its name instead")
-    return [*(path for kind in kinds[0] for path in sorted(folder.glob(kind))), *weights]
+        raise DataError(f"{folder} holds no weights to copy ({' or '.join(kinds)}); keep its name instead")
+    return [*(path for kind in texts for path in sorted(folder.glob(kind))), *weights]
 
 
 def _compact(name: str, tensor: Tensor) -> Tensor:
@@ -274,20 +276,18 @@ def _empty_trunk(config: ModelConfig, numbers: int) -> nn.Sequential:
     if config.architecture is None:
         return fold_batch_norm(build(config.backbone))
     with torch.device("meta"):
-        size = sum(p.numel() for p in towers.trunk(network(config.architecture)).parameters())
+        size = sum(p.numel() for p in towers.blank_trunk(config.architecture).parameters())
     if size > 2 * numbers:
         raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
-    return fold_batch_norm(towers.trunk(network(config.architecture)).eval())
+    return fold_batch_norm(towers.blank_trunk(config.architecture).eval())
 
 
 def _read_words(path: Path) -> tuple[str, ...]:
     """Out-of-vocabulary words, one a line; a model without such words may lack the file."""
     if not path.exists():
         return ()
-    words = tuple(
-        line.removesuffix("\r") for line in read_text(path, "the out-of-vocabulary words").split("\n")
-    )
-    words = words[:-1] if words[-1] == "" else words
+    lines = read_text(path, "the out-of-vocabulary words").split("\n")
+    words = tuple(line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
     for number, word in enumerate(words, 1):
         if not word.strip() or "\t" in word:
             raise DataError(

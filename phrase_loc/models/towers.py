@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phrase_loc.errors import ConfigError, DataError, PhraseLocError, extra
-from phrase_loc.files import read_json, reason
+from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose, extra
+from phrase_loc.files import is_there, read_json, reason
 from phrase_loc.models import library_nets
 from phrase_loc.models.library_nets import Block, Part, Stages, Vision, closed, column, resized, tokens_of
 
@@ -87,9 +87,8 @@ def _hf_images(place: str) -> dict[str, Any]:
         size = size.get("shortest_edge", size.get("height"))
     if not size and "num_patches" in config:  # a Siglip2, which takes any shape
         size = math.isqrt(config["num_patches"]) * config["patch_size"]
-    found = {key: tuple(facts[f"image_{key}"]) for key in ("mean", "std") if facts.get(f"image_{key}")}
-    size = size or config.get("image_size")
-    return {**found, "size": size} if size else found
+    found = {"mean": facts.get("image_mean"), "std": facts.get("image_std")}
+    return {**found, "size": size or config.get("image_size")}
 
 
 def _hf_pair(place: str) -> Pair:
@@ -100,17 +99,21 @@ def _hf_pair(place: str) -> Pair:
         raise _no_texts(
             f"hf:{place}", f"its model_type is {kind}, and the pairs are {', '.join(library_nets.PAIRS)}"
         )
-    images = _hf_images(place)
-    if len(images) < 3:
+    images = images_of("hf", place)
+    if not {"mean", "std"} <= set(images):
         raise DataError(
             f"{place} has no preprocessor_config.json with its images' mean and std; copy it whole"
         )
     net = library_nets.transformers_network(place)
-    project, bias = getattr(net, "visual_projection", None), getattr(net, "logit_bias", None)
-    facts = (float(net.logit_scale.detach().exp()), 0.0 if bias is None else float(bias.detach()), images)
+    project = getattr(net, "visual_projection", None)
     vision, texts = library_nets.vision_transformer(net.vision_model), _hf_texts(net, place, "siglip" in kind)
     net.vision_model = net.visual_projection = None  # the text tower is left
-    return Pair(vision, None if project is None else project.weight, texts, *facts)
+    return Pair(vision, None if project is None else project.weight, texts, *_logit(net), images)
+
+
+def _logit(net: Any) -> tuple[float, float]:
+    bias = getattr(net, "logit_bias", None)
+    return net.logit_scale.exp().item(), 0.0 if bias is None else bias.item()
 
 
 def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
@@ -122,16 +125,14 @@ def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
     options = {"truncation": True, "max_length": longest, "return_tensors": "pt"}
     options |= {"padding": "max_length" if padded else True, "return_attention_mask": not padded}
 
-    def embed(net: Any, given: Any) -> Tensor:
-        found = net.get_text_features(**given)
-        return found if isinstance(found, Tensor) else found.pooler_output
+    def tokenize(prompts: list[str]) -> Any:
+        return tokenizer([_plain(text) for text in prompts] if padded else prompts, **options)
 
-    def plain(text: str) -> str:
-        return (
-            " ".join(text.lower().translate(str.maketrans("", "", punctuation)).split()) if padded else text
-        )
+    return Texts(net, tokenize, lambda net, given: net.get_text_features(**given).pooler_output)
 
-    return Texts(net, lambda prompts: tokenizer([plain(text) for text in prompts], **options), embed)
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().translate(str.maketrans("", "", punctuation)).split())
 
 
 # open_clip
@@ -147,12 +148,14 @@ def _open_clip_vision(visual: Any) -> Vision:
         stages = _stages(visual, [*stem, "avgpool"], [f"layer{i}" for i in range(1, 5)])
         return Vision(stages, None, Part(visual, ("attnpool",), _attention_pool))
     if kind != "VisionTransformer":
-        raise ConfigError(f"open_clip's image tower {kind} is none of its ViTs, ResNets and timm networks")
-    stages = Stages(
-        stem=Part(visual, ("conv1", "class_embedding", "positional_embedding", "ln_pre"), _open_clip_embed, 1)
-    )
+        raise ConfigError(
+            f"open_clip's {kind} is none of its ViTs, ResNets and timm networks; take one of those"
+        )
+    first = ("conv1", "class_embedding", "positional_embedding", "ln_pre")
+    stages = Stages(stem=Part(visual, first, _open_clip_embed, 1))
     stages |= {f"block{i}": Block(block) for i, block in enumerate(visual.transformer.resblocks, 1)}
-    pool = Part(visual, ("ln_post", "attn_pool", "attn_pool_contrastive"), _open_clip_pool)
+    last = ("ln_post", "attn_pool", "attn_pool_contrastive")
+    pool = Part(visual, last, lambda net, x: net._pool(tokens_of(x))[0])
     top = Part(visual, ("ln_post",), partial(closed, norm="ln_post", prefix=1))
     return Vision(stages, top, pool)
 
@@ -167,10 +170,6 @@ def _open_clip_embed(net: Any, images: Tensor) -> Tensor:
     first = net.class_embedding.expand(len(plane), 1, -1)
     tokens = torch.cat([first, tokens_of(plane)], 1) + resized(net.positional_embedding, plane.shape[-1])
     return column(net.ln_pre(tokens))
-
-
-def _open_clip_pool(net: Any, x: Tensor) -> Tensor:
-    return net._pool(tokens_of(x))[0]
 
 
 def _attention_pool(net: Any, x: Tensor) -> Tensor:
@@ -191,31 +190,34 @@ def _open_clip_name(place: str) -> tuple[str, str | None]:
     return (name, tag or None) if name in open_clip.list_models() else (f"hf-hub:{place}", None)
 
 
-def _open_clip_config(place: str) -> dict[str, Any]:
-    """model_cfg and preprocess_cfg as in open_clip_config.json."""
+def _open_clip_config(place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What open_clip knows of the network, and of its images."""
     import open_clip
     from huggingface_hub import hf_hub_download
 
     name, tag = _open_clip_name(place)
     if not name.startswith(("local-dir:", "hf-hub:")):
-        facts = open_clip.get_pretrained_cfg(name, tag) if tag else {}
-        return {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": facts}
-    local = name.startswith("local-dir:")
-    found = read_json(Path(place) / OPEN_CLIP_CONFIG if local else hf_hub_download(place, OPEN_CLIP_CONFIG))
-    return {"model_cfg": found["model_cfg"], "preprocess_cfg": found.get("preprocess_cfg") or {}}
+        return open_clip.get_model_config(name), open_clip.get_pretrained_cfg(name, tag) if tag else {}
+    local = Path(place) / OPEN_CLIP_CONFIG
+    found = read_json(local if name.startswith("local-dir:") else hf_hub_download(place, OPEN_CLIP_CONFIG))
+    return found["model_cfg"], found.get("preprocess_cfg") or {}
 
 
 def _open_clip_images(place: str) -> dict[str, Any]:
-    found = _open_clip_config(place)
-    facts = found["preprocess_cfg"]
-    size = facts.get("size") or found["model_cfg"]["vision_cfg"].get("image_size", 224)
-    read = {key: tuple(facts.get(key) or own) for key, own in _CLIP.items()}
-    return {**read, "size": size if isinstance(size, int) else size[0]}
+    config, facts = _open_clip_config(place)
+    size = facts.get("size") or config["vision_cfg"].get("image_size", 224)
+    return {**{key: facts.get(key) or own for key, own in _CLIP.items()}, "size": size}
 
 
 def _open_clip_architecture(place: str) -> dict[str, Any]:
-    found = _open_clip_config(place)["model_cfg"]
-    return {"library": "open_clip", **{k: found.get(k) for k in ("embed_dim", "vision_cfg", "quick_gelu")}}
+    config, _ = _open_clip_config(place)
+    return {"library": "open_clip", **{k: config.get(k) for k in ("embed_dim", "vision_cfg", "quick_gelu")}}
+
+
+def _open_clip_blank(config: dict[str, Any]) -> Any:
+    from open_clip.model import _build_vision_tower
+
+    return _build_vision_tower(config["embed_dim"], config["vision_cfg"], bool(config.get("quick_gelu")))
 
 
 def _open_clip_network(place: str) -> Any:
@@ -230,13 +232,10 @@ def _open_clip_pair(place: str) -> Pair:
 
     net, tokenizer = _open_clip_network(place), open_clip.get_tokenizer(_open_clip_name(place)[0])
     vision, project = _open_clip_vision(net.visual), getattr(net.visual, "proj", None)
-    facts = (
-        float(net.logit_scale.detach().exp()),
-        0.0 if net.logit_bias is None else float(net.logit_bias.detach()),
-    )
     net.visual = None  # the text tower is left
     texts = Texts(net, tokenizer, lambda net, given: net.encode_text(given))
-    return Pair(vision, None if project is None else project.T, texts, *facts, _open_clip_images(place))
+    project = None if project is None else project.T
+    return Pair(vision, project, texts, *_logit(net), images_of("open_clip", place))
 
 
 # timm
@@ -251,7 +250,7 @@ def _timm_vision(net: Any) -> Vision:
         blocks = {f"block{i}": Block(block) for i, block in enumerate(net.blocks, 1)}
         stages = Stages(stem=Part(net, keep, _timm_embed, prefix), **blocks)
         top = Part(net, ("norm",), partial(closed, norm="norm", prefix=prefix))
-        return Vision(stages, top, Part(net, head, _timm_pool))
+        return Vision(stages, top, Part(net, head, lambda net, x: net.forward_head(net.norm(tokens_of(x)))))
     if hasattr(net, "stem") and hasattr(net, "stages"):
         stages = Stages(stem=net.stem, **{f"stage{i}": stage for i, stage in enumerate(net.stages, 1)})
     elif hasattr(net, "layer4"):
@@ -259,9 +258,7 @@ def _timm_vision(net: Any) -> Vision:
         stages = _stages(net, stem, [f"layer{i}" for i in range(1, 5)])
     else:
         kind = type(net).__name__
-        raise ConfigError(
-            f"timm's {kind} is none of the ViTs, ConvNeXts and ResNets that are cut into stages"
-        )
+        raise ConfigError(f"timm's {kind} is none of its ViTs, ConvNeXts and ResNets; take one of those")
     last = next(reversed(stages))
     for name in ("norm_pre", "final_conv"):  # mostly an identity
         stages[last] = nn.Sequential(stages[last], getattr(net, name)) if hasattr(net, name) else stages[last]
@@ -270,10 +267,6 @@ def _timm_vision(net: Any) -> Vision:
 
 def _timm_embed(net: Any, images: Tensor) -> Tensor:
     return column(net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images)))))
-
-
-def _timm_pool(net: Any, x: Tensor) -> Tensor:
-    return net.forward_head(net.norm(tokens_of(x)))
 
 
 def _timm_config(place: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
@@ -290,7 +283,7 @@ def _timm_config(place: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
 def _timm_images(place: str) -> dict[str, Any]:
     facts = _timm_config(place)[0]
-    return {"mean": tuple(facts["mean"]), "std": tuple(facts["std"]), "size": facts["input_size"][-1]}
+    return {"mean": facts["mean"], "std": facts["std"], "size": facts["input_size"][-1]}
 
 
 def _timm_architecture(place: str) -> dict[str, Any]:
@@ -303,6 +296,12 @@ def _timm_network(place: str) -> Any:
 
     source = "local-dir:" if Path(place).is_dir() else "hf-hub:" if "/" in place else ""
     return timm.create_model(source + place, pretrained=True).eval()
+
+
+def _timm_blank(config: dict[str, Any]) -> Any:
+    import timm
+
+    return timm.create_model(config["name"], pretrained=False, **config["options"])
 
 
 def _timm_pair(place: str) -> Pair:
@@ -321,74 +320,113 @@ def _no_texts(name: str, why: str) -> ConfigError:
 
 @dataclass(frozen=True)
 class Library:
-    """How a library reads a place: what builds its network again, its images, the network, a pair."""
+    """How a library reads a place: its network with the weights, its pair, what `images_of` and `architecture` say.
 
-    architecture: Callable[[str], dict[str, Any]]
-    images: Callable[[str], dict[str, Any]]
+    Further the network of such an architecture, its weights random, and a network's trunk, which shares its weights.
+    """
+
     network: Callable[[str], Any]
     pair: Callable[[str], Pair]
+    images: Callable[[str], dict[str, Any]]
+    architecture: Callable[[str], dict[str, Any]]
+    blank: Callable[[dict[str, Any]], Any]
+    trunk: Callable[[Any], nn.Sequential]
 
 
 LIBRARIES: dict[str, Library] = {
-    "hf": Library(library_nets.architecture, _hf_images, library_nets.transformers_network, _hf_pair),
-    "open_clip": Library(_open_clip_architecture, _open_clip_images, _open_clip_network, _open_clip_pair),
-    "timm": Library(_timm_architecture, _timm_images, _timm_network, _timm_pair),
+    "hf": Library(
+        library_nets.transformers_network,
+        _hf_pair,
+        _hf_images,
+        library_nets.architecture,
+        library_nets.from_architecture,
+        library_nets.transformers_stages,
+    ),
+    "open_clip": Library(
+        _open_clip_network,
+        _open_clip_pair,
+        _open_clip_images,
+        _open_clip_architecture,
+        _open_clip_blank,
+        lambda net: _open_clip_vision(getattr(net, "visual", net)).trunk,
+    ),
+    "timm": Library(
+        _timm_network,
+        _timm_pair,
+        _timm_images,
+        _timm_architecture,
+        _timm_blank,
+        lambda net: _timm_vision(net).trunk,
+    ),
 }
 
 
 def split_name(name: str) -> tuple[str, str] | None:
     """(library, place) of LIBRARY:PLACE; None for any other name."""
-    library, colon, place = name.partition(":")
+    library, _, place = name.partition(":")
     library = "hf" if library == "transformers" else library
-    return (library, place) if colon and library in LIBRARIES else None
+    return (library, place) if place and library in LIBRARIES else None
 
 
 @contextmanager
-def reading(library: str, place: str) -> Iterator[None]:
-    """Whatever a library raises of a place becomes one sentence."""
+def reading(library: str, place: str | None) -> Iterator[None]:
+    """Whatever a library raises of a place, or of an architecture that was saved, becomes one sentence."""
+    what, advice = f"{library}:{place}", "check the name and the network, or name a folder that is here"
+    if place is None:
+        what, advice = f"the model's architecture of {library}", "copy the model again"
+    elif is_there(place):
+        advice = "copy the folder again, whole"
     try:
         yield
     except PhraseLocError:
         raise
     except ImportError as error:
         needed = f"the package {error.name}" if error.name else reason(error)
-        raise ConfigError(f"{library}:{place} needs {needed}: {extra('clip')}") from None
+        raise ConfigError(f"{what} needs {needed}: {extra('clip')}") from None
     except Exception as error:  # of a broken folder or without a network the libraries raise anything
-        what = "the folder" if Path(place).is_dir() else "neither a folder here nor a name within reach: it"
-        raise DataError(
-            f"{library}:{place}: {what} cannot be loaded ({reason(error)}); check the name and the network, or copy "
-            "the folder again, whole"
-        ) from None
+        raise DataError(f"{what} cannot be loaded ({reason(error)}); {advice}") from None
 
 
 def load_pair(library: str, place: str) -> Pair:
     """An image-text model with its weights; a PhraseLocError where they are partial, broken or out of reach."""
     with reading(library, place):
         pair = LIBRARIES[library].pair(place)
-    for name, value in (
-        nn.ModuleList([*pair.vision.stages.values(), pair.vision.pool, pair.texts]).state_dict().items()
-    ):
+    weights = nn.ModuleList([*pair.vision.stages.values(), pair.vision.pool, pair.texts]).state_dict()
+    for name, value in (weights if pair.project is None else {**weights, "projection": pair.project}).items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise DataError(f"{library}:{place} has weights that are not finite ({name}); copy it again")
     return pair
 
 
 def architecture(library: str, place: str) -> dict[str, Any]:
-    """What `network` builds again, kept in a saved model so that it needs the place no more."""
+    """What `blank_trunk` builds again, kept in a saved model so that it needs the place no more."""
     with reading(library, place):
         return LIBRARIES[library].architecture(place)
 
 
 def images_of(library: str, place: str) -> dict[str, Any]:
-    """Mean and std of RGB in 0..1 and the size of the images of a place, as far as it says them."""
+    """Mean and std of RGB in 0..1 and the size, a side in pixels, of a place's images, as far as it says them."""
     with reading(library, place):
-        return LIBRARIES[library].images(place)
+        told = {key: value for key, value in LIBRARIES[library].images(place).items() if value}
+        size = told.get("size", 1)
+        size = size if isinstance(size, int) else size[0]
+        if size not in range(1, 4097) or any(len(told.get(key, "RGB")) != 3 for key in ("mean", "std")):
+            raise ValueError(f"images of mean, std and size {', '.join(map(str, told.values()))}")
+        return {key: size if key == "size" else tuple(value) for key, value in told.items()}
 
 
-def trunk(net: Any) -> nn.Sequential:
-    """A network's named stages; they share its weights."""
-    library = type(net).__module__.partition(".")[0]
-    if library == "transformers":
-        return library_nets.transformers_stages(net)
-    found = _open_clip_vision(getattr(net, "visual", net)) if library == "open_clip" else _timm_vision(net)
-    return found.trunk
+def trunk(library: str, place: str, pretrained: bool) -> tuple[nn.Sequential, dict[str, str]]:
+    """Named stages with their own weights or random ones, and names in the library's network -> names in these."""
+    with reading(library, place):
+        own = LIBRARIES[library]
+        net = own.network(place) if pretrained else own.blank(own.architecture(place))
+        made = own.trunk(net)
+    return made, library_nets.renamed(net, made)
+
+
+def blank_trunk(config: dict[str, Any]) -> nn.Sequential:
+    """The trunk of an `architecture`, with random weights."""
+    library = config.get("library", "hf")
+    own = choose(LIBRARIES, library, "library of an architecture")
+    with reading(library, None):
+        return own.trunk(own.blank(config))

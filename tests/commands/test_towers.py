@@ -37,9 +37,8 @@ def flickr(tmp_path):
     }
     root = tree(tmp_path / "flickr", images, photographs=True)
     for i in images:
-        Image.radial_gradient("L").rotate(30 * int(i)).resize((32, 32)).convert("RGB").save(
-            root / "flickr30k-images" / f"{i}.jpg"
-        )
+        picture = Image.radial_gradient("L").rotate(30 * int(i)).resize((32, 32)).convert("RGB")
+        picture.save(root / "flickr30k-images" / f"{i}.jpg")
     return root
 
 
@@ -74,17 +73,14 @@ def test_calibrate_says_states_from_then_on_and_leaves_the_librarys_files_alone(
 
 
 def test_evaluate(clip, flickr, tmp_path, capsys):
+    methods = "method=[contrastive_mwp,contrastive_mwp@random_word,contrastive_mwp@random_top]"
     settings = [
         f"data.root={flickr}",
         "data.split=val",
         f"output={tmp_path / 'report.json'}",
         f"model={clip}",
     ]
-    settings += [
-        "method=[contrastive_mwp,contrastive_mwp@random_word,contrastive_mwp@random_top]",
-        "bootstrap=10",
-    ]
-    settings += ["protocols=[pointing_any,recall_union]", "device=cpu", "proposal_cache=none"]
+    settings += [methods, "bootstrap=10", "protocols=[pointing_any]", "device=cpu", "proposal_cache=none"]
     assert main(["evaluate", "configs/flickr30k.yaml", *settings]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert {row["method"] for row in report["rows"]} >= {"contrastive_mwp", "contrastive_mwp@random_top"}
@@ -125,8 +121,4 @@ def test_the_benchmark_prints_a_table_and_goes_on_over_what_cannot_be_loaded(
     assert [row[1] for row in rows[2:4]] == ["negative, contributions", "mean, contributions"]
     assert "cannot be loaded" in rows[4][1]
     assert rows[-1][0].strip("| ") in ("centre", "fixed_boxes", "whole_image", "random")
-    figures = json.loads(out.with_suffix(".json").read_text())
-    assert figures[0]["settings"]["stage"] == "block2"
-    assert (
-        figures[0]["rows"] != figures[1]["rows"] or figures[0]["milliseconds"] != figures[1]["milliseconds"]
-    )
+    assert json.loads(out.with_suffix(".json").read_text())[0]["settings"]["stage"] == "block2"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.backbones import BACKBONES, between, build, preprocessing, stage_names
+from phrase_loc.models.backbones import BACKBONES, between, build, preprocessing, split, stage_names
 from phrase_loc.models.build import NORMS, fold_batch_norm
 from phrase_loc.models.library_nets import CUTS
 
@@ -28,21 +28,13 @@ def stir(net: nn.Module) -> nn.Module:
 
 #: one of each way to cut
 WAYS = ["efficientnet_lite0", "tiny", "vgg11_bn", "resnet18", *(set(BACKBONES) & set(CUTS))]
-WAYS += [
-    "squeezenet1_1",
-    "mnasnet1_0",
-    "shufflenet_v2_x1_0",
-    "regnet_y_400mf",
-    "densenet121",
-    "convnext_tiny",
-]
+WAYS += ["squeezenet1_1", "mnasnet1_0", "shufflenet_v2_x1_0", "regnet_y_400mf", "densenet121", "convnext_tiny"]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_is_a_chain_whose_norms_fold(name):
-    with torch.device(
-        "cpu" if name.startswith("regnet") else "meta"
-    ):  # regnet computes its widths with tensors
+    device = "cpu" if name.startswith("regnet") else "meta"  # regnet computes its widths with tensors
+    with torch.device(device):
         trunk = build(name)
         assert not trunk.training
         side = 224 if name.endswith("_fc") else 64
@@ -61,17 +53,14 @@ def test_folding_and_cutting_do_not_change_the_function(name):
         expected = trunk(image)
         folded = fold_batch_norm(trunk)
         assert torch.allclose(folded(image), expected, atol=1e-5 * float(expected.abs().max()))
-        below, above = (
-            between(trunk, None, stage_names(trunk)[1]),
-            between(trunk, stage_names(trunk)[1], None),
-        )
+        below, above = split(trunk, stage_names(trunk)[1])
         assert torch.equal(above(below(image)), expected)
 
 
 def test_stages_of_resnet50_are_those_of_the_design():
     trunk = build("resnet50")
     assert [n for n, _ in trunk.named_children()] == ["stem", "layer1", "layer2", "layer3", "layer4"]
-    below, above = between(trunk, None, "layer3"), between(trunk, "layer3", None)
+    below, above = split(trunk, "layer3")
     with torch.no_grad():
         activations = below(torch.rand(2, 3, 224, 224))
         assert activations.shape == (2, 1024, 14, 14)
@@ -101,7 +90,7 @@ def test_the_papers_cuts(name, stage, layer, cells, tmp_path):
 
 def test_the_last_stage_leaves_the_identity_above():
     trunk = build("tiny")
-    below, above = between(trunk, None, "stage3"), between(trunk, "stage3", None)
+    below, above = split(trunk, "stage3")
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(above(below(x)), below(x))
 
@@ -144,10 +133,8 @@ def test_weights_of_a_file_by_either_names(name, tmp_path):
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(trunk(image), again(image))
-    theirs = [
-        v for v in whole.state_dict().values() if v.ndim == 4
-    ]  # both list convolutions from the image up
-    ours = [v for v in trunk.state_dict().values() if v.ndim == 4]
+    # both list convolutions from the image up
+    theirs, ours = ([v for v in net.state_dict().values() if v.ndim == 4] for net in (whole, trunk))
     assert len(ours) == len(theirs)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import create
 from phrase_loc.models.library_nets import resized
 from phrase_loc.models.store import load_model, save_model
-from phrase_loc.models.towers import trunk
+from phrase_loc.models.towers import LIBRARIES
 from phrase_loc.text.phrases import distinct_words
 from phrase_loc.text.vocabulary import Vocabulary
 from tests.models import tiny_towers as tiny
@@ -70,15 +71,16 @@ def vectors(encoded) -> torch.Tensor:
     return torch.from_numpy(distinct_words(encoded)[1] @ distinct_words(encoded)[0])
 
 
-def theirs(folder, kind: str, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of images and prompts by the library itself."""
+def theirs(folder, kind: str, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Embeddings of images and prompts, of length 1, and their logits (N,P), by the library itself."""
     prompts = [f"a photo of {phrase}" for phrase in PHRASES]
     if kind.startswith("open_clip_"):
         import open_clip
 
         name = f"local-dir:{folder}"
         net = open_clip.create_model(name, force_image_size=seen.shape[-1]).eval()
-        return net.encode_image(pixels(seen)), net.encode_text(open_clip.get_tokenizer(name)(prompts))
+        given = pixels(seen), open_clip.get_tokenizer(name)(prompts)
+        return net.encode_image(given[0], True), net.encode_text(given[1], True), net.get_logits(*given)[0]
     from transformers import AutoModel, AutoTokenizer
 
     net, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
@@ -96,24 +98,25 @@ def theirs(folder, kind: str, seen: torch.Tensor) -> tuple[torch.Tensor, torch.T
         {"padding": "max_length", "return_attention_mask": False} if "siglip" in kind else {"padding": True}
     )
     texts = tokenizer(prompts, return_tensors="pt", max_length=24, truncation=True, **padded)
-    return net.get_image_features(**given).pooler_output, net.get_text_features(**texts).pooler_output
+    out = net(**given, **texts)
+    return out.image_embeds, out.text_embeds, out.logits_per_image
 
 
 @pytest.mark.parametrize("larger", [False, True])
 @pytest.mark.parametrize("kind", [*HF, *(f"open_clip_{kind}" for kind in OPEN_CLIP)])
 @torch.no_grad()
-def test_embeddings_are_the_librarys_own_at_any_size(kind, larger, folders):
+def test_embeddings_and_logits_are_the_librarys_own_at_any_size(kind, larger, folders):
     if larger and kind.startswith("open_clip_") and kind != "open_clip_vit":
         pytest.skip("open_clip itself resizes nothing but its ViTs")
     model = load_model(folders(kind))
     side = model.image_size * 3 // 2 if larger else model.image_size
-    image, text = theirs(folders(kind), kind, images(side))
-    pooled = model.features(images(side))
-    ours = pooled @ model.project.T if len(model.project) else pooled
-    assert torch.allclose(ours, image, atol=2e-6)
-    words = vectors(model.encode(PHRASES))
-    assert torch.allclose(words, F.normalize(text), atol=1e-6)
-    assert torch.allclose(model.units(words) @ pooled.T, F.normalize(text) @ image.T, atol=1e-5)
+    image, text, logits = theirs(folders(kind), kind, images(side))
+    pooled, words = model.features(images(side)), vectors(model.encode(PHRASES))
+    embedded = pooled @ model.project.T
+    assert torch.allclose(F.normalize(embedded), image, atol=2e-6)
+    assert torch.allclose(words, text, atol=1e-6)
+    assert torch.allclose(model.units(words) @ pooled.T, text @ embedded.T, atol=1e-5)
+    assert torch.allclose(model.scores(pooled, words), logits, atol=1e-4)
 
 
 def test_position_embeddings_of_another_grid():
@@ -129,24 +132,6 @@ def test_position_embeddings_of_another_grid():
         fine[2:6, 0, 0], torch.tensor([0.75, 1.25, 1.75, 2.25]), atol=0.1
     )  # centres of cells
     assert torch.allclose(fine[..., 0], fine[..., 1].T)
-
-
-@pytest.mark.parametrize("kind", HF[:2])
-@torch.no_grad()
-def test_scores_are_the_logits_that_the_pair_was_trained_by(kind, folders):
-    from transformers import AutoModel, AutoTokenizer
-
-    model, net = load_model(folders(kind)), AutoModel.from_pretrained(folders(kind)).eval()
-    padded = {"padding": "max_length" if kind == "siglip" else True, "max_length": 24, "truncation": True}
-    texts = AutoTokenizer.from_pretrained(folders(kind))(
-        [f"a photo of {p}" for p in PHRASES],
-        return_tensors="pt",
-        return_attention_mask=kind == "clip",
-        **padded,
-    )
-    expected = net(pixel_values=pixels(images(32)), **texts).logits_per_image
-    words = vectors(model.encode(PHRASES))
-    assert torch.allclose(model.scores(model.features(images(32)), words), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["clip", "open_clip_resnet"])
@@ -217,6 +202,8 @@ def test_siglips_texts_are_in_lower_case_and_without_punctuation_as_it_was_train
     for kind, alike in (("siglip", True), ("siglip2", True), ("clip", False)):
         one, two = vectors(load_model(folders(kind)).encode(["Red hat, man!", "red hat man"]))
         assert torch.equal(one, two) is alike
+    (dot,) = load_model(folders("siglip")).encode(["the small red dog on the large blue hat with the man ."])
+    assert dot.note is None  # the end that changes nothing is no word
 
 
 def test_prompts_are_for_pairs_alone(tiny_localizer):
@@ -296,11 +283,10 @@ class TestOneSentence:
     def test_partial_broken_and_infinite_weights(self, kind, folders, tmp_path):
         from safetensors.torch import load_file, save_file
 
-        for path in folders(kind).iterdir():
-            (tmp_path / path.name).write_bytes(path.read_bytes())
+        shutil.copytree(folders(kind), tmp_path, dirs_exist_ok=True)
         weights = next(tmp_path.glob("*.safetensors"))
         tensors, whole = load_file(weights), weights.read_bytes()
-        name = next(name for name in tensors if "proj" in name and tensors[name].dim() == 2)
+        name = "visual_projection.weight" if kind == "clip" else "visual.proj"
         facts = {"format": "pt"}
         save_file({key: value for key, value in tensors.items() if key != name}, weights, facts)
         self.refused(tmp_path, "lacks 1 of|Missing key")
@@ -314,10 +300,18 @@ class TestOneSentence:
         self.refused(tmp_path, "cannot be loaded")
 
     def test_a_pair_without_its_preprocessing(self, folders, tmp_path):
-        for path in folders("clip").iterdir():
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-        (tmp_path / "preprocessor_config.json").unlink()
+        shutil.copytree(folders("clip"), tmp_path, dirs_exist_ok=True)
+        path = tmp_path / "preprocessor_config.json"
+        facts = json.loads(path.read_text())
+        for odd in ({"size": "large"}, {"size": -3}, {"image_mean": 0.5}, {"image_std": [1.0]}):
+            path.write_text(json.dumps(facts | odd))
+            self.refused(tmp_path, "cannot be loaded .*; copy the folder again")
+        path.unlink()
         self.refused(tmp_path, "no preprocessor_config.json with its images' mean and std")
+        path.write_text(json.dumps(facts))
+        for own in ({"inference": 5}, {"name": "x"}, {"tower": 3}):
+            (tmp_path / "phrase_loc.json").write_text(json.dumps({"tower": ".", **own}))
+            self.refused(tmp_path, "key")
 
     def test_networks_without_texts_and_of_no_known_kind(self, folders, tmp_path, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it tries for a minute
@@ -330,7 +324,12 @@ class TestOneSentence:
         (tmp_path / "phrase_loc.json").write_text('{"tower": "zorglub"}')
         self.refused(tmp_path, "names no image-text pair")
         self.refused("open_clip:nowhere/at-all", "cannot be loaded")
-        self.refused("hf:nowhere", "cannot be loaded")
+        for name, match in (
+            ("nowhere", "cannot be loaded"),
+            ("x" * 400, "cannot be loaded"),
+            ("", "no model at"),
+        ):
+            self.refused(f"hf:{name}", match)
 
     @pytest.mark.parametrize(
         "name", ["eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"]
@@ -339,9 +338,9 @@ class TestOneSentence:
         timm = pytest.importorskip("timm")
         with (
             torch.device("meta"),
-            pytest.raises(ConfigError, match="is none of the ViTs, ConvNeXts and ResNets"),
+            pytest.raises(ConfigError, match="is none of its ViTs, ConvNeXts and ResNets"),
         ):
-            trunk(timm.create_model(name))
+            LIBRARIES["timm"].trunk(timm.create_model(name))
 
     def test_open_clip_is_not_installed(self, folders, monkeypatch):
         monkeypatch.setitem(sys.modules, "open_clip", None)

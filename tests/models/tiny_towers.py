@@ -1,6 +1,7 @@
 """Image-text pairs and image networks of a few kilobytes, saved on the spot in each library's own format."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -8,26 +9,7 @@ import torch
 MEAN, STD, SIDE = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3], 32
 _VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
 _IMAGE = {"image_size": SIDE, "patch_size": 8}
-_WORDS = [
-    "a",
-    "photo",
-    "of",
-    "red",
-    "blue",
-    "green",
-    "hat",
-    "dog",
-    "man",
-    "woman",
-    "ball",
-    "lorry",
-    "the",
-    "and",
-    "on",
-    "with",
-    "small",
-    "large",
-]
+_WORDS = "a photo of red blue green hat dog man woman ball lorry the and on with small large"
 
 
 def tokenizer(folder: Path, kind: str) -> dict[str, int]:
@@ -56,7 +38,7 @@ def _sentencepiece(folder: Path) -> dict[str, int]:
     from transformers import SiglipTokenizer
 
     text = folder / "text.txt"
-    text.write_text("\n".join([" ".join(_WORDS), *_WORDS]) + "\n")
+    text.write_text("\n".join([_WORDS, *_WORDS.split()]) + "\n")
     options = {"vocab_size": 40, "hard_vocab_limit": False, "minloglevel": 2, "pad_id": 3}
     sentencepiece.SentencePieceTrainer.train(input=str(text), model_prefix=str(folder / "spiece"), **options)
     made = SiglipTokenizer(str(folder / "spiece.model"))
@@ -101,16 +83,12 @@ def image_network(folder: Path, kind: str) -> Path:
     return folder
 
 
+_TIMM = {"timm_pool": "", "timm_proj": "linear"}
 _OPEN_CLIP = {
     "vit": {"image_size": SIDE, "layers": 4, "width": 16, "head_width": 8, "patch_size": 8},
     "resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "patch_size": None},
-    "convnext": {
-        "timm_model_name": "test_convnext",
-        "timm_pool": "",
-        "timm_proj": "linear",
-        "image_size": 64,
-    },
-    "timm_vit": {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160},
+    "convnext": {"timm_model_name": "test_convnext", **_TIMM, "image_size": 64},
+    "timm_vit": {"timm_model_name": "test_vit", **_TIMM, "image_size": 160},
 }
 
 
@@ -140,9 +118,7 @@ def hub_cache(cache: Path, name: str, folder: Path) -> None:
     commit = "0" * 40
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(commit)
-    (repo / "snapshots" / commit).mkdir(parents=True)
-    for path in folder.iterdir():
-        (repo / "snapshots" / commit / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(folder, repo / "snapshots" / commit)
 
 
 def timm_network(folder: Path, name: str) -> Path:
