@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from itertools import pairwise
 from math import exp
 from operator import index
@@ -287,7 +287,10 @@ class PhraseLocalizer:
         dual = self.model.common_units(self.settings.prompts) if self.settings.dual == "mean" else None
         rules: dict[str, Any] = {"method": attention, "signed": self.settings.signed, "dual": dual}
         found = [
-            [self.model.grid(maps[:, 0]) for maps in maps_at_depths(parts, x, units, weights=weights, **rules)]
+            [
+                self.model.grid(maps[:, 0])
+                for maps in maps_at_depths(parts, x, units, weights=weights, **rules)
+            ]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:

@@ -28,7 +28,14 @@ def stir(net: nn.Module) -> nn.Module:
 
 #: one of each way to cut
 WAYS = ["efficientnet_lite0", "tiny", "vgg11_bn", "resnet18", *(set(BACKBONES) & set(CUTS))]
-WAYS += ["squeezenet1_1", "mnasnet1_0", "shufflenet_v2_x1_0", "regnet_y_400mf", "densenet121", "convnext_tiny"]
+WAYS += [
+    "squeezenet1_1",
+    "mnasnet1_0",
+    "shufflenet_v2_x1_0",
+    "regnet_y_400mf",
+    "densenet121",
+    "convnext_tiny",
+]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
