@@ -286,11 +286,9 @@ class PhraseLocalizer:
             raise ConfigError(f"{method} masks a plane and not a transformer's tokens; take another method")
         dual = self.model.common_units(self.settings.prompts) if self.settings.dual == "mean" else None
         rules: dict[str, Any] = {"method": attention, "signed": self.settings.signed, "dual": dual}
+        rules["weights"] = weights
         found = [
-            [
-                self.model.grid(maps[:, 0])
-                for maps in maps_at_depths(parts, x, units, weights=weights, **rules)
-            ]
+            [self.model.grid(maps[:, 0]) for maps in maps_at_depths(parts, x, units, **rules)]
             for parts, x in zip(self._parts, scene.activations, strict=True)
         ]
         if single:

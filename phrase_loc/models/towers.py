@@ -23,54 +23,18 @@ from string import punctuation
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose, extra
 from phrase_loc.files import is_there, read_json, reason
 from phrase_loc.models import library_nets
 from phrase_loc.models.library_nets import Block, Part, Stages, Vision, closed, column, resized, tokens_of
+from phrase_loc.models.pair import Pair, Texts, logit, no_texts
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 #: CLIP's own mean and std, which open_clip takes where a config names none.
 _CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
-_AT_ONCE = 64  # prompts
-
-
-class Texts(nn.Module):
-    """A text tower with its own tokenizer, which cuts what is too long: prompts to embeddings of length 1."""
-
-    def __init__(
-        self, net: nn.Module, tokenize: Callable[[list[str]], Any], embed: Callable[[Any, Any], Tensor]
-    ):
-        super().__init__()
-        self.net, self.tokenize, self.embed = net, tokenize, embed
-
-    def ids(self, prompt: str) -> list[int]:
-        """The tokens of a prompt."""
-        given = self.tokenize([prompt])
-        found: list[int] = (given if isinstance(given, Tensor) else given["input_ids"])[0].tolist()
-        return found
-
-    @torch.inference_mode()
-    def forward(self, prompts: Sequence[str]) -> Tensor:
-        """P prompts -> (P,E) on the device of the weights."""
-        device, parts = next(self.parameters()).device, range(0, len(prompts), _AT_ONCE)
-        tokens = (self.tokenize(list(prompts[i : i + _AT_ONCE])).to(device) for i in parts)
-        return F.normalize(torch.cat([self.embed(self.net, given) for given in tokens]), dim=-1)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image network and a text tower over one embedding of E numbers."""
-
-    vision: Vision
-    project: Tensor | None  # (E,D) from what is pooled to the embedding; None where that is the embedding
-    texts: Texts
-    scale: float  # of the cosine, and what is added to it, in the logit that the two belong together
-    bias: float
-    images: dict[str, Any]  # mean and std of RGB in 0..1, size
 
 
 # transformers
@@ -96,7 +60,7 @@ def _hf_pair(place: str) -> Pair:
 
     kind = AutoConfig.from_pretrained(place, **library_nets.UNTRUSTED).model_type
     if kind not in library_nets.PAIRS:
-        raise _no_texts(
+        raise no_texts(
             f"hf:{place}", f"its model_type is {kind}, and the pairs are {', '.join(library_nets.PAIRS)}"
         )
     images = images_of("hf", place)
@@ -108,12 +72,7 @@ def _hf_pair(place: str) -> Pair:
     project = getattr(net, "visual_projection", None)
     vision, texts = library_nets.vision_transformer(net.vision_model), _hf_texts(net, place, "siglip" in kind)
     net.vision_model = net.visual_projection = None  # the text tower is left
-    return Pair(vision, None if project is None else project.weight, texts, *_logit(net), images)
-
-
-def _logit(net: Any) -> tuple[float, float]:
-    bias = getattr(net, "logit_bias", None)
-    return net.logit_scale.exp().item(), 0.0 if bias is None else bias.item()
+    return Pair(vision, None if project is None else project.weight, texts, *logit(net), images)
 
 
 def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
@@ -235,7 +194,7 @@ def _open_clip_pair(place: str) -> Pair:
     net.visual = None  # the text tower is left
     texts = Texts(net, tokenizer, lambda net, given: net.encode_text(given))
     project = None if project is None else project.T
-    return Pair(vision, project, texts, *_logit(net), images_of("open_clip", place))
+    return Pair(vision, project, texts, *logit(net), images_of("open_clip", place))
 
 
 # timm
@@ -305,14 +264,7 @@ def _timm_blank(config: dict[str, Any]) -> Any:
 
 
 def _timm_pair(place: str) -> Pair:
-    raise _no_texts(f"timm:{place}", "timm's networks see images alone")
-
-
-def _no_texts(name: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"{name} has no text tower to be asked phrases ({why}); name an image-text model such as "
-        f"hf:openai/clip-vit-base-patch16, or train a word head over this one: model.backbone={name}"
-    )
+    raise no_texts(f"timm:{place}", "timm's networks see images alone")
 
 
 # Names
