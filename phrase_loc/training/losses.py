@@ -8,7 +8,7 @@ Every loss has two steps, so that 100,000 words need not be scored at once:
 A new loss is a pair of such functions and an entry in LOSSES.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,6 +141,20 @@ def _rivals(scores: Tensor, targets: Targets) -> Tensor:
 
 def _mean(terms: Tensor) -> Tensor:
     return terms[0].mean(1)
+
+
+def balance(counts: Sequence[int], power: float = 0.5, most: float = 10.0) -> Tensor:
+    """(V,) class weights that let rare words count: (median count / count) ** power, within 1/most..most.
+
+    The mean over the occurrences (not over the words) is 1, so the size of the loss does not change. A count of 0 is
+    read as 1. Power 0 leaves all words alike, 1 gives each word the same total.
+    """
+    if not 0 <= power <= 1 or most < 1 or not len(counts):
+        given = f"{power}, {most}, {len(counts)}"
+        raise ConfigError(f"expected power in 0..1, most >= 1 and some counts, got {given}")
+    seen = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
+    weights = (seen.median() / seen).pow(power).clamp(1 / most, most)
+    return (weights * seen.sum() / (weights * seen).sum()).float()
 
 
 #: Name -> loss.

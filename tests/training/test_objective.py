@@ -7,8 +7,7 @@ from phrase_loc.distributed import World
 from phrase_loc.models.build import create
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.pairs.dataset import Batch, Ragged, Sample, collate
-from phrase_loc.text.labels import WordLabels
-from phrase_loc.text.vocabulary import Vocabulary
+from phrase_loc.text.vocabulary import Vocabulary, WordLabels
 from phrase_loc.training.config import PhaseConfig
 from phrase_loc.training.objective import Objective, sampled_words, table
 
