@@ -19,7 +19,7 @@ from phrase_loc.cli import COMMANDS
 from phrase_loc.config import load_config
 from phrase_loc.datasets import DATASETS
 from phrase_loc.errors import ConfigError, PhraseLocError
-from phrase_loc.evaluation.config import EvaluateConfig
+from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.images import load_image
 from phrase_loc.streaming import questions_of
 from phrase_loc.text.phrases import PhraseEncoder

@@ -33,7 +33,7 @@ from phrase_loc.training.losses import LOSSES
 from phrase_loc.training.setup import Setup, read_texts, text_files
 
 if TYPE_CHECKING:
-    from phrase_loc.evaluation.config import EvaluateConfig
+    from phrase_loc.evaluation.protocols import EvaluateConfig
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def _localizer(config: TrainConfig, model: TextToRegion) -> PhraseLocalizer:
 
 
 def _plan(config: TrainConfig) -> "EvaluateConfig":
-    from phrase_loc.evaluation.config import EvaluateConfig
+    from phrase_loc.evaluation.protocols import EvaluateConfig
 
     asked = config.validation
     plan = {"data": {"root": asked.root, "split": asked.split}, "protocols": list(asked.protocols)}
