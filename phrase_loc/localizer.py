@@ -4,33 +4,31 @@
 
 `look` runs the network below the map's stage once and returns a value, the Scene; everything else is asked
 of that value, so forty phrases cost little more than one. A localizer holds no state that a call changes:
-threads may share it. `Inference` and `prepare` need no model.
+threads may share it.
 """
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import reduce
 from itertools import pairwise
 from math import exp
 from operator import index
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import torch
-from PIL import Image
-from pydantic import Field
+import torch.nn.functional as F
 from torch import Tensor
 
-from phrase_loc.attention import METHODS, SIGNED, maps_at_depths
-from phrase_loc.config import STRICT, checked, without_retired
+from phrase_loc.attention import METHODS, maps_at_depths
 from phrase_loc.distributed import pick_device
-from phrase_loc.drawing import small_jpeg
 from phrase_loc.errors import ConfigError, choose
 from phrase_loc.image_inputs import Picture
-from phrase_loc.images import MAX_PIXELS, load_image, to_tensor
+from phrase_loc.images import load_image
+from phrase_loc.inference import Inference, Prepared, prepare
 from phrase_loc.maps import centre_prior, min_max, resize, resized_peak, smooth
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, push_model, save_model
@@ -42,99 +40,7 @@ from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 from phrase_loc.text.splitting import phrase_list
 from phrase_loc.text.vocabulary import Vocabulary
 
-#: Settings of older models and the value at which they did nothing; any other value is refused.
-RETIRED: dict[str, Any] = {"sharpness": 0, "mirrored": False, "score": "mass"}
-
 PLANAR = ("occlusion", "rise")  # methods that mask squares of a plane
-Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0, le=1e9)]
-Side = Annotated[int, Field(ge=1, le=4096)]
-
-OneOrMore = Field(min_length=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inference:
-    """How a model is asked; chosen on val, saved in the model's config.json. `from_dict` checks the values.
-
-    Of several stages, all are read at the first input size, in one pass, and the other sizes at the highest alone: a
-    pass further down costs more with the square of the size and gains no more there. Stages count alike. The maps of
-    several input sizes are brought to the grid, min-max normalised and averaged.
-    """
-
-    __pydantic_config__ = STRICT
-
-    method: str = "contrastive_mwp"  # a key of attention.METHODS
-    #: how signed activations compete in mwp and contrastive_mwp, a key of attention.SIGNED
-    signed: str = "clamp"
-    #: where maps are read: a stage of the trunk, "features", or several of them
-    stage: str | Annotated[tuple[str, ...], OneOrMore] = "features"
-    #: sides in pixels of the squares a photograph is resized to
-    image_sizes: Annotated[tuple[Side, ...], OneOrMore] = (224,)
-    smoothing: Share = 0.05  # Gaussian sigma of the map as a share of its side
-    prompts: tuple[str, ...] = ()  # of an image-text pair, {phrase} in each; () for "a photo of {phrase}"
-    #: what contrastive_mwp holds a unit against: its negative, or the mean unit of the model's commonest words
-    dual: Literal["negative", "mean"] = "negative"
-    #: exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
-    prior: Weight = 0.0
-    prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25  # width of that bump as a share of the side
-    proposals: str = "default"  # a key of proposals.PROPOSALS
-    gamma: Annotated[float, Field(ge=-1e9, le=1e9)] = 0.4  # exponent of a box's area (ranking.score_boxes)
-    spread: Weight = 0.0  # how strongly a box's area is held to what the map's extent lets expect; 0 for none
-    temperature: Weight = 0.1  # of the vote of neighbouring boxes on the first (ranking.vote); 0 for none
-    nms: Share = 0.5  # greatest IoU between two boxes of an answer
-    grid: Side = 64  # side of the square grid on which maps are smoothed and boxes ranked
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages at which maps are read, one or several."""
-        return self.stage if isinstance(self.stage, tuple) else (self.stage,)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
-        """Checked settings from plain values; an unknown name raises a ConfigError, as does a retired one in use."""
-        what = f"{source} setting"
-        settings = checked(cls, without_retired(values, RETIRED, what), what)
-        choose(METHODS, settings.method, "attention method")
-        choose(SIGNED, settings.signed, "rule for signed activations")
-        if wrong := [prompt for prompt in settings.prompts if "{phrase}" not in prompt]:
-            raise ConfigError(f"{what} prompts needs {{phrase}} in each, got {wrong[0]!r:.80}")
-        choose(PROPOSALS, settings.proposals, "proposal source")
-        return settings
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A photograph ready for the network; made without a model, so by any thread or process."""
-
-    squares: tuple[Tensor, ...]  # for each input size S a (3, S, S) uint8
-    size: tuple[int, int]  # (H, W) of the frame in which answers are given
-    proposals: Tensor | None  # (R, 4) boxes that need the picture
-    picture: bytes | None = None  # a small JPEG of it, for showing and for masks
-
-
-def prepare(
-    picture: Image.Image,
-    settings: Inference,
-    size: tuple[int, int] | None = None,
-    source: Source | None = None,
-    keep: bool = False,
-) -> Prepared:
-    """Squash an RGB picture to the settings' input sizes and propose boxes in it.
-
-    `size` is the (H, W) of the frame of the answers, None the picture's own; `source` proposes boxes, None is
-    that of the settings; `keep` keeps a small picture. Raises a ConfigError for a frame without pixels or with more
-    than MAX_PIXELS.
-    """
-    source = source or PROPOSALS[settings.proposals]
-    frame = (picture.height, picture.width) if size is None else _checked_frame(size)
-    with lap("resize"):
-        squares = tuple(
-            to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
-        )
-    with lap("propose"):
-        proposals = source.of_image(picture, frame)
-    return Prepared(squares, frame, proposals, small_jpeg(picture) if keep else None)
 
 
 def _checked_top_k(top_k: int) -> int:
@@ -144,16 +50,6 @@ def _checked_top_k(top_k: int) -> int:
     raise ConfigError(f"top_k is a number of boxes, 1 or more, got {str(top_k)[:40]!r}")
 
 
-def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
-    with suppress(TypeError, ValueError, OverflowError):
-        height, width = (int(side) for side in size)
-        if min(height, width) >= 1 and height * width <= MAX_PIXELS:
-            return height, width
-    raise ConfigError(
-        f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; got {str(size)[:60]}"
-    )
-
-
 def _oddity(peak: Tensor | None, boxes: Tensor) -> str | None:
     """The sentence where map and first box do not say the same."""
     if peak is None:
@@ -161,6 +57,13 @@ def _oddity(peak: Tensor | None, boxes: Tensor) -> str | None:
     if not len(boxes) or bool(((boxes[0, :2] <= peak) & (peak <= boxes[0, 2:])).all()):
         return None
     return "map and box disagree: the peak of the map lies outside the best box"
+
+
+def mean_units(model: TextToRegion, encoded: Sequence[EncodedPhrase]) -> Tensor:
+    """Of each phrase the mean unit of its words, by their weights: (P, D), zeros without a known word."""
+    ids, weights = map(torch.from_numpy, distinct_words(encoded))
+    vectors = model.words.vectors
+    return weights.to(vectors) @ model.units(ids.to(vectors.device))
 
 
 class PhraseLocalizer:
@@ -181,9 +84,25 @@ class PhraseLocalizer:
         between = [model.between(low, high) for low, high in pairwise(stages)]
         highest = model.above(stages[-1])
         further = len(self.settings.image_sizes) - 1
-        # for each input size the network up to where its lowest map is read, and over that, cut where maps are read
-        self._below = [model.below(stages[0]), *[model.below(stages[-1])] * further]
+        of_ranker = self._ranker_stage()
+        first = min(stages[0], of_ranker or stages[0], key=model.stage_index)
+        # for each input size the network up to what a scene keeps, and over that, cut where maps are read
+        self._below = [model.below(first), *[model.below(stages[-1])] * further]
         self._parts = [[*between, highest], *[[highest]] * further]
+        self._to_maps = model.between(
+            first, stages[0]
+        )  # from the first size's activations to where maps are read
+        self._to_ranker = model.between(first, of_ranker) if of_ranker else None
+
+    def _ranker_stage(self) -> str | None:
+        """Where the box ranker reads, None where it is not asked."""
+        if not self.settings.ranker:
+            return None
+        if self.model.config.ranker is None:
+            raise ConfigError(
+                "this model has no box ranker; set ranker=0, or teach it one: phrase-loc learn-ranker"
+            )
+        return self.model.config.ranker[0]
 
     @classmethod
     def from_pretrained(
@@ -271,6 +190,26 @@ class PhraseLocalizer:
         """
         return self._attend(scene, self.encode(phrases), method or self.settings.method)
 
+    def _read(self, scene: Scene) -> tuple[Tensor, ...]:
+        """For each input size the activations where its lowest map is read."""
+        return (self._to_maps(scene.activations[0]), *scene.activations[1:])
+
+    @torch.inference_mode()
+    def phrase_units(self, encoded: Sequence[EncodedPhrase]) -> Tensor:
+        """Of each phrase the mean unit of its words, for the box ranker: (P, D), (P, 0) where it is not asked."""
+        if self._to_ranker is None:
+            return torch.zeros(len(encoded), 0)
+        return mean_units(self.model, encoded).cpu()
+
+    @torch.inference_mode()
+    def box_scores(self, scene: Scene, boxes: Tensor, units: Tensor) -> Tensor | None:
+        """What the box ranker adds to the scores of boxes: (R, 4), (P, D) -> (P, R); None where it is not asked."""
+        if self._to_ranker is None or not len(boxes):
+            return None
+        plane = self._to_ranker(scene.activations[0])[0]
+        logits = self.model.head.ranker(plane, boxes.to(plane), scene.size, units.to(plane))
+        return self.settings.ranker * F.logsigmoid(logits).cpu()
+
     @lap("maps")
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
@@ -289,7 +228,7 @@ class PhraseLocalizer:
         rules["weights"] = weights
         found = [
             [self.model.grid(maps[:, 0]) for maps in maps_at_depths(parts, x, units, **rules)]
-            for parts, x in zip(self._parts, scene.activations, strict=True)
+            for parts, x in zip(self._parts, self._read(scene), strict=True)
         ]
         if single:
             return found[0][0]
@@ -325,7 +264,8 @@ class PhraseLocalizer:
         heats = self.heat(attention[known], self._grid)
         with lap("peaks"):
             peaks = resized_peak(heats, scene.size)
-        found = dict(zip(known, zip(peaks, self._ranked(scene, heats, top_k), strict=True), strict=True))
+        ranked = self._ranked(scene, heats, top_k, self.phrase_units([encoded[i] for i in known]))
+        found = dict(zip(known, zip(peaks, ranked, strict=True), strict=True))
         none, fit = attention.new_zeros(0, 4), self.model.config.calibration
         thresholds = (fit.get("absent_below", ABSENT_BELOW), fit.get("found_at", FOUND_AT))
         answers = Predictions()
@@ -336,24 +276,28 @@ class PhraseLocalizer:
             answers.append(Prediction(phrases[i], e.words, present, peak, boxes, scores, *shown))
         return answers
 
-    def rank_all(self, scene: Scene, attention: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
-        """The best boxes of each map: (P, h, w) -> P times boxes (k, 4), best first, and scores (k,)."""
-        return self._ranked(scene, self.heat(attention, self._grid), _checked_top_k(top_k))
+    def rank_all(
+        self, scene: Scene, attention: Tensor, top_k: int, units: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The best boxes of each map: (P, h, w), units (P, D) -> P times boxes (k, 4), best first, scores (k,)."""
+        return self._ranked(scene, self.heat(attention, self._grid), _checked_top_k(top_k), units)
 
     @lap("ranking")
-    def _ranked(self, scene: Scene, heats: Tensor, top_k: int) -> list[tuple[Tensor, Tensor]]:
+    def _ranked(self, scene: Scene, heats: Tensor, top_k: int, units: Tensor) -> list[tuple[Tensor, Tensor]]:
         s, size = self.settings, scene.size
         how: dict[str, Any] = {"gamma": s.gamma, "spread": s.spread, "temperature": s.temperature}
 
-        def rank(maps: Tensor, boxes: Tensor) -> list[tuple[Tensor, Tensor]]:
-            return rank_phrases(maps, boxes, size, overlap=s.nms, top_k=top_k, **how)
+        def rank(maps: Tensor, boxes: Tensor, units: Tensor) -> list[tuple[Tensor, Tensor]]:
+            added = self.box_scores(scene, boxes, units)
+            return rank_phrases(maps, boxes, size, overlap=s.nms, top_k=top_k, added=added, **how)
 
         shared = heats.new_zeros(0, 4) if scene.proposals is None else scene.proposals
         own = [self.source.of_map(heat, size) for heat in heats]
         if all(boxes is None for boxes in own):
-            return rank(heats, shared)
+            return rank(heats, shared, units)
         parts = [shared if boxes is None else torch.cat([shared, boxes]) for boxes in own]
-        return [rank(heat[None], boxes)[0] for heat, boxes in zip(heats, parts, strict=True)]
+        asked = zip(heats.split(1), parts, units.split(1), strict=True)
+        return [rank(heat, boxes, unit)[0] for heat, boxes, unit in asked]
 
     def presence(self, scene: Scene, phrases: Iterable[str]) -> list[float]:
         """The model's raw score that the image shows each phrase; -inf without a known word. Not a probability."""
@@ -395,5 +339,5 @@ class PhraseLocalizer:
 
     def _features(self, scene: Scene) -> list[Tensor]:
         """For each input size (1, D, h, w)."""
-        pairs = zip(self._parts, scene.activations, strict=True)
+        pairs = zip(self._parts, self._read(scene), strict=True)
         return [reduce(lambda value, part: part(value), parts, x) for parts, x in pairs]

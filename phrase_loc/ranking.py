@@ -1,5 +1,7 @@
 """Rank boxes by an attention map: sums in boxes, scores, box voting, non-maximum suppression, top k.
 
+Beside the map, a `BoxRanker` may say from the picture which regions look like the whole of what a phrase names.
+
 The sum of a map over any box takes four look-ups in its integral image (the table of sums above and to the
 left of each corner); between corners the integral of a map that is constant within cells is bilinear, so
 boxes with fractional cells are exact as well, whatever the map's grid.
@@ -7,8 +9,8 @@ boxes with fractional cells are exact as well, whatever the map's grid.
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import one_hot
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from phrase_loc.boxes import area, clip, iou
 from phrase_loc.errors import DataError
@@ -16,7 +18,60 @@ from phrase_loc.maps import min_max
 
 TINY = 1e-6  # share of the map's mass below which boxes are alike; keeps logarithms finite
 LEAD = 1e-3  # of a voted box above the best score
+CELLS, FRAME = 3, 0.35  # parts of a region's side; width of the frame around it as a share of its sides
+WIDTH, HIDDEN, EMBEDDING = 40, 192, 48  # numbers of a BoxRanker's layers
 SPREAD_POWER, SPREAD_OFFSET = 3.0, 3.54  # from the mean of a map to the log of a thing's share of the image
+
+
+class BoxRanker(nn.Module):
+    """How likely a box is to overlap what a phrase names by half: from the picture, without a map.
+
+    Of each region it reads the mean activations (C channels at a stage of the trunk) in CELLS x CELLS parts, on a
+    frame around it and of the photograph, with its area and shape, and compares them with the mean unit (D numbers)
+    of the phrase's words. training/box_ranker.py teaches it by captions alone.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, units: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))  # of the activations, over photographs
+        self.register_buffer("std", torch.ones(channels))
+        self.lift = nn.Linear(channels, WIDTH, bias=False)
+        inner = nn.Linear(WIDTH * (CELLS**2 + 2) + 3, HIDDEN)
+        self.regions = nn.Sequential(inner, nn.ReLU(), nn.Dropout(0.2), nn.Linear(HIDDEN, EMBEDDING + 1))
+        self.phrases = nn.Linear(units, EMBEDDING + 1)
+
+    def forward(self, plane: Tensor, boxes: Tensor, size: tuple[int, int], units: Tensor) -> Tensor:
+        """(C, h, w), (R, 4) in a frame of `size` (H, W), (P, D) -> logits (P, R)."""
+        regions = self.regions(self.describe(plane, boxes, size))
+        phrases = self.phrases(F.normalize(units, dim=-1) * units.shape[-1] ** 0.5)
+        match = phrases[:, :-1] @ regions[:, :-1].T / EMBEDDING**0.5
+        return match + regions[:, -1] + phrases[:, -1:]
+
+    def describe(self, plane: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """The numbers of each region: (C, h, w), (R, 4) -> (R, WIDTH * (CELLS**2 + 2) + 3)."""
+        values = (plane - self.mean[:, None, None]) / self.std[:, None, None]
+        values = torch.einsum("chw,kc->khw", values, self.lift.weight)
+        height, width = size
+        corners, sides = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
+        steps = torch.cartesian_prod(*[torch.arange(CELLS, device=boxes.device)] * 2) / CELLS
+        first = corners + steps * sides  # (R, CELLS**2, 2)
+        cells = torch.cat([first, first + sides / CELLS], -1)
+        frames = clip(
+            torch.cat([boxes[:, :2] - FRAME * sides[:, 0], boxes[:, 2:] + FRAME * sides[:, 0]], 1), size
+        )
+        regions = torch.cat([cells, frames[:, None], boxes[:, None]], 1).flatten(0, 1)
+        cell = height * width / plane[0].numel()  # of the plane, in pixels
+        sums = mass_in(values, regions, size).unflatten(-1, (len(boxes), -1))  # (k, R, CELLS**2 + 2)
+        areas = (area(regions) / cell).view(len(boxes), -1)
+        means = (sums[..., :-2] / areas[:, :-2].clamp(min=1e-3)).permute(1, 2, 0).flatten(1)
+        around = (sums[..., -2] - sums[..., -1]) / (areas[:, -2] - areas[:, -1]).clamp(min=0.3)
+        whole = values.mean((1, 2)).expand(len(boxes), -1)
+        share, shape = area(boxes) / (height * width), sides[:, 0, 0] / sides[:, 0, 1].clamp(min=1e-6)
+        form = [share.clamp(min=1e-3).log(), shape.clamp(0.05, 20).log(), share.sqrt()]
+        return torch.cat([means, around.T, whole, torch.stack(form, 1)], 1)
 
 
 def integral(maps: Tensor) -> Tensor:
@@ -78,6 +133,11 @@ def expected_log_area(maps: Tensor) -> Tensor:
     return (SPREAD_OFFSET + SPREAD_POWER * maps.mean((-2, -1)).log()).clamp(max=0)
 
 
+def hit_probability(boxes: Tensor, scores: Tensor, temperature: float, overlap: float = 0.5) -> Tensor:
+    """How much of the probability that `vote` reads lies on boxes that overlap each one: (R, 4), (P, R) -> (P, R)."""
+    return torch.softmax(scores / temperature, -1) @ (iou(boxes, boxes) >= overlap).to(scores)
+
+
 def vote(
     boxes: Tensor, scores: Tensor, temperature: float, weight: float = 0.5, overlap: float = 0.5
 ) -> tuple[Tensor, Tensor]:
@@ -95,7 +155,7 @@ def vote(
     consensus = (truth @ near).clamp(min=torch.finfo(scores.dtype).tiny).log()
     winner = (scores + weight * consensus).argmax(-1)  # (P,)
     # a box without area overlaps none, not even itself: the one-hot part keeps it
-    share = truth * near[winner] + torch.finfo(scores.dtype).tiny * one_hot(winner, len(boxes)).to(scores)
+    share = truth * near[winner] + torch.finfo(scores.dtype).tiny * F.one_hot(winner, len(boxes)).to(scores)
     merged = (share / share.sum(-1, keepdim=True)) @ boxes.to(share)  # (P, 4)
     merged = merged.clamp(*boxes.to(share).aminmax(dim=0))  # rounding must not carry a mean out of the image
     lifted = torch.full_like(scores[:, :1], -torch.inf).repeat(1, len(scores))
@@ -149,11 +209,13 @@ def rank_phrases(
     temperature: float = 0.0,
     overlap: float = 0.5,
     top_k: int = 10,
+    added: Tensor | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """The best boxes of each phrase: maps (P, h, w) >= 0, shared proposals (R, 4), an image of `size` (H, W).
 
     `gamma` is the exponent of the area in `score_boxes`, `temperature` that of `vote` (0 for none), `overlap` the
-    greatest IoU between two boxes of an answer. For each phrase boxes (k, 4), best first, and their scores (k,).
+    greatest IoU between two boxes of an answer; `added` (P, R) goes to the scores, such as what a
+    BoxRanker says. For each phrase boxes (k, 4), best first, and their scores (k,).
     """
     if attention.ndim != 3:
         raise DataError(f"maps of phrases have the shape (P, h, w), got {tuple(attention.shape)}")
@@ -161,6 +223,7 @@ def rank_phrases(
     if boxes.shape[0] == 0:
         return [(boxes.reshape(0, 4), attention.new_zeros(0)) for _ in attention]
     scores = score_boxes(attention, boxes, size, gamma, spread)
+    scores = scores if added is None else scores + added.to(scores)
     if temperature > 0:
         boxes, scores = vote(boxes, scores, temperature)
     kept = suppress(boxes, scores, overlap, limit=top_k)

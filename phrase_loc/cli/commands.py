@@ -187,23 +187,65 @@ def run_calibrate(args: argparse.Namespace) -> int:
     """Fit the probability that a phrase is shown, save it with the model, print the figures."""
     from phrase_loc.datasets.flickr30k import Flickr30kEntities
     from phrase_loc.evaluation.calibration import calibrate
-    from phrase_loc.localizer import Inference, PhraseLocalizer
+    from phrase_loc.localizer import PhraseLocalizer
 
-    if not args.output and not Path(args.model).is_dir():
-        raise ConfigError(
-            f"calibrate changes a model folder in place, and {args.model} is none; name an --output folder"
-        )
-    if not args.output and not os.access(args.model, os.W_OK):
-        raise ConfigError(f"calibrate changes {args.model} in place, which cannot be written; copy it first")
-    if wrong := [pair for pair in args.changes if "=" not in pair]:
-        raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
-    pairs = (pair.split("=", 1) for pair in args.changes)
-    changes = {key: value_of(value, key, fields_of(Inference).get(key, Any)) for key, value in pairs}
-    localizer = PhraseLocalizer.from_pretrained(args.model, device="cpu").with_settings(**changes)
+    localizer = PhraseLocalizer.from_pretrained(_to_change(args, "calibrate"), device="cpu").with_settings(
+        **_changes(args)
+    )
     fit = calibrate(localizer, Flickr30kEntities(args.root, args.split), args.seed)
     localizer.model.config = replace(localizer.model.config, calibration=fit)
     localizer.save_pretrained(args.output or args.model)
     print(json.dumps(fit, indent=1))
+    return 0
+
+
+def _to_change(args: argparse.Namespace, command: str) -> str:
+    """The model of a command that changes a folder in place; a ConfigError where that is none, or read-only."""
+    if not args.output and not Path(args.model).is_dir():
+        raise ConfigError(
+            f"{command} changes a model folder in place, and {args.model} is none; name an --output folder"
+        )
+    if not args.output and not os.access(args.model, os.W_OK):
+        raise ConfigError(f"{command} changes {args.model} in place, which cannot be written; copy it first")
+    return str(args.model)
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The inference settings of --set."""
+    from phrase_loc.localizer import Inference
+
+    if wrong := [pair for pair in args.changes if "=" not in pair]:
+        raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
+    pairs = (pair.split("=", 1) for pair in args.changes)
+    return {key: value_of(value, key, fields_of(Inference).get(key, Any)) for key, value in pairs}
+
+
+def learn_ranker_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, the photographs with captions, and settings that are stored in the same step."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a model folder, changed in place, or with --output any model")
+    add("--output", metavar="FOLDER", type=Path, help="save the model there instead")
+    text = "photographs with texts, as `data.shards` of training"
+    add("--shards", nargs="+", required=True, metavar="SHARDS", help=text)
+    text = f"how many of them are looked at, drawn by the seed {DEFAULT}"
+    add("--photographs", type=COUNT, default=4000, metavar="N", help=text)
+    add("--seed", type=int, default=0, help=f"of photographs and weights {DEFAULT}")
+    text = "inference setting to store, such as ranker=0.2"
+    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def run_learn_ranker(args: argparse.Namespace) -> int:
+    """Teach the box ranker, save it with the model, print what it learned from."""
+    from phrase_loc.localizer import PhraseLocalizer
+    from phrase_loc.pairs.sources import open_source
+    from phrase_loc.training.box_ranker import RANKER, teach
+
+    changes = {"ranker": RANKER, **_changes(args)}
+    localizer = PhraseLocalizer.from_pretrained(_to_change(args, "learn-ranker"))
+    asked = localizer.with_settings(**{**changes, "ranker": 0.0})
+    taught, said = teach(asked, open_source(args.shards), args.photographs, args.seed)
+    taught.with_settings(**changes).save_pretrained(args.output or args.model)
+    print(json.dumps(said, indent=1))
     return 0
 
 

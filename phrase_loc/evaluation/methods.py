@@ -181,12 +181,15 @@ class MapMethod(Method):
             asked = self.choose(self.localizer, sample, new) if self.choose else new
             found.update(zip(new, self.localizer.attend(scene, asked), strict=True))
         maps = torch.stack([torch.stack([found[p] for p in query]).mean(0) for query in queries])
+        of_words = self.choose(self.localizer, sample, phrases) if self.choose else phrases
+        units = dict(zip(phrases, self.localizer.phrase_units(self.localizer.encode(of_words)), strict=True))
         knows = {p: e.known for p, e in zip(phrases, self.localizer.encode(phrases), strict=True)}
         known = torch.tensor([any(knows[p] for p in query) for query in queries])
         peaks, boxes = self._from_heat(maps, sample.size, request)
         for values in [*peaks.values(), *boxes.values()]:
             values[~known] = float("nan")
-        ranked = self._ranked(scene, maps, known, request.top_k)
+        asked_units = torch.stack([torch.stack([units[p] for p in query]).mean(0) for query in queries])
+        ranked = self._ranked(scene, maps, known, request.top_k, asked_units)
         of_classifier = getattr(self.localizer, "class_ranks", None) if request.ranks else None
         ranks = of_classifier(scene, [query[0] for query in queries]) if of_classifier else None
         return Answers(known, peaks, ranked[..., :4], ranked[..., 4], boxes, ranks)
@@ -211,11 +214,11 @@ class MapMethod(Method):
                     found[rule].append(part)
         return {b: torch.cat(p) for b, p in peaks.items()}, {r: torch.cat(p) for r, p in found.items()}
 
-    def _ranked(self, scene: Scene, maps: Tensor, known: Tensor, top_k: int) -> Tensor:
+    def _ranked(self, scene: Scene, maps: Tensor, known: Tensor, top_k: int, units: Tensor) -> Tensor:
         """(P, k, 5): the boxes of each map, best first, and their scores; NaN where a ranking is shorter."""
         if not top_k or not known.any():
             return torch.full((len(maps), 0, 5), torch.nan)
-        ranked = self.localizer.rank_all(scene, maps[known.to(maps.device)], top_k)
+        ranked = self.localizer.rank_all(scene, maps[known.to(maps.device)], top_k, units[known])
         rows = [torch.cat([boxes, scores[:, None]], 1).detach().cpu().float() for boxes, scores in ranked]
         padded = pad_sequence(rows, batch_first=True, padding_value=torch.nan)
         table = torch.full((len(maps), *padded.shape[1:]), torch.nan)

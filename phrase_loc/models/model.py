@@ -28,6 +28,7 @@ from phrase_loc.config import STRICT, checked, shortened, without_retired
 from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.models.backbones import Normalize, between, stage_names
 from phrase_loc.models.library_nets import patches_of
+from phrase_loc.ranking import BoxRanker
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT
 from phrase_loc.text.phrases import EncodedPhrase, PhraseEncoder
 from phrase_loc.text.vectors import quantise
@@ -94,9 +95,9 @@ class ModelConfig:
     sharpness: Positive = 4.0  # inverse temperature r of the pool
     free: bool = False  # whether a word vector is the unit itself, with its bias as last number
     tuned: bool = False  # whether training changed the word vectors
+    ranker: tuple[str, Size] | None = None  # of a BoxRanker: the stage that it reads, and its channels
     inference: dict[str, Any] = field(default_factory=dict)  # settings of the localizer, checked by it
-    #: slope and offset of the probability that a phrase is shown, the thresholds of its states (absent_below,
-    #: found_at), and how good it is; {} for none
+    #: slope, offset of the probability that a phrase is shown, thresholds of its states, how good it is; {} for none
     calibration: Annotated[Numbers, AfterValidator(_usable)] = field(default_factory=dict)
     #: facts for the model card (data, recipe, command, figures), kept as they are
     card: Annotated[dict[str, Any], AfterValidator(_figures)] = field(default_factory=dict)
@@ -175,6 +176,7 @@ class TextHead(nn.Module):
         # untied rows find their own length; a common scale beside it only hastens over-fitting
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not config.free)
         self.pool = pool_named(config.pool)(config.sharpness)
+        self.ranker = BoxRanker(config.ranker[1], dimensions).requires_grad_(False) if config.ranker else None
 
     def start_bias(self, value: float) -> None:
         """Lets every word begin with this bias; a free head's words bring their own and stay as they are."""

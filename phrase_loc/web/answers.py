@@ -254,11 +254,15 @@ class Answers:
         answer = answer_dict(kept.key, kept.scene.size, predictions) | {"key": kept.key}
         if maps:
             answer["proposals"] = _flat(kept.scene.proposals)
-        for shown, prediction in zip(answer["predictions"], predictions, strict=True):
+        units = self.localizer.phrase_units(self.localizer.encode(phrases)).split(1)
+        for shown, prediction, unit in zip(answer["predictions"], predictions, units, strict=True):
             if maps:
                 heat = self._heats(prediction.attention[None])[0] if prediction.peak is not None else None
                 own = None if heat is None else self.localizer.source.of_map(heat, kept.scene.size)
                 shown |= {"map": None if heat is None else encoded_map(heat), "proposals": _flat(own)}
+                boxes = [b for b in (kept.scene.proposals, own) if b is not None]
+                added = self.localizer.box_scores(kept.scene, torch.cat(boxes), unit) if boxes else None
+                shown["added"] = [] if added is None else [round(v, 4) for v in added[0].tolist()]
             if words:
                 known = [w for w in prediction.words if w.known]
                 asked = self.localizer.attend(kept.scene, [w.text for w in known], method) if known else None

@@ -58,7 +58,7 @@ export function boxesOf(answered, photo = state.photo) {
   if (!answered?.map) return [];
   const { gamma, top_k } = state.settings;
   const same = gamma === defaults().gamma; // the model's own gamma may lie between two steps of the slider
-  const options = { ...state.model.ranking, ...(same ? {} : { gamma }), top_k };
+  const options = { ...state.model.ranking, ...(same ? {} : { gamma }), top_k, added: answered.added };
   return rank(answered.map, answered.side, answered.candidates, photo.size, options);
 }
 
