@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from phrase_loc import files
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.image_inputs import (
     Picture,
     file_given,
@@ -112,6 +112,17 @@ def stored_orientation(source: Picture) -> int:
     with one_sentence(name):
         image, turn = _given(source, name)
         return turn or _orientation(image)
+
+
+def checked_frame(size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) as whole numbers; a ConfigError for a frame without pixels or with more than MAX_PIXELS."""
+    with suppress(TypeError, ValueError, OverflowError):
+        height, width = (int(side) for side in size)
+        if min(height, width) >= 1 and height * width <= MAX_PIXELS:
+            return height, width
+    raise ConfigError(
+        f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; got {str(size)[:60]}"
+    )
 
 
 def to_tensor(image: Image.Image) -> "Tensor":
