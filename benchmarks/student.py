@@ -77,9 +77,9 @@ def main() -> None:
     halves = [[s for s in samples if half(s.image_id) == part] for part in (0, 1)]
     known = {s.image_id: truth[s.image_id] for s in halves[0]}
     model = args.model if args.tree else taught(args.folder, args.captions)
-    options = ["--overwrite", "--instances", str(args.instances), "--model", model]
+    options = ["--instances", str(args.instances), "--model", model]
+    everything = labels(args.folder, halves[0], names, ["--threshold", "0", *options])  # first: holds all boxes
     by_word = labels(args.folder, halves[0], names, options) if args.tree else {}
-    everything = labels(args.folder, halves[0], names, ["--threshold", "0", *options])
     tagged = {i: {n: b for n, b in of.items() if n in known[i]} for i, of in everything.items()}
     teachers = {"our labels": by_word, "our labels of tagged photographs": tagged, "true boxes": truth}
     if not args.tree:

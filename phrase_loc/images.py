@@ -114,6 +114,16 @@ def stored_orientation(source: Picture) -> int:
         return turn or _orientation(image)
 
 
+def upright(photograph: Picture, ending: str) -> bytes | None:
+    """The file of a photograph that is stored turned, turned; None where it stands upright."""
+    if stored_orientation(photograph) == 1:
+        return None
+    load_image(photograph).save(
+        file := io.BytesIO(), "PNG" if ending.lower() == ".png" else "JPEG", quality=95
+    )
+    return file.getvalue()
+
+
 def checked_frame(size: tuple[int, int]) -> tuple[int, int]:
     """(H, W) as whole numbers; a ConfigError for a frame without pixels or with more than MAX_PIXELS."""
     with suppress(TypeError, ValueError, OverflowError):
