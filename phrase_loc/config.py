@@ -212,8 +212,6 @@ def _explain(kind: Any, error: Any, what: str, quoted: bool) -> str:
     if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
         holder = next((o for o in options(reduce(below, where[:-1], kind)) if is_dataclass(o)), None)
         known = list(fields_of(holder)) if holder else []
-        if where[-1] in getattr(holder, "RETIRED", ()):
-            return f"{what} {name} is no longer there: it did not help (docs/experiments.md); leave it out"
         hint = nearest(where[-1][:80], known) if known else ""
         return f"unknown {what} {name}{hint}; known here: {', '.join(known)}"
     if error["type"].startswith("missing"):
