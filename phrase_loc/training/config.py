@@ -132,7 +132,6 @@ class PhaseConfig:
     clip: Amount = 1.0  # largest norm of the gradient; 0 does not clip
     losses: dict[str, Amount] = field(default_factory=lambda: {"sigmoid": 1.0})  # name -> weight, summed
     words: Count = 0  # words that a step scores: 0 all, else those said in the batch and sampled others
-    hard_negatives: Count = 0  # for image_caption, texts with one word replaced, per image
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W_][\w .+-]{0,99}", self.name):

@@ -73,7 +73,6 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "phases.train_from": (["stage9", ""], "train_from must be none, all or a stage"),
     "phases.cache": ([True], "needs frozen stages"),
     "phases.own_map": (["heat"], "unknown config key .*own_map"),
-    "phases.hard_negatives": ([-1], "hard_negatives"),
     "phases.paraphrases": ([0, 10], "unknown config key .*paraphrases"),
     "phases.name": (["", "a/b", "..", "../x", "a\0b", "x" * 300, "head"], "name"),
     "model.backbone": (["tyni", "transformers:/nowhere"], "tiny|nowhere"),
