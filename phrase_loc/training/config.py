@@ -83,8 +83,8 @@ class LabelsConfig:
     last_word: Share = 0.5  # strength that the last word of a bigram takes from it
     # ignored negatives, words that are not held against an image of which a related one was said: near word vectors
     unpunished: Literal["none", "vectors"] = "none"
-    balance: Amount = 0.0  # power by which rare words weigh more; 0 leaves all alike
-    most: Positive = 10.0  # largest ratio to the median's weight
+    balance: Share = 0.0  # power by which rare words weigh more; 0 leaves all alike
+    most: Annotated[float, Field(ge=1)] = 10.0  # largest ratio to the median's weight
 
 
 @config_dataclass

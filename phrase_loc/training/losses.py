@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phrase_loc.errors import ConfigError
-
 
 @dataclass(frozen=True)
 class Targets:
@@ -105,9 +103,6 @@ def balance(counts: Sequence[int], power: float = 0.5, most: float = 10.0) -> Te
     The mean over the occurrences (not over the words) is 1, so the size of the loss does not change. A count of 0 is
     read as 1. Power 0 leaves all words alike, 1 gives each word the same total.
     """
-    if not 0 <= power <= 1 or most < 1 or not len(counts):
-        given = f"{power}, {most}, {len(counts)}"
-        raise ConfigError(f"expected power in 0..1, most >= 1 and some counts, got {given}")
     seen = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
     weights = (seen.median() / seen).pow(power).clamp(1 / most, most)
     return (weights * seen.sum() / (weights * seen).sum()).float()
