@@ -78,7 +78,8 @@ def main() -> None:
     known = {s.image_id: truth[s.image_id] for s in halves[0]}
     model = args.model if args.tree else taught(args.folder, args.captions)
     options = ["--instances", str(args.instances), "--model", model]
-    everything = labels(args.folder, halves[0], names, ["--threshold", "0", *options])  # first: holds all boxes
+    # first the answers that hold all boxes
+    everything = labels(args.folder, halves[0], names, ["--threshold", "0", *options])
     by_word = labels(args.folder, halves[0], names, options) if args.tree else {}
     tagged = {i: {n: b for n, b in of.items() if n in known[i]} for i, of in everything.items()}
     teachers = {"our labels": by_word, "our labels of tagged photographs": tagged, "true boxes": truth}
@@ -165,8 +166,8 @@ def taught(folder: Path, count: int) -> str:
         image = image.resize((image.width * SCALE, image.height * SCALE), Image.Resampling.BICUBIC)
         image.save(pictures / f"{index:04}.png")
         (pictures / f"{index:04}.txt").write_text(picture.caption)
-    command = ["train.py", "configs/default.yaml", f"data.shards={pictures}", f"out={out}", "model.start=none"]
-    command += ["vocabulary.min_count=5", "only=[head]", "average_of=[head]", "phases.head.epochs=40"]
+    settings = "model.start=none vocabulary.min_count=5 only=[head] average_of=[head] phases.head.epochs=40"
+    command = ["train.py", "configs/default.yaml", f"data.shards={pictures}", f"out={out}", *settings.split()]
     subprocess.run([sys.executable, *command, "inference.stage=features"], check=True)
     return str(out / "model")
 
