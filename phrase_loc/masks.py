@@ -23,9 +23,7 @@ LEVEL = 0.3  # share of the range of the map within the box from which a pixel i
 SURE = 0.9  # and from which it surely is
 ROUNDS = 2  # of GrabCut
 GROUND = 0.15  # share of the picture outside the box, the background, that GrabCut has at least to learn from
-LEAST = (
-    0.1  # share of the box that its mask covers at least; where it has less of either, the level set stands
-)
+LEAST = 0.1  # share of the box that its mask covers at least; with less of either, the level set stands
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

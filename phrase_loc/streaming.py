@@ -157,8 +157,7 @@ def answer_many(
     at once. A finished file of the same run is left as it is, `overwrite` replaces whatever is there. All processes
     of the `world` are given the same questions and share them. `threshold`, `masks`: see `display`.
 
-    Raises:
-        DataError: `output` belongs to something else, or another process is writing it.
+    Raises DataError: `output` belongs to something else, or another process is writing it.
     """
     check_place(output)
     run = {

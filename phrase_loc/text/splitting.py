@@ -86,8 +86,7 @@ def _is_modifier(token: str) -> bool:
 def phrase_list(phrases: object) -> list[str]:
     """Any iterable of text, generators and arrays included, as a list.
 
-    Raises:
-        ConfigError: a bare string (it would be taken letter by letter), no iterable, or something that is no text.
+    Raises ConfigError: a bare string (it would be taken letter by letter), no iterable, or something that is no text.
     """
     if isinstance(phrases, str):
         shown = phrases if len(phrases) <= 60 else phrases[:60] + "..."

@@ -24,9 +24,9 @@ from phrase_loc.models.build import create, folded
 from phrase_loc.models.model import TextToRegion, last_frozen, trainable_stages
 from phrase_loc.models.store import load_model
 from phrase_loc.pairs.dataset import Transform, WebImages, collate
+from phrase_loc.pairs.sources import texts_of
 from phrase_loc.text import vectors
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training.checkpoint import texts_of
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import any_word
 from phrase_loc.training.losses import LOSSES
