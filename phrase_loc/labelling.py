@@ -262,13 +262,14 @@ def label(
     with ExitStack() as held:
         world.from_main(lambda: held.enter_context(files.lock(folder / ".label.lock", sentence)))
         questions = [Question(image, tuple(phrases_of(classes))) for image in images]
-        options |= {"top_k": 1 if rules.instances == 1 else CANDIDATES, "world": world}
-        answer_many(
-            localizer, questions, answers, threshold=_least(localizer, classes, rules, answers), **options
-        )
+        record = None if options.get("overwrite") else read_record(answers)
+        fit = localizer.model.config.calibration
+        options["threshold"] = _least(fit, classes, rules, record and record["settings"])
+        top_k = 1 if rules.instances == 1 else CANDIDATES
+        answer_many(localizer, questions, answers, top_k=top_k, world=world, **options)
         if not world.is_main:
             return None
-        labels = Labels(answers, classes, rules, localizer.model.config.calibration)
+        labels = Labels(answers, classes, rules, fit)
         root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images]))
         url = url or f"/data/local-files/?d={quote(root.name)}/"
         place = Place(root, [c.name for c in classes], url if url.endswith(("/", "=")) else f"{url}/")
@@ -284,16 +285,19 @@ def label(
 
 
 def _least(
-    localizer: PhraseLocalizer, classes: Sequence[LabelClass], rules: Rules, answers: Path
+    calibration: dict[str, Any], classes: Sequence[LabelClass], rules: Rules, held: dict[str, Any] | None
 ) -> float | None:
-    """The probability below which no box is sought: of "not there", None where a threshold or older answers go lower.
+    """The probability below which no box is sought: a threshold that was given, else that of "not there".
 
-    Half of what is asked of a folder is not there, and maps cost as much as the network.
+    Half of what is asked of a folder is not there, and maps cost as much as the network. The settings of answers that
+    are `held` stay where they hold enough.
     """
-    fit, held = localizer.model.config.calibration, read_record(answers)
-    absent = float(fit.get("absent_below", ABSENT_BELOW))
-    lower = [t for t in (rules.threshold, *(c.threshold for c in classes)) if t is not None and t < absent]
-    return None if lower or not fit or (held and "threshold" not in held["settings"]) else absent
+    usual = (
+        float(calibration.get("absent_below", ABSENT_BELOW)) if rules.threshold is None else rules.threshold
+    )
+    least = min(usual, *(c.threshold for c in classes if c.threshold is not None), 1.0)
+    before = least if held is None else held.get("threshold", 0.0)
+    return (min(before, least) or None) if calibration else None
 
 
 def photographs(
