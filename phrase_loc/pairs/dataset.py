@@ -246,9 +246,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def in_order(
-    images: Dataset[Sample], numbers: Sequence[int], batch: int, workers: int = 0
-) -> DataLoader[Batch]:
+def in_order(images: Dataset, numbers: Sequence[int], batch: int, workers: int = 0) -> DataLoader:
     """Batches of these samples as they come, `batch` at a time."""
     items: Any = [[(0, n, 0) for n in numbers[i : i + batch]] for i in range(0, len(numbers), batch)]
     return DataLoader(images, batch_sampler=items, collate_fn=collate, num_workers=workers)
