@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from tqdm import tqdm
 
-from phrase_loc.display import phrase_rows, without_absent
+from phrase_loc.display import phrase_rows
 from phrase_loc.drawing import COLOURS, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import ADVICE, refusing, told, writing
@@ -159,7 +159,7 @@ def write_overlays(
         except DataError:  # whose sentence stands in the answers
             continue
         scene = localizer.look(picture)
-        predictions = without_absent(localizer.locate(scene, question.phrases, top_k=1), threshold)
+        predictions = localizer.locate(scene, question.phrases, top_k=1, threshold=threshold)
         place = places[question.image]
         with refusing(place.parent, ADVICE):
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ taken. A picture of more than `MAX_PIXELS` pixels is refused before it is decode
 multiple of its pixels. Only formats that Pillow decodes by itself are read: an EPS would start Ghostscript.
 """
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from phrase_loc import files
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.image_inputs import Picture, exif_orientation, file_given, one_sentence, opened, pixels_given
 from phrase_loc.profiling import lap
 
@@ -95,6 +96,26 @@ def stored_orientation(source: Picture) -> int:
     with one_sentence(source) as name:
         image, turn = _given(source, name)
         return turn or exif_orientation(image)
+
+
+def upright(photograph: Picture, ending: str) -> bytes | None:
+    """The file of a photograph that is stored turned, turned; None where it stands upright."""
+    if stored_orientation(photograph) == 1:
+        return None
+    kind, file = "PNG" if ending.lower() == ".png" else "JPEG", io.BytesIO()
+    load_image(photograph).save(file, kind, quality=95)
+    return file.getvalue()
+
+
+def checked_frame(size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) as whole numbers; a ConfigError for a frame without pixels or with more than MAX_PIXELS."""
+    with suppress(TypeError, ValueError, OverflowError):
+        height, width = (int(side) for side in size)
+        if min(height, width) >= 1 and height * width <= MAX_PIXELS:
+            return height, width
+    raise ConfigError(
+        f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; got {str(size)[:60]}"
+    )
 
 
 def to_tensor(image: Image.Image) -> "Tensor":
