@@ -5,6 +5,7 @@ import logging
 import math
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,19 +88,12 @@ def _keep_until(path: Path, done: int) -> None:
         return
     kept, broken = [], 0
     for line in read_bytes(path, "the figures").decode("utf-8", "replace").splitlines(keepends=True):
-        step = _step_of(line)
-        broken += step is None and line.endswith("\n")
-        if step is not None and step <= done:
+        step = None
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            step = json.loads(line)["step"]
+        broken += not isinstance(step, int) and line.endswith("\n")
+        if isinstance(step, int) and step <= done and line.endswith("\n"):
             kept.append(line)
     if broken:
         log.warning("%s: %d lines are no figures of a step and are dropped", path, broken)
     write_text(path, "".join(kept), "free space there or give another out=")
-
-
-def _step_of(line: str) -> int | None:
-    """The step that a whole line tells of; None for anything else."""
-    try:
-        step = json.loads(line)["step"] if line.endswith("\n") else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return step if isinstance(step, int) else None
