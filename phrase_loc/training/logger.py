@@ -11,8 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from phrase_loc.errors import DataError
-from phrase_loc.files import append_text, read_bytes, reason, write_text
+from phrase_loc.files import append_text, read_bytes, refusing, write_text
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +75,8 @@ class Logger:
 def _event_writer(folder: Path, done: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    try:
+    with refusing(folder, "free space there"):
         return SummaryWriter(str(folder), purge_step=done)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({reason(error)}); free space there") from None
 
 
 def _keep_until(path: Path, done: int) -> None:
