@@ -52,7 +52,9 @@ def test_the_benchmark_trains_both_networks_and_scores_every_method(pictures, mo
     import shapes
 
     monkeypatch.setattr(shapes, "TRAINED_ON", 64)
-    monkeypatch.setattr("sys.argv", ["shapes.py", "--seeds", "0", "--pictures", "2", "--folder", str(tmp_path)])
+    monkeypatch.setattr(
+        "sys.argv", ["shapes.py", "--seeds", "0", "--pictures", "2", "--folder", str(tmp_path)]
+    )
     shapes.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 * (1 + len(shapes.METHODS))
