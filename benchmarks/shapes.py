@@ -34,9 +34,19 @@ DEV, TEST = 50, 100  # seeds of the pictures that chose, and of those that are r
 PANEL = 150  # pixels of a map in --picture
 COLUMNS = ("words", "phrases", "R@1", "insertion", "deletion", "grid")
 
-#: The depth at which a method reads, and the share of the maximum at which its box is cut; chosen by --dev.
-DEPTHS: dict[str, dict[str, int]] = {"vit": {}, "conv": {"Grad-CAM": 2, "AttnLRP": 2, "gradient x input": 2}}
-CUTS: dict[str, dict[str, float]] = {"vit": {}, "conv": {}}
+#: The depth at which a method reads (else 0), the share of the maximum at which its box is cut (else SHARE), by DEV.
+DEPTHS: dict[str, dict[str, int]] = {
+    "vit": {"Grad-CAM": 1, "LeGrad": 1},
+    "conv": {"Grad-CAM": 2, "attn_lrp": 2, "AttnLRP": 2, "gradient x input": 2, "LeGrad": 2},
+}
+SHARE = {"vit": 0.2, "conv": 0.5}
+CUTS: dict[str, dict[str, float]] = {
+    "vit": {"attn_lrp": 0.3, "Grad-CAM": 0.3, "LeGrad": 0.6, "rollout": 0.3, "MWP, clamp": 0.3},
+    "conv": {
+        "attn_lrp": 0.3, "Chefer": 0.3, "AttnLRP": 0.2, "gradient x input": 0.2, "Grad-CAM": 0.6, "LeGrad": 0.6,
+        "rollout": 0.4, "raw attention": 0.4, "attn_lrp, block by block": 0.4,
+    },
+}  # fmt: skip
 
 
 @cache
@@ -135,9 +145,9 @@ def word_accuracy(net: Net, seed: int, number: int = 300) -> float:
     )
 
 
-def explore(net: Net, kind: str, pictures: int) -> None:
-    """Every method at every depth, with its best share, on the pictures that choose."""
-    for method in METHODS:
+def explore(net: Net, kind: str, methods: list[str], pictures: int) -> None:
+    """Methods at every depth, with their best shares, on the pictures that choose."""
+    for method in methods:
         for depth in range(len(net.parts())):
             part = scores(net, kind, method, depth, DEV, pictures)
             cut = best_cut(part)
@@ -172,14 +182,14 @@ def main() -> None:
         )
         if args.dev:
             for net in nets.values():
-                explore(net, kind, args.pictures)
+                explore(net, kind, args.methods, args.pictures)
             continue
         print(f"\n| {kind} | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
         kept = {}
         for method in args.methods:
             depth = DEPTHS[kind].get(method, 0)
             parts = [scores(net, kind, method, depth, TEST + s, args.pictures) for s, net in nets.items()]
-            columns = joined(parts, CUTS[kind].get(method, 0.3))
+            columns = joined(parts, CUTS[kind].get(method, SHARE[kind]))
             print(row(method, columns), flush=True)
             kept[method] = {c: [s.mean(), *s.interval()] for c, s in columns.items()}
         (args.folder / f"{kind}.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
