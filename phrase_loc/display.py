@@ -194,7 +194,7 @@ def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: 
     absent = prediction.state == "not there"
     if len(prediction.boxes) and not absent:
         x1, y1, x2, y2 = prediction.boxes[0].tolist()
-        line = "--" if prediction.state == "not sure" else "-"
+        line = "--" if prediction.unsure else "-"
         axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], line, color=colour, linewidth=2.5)
     if prediction.peak is not None:
         fill, edge = ("none", "#BBBBBB") if absent else (colour, "black")

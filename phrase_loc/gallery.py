@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from phrase_loc.streaming import Question
     from phrase_loc.structures import Prediction
 
-MOST = 1000  # photographs on a page, of some 30 kB each
+MOST = 1000  # photographs on a page
 
 
 def write_gallery(answers: Path, page: Path, note: Callable[[str], None] = lambda _: None) -> int:

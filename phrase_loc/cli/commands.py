@@ -56,7 +56,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from phrase_loc.profiling import watching
 
     with watching() as watch:
-        from phrase_loc.evaluation.config import EvaluateConfig
+        from phrase_loc.evaluation.protocols import EvaluateConfig
 
         faithful = ["faithful=true"] if args.faithful else []
         config = load_config(EvaluateConfig, [*args.settings, *faithful])
@@ -140,7 +140,7 @@ def predictions_template_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_predictions_template(args: argparse.Namespace) -> int:
     """Write the list of what is asked, or the answers of a method."""
-    from phrase_loc.evaluation.config import EvaluateConfig
+    from phrase_loc.evaluation.protocols import EvaluateConfig
 
     if args.out.suffix not in (".csv", ".jsonl", ".parquet"):
         raise ConfigError(f"OUT ends in .csv, .jsonl or .parquet, got {args.out}")

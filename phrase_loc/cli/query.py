@@ -293,8 +293,9 @@ def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequen
 
 
 def _found(prediction: "Prediction") -> str:
-    sure = "" if prediction.present is None else f"  present {prediction.present:.2f}  {prediction.state}"
+    present = prediction.present
+    sure = prediction.verdict if present is None else f"present {present:.2f}  {prediction.state}"
     if not len(prediction.boxes) or prediction.peak is None:
-        return prediction.place + sure
+        return f"{prediction.place}  {sure}".rstrip() if prediction.known else prediction.place
     x, y = prediction.peak.tolist()
-    return f"box {prediction.place}  peak ({x:.0f}, {y:.0f}){sure}"
+    return f"box {prediction.place}  peak ({x:.0f}, {y:.0f})  {sure}".rstrip()

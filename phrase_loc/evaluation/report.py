@@ -23,9 +23,9 @@ from torch import Tensor
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.calibration import reliability
-from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.methods import WITHOUT_PRIOR
+from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, marks, report
 from phrase_loc.evaluation.statistics import seal
@@ -117,8 +117,8 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
 def _records(evaluation: Evaluation) -> Iterator[Record]:
     said = {method.name: marks(method).get("supervision", "") for method in evaluation.plan.methods}
     for protocol in evaluation.plan.protocols:
-        for method in (m for m in evaluation.asked if evaluation.tables[protocol.name, m].columns):
-            for record in records(evaluation.tables, protocol, method):
+        for method in (m for m in evaluation.asked if evaluation.rows.tables[protocol.name, m].columns):
+            for record in records(evaluation.rows.tables, protocol, method):
                 yield record | {"supervision": said[method]}
 
 

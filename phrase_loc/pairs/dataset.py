@@ -22,7 +22,7 @@ from phrase_loc.errors import DataError
 from phrase_loc.images import load_tensor
 from phrase_loc.pairs.sources import Source
 from phrase_loc.skipped import Fault
-from phrase_loc.text.labels import WordLabels
+from phrase_loc.text.vocabulary import WordLabels
 
 #: (epoch, number of the sample, which of the input sizes).
 Item = tuple[int, int, int]

@@ -86,7 +86,7 @@ def _still_there(value: Any) -> Any:
 
 @config_dataclass
 class LabelsConfig:
-    """From texts to weak labels; see text.labels."""
+    """From texts to weak labels; see text/vocabulary.py."""
 
     agree: AtLeastOne = 1  # texts that must hold a word for strength 1
     last_word: Share = 0.5  # strength that the last word of a bigram takes from it

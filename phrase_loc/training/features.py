@@ -39,7 +39,7 @@ from phrase_loc.pairs.dataset import (
     unlabelled,
 )
 from phrase_loc.skipped import Fault
-from phrase_loc.text.labels import WordLabels
+from phrase_loc.text.vocabulary import WordLabels
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.setup import Setup
 

@@ -78,12 +78,12 @@ class Objective(nn.Module):
         def terms(features: Tensor, chunk: Words) -> list[Tensor]:
             scores = self._scores(features, chunk.ids)
             targets = self._targets(batch, chunk, scores)
-            return [loss.terms(scores, targets) for loss in alone.values()]
+            return [loss.of(scores, targets) for loss in alone.values()]
 
         if alone:
             parts = _each(terms, features, chunks)
-            for (name, loss), found in zip(alone.items(), zip(*parts, strict=True), strict=True):
-                each = loss.close(torch.stack(found))
+            for name, found in zip(alone, zip(*parts, strict=True), strict=True):
+                each = torch.stack(found).sum(0)
                 total = total + self.phase.losses[name] * (batch.weights.to(each.dtype) * each).sum()
         if len(alone) < len(self.losses):
             scores = torch.cat(_each(lambda x, chunk: self._scores(x, chunk.ids), features, chunks), 1)
@@ -125,8 +125,7 @@ class Objective(nn.Module):
         total = scores.new_zeros(())
         for name, loss in self.losses.items():
             if loss.coupled:
-                each = loss.close(loss.terms(scores, targets)[None])
-                total = total + self.phase.losses[name] * (targets.weights * each).sum()
+                total = total + self.phase.losses[name] * (targets.weights * loss.of(scores, targets)).sum()
         return total / self.world.size
 
     def _targets(self, batch: Batch, words: Words, scores: Tensor) -> Targets:

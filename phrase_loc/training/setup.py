@@ -25,9 +25,8 @@ from phrase_loc.pairs.shards import load_index
 from phrase_loc.pairs.sources import Source, open_source
 from phrase_loc.tables import text_lines
 from phrase_loc.text import vectors as text_vectors
-from phrase_loc.text.labels import WordLabeller, balance, near_vectors
-from phrase_loc.text.vectors import align
-from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, build_vocabulary
+from phrase_loc.text.vectors import align, near_vectors
+from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, WordLabeller, build_vocabulary
 from phrase_loc.training.checkpoint import (
     Identity,
     check_same_data,
@@ -37,6 +36,7 @@ from phrase_loc.training.checkpoint import (
     write_kept,
 )
 from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
+from phrase_loc.training.losses import balance
 from phrase_loc.training.new_words import extended, resolve_start
 
 log = logging.getLogger(__name__)

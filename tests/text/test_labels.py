@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from phrase_loc.errors import ConfigError
-from phrase_loc.text.labels import WordLabeller, balance, near_vectors
-from phrase_loc.text.vocabulary import Vocabulary
+from phrase_loc.text.vectors import near_vectors
+from phrase_loc.text.vocabulary import Vocabulary, WordLabeller
+from phrase_loc.training.losses import balance
 
 WORDS = ("dog", "man", "guy", "player", "hot", "hot dog", "football player", "ball", "terrier", "cat")
 VOCABULARY = Vocabulary(WORDS, tuple(range(100, 90, -1)))
