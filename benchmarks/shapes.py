@@ -5,7 +5,7 @@ python benchmarks/shapes.py                       train both networks with three
 python benchmarks/shapes.py --networks vit --seeds 0 --pictures 50
 python benchmarks/shapes.py --device cuda         trains there; the maps are made on the CPU
 python benchmarks/shapes.py --seeds 9 --dev       every method at every depth, on the pictures that choose defaults
-python benchmarks/shapes.py --seeds 0 --picture docs/images/shapes.png    the maps of one phrase, a row a network
+python benchmarks/shapes.py --seeds 0 --picture docs/images/shapes.png    maps of four pictures
 
 The networks learn twelve words (six colours, six shapes) from captions that name some of the things of a picture.
 They are asked on other pictures, by words and by phrases of two words. The columns are described in shape_scores.py,
@@ -31,7 +31,7 @@ from phrase_loc.models.build import fold_batch_norm
 
 TRAINED_ON = 8_000  # pictures of each lesson, of seeds 1 and 2 for all networks
 DEV, TEST = 50, 100  # seeds of the pictures that chose, and of those that are reported (+ the network's seed)
-PANEL = 150  # pixels of a map in --picture
+PANEL, SHOWN = 150, 4  # pixels of a map in --picture, and rows
 COLUMNS = ("words", "phrases", "R@1", "insertion", "deletion", "grid")
 
 #: The depth at which a method reads (else 0), the share of the maximum at which its box is cut (else SHARE), by DEV.
@@ -116,20 +116,20 @@ def row(name: str, columns: dict[str, Score]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def shown(nets: dict[str, Net], methods: list[str]) -> Image.Image:
-    """The first reported picture of the first seed, asked for its frontmost thing: a row of maps a network."""
-    picture = draw(TEST, 0)
-    query, image = picture.things[-1].words, Image.fromarray(picture.pixels)
+def shown(net: Net, kind: str, methods: list[str]) -> Image.Image:
+    """The first reported pictures of the first seed, each asked for its frontmost thing: a row of maps a picture."""
     rows = []
-    for kind, net in nets.items():
+    for picture in (draw(TEST, index) for index in range(SHOWN)):
+        query, image = picture.things[-1].words, as_input([picture])
         found = [
-            asked(net, m, DEPTHS[kind].get(m, 0))(as_input([picture]), mixed([query]))[0, 0] for m in methods
+            asked(net, m, DEPTHS[kind].get(m, 0))(image, mixed([query]))[0, 0].clamp(min=0) for m in methods
         ]
-        rows.append(panels(image, found, methods, PANEL))
+        heats = [torch.zeros_like(found[0]), *found]
+        rows.append(panels(Image.fromarray(picture.pixels), heats, [" ".join(query), *methods], PANEL))
     sheet = Image.new("RGB", (rows[0].width, sum(r.height for r in rows)))
     for number, one in enumerate(rows):
         sheet.paste(one, (0, number * one.height))
-    return sheet.quantize(128)
+    return sheet.quantize(64)
 
 
 def word_accuracy(net: Net, seed: int, number: int = 300) -> float:
@@ -168,11 +168,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="to train on")
     parser.add_argument("--folder", type=Path, default=Path("runs/shapes"))
     parser.add_argument("--dev", action="store_true", help="every depth, on other pictures")
-    parser.add_argument("--picture", type=Path, help="only this: a row of maps a network")
+    parser.add_argument("--picture", type=Path, help="only this: maps of the first network")
     args = parser.parse_args()
     if args.picture:
-        first = {kind: trained(kind, args.seeds[0], args.folder, args.device) for kind in args.networks}
-        save_picture(shown(first, args.methods), args.picture)
+        kind = args.networks[0]
+        net = trained(kind, args.seeds[0], args.folder, args.device)
+        save_picture(shown(net, kind, args.methods), args.picture)
         return
     for kind in args.networks:
         nets = {seed: trained(kind, seed, args.folder, args.device) for seed in args.seeds}
