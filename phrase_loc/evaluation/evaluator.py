@@ -22,8 +22,7 @@ from tqdm import tqdm
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.protocols import Protocol
-from phrase_loc.evaluation.scoring import SCORERS
-from phrase_loc.evaluation.targets import Answers, Batch, Method, Request, gather
+from phrase_loc.evaluation.scoring import SCORERS, Answers, Batch, Method, Request, gather
 from phrase_loc.files import append_text, digest, refusing
 from phrase_loc.images import load_image, picture_size
 from phrase_loc.structures import GroundingSample
@@ -90,8 +89,7 @@ class Framed(NamedTuple):
 def framed(sample: GroundingSample) -> Framed:
     """The photograph of a sample such that it fills the sample's frame.
 
-    Raises:
-        DataError: the file is no image, or shows another frame; a missing file is left to whoever opens it.
+    Raises DataError: the file is no image, or shows another frame; a missing file is left to whoever opens it.
     """
     if not sample.path.is_file():
         return Framed(sample.path)

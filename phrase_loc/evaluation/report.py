@@ -30,6 +30,7 @@ from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, marks, report
 from phrase_loc.evaluation.statistics import seal
 from phrase_loc.files import lock, refusing, write_text, writing
+from phrase_loc.gallery import template
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
 
@@ -164,16 +165,11 @@ def page(
     localizer: "PhraseLocalizer | None" = None,
 ) -> str:
     """The page of report.json's content and all records; without a localizer it has no maps and probabilities."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     # the first method may have no record of the first protocols
     first = [r for r in records if r["method"] == report["rows"][0]["method"]]
     shown, cases = gallery(first or records, samples, localizer)
     diagram = reliability(localizer, samples) if localizer is not None else None
-    loader = PackageLoader("phrase_loc.evaluation", "templates")
-    options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=loader, autoescape=True, **options)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         report=report,
         bars=bars(report, records),
         words=[w for w in report.get("by_word", ()) if (w["protocol"], w["method"]) == shown][:WORDS],

@@ -14,7 +14,6 @@ moment goes on to the same weights.
 import json
 import logging
 import math
-import re
 import shutil
 import signal
 import sys
@@ -52,9 +51,6 @@ FREE = frozenset(
         *("tensorboard", "device", "threads", "out", "card", "inference", "further"),
     }
 )
-
-#: What versions before 0.2 left behind when they were killed.
-_OLD_LEFTOVER = re.compile(r"\.\d+\.part$")
 
 
 def train(config: TrainConfig, world: World, measure: Measure | None = None) -> Path:
@@ -324,9 +320,6 @@ def claimed(folder: Path) -> Iterator[None]:
         with refusing(f"the out folder {folder}", "give another out="):
             for place in filter(Path.is_dir, (folder, folder / "index")):
                 remove_leftovers(place)
-            for path in folder.iterdir():
-                if _OLD_LEFTOVER.search(path.name):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
 
 
