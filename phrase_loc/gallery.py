@@ -1,7 +1,6 @@
 """Many answers as one page that needs nothing else: photographs, boxes, peaks, sorted and filtered in the browser."""
 
 import base64
-import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from phrase_loc.drawing import COLOURS, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import make_folder, told, writing
 from phrase_loc.images import IMAGE_ENDINGS, load_image
+from phrase_loc.tables import open_table
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -89,19 +89,14 @@ def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _rows(answers: Path) -> Iterator[dict[str, Any]]:
     """What `phrase_rows` gives, from any of the three formats."""
-    with told(answers, "the file of answers"):
-        if answers.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            for batch in pq.ParquetFile(answers).iter_batches():
-                yield from batch.to_pylist()
-        elif answers.suffix == ".csv":
-            with answers.open(encoding="utf-8", newline="") as file:
-                yield from _rows_of_boxes(csv.DictReader(file))
-        else:
-            with answers.open(encoding="utf-8") as lines:
-                for line in lines:
-                    yield from phrase_rows(json.loads(line))
+    if answers.suffix == ".jsonl":
+        with told(answers, "the file of answers"), answers.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield from phrase_rows(json.loads(line))
+        return
+    table = open_table(answers)
+    rows = (dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows(table.columns))
+    yield from _rows_of_boxes(rows) if answers.suffix == ".csv" else rows
 
 
 def _rows_of_boxes(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

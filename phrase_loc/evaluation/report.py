@@ -85,21 +85,15 @@ def _files(config: EvaluateConfig) -> dict[str, Path]:
     return {ending: config.output.with_suffix(ending) for ending in OURS if asked.get(ending, True)}
 
 
-def finite(value: Any) -> Any:
-    """Plain values with null for NaN and infinite numbers, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     """Write all files of a finished evaluation; give the report and the paths."""
     config, content = evaluation.config, report(evaluation)
     content["sha256"] = seal(content["by_image"], content["config"]["bootstrap"])
     files = _files(config)
-    write_text(files[".json"], json.dumps(finite(content), indent=1, allow_nan=False) + "\n", ADVICE)
+    finite = json.loads(
+        json.dumps(content), parse_constant=lambda _: None
+    )  # JSON has no NaN and nothing endless
+    write_text(files[".json"], json.dumps(finite, indent=1, allow_nan=False) + "\n", ADVICE)
     write_text(files[".md"], markdown(content), ADVICE)
     if config.csv:
         with (
