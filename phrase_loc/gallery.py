@@ -15,7 +15,7 @@ from tqdm import tqdm
 from phrase_loc.display import phrase_rows
 from phrase_loc.drawing import COLOURS, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import ADVICE, refusing, told, writing
+from phrase_loc.files import make_folder, told, writing
 from phrase_loc.images import IMAGE_ENDINGS, load_image
 
 if TYPE_CHECKING:
@@ -140,8 +140,7 @@ def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) 
         raise ConfigError(
             f"overlays in {folder} would lie among the photographs that are asked; name another folder"
         )
-    with refusing(folder, ADVICE):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return dict(zip(images, places, strict=True))
 
 
@@ -161,8 +160,7 @@ def write_overlays(
         scene = localizer.look(picture)
         predictions = localizer.locate(scene, question.phrases, top_k=1, threshold=threshold)
         place = places[question.image]
-        with refusing(place.parent, ADVICE):
-            place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
         write_overlay(localizer, picture, predictions, place, masks)
 
 

@@ -29,7 +29,7 @@ from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, marks, report
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.files import lock, refusing, write_text, writing
+from phrase_loc.files import lock, make_folder, write_text, writing
 from phrase_loc.gallery import template
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
@@ -69,8 +69,7 @@ def reserved(config: EvaluateConfig) -> Iterator[None]:
     for ending, path in _files(config).items():
         if os.path.exists(path) and not (path.is_file() and OURS[ending] in _head(path)):
             raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
-    with refusing(f"the folder of output={output}", ADVICE):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent, ADVICE, f"the folder of output={output}")
     sentence = f"another evaluation is writing {output}; wait for it, or {ADVICE}"
     with lock(output.with_name(f".{output.name}.lock"), sentence):
         yield
