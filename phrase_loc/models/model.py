@@ -282,11 +282,6 @@ class TextToRegion(nn.Module):
         tokens = maps.shape[-1] == 1 < maps.shape[-2] and getattr(stem, "prefix", None) is not None
         return patches_of(maps, stem.prefix) if tokens else maps
 
-    @property
-    def image_size(self) -> int:
-        """Short side in pixels of the images it was trained on."""
-        return self.config.image_size
-
     @cached_property
     def encoder(self) -> PhraseEncoder:
         """Phrases -> rows of `words`."""
