@@ -292,9 +292,8 @@ def _least(
     Half of what is asked of a folder is not there, and maps cost as much as the network. The settings of answers that
     are `held` stay where they hold enough.
     """
-    usual = (
-        float(calibration.get("absent_below", ABSENT_BELOW)) if rules.threshold is None else rules.threshold
-    )
+    absent = math.floor(1e4 * calibration.get("absent_below", ABSENT_BELOW)) / 1e4
+    usual = absent if rules.threshold is None else rules.threshold
     least = min(usual, *(c.threshold for c in classes if c.threshold is not None), 1.0)
     before = least if held is None else held.get("threshold", 0.0)
     return (min(before, least) or None) if calibration else None
