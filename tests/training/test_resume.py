@@ -22,7 +22,6 @@ from phrase_loc.training.run import claimed
 from tests.training.pairs import write_set, write_shard
 from tests.training.runs import ROOT, assert_same_weights, forked, losses, run
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 #: Everything that has a state: averaged weights, dropout, augmentation, sampled words, a coupled loss.
 FULL = (
     "ema=0.9",
