@@ -11,7 +11,6 @@ from phrase_loc.training import checkpoint
 from tests.training.runs import run as train
 
 
-
 def test_killed_in_every_window_a_run_ends_in_the_same_files(tmp_path: Path):
     outcome = kill_everywhere(tmp_path, 38)
     assert outcome.different == []
