@@ -21,7 +21,7 @@ from phrase_loc.config import fields_of, value_of
 from phrase_loc.datasets.flickr30k import Flickr30kEntities
 from phrase_loc.distributed import World, pick_device
 from phrase_loc.errors import PhraseLocError
-from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
+from phrase_loc.evaluation.protocols import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.run import evaluate, report
 from phrase_loc.files import write_text
 from phrase_loc.images import load_image

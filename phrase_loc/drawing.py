@@ -86,7 +86,7 @@ def marked(
         corner = max(x1, min(x2, size[0] - 1)), max(y1, min(y2, size[1] - 1))
         for outline, width in (("black", 5), (colour, 3)):
             draw.rectangle((max(0, x1), max(0, y1), *corner), outline=outline, width=width)
-        if prediction.state == "not sure":  # dashes
+        if prediction.unsure:  # dashes
             gaps = np.indices(size[::-1]).sum(0) % 18 >= 11
             picture.paste(bare, mask=Image.fromarray(gaps))
     if prediction.peak is not None:

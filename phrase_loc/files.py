@@ -40,8 +40,7 @@ def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
 
     An older folder is renamed first; `remove_leftovers` puts it back if the process was killed between the two.
 
-    Raises:
-        DataError: the folder is missing or read-only, or the disk is full.
+    Raises DataError: the folder is missing or read-only, or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from tqdm import tqdm
 
-from phrase_loc.display import phrase_rows, without_absent
+from phrase_loc.display import phrase_rows
 from phrase_loc.drawing import COLOURS, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import ADVICE, refusing, told, writing
 from phrase_loc.images import IMAGE_ENDINGS, load_image
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from phrase_loc.localizer import PhraseLocalizer
     from phrase_loc.streaming import Question
     from phrase_loc.structures import Prediction
 
-MOST = 1000  # photographs on a page, of some 30 kB each
+MOST = 1000  # photographs on a page
 
 
 def write_gallery(answers: Path, page: Path, note: Callable[[str], None] = lambda _: None) -> int:
@@ -48,15 +50,10 @@ def write_page(
 
     `order` names the one in which they come.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     phrases = list(dict.fromkeys(row["phrase"] for group in rows for row in group if not row.get("error")))
     if total > MOST:
         note(f"{page} shows the first {MOST:,} of {total:,} photographs; all answers are in {source}")
-    options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    loader = PackageLoader("phrase_loc.evaluation", "templates")
-    environment = Environment(loader=loader, autoescape=True, **options)
-    stream = environment.get_template("gallery.html.j2").stream(
+    stream = template("gallery.html.j2").stream(
         cards=map(_card, rows[:MOST]),
         total=total,
         most=MOST,
@@ -68,6 +65,15 @@ def write_page(
     )
     with writing(page) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(stream)
+
+
+def template(name: str) -> "Template":
+    """A page of evaluation/templates, in which what is filled in is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("phrase_loc.evaluation", "templates")
+    options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=loader, autoescape=True, **options).get_template(name)
 
 
 def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -153,7 +159,7 @@ def write_overlays(
         except DataError:  # whose sentence stands in the answers
             continue
         scene = localizer.look(picture)
-        predictions = without_absent(localizer.locate(scene, question.phrases, top_k=1), threshold)
+        predictions = localizer.locate(scene, question.phrases, top_k=1, threshold=threshold)
         place = places[question.image]
         with refusing(place.parent, ADVICE):
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -32,8 +32,8 @@ from phrase_loc.gallery import MOST, write_page
 from phrase_loc.images import VIDEO_ENDINGS, frames
 from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, distinct, labelling_interface
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.streaming import Question, answer_many, questions_of
-from phrase_loc.structures import FOUND_AT
+from phrase_loc.streaming import Question, answer_many, questions_of, read_record
+from phrase_loc.structures import ABSENT_BELOW, FOUND_AT
 from phrase_loc.tables import is_table
 from phrase_loc.text.splitting import split_phrases
 
@@ -143,8 +143,9 @@ def thresholds_of(
     For a precision: `present` (N photographs, C classes; NaN where unknown) is calibrated where half of the pairs are
     true. At another share of photographs with the class, its own or `rules.share`, its odds change by
     share / (1 - share) (Elkan 2001, theorem 2). The threshold is the lowest from which on the mean of these, the
-    expected share of true labels, is at least the precision.
+    expected share of true labels, is at least the precision, but never below `absent_below`.
     """
+    absent = float(calibration.get("absent_below", ABSENT_BELOW))
     found = float(calibration.get("found_at", FOUND_AT)) if rules.threshold is None else rules.threshold
     chosen = []
     for column, c in zip(present.T, classes, strict=True):
@@ -155,7 +156,7 @@ def thresholds_of(
             true, false = share * said, (1 - share) * (1 - said)
             expected = true / np.maximum(true + false, 1e-12)  # both are 0 of a share 0 and a probability 1
             precise = np.flatnonzero(expected.cumsum() >= rules.precision * np.arange(1, len(said) + 1))
-            level = float(said[precise[-1]]) if len(precise) else 2.0
+            level = max(absent, float(said[precise[-1]])) if len(precise) else 2.0
         chosen.append(level if c.threshold is None else c.threshold)
     return chosen
 
@@ -261,8 +262,10 @@ def label(
     with ExitStack() as held:
         world.from_main(lambda: held.enter_context(files.lock(folder / ".label.lock", sentence)))
         questions = [Question(image, tuple(phrases_of(classes))) for image in images]
-        top_k = 1 if rules.instances == 1 else CANDIDATES
-        answer_many(localizer, questions, answers, top_k=top_k, world=world, **options)
+        options |= {"top_k": 1 if rules.instances == 1 else CANDIDATES, "world": world}
+        answer_many(
+            localizer, questions, answers, threshold=_least(localizer, classes, rules, answers), **options
+        )
         if not world.is_main:
             return None
         labels = Labels(answers, classes, rules, localizer.model.config.calibration)
@@ -278,6 +281,19 @@ def label(
         write_sheet(labels, folder / "sheet.html")
         files.write_text(folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         return found
+
+
+def _least(
+    localizer: PhraseLocalizer, classes: Sequence[LabelClass], rules: Rules, answers: Path
+) -> float | None:
+    """The probability below which no box is sought: of "not there", None where a threshold or older answers go lower.
+
+    Half of what is asked of a folder is not there, and maps cost as much as the network.
+    """
+    fit, held = localizer.model.config.calibration, read_record(answers)
+    absent = float(fit.get("absent_below", ABSENT_BELOW))
+    lower = [t for t in (rules.threshold, *(c.threshold for c in classes)) if t is not None and t < absent]
+    return None if lower or not fit or (held and "threshold" not in held["settings"]) else absent
 
 
 def photographs(

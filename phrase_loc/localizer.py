@@ -30,7 +30,7 @@ from phrase_loc.distributed import pick_device
 from phrase_loc.drawing import small_jpeg
 from phrase_loc.errors import ConfigError, choose
 from phrase_loc.image_inputs import Picture
-from phrase_loc.images import MAX_PIXELS, load_image, to_tensor
+from phrase_loc.images import checked_frame, load_image, to_tensor
 from phrase_loc.maps import centre_prior, min_max, resize, resized_peak, smooth
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, push_model, save_model
@@ -127,7 +127,7 @@ def prepare(
     than MAX_PIXELS.
     """
     source = source or PROPOSALS[settings.proposals]
-    frame = (picture.height, picture.width) if size is None else _checked_frame(size)
+    frame = (picture.height, picture.width) if size is None else checked_frame(size)
     with lap("resize"):
         squares = tuple(
             to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
@@ -142,16 +142,6 @@ def _checked_top_k(top_k: int) -> int:
         if not isinstance(top_k, bool) and index(top_k) >= 1:
             return index(top_k)
     raise ConfigError(f"top_k is a number of boxes, 1 or more, got {str(top_k)[:40]!r}")
-
-
-def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
-    with suppress(TypeError, ValueError, OverflowError):
-        height, width = (int(side) for side in size)
-        if min(height, width) >= 1 and height * width <= MAX_PIXELS:
-            return height, width
-    raise ConfigError(
-        f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; got {str(size)[:60]}"
-    )
 
 
 def _oddity(peak: Tensor | None, boxes: Tensor) -> str | None:
@@ -314,12 +304,20 @@ class PhraseLocalizer:
         return fine if size == self._grid else resize(fine, size)
 
     def locate(
-        self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
-    ) -> Predictions:
-        """An answer for each phrase, in order; without box and peak where no word is known or the map is flat."""
+        self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None,
+        threshold: float | None = None,
+    ) -> Predictions:  # fmt: skip
+        """An answer for each phrase, in order; without box and peak where no word is known or the map is flat.
+
+        Where `present` is below a threshold no map is made, which the note says.
+        """
         phrases, top_k = phrase_list(phrases), _checked_top_k(top_k)
         encoded = self.encode(phrases)
-        attention = self._attend(scene, encoded, method or self.settings.method).cpu()
+        chances = self._present(scene, encoded)
+        asked = [i for i, p in enumerate(chances) if threshold is None or p is None or p >= threshold]
+        maps = self._attend(scene, [encoded[i] for i in asked], method or self.settings.method).cpu()
+        attention = maps.new_zeros(len(encoded), *maps.shape[1:])
+        attention[asked] = maps
         uneven = min_max(attention).flatten(1).amax(1).bool().tolist()
         known = [i for i, e in enumerate(encoded) if e.known and uneven[i]]
         heats = self.heat(attention[known], self._grid)
@@ -329,9 +327,12 @@ class PhraseLocalizer:
         none, fit = attention.new_zeros(0, 4), self.model.config.calibration
         thresholds = (fit.get("absent_below", ABSENT_BELOW), fit.get("found_at", FOUND_AT))
         answers = Predictions()
-        for i, (e, present) in enumerate(zip(encoded, self._present(scene, encoded), strict=True)):
+        for i, (e, present) in enumerate(zip(encoded, chances, strict=True)):
             peak, (boxes, scores) = found.get(i, (None, (none, none[:, 0])))
-            note = ". ".join(filter(None, (e.note, _oddity(peak, boxes) if e.known else None))) or None
+            odd = _oddity(peak, boxes) if e.known else None
+            if i not in asked:
+                odd = f"no box, present {present:.3f} is below the threshold {threshold:g}"
+            note = ". ".join(filter(None, (e.note, odd))) or None
             shown = (attention[i], scene.size, scene.picture, note, thresholds)
             answers.append(Prediction(phrases[i], e.words, present, peak, boxes, scores, *shown))
         return answers

@@ -133,11 +133,16 @@ class Prediction:
         return state_of(self.present, self.thresholds)
 
     @property
+    def unsure(self) -> bool:
+        """Whether its frame is dashed: 'not sure', or no state since a word of the phrase is not known."""
+        return self.state == "not sure" or (self.present is None and not all(w.known for w in self.words))
+
+    @property
     def verdict(self) -> str:
         """The state for people, 'not sure, present 12%'; empty without calibration."""
-        if not self.known:
-            return "no known word"
-        return "" if self.present is None else f"{self.state}, present {self.present:.0%}"
+        if self.present is not None:
+            return f"{self.state}, present {self.present:.0%}"
+        return ("in part unknown" if self.unsure else "") if self.known else "no known word"
 
     @property
     def place(self) -> str:

@@ -119,6 +119,14 @@ def test_three_states_are_said_everywhere(drawn_image, present, thresholds, stat
     assert state is None or f"{state}, present {present:.0%}" in one._repr_html_()
 
 
+def test_without_its_noun_an_answer_is_in_part_unknown():
+    red, lorry = Word("red", True, 1.0), Word("lorry", False, 0.0)
+    one = prediction(present=None, words=(red, lorry))
+    assert one.unsure
+    assert "in part unknown" in repr(one)
+    assert not prediction(present=None, words=(red,)).unsure
+
+
 class TestNotebook:
     def test_texts_are_escaped(self, drawn_image):
         shown = prediction(SCRIPT, picture=small_jpeg(drawn_image))._repr_html_()

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import json
 import re
 import shlex
 import shutil
@@ -18,7 +19,7 @@ from phrase_loc.cli import COMMANDS
 from phrase_loc.config import load_config
 from phrase_loc.datasets import DATASETS
 from phrase_loc.errors import ConfigError, PhraseLocError
-from phrase_loc.evaluation.config import EvaluateConfig
+from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.images import load_image
 from phrase_loc.streaming import questions_of
 from phrase_loc.text.phrases import PhraseEncoder
@@ -84,6 +85,10 @@ def shell(page: Path) -> list[list[str]]:
 PYTHON = [
     pytest.param(p, line, code, id=f"{name(p)}:{line}") for p in PAGES for line, code in blocks(p, "python")
 ]
+NOTEBOOKS = {page: json.loads(page.read_text("utf-8"))["cells"] for page in (ROOT / "docs").glob("*.ipynb")}
+for page, cells in NOTEBOOKS.items():
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    PYTHON.append(pytest.param(page, 1, code, id=name(page)))
 SHELL = [pytest.param(p, words, id=f"{name(p)}: {' '.join(words)[:60]}") for p in PAGES for words in shell(p)]
 
 
@@ -264,6 +269,14 @@ def test_what_is_named_is_there():
         lost += [] if not attribute or hasattr(import_module(module), attribute) else [found]
     assert lost == []
     assert len(modules) > 50
+
+
+def test_notebooks_show_what_came_out():
+    for cells in NOTEBOOKS.values():
+        shown = [output["output_type"] for cell in cells for output in cell.get("outputs", ())]
+        assert len(shown) > 5
+        assert "error" not in shown
+    assert NOTEBOOKS
 
 
 def test_something_is_tested():

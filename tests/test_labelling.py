@@ -359,7 +359,7 @@ def test_the_wanted_precision_is_kept_at_the_share(share):
     assert thresholds_of(table[:0], classes, Rules(precision=0.9), {})[0] > 1
 
 
-@pytest.mark.parametrize(("share", "level"), [(0, 2), (1, 0)])
+@pytest.mark.parametrize(("share", "level"), [(0, 2), (1, 0.05)])
 def test_shares_of_nothing_and_of_all(share, level):
     said = np.array([[1.0], [0.5], [0.0]])
     assert thresholds_of(said, CLASSES[:1], Rules(precision=0.5, share=share), {})[0] == pytest.approx(level)

@@ -18,7 +18,7 @@ from benchmarks.attacks.mutations import ODD, changed_bytes, changed_tree
 from benchmarks.attacks.tally import Tally
 from phrase_loc.config import load_config, to_dict
 from phrase_loc.errors import DataError
-from phrase_loc.evaluation.config import EvaluateConfig
+from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import create, folded
 from phrase_loc.models.store import CONFIG, EXTRA, VOCABULARY, WEIGHTS, load_model

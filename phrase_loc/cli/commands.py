@@ -1,18 +1,17 @@
 """The commands around the query: train, evaluate, compare, calibrate, leaks, export, serve."""
 
 import argparse
-import ctypes
 import json
 import os
 import socket
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
-from phrase_loc.cli.query import batch_arguments, localizer_of, model_arguments
+from phrase_loc.cli.query import batch_arguments, keep_memory, localizer_of, model_arguments, set_malloc
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import ADVICE, read_text, refusing, write_text
@@ -56,7 +55,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from phrase_loc.profiling import watching
 
     with watching() as watch:
-        from phrase_loc.evaluation.config import EvaluateConfig
+        from phrase_loc.evaluation.protocols import EvaluateConfig
 
         faithful = ["faithful=true"] if args.faithful else []
         config = load_config(EvaluateConfig, [*args.settings, *faithful])
@@ -115,6 +114,7 @@ def run_label(args: argparse.Namespace) -> int:
     rules = Rules(args.precision, args.threshold, args.share, args.instances)
     with refusing(args.output, ADVICE):
         args.output.mkdir(parents=True, exist_ok=True)
+    keep_memory()
     with session(args.device) as world:
         localizer = localizer_of(args, str(world.device))
         notes = check_classes(localizer, classes, rules)
@@ -140,7 +140,7 @@ def predictions_template_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_predictions_template(args: argparse.Namespace) -> int:
     """Write the list of what is asked, or the answers of a method."""
-    from phrase_loc.evaluation.config import EvaluateConfig
+    from phrase_loc.evaluation.protocols import EvaluateConfig
 
     if args.out.suffix not in (".csv", ".jsonl", ".parquet"):
         raise ConfigError(f"OUT ends in .csv, .jsonl or .parquet, got {args.out}")
@@ -333,10 +333,7 @@ def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str]
 def _return_memory() -> None:
     """Let glibc give back what photographs took: 885 MB instead of 1,333 are left of 200 (docs/serving.md)."""
     mmap_threshold, arena_max = -3, -8  # of malloc.h
-    with suppress(AttributeError, TypeError):  # another C library than glibc, which has no mallopt
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 4 << 20)
-        mallopt(arena_max, 2)
+    set_malloc({mmap_threshold: 4 << 20, arena_max: 2})
 
 
 def _announce(host: str, port: int, token: str | None) -> None:

@@ -90,8 +90,7 @@ class Framed(NamedTuple):
 def framed(sample: GroundingSample) -> Framed:
     """The photograph of a sample such that it fills the sample's frame.
 
-    Raises:
-        DataError: the file is no image, or shows another frame; a missing file is left to whoever opens it.
+    Raises DataError: the file is no image, or shows another frame; a missing file is left to whoever opens it.
     """
     if not sample.path.is_file():
         return Framed(sample.path)

@@ -31,9 +31,8 @@ from phrase_loc.boxes import rescale
 from phrase_loc.errors import ConfigError, nearest
 from phrase_loc.evaluation import external
 from phrase_loc.evaluation.baselines import BASELINES, Baseline
-from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import framed
-from phrase_loc.evaluation.protocols import MapBox, Protocol
+from phrase_loc.evaluation.protocols import EvaluateConfig, MapBox, Protocol
 from phrase_loc.evaluation.rows import Rows, Table, content_words
 from phrase_loc.evaluation.statistics import Floats
 from phrase_loc.evaluation.targets import Answers, Method, Query, Request

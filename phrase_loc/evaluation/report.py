@@ -23,13 +23,14 @@ from torch import Tensor
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.calibration import reliability
-from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.methods import WITHOUT_PRIOR
+from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, marks, report
 from phrase_loc.evaluation.statistics import seal
 from phrase_loc.files import lock, refusing, write_text, writing
+from phrase_loc.gallery import template
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
 
@@ -117,8 +118,8 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
 def _records(evaluation: Evaluation) -> Iterator[Record]:
     said = {method.name: marks(method).get("supervision", "") for method in evaluation.plan.methods}
     for protocol in evaluation.plan.protocols:
-        for method in (m for m in evaluation.asked if evaluation.tables[protocol.name, m].columns):
-            for record in records(evaluation.tables, protocol, method):
+        for method in (m for m in evaluation.asked if evaluation.rows.tables[protocol.name, m].columns):
+            for record in records(evaluation.rows.tables, protocol, method):
                 yield record | {"supervision": said[method]}
 
 
@@ -164,16 +165,11 @@ def page(
     localizer: "PhraseLocalizer | None" = None,
 ) -> str:
     """The page of report.json's content and all records; without a localizer it has no maps and probabilities."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     # the first method may have no record of the first protocols
     first = [r for r in records if r["method"] == report["rows"][0]["method"]]
     shown, cases = gallery(first or records, samples, localizer)
     diagram = reliability(localizer, samples) if localizer is not None else None
-    loader = PackageLoader("phrase_loc.evaluation", "templates")
-    options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=loader, autoescape=True, **options)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         report=report,
         bars=bars(report, records),
         words=[w for w in report.get("by_word", ()) if (w["protocol"], w["method"]) == shown][:WORDS],

@@ -17,10 +17,9 @@ from phrase_loc.distributed import World, pick_device
 from phrase_loc.errors import choose
 from phrase_loc.evaluation import external, methods, thresholds
 from phrase_loc.evaluation.baselines import BASELINES
-from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import Plan, Progress, run
-from phrase_loc.evaluation.protocols import Protocol, faithful
-from phrase_loc.evaluation.rows import Rows, Table, by_seen, by_word, is_map, tables
+from phrase_loc.evaluation.protocols import EvaluateConfig, Protocol, faithful
+from phrase_loc.evaluation.rows import Rows, by_seen, by_word, is_map, tables
 from phrase_loc.evaluation.statistics import Sums, paired
 from phrase_loc.evaluation.targets import Method
 from phrase_loc.files import digest, fingerprint
@@ -54,11 +53,6 @@ class Evaluation:
     progress: Progress  # finished images on disk, to be cleared when the report is written
     #: (protocol, method) -> what is written beside its rows
     notes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def tables(self) -> dict[tuple[str, str], Table]:
-        """Columns of every (protocol, method)."""
-        return self.rows.tables
 
 
 def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer | None" = None) -> Evaluation:

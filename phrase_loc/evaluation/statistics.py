@@ -19,7 +19,7 @@ from scipy.sparse import coo_array, csr_array
 
 from phrase_loc.config import STRICT, adapter, problems
 from phrase_loc.errors import ConfigError, DataError, nearest
-from phrase_loc.evaluation.config import MOST_DRAWS
+from phrase_loc.evaluation.protocols import MOST_DRAWS
 from phrase_loc.files import digest, read_json
 
 Floats = NDArray[np.float64]

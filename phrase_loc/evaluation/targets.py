@@ -99,9 +99,7 @@ class Answers:
     known: Tensor  # (P,) whether any word of the query has a vector
     peaks: dict[int, Tensor] = field(default_factory=dict)  # border -> (P, 2) x, y of the first maximum
     boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 4))  # (P, k, 4) best first
-    scores: Tensor = field(
-        default_factory=lambda: torch.zeros(0, 0)
-    )  # (P, k), best comparable between images
+    scores: Tensor = field(default_factory=lambda: torch.zeros(0, 0))  # (P, k), comparable between images
     map_boxes: dict[MapBox, Tensor] = field(default_factory=dict)  # rule -> (P, 4)
     ranks: Tensor | None = None  # (P,) how many classes score above the query's own
 

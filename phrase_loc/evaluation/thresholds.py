@@ -148,14 +148,13 @@ def check(protocols: Sequence[Protocol], held_out: float) -> None:
 def select_thresholds(evaluation: "Evaluation", held_out: float) -> "Evaluation":
     """The evaluation of the images that were not held out, each method with the threshold it chose.
 
-    Raises:
-        DataError: one of the two parts is empty.
+    Raises DataError: one of the two parts is empty.
     """
     plan = evaluation.plan
     held = np.array([is_held_out(sample.image_id, held_out) for sample in plan.samples])
     if not held.any() or held.all():
         raise DataError(f"{len(held)} images are too few to hold out {held_out:g} of them; change held_out")
-    tables, notes = dict(evaluation.tables), {}
+    tables, notes = dict(evaluation.rows.tables), {}
     for protocol, method in product(plan.protocols, plan.methods):
         key = (protocol.name, method.name)
         number = best_threshold(protocol, tables[key], held)

@@ -10,19 +10,19 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from phrase_loc.errors import DataError
 from phrase_loc.images import load_tensor
 from phrase_loc.pairs.sources import Source
 from phrase_loc.skipped import Fault
-from phrase_loc.text.labels import WordLabels
+from phrase_loc.text.vocabulary import WordLabels
 
 #: (epoch, number of the sample, which of the input sizes).
 Item = tuple[int, int, int]
@@ -244,6 +244,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
         captions=_ragged([sample.caption for sample in samples]),
         faults=[sample.fault for sample in samples if sample.fault],
     )
+
+
+def in_order(images: Dataset, numbers: Sequence[int], batch: int, workers: int = 0) -> DataLoader:
+    """Batches of these samples as they come, `batch` at a time."""
+    items: Any = [[(0, n, 0) for n in numbers[i : i + batch]] for i in range(0, len(numbers), batch)]
+    return DataLoader(images, batch_sampler=items, collate_fn=collate, num_workers=workers)
 
 
 def names_a_side(texts: Sequence[str]) -> bool:

@@ -66,8 +66,7 @@ def open_source(
 ) -> Source:
     """The source that paths describe: tars, whose indices are kept in the folder `index`, one table, or one folder.
 
-    Raises:
-        DataError: nothing there, kinds mixed, or no usable sample at all.
+    Raises DataError: nothing there, kinds mixed, or no usable sample at all.
     """
     found = expand(paths)
     first = Path(found[0])
@@ -88,6 +87,16 @@ def open_source(
         reason = f": {source.faults[0].name} {source.faults[0].detail}" if source.faults else ""
         raise DataError(f"no image with a text was found in {first}{reason}")
     return source
+
+
+def texts_of(source: Source, numbers: Iterable[int]) -> Iterator[list[str]]:
+    """The texts of these samples; none where they cannot be read, which the loader counts and names."""
+    for i in numbers:
+        try:
+            texts = source.texts(i)
+        except DataError:
+            texts = []
+        yield texts
 
 
 class PackedStrings:
@@ -325,8 +334,7 @@ def stream_texts(
 
     What cannot be read of a file is counted in `skipped`.
 
-    Raises:
-        DataError: a file is missing, broken, of an unknown kind, or has none of the fields.
+    Raises DataError: a file is missing, broken, of an unknown kind, or has none of the fields.
     """
     note = (skipped or Skipped()).add
     for path in expand(paths):

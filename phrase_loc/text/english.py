@@ -1,7 +1,8 @@
 """English in closed lists: word classes, dictionary forms, and which words there are.
 
-A few hundred words stand in for a part-of-speech tagger, which would need a downloaded model and a hundred
-times the time; `parsing` says how often the head noun comes out right with them.
+The lists stand in lists/classes.txt, each with what it is for. A few hundred words stand in for a part-of-speech
+tagger, which would need a downloaded model and a hundred times the time; `parsing` says how often the head noun comes
+out right with them.
 """
 
 import html
@@ -18,195 +19,61 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _table(text: str) -> dict[str, str]:
-    return dict(pair.split(":") for pair in text.split())
+def _lists() -> dict[str, list[str]]:
+    text = (files("phrase_loc.text") / "lists" / "classes.txt").read_text(encoding="utf-8")
+    parts = re.split(r"^(\w+): ", re.sub("(?m)^#.*", "", text), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], map(str.split, parts[1::2]), strict=True))
 
 
-DETERMINERS = words(
-    "a an the this that these those my your his her its our their some any no each every either neither both "
-    "all another other several many few various different same own such certain more most less much enough "
-    "what whose"
-)
-OPENING_DETERMINERS = words("a an the my your his her its our their some")
-COUNTS = words("one two three four five six seven eight nine ten")
-"""Numbers that captions use of things in view: a model that has learnt 'two' finds pairs with it."""
-_OTHER_NUMBERS = words(
-    "zero eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty "
-    "fifty hundred thousand million dozen first second third"
-)
-NUMBERS = COUNTS | _OTHER_NUMBERS | words("dozens hundreds thousands single double multiple numerous half")
-ORDINALS = words("fourth fifth sixth seventh eighth ninth tenth last")
+def _table(name: str) -> dict[str, str]:
+    return dict(pair.split(":") for pair in _LISTED[name])
+
+
+_LISTED = _lists()
+LISTS = {name: frozenset(found) for name, found in _LISTED.items()}
+DETERMINERS = LISTS["determiners"]
+OPENING_DETERMINERS = LISTS["opening_determiners"]
+COUNTS = LISTS["counts"]
+_OTHER_NUMBERS = LISTS["other_numbers"]
+NUMBERS = COUNTS | _OTHER_NUMBERS | LISTS["other_numbers_of_things"]
+ORDINALS = LISTS["ordinals"]
 NUMBERING = (COUNTS - {"one"}) | _OTHER_NUMBERS | ORDINALS
 """What tells which one or how many."""
-RELATIONS = words(
-    "behind beside besides near nearby next above below under underneath beneath between opposite outside"
-)
-"""Prepositions that tell one thing from others of its kind."""
-SIDES = words(
-    "left right upper lower far leftmost rightmost topmost uppermost lowest highest closest nearest furthest "
-    "farthest"
-)
-PLACES = words("top bottom front back rear middle center centre side corner end edge background foreground")
-"""What tells where as `SIDES` do, but also names a thing or a part of one ('a red top', 'his back')."""
-TOLD_BY_PLACE = words(
-    "man woman person people boy girl child kid baby guy lady player runner dog cat horse car one row shelf "
-    "step seat window drawer bunk"
-)
-"""What 'front' or 'top' before it tells from others of its kind: 'the front row', but 'the front yard'."""
-NAMED_BY_PLACE = words(
-    "upper-body lower-body upper-leg lower-leg upper-arm lower-arm upper-lip lower-lip left-turn right-turn "
-    "in-top on-back"
-)
-"""Neighbours that make a name; 'in the top' and 'on the back' are of clothes and of a body."""
-PREPOSITIONS = words(
-    "of in on at by with without near nearby beside besides behind under underneath over above below beneath "
-    "from to into onto through throughout across along alongside around for against between among amongst "
-    "inside outside toward towards during upon off down up out about next past within beyond atop amid "
-    "amidst like via per after before until since except despite opposite aboard who whom which where when "
-    "while as because if than then so but there here away together"
-)
-CONJUNCTIONS = words("and or nor")
-AUXILIARIES = words(
-    "is are was were be been being am has have had having does do did can could will would may might must "
-    "shall should not isn't aren't doesn't don't can't isnt arent"
-)
-PERSONS = _table(
-    "he:man him:man himself:man she:woman her:woman herself:woman hers:woman they:people them:people "
-    "themselves:people others:people everyone:people everybody:people we:people us:people ourselves:people "
-    "theirs:people someone:person somebody:person anyone:person anybody:person i:person me:person "
-    "myself:person you:person yourself:person who:person whom:person nobody:person no-one:person"
-)
-"""A pronoun that can only mean people, standing where a noun should, is read as that noun."""
-PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | words(
-    "it itself something anything nothing everything mine yours"
-)
-NEGATIONS = words(
-    "no not never none nobody nothing nowhere neither nor without cannot except excluding lacking isnt arent "
-    "wasnt werent dont doesnt didnt cant wont"
-)
-"""What denies the words behind it; `parsing.negation` knows "n't", 'cat-free' and 'free of' as well."""
-ADVERBS = words(
-    "very too also just only really quite almost apparently fully partially partly heavily highly brightly "
-    "slightly newly well still now again ever never already perhaps maybe etc even midair mid-air apart "
-    "alone backwards downhill uphill"
-)
+RELATIONS = LISTS["relations"]
+SIDES = LISTS["sides"]
+PLACES = LISTS["places"]
+TOLD_BY_PLACE = LISTS["told_by_place"]
+NAMED_BY_PLACE = LISTS["named_by_place"]
+PREPOSITIONS = LISTS["prepositions"]
+CONJUNCTIONS = LISTS["conjunctions"]
+AUXILIARIES = LISTS["auxiliaries"]
+PERSONS = _table("persons")
+PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | LISTS["further_pronouns"]
+NEGATIONS = LISTS["negations"]
+ADVERBS = LISTS["adverbs"]
 FUNCTION_WORDS = DETERMINERS | NUMBERS | PREPOSITIONS | CONJUNCTIONS | AUXILIARIES | PRONOUNS | ADVERBS
-COLOURS = words(
-    "red orange yellow green blue purple violet pink brown black white gray tan beige gold golden silver "
-    "turquoise teal maroon navy lavender cream magenta cyan bronze khaki burgundy"
-)
-ADJECTIVES = COLOURS | words(
-    "big small large little tiny huge tall short long wide narrow thick thin high low deep shallow old young "
-    "new elderly older younger middle-aged adult teenage open closed empty full busy crowded quiet dark "
-    "light bright pale multicolor multicolored striped plaid checkered floral patterned plain wet dry dirty "
-    "clean muddy dusty snowy icy grassy sandy rocky wooden metal stone concrete plastic rusty shiny happy "
-    "sad angry pretty cute handsome ugly fat skinny heavy strong bald blond brunette bearded barefoot naked "
-    "nude smiling laughing male female asian african american african-american indian chinese japanese "
-    "european oriental hispanic caucasian middle-eastern mexican arab fluffy furry shaggy hairy curly hot "
-    "cold warm cool frozen sunny cloudy rainy foggy urban rural public outdoor indoor left right front back "
-    "upper lower top middle nearby distant far local modern ancient traditional military colored hooded "
-    "long-sleeved short-sleeved matching similar identical professional formal casual nice good great fancy "
-    "loose tight soft hard flat steep round square rectangular circular curved straight broken torn worn "
-    "ragged stuffed toy uniformed soapy leafy bushy foamy gravelly printed teen aged fenced paved graffitied "
-    "smiley elder giant mini miniature large-sized medium bigger smaller larger taller"
-)
-"""Words that are modifiers even where they stand last ('his mouth open', 'all black')."""
-NOUNS_WHEN_LAST = words(
-    "toy metal stone concrete plastic top back front square adult male female blond brunette military"
-)
-"""Modifiers that name the thing where they end the noun phrase: 'a dog toy', but 'a toy dog'."""
-_ADJECTIVE_ENDINGS = tuple(words("ish ful less ous ible able -colored -haired -dressed -skinned"))
-EMPTY_BEFORE_OF = words(
-    "group pair couple bunch set lot number bit piece kind type sort variety series part side top bottom edge "
-    "end middle center centre rear back front rest half majority plenty handful dozen collection array "
-    "assortment trio duo foursome view picture photo photograph image shot closeup close-up close sight scene "
-    "one two three some many most all both each several few any none member inside outside base corner section "
-    "portion"
-)
-"""'a group of people', 'the side of a house', 'a photo of a dog': the noun after 'of' is what is meant."""
-SHARED_BEFORE_OF = words(
-    "crowd herd flock team row pile stack line pool bowl glass cup bottle can plate body pack band class "
-    "bouquet bunch basket bucket bag box family gathering army school sea patch field puddle stream cloud "
-    "blanket layer slice loaf tray rack string train troupe gang squad mob swarm litter deck"
-)
-"""'a herd of sheep', 'a cup of tea': both nouns name the region, and weigh the same."""
-_VERBS = words(
-    "wear hold carry play sit stand walk run ride jump look eat drink talk sleep smile laugh dance sing work "
-    "perform climb swim ski surf skate skateboard snowboard fish race fly throw catch kick hit push pull "
-    "lean lie lay kneel crouch squat bend reach point watch read write cook prepare sell buy wait pose drive "
-    "cross leap chase bite lick swing slide paddle row sail cut clean wash paint draw build dig touch grab "
-    "hug kiss gather face show use do get put take make try enjoy give pass follow lead dive splash wrestle "
-    "fight box march pedal bike cycle hike stare gaze speak listen wave rest relax hang balance float fall "
-    "roll step stretch exercise practice train compete attempt participate celebrate cheer clap display "
-    "contain feature surround attach hand smoke sweep shovel shop juggle sniff shake tackle toss bat pitch "
-    "dribble shoot score land approach enter exit leave travel head"
-)
-_DOUBLED = words("sit run swim get put hit hug cut dig grab clap bat step shop")
+COLOURS = LISTS["colours"]
+ADJECTIVES = COLOURS | LISTS["adjectives"]
+NOUNS_WHEN_LAST = LISTS["nouns_when_last"]
+_ADJECTIVE_ENDINGS = tuple(LISTS["adjective_endings"])
+EMPTY_BEFORE_OF = LISTS["empty_before_of"]
+SHARED_BEFORE_OF = LISTS["shared_before_of"]
+_VERBS = LISTS["verbs"]
 PRESENT_PARTICIPLES = frozenset(
-    (verb + verb[-1] if verb in _DOUBLED else re.sub("(?<=[^e])e$", "", re.sub("ie$", "y", verb))) + "ing"
-    for verb in _VERBS
+    (v + v[-1] if v in LISTS["doubled"] else re.sub("(?<=[^e])e$", "", re.sub("ie$", "y", v))) + "ing"
+    for v in _VERBS
 )
-PAST_PARTICIPLES = words(
-    "dressed covered seated surrounded filled made named called shown used located followed attached tied "
-    "wrapped piled parked decorated lined pulled pushed ridden held carried worn played"
-)
+PAST_PARTICIPLES = LISTS["past_participles"]
 THIRD_PERSON = frozenset(
     re.sub("([sxo]|[cs]h)$", r"\1e", re.sub("(?<=[^aeo])y$", "ie", v)) + "s" for v in _VERBS
 )
-VERB_BASES = _VERBS - words(
-    "bike cycle fish fight box race land head hand paint dive slide swing bat pitch shop smoke cook drink "
-    "face show skate ski surf skateboard snowboard touch march bite shake"
-)
+VERB_BASES = _VERBS - LISTS["verbs_that_are_nouns"]
 VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | PAST_PARTICIPLES | {"overlooking"}
 """What makes a pair of words a clause ('dog runs') and not a name ('dirt bike')."""
-
-_IRREGULAR = _table(
-    "men:man children:child feet:foot teeth:tooth mice:mouse geese:goose oxen:ox leaves:leaf knives:knife "
-    "wives:wife wolves:wolf shelves:shelf scarves:scarf loaves:loaf halves:half calves:calf hooves:hoof "
-    "thieves:thief elves:elf selves:self dice:die lice:louse cacti:cactus fungi:fungus alumni:alumnus "
-    "octopi:octopus hippopotami:hippopotamus bacteria:bacterium quizzes:quiz "
-    "moustaches:mustache passersby:passerby sons-in-law:son-in-law"
-)
-_WITH_S = words(
-    "axe movie cookie brownie hoodie selfie zombie bowtie necktie smoothie rookie collie beanie hippie "
-    "prairie goalie talkie walkie-talkie veggie doggie birdie foodie calorie genie magpie onesie headache "
-    "mustache quiche cache avalanche fuse muse excuse cd tv mechanic medic paramedic fabric mosaic picnic "
-    "clinic topic comic critic relic attic toe canoe hoe oboe tiptoe foe woe floe aloe"
-)
-_WITH_ES = words("gas lens canvas atlas")
-SINGULARS = _IRREGULAR | {word + "s": word for word in _WITH_S} | {word + "es": word for word in _WITH_ES}
+SINGULARS = _table("irregular") | {w + end: w for end in ("s", "es") for w in LISTS[f"with_{end}"]}
 """Of plurals that the rules below would get wrong."""
-VARIANTS = _table(
-    "grey:gray greyish:grayish colour:color coloured:colored colourful:colorful multicoloured:multicolored "
-    "multi-coloured:multicolored multi-colored:multicolored moustache:mustache pyjamas:pajamas "
-    "doughnut:donut tshirt:t-shirt tee-shirt:t-shirt teeshirt:t-shirt armour:armor harbour:harbor "
-    "neighbour:neighbor theatre:theater centre:center jewellery:jewelry kerb:curb aeroplane:airplane "
-    "blonde:blond blonde-haired:blond-haired grey-haired:gray-haired barbeque:barbecue bbq:barbecue "
-    "tyre:tire mum:mom yoghurt:yogurt chequered:checkered plough:plow sceptre:scepter vapour:vapor "
-    "parlour:parlor savoury:savory catalogue:catalog cheque:check fibre:fiber "
-    "sombre:somber lustre:luster mould:mold moulding:molding aluminium:aluminum woollen:woolen cosy:cozy "
-    "mouldy:moldy skilful:skillful draught:draft sulphur:sulfur favourite:favorite "
-    "flavour:flavor honour:honor humour:humor labour:labor labourer:laborer odour:odor rumour:rumor "
-    "behaviour:behavior candour:candor clamour:clamor fervour:fervor glamour:glamor splendour:splendor tumour:tumor "
-    "valour:valor vigour:vigor ardour:ardor traveller:traveler jeweller:jeweler counsellor:counselor "
-    "marvellous:marvelous dishevelled:disheveled panelled:paneled jewelled:jeweled enamelled:enameled "
-    "travelling:traveling licence:license defence:defense offence:offense pretence:pretense "
-    "moisturiser:moisturizer fertiliser:fertilizer sanitiser:sanitizer tranquilliser:tranquilizer "
-    "organiser:organizer equaliser:equalizer vaporiser:vaporizer atomiser:atomizer "
-    "paediatrician:pediatrician anaesthetist:anesthetist gynaecologist:gynecologist "
-    "encyclopaedia:encyclopedia manoeuvre:maneuver sceptic:skeptic grandad:granddad "
-    "pedlar:peddler waggon:wagon caviare:caviar yoghourt:yogurt"
-)
-"""Spellings of one word: the one on the right stands for all."""
-INVARIANT = words(
-    "glasses sunglasses eyeglasses pants jeans shorts trousers tights leggings overalls goggles scissors "
-    "clothes woods trunks binoculars pajamas sports news lens canvas christmas atlas texas bias chaos cosmos "
-    "thermos rhinoceros series species means barracks headquarters always perhaps does hers ours theirs "
-    "towards afterwards outdoors indoors backwards forwards upwards downwards sideways upstairs downstairs "
-    "besides overseas whereas james vegas angeles molasses kudos asbestos specimen yemen omen abdomen "
-    "regimen acumen ramen amen slacks suspenders fatigues sweatpants squarepants adidas mercedes"
-)
-"""Words that end like a plural and are not, or that mean something else without the s."""
+VARIANTS = _table("variants")
+INVARIANT = LISTS["invariant"]
 _IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolves")
 
 MAX_TOKENS = 256  # more of a text is not read: a phrase is a few words, and a whole caption is below this

@@ -1,4 +1,4 @@
-"""Word vectors: GloVe, co-occurrence, a text encoder; one space brought into another; eight-bit storage.
+"""Word vectors: GloVe, co-occurrence, a text encoder; near ones; one space brought into another; eight-bit storage.
 
 A model learns vectors for its own V words only. A ridge map from GloVe into the learned space, fitted on the words
 both know, gives every other GloVe word a place there; the table of those ships with the model as int8.
@@ -28,17 +28,34 @@ def align(source: Tensor, target: Tensor, penalty: float = 1.0) -> tuple[Tensor,
     """Ridge regression of `target` (A, E) on `source` (A, S): the (S, E) matrix and (E,) bias of `x @ matrix + bias`.
 
     The rows are the A words that both spaces know; `penalty` weighs the squared matrix against the summed squared
-    errors. DataError: not the same words.
+    errors.
     """
-    if len(source) != len(target) or not len(source):
-        given = f"{len(source)} and {len(target)}"
-        raise DataError(f"an alignment needs the same words on both sides, got {given}")
     x, y, share = source.double(), target.double(), 1 / len(source)
     mean_x, mean_y = (share * x).sum(0), (share * y).sum(0)
     x, y = x - mean_x, y - mean_y
     gram = x.T @ (share * x) + share * penalty * torch.eye(x.shape[1], dtype=torch.float64)
     matrix = torch.linalg.solve(gram, x.T @ (share * y))
     return matrix.float(), (mean_y - mean_x @ matrix).float()
+
+
+def near_vectors(
+    vectors: Tensor, least: float = 0.75, most: int = 10, chunk: int = 1024
+) -> dict[int, tuple[int, ...]]:
+    """For each word those whose vectors have a cosine of at least `least`, nearest first; in GloVe cats and dogs too.
+
+    At most `most` per word are kept; a row of zeros has none. Of the (V, E) vectors `chunk` are compared at once,
+    so that V x V never stands in memory.
+    """
+    units = torch.nn.functional.normalize(vectors.float(), dim=1)
+    found = {}
+    for start in range(0, len(units), chunk):
+        cosine = units[start : start + chunk] @ units.T
+        cosine.diagonal(start).fill_(-1)  # a word is not its own neighbour
+        values, places = cosine.topk(min(most, len(units)), dim=1)
+        for row, (value, place) in enumerate(zip(values, places), start=start):
+            if near := tuple(place[value >= least].tolist()):
+                found[row] = near
+    return found
 
 
 def quantise(vectors: Tensor) -> tuple[Tensor, Tensor]:

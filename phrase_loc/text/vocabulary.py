@@ -1,13 +1,15 @@
-"""The words a model knows: V units with their counts, and a text file of them.
+"""The words a model knows: V units with their counts, a text file of them, and what texts say of an image in them.
 
 A unit is a word in its dictionary form, or a pair of words that means more than its parts ('hot dog').
-`UnitCounter` finds them in captions.
+`UnitCounter` finds them in captions. The texts of an image make weak labels (`WordLabeller`): they say only part of
+what is there, a word that one text of five has is weaker than one they agree on, and a word that means the same as a
+said one ('guy' for 'man') is no negative.
 """
 
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -99,6 +101,55 @@ class Vocabulary:
             raise DataError(f"the vocabulary {path} is empty; build one with `phrase-loc vocab`")
         words, counts = zip(*pairs)
         return cls(words, counts)
+
+
+@dataclass(frozen=True)
+class WordLabels:
+    """What the texts of one image say."""
+
+    ids: tuple[int, ...]  # distinct rows of the vocabulary, ascending
+    strengths: tuple[float, ...]  # per id in (0, 1]: how surely the word belongs to the image
+    ignored: tuple[int, ...] = ()  # other rows that are neither true nor false of it, ascending
+    captions: tuple[tuple[int, ...], ...] = ()  # per text the rows of its words, in reading order
+
+
+class WordLabeller:
+    """A picklable function from the texts of an image to its labels; no texts, no labels.
+
+    Args:
+        vocabulary: the known words.
+        agree: texts that must hold a word for strength 1; fewer give their share. An image with fewer texts than
+            that asks for all of them.
+        last_word: strength that the last word of a pair takes from it ('player' from 'football player'), 0 for
+            none. The other words of a pair are ignored: a hot dog is neither hot nor not.
+        ignored_negatives: row -> rows that are not negatives where it is positive (see `vectors.near_vectors`).
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        agree: int = 2,
+        last_word: float = 0.5,
+        ignored_negatives: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
+        self.vocabulary, self.agree, self.last_word = vocabulary, agree, last_word
+        self.ignored_negatives = dict(ignored_negatives or {})
+
+    def __call__(self, texts: Sequence[str]) -> WordLabels:
+        """Labels of one image from its texts."""
+        captions = tuple(tuple(self.vocabulary.ids(text)) for text in texts)
+        said = Counter(row for caption in captions for row in set(caption))
+        needed = max(1, min(self.agree, len(captions)))
+        strengths = {row: min(1.0, count / needed) for row, count in said.items()}
+        ignored = {other for row in said for other in self.ignored_negatives.get(row, ())}
+        for row in said:
+            parts = [self.vocabulary.id(part) for part in self.vocabulary.words[row].split()]
+            ignored.update(part for part in parts if part is not None)
+            if self.last_word and (last := parts[-1]) is not None:
+                strengths[last] = max(strengths.get(last, 0.0), self.last_word * strengths[row])
+        ids = tuple(sorted(strengths))
+        shares = tuple(strengths[i] for i in ids)
+        return WordLabels(ids, shares, tuple(sorted(ignored - strengths.keys())), captions)
 
 
 class UnitCounter:

@@ -1,13 +1,17 @@
 """What can be wrong with a run's settings, looked for before it begins: a typing error must not cost an hour.
 
 Types and ranges are checked as the config is read (config.py). Here stands what needs torch, the network or a file,
-such as those that only a later phase or the last step opens; and the measure that `config.validation` asks for.
+such as those that only a later phase or the last step opens; and the measures of a run: the one that
+`config.validation` asks for, and whether photographs that a run with few of them held out are ranked by its words.
 """
 
+import logging
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from phrase_loc.config import build
@@ -18,19 +22,25 @@ from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models.build import create, folded
 from phrase_loc.models.model import TextToRegion, last_frozen, trainable_stages
 from phrase_loc.models.store import load_model
+from phrase_loc.pairs.dataset import Transform, WebImages, in_order
+from phrase_loc.pairs.sources import texts_of
 from phrase_loc.text import vectors
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import PhaseConfig, TrainConfig
+from phrase_loc.training.features import BATCH, any_word
 from phrase_loc.training.losses import LOSSES
-from phrase_loc.training.setup import read_texts, text_files
+from phrase_loc.training.setup import Setup, read_texts, text_files
 
 if TYPE_CHECKING:
-    from phrase_loc.evaluation.config import EvaluateConfig
+    from phrase_loc.evaluation.protocols import EvaluateConfig
+
+log = logging.getLogger(__name__)
 
 #: The model as it is, all processes -> figures, higher is better, the same everywhere.
 Measure = Callable[[TextToRegion, World], dict[str, float]]
 
 _WORDS = Vocabulary(("dog", "cat"), (2, 1))
+_SHUFFLES = 200  # orders of held-out photographs that do not look
 
 
 def check(config: TrainConfig, world: World) -> None:
@@ -99,7 +109,7 @@ def _check_phase(phase: PhaseConfig, model: TextToRegion) -> None:
     trainable_stages(model.trunk, phase.train_from)
     if phase.cache:
         last_frozen(model.trunk, phase.train_from)
-    for side in phase.sizes or (model.image_size,):
+    for side in phase.sizes or (model.config.image_size,):
         try:
             with torch.inference_mode():
                 model.trunk(torch.zeros(1, 3, side, side))
@@ -126,7 +136,7 @@ def _localizer(config: TrainConfig, model: TextToRegion) -> PhraseLocalizer:
 
 
 def _plan(config: TrainConfig) -> "EvaluateConfig":
-    from phrase_loc.evaluation.config import EvaluateConfig
+    from phrase_loc.evaluation.protocols import EvaluateConfig
 
     asked = config.validation
     plan = {"data": {"root": asked.root, "split": asked.split}, "protocols": list(asked.protocols)}
@@ -170,3 +180,90 @@ def measure_of(config: TrainConfig) -> Measure | None:
         return figures
 
     return measure
+
+
+def held_out_score(config: TrainConfig, model: TextToRegion, setup: Setup) -> dict[str, Any]:
+    """How well the learned words rank the photographs that were held out; {} where none were.
+
+    The baseline does not look: the average precision of any order is about the share of photographs that have the
+    word, and shuffled orders show how far chance alone goes. Words that none or all of them have are not scored.
+    """
+    numbers = list(setup.held_out)
+    if not numbers:
+        return {}
+    ids = setup.new or range(len(model.vocabulary))
+    labels = np.zeros((len(numbers), len(model.vocabulary)), bool)
+    for row, texts in enumerate(texts_of(setup.source, numbers)):
+        labels[row, list(setup.labeller(texts).ids)] = True
+    size = (config.run_phases[-1].sizes or (model.config.image_size,))[-1]
+    images = WebImages(setup.source, any_word, [Transform((size, size))], config.seed)
+    device, kind = model.words.vectors.device, model.words.vectors.dtype
+    rows, usable, found = torch.arange(ids.start, ids.stop, device=device), [], []
+    with torch.inference_mode():
+        for batch in in_order(images, numbers, BATCH):
+            found.append(model(batch.images.to(device).to(kind), rows).float().cpu())
+            usable.append(batch.weights > 0)
+    kept = torch.cat(usable).numpy()
+    return _summary(
+        [model.vocabulary.words[i] for i in ids], torch.cat(found).numpy()[kept], labels[kept][:, ids]
+    )
+
+
+def _summary(words: Sequence[str], scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    count, said = len(labels), labels.sum(0)
+    asked = (said > 0) & (said < count)
+    result: dict[str, Any] = {"photographs": count, "words_scored": int(asked.sum())}
+    places = np.argsort(-scores[:, asked], axis=0, kind="stable")
+    truth, each = labels[:, asked], np.full(len(words), np.nan)
+    if asked.any():
+        each[asked] = average_precision(truth, places)
+        random = np.random.default_rng(0)
+        shuffled = [
+            average_precision(truth[random.permutation(count)], places).mean() for _ in range(_SHUFFLES)
+        ]
+        result["average_precision"] = float(each[asked].mean())
+        result["share"] = float(truth.mean())
+        result["shuffled_95"] = float(np.quantile(shuffled, 0.95))
+    result["words"] = {
+        word: {
+            "photographs": int(n),
+            "average_precision": None if np.isnan(ap) else float(ap),
+            "share": n / count,
+        }
+        for word, n, ap in zip(words, said, each, strict=True)
+    }
+    return result
+
+
+def average_precision(labels: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(n,K) bool, (n,K) photographs by descending score -> (K,); each word has a photograph."""
+    hits = np.take_along_axis(labels, places, 0)
+    precision = hits.cumsum(0) / np.arange(1, len(hits) + 1)[:, None]
+    mean: np.ndarray = (precision * hits).sum(0) / hits.sum(0)
+    return mean
+
+
+def told_of_held_out(found: dict[str, Any], path: Path) -> str:
+    """Logs what `held_out_score` found, a warning where that is no better than not looking; the card's sentence."""
+    if not found:
+        return ""
+    if not found["words_scored"] or found["shuffled_95"] > 0.999:  # chance alone would often seem perfect
+        log.warning("not measured: %d held-out photographs are too few to tell", found["photographs"])
+        return "Not measured: too few photographs were held out to tell."
+    told = (
+        f"{found['photographs']} photographs were held out; of {found['words_scored']} words they are ranked with a "
+        f"mean average precision of {found['average_precision']:.2f}, without looking {found['share']:.2f}"
+    )
+    ranked = sorted(found["words"].items(), key=lambda pair: -pair[1]["photographs"])
+    for word, row in [pair for pair in ranked if pair[1]["average_precision"] is not None][:10]:
+        one = (word, row["average_precision"], row["share"], row["photographs"])
+        log.info("  %s: average precision %.2f, without looking %.2f (%d photographs)", *one)
+    log.info("held out: %s (%s)", told, path)
+    if found["average_precision"] > found["shuffled_95"]:
+        return f"{told}."
+    log.warning(
+        "NO BETTER THAN NOT LOOKING: the words rank the held-out photographs with a mean average precision of %.2f, "
+        "and shuffled ones reach %.2f; give more photographs of each word, or words for what can be seen",
+        *(found["average_precision"], found["shuffled_95"]),
+    )
+    return f"{told}: no better than chance, which reaches {found['shuffled_95']:.2f}."

@@ -1,21 +1,16 @@
 """What training minimises: functions of word scores and weak labels.
 
-Every loss has two steps, so that 100,000 words need not be scored at once:
-
-    terms(scores (N,k), targets) -> (N,m)      what k of the words contribute
-    close(terms of all chunks (c,N,m)) -> (N,) loss of each image
-
-A new loss is a pair of such functions and an entry in LOSSES.
+A loss is a function of scores (N,k) and targets that gives (N,): what k of the words contribute to the loss of each
+image. 100,000 words need not be scored at once: it is summed over chunks of them. A new loss is an entry in LOSSES.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from phrase_loc.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -27,18 +22,15 @@ class Targets:
     balance: Tensor  # (k,) weight of each word, larger for rare ones
     correction: Tensor  # (k,) how many words each stands for as a negative; 1 unless sampled
     weights: Tensor  # (N,) 1, or 0 for images that do not count
-    # (k,M) share of each word in caption m, columns sum to 1 or 0; the first N are the images' own, the others hard
-    # negatives; None where no loss asks for it
-    captions: Tensor | None = None
-    hard_owner: Tensor | None = None  # (M - N,) image against which each hard negative stands
+    captions: Tensor | None = (
+        None  # (k,N) share of each word in the images' captions, where a loss asks for it
+    )
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """A loss; where images of a batch compete it is `coupled`: it gets the scores of all processes in one chunk."""
 
-    terms: Callable[[Tensor, Targets], Tensor]
-    close: Callable[[Tensor], Tensor]
+    of: Callable[[Tensor, Targets], Tensor]
     coupled: bool = False
 
 
@@ -48,34 +40,11 @@ def _sigmoid(scores: Tensor, targets: Targets) -> Tensor:
         loss(n) = sum_k b_k c_nk [ softplus(s_nk) - y_nk s_nk ]
 
     b balances rare words, c counts a sampled negative for the words it stands for, ignored words are left out.
-
-    (N,k) -> (N,1): the sum over these words.
     """
     said = targets.positive > 0
     count = targets.balance * (said + ~said * targets.correction)
     each = count * (F.softplus(scores) - targets.positive * scores)
-    return each.masked_fill(targets.ignored, 0.0).sum(1, keepdim=True)
-
-
-def _softmax(scores: Tensor, targets: Targets) -> Tensor:
-    """Softmax over tags: the words of an image share probability 1 between them (targets 1/k where all are equal).
-
-        t_n = b y_n / sum_k b_k y_nk,     loss(n) = -sum_k t_nk log softmax(s_n)_k
-
-    (N,k) -> (N,3): log-sum-exp over these words, weighted sum of the true scores, sum of their weights.
-    """
-    weight = targets.balance * targets.positive
-    return torch.stack(
-        [_rivals(scores, targets).logsumexp(1), (weight * scores).sum(1), weight.sum(1)], dim=1
-    )
-
-
-def _close_softmax(terms: Tensor) -> Tensor:
-    """(c,N,3) -> (N,); 0 for an image without words."""
-    all_words = terms[..., 0].logsumexp(0)
-    scored, weight = terms[..., 1].sum(0), terms[..., 2].sum(0)
-    loss = all_words - scored / weight.clamp_min(torch.finfo(terms.dtype).tiny)
-    return torch.where(weight > 0, loss, 0.0)
+    return each.masked_fill(targets.ignored, 0.0).sum(1)
 
 
 def _image_word(scores: Tensor, targets: Targets) -> Tensor:
@@ -85,8 +54,6 @@ def _image_word(scores: Tensor, targets: Targets) -> Tensor:
         which image belongs to the word:   -sum_k t_nk log softmax over images  (other images with the word do not)
 
     Images that do not count (weight 0) are nobody's rivals.
-
-    (N,k) scores of all images and words -> (N,2): word side and image side.
     """
     said = targets.positive > 0
     weight = targets.balance * targets.positive
@@ -98,7 +65,7 @@ def _image_word(scores: Tensor, targets: Targets) -> Tensor:
         negatives = rivals.masked_fill(said, -torch.inf).clamp_min(torch.finfo(scores.dtype).min / 4)
         total = negatives.logsumexp(dim, keepdim=True)
         sides.append((share * (torch.logaddexp(total, scores) - scores)).sum(1))
-    return torch.stack(sides, 1)
+    return torch.stack(sides, 1).mean(1)
 
 
 def _image_caption(scores: Tensor, targets: Targets) -> Tensor:
@@ -107,30 +74,21 @@ def _image_caption(scores: Tensor, targets: Targets) -> Tensor:
         S_nm = sum_k s_nk P_km,    P the share of word k in caption m
         loss(n) = 1/2 [ -log softmax over captions of S_nn  - log softmax over images of S_nn ]
 
-    Rivals of the first are the batch's captions and hard negatives made for image n alone (its caption with one
-    word replaced). A caption whose words are all true of another image is not held against that image.
-
-    (N,k) scores of all images and words -> (N,2): caption side and image side.
+    A caption whose words are all true of another image is not held against that image.
     """
-    if targets.captions is None:
-        raise ConfigError("the loss image_caption needs captions; this run was built without them")
+    assert targets.captions is not None
     shares = targets.captions.to(scores.dtype)
-    against = scores @ shares  # (N, M)
-    count = len(against)
-    own = torch.arange(count, device=scores.device)
+    against, told = scores @ shares, shares.sum(0) > 0  # (N, N), (N,)
+    own = torch.arange(len(against), device=scores.device)
     idle = targets.weights == 0
     truth = (targets.positive > 0).to(scores.dtype) @ shares > 1 - 1e-6  # all words of m are said of n
-    out = truth | (shares.sum(0) == 0)
-    out[:, :count] |= idle
-    if targets.hard_owner is not None:
-        out[:, count:] |= targets.hard_owner != own[:, None]
+    out = truth | ~told | idle
     out[own, own] = False
     by_caption = against.masked_fill(out, -torch.inf).log_softmax(1)[own, own]
-    out = out[:, :count] | idle[:, None]
+    out = out | idle[:, None]
     out[own, own] = False
-    by_image = against[:, :count].masked_fill(out, -torch.inf).log_softmax(0)[own, own]
-    told = shares.sum(0)[:count] > 0
-    return torch.where(told[:, None], -torch.stack([by_caption, by_image], 1), 0.0)
+    by_image = against.masked_fill(out, -torch.inf).log_softmax(0)[own, own]
+    return torch.where(told[:, None], -torch.stack([by_caption, by_image], 1), 0.0).mean(1)
 
 
 def _rivals(scores: Tensor, targets: Targets) -> Tensor:
@@ -139,14 +97,20 @@ def _rivals(scores: Tensor, targets: Targets) -> Tensor:
     return standing.masked_fill(targets.ignored, -torch.inf)
 
 
-def _mean(terms: Tensor) -> Tensor:
-    return terms[0].mean(1)
+def balance(counts: Sequence[int], power: float = 0.5, most: float = 10.0) -> Tensor:
+    """(V,) class weights that let rare words count: (median count / count) ** power, within 1/most..most.
+
+    The mean over the occurrences (not over the words) is 1, so the size of the loss does not change. A count of 0 is
+    read as 1. Power 0 leaves all words alike, 1 gives each word the same total.
+    """
+    seen = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
+    weights = (seen.median() / seen).pow(power).clamp(1 / most, most)
+    return (weights * seen.sum() / (weights * seen).sum()).float()
 
 
 #: Name -> loss.
 LOSSES = {
-    "sigmoid": Loss(_sigmoid, lambda terms: terms.sum(0)[:, 0]),
-    "softmax": Loss(_softmax, _close_softmax),
-    "image_word": Loss(_image_word, _mean, coupled=True),
-    "image_caption": Loss(_image_caption, _mean, coupled=True),
+    "sigmoid": Loss(_sigmoid),
+    "image_word": Loss(_image_word, coupled=True),
+    "image_caption": Loss(_image_caption, coupled=True),
 }

@@ -14,7 +14,6 @@ moment goes on to the same weights.
 import json
 import logging
 import math
-import re
 import shutil
 import signal
 import sys
@@ -35,9 +34,8 @@ from phrase_loc.files import lock, refusing, remove_leftovers, write_text, writi
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import save_model
 from phrase_loc.skipped import Skipped
-from phrase_loc.training import held_out
 from phrase_loc.training.checkpoint import Checkpoint, check_same_run
-from phrase_loc.training.checks import Measure, check, measure_of
+from phrase_loc.training.checks import Measure, check, held_out_score, measure_of, told_of_held_out
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.logger import Logger
 from phrase_loc.training.new_words import resolve_start
@@ -53,9 +51,6 @@ FREE = frozenset(
         *("tensorboard", "device", "threads", "out", "card", "inference", "further"),
     }
 )
-
-#: What versions before 0.2 left behind when they were killed.
-_OLD_LEFTOVER = re.compile(r"\.\d+\.part$")
 
 
 def train(config: TrainConfig, world: World, measure: Measure | None = None) -> Path:
@@ -245,7 +240,7 @@ class Run:
     def _score(self) -> tuple[str, dict[str, float]]:
         """What the held-out photographs say of the words: a sentence, and figures, which also go to files."""
         self.model.eval()
-        found = held_out.score(self.config, self.model, self.setup)
+        found = held_out_score(self.config, self.model, self.setup)
         if not found:
             return "", {}
         path = self.config.out / "held_out.json"
@@ -254,7 +249,7 @@ class Run:
         if not path.is_file() or path.read_text("utf-8") != content:  # else a finished run was started again
             self.logger.write(self.state.done, figures)
             write_text(path, content, "free space there; the same command then goes on")
-        return held_out.tell(found, path), figures
+        return told_of_held_out(found, path), figures
 
 
 def save_whole(
@@ -325,9 +320,6 @@ def claimed(folder: Path) -> Iterator[None]:
         with refusing(f"the out folder {folder}", "give another out="):
             for place in filter(Path.is_dir, (folder, folder / "index")):
                 remove_leftovers(place)
-            for path in folder.iterdir():
-                if _OLD_LEFTOVER.search(path.name):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
 
 

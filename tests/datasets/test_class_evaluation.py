@@ -6,7 +6,7 @@ import pytest
 
 from phrase_loc.config import load_config
 from phrase_loc.distributed import World
-from phrase_loc.evaluation.config import EvaluateConfig
+from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.run import evaluate, report
 from tests.datasets.trees import coco_tree, rectangle, voc_tree, xml
 

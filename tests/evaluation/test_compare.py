@@ -8,7 +8,7 @@ import pytest
 from phrase_loc.__main__ import main
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
+from phrase_loc.evaluation.protocols import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import write
 from phrase_loc.evaluation.run import evaluate
 from phrase_loc.evaluation.statistics import compare, table

@@ -13,8 +13,8 @@ from phrase_loc.__main__ import main
 from phrase_loc.distributed import World, session
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation import evaluator
-from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.methods import CACHE_VARIABLE, cache_folder
+from phrase_loc.evaluation.protocols import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import reserved, write
 from phrase_loc.evaluation.run import evaluate, report
 from phrase_loc.localizer import PhraseLocalizer

@@ -9,7 +9,7 @@ import torch
 
 from phrase_loc.distributed import World
 from phrase_loc.evaluation.calibration import absent_phrases, binned, reliability
-from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
+from phrase_loc.evaluation.protocols import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import bars, choose_cases, page, write
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import evaluate, report
@@ -84,7 +84,7 @@ def test_the_page_says_what_the_report_says(evaluation):
 
 def test_a_phrase_cannot_break_out(evaluation):
     protocol = evaluation.plan.protocols[0]
-    found = records(evaluation.tables, protocol, "centre")
+    found = records(evaluation.rows.tables, protocol, "centre")
     found[0] = found[0] | {"phrase": "<script>alert(1)</script>\" onload='x'", "labels": ("<b>",)}
     text = page(report(evaluation), found, evaluation.plan.samples)
     reader = Reader()
@@ -96,7 +96,7 @@ def test_a_phrase_cannot_break_out(evaluation):
 def test_without_photographs_and_localizer(evaluation):
     for sample in evaluation.plan.samples:
         sample.path.unlink()
-    found = records(evaluation.tables, evaluation.plan.protocols[0], "centre")
+    found = records(evaluation.rows.tables, evaluation.plan.protocols[0], "centre")
     text = page(report(evaluation), found, evaluation.plan.samples)
     reader = Reader()
     reader.feed(text)
@@ -106,7 +106,7 @@ def test_without_photographs_and_localizer(evaluation):
 
 
 def test_bars_are_ordered_by_count(evaluation):
-    found = [r for p in evaluation.plan.protocols for r in records(evaluation.tables, p, "centre")]
+    found = [r for p in evaluation.plan.protocols for r in records(evaluation.rows.tables, p, "centre")]
     figure = next(f for f in bars(report(evaluation), found) if "yolo_pointing · centre" in f["title"])
     assert [(label, count) for label, _, count in figure["lines"]] == [("dog", 6), ("cat", 3), ("person", 3)]
 

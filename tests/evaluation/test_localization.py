@@ -9,8 +9,7 @@ from phrase_loc.config import load_config
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation import thresholds
-from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
-from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS, GRIDS
+from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS, GRIDS, DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import write
 from phrase_loc.evaluation.rows import Table, Thing
 from phrase_loc.evaluation.run import evaluate, report
@@ -131,7 +130,7 @@ def test_a_sweep_agrees_with_its_thresholds_asked_one_by_one(tree, tmp_path):
     single = evaluate(
         config_of(tree, tmp_path, protocols=[name], method="mwp", held_out=0.0), World(), classifier(NAMES)
     )
-    found = single.tables[name, "mwp"]
+    found = single.rows.tables[name, "mwp"]
     keep = [not thresholds.is_held_out(single.plan.samples[i].image_id, 0.3) for i in found.image]
     assert row["value"] == round(100 * (1 - found.columns["accuracy"][keep].mean()), 2)
 

@@ -9,8 +9,8 @@ from PIL import Image
 from phrase_loc.config import load_config
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.evaluation.config import EvaluateConfig
 from phrase_loc.evaluation.evaluator import framed
+from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.run import evaluate, report
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample

@@ -13,9 +13,8 @@ from phrase_loc.__main__ import main
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation import methods
-from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.external import write_template
-from phrase_loc.evaluation.protocols import FLICKR30K
+from phrase_loc.evaluation.protocols import FLICKR30K, DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import markdown, write
 from phrase_loc.evaluation.run import evaluate, read_data, template
 from tests.datasets.flickr_tree import annotation, thing, tree

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from phrase_loc.distributed import World
-from phrase_loc.evaluation.config import DataConfig, EvaluateConfig
-from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS
+from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS, DataConfig, EvaluateConfig
 from phrase_loc.evaluation.run import evaluate, report
 from phrase_loc.evaluation.targets import gather
 from phrase_loc.structures import GroundingSample, Phrase

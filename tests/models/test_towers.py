@@ -107,7 +107,7 @@ def test_embeddings_and_logits_are_the_librarys_own_at_any_size(kind, larger, fo
     if larger and kind.startswith("open_clip_") and kind != "open_clip_vit":
         pytest.skip("open_clip itself resizes nothing but its ViTs")
     model = load_model(folders(kind))
-    side = model.image_size * 3 // 2 if larger else model.image_size
+    side = model.config.image_size * 3 // 2 if larger else model.config.image_size
     image, text, logits = theirs(folders(kind), kind, images(side))
     pooled, words = model.features(images(side)), vectors(model.encode(PHRASES))
     embedded = pooled @ model.project.T
@@ -135,7 +135,7 @@ def test_position_embeddings_of_another_grid():
 @pytest.mark.parametrize("kind", ["clip", "open_clip_resnet"])
 def test_the_parts_of_a_tower_make_the_whole(kind, folders):
     model = load_model(folders(kind))
-    seen = images(model.image_size)
+    seen = images(model.config.image_size)
     low, high = model.stages[1], model.stages[3]
     cut = model.above(high)(model.between(low, high)(model.below(low)(seen)))
     assert torch.equal(cut, model.features(seen))
@@ -338,7 +338,7 @@ TRUNKS = {
 def test_a_network_is_a_trunk_and_a_saved_model_needs_it_no_more(library, kind, folders, tmp_path):
     model = create(Vocabulary(("dog", "cat"), (2, 1)), backbone=f"{library}:{folders(kind)}", hidden=8)
     assert model.config.mean == pytest.approx([255 * x for x in tiny.MEAN])
-    seen = images(model.image_size)
+    seen = images(model.config.image_size)
     found = model.features(seen)
     assert found.dim() == 4
     assert found.shape[1] == 8

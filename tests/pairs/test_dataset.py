@@ -20,8 +20,7 @@ from phrase_loc.pairs.dataset import (
     names_a_side,
 )
 from phrase_loc.pairs.sources import open_source
-from phrase_loc.text.labels import WordLabeller, WordLabels
-from phrase_loc.text.vocabulary import Vocabulary
+from phrase_loc.text.vocabulary import Vocabulary, WordLabeller, WordLabels
 from tests.conftest import encoded
 from tests.training.pairs import add, draw, write_set
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from phrase_loc.config import load_config
-from phrase_loc.evaluation.config import EvaluateConfig
+from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.training.config import TrainConfig
 
 

@@ -17,7 +17,7 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.build import create
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training import held_out, new_words
+from phrase_loc.training import checks, new_words
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.run import train
@@ -186,7 +186,7 @@ def test_photographs_held_out_are_not_trained_on(started: Path, tmp_path: Path):
 
 
 def summary(scores: np.ndarray, labels: np.ndarray) -> dict:
-    return held_out._summary([str(i) for i in range(labels.shape[1])], scores, labels)
+    return checks._summary([str(i) for i in range(labels.shape[1])], scores, labels)
 
 
 def test_average_precision_is_that_of_the_definition():
@@ -202,17 +202,19 @@ def test_a_run_that_learned_nothing_is_warned_of(caplog: pytest.LogCaptureFixtur
     caplog.set_level(logging.INFO)
     draw = np.random.default_rng(1)
     labels = draw.random((60, 3)) < 0.3
-    held_out.tell(summary(labels + 0.1 * draw.random((60, 3)), labels), Path("x"))
+    checks.told_of_held_out(summary(labels + 0.1 * draw.random((60, 3)), labels), Path("x"))
     assert "NO BETTER" not in caplog.text
-    said = held_out.tell(summary(draw.random((60, 3)), labels), Path("x"))
+    said = checks.told_of_held_out(summary(draw.random((60, 3)), labels), Path("x"))
     assert "NO BETTER THAN NOT LOOKING" in caplog.text
     assert "no better than chance" in said
     caplog.clear()
     for truth in (np.zeros((4, 1), bool), np.array([[True], [False], [False], [False]])):
-        assert "Not measured" in held_out.tell(summary(truth + 0.1 * draw.random((4, 1)), truth), Path("x"))
+        assert "Not measured" in checks.told_of_held_out(
+            summary(truth + 0.1 * draw.random((4, 1)), truth), Path("x")
+        )
     assert caplog.text.count("not measured") == 2
     assert "NO BETTER" not in caplog.text
-    assert held_out.tell({}, Path("x")) == ""
+    assert checks.told_of_held_out({}, Path("x")) == ""
 
 
 def test_the_shipped_model_learns_an_invented_tag_for_a_shape(

@@ -7,8 +7,7 @@ from phrase_loc.distributed import World
 from phrase_loc.models.build import create
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.pairs.dataset import Batch, Ragged, Sample, collate
-from phrase_loc.text.labels import WordLabels
-from phrase_loc.text.vocabulary import Vocabulary
+from phrase_loc.text.vocabulary import Vocabulary, WordLabels
 from phrase_loc.training.config import PhaseConfig
 from phrase_loc.training.objective import Objective, sampled_words, table
 
@@ -41,7 +40,9 @@ def value_and_gradients(words: int, phase: dict, **settings: object) -> tuple[fl
     return loss.item(), list(gradients)
 
 
-@pytest.mark.parametrize("losses", [{"sigmoid": 1.0}, {"softmax": 1.0, "sigmoid": 0.1}, {"image_word": 1.0}])
+@pytest.mark.parametrize(
+    "losses", [{"sigmoid": 1.0}, {"sigmoid": 1.0, "image_caption": 0.1}, {"image_word": 1.0}]
+)
 def test_chunks_of_words_and_recomputed_stages_change_nothing(losses: dict):
     whole, exact = value_and_gradients(1500, {"losses": losses})
     chunked, again = value_and_gradients(1500, {"losses": losses}, memory_mb=1, recompute=True)
@@ -103,11 +104,3 @@ def test_a_hundred_thousand_words_stay_below_the_memory_limit(settings: dict):
     assert 100_000 < peak.elements <= max(limit, model.words.vectors.numel())
     assert model.words.vectors.grad is not None
     assert model.words.vectors.grad.isfinite().all()
-
-
-def test_hard_negatives_make_the_caption_loss_harder():
-    losses = {"image_caption": 1.0}
-    easy, _ = value_and_gradients(50, {"losses": losses})
-    hard, gradients = value_and_gradients(50, {"losses": losses, "hard_negatives": 3})
-    assert hard > easy
-    assert all(gradient.isfinite().all() for gradient in gradients)

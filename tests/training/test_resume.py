@@ -28,7 +28,7 @@ FULL = (
     "save_every=2",
     "phases=[{name: head, epochs: 2, batch: 16, cache: true, lr: 0.01, warmup: 2, dropout: 0.2},"
     " {name: all, epochs: 2.5, batch: 16, accumulate: 2, train_from: stage2, lr: 0.003, crop: 0.6, jitter: 0.2,"
-    " words: 8, hard_negatives: 1, losses: {softmax: 1.0, image_caption: 0.5}}]",
+    " words: 8, losses: {sigmoid: 1.0, image_caption: 0.5}}]",
 )
 
 
