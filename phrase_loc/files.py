@@ -128,6 +128,12 @@ def refusing(place: AnyPath, advice: str) -> Iterator[None]:
         raise DataError(f"{place} cannot be written ({reason(error)}); {advice}") from None
 
 
+def make_folder(folder: AnyPath, advice: str = ADVICE, called: str = "") -> None:
+    """A folder and those above it, unless they are there; a DataError, which calls it so, where that cannot be."""
+    with refusing(called or folder, advice):
+        os.makedirs(folder, exist_ok=True)
+
+
 @contextmanager
 def told(path: AnyPath, what: str) -> Iterator[None]:
     """Whatever goes wrong while a file is read, as one sentence; `what` names it ('the vocabulary')."""

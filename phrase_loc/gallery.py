@@ -1,7 +1,6 @@
 """Many answers as one page that needs nothing else: photographs, boxes, peaks, sorted and filtered in the browser."""
 
 import base64
-import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ from tqdm import tqdm
 from phrase_loc.display import phrase_rows
 from phrase_loc.drawing import COLOURS, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import ADVICE, refusing, told, writing
+from phrase_loc.files import make_folder, told, writing
 from phrase_loc.images import IMAGE_ENDINGS, load_image
+from phrase_loc.tables import open_table
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -89,19 +89,14 @@ def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _rows(answers: Path) -> Iterator[dict[str, Any]]:
     """What `phrase_rows` gives, from any of the three formats."""
-    with told(answers, "the file of answers"):
-        if answers.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            for batch in pq.ParquetFile(answers).iter_batches():
-                yield from batch.to_pylist()
-        elif answers.suffix == ".csv":
-            with answers.open(encoding="utf-8", newline="") as file:
-                yield from _rows_of_boxes(csv.DictReader(file))
-        else:
-            with answers.open(encoding="utf-8") as lines:
-                for line in lines:
-                    yield from phrase_rows(json.loads(line))
+    if answers.suffix == ".jsonl":
+        with told(answers, "the file of answers"), answers.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield from phrase_rows(json.loads(line))
+        return
+    table = open_table(answers)
+    rows = (dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows(table.columns))
+    yield from _rows_of_boxes(rows) if answers.suffix == ".csv" else rows
 
 
 def _rows_of_boxes(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -140,8 +135,7 @@ def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) 
         raise ConfigError(
             f"overlays in {folder} would lie among the photographs that are asked; name another folder"
         )
-    with refusing(folder, ADVICE):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return dict(zip(images, places, strict=True))
 
 
@@ -161,8 +155,7 @@ def write_overlays(
         scene = localizer.look(picture)
         predictions = localizer.locate(scene, question.phrases, top_k=1, threshold=threshold)
         place = places[question.image]
-        with refusing(place.parent, ADVICE):
-            place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
         write_overlay(localizer, picture, predictions, place, masks)
 
 

@@ -14,7 +14,7 @@ from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
 from phrase_loc.cli.query import batch_arguments, keep_memory, localizer_of, model_arguments, set_malloc
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
-from phrase_loc.files import ADVICE, read_text, refusing, write_text
+from phrase_loc.files import make_folder, read_text, write_text
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 TOKEN, KEY = "PHRASE_LOC_TOKEN", "LABEL_STUDIO_API_KEY"  # the environment's own, and label-studio-sdk's
@@ -112,8 +112,7 @@ def run_label(args: argparse.Namespace) -> int:
     formats = formats_of(",".join(args.format or ["jsonl"]))
     classes = read_classes(args.phrases)
     rules = Rules(args.precision, args.threshold, args.share, args.instances)
-    with refusing(args.output, ADVICE):
-        args.output.mkdir(parents=True, exist_ok=True)
+    make_folder(args.output)
     keep_memory()
     with session(args.device) as world:
         localizer = localizer_of(args, str(world.device))

@@ -34,7 +34,7 @@ from phrase_loc.datasets.table import Places, Row, categories, image_numbers, nu
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose
 from phrase_loc.evaluation.evaluator import Plan, framed
 from phrase_loc.evaluation.protocols import PROTOCOLS, Protocol
-from phrase_loc.evaluation.targets import Answers, Batch, Method, Query, Request, gather
+from phrase_loc.evaluation.scoring import Answers, Batch, Method, Query, Request, gather
 from phrase_loc.files import digest, reason, writing
 from phrase_loc.images import load_image
 from phrase_loc.skipped import Skipped

@@ -29,7 +29,7 @@ from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, marks, report
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.files import lock, refusing, write_text, writing
+from phrase_loc.files import lock, make_folder, write_text, writing
 from phrase_loc.gallery import template
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
@@ -69,8 +69,7 @@ def reserved(config: EvaluateConfig) -> Iterator[None]:
     for ending, path in _files(config).items():
         if os.path.exists(path) and not (path.is_file() and OURS[ending] in _head(path)):
             raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
-    with refusing(f"the folder of output={output}", ADVICE):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent, ADVICE, f"the folder of output={output}")
     sentence = f"another evaluation is writing {output}; wait for it, or {ADVICE}"
     with lock(output.with_name(f".{output.name}.lock"), sentence):
         yield
@@ -86,21 +85,15 @@ def _files(config: EvaluateConfig) -> dict[str, Path]:
     return {ending: config.output.with_suffix(ending) for ending in OURS if asked.get(ending, True)}
 
 
-def finite(value: Any) -> Any:
-    """Plain values with null for NaN and infinite numbers, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     """Write all files of a finished evaluation; give the report and the paths."""
     config, content = evaluation.config, report(evaluation)
     content["sha256"] = seal(content["by_image"], content["config"]["bootstrap"])
     files = _files(config)
-    write_text(files[".json"], json.dumps(finite(content), indent=1, allow_nan=False) + "\n", ADVICE)
+    finite = json.loads(
+        json.dumps(content), parse_constant=lambda _: None
+    )  # JSON has no NaN and nothing endless
+    write_text(files[".json"], json.dumps(finite, indent=1, allow_nan=False) + "\n", ADVICE)
     write_text(files[".md"], markdown(content), ADVICE)
     if config.csv:
         with (

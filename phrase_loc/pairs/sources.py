@@ -193,14 +193,12 @@ class ShardSource(Source):
 
     def _read(self, i: int, offset: int, size: int) -> bytes:
         shard = self.shards[self.groups[i]]
-        try:
+        with files.told(shard, "the shard"):
             if is_remote(shard):
                 with store(shard) as (system, inner):
                     data = system.cat_file(inner, start=offset, end=offset + size)
             else:
                 data = os.pread(self._descriptor(shard), size, offset)
-        except OSError as error:
-            raise DataError(f"the shard {shard} cannot be read: {error.strerror or error}") from None
         if len(data) != size:
             raise DataError(f"the shard {shard} ends before byte {offset + size}; it has changed, start anew")
         return data

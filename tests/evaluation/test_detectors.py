@@ -14,7 +14,7 @@ from phrase_loc.evaluation.external import TOGETHER, Detector
 from phrase_loc.evaluation.protocols import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import write
 from phrase_loc.evaluation.run import evaluate
-from phrase_loc.evaluation.targets import Request
+from phrase_loc.evaluation.scoring import Request
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.datasets.flickr_tree import annotation, thing, tree
 

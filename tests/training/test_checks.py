@@ -82,7 +82,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "model.learn_sharpness": ([True, False], "unknown config key model.learn_sharpness"),
     "model.sharpness": ([0, -1, NAN], "sharpness"),
     "model.hidden": ([0, -1, 3.5], "hidden"),
-    "model.config.image_size": ([0, -1, "big"], "image_size"),
+    "model.image_size": ([0, -1, "big"], "image_size"),
     "model.fuse": ([None, "stage2"], "unknown config key model.fuse"),
     "model.start": (["/nowhere", str(ROOT / "configs")], "nowhere|holds no model"),
     "vectors.source": (["gloves", "ppmi2"], "source"),

@@ -27,7 +27,7 @@ def test_a_word_head_over_a_transformer(library, kind, tmp_path, monkeypatch):
         f"model.backbone={backbone}",
         "model.weights=imagenet",
         "model.start=none",
-        "model.config.image_size=32",
+        "model.image_size=32",
     ]
     out = run(tmp_path / "out", shards, *changes, f"phases=[{FROZEN}, {TUNED}]")
     assert (
