@@ -69,11 +69,6 @@ class Order:
         return np.concatenate([random.permutation(window) for window in windows])
 
 
-def steps_per_epoch(samples: int, batch: int) -> int:
-    """Steps that see every sample once; the last batch of an epoch may be smaller."""
-    return math.ceil(samples / batch)
-
-
 def share(batch: np.ndarray, pieces: int, rank: int, size: int) -> list[list[int]]:
     """A process's part of a global batch (b,), as `pieces` micro-batches, those of all ranks equally long."""
     parts = []
@@ -102,7 +97,7 @@ class StepSampler(Sampler[list[Item]]):
     def __iter__(self) -> Iterator[list[Item]]:
         current, numbers = -1, np.empty(0, np.int64)
         for step in range(self.first, self.last):
-            epoch, place = divmod(step, steps_per_epoch(len(self.order), self.batch))
+            epoch, place = divmod(step, math.ceil(len(self.order) / self.batch))  # the last may be smaller
             if epoch != current:
                 current, numbers = epoch, self.order.epoch(epoch)
             batch = numbers[place * self.batch : (place + 1) * self.batch]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.model import TextToRegion, trainable_stages
-from phrase_loc.pairs.dataset import Batch, Order, StepSampler, collate, in_order, steps_per_epoch
+from phrase_loc.pairs.dataset import Batch, Order, StepSampler, collate, in_order
 from phrase_loc.skipped import Fault
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import PhaseConfig, TrainConfig
@@ -176,7 +176,7 @@ class Phase:
 
 def phase_steps(settings: PhaseConfig, samples: int) -> int:
     """Steps of a phase over so many samples."""
-    return settings.steps or max(1, math.ceil(settings.epochs * steps_per_epoch(samples, settings.batch)))
+    return settings.steps or max(1, math.ceil(settings.epochs * math.ceil(samples / settings.batch)))
 
 
 def step_seed(seed: int, phase: int, step: int) -> int:
