@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, Union
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,19 @@ from PIL import Image, UnidentifiedImageError
 from phrase_loc.errors import DataError
 from phrase_loc.files import reason
 
-if TYPE_CHECKING:  # an exported model reads pictures without torch
-    from torch import Tensor
+
+class SomeTensor(Protocol):
+    """A torch.Tensor, named without torch: an exported model reads pictures too."""
+
+    def detach(self) -> Any:
+        """Without its gradient."""
 
 
 #: A path, the bytes of a file, a file open for reading bytes, a Pillow picture, an array (H,W,3), (H,W,4) or (H,W) of
 #: uint8, or a tensor (3,H,W), (4,H,W), (1,H,W) or (H,W) of uint8.
-Picture: TypeAlias = Union[
-    str, os.PathLike, bytes, bytearray, memoryview, BinaryIO, Image.Image, NDArray[np.uint8], "Tensor"
-]
+Picture: TypeAlias = (
+    str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8] | SomeTensor
+)  # fmt: skip
 
 #: What of Pillow's formats is read; MPO comes with JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
