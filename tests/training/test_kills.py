@@ -10,8 +10,6 @@ from phrase_loc.errors import DataError
 from phrase_loc.training import checkpoint
 from tests.training.runs import run as train
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 
 def test_killed_in_every_window_a_run_ends_in_the_same_files(tmp_path: Path):
     outcome = kill_everywhere(tmp_path, 38)
