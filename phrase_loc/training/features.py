@@ -111,9 +111,8 @@ def kept_features(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: 
     folder = world.from_main(lambda: _folder(config, phase, setup, size, until, half))
     images = WebImages(setup.source, any_word, [Transform((size, size))], config.seed)
     missing = missing_chunks(folder, len(images), world)
-    numbers = [
-        number for _, chunk in missing for number in chunk
-    ]  # the last chunk alone may be no multiple of BATCH
+    # the last chunk alone may be no multiple of BATCH
+    numbers = [number for _, chunk in missing for number in chunk]
     loader = iter(in_order(images, numbers, BATCH, workers))
     model.eval()
     for number, chunk in tqdm(missing, "features", disable=None if world.is_main else True, leave=False):

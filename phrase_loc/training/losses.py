@@ -22,9 +22,8 @@ class Targets:
     balance: Tensor  # (k,) weight of each word, larger for rare ones
     correction: Tensor  # (k,) how many words each stands for as a negative; 1 unless sampled
     weights: Tensor  # (N,) 1, or 0 for images that do not count
-    captions: Tensor | None = (
-        None  # (k,N) share of each word in the images' captions, where a loss asks for it
-    )
+    #: (k,N) share of each word in the images' captions, where a loss asks for it
+    captions: Tensor | None = None
 
 
 class Loss(NamedTuple):
