@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.errors import DataError
+from phrase_loc.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from phrase_loc.structures import Prediction
@@ -131,7 +132,7 @@ def decoded(runs: dict[str, Any]) -> Mask:
 
 
 def checked(size: Sequence[int], counts: str) -> dict[str, Any]:
-    """Compressed run lengths that somebody sent, of a mask of `size` (H, W); a DataError for others.
+    """Compressed run lengths that somebody sent, of a mask of `size` (H, W), at most MAX_PIXELS; else a DataError.
 
     pycocotools writes where the runs lead, so they are decoded here by the rules of its `rleFrString`.
     """
@@ -139,11 +140,13 @@ def checked(size: Sequence[int], counts: str) -> dict[str, Any]:
     for letter in counts.encode():
         value |= (letter - 48 & 31) << shift
         shift += 5
+        if shift > 60:  # no run is that long, and Python's numbers have no end
+            break
         if not letter - 48 & 32:
             value -= (1 << shift) if letter - 48 & 16 else 0
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = shift = 0
-    if shift or min(runs, default=-1) < 0 or sum(runs) != size[0] * size[1]:
+    if shift or min(runs, default=-1) < 0 or not sum(runs) == size[0] * size[1] <= MAX_PIXELS:
         raise DataError(f"expected COCO's run lengths of {size[1]} x {size[0]} pixels, got {counts[:40]!r}")
     return {"size": list(size), "counts": counts}
 

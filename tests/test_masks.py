@@ -168,3 +168,13 @@ def test_a_brush_has_the_bytes_of_label_studios_own_encoder():
     pairs = [(mask.tolist(), brush(mask)) for mask in some_masks()]
     said = subprocess.run([READERS, "-c", SDK], input=json.dumps(pairs), capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
+
+
+def test_run_lengths_without_end_or_of_too_many_pixels_are_refused_at_once():
+    with pytest.raises(DataError, match="run lengths of 400 x 400"):
+        checked((400, 400), "o" * (1 << 20))
+    whole = encoded(np.ones((9000, 8000), dtype=bool))
+    assert checked(**whole) == whole
+    # one run of 2**32, in groups of five bits from the lowest: as long as the mask, which is too large
+    with pytest.raises(DataError, match="run lengths of 65536 x 65536"):
+        checked((1 << 16, 1 << 16), "PPPPPP4")
