@@ -39,7 +39,7 @@ from torch import Tensor
 from phrase_loc.errors import choose
 
 TASKS = ("u1", "c1", "u16", "c16", "u64", "c64", "b8", "g1", "g16")
-WHOLE = ("phrase_loc", "phrase_loc, by contributions")
+WHOLE = [name for name in OURS if "trunk" not in name]
 TRUNKS = [name.removeprefix("phrase_loc, trunk ") for name in OURS if "trunk" in name]
 SLOW = 8.0  # a task that costs more forward passes than this runs in at most two rounds
 

@@ -7,12 +7,13 @@ from attention_networks import Network
 from attention_peers import PEERS, UNIT, Tasks
 from torch import Tensor
 
-from phrase_loc.attention import KeptPositive, contrastive_mwp, grad_cam, mwp
+from phrase_loc.attention import KeptPositive, attn_lrp, contrastive_mwp, grad_cam, mwp
 from phrase_loc.errors import choose
 
 OURS: dict[str, dict[str, object]] = {
     "phrase_loc": {},
     "phrase_loc, by contributions": {"signed": "contributions"},
+    "phrase_loc, attn_lrp": {"relevance": True},
     "phrase_loc, trunk in bf16": {"dtype": torch.bfloat16},
     "phrase_loc, trunk compiled": {"compiled": True},
     "phrase_loc, trunk channels last": {"channels_last": True},
@@ -30,8 +31,8 @@ def contestant(network: Network, images: Tensor, method: str) -> Tasks:
     if method in OURS:
         if "channels_last" in OURS[method] and not isinstance(network.below, torch.nn.Module):
             return {}  # the shipped model is loaded that way
-        if "signed" in OURS[method] and not network.tokens:
-            return {}  # the same where activations are >= 0
+        if {"signed", "relevance"} & OURS[method].keys() and not network.tokens:
+            return {}  # the same where activations are >= 0, and for transformers
         tasks = ours(network, images, **OURS[method])  # type: ignore[arg-type]
         return {t: run for t, run in tasks.items() if "trunk" not in method or t in TRUNK_TASKS}
     return choose(PEERS, method, "library")(network, images)
@@ -44,6 +45,7 @@ def ours(
     compiled: bool = False,
     channels_last: bool = False,
     signed: str = "clamp",
+    relevance: bool = False,
 ) -> Tasks:
     """The whole call for each task, image to maps: the trunk below the map, then the top-down pass in float32."""
     trunk = network.below
@@ -56,6 +58,11 @@ def ours(
     def activations(x: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
             return below(x).float()
+
+    if relevance:
+        return {
+            f"u{n}": lambda n=n: attn_lrp(above, activations(first), network.units[:n]) for n in (1, 16, 64)
+        }
 
     def task(method: Callable[..., Tensor], units: int, x: Tensor = first) -> Callable[[], Tensor]:
         how = {} if method is grad_cam else {"signed": signed}

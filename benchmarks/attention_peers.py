@@ -6,7 +6,10 @@ absent and gives {} for a network it cannot do.
 """
 
 import copy
+import sys
 from collections.abc import Callable
+from types import MethodType
+from unittest.mock import MagicMock, patch
 
 import torch
 from attention_networks import Network
@@ -118,19 +121,24 @@ def grad_cam(network: Network, images: Tensor) -> Tasks:
 
 
 def lxt(network: Network, images: Tensor) -> Tasks:
-    """AttnLRP's library on torchvision's ViT, gradient times input; it patches the classes of the whole process."""
-    from lxt.efficient import monkey_patch
-    from torchvision.models import vision_transformer
+    """CP-LRP of AttnLRP's library on torchvision's ViT, gradient times input, on the modules of a copy alone.
 
+    Its own `monkey_patch` changes the classes of the whole process. Its BERT needs transformers 4 and is left out.
+    """
     if not network.tokens:
         return {}
-    monkey_patch(vision_transformer)
+    bert = MagicMock(modeling_bert=None)
+    with patch.dict(sys.modules, {"lxt.efficient.models.bert": bert}):
+        from lxt.efficient.models.vit_torch import cp_LRP
     net, one = network.copy(), images[:1]
+    for module in net.modules():
+        if patched := cp_LRP.get(type(module)):
+            module.original_forward = module.forward
+            module.forward = MethodType(patched.args[0], module)
 
     def maps(unit: int) -> Tensor:
         leaf = one.clone().requires_grad_()
-        net(leaf)[0, unit].backward()
-        return (leaf * leaf.grad).sum(1)
+        return (one * torch.autograd.grad(net(leaf)[0, unit], leaf)[0]).sum(1)
 
     return {"u1": lambda: maps(UNIT), "u16": lambda: [maps(u) for u in UNITS]}
 

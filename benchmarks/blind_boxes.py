@@ -17,7 +17,7 @@ from phrase_loc.boxes import iou
 from phrase_loc.datasets.flickr30k import Flickr30kEntities
 from phrase_loc.evaluation.baselines import blind_boxes
 from phrase_loc.evaluation.protocols import PROTOCOLS
-from phrase_loc.evaluation.targets import gather
+from phrase_loc.evaluation.scoring import gather
 
 STEPS, NUMBER = 8, 10
 

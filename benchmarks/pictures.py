@@ -60,9 +60,11 @@ def notebook(localizer: PhraseLocalizer, photograph: Path, phrases: Sequence[str
         subprocess.run(told, check=True, capture_output=True, timeout=120)
 
 
-def row(image: Image.Image, heats: Sequence[Tensor], captions: Sequence[str]) -> Image.Image:
+def row(
+    image: Image.Image, heats: Sequence[Tensor], captions: Sequence[str], side: int = SIDE
+) -> Image.Image:
     """The photograph under each map, side by side, with a line of text under each."""
-    scale = SIDE / max(image.size)
+    scale = side / max(image.size)
     small = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
     sheet = Image.new("RGB", (len(heats) * small.width, small.height + CAPTION), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)

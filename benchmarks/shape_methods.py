@@ -42,6 +42,16 @@ def constant_gates(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tens
     return net.grid(attn_lrp(lambda x: reduce(lambda h, part: part(h), above, x), x, units, weights=weights))
 
 
+def block_by_block(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
+    """attn_lrp through one block at a time, each read by the head, summed: no unit passes two blocks."""
+    *blocks, head = net.parts()[depth:]
+    found = torch.zeros(())
+    for block in blocks or [lambda h: h]:
+        found = found + attn_lrp(lambda h, block=block: head(block(h)), x, units, weights=weights)
+        x = block(x)
+    return net.grid(found)
+
+
 class Attention(TorchFunctionMode):
     """Within it softmax attention is written out, and its matrices (N, heads, T', T) are kept."""
 
@@ -106,6 +116,18 @@ def chefer(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> T
     if isinstance(net, ViT):
         steps = [step + torch.eye(step.shape[-1]) for step in steps]
     return _read(net, reduce(lambda below, step: step @ below, steps))
+
+
+def legrad(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
+    """LeGrad (Bousselham et al., arXiv 2404.03214): attention by the positive gradient of its block."""
+    *blocks, head = net.parts()[depth:]
+    found = torch.zeros(())
+    for block in blocks or [lambda h: h]:
+        with Attention() as seen:
+            score = head(block(x.detach().requires_grad_())) @ units.T
+        found = found + _read(net, _slopes(score, seen.matrices, weights)[0].clamp(min=0).mean(2))
+        x = block(x.detach())
+    return found
 
 
 def _derivative(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
@@ -190,8 +212,10 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "MWP, contributions": partial(excitation, method=mwp, signed="contributions"),
     "MWP, clamp": partial(excitation, method=mwp, signed="clamp"),
     "attn_lrp": constant_gates,
+    "attn_lrp, block by block": block_by_block,
     "AttnLRP": lrp,
     "Chefer": chefer,
+    "LeGrad": legrad,
     "Grad-CAM": grad_cam,
     "gradient x input": gradient_x_input,
     "rollout": rollout,

@@ -55,15 +55,18 @@ def mixed(queries: list[tuple[str, ...]]) -> Tensor:
     return rows / rows.sum(1, keepdim=True)
 
 
-def localization(maps: Maps, pictures: list[Picture]) -> dict[str, Score]:
+def answered(maps: Maps, pictures: list[Picture]) -> Tensor:
+    """The maps of all QUERIES in all pictures: (P, N, h, w)."""
+    parts = (as_input(pictures[i : i + PART]) for i in range(0, len(pictures), PART))
+    return torch.cat([maps(part, mixed(QUERIES)) for part in parts], 1)
+
+
+def localization(found: Tensor, pictures: list[Picture]) -> dict[str, Score]:
     """Pointing of words and of phrases (a colour and a shape), and R@1 of phrases at each share."""
     rows: dict[str, list[tuple[float, int]]] = {}
-    for start in range(0, len(pictures), PART):
-        part = pictures[start : start + PART]
-        found = maps(as_input(part), mixed(QUERIES))
-        for number, picture in enumerate(part):
-            for name, score in _localized(found[:, number], picture).items():
-                rows.setdefault(name, []).append(score)
+    for number, picture in enumerate(pictures):
+        for name, score in _localized(found[:, number], picture).items():
+            rows.setdefault(name, []).append(score)
     return {name: Score(*torch.tensor(pairs, dtype=torch.float64).T) for name, pairs in rows.items()}
 
 
@@ -89,14 +92,13 @@ def around(heat: np.ndarray, x: int, y: int, share: float) -> tuple[int, int, in
     return columns.start, rows.start, columns.stop, rows.stop
 
 
-def faithfulness(maps: Maps, net: nn.Module, pictures: list[Picture]) -> dict[str, Score]:
+def faithfulness(maps: Tensor, net: nn.Module, pictures: list[Picture]) -> dict[str, Score]:
     """Insertion and deletion for one word of each picture."""
-    words = [picture.things[-1].words[number % 2] for number, picture in enumerate(pictures)]
+    words = [WORDS.index(picture.things[-1].words[i % 2]) for i, picture in enumerate(pictures)]
     areas: dict[str, list[Tensor]] = {"insertion": [], "deletion": []}
     for start in range(0, len(pictures), PART):
-        images = as_input(pictures[start : start + PART])
-        said = torch.tensor([WORDS.index(word) for word in words[start : start + PART]])
-        found = maps(images, torch.eye(len(WORDS)))[said, torch.arange(len(said))]
+        images, said = as_input(pictures[start : start + PART]), torch.tensor(words[start : start + PART])
+        found = maps[said, start + torch.arange(len(said))]
         rank = found.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1).view(found.shape)
         empty = blank(images)
         total = {name: torch.zeros(len(images)) for name in areas}

@@ -31,8 +31,6 @@ def iou(a: Tensor, b: Tensor, offset: float = 0.0) -> Tensor:
 
 def enclosing(boxes: Tensor) -> Tensor:
     """The smallest box around all boxes: (M, 4), M >= 1 -> (4,)."""
-    if boxes.ndim != 2 or boxes.shape[0] == 0:
-        raise ValueError(f"enclosing() needs boxes of shape (M, 4) with M >= 1, got {tuple(boxes.shape)}")
     return torch.cat([boxes[:, :2].amin(0), boxes[:, 2:].amax(0)])
 
 

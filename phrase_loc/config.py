@@ -15,17 +15,7 @@ from functools import cache, reduce
 from itertools import count
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import (
-    Any,
-    Literal,
-    TypeVar,
-    Union,
-    cast,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -182,7 +172,8 @@ def checked(kind: type[T], values: Any, what: str) -> T:
             f"expected plain values for each {what}, got {shortened(values)} ({shortened(str(error))})"
         ) from None
     try:
-        return cast(T, adapter(kind).validate_json(text))  # of JSON, strict still makes tuples of lists
+        made: T = adapter(kind).validate_json(text)  # of JSON, strict still makes tuples of lists
+        return made
     except ValidationError as error:
         raise ConfigError(problems(error, kind, what, quoted=True)) from None
 
@@ -212,8 +203,6 @@ def _explain(kind: Any, error: Any, what: str, quoted: bool) -> str:
     if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
         holder = next((o for o in options(reduce(below, where[:-1], kind)) if is_dataclass(o)), None)
         known = list(fields_of(holder)) if holder else []
-        if where[-1] in getattr(holder, "RETIRED", ()):
-            return f"{what} {name} is no longer there: it did not help (docs/experiments.md); leave it out"
         hint = nearest(where[-1][:80], known) if known else ""
         return f"unknown {what} {name}{hint}; known here: {', '.join(known)}"
     if error["type"].startswith("missing"):
@@ -253,7 +242,8 @@ def build(kind: type[T], tree: dict[str, Any]) -> T:
     """A nested dictionary -> a checked config; the first problems in one ConfigError."""
     _refuse_bools(kind, tree, ())
     try:
-        return cast(T, adapter(kind).validate_python(tree))
+        made: T = adapter(kind).validate_python(tree)
+        return made
     except ValidationError as error:
         raise ConfigError(problems(error, kind, "config key")) from None
 

@@ -3,7 +3,6 @@
 import csv
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from phrase_loc.errors import ConfigError
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.masks import encoded
-from phrase_loc.structures import Prediction, Predictions
+from phrase_loc.structures import Prediction
 
 _BOX_COLUMNS = ("rank", "x1", "y1", "x2", "y2", "score")
 _PHRASE_COLUMNS = ("image", "width", "height", "error", "phrase", "present", "state", "peak_x", "peak_y")
@@ -58,18 +57,6 @@ def to_dict(prediction: Prediction, masks: bool = False) -> dict[str, Any]:
         "peak": None if peak is None else [_rounded(v, 2) for v in peak.tolist()],
         "boxes": boxes,
     }
-
-
-def without_absent(predictions: Iterable[Prediction], threshold: float | None) -> Predictions:
-    """The answers, without box and peak where `present` is below a threshold, which the note says."""
-    answers = Predictions()
-    for p in predictions:
-        if threshold is not None and p.present is not None and p.present < threshold:
-            said = f"no box, present {p.present:.3f} is below the threshold {threshold:g}"
-            note = said if p.note is None else f"{p.note}; {said}"
-            p = replace(p, peak=None, boxes=p.boxes[:0], scores=p.scores[:0], note=note)
-        answers.append(p)
-    return answers
 
 
 def _rounded(value: float, digits: int) -> float | None:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from phrase_loc.attention.excitation import contrastive_map
-from phrase_loc.errors import ConfigError, DataError, choose, extra
-from phrase_loc.files import digest, write_text, writing
+from phrase_loc.errors import ConfigError, choose, extra
+from phrase_loc.files import digest, make_folder, write_text, writing
 from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.maps import min_max, resize
 from phrase_loc.models.model import TextToRegion
@@ -76,24 +76,15 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
         raise ConfigError(
             f"an exported model holds units against their negatives, and {source} has dual mean"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with writing(folder / GRAPHS[format]) as path:
-            write(ManyPhrases(model, settings).eval(), _example(model, settings.image_sizes), path)
-        _write_words(model, folder)
-        digests = {name: digest(folder / name) for name in (GRAPHS[format], *WORD_FILES)}
-        facts: dict[str, Any] = {
-            "format": format,
-            "image_sizes": settings.image_sizes,
-            "method": "contrastive_mwp",
-        }
-        facts |= {"stage": "features", "calibration": model.config.calibration}
-        facts |= {"source": str(source), "sha256": digests}
-        write_text(folder / "export.json", json.dumps(facts, indent=1) + "\n")
-    except OSError as error:
-        raise DataError(
-            f"cannot write the exported model to {folder}: {error}; choose another place"
-        ) from None
+    make_folder(folder)
+    with writing(folder / GRAPHS[format]) as path:
+        write(ManyPhrases(model, settings).eval(), _example(model, settings.image_sizes), path)
+    _write_words(model, folder)
+    facts: dict[str, Any] = {"format": format, "image_sizes": settings.image_sizes}
+    facts |= {"method": "contrastive_mwp", "stage": "features"}
+    facts |= {"calibration": model.config.calibration, "source": str(source)}
+    facts |= {"sha256": {name: digest(folder / name) for name in (GRAPHS[format], *WORD_FILES)}}
+    write_text(folder / "export.json", json.dumps(facts, indent=1) + "\n")
     return folder
 
 

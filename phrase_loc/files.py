@@ -40,8 +40,7 @@ def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
 
     An older folder is renamed first; `remove_leftovers` puts it back if the process was killed between the two.
 
-    Raises:
-        DataError: the folder is missing or read-only, or the disk is full.
+    Raises DataError: the folder is missing or read-only, or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
@@ -127,6 +126,12 @@ def refusing(place: AnyPath, advice: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{place} cannot be written ({reason(error)}); {advice}") from None
+
+
+def make_folder(folder: AnyPath, advice: str = ADVICE, called: str = "") -> None:
+    """A folder and those above it, unless they are there; a DataError, which calls it so, where that cannot be."""
+    with refusing(called or folder, advice):
+        os.makedirs(folder, exist_ok=True)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Many answers as one page that needs nothing else: photographs, boxes, peaks, sorted and filtered in the browser."""
 
 import base64
-import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from tqdm import tqdm
 
-from phrase_loc.display import phrase_rows, without_absent
+from phrase_loc.display import phrase_rows
 from phrase_loc.drawing import COLOURS, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import ADVICE, refusing, told, writing
+from phrase_loc.files import make_folder, told, writing
 from phrase_loc.images import IMAGE_ENDINGS, load_image
+from phrase_loc.tables import open_table
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from phrase_loc.localizer import PhraseLocalizer
     from phrase_loc.streaming import Question
     from phrase_loc.structures import Prediction
@@ -48,15 +50,10 @@ def write_page(
 
     `order` names the one in which they come.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     phrases = list(dict.fromkeys(row["phrase"] for group in rows for row in group if not row.get("error")))
     if total > MOST:
         note(f"{page} shows the first {MOST:,} of {total:,} photographs; all answers are in {source}")
-    options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    loader = PackageLoader("phrase_loc.evaluation", "templates")
-    environment = Environment(loader=loader, autoescape=True, **options)
-    stream = environment.get_template("gallery.html.j2").stream(
+    stream = template("gallery.html.j2").stream(
         cards=map(_card, rows[:MOST]),
         total=total,
         most=MOST,
@@ -68,6 +65,15 @@ def write_page(
     )
     with writing(page) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(stream)
+
+
+def template(name: str) -> "Template":
+    """A page of evaluation/templates, in which what is filled in is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("phrase_loc.evaluation", "templates")
+    options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=loader, autoescape=True, **options).get_template(name)
 
 
 def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -83,19 +89,14 @@ def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _rows(answers: Path) -> Iterator[dict[str, Any]]:
     """What `phrase_rows` gives, from any of the three formats."""
-    with told(answers, "the file of answers"):
-        if answers.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            for batch in pq.ParquetFile(answers).iter_batches():
-                yield from batch.to_pylist()
-        elif answers.suffix == ".csv":
-            with answers.open(encoding="utf-8", newline="") as file:
-                yield from _rows_of_boxes(csv.DictReader(file))
-        else:
-            with answers.open(encoding="utf-8") as lines:
-                for line in lines:
-                    yield from phrase_rows(json.loads(line))
+    if answers.suffix == ".jsonl":
+        with told(answers, "the file of answers"), answers.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield from phrase_rows(json.loads(line))
+        return
+    table = open_table(answers)
+    rows = (dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows(table.columns))
+    yield from _rows_of_boxes(rows) if answers.suffix == ".csv" else rows
 
 
 def _rows_of_boxes(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -134,8 +135,7 @@ def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) 
         raise ConfigError(
             f"overlays in {folder} would lie among the photographs that are asked; name another folder"
         )
-    with refusing(folder, ADVICE):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return dict(zip(images, places, strict=True))
 
 
@@ -153,10 +153,9 @@ def write_overlays(
         except DataError:  # whose sentence stands in the answers
             continue
         scene = localizer.look(picture)
-        predictions = without_absent(localizer.locate(scene, question.phrases, top_k=1), threshold)
+        predictions = localizer.locate(scene, question.phrases, top_k=1, threshold=threshold)
         place = places[question.image]
-        with refusing(place.parent, ADVICE):
-            place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
         write_overlay(localizer, picture, predictions, place, masks)
 
 

@@ -1,5 +1,6 @@
 """What somebody gives for a photograph: the bytes of a file, or pixels; and what is said where it is neither."""
 
+import io
 import os
 import re
 import stat
@@ -31,6 +32,8 @@ Picture: TypeAlias = (
     str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8] | SomeTensor
 )  # fmt: skip
 
+#: What of Pillow's formats is read; MPO comes with JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
 MAX_BYTES = 1 << 30  # of a file; 80 million pixels of three 32-bit floats are 0.9 GiB
 _TROUBLE: dict[type[Exception], str] = {
     UnidentifiedImageError: "is not an image, or in a format that cannot be read; give a JPEG, PNG or WebP",
@@ -107,12 +110,13 @@ def _file_content(path: str | os.PathLike, name: str) -> bytes:
 
 
 @contextmanager
-def one_sentence(name: str) -> Iterator[None]:
-    """Whatever a decoder raises becomes one DataError; what it warns of is of no use to who asked."""
+def one_sentence(source: object) -> Iterator[str]:
+    """The name of a source; within it what a decoder raises becomes one DataError, and warnings are dropped."""
+    name = name_of(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            yield name
     except DataError:
         raise
     except Exception as error:  # decoders raise nearly everything on broken content
@@ -254,6 +258,21 @@ def _bare_png(content: bytes) -> tuple[bytes, int]:
     return b"".join(parts), orientation(exif)
 
 
-def foreign_format(content: bytes) -> str:
-    """What a file that is not read seems to be, with its article; "" for all else."""
-    return next((name for name, begins in _FOREIGN.items() if begins.match(content)), "")
+def opened(content: bytes, name: str) -> tuple[Image.Image, int, bytes]:
+    """The file with its header read, its orientation, and what of the file the decoder is given."""
+    bare, turn = without_metadata(content)
+    try:
+        image = Image.open(io.BytesIO(bare), formats=FORMATS)
+    except UnidentifiedImageError:
+        if kind := next((name for name, begins in _FOREIGN.items() if begins.match(content)), ""):
+            raise DataError(
+                f"{name} is {kind}, in a format that cannot be read; convert it to JPEG, PNG or WebP"
+            ) from None
+        raise
+    return image, exif_orientation(image) if turn == 1 else turn, bare
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The orientation that Pillow has read, 1 to 8; of a picture given by pixels it may stand behind them."""
+    exif = image.info.get("exif")
+    return orientation(exif) if isinstance(exif, bytes) else 1

@@ -13,20 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from phrase_loc import files
-from phrase_loc.errors import DataError
-from phrase_loc.image_inputs import (
-    Picture,
-    file_given,
-    foreign_format,
-    name_of,
-    one_sentence,
-    orientation,
-    pixels_given,
-    without_metadata,
-)  # fmt: skip
+from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.image_inputs import Picture, exif_orientation, file_given, one_sentence, opened, pixels_given
 from phrase_loc.profiling import lap
 
 if TYPE_CHECKING:  # an exported model reads pictures without torch
@@ -45,9 +36,6 @@ UNREAD_ENDINGS = frozenset(_UNREAD.split())
 #: Endings of videos, of which `frames` takes pictures.
 VIDEO_ENDINGS = frozenset([".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"])
 
-#: What of Pillow's formats is read; MPO comes with JPEG.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
-
 _TURN = Image.Transpose
 _TURNS = (  # of the orientations 2 to 8
     _TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE, _TURN.ROTATE_270,
@@ -62,13 +50,12 @@ def load_image(source: Picture, max_pixels: int = MAX_PIXELS, upright: bool = Tr
 
     A DataError says where it is no file, no image, truncated, empty or of more than `max_pixels` pixels.
     """
-    name = name_of(source)
-    with one_sentence(name):
+    with one_sentence(source) as name:
         image, turn = _given(source, name)
         _check_size(image, name, max_pixels)
         image.load()
         _check_size(image, name, max_pixels)  # an icon's own picture may be larger than its list says
-        return _upright(_rgb(image), (turn or _orientation(image)) if upright else 1)
+        return _upright(_rgb(image), (turn or exif_orientation(image)) if upright else 1)
 
 
 def load_tensor(content: bytes) -> "Tensor":
@@ -77,9 +64,8 @@ def load_tensor(content: bytes) -> "Tensor":
     An upright whole JPEG goes to torchvision's decoder, about twice as fast; everything else, and whatever that
     refuses, to Pillow, which also decides what is broken: not an image, or a truncated one, is a DataError.
     """
-    name = "the image"
-    with one_sentence(name):
-        image, turn, bare = _opened(content, name)
+    with one_sentence(content) as name:
+        image, turn, bare = opened(content, name)
         _check_size(image, name, MAX_PIXELS)
         quick = image.format == "JPEG" and image.mode in {"RGB", "L"} and turn == 1
         if quick and bare.rstrip(b"\0").endswith(b"\xff\xd9"):
@@ -98,20 +84,38 @@ def load_tensor(content: bytes) -> "Tensor":
 
 def picture_size(source: Picture) -> tuple[tuple[int, int], tuple[int, int]]:
     """(H, W) upright, as `load_image` gives it, and (H, W) as it is stored; nothing is decoded. Raises as there."""
-    name = name_of(source)
-    with one_sentence(name):
+    with one_sentence(source) as name:
         image, turn = _given(source, name)
         width, height = image.size
-        turned = (turn or _orientation(image)) >= 5
+        turned = (turn or exif_orientation(image)) >= 5
     return ((width, height) if turned else (height, width)), (height, width)
 
 
 def stored_orientation(source: Picture) -> int:
     """The EXIF orientation, 1 (stored upright) to 8; nothing is decoded. Raises as `load_image`."""
-    name = name_of(source)
-    with one_sentence(name):
+    with one_sentence(source) as name:
         image, turn = _given(source, name)
-        return turn or _orientation(image)
+        return turn or exif_orientation(image)
+
+
+def upright(photograph: Picture, ending: str) -> bytes | None:
+    """The file of a photograph that is stored turned, turned; None where it stands upright."""
+    if stored_orientation(photograph) == 1:
+        return None
+    kind, file = "PNG" if ending.lower() == ".png" else "JPEG", io.BytesIO()
+    load_image(photograph).save(file, kind, quality=95)
+    return file.getvalue()
+
+
+def checked_frame(size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) as whole numbers; a ConfigError for a frame without pixels or with more than MAX_PIXELS."""
+    with suppress(TypeError, ValueError, OverflowError):
+        height, width = (int(side) for side in size)
+        if min(height, width) >= 1 and height * width <= MAX_PIXELS:
+            return height, width
+    raise ConfigError(
+        f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; got {str(size)[:60]}"
+    )
 
 
 def to_tensor(image: Image.Image) -> "Tensor":
@@ -127,26 +131,7 @@ def _given(source: Picture, name: str) -> tuple[Image.Image, int | None]:
         return source, None
     if (array := pixels_given(source)) is not None:
         return Image.fromarray(array), 1
-    return _opened(file_given(source, name), name)[:2]
-
-
-def _opened(content: bytes, name: str) -> tuple[Image.Image, int, bytes]:
-    """The file with its header read, its orientation, and what of the file the decoder is given."""
-    bare, turn = without_metadata(content)
-    try:
-        image = Image.open(io.BytesIO(bare), formats=FORMATS)
-    except UnidentifiedImageError:
-        if kind := foreign_format(content):
-            raise DataError(
-                f"{name} is {kind}, in a format that cannot be read; convert it to JPEG, PNG or WebP"
-            ) from None
-        raise
-    return image, _orientation(image) if turn == 1 else turn, bare
-
-
-def _orientation(image: Image.Image) -> int:
-    exif = image.info.get("exif")
-    return orientation(exif) if isinstance(exif, bytes) else 1
+    return opened(file_given(source, name), name)[:2]
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:

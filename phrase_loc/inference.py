@@ -1,6 +1,5 @@
 """How a model is asked, and a photograph made ready for it; neither needs a model."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ from phrase_loc.attention import METHODS, SIGNED
 from phrase_loc.config import STRICT, checked, without_retired
 from phrase_loc.drawing import small_jpeg
 from phrase_loc.errors import ConfigError, choose
-from phrase_loc.images import MAX_PIXELS, to_tensor
+from phrase_loc.images import checked_frame, to_tensor
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Source
 
@@ -101,7 +100,7 @@ def prepare(
     than MAX_PIXELS.
     """
     source = source or PROPOSALS[settings.proposals]
-    frame = (picture.height, picture.width) if size is None else _checked_frame(size)
+    frame = (picture.height, picture.width) if size is None else checked_frame(size)
     with lap("resize"):
         squares = tuple(
             to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
@@ -109,13 +108,3 @@ def prepare(
     with lap("propose"):
         proposals = source.of_image(picture, frame)
     return Prepared(squares, frame, proposals, small_jpeg(picture) if keep else None)
-
-
-def _checked_frame(size: tuple[int, int]) -> tuple[int, int]:
-    with suppress(TypeError, ValueError, OverflowError):
-        height, width = (int(side) for side in size)
-        if min(height, width) >= 1 and height * width <= MAX_PIXELS:
-            return height, width
-    raise ConfigError(
-        f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; got {str(size)[:60]}"
-    )

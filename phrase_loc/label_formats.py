@@ -20,8 +20,8 @@ import yaml
 from phrase_loc import __version__
 from phrase_loc.display import utf8, write_rows
 from phrase_loc.errors import DataError, choose
-from phrase_loc.images import load_image, stored_orientation
-from phrase_loc.masks import polygons, rle_area
+from phrase_loc.images import upright
+from phrase_loc.masks import brush, decoded, polygons, rle_area
 
 _LONGEST = 150  # bytes of a name that a photograph gets in a flat folder
 
@@ -46,12 +46,28 @@ class LabelledImage(NamedTuple):
     error: str | None = None
 
 
+def link(photograph: str, place: Path) -> None:
+    """The photograph under a second name, or else a link or a copy; an upright copy of one that is stored turned.
+
+    Tools differ in whether they turn photographs, and some read none behind symbolic links.
+    """
+    if (turned := upright(photograph, place.suffix)) is not None:
+        place.write_bytes(turned)
+        return
+    for put in (os.link, os.symlink, shutil.copyfile):
+        with suppress(OSError):
+            put(os.path.realpath(photograph), place)
+            return
+    raise DataError(f"{photograph} cannot be linked or copied to {place.parent}; free space there")
+
+
 class Place(NamedTuple):
     """Where the photographs are, for those who read the labels."""
 
     root: Path  # names are relative to this folder
     classes: Sequence[str]
     url: str  # before a name in Label Studio's tasks
+    put: Callable[[str, Path], None] = link  # a photograph to where a format has it
 
     def name(self, image: str) -> str:
         """The photograph's name, with '/' between folders."""
@@ -106,7 +122,7 @@ def write_yolo(images: Images, place: Place, folder: Path) -> None:
     for name, image in _flat(_read(images), place):
         lines = (f"{label.category} {_shares(label, image.size)}\n" for label in image.labels)
         (folder / "labels" / f"{Path(name).stem}.txt").write_text("".join(lines), encoding="utf-8")
-        _link(image.image, folder / "images" / name)
+        place.put(image.image, folder / "images" / name)
 
 
 def _shares(label: Label, size: Sequence[int]) -> str:
@@ -137,7 +153,7 @@ def write_voc(images: Images, place: Place, folder: Path) -> None:
             things = [("object", _voc_object(label, place)) for label in image.labels]
             top = _element("annotation", [*about.items(), *things])
             (folder / "Annotations" / f"{stem}.xml").write_bytes(ElementTree.tostring(top, "utf-8"))
-            _link(image.image, folder / "JPEGImages" / name)
+            place.put(image.image, folder / "JPEGImages" / name)
 
 
 def _voc_object(label: Label, place: Place) -> dict[str, Any]:
@@ -181,7 +197,7 @@ def labelling_interface(classes: Sequence[str]) -> str:
     """The XML to paste into Label Studio's settings: rectangles and polygons with these labels."""
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name="image", value="$image")
-    for kind, name in (("RectangleLabels", "label"), ("PolygonLabels", "outline")):
+    for kind, name in list(CONTROLS.items())[:2]:
         labels = ElementTree.SubElement(view, kind, name=name, toName="image")
         labels.extend(_element("Label", "", value=c) for c in classes)
     ElementTree.indent(view)
@@ -197,21 +213,37 @@ def _task(image: LabelledImage, place: Place) -> dict[str, Any]:
     return {"data": {"image": place.url + quote(name), "name": name}, "predictions": [prediction]}
 
 
-def region(key: str, label: Label, size: Sequence[int], name: str) -> dict[str, Any]:
-    """Label Studio's rectangle or polygon: percent of a photograph of `size` (W, H), from its upper left corner."""
+#: Label Studio's controls, and the names that `labelling_interface` gives two of them.
+CONTROLS = {"RectangleLabels": "label", "PolygonLabels": "outline", "BrushLabels": "brush"}
+
+
+def region(
+    key: str, label: Label, size: Sequence[int], name: str, control: str | None = None
+) -> dict[str, Any]:
+    """Label Studio's rectangle, polygon (percent of a photograph of `size` (W, H), from its upper left) or brush.
+
+    It fits a control of CONTROLS; without one it is a polygon where there is a mask, else a rectangle. A polygon of a
+    label without a mask has the corners of its box.
+    """
     width, height = size
+    outline = _outline(label)
+    control = control or ("PolygonLabels" if outline else "RectangleLabels")
+    kind = control.lower()
     shared = {
         "id": key, "to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0,
         "score": label.score,
     }  # fmt: skip
-    if outline := _outline(label):
-        points = [[100 * x / width, 100 * y / height] for x, y in outline]
-        value = {"points": points, "closed": True, "polygonlabels": [name]}
-        return shared | {"from_name": "outline", "type": "polygonlabels", "value": value}
     x1, y1, x2, y2 = label.box
-    value = {"x": 100 * x1 / width, "y": 100 * y1 / height, "rotation": 0, "rectanglelabels": [name]}
-    value |= {"width": 100 * (x2 - x1) / width, "height": 100 * (y2 - y1) / height}
-    return shared | {"from_name": "label", "type": "rectanglelabels", "value": value}
+    value: dict[str, Any] = {kind: [name]}
+    if control == "BrushLabels":
+        value |= {"format": "rle", "rle": brush(decoded(label.mask or {}))}
+    elif control == "PolygonLabels":
+        outline = outline or [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+        value |= {"points": [[100 * x / width, 100 * y / height] for x, y in outline], "closed": True}
+    else:
+        value |= {"x": 100 * x1 / width, "y": 100 * y1 / height, "rotation": 0}
+        value |= {"width": 100 * (x2 - x1) / width, "height": 100 * (y2 - y1) / height}
+    return shared | {"from_name": CONTROLS[control], "type": kind, "value": value}
 
 
 def write_fiftyone(images: Images, place: Place, folder: Path) -> None:
@@ -288,21 +320,6 @@ def distinct(name: str, taken: set[str]) -> str:
         found = f"{name}-{number}"
     taken.add(found.casefold())
     return found
-
-
-def _link(photograph: str, place: Path) -> None:
-    """The photograph under a second name, or else a link or a copy; an upright copy of one that is stored turned.
-
-    Tools differ in whether they turn photographs, and some read none behind symbolic links.
-    """
-    if stored_orientation(photograph) != 1:
-        load_image(photograph).save(place, "PNG" if place.suffix.lower() == ".png" else "JPEG", quality=95)
-        return
-    for put in (os.link, os.symlink, shutil.copyfile):
-        with suppress(OSError):
-            put(os.path.realpath(photograph), place)
-            return
-    raise DataError(f"{photograph} cannot be linked or copied to {place.parent}; free space there")
 
 
 def _json(value: Any) -> str:

@@ -32,8 +32,8 @@ from phrase_loc.gallery import MOST, write_page
 from phrase_loc.images import VIDEO_ENDINGS, frames
 from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, distinct, labelling_interface
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.streaming import Question, answer_many, questions_of
-from phrase_loc.structures import FOUND_AT
+from phrase_loc.streaming import Question, answer_many, questions_of, read_record
+from phrase_loc.structures import ABSENT_BELOW, FOUND_AT
 from phrase_loc.tables import is_table
 from phrase_loc.text.splitting import split_phrases
 
@@ -143,8 +143,9 @@ def thresholds_of(
     For a precision: `present` (N photographs, C classes; NaN where unknown) is calibrated where half of the pairs are
     true. At another share of photographs with the class, its own or `rules.share`, its odds change by
     share / (1 - share) (Elkan 2001, theorem 2). The threshold is the lowest from which on the mean of these, the
-    expected share of true labels, is at least the precision.
+    expected share of true labels, is at least the precision, but never below `absent_below`.
     """
+    absent = float(calibration.get("absent_below", ABSENT_BELOW))
     found = float(calibration.get("found_at", FOUND_AT)) if rules.threshold is None else rules.threshold
     chosen = []
     for column, c in zip(present.T, classes, strict=True):
@@ -155,7 +156,7 @@ def thresholds_of(
             true, false = share * said, (1 - share) * (1 - said)
             expected = true / np.maximum(true + false, 1e-12)  # both are 0 of a share 0 and a probability 1
             precise = np.flatnonzero(expected.cumsum() >= rules.precision * np.arange(1, len(said) + 1))
-            level = float(said[precise[-1]]) if len(precise) else 2.0
+            level = max(absent, float(said[precise[-1]])) if len(precise) else 2.0
         chosen.append(level if c.threshold is None else c.threshold)
     return chosen
 
@@ -261,11 +262,14 @@ def label(
     with ExitStack() as held:
         world.from_main(lambda: held.enter_context(files.lock(folder / ".label.lock", sentence)))
         questions = [Question(image, tuple(phrases_of(classes))) for image in images]
+        record = None if options.get("overwrite") else read_record(answers)
+        fit = localizer.model.config.calibration
+        options["threshold"] = _least(fit, classes, rules, record and record["settings"])
         top_k = 1 if rules.instances == 1 else CANDIDATES
         answer_many(localizer, questions, answers, top_k=top_k, world=world, **options)
         if not world.is_main:
             return None
-        labels = Labels(answers, classes, rules, localizer.model.config.calibration)
+        labels = Labels(answers, classes, rules, fit)
         root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images]))
         url = url or f"/data/local-files/?d={quote(root.name)}/"
         place = Place(root, [c.name for c in classes], url if url.endswith(("/", "=")) else f"{url}/")
@@ -278,6 +282,21 @@ def label(
         write_sheet(labels, folder / "sheet.html")
         files.write_text(folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         return found
+
+
+def _least(
+    calibration: dict[str, Any], classes: Sequence[LabelClass], rules: Rules, held: dict[str, Any] | None
+) -> float | None:
+    """The probability below which no box is sought: a threshold that was given, else that of "not there".
+
+    Half of what is asked of a folder is not there, and maps cost as much as the network. The settings of answers that
+    are `held` stay where they hold enough.
+    """
+    absent = math.floor(1e4 * calibration.get("absent_below", ABSENT_BELOW)) / 1e4
+    usual = absent if rules.threshold is None else rules.threshold
+    least = min(usual, *(c.threshold for c in classes if c.threshold is not None), 1.0)
+    before = least if held is None else held.get("threshold", 0.0)
+    return (min(before, least) or None) if calibration else None
 
 
 def photographs(

@@ -253,12 +253,20 @@ class PhraseLocalizer:
         return fine if size == self._grid else resize(fine, size)
 
     def locate(
-        self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None
-    ) -> Predictions:
-        """An answer for each phrase, in order; without box and peak where no word is known or the map is flat."""
+        self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None,
+        threshold: float | None = None,
+    ) -> Predictions:  # fmt: skip
+        """An answer for each phrase, in order; without box and peak where no word is known or the map is flat.
+
+        Where `present` is below a threshold no map is made, which the note says.
+        """
         phrases, top_k = phrase_list(phrases), _checked_top_k(top_k)
         encoded = self.encode(phrases)
-        attention = self._attend(scene, encoded, method or self.settings.method).cpu()
+        chances = self._present(scene, encoded)
+        asked = [i for i, p in enumerate(chances) if threshold is None or p is None or p >= threshold]
+        maps = self._attend(scene, [encoded[i] for i in asked], method or self.settings.method).cpu()
+        attention = maps.new_zeros(len(encoded), *maps.shape[1:])
+        attention[asked] = maps
         uneven = min_max(attention).flatten(1).amax(1).bool().tolist()
         known = [i for i, e in enumerate(encoded) if e.known and uneven[i]]
         heats = self.heat(attention[known], self._grid)
@@ -269,9 +277,12 @@ class PhraseLocalizer:
         none, fit = attention.new_zeros(0, 4), self.model.config.calibration
         thresholds = (fit.get("absent_below", ABSENT_BELOW), fit.get("found_at", FOUND_AT))
         answers = Predictions()
-        for i, (e, present) in enumerate(zip(encoded, self._present(scene, encoded), strict=True)):
+        for i, (e, present) in enumerate(zip(encoded, chances, strict=True)):
             peak, (boxes, scores) = found.get(i, (None, (none, none[:, 0])))
-            note = ". ".join(filter(None, (e.note, _oddity(peak, boxes) if e.known else None))) or None
+            odd = _oddity(peak, boxes) if e.known else None
+            if i not in asked:
+                odd = f"no box, present {present:.3f} is below the threshold {threshold:g}"
+            note = ". ".join(filter(None, (e.note, odd))) or None
             shown = (attention[i], scene.size, scene.picture, note, thresholds)
             answers.append(Prediction(phrases[i], e.words, present, peak, boxes, scores, *shown))
         return answers

@@ -7,6 +7,7 @@ Within the box, what of the map lies above a level is taken for the thing, and G
 import io
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from phrase_loc.errors import DataError
+from phrase_loc.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from phrase_loc.structures import Prediction
@@ -23,9 +27,7 @@ LEVEL = 0.3  # share of the range of the map within the box from which a pixel i
 SURE = 0.9  # and from which it surely is
 ROUNDS = 2  # of GrabCut
 GROUND = 0.15  # share of the picture outside the box, the background, that GrabCut has at least to learn from
-LEAST = (
-    0.1  # share of the box that its mask covers at least; where it has less of either, the level set stands
-)
+LEAST = 0.1  # share of the box that its mask covers at least; with less of either, the level set stands
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -127,6 +129,45 @@ def decoded(runs: dict[str, Any]) -> Mask:
         # pycocotools 2.0.11 still hands numpy 2 an array without its copy keyword
         warnings.simplefilter("ignore", DeprecationWarning)
         return rle.decode(runs).astype(bool)
+
+
+def checked(size: Sequence[int], counts: str) -> dict[str, Any]:
+    """Compressed run lengths that somebody sent, of a mask of `size` (H, W), at most MAX_PIXELS; else a DataError.
+
+    pycocotools writes where the runs lead, so they are decoded here by the rules of its `rleFrString`.
+    """
+    runs, value, shift = list[int](), 0, 0
+    for letter in counts.encode():
+        value |= (letter - 48 & 31) << shift
+        shift += 5
+        if shift > 60:  # no run is that long, and Python's numbers have no end
+            break
+        if not letter - 48 & 32:
+            value -= (1 << shift) if letter - 48 & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or min(runs, default=-1) < 0 or not sum(runs) == size[0] * size[1] <= MAX_PIXELS:
+        raise DataError(f"expected COCO's run lengths of {size[1]} x {size[0]} pixels, got {counts[:40]!r}")
+    return {"size": list(size), "counts": counts}
+
+
+def brush(mask: Mask) -> list[int]:
+    """A mask (H, W) as bytes of Label Studio's brush: runs of the values 0 and 255, four a pixel, rows from the top.
+
+    After the number of values (32 bits), the bits of a value less 1 (5) and those of four lengths less 1 (4 each), a
+    run is a 1, which of the lengths (2 bits), the length less 1, the value.
+    """
+    flat, widths = mask.ravel(), (3, 4, 8, 16)
+    bits = [f"{4 * flat.size:032b}00111", *(f"{width - 1:04b}" for width in widths)]
+    edges = np.flatnonzero(np.diff(flat, prepend=~flat[:1], append=~flat[-1:])).tolist()
+    for start, end in pairwise(edges):
+        for left in range(4 * (end - start), 0, -(1 << 16)):
+            length = min(left, 1 << 16) - 1
+            which = next(i for i, width in enumerate(widths) if length < 1 << width)
+            bits.append(f"1{which:02b}{length:0{widths[which]}b}{255 * int(flat[start]):08b}")
+    text = "".join(bits)
+    text += "0" * (8 - len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
 def rle_area(runs: dict[str, Any]) -> int:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.boxes import area, clip, iou
-from phrase_loc.errors import DataError
 from phrase_loc.maps import min_max
 
 TINY = 1e-6  # share of the map's mass below which boxes are alike; keeps logarithms finite
@@ -163,25 +162,17 @@ def vote(
     return torch.cat([boxes, merged.to(boxes)]), torch.cat([scores, lifted], -1)
 
 
-def suppress(
-    boxes: Tensor, scores: Tensor, overlap: float = 0.5, offset: float = 0.0, limit: int | None = None
-) -> list[Tensor]:
+def suppress(boxes: Tensor, scores: Tensor, overlap: float = 0.5, limit: int | None = None) -> list[Tensor]:
     """Greedy non-maximum suppression of P score vectors over shared boxes: indices of the kept ones, best first.
 
     Of `scores` (P, R) the first of equal ones goes first, and -inf is no candidate. A box (R, 4) is dropped when
-    its IoU with a kept one is greater than `overlap`; `offset` is added to widths and heights (1 where a protocol
-    counts pixels inclusively).
+    its IoU with a kept one is greater than `overlap`.
     """
-    if boxes.ndim != 2 or boxes.shape[-1] != 4 or scores.shape[-1] != boxes.shape[0]:
-        raise DataError(
-            f"suppression expects boxes (R, 4) and a score for each, got {tuple(boxes.shape)} and "
-            f"{tuple(scores.shape)}"
-        )
     boxes = boxes.detach()
 
     def apart(place: slice) -> np.ndarray:
         """Which boxes may stand together: (S, R)."""
-        return (~(iou(boxes[place], boxes, offset) > overlap)).cpu().numpy()
+        return (~(iou(boxes[place], boxes) > overlap)).cpu().numpy()
 
     # of several phrases the overlaps of all pairs are cheaper than those that each asks for
     every = apart(slice(None)) if len(scores) > 1 else None
@@ -217,8 +208,6 @@ def rank_phrases(
     greatest IoU between two boxes of an answer; `added` (P, R) goes to the scores, such as what a
     BoxRanker says. For each phrase boxes (k, 4), best first, and their scores (k,).
     """
-    if attention.ndim != 3:
-        raise DataError(f"maps of phrases have the shape (P, h, w), got {tuple(attention.shape)}")
     boxes = boxes.to(attention.device)
     if boxes.shape[0] == 0:
         return [(boxes.reshape(0, 4), attention.new_zeros(0)) for _ in attention]

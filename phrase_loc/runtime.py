@@ -63,9 +63,6 @@ class ExportedModel:
             )
         self._session = _session(folder / "model.onnx", threads)
 
-    def __contains__(self, word: str) -> bool:
-        return bool(self.rows(word))
-
     def __call__(self, image: Picture, phrases: Iterable[str]) -> list[Answer]:
         """Look for phrases in a picture, as `images.load_image` takes it; an answer for each, in order."""
         phrases = phrase_list(phrases)
@@ -91,10 +88,6 @@ class ExportedModel:
         maps, scores = self.answer(image, rows, weights)
         scores[[not e.known for e in encoded]] = -np.inf
         return maps, scores
-
-    def rows(self, word: str) -> tuple[int, ...]:
-        """Row numbers of a word, or a phrase's words; () when none is known."""
-        return self.encoder.encode(word).ids
 
     def units(self, rows: Sequence[int] | NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Row numbers -> units (K,D) and biases (K,)."""

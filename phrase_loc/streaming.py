@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from phrase_loc import __version__, files
-from phrase_loc.display import answer_dict, without_absent, write_csv, write_parquet
+from phrase_loc.display import answer_dict, write_csv, write_parquet
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.images import IMAGE_ENDINGS, load_image
@@ -155,10 +155,9 @@ def answer_many(
 
     The localizer's own source proposes the boxes. `workers` processes decode (0: this one), `batch_size` photographs
     at once. A finished file of the same run is left as it is, `overwrite` replaces whatever is there. All processes
-    of the `world` are given the same questions and share them. `threshold`, `masks`: see `display`.
+    of the `world` are given the same questions and share them. `threshold`: see `locate`, `masks`: `display`.
 
-    Raises:
-        DataError: `output` belongs to something else, or another process is writing it.
+    Raises DataError: `output` belongs to something else, or another process is writing it.
     """
     check_place(output)
     run = {
@@ -171,7 +170,7 @@ def answer_many(
         if world.from_main(lambda: _is_finished(output, run, overwrite, locks)):
             return {"answered": 0, "resumed": len(questions), "refused": 0}
         part = _part(output, world.rank, world.size)
-        done = _resume(part, _read_record(output), run, questions, mine)
+        done = _resume(part, read_record(output), run, questions, mine)
         world.barrier()  # what is no answer of this run is cut off before the record says so
         world.from_main(lambda: _write_record(output, run))
         part.touch()
@@ -225,8 +224,7 @@ def _answers(
         if isinstance(ready, str):
             answers.append({"image": question.image, "error": ready})
         else:
-            found = localizer.locate(next(scenes), question.phrases, top_k=top_k)
-            predictions = without_absent(found, threshold)
+            predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k, threshold=threshold)
             answers.append(answer_dict(question.image, ready.size, predictions, masks))
     return answers
 
@@ -261,7 +259,7 @@ def _is_finished(output: Path, run: _Record, overwrite: bool, locks: ExitStack) 
     parts = [part for part in _parts(output) if part.stat().st_size]
     held, settings = None, run["settings"]
     with suppress(DataError) if overwrite else nullcontext():
-        held = _read_record(output)
+        held = read_record(output)
     if overwrite:
         if held is None or held["settings"] != settings:
             _remove(_record(output), *parts)
@@ -370,7 +368,7 @@ def _write_record(output: Path, run: _Record) -> None:
     files.write_text(_record(output), json.dumps(run) + "\n", _FULL_DISK)
 
 
-def _read_record(output: Path) -> _Record | None:
+def read_record(output: Path) -> _Record | None:
     """What the answers in `output`, or in its parts, belong to; None where nothing says it."""
     path = _record(output)
     if not os.path.lexists(path):

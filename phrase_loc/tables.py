@@ -45,8 +45,7 @@ class Table:
     def rows(self, wanted: Sequence[str], bad: Bad | None = None) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """Place and cells of these columns, None where there is no such cell, row by row.
 
-        Raises:
-            DataError: the file cannot be read on, a wanted column is there twice, or, without `bad`, a row is.
+        Raises DataError: the file cannot be read on, a wanted column is there twice, or, without `bad`, a row is.
         """
         if twice := [name for name in wanted if self.columns.count(name) > 1]:
             raise DataError(f"the table {self.path} has two columns named {twice[0]}; rename one")

@@ -1,5 +1,6 @@
 """What the tests share: where real photographs may lie, and a picture drawn on the spot."""
 
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,18 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parent.parent
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # the workers share the cores, and so do the processes that they start
+    os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """A picture as the bytes of a file."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,12 +16,7 @@ from PIL import Image, PngImagePlugin
 from phrase_loc.errors import DataError
 from phrase_loc.image_inputs import orientation
 from phrase_loc.images import IMAGE_ENDINGS, UNREAD_ENDINGS, load_image, load_tensor, picture_size, to_tensor
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from tests.conftest import encoded
 
 
 def test_rotation_is_applied(drawn_image):

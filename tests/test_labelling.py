@@ -359,7 +359,7 @@ def test_the_wanted_precision_is_kept_at_the_share(share):
     assert thresholds_of(table[:0], classes, Rules(precision=0.9), {})[0] > 1
 
 
-@pytest.mark.parametrize(("share", "level"), [(0, 2), (1, 0)])
+@pytest.mark.parametrize(("share", "level"), [(0, 2), (1, 0.05)])
 def test_shares_of_nothing_and_of_all(share, level):
     said = np.array([[1.0], [0.5], [0.0]])
     assert thresholds_of(said, CLASSES[:1], Rules(precision=0.5, share=share), {})[0] == pytest.approx(level)
@@ -411,7 +411,7 @@ def test_the_command(folder, tiny_model, tmp_path, capsys):
     (folder / "broken.jpg").write_bytes(b"no picture")
     out, classes = tmp_path / "out", tmp_path / "classes.txt"
     usual = (folder, "--phrases", classes, "--output", out)
-    asked = [*usual, "--format", "coco,yolo", "--format", "voc", "--masks", "--threshold", 0.1]
+    asked = [*usual, "--format", "coco,yolo", "--format", "voc", "--masks", "--threshold", 0.04]
     assert command(*asked, model=tiny_model) == 0
     said = capsys.readouterr().out
     assert said.startswith("6 photographs, ")
@@ -439,6 +439,13 @@ def test_the_command(folder, tiny_model, tmp_path, capsys):
     assert command(*usual, "--format", "cvat", "--masks", "--precision", 0.9, model=tiny_model) == 0
     assert (out / "answers.jsonl").stat().st_mtime_ns == before
     assert (out / "cvat.xml").is_file()
+    # below what was looked for there are no boxes
+    answers = map(json.loads, (out / "answers.jsonl").read_text(encoding="utf-8").splitlines())
+    said = [p for answer in answers for p in answer.get("predictions", ())]
+    assert [bool(p["boxes"]) for p in said] == [p["present"] >= 0.04 for p in said]
+    capsys.readouterr()
+    assert command(*usual, "--masks", "--threshold", 0.01, model=tiny_model) == 2
+    assert "other settings (threshold 0.04); give another --output, or --overwrite" in capsys.readouterr().err
     # an output within the photographs is none of them
     assert command(tmp_path, *usual[1:3], "--output", out, model=tiny_model) == 2
     assert f"left out 10 photographs in {out}, the output" in capsys.readouterr().err

@@ -1,5 +1,8 @@
 """Outlines: within their box, of one piece, better than the level set on shapes, and back from run lengths."""
 
+import json
+import subprocess
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,10 @@ from PIL import Image, ImageDraw
 
 from phrase_loc.display import to_dict
 from phrase_loc.drawing import overlay, small_jpeg
-from phrase_loc.masks import decoded, encoded, polygons, rle_area, thing_mask
+from phrase_loc.errors import DataError
+from phrase_loc.masks import brush, checked, decoded, encoded, polygons, rle_area, thing_mask
 from phrase_loc.structures import Prediction
+from tests.test_labelling import READERS
 
 
 def disc(side: int = 160, radius: int = 40) -> np.ndarray:
@@ -104,3 +109,72 @@ def test_a_prediction_has_one_and_json_says_it(drawn_image):
     plain = np.array(drawn_image)
     assert (tinted[40, 30] != plain[40, 30]).any()
     assert (tinted[70, 60] == plain[70, 60]).all()
+
+
+def some_masks() -> list[np.ndarray]:
+    """Nothing, everything, one pixel, noise, and a disc with runs of more than 2**16 values around it."""
+    noise, one = np.random.default_rng(0).random((13, 7)) < 0.5, np.zeros((5, 9), bool)
+    one[0, 0] = True
+    return [np.zeros((4, 3), bool), np.ones((300, 400), bool), one, noise, disc(400, 150)]
+
+
+def test_run_lengths_from_elsewhere_are_those_of_their_size():
+    for mask in some_masks():
+        runs = encoded(mask)
+        assert checked(**runs) == runs
+    for counts in ("", "~", runs["counts"][:-1], runs["counts"] + "1", "0" * 40, "ü", "P"):
+        with pytest.raises(DataError, match="run lengths of 400 x 400"):
+            checked((400, 400), counts)
+
+
+def unpacked(content: list[int]) -> np.ndarray:
+    """The values of Label Studio's run lengths, bit by bit."""
+    bits, place = "".join(f"{byte:08b}" for byte in content), 0
+
+    def read(count: int) -> int:
+        nonlocal place
+        place += count
+        return int(bits[place - count : place], 2)
+
+    count, width, lengths = read(32), read(5) + 1, [read(4) + 1 for _ in range(4)]
+    values = np.zeros(0, int)
+    while len(values) < count:
+        assert read(1) == 1, "four values a pixel are a run"
+        length = read(lengths[read(2)]) + 1
+        values = np.concatenate([values, np.full(length, read(width))])
+    assert len(bits) - place <= 8, "nothing but zeros to the end of a byte"
+    return values
+
+
+def test_a_brush_holds_four_values_a_pixel():
+    for mask in some_masks():
+        values = unpacked(brush(mask)).reshape(*mask.shape, 4)
+        assert (values == np.where(mask, 255, 0)[..., None]).all()
+
+
+SDK = """
+import json, sys
+import numpy as np
+from label_studio_sdk.converter.brush import decode_rle, mask2rle
+for mask, rle in json.load(sys.stdin):
+    mask = np.array(mask, np.uint8) * 255
+    assert mask2rle(mask) == rle, "its own encoder"
+    assert (decode_rle(rle).reshape(*mask.shape, 4) == mask[..., None]).all(), "its own reader"
+"""
+
+
+@pytest.mark.skipif(not READERS.is_file(), reason=f"no {READERS} with label-studio-sdk (see .ci)")
+def test_a_brush_has_the_bytes_of_label_studios_own_encoder():
+    pairs = [(mask.tolist(), brush(mask)) for mask in some_masks()]
+    said = subprocess.run([READERS, "-c", SDK], input=json.dumps(pairs), capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+
+
+def test_run_lengths_without_end_or_of_too_many_pixels_are_refused_at_once():
+    with pytest.raises(DataError, match="run lengths of 400 x 400"):
+        checked((400, 400), "o" * (1 << 20))
+    whole = encoded(np.ones((9000, 8000), dtype=bool))
+    assert checked(**whole) == whole
+    # one run of 2**32, in groups of five bits from the lowest: as long as the mask, which is too large
+    with pytest.raises(DataError, match="run lengths of 65536 x 65536"):
+        checked((1 << 16, 1 << 16), "PPPPPP4")

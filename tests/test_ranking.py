@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from phrase_loc.boxes import area, iou
-from phrase_loc.errors import DataError
 from phrase_loc.ranking import (
     integral,
     mass_in,
@@ -49,13 +48,13 @@ def slow_mass(grid: Tensor, box: Tensor, size: tuple[int, int]) -> float:
     return total
 
 
-def slow_nms(boxes: Tensor, scores: Tensor, overlap: float, offset: float) -> list[int]:
+def slow_nms(boxes: Tensor, scores: Tensor, overlap: float) -> list[int]:
     left = sorted(range(len(boxes)), key=lambda i: (-scores[i].item(), i))
     kept: list[int] = []
     while left:
         best = left.pop(0)
         kept.append(best)
-        left = [i for i in left if iou(boxes[best, None], boxes[i, None], offset).item() <= overlap]
+        left = [i for i in left if iou(boxes[best, None], boxes[i, None]).item() <= overlap]
     return kept
 
 
@@ -92,12 +91,11 @@ def test_integral_of_half_precision_is_float():
     assert integral(torch.ones(2, 2, dtype=torch.float16)).dtype == torch.float32
 
 
-@pytest.mark.parametrize("offset", [0.0, 1.0])
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 1.0])
-def test_nms_equals_the_plain_loop(overlap: float, offset: float):
+def test_nms_equals_the_plain_loop(overlap: float):
     boxes = random_boxes(60)
     scores = (torch.rand(60, generator=rng(3)) * 8).floor()  # many ties
-    assert nms(boxes, scores, overlap, offset).tolist() == slow_nms(boxes, scores, overlap, offset)
+    assert nms(boxes, scores, overlap).tolist() == slow_nms(boxes, scores, overlap)
 
 
 def test_nms_of_nothing_of_equal_boxes_and_of_empty_ones():
@@ -110,26 +108,19 @@ def test_nms_of_nothing_of_equal_boxes_and_of_empty_ones():
 
 def test_nms_limit_is_a_prefix():
     boxes, scores = random_boxes(40), torch.rand(40, generator=rng(2))
-    assert nms(boxes, scores, 0.5, 0.0, 4).tolist() == nms(boxes, scores).tolist()[:4]
+    assert nms(boxes, scores, 0.5, 4).tolist() == nms(boxes, scores).tolist()[:4]
 
 
-@pytest.mark.parametrize(
-    "overlap, offset, limit", [(0.3, 0.0, None), (0.5, 1.0, 4), (0.0, 0.0, 9), (1.0, 1.0, None)]
-)
-def test_suppression_of_many_equals_one_by_one(overlap: float, offset: float, limit: int | None):
+@pytest.mark.parametrize("overlap, limit", [(0.3, None), (0.5, 4), (0.0, 9), (1.0, None)])
+def test_suppression_of_many_equals_one_by_one(overlap: float, limit: int | None):
     boxes, scores = random_boxes(50), torch.rand(6, 50, generator=rng(4))
     boxes[:4] = boxes[4]  # equal boxes, points, equal scores, boxes that are no candidates
     boxes[7:9, 2:] = boxes[7:9, :2]
     scores[3:] = (8 * scores[3:]).floor()
     scores[5, ::2] = -torch.inf
-    together = suppress(boxes, scores, overlap, offset, limit)
+    together = suppress(boxes, scores, overlap, limit)
     for row, alone in zip(together, scores, strict=True):
-        assert row.tolist() == nms(boxes, alone, overlap, offset, limit).tolist()
-
-
-def test_nms_refuses_scores_that_do_not_fit():
-    with pytest.raises(DataError):
-        nms(torch.zeros(3, 4), torch.zeros(2))
+        assert row.tolist() == nms(boxes, alone, overlap, limit).tolist()
 
 
 def test_scores_ignore_the_scale_of_map_and_image():
@@ -231,8 +222,3 @@ def test_rank_without_boxes_and_of_a_zero_map():
     found, scores = rank_boxes(torch.zeros(3, 3), boxes, SIZE)
     assert torch.isfinite(scores).all()
     assert found[0].tolist() == boxes[area(boxes).argmax()].tolist()  # nothing speaks against the largest
-
-
-def test_rank_refuses():
-    with pytest.raises(DataError):
-        rank_phrases(torch.ones(3, 3), random_boxes(3), SIZE)

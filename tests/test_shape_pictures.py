@@ -46,3 +46,17 @@ def test_the_four_of_a_grid_share_no_word(pictures):
     words = [word for picture in four for word in picture.things[0].words]
     assert len(set(words)) == 8
     assert pictures.montage(four).shape == (pictures.SIDE, pictures.SIDE, 3)
+
+
+def test_the_benchmark_trains_both_networks_and_scores_every_method(pictures, monkeypatch, tmp_path, capsys):
+    import shapes
+
+    monkeypatch.setattr(shapes, "TRAINED_ON", 64)
+    monkeypatch.setattr(
+        "sys.argv", ["shapes.py", "--seeds", "0", "--pictures", "2", "--folder", str(tmp_path)]
+    )
+    shapes.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 * (1 + len(shapes.METHODS))
+    assert "nan" not in "".join(rows)
+    assert {file.name for file in tmp_path.iterdir()} >= {"vit0.pt", "conv0.pt", "vit.json", "conv.json"}

@@ -115,7 +115,7 @@ class Quick(PhraseLocalizer):
         """Sizes alone."""
         return [Scene((), p.size, None) for p in pictures]
 
-    def locate(self, scene, phrases, top_k=5, method=None):
+    def locate(self, scene, phrases, top_k=5, method=None, threshold=None):
         """One box, the whole photograph."""
         height, width = scene.size
         box, score = torch.tensor([[0.0, 0.0, width, height]]), torch.tensor([1.0])

@@ -1,21 +1,20 @@
 """The commands around the query: train, evaluate, compare, calibrate, leaks, export, serve."""
 
 import argparse
-import ctypes
 import json
 import os
 import socket
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
-from phrase_loc.cli.query import batch_arguments, localizer_of, model_arguments
+from phrase_loc.cli.query import batch_arguments, keep_memory, localizer_of, model_arguments, set_malloc
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
-from phrase_loc.files import ADVICE, read_text, refusing, write_text
+from phrase_loc.files import make_folder, read_text, write_text
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 TOKEN, KEY = "PHRASE_LOC_TOKEN", "LABEL_STUDIO_API_KEY"  # the environment's own, and label-studio-sdk's
@@ -113,8 +112,8 @@ def run_label(args: argparse.Namespace) -> int:
     formats = formats_of(",".join(args.format or ["jsonl"]))
     classes = read_classes(args.phrases)
     rules = Rules(args.precision, args.threshold, args.share, args.instances)
-    with refusing(args.output, ADVICE):
-        args.output.mkdir(parents=True, exist_ok=True)
+    make_folder(args.output)
+    keep_memory()
     with session(args.device) as world:
         localizer = localizer_of(args, str(world.device))
         notes = check_classes(localizer, classes, rules)
@@ -375,10 +374,7 @@ def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str]
 def _return_memory() -> None:
     """Let glibc give back what photographs took: 885 MB instead of 1,333 are left of 200 (docs/serving.md)."""
     mmap_threshold, arena_max = -3, -8  # of malloc.h
-    with suppress(AttributeError, TypeError):  # another C library than glibc, which has no mallopt
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 4 << 20)
-        mallopt(arena_max, 2)
+    set_malloc({mmap_threshold: 4 << 20, arena_max: 2})
 
 
 def _announce(host: str, port: int, token: str | None) -> None:

@@ -125,8 +125,7 @@ def _numbers(cell: Any, count: int, what: str) -> list[float]:
 def rows(path: Path, what: str, skipped: Skipped) -> Iterator[Row]:
     """The rows of a table or of COCO's JSON; one that cannot be read is named in `skipped`.
 
-    Raises:
-        DataError: the file is missing, broken or of another kind.
+    Raises DataError: the file is missing, broken or of another kind.
     """
     if path.suffix.lower() == ".json":
         records = _of_json(path, what)

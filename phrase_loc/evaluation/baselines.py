@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phrase_loc.evaluation.targets import Answers, Method, Query, Request
+from phrase_loc.evaluation.scoring import Answers, Method, Query, Request
 from phrase_loc.structures import GroundingSample
 
 Guess = Callable[[GroundingSample, Query], tuple[Tensor, Tensor]]  # -> (2,) point, (k, 4) boxes best first

@@ -282,9 +282,8 @@ def fit(pairs: Pairs, chosen: np.ndarray, by_word: bool) -> tuple[float, float, 
         regressors[chosen], pairs.positive[chosen], sample_weight=pairs.weights[chosen]
     )
     slope, *of_words = found.coef_[0].tolist()
-    share = (
-        np.array(of_words) / slope if slope > 0 else np.zeros(words.shape[1])
-    )  # scores tell nothing: no bias
+    # where scores tell nothing there is no bias
+    share = np.array(of_words) / slope if slope > 0 else np.zeros(words.shape[1])
     return slope, float(found.intercept_[0]), words @ share
 
 

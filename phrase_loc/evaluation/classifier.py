@@ -96,7 +96,7 @@ def classifier(
     own: Any = {"backbone": backbone, "weights": weights, "hidden": None, "free": True, "pool": "average"}
     model: Any = create(vocabulary, vectors, **own)
     model.encoder = ClassEncoder(names)
-    inference = Inference.from_dict({"image_sizes": (model.image_size,), **settings})
+    inference = Inference.from_dict({"image_sizes": (model.config.image_size,), **settings})
     return ClassifierLocalizer(model.eval().requires_grad_(False), inference)
 
 

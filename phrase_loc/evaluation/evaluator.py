@@ -22,9 +22,8 @@ from tqdm import tqdm
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.protocols import Protocol
-from phrase_loc.evaluation.scoring import SCORERS
-from phrase_loc.evaluation.targets import Answers, Batch, Method, Request, gather
-from phrase_loc.files import append_text, digest, refusing
+from phrase_loc.evaluation.scoring import SCORERS, Answers, Batch, Method, Request, gather
+from phrase_loc.files import append_text, digest, make_folder
 from phrase_loc.images import load_image, picture_size
 from phrase_loc.structures import GroundingSample
 
@@ -60,8 +59,7 @@ class Progress:
     def add(self, outcome: Outcome) -> None:
         """Keep one image's results; they are in the file when this returns, or a DataError says why not."""
         content = json.dumps(outcome, default=np.ndarray.tolist)
-        with refusing(self.folder, ADVICE):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, ADVICE)
         line = f"\n{digest(content.encode())} {content}"  # begins anew behind a line that a kill has torn
         append_text(self.folder / f"{self.key}-{self.rank}.jsonl", line, ADVICE)
 
@@ -90,8 +88,7 @@ class Framed(NamedTuple):
 def framed(sample: GroundingSample) -> Framed:
     """The photograph of a sample such that it fills the sample's frame.
 
-    Raises:
-        DataError: the file is no image, or shows another frame; a missing file is left to whoever opens it.
+    Raises DataError: the file is no image, or shows another frame; a missing file is left to whoever opens it.
     """
     if not sample.path.is_file():
         return Framed(sample.path)

@@ -34,7 +34,7 @@ from phrase_loc.datasets.table import Places, Row, categories, image_numbers, nu
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose
 from phrase_loc.evaluation.evaluator import Plan, framed
 from phrase_loc.evaluation.protocols import PROTOCOLS, Protocol
-from phrase_loc.evaluation.targets import Answers, Batch, Method, Query, Request, gather
+from phrase_loc.evaluation.scoring import Answers, Batch, Method, Query, Request, gather
 from phrase_loc.files import digest, reason, writing
 from phrase_loc.images import load_image
 from phrase_loc.skipped import Skipped
@@ -319,7 +319,10 @@ def write_template(path: Path, records: Iterable[dict[str, Any]]) -> int:
     """Writes rows as .csv, .jsonl or .parquet, lists of CSV as JSON; how many."""
     if path.exists():  # perhaps the one that was filled in
         raise ConfigError(f"{path} is there already; choose another file")
-    listed = list(records)
+    as_text = path.suffix == ".csv"
+    listed = [
+        {k: json.dumps(v) if as_text and isinstance(v, list) else v for k, v in r.items()} for r in records
+    ]
     if not listed:
         raise DataError("the protocols count nothing in these images; choose others")
     with writing(path, "choose another file") as part:
@@ -327,13 +330,12 @@ def write_template(path: Path, records: Iterable[dict[str, Any]]) -> int:
             from pyarrow import Table, parquet
 
             parquet.write_table(Table.from_pylist(listed), part)
-        else:
-            with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-                if path.suffix == ".jsonl":
-                    file.writelines(json.dumps(record) + "\n" for record in listed)
-                else:
-                    cells = (
-                        [json.dumps(v) if isinstance(v, list) else v for v in r.values()] for r in listed
-                    )
-                    csv.writer(file).writerows(chain([listed[0]], cells))
+            return len(listed)
+        with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            if as_text:
+                writer = csv.DictWriter(file, list(listed[0]))
+                writer.writeheader()
+                writer.writerows(listed)
+            else:
+                file.writelines(json.dumps(record) + "\n" for record in listed)
     return len(listed)

@@ -34,8 +34,8 @@ from phrase_loc.evaluation.baselines import BASELINES, Baseline
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.protocols import EvaluateConfig, MapBox, Protocol
 from phrase_loc.evaluation.rows import Rows, Table, content_words
+from phrase_loc.evaluation.scoring import Answers, Method, Query, Request
 from phrase_loc.evaluation.statistics import Floats
-from phrase_loc.evaluation.targets import Answers, Method, Query, Request
 from phrase_loc.evaluation.thresholds import map_boxes
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
@@ -171,7 +171,7 @@ class MapMethod(Method):
         self.name, self.localizer, self.looks, self.choose = name, localizer, looks, choose
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
-        """Answer distinct queries about one image (targets.py)."""
+        """Answer distinct queries about one image (scoring.py)."""
         if not self.looks or self.looks[0].sample is not sample:
             scene = self.localizer.look(framed(sample).picture, size=sample.size)
             self.looks[:] = [Look(sample, scene, defaultdict(dict))]

@@ -33,7 +33,7 @@ class MapBox:
     rule: Literal["max", "mean", "range", "energy", "wwbl_script"]
     value: float
     component: Literal["all", "largest"] = (
-        "all"  # box around all cells that survive, or the largest component
+        "all"  # of the cells that survive: the box around them, or the largest
     )
     grid: int = 0  # side of the square grid on which the map is thresholded; 0 is the frame of the boxes
 

@@ -29,7 +29,8 @@ from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, marks, report
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.files import lock, refusing, write_text, writing
+from phrase_loc.files import lock, make_folder, write_text, writing
+from phrase_loc.gallery import template
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
 
@@ -68,8 +69,7 @@ def reserved(config: EvaluateConfig) -> Iterator[None]:
     for ending, path in _files(config).items():
         if os.path.exists(path) and not (path.is_file() and OURS[ending] in _head(path)):
             raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
-    with refusing(f"the folder of output={output}", ADVICE):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent, ADVICE, f"the folder of output={output}")
     sentence = f"another evaluation is writing {output}; wait for it, or {ADVICE}"
     with lock(output.with_name(f".{output.name}.lock"), sentence):
         yield
@@ -85,21 +85,15 @@ def _files(config: EvaluateConfig) -> dict[str, Path]:
     return {ending: config.output.with_suffix(ending) for ending in OURS if asked.get(ending, True)}
 
 
-def finite(value: Any) -> Any:
-    """Plain values with null for NaN and infinite numbers, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     """Write all files of a finished evaluation; give the report and the paths."""
     config, content = evaluation.config, report(evaluation)
     content["sha256"] = seal(content["by_image"], content["config"]["bootstrap"])
     files = _files(config)
-    write_text(files[".json"], json.dumps(finite(content), indent=1, allow_nan=False) + "\n", ADVICE)
+    finite = json.loads(
+        json.dumps(content), parse_constant=lambda _: None
+    )  # JSON has no NaN and nothing endless
+    write_text(files[".json"], json.dumps(finite, indent=1, allow_nan=False) + "\n", ADVICE)
     write_text(files[".md"], markdown(content), ADVICE)
     if config.csv:
         with (
@@ -164,16 +158,11 @@ def page(
     localizer: "PhraseLocalizer | None" = None,
 ) -> str:
     """The page of report.json's content and all records; without a localizer it has no maps and probabilities."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     # the first method may have no record of the first protocols
     first = [r for r in records if r["method"] == report["rows"][0]["method"]]
     shown, cases = gallery(first or records, samples, localizer)
     diagram = reliability(localizer, samples) if localizer is not None else None
-    loader = PackageLoader("phrase_loc.evaluation", "templates")
-    options: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=loader, autoescape=True, **options)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         report=report,
         bars=bars(report, records),
         words=[w for w in report.get("by_word", ()) if (w["protocol"], w["method"]) == shown][:WORDS],

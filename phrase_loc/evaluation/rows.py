@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from phrase_loc.evaluation.evaluator import Outcome, Plan
 from phrase_loc.evaluation.protocols import Protocol
-from phrase_loc.evaluation.scoring import average_precision
+from phrase_loc.evaluation.scoring import average_precision, gather
 from phrase_loc.evaluation.statistics import Floats, Sums, draws, in_parts, interval, mean_of_columns, percent
-from phrase_loc.evaluation.targets import gather
 from phrase_loc.structures import GroundingSample, Phrase
 from phrase_loc.text.english import canonical
 from phrase_loc.text.parsing import parse

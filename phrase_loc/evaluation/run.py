@@ -20,8 +20,8 @@ from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.evaluator import Plan, Progress, run
 from phrase_loc.evaluation.protocols import EvaluateConfig, Protocol, faithful
 from phrase_loc.evaluation.rows import Rows, by_seen, by_word, is_map, tables
+from phrase_loc.evaluation.scoring import Method
 from phrase_loc.evaluation.statistics import Sums, paired
-from phrase_loc.evaluation.targets import Method
 from phrase_loc.files import digest, fingerprint
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample

@@ -148,8 +148,7 @@ def check(protocols: Sequence[Protocol], held_out: float) -> None:
 def select_thresholds(evaluation: "Evaluation", held_out: float) -> "Evaluation":
     """The evaluation of the images that were not held out, each method with the threshold it chose.
 
-    Raises:
-        DataError: one of the two parts is empty.
+    Raises DataError: one of the two parts is empty.
     """
     plan = evaluation.plan
     held = np.array([is_held_out(sample.image_id, held_out) for sample in plan.samples])

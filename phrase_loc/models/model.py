@@ -143,16 +143,6 @@ POOLS: dict[str, Callable[[float], nn.Module]] = {
 }
 
 
-def pool_named(name: str) -> Callable[[float], nn.Module]:
-    """An entry of POOLS; raises ConfigError for an unknown name and for one that is no longer there."""
-    if name in ("attention", "top", "max"):
-        raise ConfigError(
-            f"the pool {name!r} is no longer there: it was no better than log_sum_exp (docs/experiments.md); "
-            "take pool log_sum_exp"
-        )
-    return choose(POOLS, name, "pool")
-
-
 class TextHead(nn.Module):
     """Scores words at every location of a feature map."""
 
@@ -175,7 +165,7 @@ class TextHead(nn.Module):
             nn.init.zeros_(self.word_bias.bias)
         # untied rows find their own length; a common scale beside it only hastens over-fitting
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not config.free)
-        self.pool = pool_named(config.pool)(config.sharpness)
+        self.pool = choose(POOLS, config.pool, "pool")(config.sharpness)
         self.ranker = BoxRanker(config.ranker[1], dimensions).requires_grad_(False) if config.ranker else None
 
     def start_bias(self, value: float) -> None:
@@ -293,11 +283,6 @@ class TextToRegion(nn.Module):
         stem: Any = self.trunk[0]
         tokens = maps.shape[-1] == 1 < maps.shape[-2] and getattr(stem, "prefix", None) is not None
         return patches_of(maps, stem.prefix) if tokens else maps
-
-    @property
-    def image_size(self) -> int:
-        """Short side in pixels of the images it was trained on."""
-        return self.config.image_size
 
     @cached_property
     def encoder(self) -> PhraseEncoder:

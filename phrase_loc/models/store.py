@@ -24,7 +24,16 @@ import yaml
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
-from phrase_loc.files import digest, read_json, read_text, reason, refusing, same_file, write_bytes, writing
+from phrase_loc.files import (
+    digest,
+    make_folder,
+    read_json,
+    read_text,
+    reason,
+    same_file,
+    write_bytes,
+    writing,
+)
 from phrase_loc.models import towers
 from phrase_loc.models.backbones import build, check_weights, read_weights
 from phrase_loc.models.build import ImageText, fold_batch_norm, folded
@@ -65,8 +74,7 @@ def save_model(model: TextToRegion, folder: str | os.PathLike, weights: bool | N
     values = {**asdict(model.config), **{key: digest(files[name]) for key, name in DIGESTS.items()}}
     files[CONFIG] = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
     advice = "choose another place for the model"
-    with refusing(folder, advice):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, advice)
     for name, content in files.items():
         write_bytes(folder / name, content, advice)
     return folder
@@ -200,8 +208,7 @@ def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
     """phrase_loc.json, and where asked for the library's own files beside it."""
     library, place = towers.split_name(model.config.backbone) or ("", "")
     local, advice = Path(place).is_dir(), "choose another place for the model"
-    with refusing(folder, advice):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, advice)
     here = local and same_file(place, folder)
     keep = here or (local if weights is None else weights)
     for path in _files_of(library, place) if keep and not here else ():

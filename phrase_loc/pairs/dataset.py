@@ -10,13 +10,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from phrase_loc.errors import DataError
 from phrase_loc.images import load_tensor
@@ -69,11 +69,6 @@ class Order:
         return np.concatenate([random.permutation(window) for window in windows])
 
 
-def steps_per_epoch(samples: int, batch: int) -> int:
-    """Steps that see every sample once; the last batch of an epoch may be smaller."""
-    return math.ceil(samples / batch)
-
-
 def share(batch: np.ndarray, pieces: int, rank: int, size: int) -> list[list[int]]:
     """A process's part of a global batch (b,), as `pieces` micro-batches, those of all ranks equally long."""
     parts = []
@@ -102,7 +97,7 @@ class StepSampler(Sampler[list[Item]]):
     def __iter__(self) -> Iterator[list[Item]]:
         current, numbers = -1, np.empty(0, np.int64)
         for step in range(self.first, self.last):
-            epoch, place = divmod(step, steps_per_epoch(len(self.order), self.batch))
+            epoch, place = divmod(step, math.ceil(len(self.order) / self.batch))  # the last may be smaller
             if epoch != current:
                 current, numbers = epoch, self.order.epoch(epoch)
             batch = numbers[place * self.batch : (place + 1) * self.batch]
@@ -244,6 +239,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
         captions=_ragged([sample.caption for sample in samples]),
         faults=[sample.fault for sample in samples if sample.fault],
     )
+
+
+def in_order(images: Dataset, numbers: Sequence[int], batch: int, workers: int = 0) -> DataLoader:
+    """Batches of these samples as they come, `batch` at a time."""
+    items: Any = [[(0, n, 0) for n in numbers[i : i + batch]] for i in range(0, len(numbers), batch)]
+    return DataLoader(images, batch_sampler=items, collate_fn=collate, num_workers=workers)
 
 
 def names_a_side(texts: Sequence[str]) -> bool:

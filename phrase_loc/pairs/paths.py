@@ -46,8 +46,7 @@ def exists(path: str) -> bool:
 def store(address: str) -> Iterator[tuple[Any, str]]:
     """The file system of fsspec for an address, and the path in it; whatever the store raises is an OSError.
 
-    Raises:
-        DataError: the store's plug-in (s3fs, gcsfs, aiohttp) is not installed, or there is no account.
+    Raises DataError: the store's plug-in (s3fs, gcsfs, aiohttp) is not installed, or there is no account.
     """
     import fsspec
 
@@ -87,9 +86,7 @@ def _expand_one(pattern: str, lists: tuple[str, ...]) -> Iterator[str]:
         for line in map(os.fsdecode, content.splitlines()):  # in the bytes of their names
             yield from _expand_one(line if is_there(line.strip()) else _COMMENT.sub("", line), (*lists, bare))
     else:
-        cut = (
-            0 if is_remote(bare) else len(bare)
-        )  # behind the deepest folder that exists under just that name
+        cut = 0 if is_remote(bare) else len(bare)  # behind the deepest folder that exists under that name
         while cut > 0 and not (bare[cut - 1] == "/" and is_there(bare[:cut])):
             cut -= 1
         choices = list(islice(_braces(bare[cut:], bare), _MOST + 1))

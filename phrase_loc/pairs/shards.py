@@ -75,8 +75,7 @@ def load_index(shard: str, cache: Path | None, lone: bool = False) -> tuple[np.n
     rows, faults = _index(shard)
     if not any(fault.kind == "shard" for fault in faults):  # the next start may find it whole
         advice = "set data.index to a folder that can be written"
-        with files.refusing(f"the index folder {cache}", advice):
-            cache.mkdir(parents=True, exist_ok=True)
+        files.make_folder(cache, advice, f"the index folder {cache}")
         line = json.dumps({"of": stamp, "faults": faults}).encode()
         files.write_bytes(path, files.sealed(line + b"\n" + rows.tobytes()), advice)
     return rows, faults

@@ -66,8 +66,7 @@ def open_source(
 ) -> Source:
     """The source that paths describe: tars, whose indices are kept in the folder `index`, one table, or one folder.
 
-    Raises:
-        DataError: nothing there, kinds mixed, or no usable sample at all.
+    Raises DataError: nothing there, kinds mixed, or no usable sample at all.
     """
     found = expand(paths)
     first = Path(found[0])
@@ -88,6 +87,16 @@ def open_source(
         reason = f": {source.faults[0].name} {source.faults[0].detail}" if source.faults else ""
         raise DataError(f"no image with a text was found in {first}{reason}")
     return source
+
+
+def texts_of(source: Source, numbers: Iterable[int]) -> Iterator[list[str]]:
+    """The texts of these samples; none where they cannot be read, which the loader counts and names."""
+    for i in numbers:
+        try:
+            texts = source.texts(i)
+        except DataError:
+            texts = []
+        yield texts
 
 
 class PackedStrings:
@@ -184,14 +193,12 @@ class ShardSource(Source):
 
     def _read(self, i: int, offset: int, size: int) -> bytes:
         shard = self.shards[self.groups[i]]
-        try:
+        with files.told(shard, "the shard"):
             if is_remote(shard):
                 with store(shard) as (system, inner):
                     data = system.cat_file(inner, start=offset, end=offset + size)
             else:
                 data = os.pread(self._descriptor(shard), size, offset)
-        except OSError as error:
-            raise DataError(f"the shard {shard} cannot be read: {error.strerror or error}") from None
         if len(data) != size:
             raise DataError(f"the shard {shard} ends before byte {offset + size}; it has changed, start anew")
         return data
@@ -325,8 +332,7 @@ def stream_texts(
 
     What cannot be read of a file is counted in `skipped`.
 
-    Raises:
-        DataError: a file is missing, broken, of an unknown kind, or has none of the fields.
+    Raises DataError: a file is missing, broken, of an unknown kind, or has none of the fields.
     """
     note = (skipped or Skipped()).add
     for path in expand(paths):

@@ -28,10 +28,8 @@ class Regions(FromImage):
     """Boxes around segments and around what similar neighbours grow into."""
 
     side: int = 128  # pixels of the square to which the picture is squashed; the time grows with its square
-    scales: tuple[float, ...] = (
-        150.0,
-        300.0,
-    )  # Felzenszwalb's k of each segmentation: larger, larger segments
+    #: Felzenszwalb's k of each segmentation: larger, larger segments
+    scales: tuple[float, ...] = (150.0, 300.0)
     blur: float = 0.8  # Gaussian sigma in those pixels before the segmentation
     smallest: float = 0.07  # share of the side below which a box is dropped
 

@@ -30,50 +30,50 @@ def _table(name: str) -> dict[str, str]:
 
 
 _LISTED = _lists()
-_LISTS = {name: frozenset(found) for name, found in _LISTED.items()}
-DETERMINERS = _LISTS["determiners"]
-OPENING_DETERMINERS = _LISTS["opening_determiners"]
-COUNTS = _LISTS["counts"]
-_OTHER_NUMBERS = _LISTS["other_numbers"]
-NUMBERS = COUNTS | _OTHER_NUMBERS | _LISTS["other_numbers_of_things"]
-ORDINALS = _LISTS["ordinals"]
+LISTS = {name: frozenset(found) for name, found in _LISTED.items()}
+DETERMINERS = LISTS["determiners"]
+OPENING_DETERMINERS = LISTS["opening_determiners"]
+COUNTS = LISTS["counts"]
+_OTHER_NUMBERS = LISTS["other_numbers"]
+NUMBERS = COUNTS | _OTHER_NUMBERS | LISTS["other_numbers_of_things"]
+ORDINALS = LISTS["ordinals"]
 NUMBERING = (COUNTS - {"one"}) | _OTHER_NUMBERS | ORDINALS
 """What tells which one or how many."""
-RELATIONS = _LISTS["relations"]
-SIDES = _LISTS["sides"]
-PLACES = _LISTS["places"]
-TOLD_BY_PLACE = _LISTS["told_by_place"]
-NAMED_BY_PLACE = _LISTS["named_by_place"]
-PREPOSITIONS = _LISTS["prepositions"]
-CONJUNCTIONS = _LISTS["conjunctions"]
-AUXILIARIES = _LISTS["auxiliaries"]
+RELATIONS = LISTS["relations"]
+SIDES = LISTS["sides"]
+PLACES = LISTS["places"]
+TOLD_BY_PLACE = LISTS["told_by_place"]
+NAMED_BY_PLACE = LISTS["named_by_place"]
+PREPOSITIONS = LISTS["prepositions"]
+CONJUNCTIONS = LISTS["conjunctions"]
+AUXILIARIES = LISTS["auxiliaries"]
 PERSONS = _table("persons")
-PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | _LISTS["further_pronouns"]
-NEGATIONS = _LISTS["negations"]
-ADVERBS = _LISTS["adverbs"]
+PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | LISTS["further_pronouns"]
+NEGATIONS = LISTS["negations"]
+ADVERBS = LISTS["adverbs"]
 FUNCTION_WORDS = DETERMINERS | NUMBERS | PREPOSITIONS | CONJUNCTIONS | AUXILIARIES | PRONOUNS | ADVERBS
-COLOURS = _LISTS["colours"]
-ADJECTIVES = COLOURS | _LISTS["adjectives"]
-NOUNS_WHEN_LAST = _LISTS["nouns_when_last"]
-_ADJECTIVE_ENDINGS = tuple(_LISTS["adjective_endings"])
-EMPTY_BEFORE_OF = _LISTS["empty_before_of"]
-SHARED_BEFORE_OF = _LISTS["shared_before_of"]
-_VERBS = _LISTS["verbs"]
+COLOURS = LISTS["colours"]
+ADJECTIVES = COLOURS | LISTS["adjectives"]
+NOUNS_WHEN_LAST = LISTS["nouns_when_last"]
+_ADJECTIVE_ENDINGS = tuple(LISTS["adjective_endings"])
+EMPTY_BEFORE_OF = LISTS["empty_before_of"]
+SHARED_BEFORE_OF = LISTS["shared_before_of"]
+_VERBS = LISTS["verbs"]
 PRESENT_PARTICIPLES = frozenset(
-    (v + v[-1] if v in _LISTS["doubled"] else re.sub("(?<=[^e])e$", "", re.sub("ie$", "y", v))) + "ing"
+    (v + v[-1] if v in LISTS["doubled"] else re.sub("(?<=[^e])e$", "", re.sub("ie$", "y", v))) + "ing"
     for v in _VERBS
 )
-PAST_PARTICIPLES = _LISTS["past_participles"]
+PAST_PARTICIPLES = LISTS["past_participles"]
 THIRD_PERSON = frozenset(
     re.sub("([sxo]|[cs]h)$", r"\1e", re.sub("(?<=[^aeo])y$", "ie", v)) + "s" for v in _VERBS
 )
-VERB_BASES = _VERBS - _LISTS["verbs_that_are_nouns"]
+VERB_BASES = _VERBS - LISTS["verbs_that_are_nouns"]
 VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | PAST_PARTICIPLES | {"overlooking"}
 """What makes a pair of words a clause ('dog runs') and not a name ('dirt bike')."""
-SINGULARS = _table("irregular") | {w + end: w for end in ("s", "es") for w in _LISTS[f"with_{end}"]}
+SINGULARS = _table("irregular") | {w + end: w for end in ("s", "es") for w in LISTS[f"with_{end}"]}
 """Of plurals that the rules below would get wrong."""
 VARIANTS = _table("variants")
-INVARIANT = _LISTS["invariant"]
+INVARIANT = LISTS["invariant"]
 _IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolves")
 
 MAX_TOKENS = 256  # more of a text is not read: a phrase is a few words, and a whole caption is below this

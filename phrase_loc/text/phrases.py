@@ -25,16 +25,7 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.structures import Word
 from phrase_loc.text import english
-from phrase_loc.text.english import (
-    MAX_LETTERS,
-    MAX_TOKENS,
-    canonical,
-    is_function_word,
-    is_word,
-    normalise,
-    spellings,
-    tokens,
-)
+from phrase_loc.text.english import canonical, is_function_word, is_word, spellings, tokens
 from phrase_loc.text.parsing import Role, Token, negation, parsed, relations
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -119,7 +110,7 @@ class PhraseEncoder:
             heads += [word.known] if role is Role.HEAD else []
         total = sum(shares.values()) or 1.0
         words = tuple([Word(text, w.known, shares[text] / total, w.misspelt) for text, w in read.items()])
-        if not words and (text := normalise(phrase).strip()[:MAX_LETTERS]):
+        if not words and (text := english.normalise(phrase).strip()[: english.MAX_LETTERS]):
             words = (Word(text, False, 0.0),)  # without a content word ('it', an emoji)
         ids = tuple([self._rows[word.text] for word in words if word.known])
         weights = tuple([word.weight for word in words if word.known])
@@ -180,7 +171,7 @@ class PhraseEncoder:
         return words
 
     def _look_up(self, token: str) -> tuple[Word, ...]:
-        if len(token) > MAX_LETTERS:
+        if len(token) > english.MAX_LETTERS:
             return (Word(token, False, 0.0),)
         word, ways = canonical(token), spellings(token)
         if token.count("-") == 1 and word not in self.vocabulary and (pair := self._pair(*token.split("-"))):
@@ -287,8 +278,8 @@ def note(found: Sequence[str], words: Sequence[Word], names: Sequence[str] = ())
             f"{denied!r} is read as a negation: what it denies was looked for all the same, and present speaks of "
             "the thing, not of its absence"
         )
-    if len(found) >= MAX_TOKENS:
-        said.append(f"no more than the first {MAX_TOKENS} words were read")
+    if len(found) >= english.MAX_TOKENS:
+        said.append(f"no more than the first {english.MAX_TOKENS} words were read")
     return ". ".join(said) or None
 
 

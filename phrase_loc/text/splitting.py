@@ -86,8 +86,7 @@ def _is_modifier(token: str) -> bool:
 def phrase_list(phrases: object) -> list[str]:
     """Any iterable of text, generators and arrays included, as a list.
 
-    Raises:
-        ConfigError: a bare string (it would be taken letter by letter), no iterable, or something that is no text.
+    Raises ConfigError: a bare string (it would be taken letter by letter), no iterable, or something that is no text.
     """
     if isinstance(phrases, str):
         shown = phrases if len(phrases) <= 60 else phrases[:60] + "..."
@@ -131,12 +130,7 @@ _LISTED = (
     ("C", english.CONJUNCTIONS),
     ("K", english.COLOURS),
 )
-_NOUN_ING = words(
-    "building clothing railing painting ceiling wedding ring string wing thing something evening morning "
-    "landing crossing parking swimming king spring bowling boxing fencing drawing dining ping earring "
-    "gathering lightning meeting awning stocking pudding sibling dumpling duckling sting sling shopping "
-    "setting opening flooring siding outing padding lining"
-)
+_NOUN_ING = english.LISTS["nouns_in_ing"]
 _NOUN_LY = words("family butterfly belly jelly lily assembly bully dragonfly trolley")
 _PEOPLE_TOO = words("male female adult teen blond brunette")
 _SUBJECTS = words("he she it they who which that i we you someone")

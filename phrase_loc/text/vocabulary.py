@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.files import read_text, write_text
 from phrase_loc.text import english
 from phrase_loc.text.english import canonical, is_function_word, may_be_shown, runs, spellings
@@ -132,8 +132,6 @@ class WordLabeller:
         last_word: float = 0.5,
         ignored_negatives: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
-        if agree < 1 or not 0 <= last_word <= 1:
-            raise ConfigError(f"expected agree >= 1 and last_word in 0..1, got {agree} and {last_word}")
         self.vocabulary, self.agree, self.last_word = vocabulary, agree, last_word
         self.ignored_negatives = dict(ignored_negatives or {})
 

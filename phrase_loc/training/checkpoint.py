@@ -25,7 +25,7 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import SEAL, fingerprint, read_bytes, sealed, unsealed, write_bytes, writing
 from phrase_loc.pairs.paths import is_remote, remote_version
-from phrase_loc.pairs.sources import ShardSource, Source
+from phrase_loc.pairs.sources import ShardSource, Source, texts_of
 
 log = logging.getLogger(__name__)
 
@@ -152,16 +152,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix.rstrip("."): tree}
     below = (_flat(value, f"{prefix}{key}.") for key, value in tree.items())
     return {name: leaf for found in below for name, leaf in found.items()}
-
-
-def texts_of(source: Source, numbers: Iterable[int]) -> Iterator[list[str]]:
-    """The texts of these samples; none where they cannot be read, which the loader counts and names."""
-    for i in numbers:
-        try:
-            texts = source.texts(i)
-        except DataError:
-            texts = []
-        yield texts
 
 
 def read_kept(path: Path) -> dict[str, Any] | None:

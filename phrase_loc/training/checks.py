@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from phrase_loc.config import build
 from phrase_loc.distributed import World
@@ -23,12 +22,12 @@ from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.models.build import create, folded
 from phrase_loc.models.model import TextToRegion, last_frozen, trainable_stages
 from phrase_loc.models.store import load_model
-from phrase_loc.pairs.dataset import Transform, WebImages, collate
+from phrase_loc.pairs.dataset import Transform, WebImages, in_order
+from phrase_loc.pairs.sources import texts_of
 from phrase_loc.text import vectors
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training.checkpoint import texts_of
 from phrase_loc.training.config import PhaseConfig, TrainConfig
-from phrase_loc.training.features import any_word
+from phrase_loc.training.features import BATCH, any_word
 from phrase_loc.training.losses import LOSSES
 from phrase_loc.training.setup import Setup, read_texts, text_files
 
@@ -110,7 +109,7 @@ def _check_phase(phase: PhaseConfig, model: TextToRegion) -> None:
     trainable_stages(model.trunk, phase.train_from)
     if phase.cache:
         last_frozen(model.trunk, phase.train_from)
-    for side in phase.sizes or (model.image_size,):
+    for side in phase.sizes or (model.config.image_size,):
         try:
             with torch.inference_mode():
                 model.trunk(torch.zeros(1, 3, side, side))
@@ -196,13 +195,12 @@ def held_out_score(config: TrainConfig, model: TextToRegion, setup: Setup) -> di
     labels = np.zeros((len(numbers), len(model.vocabulary)), bool)
     for row, texts in enumerate(texts_of(setup.source, numbers)):
         labels[row, list(setup.labeller(texts).ids)] = True
-    size = (config.run_phases[-1].sizes or (model.image_size,))[-1]
+    size = (config.run_phases[-1].sizes or (model.config.image_size,))[-1]
     images = WebImages(setup.source, any_word, [Transform((size, size))], config.seed)
-    items: Any = [[(0, n, 0) for n in numbers[i : i + 32]] for i in range(0, len(numbers), 32)]
     device, kind = model.words.vectors.device, model.words.vectors.dtype
     rows, usable, found = torch.arange(ids.start, ids.stop, device=device), [], []
     with torch.inference_mode():
-        for batch in DataLoader(images, batch_sampler=items, collate_fn=collate):
+        for batch in in_order(images, numbers, BATCH):
             found.append(model(batch.images.to(device).to(kind), rows).float().cpu())
             usable.append(batch.weights > 0)
     kept = torch.cat(usable).numpy()

@@ -6,7 +6,7 @@ Every number has its range here, so that a wrong one is told before the run begi
 import re
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -75,15 +75,6 @@ def _from_scratch(value: Any) -> Any:
     return "" if value in (None, "none", "null") else value
 
 
-def _still_there(value: Any) -> Any:
-    if value in ("paraphrases", "hypernyms"):
-        raise ConfigError(
-            f"labels.unpunished={value} is no longer there: it did not help (docs/experiments.md); "
-            "take none or vectors"
-        )
-    return value
-
-
 @config_dataclass
 class LabelsConfig:
     """From texts to weak labels; see text/vocabulary.py."""
@@ -91,16 +82,14 @@ class LabelsConfig:
     agree: AtLeastOne = 1  # texts that must hold a word for strength 1
     last_word: Share = 0.5  # strength that the last word of a bigram takes from it
     # ignored negatives, words that are not held against an image of which a related one was said: near word vectors
-    unpunished: Annotated[Literal["none", "vectors"], BeforeValidator(_still_there)] = "none"
-    balance: Amount = 0.0  # power by which rare words weigh more; 0 leaves all alike
-    most: Positive = 10.0  # largest ratio to the median's weight
+    unpunished: Literal["none", "vectors"] = "none"
+    balance: Share = 0.0  # power by which rare words weigh more; 0 leaves all alike
+    most: Annotated[float, Field(ge=1)] = 10.0  # largest ratio to the median's weight
 
 
 @config_dataclass
 class ModelSettings:
     """The network; see models.build.create."""
-
-    RETIRED: ClassVar = ("fuse", "output_stride", "learn_sharpness", "cosine")
 
     # a model folder to go on from, with its own model and vectors settings; its vocabulary grows by the words of the
     # texts. none starts from scratch; auto too, save for few photographs (see FewConfig)
@@ -117,8 +106,6 @@ class ModelSettings:
 @config_dataclass
 class PhaseConfig:
     """A part of a run with its own trained layers, rates and losses."""
-
-    RETIRED: ClassVar = ("own_maps", "own_map", "paraphrases")
 
     name: str = "train"  # for the log and file names
     epochs: Positive = 1.0  # passes over all samples; a fraction is allowed
@@ -145,7 +132,6 @@ class PhaseConfig:
     clip: Amount = 1.0  # largest norm of the gradient; 0 does not clip
     losses: dict[str, Amount] = field(default_factory=lambda: {"sigmoid": 1.0})  # name -> weight, summed
     words: Count = 0  # words that a step scores: 0 all, else those said in the batch and sampled others
-    hard_negatives: Count = 0  # for image_caption, texts with one word replaced, per image
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W_][\w .+-]{0,99}", self.name):

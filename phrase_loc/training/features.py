@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from phrase_loc import __version__
@@ -33,8 +32,8 @@ from phrase_loc.pairs.dataset import (
     Sample,
     Transform,
     WebImages,
-    collate,
     draw_caption,
+    in_order,
     names_a_side,
     unlabelled,
 )
@@ -54,7 +53,7 @@ _ABANDONED = 86_400.0  # seconds after which a half-written file has no writer a
 
 def samples(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: World) -> Dataset[Sample]:
     """The samples of a phase; features that are missing on disk are computed first (DataError: the disk is full)."""
-    sizes = phase.sizes or (setup.model.image_size,)
+    sizes = phase.sizes or (setup.model.config.image_size,)
     drawn = [Transform((s, s), phase.crop, phase.mirror, phase.jitter) for s in sizes]
     images = WebImages(setup.source, setup.labeller, drawn, config.seed, phase.new_words_only)
     if not phase.cache:
@@ -112,9 +111,9 @@ def kept_features(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: 
     folder = world.from_main(lambda: _folder(config, phase, setup, size, until, half))
     images = WebImages(setup.source, any_word, [Transform((size, size))], config.seed)
     missing = missing_chunks(folder, len(images), world)
-    parts = [chunk[i : i + BATCH] for _, chunk in missing for i in range(0, len(chunk), BATCH)]
-    items: Any = [[(0, i, 0) for i in part] for part in parts]
-    loader = iter(DataLoader(images, batch_sampler=items, collate_fn=collate, num_workers=workers))
+    # the last chunk alone may be no multiple of BATCH
+    numbers = [number for _, chunk in missing for number in chunk]
+    loader = iter(in_order(images, numbers, BATCH, workers))
     model.eval()
     for number, chunk in tqdm(missing, "features", disable=None if world.is_main else True, leave=False):
         found, usable = [], []

@@ -5,13 +5,13 @@ import logging
 import math
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from phrase_loc.errors import DataError
-from phrase_loc.files import append_text, read_bytes, reason, write_text
+from phrase_loc.files import append_text, read_bytes, refusing, write_text
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +75,8 @@ class Logger:
 def _event_writer(folder: Path, done: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    try:
+    with refusing(folder, "free space there"):
         return SummaryWriter(str(folder), purge_step=done)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({reason(error)}); free space there") from None
 
 
 def _keep_until(path: Path, done: int) -> None:
@@ -87,19 +85,12 @@ def _keep_until(path: Path, done: int) -> None:
         return
     kept, broken = [], 0
     for line in read_bytes(path, "the figures").decode("utf-8", "replace").splitlines(keepends=True):
-        step = _step_of(line)
-        broken += step is None and line.endswith("\n")
-        if step is not None and step <= done:
+        step = None
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            step = json.loads(line)["step"]
+        broken += not isinstance(step, int) and line.endswith("\n")
+        if isinstance(step, int) and step <= done and line.endswith("\n"):
             kept.append(line)
     if broken:
         log.warning("%s: %d lines are no figures of a step and are dropped", path, broken)
     write_text(path, "".join(kept), "free space there or give another out=")
-
-
-def _step_of(line: str) -> int | None:
-    """The step that a whole line tells of; None for anything else."""
-    try:
-        step = json.loads(line)["step"] if line.endswith("\n") else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return step if isinstance(step, int) else None

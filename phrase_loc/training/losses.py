@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phrase_loc.errors import ConfigError
-
 
 @dataclass(frozen=True)
 class Targets:
@@ -24,10 +22,8 @@ class Targets:
     balance: Tensor  # (k,) weight of each word, larger for rare ones
     correction: Tensor  # (k,) how many words each stands for as a negative; 1 unless sampled
     weights: Tensor  # (N,) 1, or 0 for images that do not count
-    # (k,M) share of each word in caption m, columns sum to 1 or 0; the first N are the images' own, the others hard
-    # negatives; None where no loss asks for it
+    #: (k,N) share of each word in the images' captions, where a loss asks for it
     captions: Tensor | None = None
-    hard_owner: Tensor | None = None  # (M - N,) image against which each hard negative stands
 
 
 class Loss(NamedTuple):
@@ -77,27 +73,20 @@ def _image_caption(scores: Tensor, targets: Targets) -> Tensor:
         S_nm = sum_k s_nk P_km,    P the share of word k in caption m
         loss(n) = 1/2 [ -log softmax over captions of S_nn  - log softmax over images of S_nn ]
 
-    Rivals of the first are the batch's captions and hard negatives made for image n alone (its caption with one
-    word replaced). A caption whose words are all true of another image is not held against that image.
+    A caption whose words are all true of another image is not held against that image.
     """
-    if targets.captions is None:
-        raise ConfigError("the loss image_caption needs captions; this run was built without them")
+    assert targets.captions is not None
     shares = targets.captions.to(scores.dtype)
-    against = scores @ shares  # (N, M)
-    count = len(against)
-    own = torch.arange(count, device=scores.device)
+    against, told = scores @ shares, shares.sum(0) > 0  # (N, N), (N,)
+    own = torch.arange(len(against), device=scores.device)
     idle = targets.weights == 0
     truth = (targets.positive > 0).to(scores.dtype) @ shares > 1 - 1e-6  # all words of m are said of n
-    out = truth | (shares.sum(0) == 0)
-    out[:, :count] |= idle
-    if targets.hard_owner is not None:
-        out[:, count:] |= targets.hard_owner != own[:, None]
+    out = truth | ~told | idle
     out[own, own] = False
     by_caption = against.masked_fill(out, -torch.inf).log_softmax(1)[own, own]
-    out = out[:, :count] | idle[:, None]
+    out = out | idle[:, None]
     out[own, own] = False
-    by_image = against[:, :count].masked_fill(out, -torch.inf).log_softmax(0)[own, own]
-    told = shares.sum(0)[:count] > 0
+    by_image = against.masked_fill(out, -torch.inf).log_softmax(0)[own, own]
     return torch.where(told[:, None], -torch.stack([by_caption, by_image], 1), 0.0).mean(1)
 
 
@@ -113,9 +102,6 @@ def balance(counts: Sequence[int], power: float = 0.5, most: float = 10.0) -> Te
     The mean over the occurrences (not over the words) is 1, so the size of the loss does not change. A count of 0 is
     read as 1. Power 0 leaves all words alike, 1 gives each word the same total.
     """
-    if not 0 <= power <= 1 or most < 1 or not len(counts):
-        given = f"{power}, {most}, {len(counts)}"
-        raise ConfigError(f"expected power in 0..1, most >= 1 and some counts, got {given}")
     seen = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
     weights = (seen.median() / seen).pow(power).clamp(1 / most, most)
     return (weights * seen.sum() / (weights * seen).sum()).float()

@@ -23,9 +23,8 @@ from phrase_loc.errors import DataError
 from phrase_loc.models.model import TextToRegion, WordTable
 from phrase_loc.models.store import DEFAULT, load_model
 from phrase_loc.pairs.dataset import Batch
-from phrase_loc.pairs.sources import Source
+from phrase_loc.pairs.sources import Source, texts_of
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training.checkpoint import texts_of
 from phrase_loc.training.config import FurtherConfig, ModelSettings, TrainConfig
 from phrase_loc.training.objective import table
 

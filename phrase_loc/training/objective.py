@@ -87,7 +87,7 @@ class Objective(nn.Module):
                 total = total + self.phase.losses[name] * (batch.weights.to(each.dtype) * each).sum()
         if len(alone) < len(self.losses):
             scores = torch.cat(_each(lambda x, chunk: self._scores(x, chunk.ids), features, chunks), 1)
-            total = total + self._coupled(scores, words, batch, seed)
+            total = total + self._coupled(scores, words, batch)
         return total
 
     def features(self, batch: Batch) -> Tensor:
@@ -115,13 +115,14 @@ class Objective(nn.Module):
         pooled: Tensor = self.model.head.pool(scores)
         return pooled
 
-    def _coupled(self, scores: Tensor, words: Words, batch: Batch, seed: int) -> Tensor:
+    def _coupled(self, scores: Tensor, words: Words, batch: Batch) -> Tensor:
         """This process's share of the losses in which the images of all processes compete."""
         scores = _in_order(self.world.gather_rows(scores), self.world.size)
         everyone = gather_labels(batch, self.world)
         targets = self._targets(everyone, words, scores)
         if "image_caption" in self.losses:
-            targets = hard_captions(targets, everyone.captions, words.ids, self.phase.hard_negatives, seed)
+            said = table(everyone.captions, words.ids, len(scores), scores.dtype).T
+            targets = replace(targets, captions=said / said.sum(0).clamp_min(1))
         total = scores.new_zeros(())
         for name, loss in self.losses.items():
             if loss.coupled:
@@ -196,25 +197,3 @@ def sampled_words(said: list[int], size: int, count: int, seed: int) -> tuple[Te
     stands[len(said) :] = len(others) / max(1, len(drawn))
     order = np.argsort(words)
     return torch.from_numpy(words[order]), torch.from_numpy(stands[order])
-
-
-def hard_captions(targets: Targets, captions: Ragged, words: Tensor, each: int, seed: int) -> Targets:
-    """Targets with the images' captions and, per image, `each` captions in which one word is replaced.
-
-    The new word is drawn among the (k,) words scored, from those not said of the image, alike in all processes.
-    """
-    count, device = len(targets.weights), words.device
-    owner, place, _ = (part.cpu() for part in _among(captions, words))
-    shares = torch.zeros(len(words), count * (1 + each), dtype=torch.float64)
-    shares[place, owner] = 1.0
-    owners = torch.arange(count).repeat_interleave(each)
-    random = np.random.default_rng([seed, 1])
-    said = ((targets.positive > 0) | targets.ignored).cpu().numpy()
-    for column, image in enumerate(owners.tolist(), start=count):
-        own, false = place[owner == image].numpy(), np.flatnonzero(~said[image])
-        if len(own) and len(false):
-            shares[:, column] = shares[:, image]
-            shares[random.choice(own), column] = 0.0
-            shares[random.choice(false), column] = 1.0
-    shares = shares / shares.sum(0).clamp_min(1.0)
-    return replace(targets, captions=shares.to(device, targets.positive.dtype), hard_owner=owners.to(device))

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.model import TextToRegion, trainable_stages
-from phrase_loc.pairs.dataset import Batch, Order, StepSampler, collate, steps_per_epoch
+from phrase_loc.pairs.dataset import Batch, Order, StepSampler, collate, in_order
 from phrase_loc.skipped import Fault
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import PhaseConfig, TrainConfig
@@ -77,16 +77,9 @@ class Phase:
         """Gives the new words of a model that is gone on from their first rows, from what this phase reads."""
         config, world = self.config, self.world
         mine = looked_at(self.setup.trained)[world.rank :: world.size]
-        items: Any = [[(0, n, 0) for n in mine[i : i + BATCH]] for i in range(0, len(mine), BATCH)]
         self._module.eval()
-        found = DataLoader(
-            samples(config, self.settings, self.setup, world),
-            batch_sampler=items,
-            collate_fn=collate,
-            num_workers=config.data.workers,
-        )
-
-        batches = (batch.to(world.device) for batch in found)
+        read = samples(config, self.settings, self.setup, world)
+        batches = (batch.to(world.device) for batch in in_order(read, mine, BATCH, config.data.workers))
         seen = ((self.objective.features(batch), batch) for batch in batches)
         start_rows(self.setup.model, seen, self.setup.new.start, world)
 
@@ -183,7 +176,7 @@ class Phase:
 
 def phase_steps(settings: PhaseConfig, samples: int) -> int:
     """Steps of a phase over so many samples."""
-    return settings.steps or max(1, math.ceil(settings.epochs * steps_per_epoch(samples, settings.batch)))
+    return settings.steps or max(1, math.ceil(settings.epochs * math.ceil(samples / settings.batch)))
 
 
 def step_seed(seed: int, phase: int, step: int) -> int:

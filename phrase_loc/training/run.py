@@ -14,7 +14,6 @@ moment goes on to the same weights.
 import json
 import logging
 import math
-import re
 import shutil
 import signal
 import sys
@@ -31,7 +30,7 @@ from torch import Tensor
 from phrase_loc.config import to_dict
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.files import lock, refusing, remove_leftovers, write_text, writing
+from phrase_loc.files import lock, make_folder, refusing, remove_leftovers, write_text, writing
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import save_model
 from phrase_loc.skipped import Skipped
@@ -52,9 +51,6 @@ FREE = frozenset(
         *("tensorboard", "device", "threads", "out", "card", "inference", "further"),
     }
 )
-
-#: What versions before 0.2 left behind when they were killed.
-_OLD_LEFTOVER = re.compile(r"\.\d+\.part$")
 
 
 def train(config: TrainConfig, world: World, measure: Measure | None = None) -> Path:
@@ -317,16 +313,12 @@ def claimed(folder: Path) -> Iterator[None]:
         raise DataError(
             "the out folder cannot be written: its name holds a null character; give another out="
         )
-    with refusing(f"the out folder {folder}", "give another out="):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "give another out=", f"the out folder {folder}")
     busy = f"another training is at work in {folder}; wait for it, or give another out="
     with lock(folder / ".lock", busy):
         with refusing(f"the out folder {folder}", "give another out="):
             for place in filter(Path.is_dir, (folder, folder / "index")):
                 remove_leftovers(place)
-            for path in folder.iterdir():
-                if _OLD_LEFTOVER.search(path.name):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
 
 

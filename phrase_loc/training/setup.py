@@ -22,19 +22,12 @@ from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model
 from phrase_loc.pairs.paths import expand
 from phrase_loc.pairs.shards import load_index
-from phrase_loc.pairs.sources import Source, open_source
+from phrase_loc.pairs.sources import Source, open_source, texts_of
 from phrase_loc.tables import text_lines
 from phrase_loc.text import vectors as text_vectors
 from phrase_loc.text.vectors import align, near_vectors
 from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, WordLabeller, build_vocabulary
-from phrase_loc.training.checkpoint import (
-    Identity,
-    check_same_data,
-    identify,
-    read_kept,
-    texts_of,
-    write_kept,
-)
+from phrase_loc.training.checkpoint import Identity, check_same_data, identify, read_kept, write_kept
 from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
 from phrase_loc.training.losses import balance
 from phrase_loc.training.new_words import extended, resolve_start
@@ -65,8 +58,7 @@ def prepare(
 ) -> Setup:
     """Source, labels and model of a run, the model on its device; `held` are the facts of its checkpoint's data.
 
-    Raises:
-        DataError: unusable data, or other data than those of the checkpoint.
+    Raises DataError: unusable data, or other data than those of the checkpoint.
     """
     if source is None:
         source = open_data(config, world)

@@ -240,7 +240,7 @@ class Answers:
 
     def _prepare(self, content: bytes) -> tuple[Prepared, str]:
         picture = load_image(content, self.limits.pixels)
-        prepared = prepare(picture, self.localizer.settings, None, self.localizer.source)
+        prepared = prepare(picture, self.localizer.settings, None, self.localizer.source, keep=True)
         kinds = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg", b"GI": "image/gif", b"RI": "image/webp"}
         return prepared, kinds.get(content[:2], "application/octet-stream")
 

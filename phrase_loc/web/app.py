@@ -9,9 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing, asynccontextmanager
 from importlib.resources import files
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile, params
 from fastapi.exceptions import RequestValidationError
@@ -24,9 +22,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
-from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
+from phrase_loc.web.export import HELD, Asked, Export, outlined, written
 from phrase_loc.web.label_studio import Labeller, Photographs, routes
 from phrase_loc.web.server import Access, Middleware, plain, sentence, too_large
 
@@ -40,15 +38,12 @@ PAGE_FILES |= {
 }
 EXAMPLES = ("astronaut.png", "coffee.png", "chelsea.png")
 POLICY = "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; frame-ancestors 'none'"
-HELD = "of a photograph that is still held"
 PAGE_HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 
 # it would tell what was sent, a line for each byte
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
-Pixel = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
-Side = Annotated[int, Field(ge=1, le=1 << 20)]
 #: Exceptions that are answered by a sentence.
 WORDED = (Refused, PhraseLocError, HTTPException, RequestValidationError)
 
@@ -66,29 +61,6 @@ class Text(BaseModel, extra="forbid"):
     """A caption, or what was typed."""
 
     text: str = Field(max_length=2000)
-
-
-class PlacedLabel(BaseModel, extra="forbid"):
-    """A box of a phrase, in pixels of the upright photograph."""
-
-    phrase: str = Field(max_length=200)
-    xyxy: tuple[Pixel, Pixel, Pixel, Pixel]
-    present: float | None = Field(ge=0, le=1)
-
-
-class LabelledPhotograph(BaseModel, extra="forbid"):
-    """A photograph's name, (W, H) and boxes."""
-
-    name: str = Field(max_length=255)
-    size: tuple[Side, Side]
-    labels: list[PlacedLabel]
-
-
-class Export(BaseModel, extra="forbid"):
-    """Labels, to be written in the format of another tool."""
-
-    format: Literal["coco", "labelstudio", "cvat", "jsonl"]
-    photographs: list[LabelledPhotograph] = Field(max_length=1000)
 
 
 class ErrorBody(BaseModel):
@@ -279,7 +251,13 @@ def _questions(answers: Answers) -> APIRouter:
 
     @router.post("/api/export", summary="Labels in the format of another tool", response_class=Response)
     async def export(labels: Export) -> Response:
-        return Response(await answers.beside(_written, labels), media_type="application/octet-stream")
+        held = {key: _held(answers, key) for key in labels.needed()}
+        return Response(await answers.beside(written, labels, held), media_type="application/octet-stream")
+
+    @router.post("/api/masks", summary="The outlines of a phrase in boxes of a photograph")
+    async def masks(asked: Asked) -> dict[str, Any]:
+        phrases = _phrases(json.dumps([asked.phrase]), limits)
+        return await answers.ask(outlined, answers.localizer, _held(answers, asked.key).scene, phrases, asked)
 
     @router.post("/api/chips", summary="The noun phrases of a caption")
     async def chips(text: Text) -> dict[str, list[str]]:
@@ -307,24 +285,6 @@ def _add_file(app: FastAPI, route: str, name: str, kind: str) -> None:
         return Response(content, media_type=kind, headers=PAGE_HEADERS)
 
     app.add_api_route(route, send, include_in_schema=False)
-
-
-def _written(asked: Export) -> bytes:
-    """What `phrase-loc label` writes; its writers want a file, which holds names and boxes and is gone at once."""
-    classes = list(dict.fromkeys(label.phrase for photo in asked.photographs for label in photo.labels))
-    images = [_labelled(photo, classes) for photo in asked.photographs]
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / FORMATS[asked.format].name
-        FORMATS[asked.format].write(images, Place(Path.cwd(), classes, ""), path)
-        return path.read_bytes()
-
-
-def _labelled(photo: LabelledPhotograph, classes: list[str]) -> LabelledImage:
-    labels = []
-    for phrase, xyxy, present in ((p.phrase, p.xyxy, p.present) for p in photo.labels):
-        score = 1.0 if present is None else present
-        labels.append(Label(classes.index(phrase), xyxy, score, phrase, score))
-    return LabelledImage(plain(photo.name).replace("/", "_") or "photograph", photo.size, tuple(labels))
 
 
 def _phrases(text: str, limits: Limits) -> list[str]:

@@ -28,7 +28,8 @@ from pydantic import BaseModel, Field
 from phrase_loc import __version__, ranking
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.evaluation.methods import fingerprint
-from phrase_loc.label_formats import Label, region
+from phrase_loc.label_formats import CONTROLS, Label, region
+from phrase_loc.masks import encoded
 from phrase_loc.structures import Scene
 from phrase_loc.web.answers import Answers, Limits, Refused
 from phrase_loc.web.server import plain
@@ -74,8 +75,9 @@ class Frame(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A RectangleLabels tag."""
+    """A tag of `CONTROLS`."""
 
+    kind: str
     name: str
     image: str  # the name of the Image tag on which it draws
     key: str  # where a task's data holds that image
@@ -90,12 +92,13 @@ class Box:
     label: str
     xyxy: list[float]  # pixels of the photograph
     present: float  # the chance that it is there, 0 of a model without calibration
+    mask: dict[str, Any] | None = None  # COCO's run lengths
 
     def region(self, key: str, control: Control, size: tuple[int, int]) -> dict[str, Any]:
         """Label Studio's region, called `key`, in a photograph of `size` (H, W)."""
-        label = Label(0, tuple(self.xyxy), self.present, self.label, self.present)
+        label = Label(0, tuple(self.xyxy), self.present, self.label, self.present, self.mask)
         names = {"from_name": control.name, "to_name": control.image}
-        return region(key, label, size[::-1], self.label) | names
+        return region(key, label, size[::-1], self.label, control.kind) | names
 
     def shape(self) -> dict[str, Any]:
         """CVAT's shape: corners in pixels, the confidence as text as its own functions have it."""
@@ -116,7 +119,7 @@ class Labeller:
         return any(e.known and e.head_known for e in self.answers.localizer.encode(phrases))
 
     def controls(self, xml: str) -> list[Control]:
-        """The RectangleLabels of a labelling interface; a DataError where it has none that can be filled."""
+        """The controls of a labelling interface; a DataError where it has none that can be filled."""
         try:
             root = fromstring(xml)
         except (ParseError, ValueError, RecursionError) as error:  # a ValueError is what defusedxml raises
@@ -124,13 +127,13 @@ class Labeller:
             raise DataError(said) from None
         images = {tag.get("name", ""): tag.get("value", "").lstrip("$") for tag in root.iter("Image")}
         found = []
-        for tag in root.iter("RectangleLabels"):
+        for tag in (tag for tag in root.iter() if tag.tag in CONTROLS):
             name, image = tag.get("name", ""), tag.get("toName", "").split(",")[0].strip()
             labels = dict(filter(None, map(self._label, tag.iter("Label"))))
             if name and image in images and labels:
-                found.append(Control(name, image, images[image], _threshold(tag), labels))
+                found.append(Control(tag.tag, name, image, images[image], _threshold(tag), labels))
         if not found:
-            said = "the labelling interface holds no RectangleLabels with a Label on an Image"
+            said = f"the labelling interface holds no {' or '.join(CONTROLS)} with a Label on an Image"
             raise DataError(f"{said}; add one to the project")
         return found
 
@@ -147,27 +150,31 @@ class Labeller:
         return (alias or value, next(filter(self.knows, readings), readings[0])) if alias or value else None
 
     async def find(
-        self, content: bytes, labels: Labels, threshold: float | None
+        self, content: bytes, labels: Labels, threshold: float | None, masks: bool = False
     ) -> tuple[tuple[int, int], list[Box]]:
         """(H, W) of a photograph and the places of the labels, at most one of each phrase."""
         kept = await self.answers.look(content)
         asked = [(label, phrase) for label, phrases in labels.items() for phrase in phrases]
         boxes: list[Box] = []
         for at in range(0, len(asked), some := self.answers.limits.phrases):
-            boxes += await self.answers.ask(self._locate, kept.scene, asked[at : at + some], threshold)
+            boxes += await self.answers.ask(self._locate, kept.scene, asked[at : at + some], threshold, masks)
         groups = ([box for box in boxes if box.label == label] for label in labels)
         return kept.scene.size, [box for group in groups for box in self._apart(group)]
 
-    def _locate(self, scene: Scene, asked: list[tuple[str, str]], threshold: float | None) -> list[Box]:
+    def _locate(
+        self, scene: Scene, asked: list[tuple[str, str]], threshold: float | None, masks: bool
+    ) -> list[Box]:
         localizer, found = self.answers.localizer, []
-        answers = localizer.locate(scene, [phrase for _, phrase in asked], top_k=1)
+        answers = localizer.locate(scene, [phrase for _, phrase in asked], top_k=1, threshold=threshold)
         for (label, _), p in zip(asked, answers, strict=True):
             if p.present is None:
                 there = not localizer.model.config.calibration
             else:
                 there = p.state == "found" if threshold is None else p.present >= threshold
             if there and len(p.boxes):
-                found.append(Box(label, [round(v, 2) for v in p.boxes[0].tolist()], p.present or 0.0))
+                mask = p.mask if masks else None
+                runs = None if mask is None else encoded(mask.numpy())
+                found.append(Box(label, [round(v, 2) for v in p.boxes[0].tolist()], p.present or 0.0, runs))
         return found
 
     def _apart(self, boxes: list[Box]) -> list[Box]:
@@ -206,7 +213,8 @@ class Labeller:
         regions = []
         for control in controls:
             content = await asyncio.to_thread(self.photographs.read, task.data.get(control.key))
-            size, boxes = await self.find(content, control.labels, control.threshold)
+            masks = control.kind != "RectangleLabels"
+            size, boxes = await self.find(content, control.labels, control.threshold, masks)
             regions += [box.region(f"{control.name}-{i}", control, size) for i, box in enumerate(boxes)]
         score = sum(region["score"] for region in regions) / max(len(regions), 1)
         return {"result": regions, "score": score, "model_version": self.version}

@@ -1,6 +1,7 @@
 """Whatever the network, its dtype, its threads: values as they were, nothing changed, nothing NaN."""
 
 import copy
+import re
 import threading
 
 import pytest
@@ -69,11 +70,15 @@ def test_torchvision_values_are_bit_identical_and_mass_is_bounded(name):
         assert torch.allclose(mass, torch.ones(2, 1), atol=1e-4)
 
 
-def test_every_backbone_offered_keeps_its_values():
+#: deeper or wider than one beside them, of the same operations
+TWINS = re.compile(r"vgg1[369]|resnet(34|101)|wide_|efficientnet_lite[12]|mobilenet_v3_large")
+
+
+def test_every_kind_of_backbone_offered_keeps_its_values():
     backbones = pytest.importorskip("phrase_loc.models.backbones")
-    for name in backbones.BACKBONES:
+    for name in filter(lambda name: not TWINS.match(name), backbones.BACKBONES):
         trunk = backbones.build(name, weights=None).eval()
-        side = 224 if name.endswith("_fc") else 96
+        side = 224 if name.endswith("_fc") else 64
         assert_bit_identical(trunk, torch.rand(1, 3, side, side))
 
 

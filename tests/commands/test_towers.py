@@ -10,9 +10,9 @@ from phrase_loc.cli import main
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.web.answers import Limits
 from phrase_loc.web.app import create_app
+from tests.conftest import encoded
 from tests.datasets.flickr_tree import annotation, thing, tree
 from tests.models import tiny_towers
-from tests.web.conftest import encoded
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 

@@ -1,6 +1,7 @@
 """`phrase-loc compare a.json b.json`: pairs, refusals, and agreement with a run of both methods."""
 
 import json
+import shutil
 
 import pytest
 
@@ -33,9 +34,15 @@ def test_no_probability_is_said_to_be_nought(p, said):
 
 
 @pytest.fixture
-def reports(tmp_path):
+def reports(written, tmp_path):
+    """A copy of the reports that may be changed."""
+    return shutil.copytree(written, tmp_path / "reports")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     """Reports a, b of one method, both of two; `few` counts other images."""
-    tree(tmp_path, images(9))
+    folder = tree(tmp_path_factory.mktemp("reports"), images(9))
     better = {f"a {name}": drawn(name) for name in ("man", "dog", "hat", "tree")}
     made = {
         "a": (["contrastive_mwp"], FakeLocalizer()),
@@ -46,15 +53,15 @@ def reports(tmp_path):
     }
     for name, (method, localizer) in made.items():
         config = EvaluateConfig(
-            data=DataConfig(root=tmp_path, split="val"),
+            data=DataConfig(root=folder, split="val"),
             method=method,
             protocols=["pointing_any", "recall_union"],
-            output=tmp_path / f"{name}.json",
+            output=folder / f"{name}.json",
             bootstrap=60,
             limit=5 if name == "few" else 0,
         )
         write(evaluate(config, World(), localizer))
-    return tmp_path
+    return folder
 
 
 def test_a_report_does_not_differ_from_itself(reports):

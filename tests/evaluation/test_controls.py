@@ -17,7 +17,7 @@ from phrase_loc.evaluation.methods import (
 )
 from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS
 from phrase_loc.evaluation.rows import Rows, Table, Thing
-from phrase_loc.evaluation.targets import Request
+from phrase_loc.evaluation.scoring import Request
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.evaluation.small_models import WORDS, classifier, text_localizer
 

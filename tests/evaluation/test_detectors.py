@@ -6,25 +6,6 @@ import pytest
 import torch
 from huggingface_hub import constants
 from PIL import Image
-from transformers import (
-    BertTokenizer,
-    CLIPTokenizer,
-    GroundingDinoConfig,
-    GroundingDinoForObjectDetection,
-    GroundingDinoImageProcessor,
-    GroundingDinoProcessor,
-    MMGroundingDinoConfig,
-    MMGroundingDinoForObjectDetection,
-    Owlv2Config,
-    Owlv2ForObjectDetection,
-    Owlv2ImageProcessor,
-    Owlv2Processor,
-    OwlViTConfig,
-    OwlViTForObjectDetection,
-    OwlViTImageProcessor,
-    OwlViTProcessor,
-    SwinConfig,
-)
 
 from phrase_loc.__main__ import main
 from phrase_loc.distributed import World
@@ -33,7 +14,7 @@ from phrase_loc.evaluation.external import TOGETHER, Detector
 from phrase_loc.evaluation.protocols import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import write
 from phrase_loc.evaluation.run import evaluate
-from phrase_loc.evaluation.targets import Request
+from phrase_loc.evaluation.scoring import Request
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.datasets.flickr_tree import annotation, thing, tree
 
@@ -41,18 +22,20 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def owl(folder, version):
+def owl(folder, name):
     """A random OWL-ViT or OWLv2 of 2 x 2 patches and a tokenizer of letters."""
+    import transformers
+
     pieces = [*LETTERS, *(f"{c}</w>" for c in LETTERS), "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
-    config, network, images, processor = {
-        1: (OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessor, OwlViTProcessor),
-        2: (Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor),
-    }[version]
+    tokenizer = transformers.CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16
+    )
+    parts = ("Config", "ForObjectDetection", "ImageProcessor", "Processor")
+    config, network, images, processor = (getattr(transformers, f"{name}{part}") for part in parts)
     size = {"height": 32, "width": 32}
-    cut = {"crop_size": size} if version == 1 else {}
+    cut = {"crop_size": size} if name == "OwlViT" else {}
     processor(image_processor=images(size=size, **cut), tokenizer=tokenizer).save_pretrained(folder)
     vision = TEXT | {"image_size": 32, "patch_size": 16}
     text = TEXT | {"vocab_size": len(pieces), "max_position_embeddings": 16}
@@ -60,16 +43,18 @@ def owl(folder, version):
     network(settings).save_pretrained(folder)
 
 
-def dino(folder, config, network):
+def dino(folder, name):
     """A random Grounding DINO with five queries and a tokenizer of letters."""
+    import transformers
+
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *LETTERS, *(f"##{c}" for c in LETTERS)]
     (folder / "vocab.txt").write_text("\n".join(pieces))
-    tokenizer = BertTokenizer(str(folder / "vocab.txt"))
-    images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
-    GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
+    tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
+    images = transformers.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    transformers.GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
     sizes = {"image_size": 64, "embed_dim": 8, "depths": [1, 1, 1], "num_heads": [1, 1, 1], "window_size": 4}
-    swin = SwinConfig(**sizes, out_features=["stage2", "stage3"])
-    settings = config(
+    swin = transformers.SwinConfig(**sizes, out_features=["stage2", "stage3"])
+    settings = getattr(transformers, f"{name}Config")(
         backbone_config=swin,
         text_config=TEXT | {"model_type": "bert", "vocab_size": len(pieces)},
         d_model=32,
@@ -82,7 +67,7 @@ def dino(folder, config, network):
         num_queries=5,
         num_feature_levels=2,
     )
-    network(settings).save_pretrained(folder)
+    getattr(transformers, f"{name}ForObjectDetection")(settings).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -90,10 +75,10 @@ def networks(tmp_path_factory):
     """Name -> folder of a random detector."""
     torch.manual_seed(0)
     folders = {name: tmp_path_factory.mktemp(name) for name in TOGETHER}
-    owl(folders["owlvit"], 1)
-    owl(folders["owlv2"], 2)
-    dino(folders["grounding-dino"], GroundingDinoConfig, GroundingDinoForObjectDetection)
-    dino(folders["mm-grounding-dino"], MMGroundingDinoConfig, MMGroundingDinoForObjectDetection)
+    owl(folders["owlvit"], "OwlViT")
+    owl(folders["owlv2"], "Owlv2")
+    dino(folders["grounding-dino"], "GroundingDino")
+    dino(folders["mm-grounding-dino"], "MMGroundingDino")
     return folders
 
 

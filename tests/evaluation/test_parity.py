@@ -8,7 +8,7 @@ from torchvision.ops import nms
 from phrase_loc.boxes import iou
 from phrase_loc.evaluation.protocols import FLICKR30K, KNOWN_DEVIATIONS, PROTOCOLS, MapBox, faithful
 from phrase_loc.evaluation.rows import Rows, Table, Thing, filtered
-from phrase_loc.evaluation.targets import Batch
+from phrase_loc.evaluation.scoring import Batch
 from phrase_loc.evaluation.thresholds import map_boxes
 from tests.evaluation.fakes import FakeLocalizer, point
 from tests.evaluation.test_protocols import one, values

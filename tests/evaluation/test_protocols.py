@@ -8,7 +8,7 @@ import torch
 from phrase_loc.distributed import World
 from phrase_loc.evaluation.protocols import FLICKR30K, PROTOCOLS, DataConfig, EvaluateConfig
 from phrase_loc.evaluation.run import evaluate, report
-from phrase_loc.evaluation.targets import gather
+from phrase_loc.evaluation.scoring import gather
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.datasets.flickr_tree import annotation, thing, tree
 from tests.evaluation.fakes import FakeLocalizer, point

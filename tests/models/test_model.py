@@ -7,7 +7,7 @@ import torch
 
 from phrase_loc.errors import ConfigError
 from phrase_loc.models.build import create, folded
-from phrase_loc.models.model import POOLS, TextToRegion, pool_named
+from phrase_loc.models.model import POOLS, TextToRegion
 from phrase_loc.text.vocabulary import Vocabulary
 
 WORDS = ("man", "dog", "hat", "red", "tree")
@@ -145,8 +145,3 @@ def test_values_by_hand():
     soft = math.log(sum(exponentials) / 4) / 2
     assert POOLS["average"](2.0)(SCORES).item() == pytest.approx(0.0)
     assert POOLS["log_sum_exp"](2.0)(SCORES).item() == pytest.approx(soft, rel=1e-5)
-
-
-def test_unknown_pool_is_told_the_known_ones():
-    with pytest.raises(ConfigError, match="average"):
-        pool_named("mean")

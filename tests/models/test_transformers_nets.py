@@ -84,4 +84,4 @@ def test_a_trunk_takes_the_images_that_its_folder_describes(facts, expected, net
     mean, std, size = expected
     assert model.config.mean == pytest.approx([255 * x for x in mean])
     assert model.config.std == pytest.approx([255 * x for x in std])
-    assert model.image_size == size
+    assert model.config.image_size == size

@@ -1,6 +1,5 @@
 """Training samples: broken data costs a sample and is named; augmentation keeps the words true."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from phrase_loc.pairs.dataset import (
 )
 from phrase_loc.pairs.sources import open_source
 from phrase_loc.text.vocabulary import Vocabulary, WordLabeller, WordLabels
+from tests.conftest import encoded
 from tests.training.pairs import add, draw, write_set
 
 WORDS = ("red", "green", "blue", "yellow", "square", "circle", "snow", "night", "sand")
@@ -102,12 +102,6 @@ def test_a_sample_depends_on_seed_epoch_and_number_alone(tmp_path: Path):
     dataset[1, 3, 0]
     assert torch.equal(dataset[1, 2, 0].image, first)
     assert not torch.equal(dataset[2, 2, 0].image, first)
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    data = io.BytesIO()
-    image.save(data, kind, **options)
-    return data.getvalue()
 
 
 def picture(mode: str = "RGB") -> Image.Image:

@@ -3,7 +3,6 @@ import pickle
 import pytest
 import torch
 
-from phrase_loc.errors import ConfigError
 from phrase_loc.text.vectors import near_vectors
 from phrase_loc.text.vocabulary import Vocabulary, WordLabeller
 from phrase_loc.training.losses import balance
@@ -47,12 +46,6 @@ def test_synonyms_are_ignored_unless_said():
     assert copy(["a dog and a man"]) == labeller(["a dog and a man"])
 
 
-@pytest.mark.parametrize("options", [{"agree": 0}, {"last_word": 1.5}])
-def test_impossible_options_are_refused(options):
-    with pytest.raises(ConfigError):
-        WordLabeller(VOCABULARY, **options)
-
-
 def test_balance_lifts_rare_words_and_keeps_the_mean():
     counts = [1000, 100, 10, 0]
     weights = balance(counts, power=0.5, most=100)
@@ -65,10 +58,6 @@ def test_balance_lifts_rare_words_and_keeps_the_mean():
     assert torch.allclose(even, even[0].expand(3))
     capped = balance([10**9, 100, 1], power=1, most=5)
     assert capped.max() / capped.min() == pytest.approx(25)
-    with pytest.raises(ConfigError):
-        balance([], power=0.5)
-    with pytest.raises(ConfigError):
-        balance([1], power=2)
 
 
 def test_near_vectors_are_mutual_and_limited():

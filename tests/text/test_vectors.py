@@ -130,8 +130,6 @@ def test_alignment_recovers_an_affine_map():
     assert torch.allclose(offset, bias, atol=1e-4)
     flat, mean = align(source, source @ matrix + bias, penalty=1e9)
     assert torch.allclose(source @ flat + mean, (source @ matrix + bias).mean(0).expand(200, 7), atol=1e-3)
-    with pytest.raises(DataError):
-        align(source, source[:3])
 
 
 def test_quantised_rows_are_close_and_zero_stays_zero():

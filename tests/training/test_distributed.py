@@ -20,7 +20,7 @@ CASES = {
     ),
     "contrast": (
         "ema=0.9",
-        "phases=[{epochs: 2, batch: 15, train_from: stage2, lr: 0.003, words: 8, hard_negatives: 2, accumulate: 2,"
+        "phases=[{epochs: 2, batch: 15, train_from: stage2, lr: 0.003, words: 8, accumulate: 2,"
         " losses: {sigmoid: 1.0, image_word: 0.5, image_caption: 0.5}}]",
     ),
 }

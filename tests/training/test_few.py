@@ -236,8 +236,8 @@ def test_the_shipped_model_learns_an_invented_tag_for_a_shape(
         image.save(photographs / f"{number}.png")
         (photographs / f"{number}.txt").write_text("a blicket" if number % 2 else "a blue thing")
     told = [
-        "few.phase.steps=40",
-        "few.phase.sizes=[224]",
+        "few.phase.steps=24",
+        "few.phase.sizes=[160]",
         "few.phase.batch=16",
         "data.workers=0",
         "threads=1",

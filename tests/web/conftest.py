@@ -1,7 +1,6 @@
 """A server's application over the tiny model, and photographs as bytes."""
 
 import http.client
-import io
 import socket
 import threading
 from contextlib import ExitStack, suppress
@@ -9,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
 
 from phrase_loc.cli.commands import listen
 from phrase_loc.web.answers import Limits
 from phrase_loc.web.app import create_app
 from phrase_loc.web.server import Server
+from tests.conftest import encoded
 from tests.web.browser import chromium, serving, until
 
 LIMITS = Limits(
@@ -27,12 +26,6 @@ LIMITS = Limits(
     seconds=60,
     scenes=3,
 )
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind)
-    return stream.getvalue()
 
 
 @pytest.fixture

@@ -11,13 +11,18 @@ from tests.web.conftest import LIMITS
 from tests.web.test_api import refusal
 
 
+@pytest.fixture(scope="module")
+def guarded(tiny_localizer):
+    """An application that asks for a token."""
+    return create_app(tiny_localizer, LIMITS, token="secret")
+
+
 @pytest.mark.parametrize(
     "path", ["/api/model", "/api/image/x", "/api/nothing", "/api/../api/model", "//api/model"]
 )
 @pytest.mark.parametrize("host", ["test", "x?", "a/b", "x#", "[::1"])
-def test_a_token_guards_every_path_whatever_the_host(tiny_localizer, path, host):
-    app = create_app(tiny_localizer, LIMITS, token="secret")
-    status, headers, body = in_process(app, "GET", path, {"host": host})
+def test_a_token_guards_every_path_whatever_the_host(guarded, path, host):
+    status, headers, body = in_process(guarded, "GET", path, {"host": host})
     assert status == 401
     assert headers["www-authenticate"] == "Bearer"
     assert "token" in json.loads(body)["error"]
@@ -36,8 +41,8 @@ def test_a_token_guards_every_path_whatever_the_host(tiny_localizer, path, host)
         ("Bearer s\u00e9cret", 401),
     ],
 )
-def test_token(tiny_localizer, given, status):
-    with TestClient(create_app(tiny_localizer, LIMITS, token="secret")) as client:
+def test_token(guarded, given, status):
+    with TestClient(guarded) as client:
         assert client.get("/").status_code == 200
         headers = {"Authorization": given.encode("latin-1")}
         assert client.get("/api/model", headers=headers).status_code == status
@@ -68,6 +73,13 @@ def in_process(app, method, path, headers) -> tuple[int, dict[str, str], bytes]:
     return sent[0]["status"], found, b"".join(m.get("body", b"") for m in sent[1:])
 
 
+@pytest.fixture(scope="module")
+def named(tiny_localizer):
+    """Applications of known names; of this machine's addresses too, or not."""
+    known = {"localhost", "127.0.0.1", "[::1]"}
+    return [create_app(tiny_localizer, LIMITS, hosts=known, addresses=also) for also in (False, True)]
+
+
 @pytest.mark.parametrize(
     ("host", "addresses", "accepted"),
     [
@@ -90,9 +102,8 @@ def in_process(app, method, path, headers) -> tuple[int, dict[str, str], bytes]:
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/api/model", "/healthz"])
-def test_a_server_knows_its_names(tiny_localizer, host, addresses, accepted, path):
-    app = create_app(tiny_localizer, LIMITS, hosts={"localhost", "127.0.0.1", "[::1]"}, addresses=addresses)
-    status, _, body = in_process(app, "GET", path, {"host": host})
+def test_a_server_knows_its_names(named, host, addresses, accepted, path):
+    status, _, body = in_process(named[addresses], "GET", path, {"host": host})
     assert status == (200 if accepted else 403)
     assert accepted or "--allowed-host" in json.loads(body)["error"]
 

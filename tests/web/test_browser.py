@@ -4,6 +4,7 @@ The photograph is a grey sheet with the shipped astronaut in its right half, so 
 """
 
 import json
+import zipfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from phrase_loc import masks
 from phrase_loc.display import answer_dict
 from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer
@@ -225,7 +227,7 @@ def test_methods_side_by_side(page, photo):
     until(lambda: len(set(page.run(pictures))) == 3, "three maps")
 
 
-def test_everything_by_keyboard(page, photo):
+def test_everything_by_keyboard(page, photo, downloads):
     from selenium.webdriver import Keys
 
     page.choose(photo)
@@ -251,6 +253,20 @@ def test_everything_by_keyboard(page, photo):
     equals(lambda: active().get_attribute("id"), "canvas")
     active().send_keys(Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ENTER)
     until(lambda: page.all("#here-words button"), "the words of the place")
+    for _ in range(40):
+        active().send_keys(Keys.TAB)
+        if active().get_attribute("id") == "masks":
+            break
+    active().send_keys(Keys.ENTER)
+    until(lambda: ", outlined" in page.one("#canvas").get_attribute("aria-label"), "the mask")
+    while active().get_attribute("id") != "save-json":
+        active().send_keys(Keys.SHIFT, Keys.TAB)
+    active().send_keys(Keys.TAB)
+    active().send_keys("Pascal")
+    equals(lambda: page.one("#format").get_attribute("value"), "voc")
+    active().send_keys(Keys.SHIFT, Keys.TAB)
+    active().send_keys(Keys.ENTER)
+    until((downloads / "sheet_phrases.voc.zip").exists, "the labels are saved")
 
 
 def test_picture_and_json_are_saved(page, photo, downloads):
@@ -346,6 +362,36 @@ def test_boxes_are_told_apart(page, photo):
     until(lambda: (page.pixels() == three).all(), "all are drawn again")
 
 
+def test_masks_are_shown_and_saved(page, photo, downloads):
+    page.choose(photo).ask(WOMAN).answered(WOMAN)
+    spoken = page.one("#canvas").get_attribute("aria-label")
+    plain = page.run("return document.getElementById('canvas').toDataURL()")
+    assert ", outlined" not in spoken
+    page.one("#masks").click()
+    until(lambda: ", outlined" in page.one("#canvas").get_attribute("aria-label"), "the outline is there")
+    assert page.one("#masks").get_attribute("aria-pressed") == "true"
+    assert "masks=1" in page.run("return location.hash")
+    assert page.run("return document.getElementById('canvas').toDataURL()") != plain
+    page.slide("gamma", 0.9)
+    page.idle()
+    until(
+        lambda: ", outlined" in page.one("#canvas").get_attribute("aria-label"),
+        "of the box that is drawn now",
+    )
+    page.run("document.getElementById('format').value = 'coco'")
+    page.one("#save-json").click()
+    file = downloads / f"{photo.stem}_phrases.coco.json"
+    saved = until(lambda: file.exists() and whole_json(file), "it is saved")
+    (found,) = saved["annotations"]
+    assert found["area"] == masks.rle_area(found["segmentation"])
+    x, y, width, height = found["bbox"]
+    down, right = np.nonzero(masks.decoded(found["segmentation"]))
+    assert x - 4 <= right.min() <= right.max() <= x + width + 4  # cells of 900 / 256 pixels
+    assert y - 4 <= down.min() <= down.max() <= y + height + 4
+    page.one("#masks").click()
+    assert ", outlined" not in page.one("#canvas").get_attribute("aria-label")
+
+
 def test_several_photographs(page, photo, tmp_path, downloads):
     other, broken = tmp_path / "other.png", tmp_path / "broken.png"
     with Image.open(photo) as picture:
@@ -372,6 +418,12 @@ def test_several_photographs(page, photo, tmp_path, downloads):
     saved = until(lambda: coco.exists() and whole_json(coco), "the boxes of both are saved")
     assert [image["file_name"] for image in saved["images"]] == ["sheet.png", "other.png"]
     assert len(saved["annotations"]) == 2
+    page.run("document.getElementById('format').value = 'yolo'")
+    page.one("#save-json").click()
+    yolo = downloads / "other_phrases.yolo.zip"
+    until(lambda: yolo.exists() and zipfile.is_zipfile(yolo), "the photographs go with the boxes")
+    with zipfile.ZipFile(yolo) as folder:
+        assert folder.read("yolo/images/other.png") == other.read_bytes()
     page.all("#tray li button")[3].click()
     until(lambda: "sheet.png" in page.text("#caption") and not page.shown("#tray"), "it is put away")
     page.one("#undo").click()
@@ -444,6 +496,7 @@ def test_names_roles_and_contrast(browser, shipped, photo, tmp_path):
         page.idle().words_of(WOMAN)
         page.slide("top-k", 3)
         page.slide("wanted", 50)
+        page.one("#masks").click()
         page.one("#compare-button").click()
         page.run("document.getElementById('canvas').click()")
         until(lambda: page.all("#here-words button"), "the words of the place")

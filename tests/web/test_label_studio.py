@@ -2,6 +2,7 @@
 
 import base64
 import json
+import subprocess
 import threading
 from contextlib import contextmanager
 from copy import copy
@@ -9,14 +10,18 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from phrase_loc import masks
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.web import label_studio
 from phrase_loc.web.app import create_app
 from phrase_loc.web.label_studio import Photographs
+from tests.test_labelling import READERS
 from tests.web.conftest import LIMITS
 from tests.web.test_api import refusal
 
@@ -30,6 +35,14 @@ CONFIG = """<View>
     <Label value="xyzzy"/>
   </RectangleLabels>
 </View>"""
+
+
+#: Label Studio's own reader of predictions, in an environment of its own.
+READ = """
+import json, sys
+from label_studio_sdk.label_interface import LabelInterface
+print(LabelInterface(sys.argv[1]).validate_prediction(json.loads(sys.argv[2]), return_errors=True))
+"""
 
 
 def data_url(photo: bytes) -> str:
@@ -114,6 +127,27 @@ def test_predictions_are_regions_in_percent(client, photo, tiny_localizer):
     assert len({r["id"] for r in regions}) == len(regions)
     sdk = pytest.importorskip("label_studio_sdk.label_interface", reason="label-studio-sdk is not installed")
     assert sdk.LabelInterface(CONFIG).validate_prediction(prediction, return_errors=True) == []
+
+
+@pytest.mark.parametrize("kind", ["PolygonLabels", "BrushLabels"])
+def test_polygons_and_brushes_are_masks(client, photo, tiny_localizer, kind):
+    config = CONFIG.replace("RectangleLabels", kind)
+    answer = client.post(f"{ROOT}/predict", json=tasks(data_url(photo)) | {"label_config": config}).json()
+    (prediction,) = answer["results"]
+    (region,) = (r for r in prediction["result"] if r["value"][kind.lower()] == ["dog"])
+    assert (region["type"], region["from_name"], region["to_name"]) == (kind.lower(), "label", "img")
+    mask = tiny_localizer(load_image(photo), ["dog"], top_k=1)[0].mask.numpy()
+    if kind == "BrushLabels":
+        assert region["value"]["format"] == "rle"
+        assert region["value"]["rle"] == masks.brush(mask)
+    else:
+        outline = masks.polygons(masks.encoded(mask))[0]
+        assert region["value"]["points"] == pytest.approx(np.array(outline) / [1.2, 0.8])
+        assert region["value"]["closed"] is True
+    asked = [READERS, "-c", READ, config, json.dumps(prediction)]
+    if READERS.is_file():
+        said = subprocess.run(asked, capture_output=True, text=True)
+        assert (said.returncode, said.stdout.strip()) == (0, "[]"), said.stderr
 
 
 def test_labels_are_sought_by_predicted_values_value_alias_or_hint(client, photo, tiny_localizer):

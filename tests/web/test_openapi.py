@@ -21,6 +21,7 @@ QUESTIONS = [
     ("POST", "/api/label-studio/webhook"),
     ("POST", "/api/cvat"),
     ("POST", "/api/export"),
+    ("POST", "/api/masks"),
     ("GET", "/api/image/{key}"),
     ("GET", "/api/model"),
     ("GET", "/healthz"),

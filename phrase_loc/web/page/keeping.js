@@ -2,7 +2,7 @@
 
 import * as server from "./server.js";
 import { missing } from "./results.js";
-import { answerOf, boxesOf, defaults, notesOf, state, under } from "./state.js";
+import { answerOf, boxesOf, defaults, maskOf, notesOf, state, under } from "./state.js";
 
 function save(blob, ending) {
   const name = `${state.photo.name.replace(/\.[^.]*$/, "")}_phrases.${ending}`;
@@ -18,23 +18,36 @@ function answersOf(photo) {
   const answered = state.phrases.map((asked) => answerOf(asked, undefined, photo)).filter(Boolean);
   const predictions = answered.map((answer) => {
     const { phrase, words, present, state, peak } = answer, boxes = boxesOf(answer, photo);
+    for (const box of boxes) if (maskOf(answer, box)) box.mask = runs(maskOf(answer, box));
     return { phrase, words, note: notesOf(answer, boxes).join(". ") || null, present, state, peak, boxes };
   });
   const { method, gamma, top_k } = state.settings;
   return { image: photo.name, size: photo.size, predictions, settings: { method, gamma, top_k } };
 }
 
-const ENDINGS = { coco: "coco.json", labelstudio: "labelstudio.json", cvat: "cvat.xml", jsonl: "labels.jsonl" };
+const runs = ({ size, counts }) => ({ size, counts });
+const ENDINGS = {
+  coco: "coco.json", labelstudio: "labelstudio.json", cvat: "cvat.xml", jsonl: "labels.jsonl", parquet: "labels.parquet",
+  yolo: "yolo.zip", voc: "voc.zip", fiftyone: "fiftyone.zip",
+};
 
-/** The boxes that are drawn, of all photographs, in the format of another tool. */
+/** The boxes (and masks) that are drawn, of all photographs, in the format of another tool. */
 export async function saveLabels(format) {
   const labels = (photo) => state.phrases.flatMap((phrase) => {
     const answered = answerOf(phrase, undefined, photo);
     if (!answered || missing(answered) || under(answered)) return [];
-    return boxesOf(answered, photo).map(({ xyxy }) => ({ phrase, xyxy, present: answered.present }));
+    return boxesOf(answered, photo).map((box) => {
+      const mask = maskOf(answered, box);
+      return { phrase, xyxy: box.xyxy, present: answered.present, ...(mask && { mask: runs(mask) }) };
+    });
   });
-  const photographs = state.photos.map((photo) => ({ name: photo.name, size: photo.size, labels: labels(photo) }));
-  save(await server.labels({ format, photographs }), ENDINGS[format]);
+  const photographs = state.photos.map((photo) => ({ name: photo.name, size: photo.size, key: photo.key, labels: labels(photo) }));
+  const written = await server.labels({ format, photographs }).catch(async (error) => {
+    if (error.status !== 404) throw error; // else some have left the server's memory
+    for (const { blob, name } of state.photos) await server.look(blob, name);
+    return server.labels({ format, photographs });
+  });
+  save(written, ENDINGS[format]);
 }
 
 /** The photograph's answers as JSON, those of several as JSON Lines. */
@@ -57,7 +70,7 @@ export function address() {
 /** Put phrases and settings of an address into the state: {example, key, name} of its photograph. */
 export function readAddress(given) {
   state.settings = defaults();
-  for (const [name, low, high] of [["top_k", 1, 10], ["gamma", 0, 1], ["wanted", 0, 0.95], ["strength", 0, 1]]) {
+  for (const [name, low, high] of [["top_k", 1, 10], ["gamma", 0, 1], ["wanted", 0, 0.95], ["strength", 0, 1], ["masks", 0, 1]]) {
     const value = Number(given.get(name));
     if (given.has(name) && value >= low && value <= high) state.settings[name] = name === "top_k" ? Math.round(value) : value;
   }

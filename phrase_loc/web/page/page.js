@@ -40,6 +40,21 @@ async function answer(method = state.settings.method, photo = state.photo) {
     found.predictions.forEach((p, i) => keep(photo, p, method, open[i], found.proposals));
   });
   show();
+  await outline(photo);
+}
+
+/** Fetch the masks of what is drawn of a photograph, if they are wanted, then draw. */
+async function outline(photo = state.photo) {
+  const { method, masks } = state.settings;
+  for (const phrase of masks && photo ? state.phrases : []) {
+    const answered = answerOf(phrase, method, photo);
+    if (!answered || missing(answered)) continue;
+    const boxes = boxesOf(answered, photo).map((box) => box.xyxy).filter((xyxy) => !answered.masks.has(String(xyxy)));
+    const ask = () => asking((key) => server.masks({ key, phrase, method, boxes }), photo);
+    const found = boxes.length ? await work("Outlining …", ask) : [];
+    found?.forEach((mask, i) => answered.masks.set(String(boxes[i]), mask));
+  }
+  draw();
 }
 
 async function wordMaps(phrase) {
@@ -183,11 +198,12 @@ function draw() {
   if (state.comparing) paintCompared($("compare"));
 }
 
-function spoken({ absent, label, boxes, peak }) {
+function spoken({ absent, label, boxes, outlines, peak }) {
   if (absent) return `${label}: not there.`;
   if (!boxes?.length) return "";
   const [x1, y1, x2, y2] = boxes[0].xyxy.map(Math.round);
-  return `${label}: box from ${x1},${y1} to ${x2},${y2}, highest at ${peak.map(Math.round)}.`;
+  const outlined = outlines?.[0]?.length ? ", outlined" : "";
+  return `${label}: box from ${x1},${y1} to ${x2},${y2}, highest at ${peak.map(Math.round)}${outlined}.`;
 }
 
 function show() {
@@ -215,6 +231,7 @@ function show() {
   $("list-title").hidden = $("clear").hidden = !state.phrases.length;
   $("undo").disabled = !state.past.length;
   $("compare").hidden = !state.comparing;
+  $("masks").setAttribute("aria-pressed", String(Boolean(settings.masks)));
   $("compare-button").setAttribute("aria-pressed", String(state.comparing));
   tray($("tray"), { select, drop });
   cards();
@@ -306,8 +323,15 @@ function menus() {
   }));
 }
 
+let soon; // when a slider has come to rest
+
 function slider(name, setting, scale = 1) {
-  $(name).oninput = () => { state.settings[setting] = Number($(name).value) / scale; show(); };
+  $(name).oninput = () => {
+    state.settings[setting] = Number($(name).value) / scale;
+    show();
+    clearTimeout(soon);
+    soon = setTimeout(outline, 300);
+  };
 }
 
 function wire() {
@@ -338,6 +362,7 @@ function wire() {
     show();
     if (state.comparing) await compare();
   };
+  $("masks").onclick = () => { state.settings.masks = 1 - state.settings.masks; show(); outline(); };
   const canvas = $("canvas");
   watch(canvas, { draw, asking, add });
   $("save-png").onclick = () => { draw(); savePicture(canvas); };

@@ -25,8 +25,8 @@ export async function picture({ blob, size: [width, height] }, longest = SIDES[1
 
 /** Draw a photograph with layers.
  *
- * @param layers [{map, side, colour, boxes: [{xyxy}], label, peak, unsure, absent}] in pixels of `photo.size`: the box
- *   of an unsure one is dashed, the peak of an absent one hollow
+ * @param layers [{map, side, colour, boxes: [{xyxy}], outlines: [[[x, y], ...], ...] of each box, label, peak, unsure,
+ *   absent}] in pixels of `photo.size`: the box of an unsure one is dashed, the peak of an absent one hollow
  * @param options {strength 0..1, alone: one map in warm colours instead of tints, cross: {x, y} or null,
  *   chosen: {phrase, rank} of the one box that is drawn, or null for all}
  */
@@ -41,6 +41,7 @@ export function paint(canvas, photo, layers, { strength, alone = false, cross = 
   const scale = canvas.width / photo.size[0];
   const thick = Math.max(2, canvas.width / (canvas.clientWidth || canvas.width) * 2.5);
   const drawn = chosen ? layers.filter((l) => l.phrase === chosen.phrase) : layers;
+  for (const layer of drawn) shade(c, layer, scale, thick, chosen?.rank);
   for (const layer of drawn) frame(c, layer, scale, thick, chosen?.rank);
   for (const layer of drawn) if (layer.peak) dot(c, layer, scale, thick);
   drawLabels(c, drawn, scale, thick, chosen?.rank);
@@ -63,6 +64,21 @@ function glow(c, { map, side, colour }, strength, alone) {
 function warm(level) {
   const place = Math.min(level, 0.9999) * (RAMP.length - 1), left = Math.floor(place), share = place - left;
   return RAMP[left].map((v, i) => v * (1 - share) + RAMP[left + 1][i] * share);
+}
+
+/** The outlines of masks, filled. */
+function shade(c, { outlines = [], colour }, scale, thick, only) {
+  for (const [rank, outline] of outlines.entries()) {
+    if (only !== undefined && rank !== only) continue;
+    const path = new Path2D(outline.map((points) => `M${points.map(([x, y]) => `${x * scale},${y * scale}`).join("L")}Z`).join(""));
+    c.fillStyle = `${colour}66`;
+    c.fill(path);
+    for (const [style, width] of [["rgba(0,0,0,.75)", 1.2], [colour, 0.6]]) {
+      c.strokeStyle = style;
+      c.lineWidth = thick * width;
+      c.stroke(path);
+    }
+  }
 }
 
 function frame(c, { boxes = [], colour, unsure }, scale, thick, only) {

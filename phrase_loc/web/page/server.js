@@ -40,6 +40,7 @@ export const image = async (key) => (await call(`api/image/${encodeURIComponent(
 export const example = async (name) => (await call(`examples/${encodeURIComponent(name)}`)).blob();
 export const phrases = async (text) => (await (await call("api/phrases", json({ text }))).json()).phrases;
 export const wordsAt = async (key, x, y) => (await (await call("api/words-at", json({ key, x, y }))).json()).words;
+export const masks = async (asked) => (await (await call("api/masks", json(asked))).json()).masks;
 export const labels = async (asked) => (await call("api/export", json(asked))).blob();
 
 export async function localize(key, phrases, method, words = false) {

@@ -23,7 +23,7 @@ export const state = {
 };
 
 export const defaults = () => ({
-  top_k: 1, gamma: Math.round(20 * state.model.ranking.gamma) / 20, wanted: 0, strength: 0.7, method: state.model.method,
+  top_k: 1, gamma: Math.round(20 * state.model.ranking.gamma) / 20, wanted: 0, strength: 0.7, masks: 0, method: state.model.method,
 });
 
 const id = (method, phrase) => `${method}\n${phrase}`;
@@ -34,7 +34,7 @@ export function keep(photo, prediction, method, phrase, proposals) {
   const map = prediction.map && decodeMap(prediction.map);
   const candidates = Float64Array.of(...proposals, ...prediction.proposals);
   const note = (prediction.note ?? "").split(". ").filter((said) => said && !said.startsWith(DISAGREE)).join(". ");
-  photo.answers.set(id(method, phrase), { ...prediction, note, map, side: prediction.map?.side, candidates });
+  photo.answers.set(id(method, phrase), { ...prediction, note, map, side: prediction.map?.side, candidates, masks: new Map() });
 }
 
 /** Remember phrases, settings and photographs as they are, before something changes them. */
@@ -62,6 +62,9 @@ export function boxesOf(answered, photo = state.photo) {
   return rank(answered.map, answered.side, answered.candidates, photo.size, options);
 }
 
+/** The mask in a box of an answer, {size, counts, outlines}, once it was fetched; undefined where none is wanted. */
+export const maskOf = (answered, { xyxy }) => (state.settings.masks ? answered.masks.get(String(xyxy)) : undefined);
+
 /** Whether an answer is less certain than wanted; of an unknown noun nothing is certain. */
 export const under = ({ present }) => Boolean(state.model.calibrated) && (present ?? 0) < state.settings.wanted;
 
@@ -82,7 +85,8 @@ export function layerOf(phrase, method) {
   const unsure = answered.state === "not sure" || (state.model.calibrated && answered.state === null);
   const absent = answered.state === "not there";
   const boxes = absent ? [] : boxesOf(answered);
-  return { phrase, map, side, peak, absent, unsure, boxes, colour: colourOf(phrase), label: unsure ? `${phrase}?` : phrase };
+  const outlines = boxes.map((box) => maskOf(answered, box)?.outlines ?? []);
+  return { phrase, map, side, peak, absent, unsure, boxes, outlines, colour: colourOf(phrase), label: unsure ? `${phrase}?` : phrase };
 }
 
 /** What lies over the photograph: one word's map, one phrase alone, or all phrases that were found. */
