@@ -15,9 +15,8 @@ import torch
 
 from phrase_loc.boxes import iou
 from phrase_loc.datasets.flickr30k import Flickr30kEntities
-from phrase_loc.evaluation.baselines import blind_boxes
 from phrase_loc.evaluation.protocols import PROTOCOLS
-from phrase_loc.evaluation.scoring import gather
+from phrase_loc.evaluation.scoring import blind_boxes, gather
 
 STEPS, NUMBER = 8, 10
 

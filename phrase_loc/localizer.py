@@ -10,7 +10,7 @@ threads may share it.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import asdict, replace
 from functools import reduce
 from itertools import pairwise
@@ -59,13 +59,6 @@ def _oddity(peak: Tensor | None, boxes: Tensor) -> str | None:
     return "map and box disagree: the peak of the map lies outside the best box"
 
 
-def mean_units(model: TextToRegion, encoded: Sequence[EncodedPhrase]) -> Tensor:
-    """Of each phrase the mean unit of its words, by their weights: (P, D), zeros without a known word."""
-    ids, weights = map(torch.from_numpy, distinct_words(encoded))
-    vectors = model.words.vectors
-    return weights.to(vectors) @ model.units(ids.to(vectors.device))
-
-
 class PhraseLocalizer:
     """Answers where phrases are in photographs.
 
@@ -84,25 +77,15 @@ class PhraseLocalizer:
         between = [model.between(low, high) for low, high in pairwise(stages)]
         highest = model.above(stages[-1])
         further = len(self.settings.image_sizes) - 1
-        of_ranker = self._ranker_stage()
-        first = min(stages[0], of_ranker or stages[0], key=model.stage_index)
+        ranker, head = model.config.ranker if self.settings.ranker else None, model.head
+        own = ranker[0] if ranker else stages[0]
+        first = min(stages[0], own, key=model.stage_index)
         # for each input size the network up to what a scene keeps, and over that, cut where maps are read
         self._below = [model.below(first), *[model.below(stages[-1])] * further]
         self._parts = [[*between, highest], *[[highest]] * further]
-        self._to_maps = model.between(
-            first, stages[0]
-        )  # from the first size's activations to where maps are read
-        self._to_ranker = model.between(first, of_ranker) if of_ranker else None
-
-    def _ranker_stage(self) -> str | None:
-        """Where the box ranker reads, None where it is not asked."""
-        if not self.settings.ranker:
-            return None
-        if self.model.config.ranker is None:
-            raise ConfigError(
-                "this model has no box ranker; set ranker=0, or teach it one: phrase-loc learn-ranker"
-            )
-        return self.model.config.ranker[0]
+        # of the first size from what a scene keeps to where its lowest map is read, and to what the ranker reads
+        self._to_maps, self._to_ranker = model.between(first, stages[0]), model.between(first, own)
+        self._ranker = deepcopy(head.ranker).cpu().float() if ranker and head.ranker else None
 
     @classmethod
     def from_pretrained(
@@ -196,39 +179,44 @@ class PhraseLocalizer:
 
     @torch.inference_mode()
     def phrase_units(self, encoded: Sequence[EncodedPhrase]) -> Tensor:
-        """Of each phrase the mean unit of its words, for the box ranker: (P, D), (P, 0) where it is not asked."""
-        if self._to_ranker is None:
-            return torch.zeros(len(encoded), 0)
-        return mean_units(self.model, encoded).cpu()
+        """The mean unit of each phrase's words by their weights, on the CPU: (P, D), zeros without a known word."""
+        ids, weights = map(torch.from_numpy, distinct_words(encoded))
+        if not len(ids):
+            return torch.zeros(len(encoded), self.model.config.hidden or self.model.config.channels)
+        return weights @ self.model.units(ids.to(self.device)).float().cpu()
 
     @torch.inference_mode()
-    def box_scores(self, scene: Scene, boxes: Tensor, units: Tensor) -> Tensor | None:
-        """What the box ranker adds to the scores of boxes: (R, 4), (P, D) -> (P, R); None where it is not asked."""
-        if self._to_ranker is None or not len(boxes):
+    def ranker_plane(self, scene: Scene) -> Tensor:
+        """The activations that the box ranker reads, on the CPU: (C, h, w)."""
+        return self._to_ranker(scene.activations[0])[0].float().cpu()
+
+    @torch.inference_mode()
+    def box_scores(self, scene: Scene, boxes: Tensor | None, units: Tensor) -> Tensor | None:
+        """What the box ranker adds to the scores of boxes: (R, 4), (P, D) -> (P, R); None where there is none."""
+        if self._ranker is None or boxes is None:
             return None
-        plane = self._to_ranker(scene.activations[0])[0]
-        logits = self.model.head.ranker(plane, boxes.to(plane), scene.size, units.to(plane))
-        return self.settings.ranker * F.logsigmoid(logits).cpu()
+        logits = self._ranker(self.ranker_plane(scene), boxes.cpu(), scene.size, units)
+        return self.settings.ranker * F.logsigmoid(logits)
 
     @lap("maps")
     @torch.inference_mode()
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
         ids, weights = map(torch.from_numpy, distinct_words(encoded))
-        single = len(self._parts) == len(self._parts[0]) == 1
+        single, read = len(self._parts) == len(self._parts[0]) == 1, self._read(scene)
         if len(ids) == 0:
-            grid = self.model.grid(scene.activations[0]).shape[-2:] if single else self._grid
-            return scene.activations[0].new_zeros(len(encoded), *grid)
+            grid = self.model.grid(read[0]).shape[-2:] if single else self._grid
+            return read[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units, weights = self.model.units(ids), weights.to(self.device)
-        if method in PLANAR and self.model.grid(scene.activations[0]) is not scene.activations[0]:
+        if method in PLANAR and self.model.grid(read[0]) is not read[0]:
             raise ConfigError(f"{method} masks a plane and not a transformer's tokens; take another method")
         dual = self.model.common_units(self.settings.prompts) if self.settings.dual == "mean" else None
         rules: dict[str, Any] = {"method": attention, "signed": self.settings.signed, "dual": dual}
         rules["weights"] = weights
         found = [
             [self.model.grid(maps[:, 0]) for maps in maps_at_depths(parts, x, units, **rules)]
-            for parts, x in zip(self._parts, self._read(scene), strict=True)
+            for parts, x in zip(self._parts, read, strict=True)
         ]
         if single:
             return found[0][0]

@@ -53,23 +53,28 @@ class BoxRanker(nn.Module):
         """The numbers of each region: (C, h, w), (R, 4) -> (R, WIDTH * (CELLS**2 + 2) + 3)."""
         values = (plane - self.mean[:, None, None]) / self.std[:, None, None]
         values = torch.einsum("chw,kc->khw", values, self.lift.weight)
-        height, width = size
-        corners, sides = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
-        steps = torch.cartesian_prod(*[torch.arange(CELLS, device=boxes.device)] * 2) / CELLS
-        first = corners + steps * sides  # (R, CELLS**2, 2)
-        cells = torch.cat([first, first + sides / CELLS], -1)
-        frames = clip(
-            torch.cat([boxes[:, :2] - FRAME * sides[:, 0], boxes[:, 2:] + FRAME * sides[:, 0]], 1), size
-        )
-        regions = torch.cat([cells, frames[:, None], boxes[:, None]], 1).flatten(0, 1)
-        cell = height * width / plane[0].numel()  # of the plane, in pixels
-        sums = mass_in(values, regions, size).unflatten(-1, (len(boxes), -1))  # (k, R, CELLS**2 + 2)
-        areas = (area(regions) / cell).view(len(boxes), -1)
-        means = (sums[..., :-2] / areas[:, :-2].clamp(min=1e-3)).permute(1, 2, 0).flatten(1)
-        around = (sums[..., -2] - sums[..., -1]) / (areas[:, -2] - areas[:, -1]).clamp(min=0.3)
-        whole = values.mean((1, 2)).expand(len(boxes), -1)
-        share, shape = area(boxes) / (height * width), sides[:, 0, 0] / sides[:, 0, 1].clamp(min=1e-6)
+        table, height, width = integral(values), *size
+        corners, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+        frames = clip(torch.cat([corners - FRAME * sides, boxes[:, 2:] + FRAME * sides], 1), size)
+        cell = boxes.new_tensor(
+            [[width / plane.shape[2]], [height / plane.shape[1]]]
+        )  # of the plane, in pixels
+
+        def sums(edges: Tensor) -> tuple[Tensor, Tensor]:
+            """Of parts between edges along x and y, (R, 2, n + 1): sums (k, R, n, n) and areas in cells (R, n, n)."""
+            x, y = (edges / cell).unbind(1)
+            found = _at(table, y[:, None], x[:, :, None]).diff(dim=-1).diff(dim=-2)
+            return found, x.diff()[:, :, None] * y.diff()[:, None]
+
+        steps = torch.arange(CELLS + 1, device=boxes.device) / CELLS
+        inside, areas = sums(corners[..., None] + sides[..., None] * steps)
+        framed, framed_areas = sums(frames.unflatten(1, (2, 2)).mT)
+        means = (inside / areas.clamp(min=1e-3)).permute(1, 2, 3, 0).flatten(1)
+        around = framed[..., 0, 0] - inside.sum((-2, -1))
+        around = around / (framed_areas[..., 0, 0] - areas.sum((-2, -1))).clamp(min=0.3)
+        share, shape = area(boxes) / (height * width), sides[:, 0] / sides[:, 1].clamp(min=1e-6)
         form = [share.clamp(min=1e-3).log(), shape.clamp(0.05, 20).log(), share.sqrt()]
+        whole = values.mean((1, 2)).expand(len(boxes), -1)
         return torch.cat([means, around.T, whole, torch.stack(form, 1)], 1)
 
 
@@ -94,13 +99,22 @@ def mass_in(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _at(table: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Bilinear look-up at fractional corners: (..., h + 1, w + 1), (R,), (R,) -> (..., R)."""
-    top = y.floor().long().clamp(0, table.shape[-2] - 2)
-    left = x.floor().long().clamp(0, table.shape[-1] - 2)
-    v, u = y - top, x - left
-    upper = table[..., top, left] * (1 - u) + table[..., top, left + 1] * u
-    lower = table[..., top + 1, left] * (1 - u) + table[..., top + 1, left + 1] * u
-    return upper * (1 - v) + lower * v
+    """Bilinear look-up at fractional corners: (..., h + 1, w + 1), y and x that broadcast to (S) -> (..., S)."""
+    height, width = table.shape[-2:]
+    top = y.floor().long().clamp(0, height - 2)
+    left = x.floor().long().clamp(0, width - 2)
+    v, u = (y - top)[..., None], (x - left)[..., None]
+    rows = table.reshape(
+        -1, height * width
+    ).T.contiguous()  # one corner's numbers side by side: ten times as fast
+
+    def look(down: int, right: int) -> Tensor:
+        return F.embedding((top + down) * width + left + right, rows)
+
+    upper = look(0, 0) * (1 - u) + look(0, 1) * u
+    lower = look(1, 0) * (1 - u) + look(1, 1) * u
+    found = (upper * (1 - v) + lower * v).movedim(-1, 0)
+    return found.reshape(*table.shape[:-2], *found.shape[1:])
 
 
 def score_boxes(

@@ -8,13 +8,16 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
 from phrase_loc.cli.query import batch_arguments, keep_memory, localizer_of, model_arguments, set_malloc
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import make_folder, read_text, write_text
+
+if TYPE_CHECKING:
+    from phrase_loc.localizer import PhraseLocalizer
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 TOKEN, KEY = "PHRASE_LOC_TOKEN", "LABEL_STUDIO_API_KEY"  # the environment's own, and label-studio-sdk's
@@ -173,24 +176,18 @@ def run_compare(args: argparse.Namespace) -> int:
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, where it is fitted, and settings chosen on val that are stored in the same step."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a model folder, changed in place, or with --output any model")
-    add("--output", metavar="FOLDER", type=Path, help="save the calibrated model there instead")
+    _changed_arguments(parser, "gamma=0.45")
     add("--root", type=Path, required=True, help="tree of Flickr30k Entities")
     add("--split", default="val", help=f"split to fit on, never test {DEFAULT}")
     add("--seed", type=int, default=0, help=f"of the negative pairs {DEFAULT}")
-    text = "inference setting to store"
-    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
 def run_calibrate(args: argparse.Namespace) -> int:
     """Fit the probability that a phrase is shown, save it with the model, print the figures."""
     from phrase_loc.datasets.flickr30k import Flickr30kEntities
     from phrase_loc.evaluation.calibration import calibrate
-    from phrase_loc.localizer import PhraseLocalizer
 
-    localizer = PhraseLocalizer.from_pretrained(_to_change(args, "calibrate"), device="cpu").with_settings(
-        **_changes(args)
-    )
+    localizer = _to_change(args, "calibrate", "cpu")
     fit = calibrate(localizer, Flickr30kEntities(args.root, args.split), args.seed)
     localizer.model.config = replace(localizer.model.config, calibration=fit)
     localizer.save_pretrained(args.output or args.model)
@@ -198,54 +195,53 @@ def run_calibrate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _to_change(args: argparse.Namespace, command: str) -> str:
-    """The model of a command that changes a folder in place; a ConfigError where that is none, or read-only."""
+def learn_ranker_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, photographs with captions, and settings that are stored in the same step."""
+    add = parser.add_argument
+    _changed_arguments(parser, "ranker=0.2")
+    text = "photographs with captions, as `data.shards` of training"
+    add("--shards", nargs="+", required=True, metavar="SHARDS", help=text)
+    text = f"how many of them are looked at {DEFAULT}"
+    add("--photographs", type=COUNT, default=4000, metavar="N", help=text)
+    add("--seed", type=int, default=0, help=f"of which photographs, and of the weights {DEFAULT}")
+
+
+def run_learn_ranker(args: argparse.Namespace) -> int:
+    """Teach a box ranker, save it with the model, print from how much it learned."""
+    from phrase_loc.pairs.sources import open_source
+    from phrase_loc.training.box_ranker import RANKER, teach
+
+    localizer = _to_change(args, "learn-ranker", "auto", ranker=RANKER)
+    taught, said = teach(localizer, open_source(args.shards), args.photographs, args.seed)
+    taught.save_pretrained(args.output or args.model)
+    print(json.dumps(said, indent=1))
+    return 0
+
+
+def _changed_arguments(parser: argparse.ArgumentParser, example: str) -> None:
+    """Of a command that saves more with a model."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a model folder, changed in place, or with --output any model")
+    add("--output", metavar="FOLDER", type=Path, help="save the changed model there instead")
+    text = f"inference setting to store, such as {example}"
+    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def _to_change(args: argparse.Namespace, command: str, device: str, **settings: Any) -> "PhraseLocalizer":
+    """The model with these settings and those of --set; a ConfigError where it can be saved at no place."""
+    from phrase_loc.localizer import Inference, PhraseLocalizer
+
     if not args.output and not Path(args.model).is_dir():
         raise ConfigError(
             f"{command} changes a model folder in place, and {args.model} is none; name an --output folder"
         )
     if not args.output and not os.access(args.model, os.W_OK):
         raise ConfigError(f"{command} changes {args.model} in place, which cannot be written; copy it first")
-    return str(args.model)
-
-
-def _changes(args: argparse.Namespace) -> dict[str, Any]:
-    """The inference settings of --set."""
-    from phrase_loc.localizer import Inference
-
     if wrong := [pair for pair in args.changes if "=" not in pair]:
         raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
-    pairs = (pair.split("=", 1) for pair in args.changes)
-    return {key: value_of(value, key, fields_of(Inference).get(key, Any)) for key, value in pairs}
-
-
-def learn_ranker_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, the photographs with captions, and settings that are stored in the same step."""
-    add = parser.add_argument
-    add("model", metavar="MODEL", help="a model folder, changed in place, or with --output any model")
-    add("--output", metavar="FOLDER", type=Path, help="save the model there instead")
-    text = "photographs with texts, as `data.shards` of training"
-    add("--shards", nargs="+", required=True, metavar="SHARDS", help=text)
-    text = f"how many of them are looked at, drawn by the seed {DEFAULT}"
-    add("--photographs", type=COUNT, default=4000, metavar="N", help=text)
-    add("--seed", type=int, default=0, help=f"of photographs and weights {DEFAULT}")
-    text = "inference setting to store, such as ranker=0.2"
-    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=text)
-
-
-def run_learn_ranker(args: argparse.Namespace) -> int:
-    """Teach the box ranker, save it with the model, print what it learned from."""
-    from phrase_loc.localizer import PhraseLocalizer
-    from phrase_loc.pairs.sources import open_source
-    from phrase_loc.training.box_ranker import RANKER, teach
-
-    changes = {"ranker": RANKER, **_changes(args)}
-    localizer = PhraseLocalizer.from_pretrained(_to_change(args, "learn-ranker"))
-    asked = localizer.with_settings(**{**changes, "ranker": 0.0})
-    taught, said = teach(asked, open_source(args.shards), args.photographs, args.seed)
-    taught.with_settings(**changes).save_pretrained(args.output or args.model)
-    print(json.dumps(said, indent=1))
-    return 0
+    for key, value in (pair.split("=", 1) for pair in args.changes):
+        settings[key] = value_of(value, key, fields_of(Inference).get(key, Any))
+    return PhraseLocalizer.from_pretrained(args.model, device).with_settings(**settings)
 
 
 def leaks_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,11 +30,10 @@ from phrase_loc.attention import METHODS
 from phrase_loc.boxes import rescale
 from phrase_loc.errors import ConfigError, nearest
 from phrase_loc.evaluation import external
-from phrase_loc.evaluation.baselines import BASELINES, Baseline
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.protocols import EvaluateConfig, MapBox, Protocol
 from phrase_loc.evaluation.rows import Rows, Table, content_words
-from phrase_loc.evaluation.scoring import Answers, Method, Query, Request
+from phrase_loc.evaluation.scoring import BASELINES, Answers, Baseline, Method, Query, Request
 from phrase_loc.evaluation.statistics import Floats
 from phrase_loc.evaluation.thresholds import map_boxes
 from phrase_loc.maps import peak
@@ -150,11 +149,11 @@ def build(
 
 
 class Look(NamedTuple):
-    """An image that was looked at, and method -> phrase -> map (h, w) >= 0, zeros without a known word."""
+    """An image that was looked at, and method -> phrase -> map (h, w) >= 0 and mean unit (D,), zeros if unknown."""
 
     sample: GroundingSample
     scene: Scene
-    maps: defaultdict[str, dict[str, Tensor]]
+    maps: defaultdict[str, dict[str, tuple[Tensor, Tensor]]]
 
 
 class MapMethod(Method):
@@ -179,17 +178,18 @@ class MapMethod(Method):
         phrases = list(dict.fromkeys(p for query in queries for p in query))
         if new := [phrase for phrase in phrases if phrase not in found]:
             asked = self.choose(self.localizer, sample, new) if self.choose else new
-            found.update(zip(new, self.localizer.attend(scene, asked), strict=True))
-        maps = torch.stack([torch.stack([found[p] for p in query]).mean(0) for query in queries])
-        of_words = self.choose(self.localizer, sample, phrases) if self.choose else phrases
-        units = dict(zip(phrases, self.localizer.phrase_units(self.localizer.encode(of_words)), strict=True))
+            units = self.localizer.phrase_units(self.localizer.encode(asked))
+            found.update(zip(new, zip(self.localizer.attend(scene, asked), units, strict=True), strict=True))
+        maps, units = (
+            torch.stack([torch.stack([found[p][part] for p in query]).mean(0) for query in queries])
+            for part in range(2)
+        )
         knows = {p: e.known for p, e in zip(phrases, self.localizer.encode(phrases), strict=True)}
         known = torch.tensor([any(knows[p] for p in query) for query in queries])
         peaks, boxes = self._from_heat(maps, sample.size, request)
         for values in [*peaks.values(), *boxes.values()]:
             values[~known] = float("nan")
-        asked_units = torch.stack([torch.stack([units[p] for p in query]).mean(0) for query in queries])
-        ranked = self._ranked(scene, maps, known, request.top_k, asked_units)
+        ranked = self._ranked(scene, maps, known, request.top_k, units)
         of_classifier = getattr(self.localizer, "class_ranks", None) if request.ranks else None
         ranks = of_classifier(scene, [query[0] for query in queries]) if of_classifier else None
         return Answers(known, peaks, ranked[..., :4], ranked[..., 4], boxes, ranks)

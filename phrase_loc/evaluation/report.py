@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.methods import WITHOUT_PRIOR
 from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, marks, report
+from phrase_loc.evaluation.scoring import BASELINES
 from phrase_loc.evaluation.statistics import seal
 from phrase_loc.files import lock, make_folder, write_text, writing
 from phrase_loc.gallery import template

@@ -16,11 +16,10 @@ from phrase_loc.datasets.annotations import Annotated
 from phrase_loc.distributed import World, pick_device
 from phrase_loc.errors import choose
 from phrase_loc.evaluation import external, methods, thresholds
-from phrase_loc.evaluation.baselines import BASELINES
 from phrase_loc.evaluation.evaluator import Plan, Progress, run
 from phrase_loc.evaluation.protocols import EvaluateConfig, Protocol, faithful
 from phrase_loc.evaluation.rows import Rows, by_seen, by_word, is_map, tables
-from phrase_loc.evaluation.scoring import Method
+from phrase_loc.evaluation.scoring import BASELINES, Method
 from phrase_loc.evaluation.statistics import Sums, paired
 from phrase_loc.files import digest, fingerprint
 from phrase_loc.skipped import Skipped

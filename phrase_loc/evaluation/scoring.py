@@ -1,4 +1,4 @@
-"""What a protocol counts in an image with its truth, what a method answers, and the scores of the answers.
+"""What a protocol counts in an image with its truth, what a method answers, the scores of answers, blind baselines.
 
 A phrase without a true box is not counted. A mention counts once for each time it is written; an entity once
 for its chain, however often it is mentioned.
@@ -8,9 +8,13 @@ metrics it may give 'iou' (P,), the overlap of the first box with the best truth
 'first' (P,), the rank of the first correct box.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +31,7 @@ from phrase_loc.structures import GroundingSample
 
 Array = NDArray[np.float64]
 Query = tuple[str, ...]  # phrases whose maps are averaged; a mention is a query of one
+Guess = Callable[[GroundingSample, Query], tuple[Tensor, Tensor]]  # -> (2,) point, (k, 4) boxes best first
 
 
 @dataclass(frozen=True)
@@ -280,4 +285,74 @@ def touches(mask: dict[str, Any], point: list[float], radius: float) -> bool:
 SCORERS: dict[str, Callable[[Protocol, Batch, Answers], dict[str, Tensor]]] = {
     scorer.__name__: scorer
     for scorer in (pointing, box_centre, map_box, map_box_sweep, recall, disc_pointing, mask_pointing)
+}
+
+
+class Baseline(Method):
+    """A blind guess as a method: point and boxes from nothing but the size of the image and the words."""
+
+    needs_image = False
+
+    def __init__(self, name: str, guess: Guess):
+        self.name, self.guess = name, guess
+
+    def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
+        """Answer distinct queries about one image; every phrase counts as known."""
+        points, ranked = map(torch.stack, zip(*(self.guess(sample, query) for query in queries), strict=True))
+        scores = torch.linspace(1, 0.5, ranked.shape[1]).expand(len(queries), -1)
+        return Answers(
+            torch.ones(len(queries), dtype=torch.bool),
+            dict.fromkeys(request.borders, points),
+            ranked[:, : request.top_k],
+            scores[:, : request.top_k],
+            dict.fromkeys(request.map_boxes, ranked[:, 0]),
+        )
+
+
+def _middle(*shares: float) -> Guess:
+    """A box in shares of the sides, with the point in the middle of the image."""
+
+    def guess(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
+        sides = _sides(sample.size)
+        return sides[:2] / 2, (sides * torch.tensor(shares))[None]
+
+    return guess
+
+
+def _random(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
+    seed = hashlib.sha256("\n".join([sample.image_id, *query]).encode()).digest()[:8]
+    draws = np.random.default_rng(int.from_bytes(seed, "big")).random((21, 2))
+    corners = np.sort(draws[1:].reshape(10, 2, 2), axis=1).reshape(10, 4)
+    sides = _sides(sample.size)
+    return torch.from_numpy(draws[0]).float() * sides[:2], torch.from_numpy(corners).float() * sides
+
+
+def _fixed_boxes(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
+    boxes = blind_boxes(torch.tensor(_chosen()), sample.size)
+    return (boxes[0, :2] + boxes[0, 2:]) / 2, boxes
+
+
+def _sides(size: tuple[int, int]) -> Tensor:
+    return torch.tensor([size[1], size[0]] * 2)
+
+
+def blind_boxes(relative: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes in shares of the sides -> pixels of an image (H, W): (R, 4) -> (R, 4).
+
+    The last pixel belongs to the box, as where widths count + 1: the right half of 8 pixels is 4 to 7.
+    """
+    return relative * _sides(size) - torch.tensor([0.0, 0.0, 1.0, 1.0])
+
+
+@cache
+def _chosen() -> list[list[float]]:
+    return json.loads(Path(__file__).with_name("blind_boxes.json").read_text(encoding="utf-8"))["boxes"]
+
+
+#: Answers that never look at the image: printed beside every score, since a blind guess scores them.
+BASELINES: dict[str, Guess] = {
+    "centre": _middle(0.25, 0.25, 0.75, 0.75),
+    "random": _random,  # a point anywhere; ten boxes between random corners, drawn by image and phrase, not by run
+    "whole_image": _middle(0.0, 0.0, 1.0, 1.0),
+    "fixed_boxes": _fixed_boxes,  # ten boxes (blind_boxes.json), chosen on val by benchmarks/blind_boxes.py
 }

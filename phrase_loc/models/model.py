@@ -97,7 +97,8 @@ class ModelConfig:
     tuned: bool = False  # whether training changed the word vectors
     ranker: tuple[str, Size] | None = None  # of a BoxRanker: the stage that it reads, and its channels
     inference: dict[str, Any] = field(default_factory=dict)  # settings of the localizer, checked by it
-    #: slope, offset of the probability that a phrase is shown, thresholds of its states, how good it is; {} for none
+    #: slope and offset of the probability that a phrase is shown, the thresholds of its states (absent_below,
+    #: found_at), and how good it is; {} for none
     calibration: Annotated[Numbers, AfterValidator(_usable)] = field(default_factory=dict)
     #: facts for the model card (data, recipe, command, figures), kept as they are
     card: Annotated[dict[str, Any], AfterValidator(_figures)] = field(default_factory=dict)

@@ -13,8 +13,15 @@ A new source is a frozen dataclass with these two methods and one entry below. `
 source on disk.
 """
 
-from phrase_loc.proposals.selective_search import Regions, SelectiveSearch
-from phrase_loc.proposals.source import Cached, LevelSets, Preferred, Source, Windows
+from phrase_loc.proposals.source import (
+    Cached,
+    LevelSets,
+    Preferred,
+    Regions,
+    SelectiveSearch,
+    Source,
+    Windows,
+)
 
 PROPOSALS: dict[str, Source] = {
     "default": Preferred(Regions(), Windows()),

@@ -1,30 +1,33 @@
-"""Teaches a BoxRanker by photographs with captions and no boxes: what the model's own maps elect, seen over many.
+"""Teaches a BoxRanker from photographs with captions: what the boxes that the model's own maps elect have in common.
 
 A map is right about many boxes of a word and wrong about each in another way; what the regions that it elects have in
-common is what the thing looks like. So the ranker learns, from the picture alone, what `vote` reads from the map: how
-much of the probability lies on boxes that overlap a proposal by half.
+common is what the thing looks like. So the ranker learns to say from the picture alone what `ranking.vote` reads from
+the map: how much of the probability lies on boxes that overlap a proposal by half. No true box is seen.
 """
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from phrase_loc.boxes import iou
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.localizer import PhraseLocalizer, mean_units
+from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.pairs.sources import Source
-from phrase_loc.ranking import BoxRanker, hit_probability, score_boxes
+from phrase_loc.ranking import BoxRanker, score_boxes
+from phrase_loc.skipped import Fault, Skipped
 from phrase_loc.text.splitting import noun_phrases
 
-PHRASES, BOXES, BATCH = 10, 100, 8  # of a photograph, of those in a step, photographs of a step
-RATE, WEIGHT_DECAY = 2e-3, 0.02
-RANKER = 0.2  # its weight, chosen on val (docs/experiments.md)
+RANKER = 0.2  # its weight in a score, chosen on val (docs/experiments.md)
+PHRASES, BOXES, BATCH = 10, 100, 8  # of a photograph at most, of those in a step, photographs of a step
+EPOCHS, RATE, WEIGHT_DECAY = 6, 2e-3, 0.02
+TEMPERATURE = 0.1  # of the vote where the model has none
 
 
 class Example(NamedTuple):
@@ -39,76 +42,87 @@ class Example(NamedTuple):
 
 def teach(
     localizer: PhraseLocalizer, source: Source, photographs: int, seed: int = 0
-) -> tuple[PhraseLocalizer, dict[str, int]]:
-    """The localizer with a ranker that has learned from photographs drawn by the seed, and from how many it did.
+) -> tuple[PhraseLocalizer, dict[str, Any]]:
+    """The localizer with a ranker learned from photographs drawn by the seed; how many, and what was left out.
 
-    Raises a ConfigError for an image-text pair, a DataError where too few photographs can be used.
+    It reads the lowest stage at which the model's maps are read, at the first input size. Raises a ConfigError for an
+    image-text pair, a DataError where too few photographs can be used.
     """
-    model, stage = deepcopy(localizer.model), min(localizer.settings.stages, key=localizer.model.stage_index)
-    if model.reads_phrases:
+    if localizer.model.reads_phrases:
         raise ConfigError(
-            "a box ranker is part of a word model, and this is an image-text pair; give another model"
+            "a box ranker is for models that read words, this is an image-text pair; name another"
         )
+    asked, skipped = localizer.with_settings(ranker=0.0), Skipped()
     drawn = sorted(random.Random(seed).sample(range(len(source)), min(photographs, len(source))))
-    found = list(examples(localizer, source, tqdm(drawn, "photographs", leave=False)))
-    ranker = learn(found, seed=seed)
-    model.head.ranker = ranker.to(localizer.device)
-    model.config = replace(model.config, ranker=(stage, found[0].plane.shape[0]))
-    said = {"photographs": len(found), "left_out": len(drawn) - len(found)}
-    said["phrases"] = sum(len(example.units) for example in found)
+    bar = tqdm(drawn, "photographs", unit="image", disable=None, leave=False)
+    found = list(examples(asked, source, bar, skipped))
+    if len(found) < BATCH:
+        why = f" (left out: {skipped.summary()})" if skipped.seen else ""
+        raise DataError(
+            f"a box ranker learns from {BATCH} photographs or more that have proposals and name something known, got "
+            f"{len(found)} of {len(drawn)}{why}; name more --shards or --photographs"
+        )
+    model, stage = deepcopy(localizer.model), min(asked.settings.stages, key=localizer.model.stage_index)
+    model.head.ranker = learn(found, seed=seed).to(localizer.device)
+    model.config = replace(model.config, ranker=(stage, len(found[0].plane)))
+    said = {
+        "photographs": len(found),
+        "phrases": sum(len(e.units) for e in found),
+        "left_out": skipped.counts,
+    }
     return PhraseLocalizer(model, localizer.settings, localizer.cache), said
 
 
-def examples(localizer: PhraseLocalizer, source: Source, numbers: Iterable[int]) -> Iterator[Example]:
-    """Those of the photographs that have a proposal and a caption with a known noun; broken ones are left out."""
+def examples(
+    localizer: PhraseLocalizer, source: Source, numbers: Iterable[int], skipped: Skipped
+) -> Iterator[Example]:
+    """Those of the photographs that have a proposal and name something known."""
     s = localizer.settings
     for number in numbers:
         try:
-            texts, scene = source.texts(number), localizer.look(source.image(number))
-        except DataError:
+            phrases = _phrases(localizer, source.texts(number))
+            scene = localizer.look(source.image(number))
+        except DataError as error:
+            skipped.add(Fault("image", source.name(number), str(error)))
             continue
-        phrases = _phrases(localizer, texts)
-        boxes = scene.proposals
-        if not phrases or boxes is None or not len(boxes):
+        if not phrases or scene.proposals is None or not len(scene.proposals):
+            skipped.add(Fault("words", source.name(number), "" if phrases else "no noun phrase is known"))
             continue
-        heats = localizer.heat(localizer.attend(scene, phrases).cpu(), (s.grid, s.grid))
-        scores = score_boxes(heats, boxes.to(heats), scene.size, s.gamma, s.spread)
-        hits = hit_probability(boxes.to(heats), scores, s.temperature or 0.1)
-        units = mean_units(localizer.model, localizer.encode(phrases)).cpu()
-        yield Example(scene.activations[0][0].half().cpu(), boxes.to(heats), scene.size, units, hits)
+        heats = localizer.heat(localizer.attend(scene, phrases).cpu().float(), (s.grid, s.grid))
+        scores = score_boxes(heats, scene.proposals, scene.size, s.gamma, s.spread)
+        near = (iou(scene.proposals, scene.proposals) >= 0.5).to(scores)
+        hits = torch.softmax(scores / (s.temperature or TEMPERATURE), -1) @ near
+        units = localizer.phrase_units(localizer.encode(phrases))
+        yield Example(localizer.ranker_plane(scene).half(), scene.proposals, scene.size, units, hits)
 
 
 def _phrases(localizer: PhraseLocalizer, texts: Sequence[str]) -> list[str]:
-    """Noun phrases of the captions whose noun is known, of those with the same words the first, at most PHRASES."""
+    """Noun phrases of the texts whose noun is known, of those with the same words the first, at most PHRASES."""
     said = [phrase for text in texts for phrase in noun_phrases(text)]
-    found = {e.ids: p for p, e in zip(said[::-1], localizer.encode(said[::-1]), strict=True) if e.head_known}
-    return list(found.values())[::-1][:PHRASES]
+    found: dict[tuple[Any, ...], str] = {}
+    for phrase, encoded in zip(said, localizer.encode(said), strict=True):
+        if encoded.head_known:
+            found.setdefault(encoded.ids, phrase)
+    return list(found.values())[:PHRASES]
 
 
-def learn(found: Sequence[Example], epochs: int = 6, seed: int = 0) -> BoxRanker:
-    """The ranker of the examples, in eval mode: AdamW with one cycle of the rate, cross-entropy to `hits`.
-
-    Raises a DataError where there are fewer than BATCH of them.
-    """
-    if len(found) < BATCH:
-        raise DataError(
-            f"a box ranker learns from {BATCH} photographs or more, got {len(found)} with known nouns"
-        )
+def learn(found: Sequence[Example], epochs: int = EPOCHS, seed: int = 0) -> BoxRanker:
+    """The ranker of BATCH examples or more, in eval mode: AdamW, one cycle of the rate, cross-entropy to `hits`."""
     torch.manual_seed(seed)
-    order, draw = list(range(len(found))), random.Random(seed)
-    ranker = BoxRanker(found[0].plane.shape[0], found[0].units.shape[1])
+    ranker = BoxRanker(len(found[0].plane), found[0].units.shape[1])
     pixels = torch.cat([example.plane.float().flatten(1)[:, ::7] for example in found], 1)
     ranker.mean.copy_(pixels.mean(1))
     ranker.std.copy_(pixels.std(1).clamp(min=1e-3))
     optimizer = torch.optim.AdamW(ranker.parameters(), RATE, weight_decay=WEIGHT_DECAY)
-    steps = epochs * (len(found) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1)
-    for step in tqdm(range(steps), "ranker", leave=False):
-        if (place := step * BATCH % (len(found) // BATCH * BATCH)) == 0:
-            draw.shuffle(order)
-        losses = [_loss(ranker, found[i]) for i in order[place : place + BATCH]]
+    steps = len(found) // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * steps + 1)
+    for step in tqdm(range(epochs * steps), "box ranker", unit="step", disable=None, leave=False):
+        if step % steps == 0:
+            order = torch.randperm(len(found)).tolist()
+        place = step % steps * BATCH
+        loss = torch.stack([_loss(ranker, found[i]) for i in order[place : place + BATCH]]).mean()
         optimizer.zero_grad()
-        torch.stack(losses).mean().backward()
+        loss.backward()
         optimizer.step()
         schedule.step()
     return ranker.eval().requires_grad_(False)

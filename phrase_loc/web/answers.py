@@ -254,15 +254,15 @@ class Answers:
         answer = answer_dict(kept.key, kept.scene.size, predictions) | {"key": kept.key}
         if maps:
             answer["proposals"] = _flat(kept.scene.proposals)
-        units = self.localizer.phrase_units(self.localizer.encode(phrases)).split(1)
-        for shown, prediction, unit in zip(answer["predictions"], predictions, units, strict=True):
+            units = self.localizer.phrase_units(self.localizer.encode(phrases))
+            added = self.localizer.box_scores(kept.scene, kept.scene.proposals, units)
+        for i, (shown, prediction) in enumerate(zip(answer["predictions"], predictions, strict=True)):
             if maps:
                 heat = self._heats(prediction.attention[None])[0] if prediction.peak is not None else None
                 own = None if heat is None else self.localizer.source.of_map(heat, kept.scene.size)
                 shown |= {"map": None if heat is None else encoded_map(heat), "proposals": _flat(own)}
-                boxes = [b for b in (kept.scene.proposals, own) if b is not None]
-                added = self.localizer.box_scores(kept.scene, torch.cat(boxes), unit) if boxes else None
-                shown["added"] = [] if added is None else [round(v, 4) for v in added[0].tolist()]
+                further = self.localizer.box_scores(kept.scene, own, units[i, None])
+                shown["added"] = _flat(None if added is None else added[i], 4) + _flat(further, 4)
             if words:
                 known = [w for w in prediction.words if w.known]
                 asked = self.localizer.attend(kept.scene, [w.text for w in known], method) if known else None
@@ -315,6 +315,6 @@ def encoded_map(heat: Tensor) -> dict[str, Any]:
     return {"side": heat.shape[-1], "data": base64.b64encode(level.tobytes()).decode()}
 
 
-def _flat(boxes: Tensor | None) -> list[float]:
-    """Corners one after the other, in hundredths of pixels."""
-    return [] if boxes is None else [round(v, 2) for v in boxes.flatten().tolist()]
+def _flat(values: Tensor | None, digits: int = 2) -> list[float]:
+    """Numbers one after the other, such as the corners of boxes in hundredths of pixels."""
+    return [] if values is None else [round(v, digits) for v in values.flatten().tolist()]

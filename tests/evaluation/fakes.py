@@ -83,7 +83,7 @@ class FakeLocalizer:
         return full
 
     def phrase_units(self, encoded):
-        return torch.zeros(len(encoded), 0)
+        return torch.zeros(len(encoded), 1)
 
     def rank_all(self, scene, maps, top_k, units):
         return [self.rank(scene, attention, top_k) for attention in maps]

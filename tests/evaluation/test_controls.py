@@ -53,7 +53,7 @@ def test_a_control_answers_with_the_other_words_map(sample):
     localizer = text_localizer()
     (control,) = build(["contrastive_mwp@shuffled_words"], localizer)
     scene = localizer.look(sample.path, size=sample.size)
-    expected = localizer.rank_all(scene, localizer.attend(scene, ["a red hat"]), 3, torch.zeros(1, 0))[0][0]
+    expected = localizer.rank_all(scene, localizer.attend(scene, ["a red hat"]), 3, torch.zeros(1, 8))[0][0]
     answers = control.answer(sample, [("a dog",), ("a zzyzx",)], Request(borders=frozenset({0}), top_k=3))
     assert answers.known.tolist() == [True, False]  # known by its own words, not by what is asked instead
     assert answers.peaks[0][1].isnan().all()

@@ -100,9 +100,9 @@ function vote(boxes, scores, temperature, weight = 0.5) {
   return [Float64Array.of(...boxes, ...merged), Float64Array.of(...scores, best + LEAD), whole];
 }
 
-/** The best boxes of one map: [{xyxy, score}], best first; `boxes` is a Float64Array, `added` what
- * the server adds to their scores. The first of a vote also has its
- * `share`: what part of the probability of all boxes lies on those that overlap it by half. */
+/** The best boxes of one map: [{xyxy, score}], best first; `boxes` is a Float64Array, `added` what the box ranker adds to
+ * their scores. The first of a vote also has its `share`: what part of the probability of all boxes lies on those that
+ * overlap it by half. */
 export function rank(map, side, boxes, size, { gamma, spread = 0, temperature = 0, nms = 0.5, top_k = 5, added = [] }) {
   if (!boxes.length) return [];
   let scores = scoreBoxes(map, side, boxes, size, gamma, spread).map((s, i) => s + (added[i] ?? 0)), share;
