@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import exp
 from operator import index
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, push_model, save_model
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached, Source
-from phrase_loc.ranking import rank_phrases
+from phrase_loc.ranking import BoxRanker, rank_phrases
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT, Prediction, Predictions, Scene
 from phrase_loc.text.phrases import EncodedPhrase, distinct_words
 from phrase_loc.text.splitting import phrase_list
@@ -77,7 +77,7 @@ class PhraseLocalizer:
         between = [model.between(low, high) for low, high in pairwise(stages)]
         highest = model.above(stages[-1])
         further = len(self.settings.image_sizes) - 1
-        ranker, head = model.config.ranker if self.settings.ranker else None, model.head
+        ranker = model.config.ranker if self.settings.ranker else None
         own = ranker[0] if ranker else stages[0]
         first = min(stages[0], own, key=model.stage_index)
         # for each input size the network up to what a scene keeps, and over that, cut where maps are read
@@ -85,7 +85,7 @@ class PhraseLocalizer:
         self._parts = [[*between, highest], *[[highest]] * further]
         # of the first size from what a scene keeps to where its lowest map is read, and to what the ranker reads
         self._to_maps, self._to_ranker = model.between(first, stages[0]), model.between(first, own)
-        self._ranker = deepcopy(head.ranker).cpu().float() if ranker and head.ranker else None
+        self._ranker = cast(BoxRanker, deepcopy(model.head.ranker)).cpu().float() if ranker else None
 
     @classmethod
     def from_pretrained(
@@ -208,12 +208,12 @@ class PhraseLocalizer:
             grid = self.model.grid(read[0]).shape[-2:] if single else self._grid
             return read[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
-        units, weights = self.model.units(ids), weights.to(self.device)
+        units = self.model.units(ids)
         if method in PLANAR and self.model.grid(read[0]) is not read[0]:
             raise ConfigError(f"{method} masks a plane and not a transformer's tokens; take another method")
         dual = self.model.common_units(self.settings.prompts) if self.settings.dual == "mean" else None
         rules: dict[str, Any] = {"method": attention, "signed": self.settings.signed, "dual": dual}
-        rules["weights"] = weights
+        rules["weights"] = weights.to(units)
         found = [
             [self.model.grid(maps[:, 0]) for maps in maps_at_depths(parts, x, units, **rules)]
             for parts, x in zip(self._parts, read, strict=True)
@@ -329,7 +329,7 @@ class PhraseLocalizer:
     def word_scores(self, scene: Scene, rows: Tensor) -> Tensor:
         """The pooled scores of words, given by their rows (K,), averaged over input sizes: (K,), on the CPU."""
         scores = [self.model.scores(h, rows.to(self.device))[0] for h in self._features(scene)]
-        return torch.stack(scores).mean(0).cpu()
+        return torch.stack(scores).mean(0).float().cpu()
 
     @torch.inference_mode()
     def features(self, scene: Scene) -> Tensor:

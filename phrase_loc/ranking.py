@@ -1,6 +1,6 @@
 """Rank boxes by an attention map: sums in boxes, scores, box voting, non-maximum suppression, top k.
 
-Beside the map, a `BoxRanker` may say from the picture which regions look like the whole of what a phrase names.
+Beside the map, a `BoxRanker` may say from the picture which boxes hold the whole of what a phrase names.
 
 The sum of a map over any box takes four look-ups in its integral image (the table of sums above and to the
 left of each corner); between corners the integral of a map that is constant within cells is bilinear, so
@@ -25,9 +25,9 @@ SPREAD_POWER, SPREAD_OFFSET = 3.0, 3.54  # from the mean of a map to the log of 
 class BoxRanker(nn.Module):
     """How likely a box is to overlap what a phrase names by half: from the picture, without a map.
 
-    Of each region it reads the mean activations (C channels at a stage of the trunk) in CELLS x CELLS parts, on a
-    frame around it and of the photograph, with its area and shape, and compares them with the mean unit (D numbers)
-    of the phrase's words. training/box_ranker.py teaches it by captions alone.
+    Of each box it reads the mean activations (C channels at a stage of the trunk) in CELLS x CELLS parts, on a frame
+    around it and over the photograph, with its area and shape, and compares them with the mean unit (D numbers) of
+    the phrase's words. training/box_ranker.py teaches it by captions alone.
     """
 
     mean: Tensor
@@ -50,15 +50,14 @@ class BoxRanker(nn.Module):
         return match + regions[:, -1] + phrases[:, -1:]
 
     def describe(self, plane: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-        """The numbers of each region: (C, h, w), (R, 4) -> (R, WIDTH * (CELLS**2 + 2) + 3)."""
+        """What is read of each box: (C, h, w), (R, 4) -> (R, WIDTH * (CELLS**2 + 2) + 3)."""
         values = (plane - self.mean[:, None, None]) / self.std[:, None, None]
         values = torch.einsum("chw,kc->khw", values, self.lift.weight)
-        table, height, width = integral(values), *size
+        (height, width), table, boxes = size, integral(values), clip(boxes, size)
         corners, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
         frames = clip(torch.cat([corners - FRAME * sides, boxes[:, 2:] + FRAME * sides], 1), size)
-        cell = boxes.new_tensor(
-            [[width / plane.shape[2]], [height / plane.shape[1]]]
-        )  # of the plane, in pixels
+        # sides of a cell of the plane, in pixels
+        cell = boxes.new_tensor([[width / plane.shape[2]], [height / plane.shape[1]]])
 
         def sums(edges: Tensor) -> tuple[Tensor, Tensor]:
             """Of parts between edges along x and y, (R, 2, n + 1): sums (k, R, n, n) and areas in cells (R, n, n)."""
@@ -104,9 +103,8 @@ def _at(table: Tensor, y: Tensor, x: Tensor) -> Tensor:
     top = y.floor().long().clamp(0, height - 2)
     left = x.floor().long().clamp(0, width - 2)
     v, u = (y - top)[..., None], (x - left)[..., None]
-    rows = table.reshape(
-        -1, height * width
-    ).T.contiguous()  # one corner's numbers side by side: ten times as fast
+    # the numbers of a corner side by side: of many maps ten times as fast
+    rows = table.reshape(-1, height * width).T.contiguous()
 
     def look(down: int, right: int) -> Tensor:
         return F.embedding((top + down) * width + left + right, rows)
@@ -144,11 +142,6 @@ def expected_log_area(maps: Tensor) -> Tensor:
     A power of the map's mean, at most the whole image; both constants were chosen on val (docs/experiments.md).
     """
     return (SPREAD_OFFSET + SPREAD_POWER * maps.mean((-2, -1)).log()).clamp(max=0)
-
-
-def hit_probability(boxes: Tensor, scores: Tensor, temperature: float, overlap: float = 0.5) -> Tensor:
-    """How much of the probability that `vote` reads lies on boxes that overlap each one: (R, 4), (P, R) -> (P, R)."""
-    return torch.softmax(scores / temperature, -1) @ (iou(boxes, boxes) >= overlap).to(scores)
 
 
 def vote(
@@ -219,8 +212,8 @@ def rank_phrases(
     """The best boxes of each phrase: maps (P, h, w) >= 0, shared proposals (R, 4), an image of `size` (H, W).
 
     `gamma` is the exponent of the area in `score_boxes`, `temperature` that of `vote` (0 for none), `overlap` the
-    greatest IoU between two boxes of an answer; `added` (P, R) goes to the scores, such as what a
-    BoxRanker says. For each phrase boxes (k, 4), best first, and their scores (k,).
+    greatest IoU between two boxes of an answer; `added` (P, R) is added to the scores, such as what a BoxRanker says.
+    For each phrase boxes (k, 4), best first, and their scores (k,).
     """
     boxes = boxes.to(attention.device)
     if boxes.shape[0] == 0:

@@ -1,18 +1,28 @@
-"""The learned score of boxes: its numbers against a plain twin, what it learns, and where it is asked."""
+"""The box ranker: what it reads against a plain twin, what it learns, where it is asked, and its command."""
 
 import json
+from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
 
 from phrase_loc.cli import main
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.evaluation.methods import build
+from phrase_loc.evaluation.scoring import Request
 from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.models.store import load_model, save_model
 from phrase_loc.pairs.sources import open_source
-from phrase_loc.ranking import CELLS, FRAME, WIDTH, BoxRanker, hit_probability, vote
-from phrase_loc.training.box_ranker import Example, learn, teach
+from phrase_loc.ranking import CELLS, FRAME, WIDTH, BoxRanker, rank_phrases
+from phrase_loc.structures import GroundingSample
+from phrase_loc.training.box_ranker import RANKER, Example, learn, teach
+from phrase_loc.web.app import create_app
+from tests.training.pairs import write_set
+from tests.training.runs import KEPT, run, started_model
+from tests.web.conftest import LIMITS
 
 SIZE = (63, 90)  # the frame of a plane of 21 x 30 cells
 
@@ -61,15 +71,6 @@ def test_regions_are_described_as_a_plain_twin_does():
         )
 
 
-def test_the_probability_of_a_hit_is_that_of_the_vote():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]])
-    scores = torch.tensor([[0.0, 0.05, 0.02]])
-    trust = torch.softmax(scores / 0.1, -1)[0]
-    expected = torch.stack([trust[0] + trust[1], trust[0] + trust[1], trust[2]])
-    assert torch.allclose(hit_probability(boxes, scores, 0.1)[0], expected)
-    assert len(vote(boxes, scores, 0.1)[0]) == 4
-
-
 def test_it_learns_what_the_words_of_many_photographs_have_in_common():
     """Two words, each a channel that is high over a square; of each photograph's map one box in three is wrong."""
     draw, units = torch.Generator().manual_seed(0), torch.eye(2, 8)
@@ -90,15 +91,10 @@ def test_it_learns_what_the_words_of_many_photographs_have_in_common():
     assert torch.equal(torch.stack(best), torch.stack([places for _, places in asked]))
 
 
-def test_few_photographs_are_refused():
-    with pytest.raises(DataError, match="learns from 8 photographs or more, got 0"):
-        learn([])
-
-
 @pytest.fixture
-def photographs(tmp_path):
-    """Twelve photographs of noise with a caption each, one of them broken, one that names nothing known."""
-    folder = tmp_path / "photographs"
+def captioned(tmp_path):
+    """Twelve pictures of noise with a caption each, one of them broken, one that names nothing known."""
+    folder = tmp_path / "captioned"
     folder.mkdir()
     for number in range(12):
         pixels = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
@@ -110,50 +106,140 @@ def photographs(tmp_path):
 
 
 @pytest.fixture
-def taught(tiny_localizer, photographs):
-    asked = tiny_localizer.with_settings(proposals="windows", stage=("features", "stage2"))
-    taught, said = teach(asked, open_source(str(photographs)), 100)
-    assert said == {"photographs": 10, "left_out": 2, "phrases": 30}
-    return taught
+def taught(tiny_localizer, captioned):
+    asked = tiny_localizer.with_settings(proposals="windows", stage=("features", "stage2"), ranker=0.5)
+    found, said = teach(asked, open_source(str(captioned)), 100)
+    assert said == {"photographs": 10, "phrases": 30, "left_out": {"image": 1, "words": 1}}
+    assert tiny_localizer.model.config.ranker is None
+    return found
 
 
-def test_a_taught_model_is_saved_whole_and_asked_only_where_its_weight_says_so(taught, tmp_path, drawn_image):
-    with_ranker = taught.with_settings(ranker=0.5)
-    folder = with_ranker.save_pretrained(tmp_path / "model")
+PHRASES = ["the dog", "zorglub", "a red hat"]
+
+
+def test_its_log_probability_is_added_to_the_scores(taught, drawn_image):
+    without, scene = taught.with_settings(ranker=0.0), taught.look(drawn_image)
+    units = taught.phrase_units(taught.encode(PHRASES))
+    assert not units[1].any()
+    heats = taught.heat(taught.attend(scene, PHRASES), (16, 16))
+    added = taught.box_scores(scene, scene.proposals, units)
+    assert added.shape == (3, len(scene.proposals))
+    assert (added < 0).all()
+    assert added[0].std() > 0
+    own, plain = (x.rank_all(scene, x.attend(scene, PHRASES), 5, units) for x in (taught, without))
+    for heat, row, (boxes, scores), (_, unlike) in zip(heats, added, own, plain, strict=True):
+        rule = {"gamma": 0.4, "temperature": 0.1, "top_k": 5}
+        (expected,) = rank_phrases(heat[None], scene.proposals, scene.size, added=row[None], **rule)
+        assert torch.equal(boxes, expected[0])
+        assert torch.equal(scores, expected[1])
+        assert not torch.equal(scores, unlike)
+    found = taught.locate(scene, PHRASES)
+    assert torch.equal(found[0].boxes, own[0][0])
+    assert torch.equal(found[2].scores, own[2][1])
+    assert not len(found[1].boxes)
+
+
+def test_evaluation_and_page_rank_as_a_query_does(taught, drawn_image, tmp_path):
+    drawn_image.save(tmp_path / "photo.png")
+    sample = GroundingSample("1", tmp_path / "photo.png", (80, 120), (), (), ())
+    (method,) = build(["contrastive_mwp"], taught)
+    answers = method.answer(sample, [(phrase,) for phrase in PHRASES], Request(top_k=3))
+    found = taught(drawn_image, PHRASES, 3)
+    for at in (0, 2):
+        assert torch.allclose(answers.boxes[at], found[at].boxes, atol=1e-4)
+    with TestClient(create_app(taught, LIMITS)) as client:
+        files = {"image": (tmp_path / "photo.png").read_bytes()}
+        asked = {"phrases": json.dumps(PHRASES), "maps": "true", "top_k": "3"}
+        answer = client.post("/api/localize", files=files, data=asked).json()
+    scene = taught.look(drawn_image)
+    expected = taught.box_scores(scene, scene.proposals, taught.phrase_units(taught.encode(PHRASES)))
+    for shown, row in zip(answer["predictions"], expected, strict=True):
+        assert shown["added"] == pytest.approx(row.tolist(), abs=1e-4)
+
+
+def test_it_is_saved_with_the_model(taught, tmp_path, drawn_image):
+    loaded = PhraseLocalizer.from_pretrained(taught.save_pretrained(tmp_path / "model"), device="cpu")
+    assert loaded.model.config.ranker == ("stage2", len(taught.model.head.ranker.mean))
+    assert loaded.settings == taught.settings
+    scene, units = taught.look(drawn_image), taught.phrase_units(taught.encode(["the dog"]))
+    own, again = (x.box_scores(scene, scene.proposals, units) for x in (taught, loaded))
+    assert torch.allclose(own, again, atol=0.01)  # weights are kept in half precision
+
+
+def test_a_model_without_one_ignores_the_weight(tiny_localizer, tmp_path, drawn_image):
+    folder = tiny_localizer.save_pretrained(tmp_path / "model")
+    facts = json.loads((folder / "config.json").read_text())
+    assert facts.pop("ranker") is None
+    assert facts["inference"].pop("ranker") == 0
+    (folder / "config.json").write_text(json.dumps(facts))  # of a model that is older than the ranker
     loaded = PhraseLocalizer.from_pretrained(folder, device="cpu")
-    assert loaded.model.config.ranker == ("stage2", taught.model.head.ranker.mean.shape[0])
-    without, own, again = (x(drawn_image, ["the dog", "zorglub"]) for x in (taught, with_ranker, loaded))
-    assert own[0].scores[0] < without[0].scores[0]
-    assert torch.equal(own[0].attention, without[0].attention)
-    assert torch.allclose(own[0].scores, again[0].scores, atol=0.01)
-    assert not len(own[1].boxes)
+    own, asked = (x(drawn_image, ["the dog"])[0] for x in (loaded, loaded.with_settings(ranker=0.5)))
+    assert torch.equal(own.boxes, asked.boxes)
+    assert torch.equal(own.scores, asked.scores)
 
 
 @pytest.mark.parametrize("stage", ["features", ("features", "stage1"), "stage2"])
 def test_it_reads_its_own_stage_wherever_maps_are_read(taught, stage, drawn_image):
-    asked = taught.with_settings(ranker=0.5, stage=stage)
+    asked = taught.with_settings(stage=stage)
     scene, boxes = asked.look(drawn_image), torch.tensor([[0.0, 0, 60, 40], [10, 10, 100, 70]])
     units = asked.phrase_units(asked.encode(["the dog"]))
-    own = taught.with_settings(ranker=0.5)
-    expected = own.box_scores(own.look(drawn_image), boxes, units)
+    expected = taught.box_scores(taught.look(drawn_image), boxes, units)
     assert torch.allclose(asked.box_scores(scene, boxes, units), expected, atol=1e-5)
-    without = taught.with_settings(stage=stage)
+    without = taught.with_settings(stage=stage, ranker=0.0)
     maps = asked.attend(scene, ["the dog"])
     assert torch.equal(maps, without.attend(without.look(drawn_image), ["the dog"]))
+    assert asked.presence(scene, ["dog"]) == without.presence(without.look(drawn_image), ["dog"])
 
 
-def test_a_model_without_one_is_not_asked(tiny_localizer):
-    with pytest.raises(ConfigError, match="no box ranker; set ranker=0, or teach it one"):
-        tiny_localizer.with_settings(ranker=0.1)
+def test_a_model_in_half_precision_has_it_too(taught, drawn_image):
+    half = PhraseLocalizer(deepcopy(taught.model).half(), taught.settings)
+    own, other = taught(drawn_image, ["the dog"])[0], half(drawn_image, ["the dog"])[0]
+    assert other.scores[0] == pytest.approx(own.scores[0].item(), abs=0.05)
 
 
-def test_the_command_teaches_a_folder_in_place(tiny_model, photographs, tmp_path, capsys):
-    out, asked = tmp_path / "taught", ["--set", "proposals=windows", "--set", "ranker=0.3"]
-    assert (
-        main(["learn-ranker", str(tiny_model), "--shards", str(photographs), "--output", str(out), *asked])
-        == 0
-    )
+def test_a_model_that_is_trained_further_has_none(tmp_path):
+    """Where new words alone are learned the network stays as it was, and the ranker with it."""
+    model = load_model(started_model(tmp_path / "start"))
+    model.head.ranker = BoxRanker(8, 16)
+    model.config = replace(model.config, ranker=("stage1", 8))
+    start, shards = save_model(model, tmp_path / "ranked"), write_set(tmp_path / "set")
+    kept = load_model(run(tmp_path / "kept", shards, f"model.start={start}", *KEPT))
+    assert kept.config.ranker == ("stage1", 8)
+    assert kept.head.ranker is not None
+    phase = "phases=[{name: head, steps: 4, batch: 8, sizes: [32], lr: 0.01}]"
+    made = load_model(run(tmp_path / "made", shards, f"model.start={start}", phase))
+    assert made.config.ranker is None
+    assert made.head.ranker is None
+
+
+def test_the_command_teaches_a_folder(tiny_model, captioned, tmp_path, capsys):
+    out = tmp_path / "taught"
+    asked = ["learn-ranker", str(tiny_model), "--shards", str(captioned), "--set", "proposals=windows"]
+    assert main([*asked, "--output", str(out), "--set", "ranker=0.3"]) == 0
     assert json.loads(capsys.readouterr().out)["photographs"] == 10
     assert PhraseLocalizer.from_pretrained(out, device="cpu").settings.ranker == 0.3
-    assert main(["learn-ranker", str(tmp_path / "none"), "--shards", str(photographs)]) == 2
+    asked[1] = str(out)
+    assert main([*asked, "--photographs", "11"]) == 0  # in place, once more
+    assert PhraseLocalizer.from_pretrained(out, device="cpu").settings.ranker == RANKER
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["--photographs", "7"], "8 photographs or more whose captions name something known, got 7 of 7"),
+        (["--set", "proposals=level_sets"], "level_sets proposes no boxes of a picture alone"),
+        (["--set", "ranker=-1"], "ranker"),
+        (["--set", "ranker"], "--set takes KEY=VALUE, got 'ranker'"),
+        (["--shards", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(tiny_model, captioned, tmp_path, capsys, changes, expected):
+    asked = ["learn-ranker", str(tiny_model), "--shards", str(captioned), "--output", str(tmp_path / "out")]
+    assert main([*asked, "--set", "proposals=windows", *changes]) == 2
+    assert expected in capsys.readouterr().err
+    assert not [*tmp_path.glob("out/*")]
+
+
+def test_a_folder_to_be_changed_must_be_one(captioned, tmp_path, capsys):
+    assert main(["learn-ranker", str(tmp_path / "none"), "--shards", str(captioned)]) == 2
     assert "name an --output folder" in capsys.readouterr().err

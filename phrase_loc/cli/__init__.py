@@ -31,10 +31,7 @@ COMMANDS = {
     "vocab": ("phrase_loc.cli.vocab", "build a vocabulary from texts"),
     "leaks": (_REST, "look for evaluation images in training shards"),
     "calibrate": (_REST, "fit the probability that a phrase is shown, save it with a model"),
-    "learn-ranker": (
-        _REST,
-        "teach a model from captions which regions are whole things, save it with the model",
-    ),
+    "learn-ranker": (_REST, "teach a model from captions which boxes hold whole things"),
     "export": (_REST, "write the model as ONNX or torch.export"),
 }
 

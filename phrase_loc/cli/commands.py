@@ -241,7 +241,10 @@ def _to_change(args: argparse.Namespace, command: str, device: str, **settings: 
         raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
     for key, value in (pair.split("=", 1) for pair in args.changes):
         settings[key] = value_of(value, key, fields_of(Inference).get(key, Any))
-    return PhraseLocalizer.from_pretrained(args.model, device).with_settings(**settings)
+    localizer = PhraseLocalizer.from_pretrained(args.model, device).with_settings(**settings)
+    if args.output:
+        make_folder(args.output)
+    return localizer
 
 
 def leaks_arguments(parser: argparse.ArgumentParser) -> None:

@@ -177,13 +177,8 @@ class ImageText(TextToRegion):
             default = {**_reading(list(pair.vision.stages)), "image_sizes": [side]}
             values["inference"] = default | values["inference"]
         values |= {key: tuple(round(255 * v, 6) for v in pair.images[key]) for key in ("mean", "std")}
-        values |= {
-            "backbone": name,
-            "embedding": embedding,
-            "image_size": side,
-            "hidden": None,
-            "ranker": None,
-        }
+        values |= {"backbone": name, "embedding": embedding, "image_size": side, "hidden": None}
+        values["ranker"] = None
         with torch.no_grad():
             values["channels"] = stages(torch.zeros(1, 3, side, side)).shape[1]
         config = ModelConfig.from_json(values, name)

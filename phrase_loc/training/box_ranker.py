@@ -59,7 +59,7 @@ def teach(
     if len(found) < BATCH:
         why = f" (left out: {skipped.summary()})" if skipped.seen else ""
         raise DataError(
-            f"a box ranker learns from {BATCH} photographs or more that have proposals and name something known, got "
+            f"a box ranker learns from {BATCH} photographs or more whose captions name something known, got "
             f"{len(found)} of {len(drawn)}{why}; name more --shards or --photographs"
         )
     model, stage = deepcopy(localizer.model), min(asked.settings.stages, key=localizer.model.stage_index)
@@ -76,7 +76,7 @@ def teach(
 def examples(
     localizer: PhraseLocalizer, source: Source, numbers: Iterable[int], skipped: Skipped
 ) -> Iterator[Example]:
-    """Those of the photographs that have a proposal and name something known."""
+    """Those of the photographs that name something known; a ConfigError where no picture has proposals."""
     s = localizer.settings
     for number in numbers:
         try:
@@ -85,7 +85,9 @@ def examples(
         except DataError as error:
             skipped.add(Fault("image", source.name(number), str(error)))
             continue
-        if not phrases or scene.proposals is None or not len(scene.proposals):
+        if scene.proposals is None:
+            raise ConfigError(f"{s.proposals} proposes no boxes of a picture alone; take another proposals=")
+        if not phrases or not len(scene.proposals):
             skipped.add(Fault("words", source.name(number), "" if phrases else "no noun phrase is known"))
             continue
         heats = localizer.heat(localizer.attend(scene, phrases).cpu().float(), (s.grid, s.grid))

@@ -39,6 +39,7 @@ def case(seed: int) -> dict:
         "temperature": (0.1, 0.0, 0.02)[seed % 3],
         "nms": (0.5, 0.3)[seed % 2],
         "top_k": (1, 5, 100)[seed % 3],
+        "added": [[], torch.randn(len(boxes), generator=g).div(5).tolist()][seed % 2],
     }
     return {"map": encoded_map(heat), "boxes": boxes.double(), "size": size, "options": options}
 
@@ -58,6 +59,7 @@ def in_python(asked: dict) -> tuple[torch.Tensor, torch.Tensor]:
     heat = (levels.double() / 65535).view(1, asked["map"]["side"], -1)
     options = dict(asked["options"])
     options["overlap"] = options.pop("nms")
+    options["added"] = torch.tensor([options["added"]]) if options["added"] else None
     width, height = asked["size"]
     return rank_phrases(heat, asked["boxes"], (height, width), **options)[0]
 
