@@ -26,6 +26,7 @@ LAYERS = {
     1: {"attention", "maps", "ranking", "text"},
     2: {"models", "proposals", "datasets", "pairs"},
     3: {
+        "inference",
         "localizer",
         "export",
         "exported",

@@ -70,6 +70,7 @@ def share(asked: dict) -> float:
     heat = (levels.double() / 65535).view(1, asked["map"]["side"], -1)
     options, (width, height) = asked["options"], asked["size"]
     scores = score_boxes(heat, asked["boxes"], (height, width), options["gamma"], options["spread"])[0]
+    scores += torch.tensor(options["added"] or 0)
     near = iou(asked["boxes"], asked["boxes"]) >= 0.5
     consensus = near.double() @ torch.softmax(scores / options["temperature"], -1)
     return consensus[(scores + 0.5 * consensus.clamp(min=1e-38).log()).argmax()].item()
