@@ -11,6 +11,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from phrase_loc.cli import main
+from phrase_loc.errors import ConfigError
 from phrase_loc.evaluation.methods import build
 from phrase_loc.evaluation.scoring import Request
 from phrase_loc.localizer import PhraseLocalizer
@@ -238,6 +239,12 @@ def test_the_command_refuses_in_a_sentence(tiny_model, captioned, tmp_path, caps
     assert main([*asked, "--set", "proposals=windows", *changes]) == 2
     assert expected in capsys.readouterr().err
     assert not [*tmp_path.glob("out/*")]
+
+
+def test_an_image_text_pair_is_refused(tiny_localizer, captioned, monkeypatch):
+    monkeypatch.setattr(tiny_localizer.model, "reads_phrases", True)
+    with pytest.raises(ConfigError, match="for models that read words, this is an image-text pair"):
+        teach(tiny_localizer, open_source(str(captioned)), 10)
 
 
 def test_a_folder_to_be_changed_must_be_one(captioned, tmp_path, capsys):

@@ -50,7 +50,7 @@ def teach(
     """
     if localizer.model.reads_phrases:
         raise ConfigError(
-            "a box ranker is for models that read words, this is an image-text pair; name another"
+            "a box ranker is for models that read words, this is an image-text pair; take another"
         )
     asked, skipped = localizer.with_settings(ranker=0.0), Skipped()
     drawn = sorted(random.Random(seed).sample(range(len(source)), min(photographs, len(source))))
@@ -65,12 +65,8 @@ def teach(
     model, stage = deepcopy(localizer.model), min(asked.settings.stages, key=localizer.model.stage_index)
     model.head.ranker = learn(found, seed=seed).to(localizer.device)
     model.config = replace(model.config, ranker=(stage, len(found[0].plane)))
-    said = {
-        "photographs": len(found),
-        "phrases": sum(len(e.units) for e in found),
-        "left_out": skipped.counts,
-    }
-    return PhraseLocalizer(model, localizer.settings, localizer.cache), said
+    said = {"photographs": len(found), "phrases": sum(len(example.units) for example in found)}
+    return PhraseLocalizer(model, localizer.settings, localizer.cache), said | {"left_out": skipped.counts}
 
 
 def examples(
