@@ -229,14 +229,15 @@ class PhraseLocalizer:
         return (self.settings.grid, self.settings.grid)
 
     @lap("full-size maps")
-    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
-        """Maps over the whole image, smoothed, with the prior if one is set: (P, h, w) -> (P, H, W).
+    def heat(self, attention: Tensor, size: tuple[int, int], prior: bool = True) -> Tensor:
+        """Maps over the whole image, smoothed: (P, h, w) -> (P, H, W).
 
+        With `prior` they are times the settings' location prior: peaks are read from these, boxes are ranked without.
         Smoothing and prior work on the settings' square `grid`, so their cost does not grow with the photograph.
         """
         s = self.settings
         fine = smooth(resize(attention, self._grid), s.smoothing)
-        if s.prior > 0:
+        if prior and s.prior > 0:
             fine = fine * centre_prior(self._grid, s.prior_sigma, s.prior).to(fine)
         return fine if size == self._grid else resize(fine, size)
 
@@ -257,9 +258,9 @@ class PhraseLocalizer:
         attention[asked] = maps
         uneven = min_max(attention).flatten(1).amax(1).bool().tolist()
         known = [i for i, e in enumerate(encoded) if e.known and uneven[i]]
-        heats = self.heat(attention[known], self._grid)
         with lap("peaks"):
-            peaks = resized_peak(heats, scene.size)
+            peaks = resized_peak(self.heat(attention[known], self._grid), scene.size)
+        heats = self.heat(attention[known], self._grid, prior=False)
         ranked = self._ranked(scene, heats, top_k, self.phrase_units([encoded[i] for i in known]))
         found = dict(zip(known, zip(peaks, ranked, strict=True), strict=True))
         none, fit = attention.new_zeros(0, 4), self.model.config.calibration
@@ -279,7 +280,7 @@ class PhraseLocalizer:
         self, scene: Scene, attention: Tensor, top_k: int, units: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w), units (P, D) -> P times boxes (k, 4), best first, scores (k,)."""
-        return self._ranked(scene, self.heat(attention, self._grid), _checked_top_k(top_k), units)
+        return self._ranked(scene, self.heat(attention, self._grid, prior=False), _checked_top_k(top_k), units)
 
     @lap("ranking")
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int, units: Tensor) -> list[tuple[Tensor, Tensor]]:

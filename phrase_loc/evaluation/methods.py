@@ -208,7 +208,7 @@ class MapMethod(Method):
             for grid in {rule.grid for rule in request.map_boxes}:
                 frame = (grid, grid) if grid else size
                 own = [rule for rule in request.map_boxes if rule.grid == grid]
-                full = self.localizer.heat(chunk, frame) if grid else heat
+                full = self.localizer.heat(chunk, frame, prior=False)
                 boxes = rescale(torch.stack([map_boxes(one, own) for one in full]), frame, size)  # (P, R, 4)
                 for rule, part in zip(own, boxes.unbind(1), strict=True):
                     found[rule].append(part)

@@ -273,7 +273,7 @@ class Answers:
 
     def _heats(self, attention: Tensor) -> Tensor:
         grid = self.localizer.settings.grid
-        return self.localizer.heat(attention, (grid, grid))
+        return self.localizer.heat(attention, (grid, grid), prior=False)
 
     @torch.inference_mode()
     def words_at(self, scene: Scene, x: float, y: float, count: int) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class FakeLocalizer:
             [m if m.shape == side else F.interpolate(m[None, None], side)[0, 0] for m in found]
         )
 
-    def heat(self, attention, size):
+    def heat(self, attention, size, prior=True):
         full = F.interpolate(attention[:, None], size, mode="nearest")[:, 0]
         if self.settings.prior:
             full = full * torch.linspace(1, 0.5, full.shape[-1])
