@@ -29,7 +29,9 @@ def rows(localizer: PhraseLocalizer, sample: GroundingSample) -> list[tuple[floa
     if not asked:
         return []
     s, scene = localizer.settings, localizer.look(sample.path, sample.size)
-    heats = localizer.heat(localizer.attend(scene, [text for text, _ in asked]).cpu(), (s.grid, s.grid), prior=False)
+    heats = localizer.heat(
+        localizer.attend(scene, [text for text, _ in asked]).cpu(), (s.grid, s.grid), prior=False
+    )
     scores = score_boxes(heats, scene.proposals, scene.size, s.gamma, s.spread)
     near = (iou(scene.proposals, scene.proposals) >= 0.5).float()
     consensus = torch.softmax(scores / s.temperature, -1) @ near

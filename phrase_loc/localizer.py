@@ -280,7 +280,9 @@ class PhraseLocalizer:
         self, scene: Scene, attention: Tensor, top_k: int, units: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w), units (P, D) -> P times boxes (k, 4), best first, scores (k,)."""
-        return self._ranked(scene, self.heat(attention, self._grid, prior=False), _checked_top_k(top_k), units)
+        return self._ranked(
+            scene, self.heat(attention, self._grid, prior=False), _checked_top_k(top_k), units
+        )
 
     @lap("ranking")
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int, units: Tensor) -> list[tuple[Tensor, Tensor]]:
