@@ -25,7 +25,7 @@ from torch import Tensor
 
 from phrase_loc.attention import METHODS, maps_at_depths
 from phrase_loc.distributed import pick_device
-from phrase_loc.errors import ConfigError, choose
+from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.inference import Inference, Prepared, prepare
@@ -195,7 +195,13 @@ class PhraseLocalizer:
         """What the box ranker adds to the scores of boxes: (R, 4), (P, D) -> (P, R); None where there is none."""
         if self._ranker is None or boxes is None:
             return None
-        logits = self._ranker(self.ranker_plane(scene), boxes.cpu(), scene.size, units)
+        plane, channels = self.ranker_plane(scene), len(self._ranker.mean)
+        if len(plane) != channels:
+            told = f"{len(plane)} channels where it reads, and the model's box ranker expects {channels}"
+            raise DataError(
+                f"the trunk has {told}; run `phrase-loc learn-ranker` again, or ask with ranker=0"
+            )
+        logits = self._ranker(plane, boxes.cpu(), scene.size, units)
         return self.settings.ranker * F.logsigmoid(logits)
 
     @lap("maps")

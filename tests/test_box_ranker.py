@@ -11,7 +11,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from phrase_loc.cli import main
-from phrase_loc.errors import ConfigError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.methods import build
 from phrase_loc.evaluation.scoring import Request
 from phrase_loc.localizer import PhraseLocalizer
@@ -250,3 +250,13 @@ def test_an_image_text_pair_is_refused(tiny_localizer, captioned, monkeypatch):
 def test_a_folder_to_be_changed_must_be_one(captioned, tmp_path, capsys):
     assert main(["learn-ranker", str(tmp_path / "none"), "--shards", str(captioned)]) == 2
     assert "name an --output folder" in capsys.readouterr().err
+
+
+def test_a_ranker_of_another_stage_is_refused_in_a_sentence(taught, tmp_path, drawn_image):
+    model = deepcopy(taught.model)
+    own = model.config.ranker[0]
+    other = next(stage for stage in model.stages[::-1] if stage not in (own, "features"))
+    model.config = replace(model.config, ranker=(other, model.config.ranker[1]))
+    localizer = PhraseLocalizer(model, taught.settings)
+    with pytest.raises(DataError, match=r"box ranker expects .* learn-ranker"):
+        localizer(drawn_image, PHRASES)
