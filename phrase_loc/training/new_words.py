@@ -67,7 +67,8 @@ def resolve_start(config: TrainConfig, photographs: int, begun: str | None) -> T
         "scratch, and model.start=default all of the model by the phases of the config",
         *(photographs, few.below),
     )
-    return replace(config, phases=(few.phase,), average_of=(), further=FurtherConfig())
+    asked_by = {**config.inference, **few.inference}  # the shipped model's box ranker wants its own
+    return replace(config, phases=(few.phase,), average_of=(), further=FurtherConfig(), inference=asked_by)
 
 
 def _fits(config: TrainConfig) -> bool:

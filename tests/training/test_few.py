@@ -248,6 +248,10 @@ def test_the_shipped_model_learns_an_invented_tag_for_a_shape(
     assert "NO BETTER" not in caplog.text
     learned, shipped = PhraseLocalizer.from_pretrained(out), load_model()
     assert torch.equal(learned.model.words.vectors[: len(shipped.vocabulary)], shipped.words.vectors)
+    assert (
+        learned.settings == PhraseLocalizer(shipped).settings
+    )  # its box ranker is kept, so it is asked as before
+    assert learned.model.config.ranker == shipped.config.ranker
     shown = [learned.presence(learned.look(photographs / f"{n}.png"), ["a blicket"])[0] for n in (0, 1, 2, 3)]
     assert min(shown[1::2]) > max(shown[::2])
 
