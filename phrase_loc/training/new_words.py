@@ -44,7 +44,10 @@ class NewWords(NamedTuple):
 
 
 def resolve_start(config: TrainConfig, photographs: int, begun: str | None) -> TrainConfig:
-    """The config of a run with so many photographs: model.start=auto decided, as `begun` where the run has begun."""
+    """The config of a run with so many photographs: model.start=auto decided, as `begun` where the run has begun.
+
+    The shipped model, where it is kept, is released with its own settings: `inference` is the recipe's.
+    """
     few, asked = config.few, config.model
     start = asked.start
     if start == "auto":
@@ -67,7 +70,7 @@ def resolve_start(config: TrainConfig, photographs: int, begun: str | None) -> T
         "scratch, and model.start=default all of the model by the phases of the config",
         *(photographs, few.below),
     )
-    return replace(config, phases=(few.phase,), average_of=(), further=FurtherConfig())
+    return replace(config, phases=(few.phase,), average_of=(), further=FurtherConfig(), inference={})
 
 
 def _fits(config: TrainConfig) -> bool:
