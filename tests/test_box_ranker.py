@@ -202,15 +202,19 @@ def test_a_model_that_is_trained_further_has_none(tmp_path):
     """Where new words alone are learned the network stays as it was, and the ranker with it."""
     model = load_model(started_model(tmp_path / "start"))
     model.head.ranker = BoxRanker(8, 16)
-    model.config = replace(model.config, ranker=("stage1", 8))
+    asked = {"gamma": 0.6, "spread": 0.07, "ranker": 0.3, "grid": 32}
+    model.config = replace(model.config, ranker=("stage1", 8), inference=asked)
     start, shards = save_model(model, tmp_path / "ranked"), write_set(tmp_path / "set")
     kept = load_model(run(tmp_path / "kept", shards, f"model.start={start}", *KEPT))
     assert kept.config.ranker == ("stage1", 8)
     assert kept.head.ranker is not None
+    assert kept.config.inference.items() >= asked.items()
     phase = "phases=[{name: head, steps: 4, batch: 8, sizes: [32], lr: 0.01}]"
     made = load_model(run(tmp_path / "made", shards, f"model.start={start}", phase))
     assert made.config.ranker is None
     assert made.head.ranker is None
+    assert made.config.inference.keys().isdisjoint({"gamma", "spread", "ranker"})  # chosen with the ranker
+    assert made.config.inference["grid"] == 32
 
 
 def test_the_command_teaches_a_folder(tiny_model, captioned, tmp_path, capsys):
