@@ -158,6 +158,13 @@ def test_evaluation_and_page_rank_as_a_query_does(taught, drawn_image, tmp_path)
         assert shown["added"] == pytest.approx(row.tolist(), abs=1e-4)
 
 
+def test_one_learned_anew_does_not_score_boxes_as_with_the_old_one(taught, captioned):
+    asked = (taught.with_settings(**kept) for kept in ({"gamma": 0.4, "spread": 0.05}, {"gamma": 0.9}))
+    one, two = (teach(each, open_source(str(captioned)), 100)[0] for each in asked)
+    assert two.settings.gamma == 0.9
+    assert torch.equal(one.model.head.ranker.lift.weight, two.model.head.ranker.lift.weight)
+
+
 def test_it_is_saved_with_the_model(taught, tmp_path, drawn_image):
     loaded = PhraseLocalizer.from_pretrained(taught.save_pretrained(tmp_path / "model"), device="cpu")
     assert loaded.model.config.ranker == ("stage2", len(taught.model.head.ranker.mean))
