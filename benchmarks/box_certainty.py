@@ -28,16 +28,17 @@ def rows(localizer: PhraseLocalizer, sample: GroundingSample) -> list[tuple[floa
     asked = [(p.text, boxes) for p, boxes in zip(sample.phrases, sample.boxes, strict=True) if len(boxes)]
     if not asked:
         return []
+    texts = [text for text, _ in asked]
     s, scene = localizer.settings, localizer.look(sample.path, sample.size)
-    heats = localizer.heat(
-        localizer.attend(scene, [text for text, _ in asked]).cpu(), (s.grid, s.grid), prior=False
-    )
+    heats = localizer.heat(localizer.attend(scene, texts).cpu(), (s.grid, s.grid), prior=False)
     scores = score_boxes(heats, scene.proposals, scene.size, s.gamma, s.spread)
+    added = localizer.box_scores(scene, scene.proposals, localizer.phrase_units(localizer.encode(texts)))
+    scores = scores if added is None else scores + added
     near = (iou(scene.proposals, scene.proposals) >= 0.5).float()
     consensus = torch.softmax(scores / s.temperature, -1) @ near
     winner = (scores + 0.5 * consensus.clamp(min=1e-38).log()).argmax(-1)
     found = []
-    for i, p in enumerate(localizer.locate(scene, [text for text, _ in asked], top_k=1)):
+    for i, p in enumerate(localizer.locate(scene, texts, top_k=1)):
         true = asked[i][1].float()
         true = torch.cat([true, torch.cat([true[:, :2].amin(0), true[:, 2:].amax(0)])[None]])
         if len(p.boxes) and p.present is not None:

@@ -2,8 +2,8 @@
 
     python benchmarks/choose_settings.py --model MODEL --root DIR [--split val] [--set KEY=VALUE] "KEY=V1;V2" ...
 
-Every photograph is looked at once for each list of input sizes; then each KEY is swept by itself around the settings
-(`--set` changes them) and a line tells A (pointing_any) and U (recall_union at 1, 5, 10) in percent.
+Every photograph is looked at once for all settings that see it alike; then each KEY is swept by itself around the
+settings (`--set` changes them) and a line tells A (pointing_any) and U (recall_union at 1, 5, 10) in percent.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def figures(localizer: PhraseLocalizer, samples: list[GroundingSample], scenes: 
             answer = answers[sample.phrases[i].text]
             if answer.peak is None:
                 continue
-            hits[0] += inside_any(answer.peak[None], sample.boxes[i][None], strict=True)
+            hits[0] += inside_any(answer.peak[None], sample.boxes[i][None], strict=True)[0]
             good = iou(answer.boxes, enclosing(sample.boxes[i])[None], offset=1.0)[:, 0] >= 0.5
             hits[1:] += torch.stack([good[:k].any() for k in (1, 5, 10)])
     return (100 * hits / count).tolist()
@@ -76,7 +76,7 @@ def main() -> None:
     for trial in trials:
         asked = localizer.with_settings(**trial)
         s = asked.settings
-        key = f"{s.image_sizes} {s.stage} {s.proposals}"
+        key = f"{s.image_sizes} {s.stage} {s.proposals} {s.ranker > 0}"
         if key not in seen:
             seen[key] = look(localizer, samples, s)
         values = " / ".join(f"{v:.2f}" for v in figures(asked, samples, seen[key]))

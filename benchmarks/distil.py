@@ -119,7 +119,7 @@ def main() -> None:
 def load_models(start: str, names: Sequence[str]) -> tuple[TextToRegion, list[TextToRegion]]:
     """The start, without its box ranker, and the teachers; a ConfigError where their words are not the same."""
     first, *teachers = (load_model(name) for name in (start, *names))
-    first.head.ranker, first.config = None, replace(first.config, ranker=None)
+    first.drop_ranker()
     for name, teacher in zip(names, teachers, strict=True):
         if teacher.vocabulary.words != first.vocabulary.words:
             sizes = f"{len(teacher.vocabulary):,} and {len(first.vocabulary):,} words"

@@ -53,9 +53,8 @@ class Inference:
     proposals: str = "default"  # a key of proposals.PROPOSALS
     gamma: Annotated[float, Field(ge=-1e9, le=1e9)] = 0.4  # exponent of a box's area (ranking.score_boxes)
     spread: Weight = 0.0  # how strongly a box's area is held to what the map's extent lets expect; 0 for none
-    ranker: Weight = (
-        0.0  # of the box ranker's log-probability in a box's score; 0, or a model without one: none
-    )
+    #: of the box ranker's log-probability in a box's score; 0, or a model without one: none
+    ranker: Weight = 0.0
     temperature: Weight = 0.1  # of the vote of neighbouring boxes on the first (ranking.vote); 0 for none
     nms: Share = 0.5  # greatest IoU between two boxes of an answer
     grid: Side = 64  # side of the square grid on which maps are smoothed and boxes ranked

@@ -187,8 +187,8 @@ class PhraseLocalizer:
 
     @torch.inference_mode()
     def ranker_plane(self, scene: Scene) -> Tensor:
-        """The activations that the box ranker reads, on the CPU: (C, h, w)."""
-        return self._to_ranker(scene.activations[0])[0].float().cpu()
+        """The activations that the box ranker reads, on the CPU: (C, h, w), a transformer's over its patches."""
+        return self.model.grid(self._to_ranker(scene.activations[0]))[0].float().cpu()
 
     @torch.inference_mode()
     def box_scores(self, scene: Scene, boxes: Tensor | None, units: Tensor) -> Tensor | None:

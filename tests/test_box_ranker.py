@@ -158,6 +158,13 @@ def test_evaluation_and_page_rank_as_a_query_does(taught, drawn_image, tmp_path)
         assert shown["added"] == pytest.approx(row.tolist(), abs=1e-4)
 
 
+def test_one_learned_anew_does_not_score_boxes_as_with_the_old_one(taught, captioned):
+    asked = (taught.with_settings(**kept) for kept in ({"gamma": 0.4, "spread": 0.05}, {"gamma": 0.9}))
+    one, two = (teach(each, open_source(str(captioned)), 100)[0] for each in asked)
+    assert two.settings.gamma == 0.9
+    assert torch.equal(one.model.head.ranker.lift.weight, two.model.head.ranker.lift.weight)
+
+
 def test_it_is_saved_with_the_model(taught, tmp_path, drawn_image):
     loaded = PhraseLocalizer.from_pretrained(taught.save_pretrained(tmp_path / "model"), device="cpu")
     assert loaded.model.config.ranker == ("stage2", len(taught.model.head.ranker.mean))
@@ -202,15 +209,19 @@ def test_a_model_that_is_trained_further_has_none(tmp_path):
     """Where new words alone are learned the network stays as it was, and the ranker with it."""
     model = load_model(started_model(tmp_path / "start"))
     model.head.ranker = BoxRanker(8, 16)
-    model.config = replace(model.config, ranker=("stage1", 8))
+    asked = {"gamma": 0.6, "spread": 0.07, "ranker": 0.3, "grid": 32}
+    model.config = replace(model.config, ranker=("stage1", 8), inference=asked)
     start, shards = save_model(model, tmp_path / "ranked"), write_set(tmp_path / "set")
     kept = load_model(run(tmp_path / "kept", shards, f"model.start={start}", *KEPT))
     assert kept.config.ranker == ("stage1", 8)
     assert kept.head.ranker is not None
+    assert kept.config.inference.items() >= asked.items()
     phase = "phases=[{name: head, steps: 4, batch: 8, sizes: [32], lr: 0.01}]"
     made = load_model(run(tmp_path / "made", shards, f"model.start={start}", phase))
     assert made.config.ranker is None
     assert made.head.ranker is None
+    assert made.config.inference.keys().isdisjoint({"gamma", "spread", "ranker"})  # chosen with the ranker
+    assert made.config.inference["grid"] == 32
 
 
 def test_the_command_teaches_a_folder(tiny_model, captioned, tmp_path, capsys):

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
 BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
-WITHOUT_PRIOR = "_no_prior"  # suffix of the row whose maps are not multiplied by a location prior
+WITHOUT_PRIOR = "_no_prior"  # suffix of the row whose peaks are read without a location prior
 SAME_PEAK = "same_peak"
 NEAR = 0.05  # of the longer side
 CHUNK = 16  # full-size maps held at once,
@@ -125,7 +125,7 @@ def build(
     """The methods called `names`, in that order; `localizer` may be None when none asks it, `others` are external.
 
     A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
-    `<name>_no_prior`: a prior is bias and no grounding, so no table is without that row.
+    `<name>_no_prior`: a prior is bias and no grounding, so no table is without that row. Peaks alone differ.
     """
     if needs_model(names):
         check(names)
@@ -202,7 +202,7 @@ class MapMethod(Method):
         if not request.borders and not request.map_boxes:
             return {}, {}
         for chunk in maps.split(max(1, min(CHUNK, HELD_PIXELS // (size[0] * size[1])))):
-            heat = self.localizer.heat(chunk, size)
+            heat = self.localizer.heat(chunk, size) if request.borders else chunk
             for border in request.borders:
                 peaks[border].append(peak(_inside(heat, border)).cpu())
             for grid in {rule.grid for rule in request.map_boxes}:

@@ -14,7 +14,7 @@ Letters: N images, K words, D channels, h w grid, E numbers in a word vector.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Self
 
@@ -267,6 +267,12 @@ class TextToRegion(nn.Module):
         model = copy(self)
         model.encoder = PhraseEncoder(model.vocabulary, model.extra, synonyms)
         return model
+
+    def drop_ranker(self) -> None:
+        """Takes away the box ranker, of a network that is to change, and the settings that were chosen with it."""
+        if self.config.ranker:
+            kept = {k: v for k, v in self.config.inference.items() if k not in {"gamma", "spread", "ranker"}}
+            self.head.ranker, self.config = None, replace(self.config, ranker=None, inference=kept)
 
     def encode(self, phrases: Sequence[str], prompts: Sequence[str] = ()) -> list[EncodedPhrase]:
         """Phrases as the model reads them; `prompts` are for image-text pairs alone, else a ConfigError."""

@@ -28,6 +28,7 @@ RANKER = 0.2  # its weight in a score, chosen on val (docs/experiments.md)
 PHRASES, BOXES, BATCH = 10, 100, 8  # of a photograph at most, of those in a step, photographs of a step
 EPOCHS, RATE, WEIGHT_DECAY = 6, 2e-3, 0.02
 TEMPERATURE = 0.1  # of the vote where the model has none
+ALONE = {"gamma": 0.4, "spread": 0.05}  # settings of a model that ranks by its maps alone
 
 
 class Example(NamedTuple):
@@ -52,7 +53,10 @@ def teach(
         raise ConfigError(
             "a box ranker is for models that read words, this is an image-text pair; take another"
         )
-    asked, skipped = localizer.with_settings(ranker=0.0), Skipped()
+    own = (
+        {} if localizer.model.config.ranker is None else ALONE
+    )  # its settings were chosen with the old ranker
+    asked, skipped = localizer.with_settings(ranker=0.0, **own), Skipped()
     drawn = sorted(random.Random(seed).sample(range(len(source)), min(photographs, len(source))))
     bar = tqdm(drawn, "photographs", unit="image", disable=None, leave=False)
     found = list(examples(asked, source, bar, skipped))

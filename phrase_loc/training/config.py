@@ -176,9 +176,6 @@ class FewConfig:
 
     below: Count = 0  # photographs; 0 is never
     min_count: AtLeastOne = 5  # photographs said to show a new word; the lower of it and the vocabulary's
-    inference: dict[str, Any] = field(
-        default_factory=dict
-    )  # settings of the release, before those of `inference`
     phase: PhaseConfig = PhaseConfig(
         name="words", steps=200, cache=True, sizes=(320,), mirror=0.0, lr=0.01, weight_decay=0.5, warmup=0, clip=0.0,
         new_words_only=True,

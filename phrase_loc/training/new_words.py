@@ -44,7 +44,10 @@ class NewWords(NamedTuple):
 
 
 def resolve_start(config: TrainConfig, photographs: int, begun: str | None) -> TrainConfig:
-    """The config of a run with so many photographs: model.start=auto decided, as `begun` where the run has begun."""
+    """The config of a run with so many photographs: model.start=auto decided, as `begun` where the run has begun.
+
+    The shipped model, where it is kept, is released with its own settings: `inference` is the recipe's.
+    """
     few, asked = config.few, config.model
     start = asked.start
     if start == "auto":
@@ -64,11 +67,10 @@ def resolve_start(config: TrainConfig, photographs: int, begun: str | None) -> T
         return config
     log.info(
         f"{told}the shipped model is kept as it is and learns the words that it lacks; model.start=none trains from "
-        "scratch, and model.start=default all of the model by the phases of the config",
+        "scratch, and model.start=default all of the model by the phases of the config. Its own inference settings stay",
         *(photographs, few.below),
     )
-    asked_by = {**config.inference, **few.inference}  # the shipped model's box ranker wants its own
-    return replace(config, phases=(few.phase,), average_of=(), further=FurtherConfig(), inference=asked_by)
+    return replace(config, phases=(few.phase,), average_of=(), further=FurtherConfig(), inference={})
 
 
 def _fits(config: TrainConfig) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -110,8 +110,8 @@ def new_model(
     if asked.start:  # loaded for queries: frozen; of the trunk each phase trains its stages
         least = 1 if config.vocabulary.file else config.vocabulary.min_count
         model, first, said = extended(load_model(asked.start), vocabulary, source, trained, least)
-        if not config.new_words_only:  # a box ranker is of the network as it was
-            model.head.ranker, model.config = None, replace(model.config, ranker=None)
+        if not config.new_words_only:
+            model.drop_ranker()
         model.head.requires_grad_(not config.new_words_only)
         model.head.log_scale.requires_grad_(not model.config.free and not config.new_words_only)
         model.words.vectors.requires_grad_(words.tuned or config.new_words_only)

@@ -152,6 +152,7 @@ def test_few_photographs_start_from_the_shipped_model(
     assert made.model.start == start
     assert [phase.name for phase in made.run_phases] == phases
     assert made.vocabulary.min_count == (5 if start else 10)
+    assert made.inference == ({} if phases == ["words"] else config().inference)
     assert new_words.resolve_start(made, photographs, None) == made
     # a run that has begun goes on as it began, also where another version would decide otherwise
     assert new_words.resolve_start(config("model.start=auto"), 10, "").model.start == ""
@@ -248,10 +249,8 @@ def test_the_shipped_model_learns_an_invented_tag_for_a_shape(
     assert "NO BETTER" not in caplog.text
     learned, shipped = PhraseLocalizer.from_pretrained(out), load_model()
     assert torch.equal(learned.model.words.vectors[: len(shipped.vocabulary)], shipped.words.vectors)
-    assert (
-        learned.settings == PhraseLocalizer(shipped).settings
-    )  # its box ranker is kept, so it is asked as before
     assert learned.model.config.ranker == shipped.config.ranker
+    assert learned.model.config.inference == shipped.config.inference
     shown = [learned.presence(learned.look(photographs / f"{n}.png"), ["a blicket"])[0] for n in (0, 1, 2, 3)]
     assert min(shown[1::2]) > max(shown[::2])
 

@@ -45,6 +45,7 @@ def test_a_word_head_over_a_transformer(library, kind, tmp_path, monkeypatch):
     )
     picture = tiny_towers.torch.randint(0, 256, (3, 40, 60), dtype=tiny_towers.torch.uint8)
     assert localizer(picture, ["a red square"])[0].attention.shape == (64, 64)
+    assert localizer.ranker_plane(localizer.look(picture)).shape == (16, 4, 4)  # patches, no class token
 
 
 def load_model_trunk(backbone: str) -> dict:
