@@ -67,7 +67,8 @@ def resolve_start(config: TrainConfig, photographs: int, begun: str | None) -> T
         return config
     log.info(
         f"{told}the shipped model is kept as it is and learns the words that it lacks; model.start=none trains from "
-        "scratch, and model.start=default all of the model by the phases of the config. Its own inference settings stay",
+        "scratch, and model.start=default all of the model by the phases of the config, whose inference settings the "
+        "kept model does not take",
         *(photographs, few.below),
     )
     return replace(config, phases=(few.phase,), average_of=(), further=FurtherConfig(), inference={})

@@ -319,7 +319,7 @@ def test_the_peak_stands_with_the_box(page, photo, shipped):
     [answer] = shipped.locate(shipped.look(photo), [WOMAN], top_k=1)
     x, y = answer.peak.tolist()
     until(lambda: page.spoken_box(WOMAN), "its box")
-    assert f"highest at {round(x)},{round(y)}" in page.one("#canvas").get_attribute("aria-label")
+    assert f"peak at {round(x)},{round(y)}" in page.one("#canvas").get_attribute("aria-label")
     page.slide("strength", 0)
     scale = page.pixels().shape[1] / SIZE[0]
     colour = page.run("return arguments[0].style.getPropertyValue('--colour')", page.card(WOMAN)).strip()

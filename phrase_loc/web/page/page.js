@@ -203,7 +203,7 @@ function spoken({ absent, label, boxes, outlines, peak }) {
   if (!boxes?.length) return "";
   const [x1, y1, x2, y2] = boxes[0].xyxy.map(Math.round);
   const outlined = outlines?.[0]?.length ? ", outlined" : "";
-  return `${label}: box from ${x1},${y1} to ${x2},${y2}, highest at ${peak.map(Math.round)}${outlined}.`;
+  return `${label}: box from ${x1},${y1} to ${x2},${y2}, peak at ${peak.map(Math.round)}${outlined}.`;
 }
 
 function show() {

@@ -73,7 +73,7 @@ export function notesOf(answered, [box]) {
   const [x, y] = answered.peak ?? [];
   const outside = box && !(box.xyxy[0] <= x && x <= box.xyxy[2] && box.xyxy[1] <= y && y <= box.xyxy[3]);
   const percent = `${Math.round(100 * state.settings.wanted)}\u00a0%`;
-  return [answered.note, outside && `${DISAGREE}: the dot, where the map is highest, lies outside the box`,
+  return [answered.note, outside && `${DISAGREE}: the dot, its peak, lies outside the box`,
     under(answered) && `under the ${percent} that are wanted, so it is not drawn; point at it to see it`].filter(Boolean);
 }
 
