@@ -24,7 +24,8 @@ from phrase_loc.pairs.sources import open_source
 
 METRICS = {"A": ("pointing_any", "accuracy"), "U@1": ("recall_union", "R@1")}
 TRAIN = ["model.start=none", "few.below=0"]
-ASK = ["method=[contrastive_mwp]", "protocols=[pointing_any,recall_union]", "bootstrap=1"]
+METHOD = "contrastive_mwp"
+ASK = [f"method=[{METHOD}]", "protocols=[pointing_any,recall_union]", "bootstrap=1"]
 FURTHER = (30_000, 1_000_000)  # photographs of the prediction
 
 
@@ -62,7 +63,7 @@ def run(shards: list[str], val: Path, out: Path, seed: int, changes: list[str]) 
         call("train.py", "configs/default.yaml", *settings)
         asked = ["configs/flickr30k.yaml", f"data.root={val}", "data.split=val", f"model={out / 'model'}"]
         call("evaluate.py", *asked, *ASK, f"output={report}")
-    rows = json.loads(report.read_text())["rows"]
+    rows = [row for row in json.loads(report.read_text())["rows"] if row["method"] == METHOD]
     found = {(row["protocol"], row["metric"]): row["value"] for row in rows}
     count = len(open_source(shards, out / "index"))
     facts = {"shards": len(shards), "photographs": count, "seed": seed}
