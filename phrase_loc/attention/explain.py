@@ -58,6 +58,11 @@ def explain(
         raise ConfigError(
             "the model is in training mode, where its answers are random; call model.eval() first"
         )
+    if not isinstance(images, Tensor):
+        raise ConfigError(
+            "images must be a tensor (3, H, W) or (N, 3, H, W), resized and normalised as the model wants it, "
+            f"got a {type(images).__name__}; torchvision.transforms makes one"
+        )
     images = images[None] if images.dim() == 3 else images
     if images.dim() != 4 or not len(images) or not images.is_floating_point():
         raise ConfigError(

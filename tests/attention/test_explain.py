@@ -104,6 +104,7 @@ def test_networks_of_transformers():
         ({"classes": "cat"}, "rows of the head, got 'cat'"),
         ({"images": X[:0]}, "one at least"),
         ({"images": X.byte()}, "must be floating"),
+        ({"images": "photo.jpg"}, "must be a tensor .* got a str"),
         ({"method": "x"}, "choose from"),
     ],
 )
