@@ -198,7 +198,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
 def learn_ranker_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, photographs with captions, and settings that are stored in the same step."""
     add = parser.add_argument
-    _changed_arguments(parser, "ranker=0.2")
+    _changed_arguments(parser, "ranker=0.2, instead of those of the shipped model's ranker")
     text = "photographs with captions, as `data.shards` of training"
     add("--shards", nargs="+", required=True, metavar="SHARDS", help=text)
     text = f"how many of them are looked at {DEFAULT}"
@@ -209,9 +209,9 @@ def learn_ranker_arguments(parser: argparse.ArgumentParser) -> None:
 def run_learn_ranker(args: argparse.Namespace) -> int:
     """Teach a box ranker, save it with the model, print from how much it learned."""
     from phrase_loc.pairs.sources import open_source
-    from phrase_loc.training.box_ranker import RANKER, teach
+    from phrase_loc.training.box_ranker import WITH, teach
 
-    localizer = _to_change(args, "learn-ranker", "auto", ranker=RANKER)
+    localizer = _to_change(args, "learn-ranker", "auto", **WITH)
     taught, said = teach(localizer, open_source(args.shards), args.photographs, args.seed)
     taught.save_pretrained(args.output or args.model)
     print(json.dumps(said, indent=1))

@@ -24,11 +24,13 @@ from phrase_loc.ranking import BoxRanker, score_boxes
 from phrase_loc.skipped import Fault, Skipped
 from phrase_loc.text.splitting import noun_phrases
 
-RANKER = 0.2  # its weight in a score, chosen on val (docs/experiments.md)
 PHRASES, BOXES, BATCH = 10, 100, 8  # of a photograph at most, of those in a step, photographs of a step
 EPOCHS, RATE, WEIGHT_DECAY = 6, 2e-3, 0.02
 TEMPERATURE = 0.1  # of the vote where the model has none
-ALONE = {"gamma": 0.4, "spread": 0.05}  # settings of a model that ranks by its maps alone
+#: Settings of a ranking by maps alone, by which a ranker is taught, and of one with it, chosen on val
+#: (docs/experiments.md).
+ALONE = {"gamma": 0.4, "spread": 0.05, "ranker": 0.0}
+WITH = {"gamma": 0.6, "spread": 0.07, "ranker": 0.3}
 
 
 class Example(NamedTuple):
@@ -46,17 +48,15 @@ def teach(
 ) -> tuple[PhraseLocalizer, dict[str, Any]]:
     """The localizer with a ranker learned from photographs drawn by the seed; how many, and what was left out.
 
-    It reads the lowest stage at which the model's maps are read, at the first input size. Raises a ConfigError for an
-    image-text pair, a DataError where too few photographs can be used.
+    It learns from boxes ranked with ALONE; the localizer keeps its own settings. It reads the lowest stage at which the
+    model's maps are read, at the first input size. Raises a ConfigError for an image-text pair, a DataError where too
+    few photographs can be used.
     """
     if localizer.model.reads_phrases:
         raise ConfigError(
             "a box ranker is for models that read words, this is an image-text pair; take another"
         )
-    own = (
-        {} if localizer.model.config.ranker is None else ALONE
-    )  # its settings were chosen with the old ranker
-    asked, skipped = localizer.with_settings(ranker=0.0, **own), Skipped()
+    asked, skipped = localizer.with_settings(**ALONE), Skipped()
     drawn = sorted(random.Random(seed).sample(range(len(source)), min(photographs, len(source))))
     bar = tqdm(drawn, "photographs", unit="image", disable=None, leave=False)
     found = list(examples(asked, source, bar, skipped))
