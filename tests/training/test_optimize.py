@@ -131,10 +131,10 @@ def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch
     setup = prepare(config, World())
     Phase(config, 0, setup, World(), print)
 
-    def full(file: object, array: object) -> None:
+    def full(tensors: object, told: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features.np, "save", full)
+    monkeypatch.setattr(features, "save", full)
     with pytest.raises(DataError, match="No space left"):
         kept_features(config, config.phases[0], setup, World(), 32)
     assert [list(folder.iterdir()) for folder in (tmp_path / "kept").iterdir()] == [[]]
