@@ -81,11 +81,10 @@ class LabelsConfig:
     """From texts to weak labels; see text/vocabulary.py."""
 
     last_word: Share = 0.5  # strength that the last word of a bigram takes from it
-    balance: Share = 0.0  # power by which rare words weigh more; 0 leaves all alike
-    most: Annotated[float, Field(ge=1)] = 10.0  # largest ratio to the median's weight
-    # retired at the values that they have in older configs: neither helped (docs/experiments.md)
+    # retired at the values that they have in older configs: none of them helped (docs/experiments.md)
     agree: Literal[1] = 1
     unpunished: Literal["none"] = "none"
+    balance: Annotated[float, Field(ge=0, le=0)] = 0.0
 
 
 @config_dataclass

@@ -59,10 +59,9 @@ class Phase:
         fp16 = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)  # type: ignore[attr-defined]
         self.total = phase_steps(settings, len(setup.trained))
-        balance = setup.balance.to(world.device)
         first = setup.new.start if settings.new_words_only else 0
         self.kept = model.words.vectors.detach()[:first].clone()  # rows that weight decay must not touch
-        self.objective = Objective(model, balance, settings, world, config.memory_mb, config.recompute, first)
+        self.objective = Objective(model, settings, world, config.memory_mb, config.recompute, first)
         if config.compile and settings.train_from != "none":
             for stage in model.trunk.children():
                 stage.compile()

@@ -28,7 +28,6 @@ from phrase_loc.text import vectors as text_vectors
 from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, WordLabeller, build_vocabulary
 from phrase_loc.training.checkpoint import Identity, check_same_data, identify, read_kept, write_kept
 from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
-from phrase_loc.training.losses import balance
 from phrase_loc.training.new_words import extended, resolve_start
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ class Setup:
     source: Source
     model: TextToRegion
     labeller: WordLabeller
-    balance: Tensor  # (V,) weight of each word
     identity: Identity  # of the data and the vocabulary
     trained: list[int]  # photographs that are trained on, ascending
     held_out: tuple[int, ...]  # the others
@@ -73,11 +71,8 @@ def prepare(
     if config.precision == "float64":
         model = model.double()
     model = model.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
-    labels = config.labels
-    labeller = WordLabeller(model.vocabulary, labels.last_word)
-    weights = balance(model.vocabulary.counts, labels.balance, labels.most)
-    weights = weights.to(model.head.log_scale.dtype)
-    return Setup(source, model, labeller, weights, identity, trained, held_out, new, card)
+    labeller = WordLabeller(model.vocabulary, config.labels.last_word)
+    return Setup(source, model, labeller, identity, trained, held_out, new, card)
 
 
 def left_out(count: int, config: TrainConfig) -> tuple[int, ...]:
