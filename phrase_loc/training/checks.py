@@ -68,8 +68,8 @@ def check(config: TrainConfig, world: World) -> None:
 
 def _check_words(config: TrainConfig) -> None:
     """Whether what the vocabulary, vectors and out-of-vocabulary words are read from is there."""
-    source, fresh = config.vectors.source, config.model.start in ("", "auto")
-    if config.further.words or (fresh and source == "glove"):
+    fresh = config.model.start in ("", "auto")
+    if config.further.words or (fresh and config.vectors.source == "glove"):
         vectors.glove_package(())
     if config.further.words:
         deque(read_texts(config.further.texts), maxlen=0)  # to the end: they are used in the last step
@@ -77,8 +77,6 @@ def _check_words(config: TrainConfig) -> None:
         Vocabulary.load(config.vocabulary.file)
     for path in text_files(config.vocabulary.extra_texts):
         next(read_texts((path,)), None)
-    if fresh and source == "encoder":
-        vectors.encoder_vectors(_WORDS.words, config.vectors.file)
 
 
 def _model(config: TrainConfig) -> TextToRegion:

@@ -216,8 +216,6 @@ def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterable[
     elif config.source == "ppmi":
         size = min(config.size, len(words) - 1)
         vectors = text_vectors.cooccurrence_vectors(texts, vocabulary, size, seed)
-    elif config.source == "encoder":
-        vectors = text_vectors.encoder_vectors(words, config.file)
     else:
         glove = text_vectors.glove_package(set(words))
         empty = torch.zeros(glove.vectors.shape[1])

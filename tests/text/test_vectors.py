@@ -5,18 +5,10 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.text.vectors import (
     WordVectors,
     cooccurrence_vectors,
-    encoder_vectors,
     glove_package,
     quantise,
 )
 from phrase_loc.text.vocabulary import Vocabulary
-
-
-def test_missing_sources_are_told(tmp_path):
-    with pytest.raises(DataError, match="cannot load a text encoder"):
-        encoder_vectors(["dog"], str(tmp_path))
-    with pytest.raises(DataError, match="not installed"):
-        encoder_vectors(["dog"], "no_such_package_of_ours")
 
 
 def test_parts_stand_in_for_a_missing_word():
@@ -56,25 +48,6 @@ def test_cooccurrence_groups_words_by_topic():
     assert torch.equal(vectors, cooccurrence_vectors((animals + sea) * 5 + ["alone"], vocabulary, size=3))
     with pytest.raises(ConfigError):
         cooccurrence_vectors(animals, vocabulary, size=9)
-
-
-def test_text_encoder_from_a_folder(tmp_path):
-    """A two-layer BERT made on the spot: what is loaded and pooled is what the model computes."""
-    transformers = pytest.importorskip("transformers")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog", "hot", "cat"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
-    tokenizer = transformers.BertTokenizerFast(vocab={w: i for i, w in enumerate(words)})
-    tokenizer.save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    transformers.BertModel(config).save_pretrained(tmp_path)
-    vectors = encoder_vectors(["dog", "hot dog", "cat"], str(tmp_path), batch=2)
-    assert vectors.shape == (3, 8)
-    assert torch.allclose(vectors.norm(dim=1), torch.ones(3), atol=1e-5)
-    alone = encoder_vectors(["dog"], str(tmp_path))
-    assert torch.allclose(vectors[0], alone[0], atol=1e-5)  # padding does not leak into the mean
 
 
 def test_quantised_rows_are_close_and_zero_stays_zero():

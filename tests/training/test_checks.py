@@ -87,8 +87,8 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "vectors.size": ([0, -1], "size"),
     "vectors.bias": ([NAN, INFINITE], "bias"),
     "vectors": (
-        [{"source": "file", "file": "/nowhere.txt"}, {"source": "encoder", "file": "/nowhere/m"}],
-        "nowhere|source: input should be",
+        [{"source": "file", "file": "/nowhere.txt"}, {"source": "encoder"}],
+        "unknown config key vectors.file|source: input should be",
     ),
     "vocabulary.file": (["/nowhere/words.txt", str(ROOT)], "vocabulary"),
     "vocabulary.extra_texts": ([["/nowhere/*.txt"], ["/nowhere/a.txt.gz"]], "nowhere"),

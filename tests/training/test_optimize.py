@@ -222,7 +222,7 @@ def test_validation_keeps_the_best_model(tmp_path: Path):
         (["out={tmp}/o", "data.shards={tmp}/nowhere.tar"], "does not exist"),
         (["out={tmp}/o", "data.shard=x"], "did you mean 'shards'"),
         (["out={tmp}/o", "data.shards=x", "phases=[{lr: fast}]"], "phases.0.lr"),
-        (["out={tmp}/o", "data.shards=x", "vectors.source=encoder"], "needs vectors.file"),
+        (["out={tmp}/o", "data.shards=x", "vectors.source=encoder"], "'free', got 'encoder'"),
         (["{tmp}/missing.yaml"], "does not exist"),
     ],
 )
