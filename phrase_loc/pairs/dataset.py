@@ -10,12 +10,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from phrase_loc.errors import DataError
@@ -139,8 +140,7 @@ class Batch(NamedTuple):
             narrow = device.type == "mps" and tensor.dtype == torch.float64  # which Apple's GPUs lack
             return tensor.to(device, torch.float32 if narrow else tensor.dtype, non_blocking=True)
 
-        words, ignored = (Ragged(*map(moved, ragged)) for ragged in (self.words, self.ignored))
-        return Batch(moved(self.images), moved(self.weights), words, ignored, self.faults)
+        return cast(Batch, tree_map_only(Tensor, moved, self))
 
 
 @dataclass(frozen=True)
