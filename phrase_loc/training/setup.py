@@ -25,7 +25,7 @@ from phrase_loc.pairs.shards import load_index
 from phrase_loc.pairs.sources import Source, open_source, texts_of
 from phrase_loc.tables import text_lines
 from phrase_loc.text import vectors as text_vectors
-from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, WordLabeller, build_vocabulary
+from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, WordLabeller
 from phrase_loc.training.checkpoint import Identity, check_same_data, identify, read_kept, write_kept
 from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
 from phrase_loc.training.new_words import extended, resolve_start
@@ -257,12 +257,13 @@ def add_further_words(model: TextToRegion, config: FurtherConfig, seed: int) -> 
 
 @lru_cache(maxsize=1)  # each best model of a run is written with it
 def _company(paths: tuple[str, ...], seed: int) -> dict[str, Tensor]:
-    texts = list(read_texts(paths))
-    if not texts:
+    counter = UnitCounter()
+    counter.update(read_texts(paths))
+    if not counter.texts:
         return {}
-    vocabulary = build_vocabulary(texts, size=30_000, min_count=5, pair_share=0.0)
+    vocabulary = counter.vocabulary(size=30_000, pair_share=0.0)
     size = min(300, len(vocabulary) - 1)
-    vectors = text_vectors.cooccurrence_vectors(texts, vocabulary, size, seed) * TEXT_SCALE
+    vectors = text_vectors.cooccurrence_vectors(read_texts(paths), vocabulary, size, seed) * TEXT_SCALE
     return dict(zip(vocabulary.words, vectors, strict=True))
 
 
