@@ -145,8 +145,8 @@ class Labeller:
             group = [box for box in boxes if box.category == number]
             corners = torch.tensor([box.box for box in group]).reshape(-1, 4)
             scores = torch.tensor([[box.score for box in group]])
-            kept_ones = ranking.suppress(corners, scores, self.answers.localizer.settings.nms)[0]
-            apart += [group[i] for i in kept_ones.tolist()]
+            best = ranking.suppress(corners, scores, self.answers.localizer.settings.nms)[0]
+            apart += [group[i] for i in best.tolist()]
         return kept.scene.size, apart
 
     def _locate(
