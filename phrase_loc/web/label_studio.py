@@ -235,52 +235,49 @@ class Photographs:
 
     def read(self, link: Any) -> bytes:
         """The content of a task's image; blocks. A DataError for what may not or cannot be fetched."""
-        if not isinstance(link, str) or not link.strip():
+        if not isinstance(link, str) or not (link := link.strip()):
             raise DataError(f"expected the address of an image in the task's data, got {str(link)[:60]!r}")
-        link = link.strip()
         if link[:5].lower() == "data:":
             return from_base64(link)
         try:
-            return self._fetch(*self._allowed(f"/data/{link}" if link.startswith("upload/") else link))
+            url, own = self._allowed(f"/data/{link}" if link.startswith("upload/") else link)
+            headers = {"Authorization": self._authorization()} if own and self.key else {}
+            content = _get(request.Request(url, headers=headers), self.most + 1)
         except PhraseLocError:
             raise
         except HTTPError as error:
             why = f"answered {error.code}"
             if error.code in {401, 403} or 300 <= error.code < 400:
-                why += f"; it wants an access token in {KEY}, or leads to another address, "
-                why += "which is not followed"
+                why += (
+                    f"; it wants an access token in {KEY}, or leads to another address, which is not followed"
+                )
         except (OSError, HTTPException, ValueError, KeyError) as error:
             why = f"cannot be asked ({str(error)[:120]})"
+        else:
+            if len(content) <= self.most:
+                return content
+            most = f"the {self.most / 2**20:g} MB that are accepted"
+            raise DataError(f"{link[:120]} is larger than {most}; shrink it")
         raise DataError(f"the server of the photograph {link[:120]} {why}")
 
     def _allowed(self, link: str) -> tuple[str, bool]:
-        """The address to ask, and whether it is Label Studio's."""
+        """The address to ask, quoted, and whether it is Label Studio's."""
+        quoted = quote(link, safe="%/:=&?~#+!$,;'@()*[]")
         if link.startswith("/") and not link.startswith("//"):
             if not self.studio:
                 advice = f"start the server with --label-studio-url URL and an access token in {KEY}"
                 raise DataError(f"{link[:120]} lies in Label Studio, whose address is not known; {advice}")
-            return self.studio + link, True
+            return self.studio + quoted, True
         asked = urlsplit(link)
         if asked.scheme not in {"http", "https"}:
             expected = "an address of http, https, Label Studio or data:"
             raise DataError(f"{link[:120]} cannot be read; expected {expected}")
-        own = urlsplit(self.studio)[:2]  # scheme; host and port as they are written
-        if self.studio and asked[:2] == own:
-            return link, True
-        if asked.hostname not in self.hosts:
+        own = bool(self.studio) and asked[:2] == urlsplit(self.studio)[:2]  # scheme; host and port as written
+        if not own and asked.hostname not in self.hosts:
             host = str(asked.hostname)[:80]
             advice = f"start it with --image-host {host}"
             raise DataError(f"this server may not ask {host} for photographs; {advice}")
-        return link, False
-
-    def _fetch(self, url: str, studio: bool) -> bytes:
-        headers = {"Authorization": self._authorization()} if studio and self.key else {}
-        quoted = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
-        content = _get(request.Request(quoted, headers=headers), self.most + 1)
-        if len(content) > self.most:
-            most = f"the {self.most / 2**20:g} MB that are accepted"
-            raise DataError(f"{url[:120]} is larger than {most}; shrink it")
-        return content
+        return quoted, own
 
     def _authorization(self) -> str:
         """Its header: a legacy token as it is, a personal one (a JWT) exchanged for one that is good for minutes."""
