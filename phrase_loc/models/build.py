@@ -205,8 +205,7 @@ class ImageText(TextToRegion):
 
     def features(self, images: Tensor) -> Tensor:
         """(N,3,H,W) RGB 0..255 -> (N,D), what the image tower pools."""
-        pooled: Tensor = self.head(self.trunk(self.normalize(images)))
-        return pooled
+        return self.head(self.trunk(self.normalize(images)))
 
     def encode(self, phrases: Sequence[str], prompts: Sequence[str] = ()) -> list[EncodedPhrase]:
         """Whole phrases by the prompts, each with {phrase} in it; those asked before are not embedded again."""
