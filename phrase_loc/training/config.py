@@ -113,6 +113,8 @@ class PhaseConfig:
     trunk_lr: NonNegativeFloat = 0.1  # of the highest trained stage, as a share of lr
     layer_decay: PositiveFloat = 0.8  # from a stage to the one below
     weight_decay: NonNegativeFloat = 0.01  # of matrices
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: BelowOne = 0.9  # of sgd
     warmup: NonNegativeInt = 100  # steps, linear; then the rate falls along a cosine to 0
     clip: NonNegativeFloat = 1.0  # largest norm of the gradient; 0 does not clip
     losses: dict[str, NonNegativeFloat] = field(
