@@ -45,7 +45,7 @@ def create(
 ) -> TextToRegion:
     """A model whose trunk has `weights` (see backbones.build) and whose head is untrained; `head`: see ModelConfig.
 
-    `vectors` (V,E) are those of the vocabulary, of a `free` head, the usual linear classifier, units each with its bias.
+    `vectors` (V,E) are those of the vocabulary; of a `free` head, a linear classifier, units with their biases.
     Batch norms are folded now where `fold` says so; the trunk can then be fine-tuned as plain convolutions. Without,
     it trains with batch norms, and `folded` makes the model to be queried. `image_size` None is the backbone's own.
     """
