@@ -176,7 +176,10 @@ def answer_many(
             with bar:
                 for batch in loader:
                     answers = _answers(localizer, batch, top_k, threshold, masks)
-                    lines = [_line(key, answer) for (key, *_), answer in zip(batch, answers, strict=True)]
+                    texts = (json.dumps(answer, ensure_ascii=False, allow_nan=False) for answer in answers)
+                    lines = (
+                        files.sealed_line(f"{key} {t}") for (key, *_), t in zip(batch, texts, strict=True)
+                    )
                     files.append_text(_part(output, world.rank), "".join(lines), _FULL_DISK)
                     refused += sum("error" in answer for answer in answers)
                     bar.update(len(answers))
@@ -191,10 +194,6 @@ def answer_many(
         world.from_main(lambda: _join(output, run))
     counts = world.sum(torch.tensor([len(left) - refused, done, refused], device=world.device))
     return dict(zip(("answered", "resumed", "refused"), counts.tolist(), strict=True))
-
-
-def _line(key: str, answer: dict[str, Any]) -> str:
-    return files.sealed_line(f"{key} {json.dumps(answer, ensure_ascii=False, allow_nan=False)}")
 
 
 def _prepared(
