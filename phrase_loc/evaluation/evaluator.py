@@ -43,16 +43,11 @@ class Progress:
 
     def read(self) -> dict[str, Outcome]:
         """Finished images of all processes of earlier runs, by image id."""
-        lines = [
-            x
-            for p in sorted(self.folder.glob(f"{self.key}-*.jsonl"))
-            for x in p.read_bytes().splitlines()
-            if x
-        ]
-        parted = [line.partition(b" ") for line in lines]
-        whole = [json.loads(x) for seal, _, x in parted if seal.decode("ascii", "replace") == digest(x)]
-        if len(whole) < len(lines) and self.rank == 0:
-            damaged = len(lines) - len(whole)
+        paths = sorted(self.folder.glob(f"{self.key}-*.jsonl"))
+        lines = [line.partition(b" ") for path in paths for line in path.read_bytes().splitlines() if line]
+        whole = [json.loads(content) for seal, _, content in lines if seal == digest(content).encode()]
+        damaged = len(lines) - len(whole)
+        if damaged and self.rank == 0:
             print(f"{self.folder}: {damaged} damaged lines are computed again", file=sys.stderr)
         return {outcome["image"]: outcome for outcome in whole}
 
@@ -96,8 +91,8 @@ def framed(sample: GroundingSample) -> Framed:
     if same_shape(upright, sample.size):
         return Framed(sample.path)
     if same_shape(stored, sample.size):
-        pixels = np.asarray(load_image(sample.path, upright=False))
-        return Framed(Image.fromarray(pixels))  # without EXIF, so that nobody turns them
+        stored_so = load_image(sample.path, upright=False)
+        return Framed(Image.fromarray(np.asarray(stored_so)))  # without EXIF, so that nobody turns it
     shown, frame = (f"{width} x {height}" for height, width in (upright, sample.size))
     if upright[0] == upright[1] and upright[0] in SQUASHED and upright[0] < max(sample.size):
         return Framed(sample.path, f"{shown} pixels are taken for the whole {frame} frame, squashed")
@@ -197,5 +192,4 @@ def _columns(test: Protocol, batch: Batch, answers: Answers) -> dict[str, NDArra
 
 
 def _rounded(values: Tensor, digits: int) -> NDArray[np.float64]:
-    numbers = [round(x, digits) for x in values.detach().double().flatten().tolist()]
-    return np.array(numbers).reshape(values.shape)
+    return values.detach().double().cpu().numpy().round(digits)

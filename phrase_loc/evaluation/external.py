@@ -13,7 +13,6 @@ is named and is a miss. A file without points, or without boxes, has no value un
 A detector was trained on boxes, which its rows say. It has no map: it points at the centre of its first box.
 """
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,14 +85,12 @@ class Answer:
     boxes: list[tuple[float, ...]] = field(default_factory=list)  # x1, y1, x2, y2, score, best first
     scored: bool = False
 
+    def __post_init__(self) -> None:
+        self.boxes.sort(key=lambda box: -box[4])  # equal scores keep their order
+
     def has(self, kind: str) -> bool:
         """Whether there is a 'point', or a 'box'."""
         return self.point is not None if kind == "point" else bool(self.boxes)
-
-
-def best_first(boxes: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """Boxes with scores as one ranking; equal scores keep their order."""
-    return sorted(boxes, key=lambda box: -box[4])
 
 
 def needed(protocol: Protocol) -> str:
@@ -150,7 +147,7 @@ class Predictions(Method):
             said = f"{new.where}: {key[0]}, {self.places.called(*key[:2])} stands in {old.where} already"
             self.notes.note("doubled predictions (the first counts)", said)
         else:
-            self.found[key] = Answer(old.where, old.point, best_first(old.boxes + new.boxes), True)
+            self.found[key] = Answer(old.where, old.point, old.boxes + new.boxes, True)
 
     def lacks(self, protocol: Protocol) -> str:
         """Says that no row has a point, or a box."""
@@ -186,7 +183,7 @@ class Predictions(Method):
             return of_chain
         parts = [answer for i in members if (answer := own(i))]
         surest = max(parts, key=lambda a: a.boxes[0][4] if a.boxes else -torch.inf, default=Answer())
-        return Answer("", surest.point, best_first([box for answer in parts for box in answer.boxes]))
+        return Answer("", surest.point, [box for answer in parts for box in answer.boxes])
 
 
 def _checked(row: Row, size: Size) -> Answer:
@@ -199,7 +196,7 @@ def _checked(row: Row, size: Size) -> Answer:
         raise DataError(f"its point {shown} lies outside the {size[1]} x {size[0]} image")
     ranked = scores or [1 / rank for rank in range(1, len(boxes) + 1)]
     found = [(*box, score) for box, score in zip(boxes, ranked, strict=True)]
-    return Answer(row.where, point, best_first(found), scores is not None)
+    return Answer(row.where, point, found, scores is not None)
 
 
 class Detector(Method):
@@ -278,8 +275,8 @@ def template(
     kinds = {name: number for number, name in categories(samples).items()}
     numbers = image_numbers(samples)
     for sample in chosen:
-        name, (height, width) = sample.image_id, sample.size
-        shared = {"image": name, "file_name": sample.path.name, "image_id": numbers[name]}
+        (height, width), own = sample.size, numbers[sample.image_id]
+        shared = {"image": sample.image_id, "file_name": sample.path.name, "image_id": own}
         shared |= {"width": width, "height": height}
         things = []
         for (sentence, index), p in zip(numbered(sample), sample.phrases, strict=True):
@@ -317,25 +314,19 @@ def _answered(method: Method, protocol: Protocol, batch: Batch) -> Iterator[dict
 
 def write_template(path: Path, records: Iterable[dict[str, Any]]) -> int:
     """Writes rows as .csv, .jsonl or .parquet, lists of CSV as JSON; how many."""
+    from pandas import DataFrame
+
     if path.exists():  # perhaps the one that was filled in
         raise ConfigError(f"{path} is there already; choose another file")
-    as_text = path.suffix == ".csv"
-    listed = [
-        {k: json.dumps(v) if as_text and isinstance(v, list) else v for k, v in r.items()} for r in records
-    ]
+    listed = list(records)
     if not listed:
         raise DataError("the protocols count nothing in these images; choose others")
+    frame = DataFrame(listed, dtype=object)  # in which no number becomes another
     with writing(path, "choose another file") as part:
-        if path.suffix == ".parquet":
-            from pyarrow import Table, parquet
-
-            parquet.write_table(Table.from_pylist(listed), part)
-            return len(listed)
-        with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            if as_text:
-                writer = csv.DictWriter(file, list(listed[0]))
-                writer.writeheader()
-                writer.writerows(listed)
-            else:
-                file.writelines(json.dumps(record) + "\n" for record in listed)
+        if path.suffix == ".csv":
+            frame.to_csv(part, index=False, errors="backslashreplace")
+        elif path.suffix == ".parquet":
+            frame.to_parquet(part)
+        else:
+            part.write_text("".join(json.dumps(record) + "\n" for record in listed))
     return len(listed)

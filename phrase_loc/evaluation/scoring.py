@@ -8,8 +8,6 @@ metrics it may give 'iou' (P,), the overlap of the first box with the best truth
 'first' (P,), the rank of the first correct box.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from phrase_loc.boxes import area, enclosing, iou
 from phrase_loc.evaluation.protocols import MapBox, Protocol
+from phrase_loc.files import digest, read_json
 from phrase_loc.masks import decoded
 from phrase_loc.structures import GroundingSample
 
@@ -288,13 +287,13 @@ SCORERS: dict[str, Callable[[Protocol, Batch, Answers], dict[str, Tensor]]] = {
 }
 
 
+@dataclass
 class Baseline(Method):
     """A blind guess as a method: point and boxes from nothing but the size of the image and the words."""
 
     needs_image = False
-
-    def __init__(self, name: str, guess: Guess):
-        self.name, self.guess = name, guess
+    name: str
+    guess: Guess
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image; every phrase counts as known."""
@@ -320,8 +319,7 @@ def _middle(*shares: float) -> Guess:
 
 
 def _random(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
-    seed = hashlib.sha256("\n".join([sample.image_id, *query]).encode()).digest()[:8]
-    draws = np.random.default_rng(int.from_bytes(seed, "big")).random((21, 2))
+    draws = np.random.default_rng(hashed("\n".join([sample.image_id, *query]))).random((21, 2))
     corners = np.sort(draws[1:].reshape(10, 2, 2), axis=1).reshape(10, 4)
     sides = _sides(sample.size)
     return torch.from_numpy(draws[0]).float() * sides[:2], torch.from_numpy(corners).float() * sides
@@ -330,6 +328,11 @@ def _random(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
 def _fixed_boxes(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
     boxes = blind_boxes(torch.tensor(_chosen()), sample.size)
     return (boxes[0, :2] + boxes[0, 2:]) / 2, boxes
+
+
+def hashed(text: str) -> int:
+    """A number of 64 bits that depends on the text alone: what is drawn by it is the same on every machine."""
+    return int(digest(text.encode())[:16], 16)
 
 
 def _sides(size: tuple[int, int]) -> Tensor:
@@ -346,7 +349,7 @@ def blind_boxes(relative: Tensor, size: tuple[int, int]) -> Tensor:
 
 @cache
 def _chosen() -> list[list[float]]:
-    return json.loads(Path(__file__).with_name("blind_boxes.json").read_text(encoding="utf-8"))["boxes"]
+    return read_json(Path(__file__).with_name("blind_boxes.json"))["boxes"]
 
 
 #: Answers that never look at the image: printed beside every score, since a blind guess scores them.

@@ -19,7 +19,7 @@ from scipy.sparse import coo_array, csr_array
 
 from phrase_loc.config import STRICT, adapter, problems
 from phrase_loc.errors import ConfigError, DataError, nearest
-from phrase_loc.evaluation.protocols import MOST_DRAWS
+from phrase_loc.evaluation.protocols import Draws
 from phrase_loc.files import digest, read_json
 
 Floats = NDArray[np.float64]
@@ -166,7 +166,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Settings:
-    bootstrap: Annotated[int, Field(strict=True, ge=1, le=MOST_DRAWS)]
+    bootstrap: Annotated[Draws, Field(strict=True)]
 
 
 @dataclass(frozen=True)
