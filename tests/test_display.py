@@ -6,7 +6,6 @@ import io
 import json
 import pickle
 import re
-import sys
 import typing
 
 import numpy as np
@@ -228,11 +227,6 @@ class TestPlot:
         with pytest.raises(ConfigError, match="axes for 2 phrases, got 1"):
             display.plot(drawn_image, [prediction()] * 2, axes=own)
         assert len(display.plot(drawn_image, [])) == 0
-
-    def test_without_matplotlib_it_is_one_sentence(self, drawn_image, monkeypatch):
-        monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-        with pytest.raises(ConfigError, match="pip install matplotlib"):
-            display.plot(drawn_image, [prediction()])
 
 
 class TestPublicSurface:

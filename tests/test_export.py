@@ -60,7 +60,7 @@ def torch_inputs(localizer, photo, words, weights):
         to_tensor(photo.resize((side, side), Image.Resampling.BICUBIC))[None]
         for side in localizer.settings.image_sizes
     ]
-    return squares, model.units(ids), model.word_bias(ids), torch.tensor(weights)
+    return squares, ids, torch.tensor(weights)
 
 
 @pytest.mark.parametrize("changes", [{}, {"image_sizes": [64]}], ids=str)
@@ -219,7 +219,7 @@ def test_files_of_two_exports_do_not_mix(saved, tmp_path):
     from phrase_loc.runtime import ExportedModel
 
     folder = export(saved, tmp_path / "out", "torch")
-    for name in ("vocabulary.txt", "extra_words.txt", "words.npz"):
+    for name in ("vocabulary.txt", "extra_words.txt"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(b"".join(content.splitlines(True)[::-1]))
         with pytest.raises(DataError, match=rf"{name} is not the file that export\.json was written with"):

@@ -112,7 +112,6 @@ class Sample(NamedTuple):
     image: Tensor  # (3,H,W) uint8, or a frozen trunk's output (C,h,w) float16
     labels: WordLabels = WordLabels((), ())
     weight: float = 0.0  # where there is nothing to learn from
-    caption: Sequence[int] = ()  # words of the text that was drawn this epoch
     fault: Fault | None = None
 
 
@@ -131,7 +130,6 @@ class Batch(NamedTuple):
     weights: Tensor  # (N,) 1, or 0 for fillers and faults
     words: Ragged  # true words with strengths
     ignored: Ragged  # words that count neither way
-    captions: Ragged  # words of one text of each image
     faults: Sequence[Fault] = ()
 
     def to(self, device: torch.device) -> "Batch":
@@ -141,8 +139,8 @@ class Batch(NamedTuple):
             narrow = device.type == "mps" and tensor.dtype == torch.float64  # which Apple's GPUs lack
             return tensor.to(device, torch.float32 if narrow else tensor.dtype, non_blocking=True)
 
-        words, ignored, captions = (Ragged(*map(moved, r)) for r in (self.words, self.ignored, self.captions))
-        return Batch(moved(self.images), moved(self.weights), words, ignored, captions, self.faults)
+        words, ignored = (Ragged(*map(moved, ragged)) for ragged in (self.words, self.ignored))
+        return Batch(moved(self.images), moved(self.weights), words, ignored, self.faults)
 
 
 @dataclass(frozen=True)
@@ -213,19 +211,12 @@ class WebImages(Dataset[Sample]):
         except DataError as error:
             return Sample(black, fault=Fault("image", self.source.name(number), str(error)))
         random = np.random.default_rng([self.seed, epoch, number])
-        caption = draw_caption(labels, random)  # before the transform draws
-        return Sample(transform(image, texts, random), labels, 1.0, caption, fault)
+        return Sample(transform(image, texts, random), labels, 1.0, fault)
 
 
 def unlabelled(name: str, texts: Sequence[str]) -> Fault:
     """The fault of a sample whose texts gave no label: nothing is broken where they hold only other words."""
     return Fault("words", name) if texts else Fault("text", name, "has no text")
-
-
-def draw_caption(labels: WordLabels, random: np.random.Generator) -> Sequence[int]:
-    """The words of one of an image's texts; all its words are one text where the labeller keeps no texts apart."""
-    told = [caption for caption in labels.captions if caption]
-    return told[int(random.integers(len(told)))] if told else labels.ids
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -236,7 +227,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         weights=torch.tensor([sample.weight for sample in samples], dtype=torch.float64),
         words=_ragged([one.ids for one in labels], [one.strengths for one in labels]),
         ignored=_ragged([one.ignored for one in labels]),
-        captions=_ragged([sample.caption for sample in samples]),
         faults=[sample.fault for sample in samples if sample.fault],
     )
 

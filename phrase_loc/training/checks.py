@@ -70,15 +70,13 @@ def _check_words(config: TrainConfig) -> None:
     """Whether what the vocabulary, vectors and out-of-vocabulary words are read from is there."""
     source, fresh = config.vectors.source, config.model.start in ("", "auto")
     if config.further.words or (fresh and source == "glove"):
-        vectors.glove_package(limit=1)
+        vectors.glove_package(())
     if config.further.words:
         deque(read_texts(config.further.texts), maxlen=0)  # to the end: they are used in the last step
     if config.vocabulary.file:
         Vocabulary.load(config.vocabulary.file)
     for path in text_files(config.vocabulary.extra_texts):
         next(read_texts((path,)), None)
-    if fresh and source == "file":
-        vectors.read_glove(config.vectors.file, limit=3)
     if fresh and source == "encoder":
         vectors.encoder_vectors(_WORDS.words, config.vectors.file)
 
@@ -93,11 +91,6 @@ def _model(config: TrainConfig) -> TextToRegion:
             raise ConfigError(
                 f"model.start={start} is an image-text pair and has no words to go on from; take its image tower: "
                 f"model.start=none model.backbone={model.config.backbone}"
-            )
-        if model.config.free and config.labels.unpunished == "vectors":
-            raise ConfigError(
-                "labels.unpunished=vectors needs vectors from text, and the words of model.start have units of their "
-                "own; set labels.unpunished=none"
             )
         return model
     free = config.vectors.source == "free"

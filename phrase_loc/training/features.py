@@ -32,7 +32,6 @@ from phrase_loc.pairs.dataset import (
     Sample,
     Transform,
     WebImages,
-    draw_caption,
     in_order,
     names_a_side,
     unlabelled,
@@ -91,8 +90,7 @@ class CachedImages(Dataset[Sample]):
             return nothing._replace(fault=Fault("image", name))
         random = np.random.default_rng([self.images.seed, epoch, number])
         view = int(random.random() < self.mirror and not names_a_side(texts))
-        features = torch.from_numpy(np.array(outputs[place, view]))
-        return Sample(features, labels, 1.0, draw_caption(labels, random))
+        return Sample(torch.from_numpy(np.array(outputs[place, view])), labels, 1.0)
 
 
 def any_word(texts: Sequence[str]) -> WordLabels:

@@ -53,12 +53,7 @@ class Phase:
         self.setup, self.world, self.on_fault = setup, world, on_fault
         model, settings = setup.model, self.settings
         groups = parameter_groups(model, settings)
-        self.optimizer: torch.optim.Optimizer
-        if settings.optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
-        else:
-            momentum = settings.momentum
-            self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0)
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
         self.parameters = [p for group in groups for p in group["params"]]
         self.average = Average(model, config.ema) if config.ema else None
         fp16 = config.precision == "fp16"
@@ -214,11 +209,9 @@ def parameter_groups(model: TextToRegion, phase: PhaseConfig) -> list[dict]:
 
 
 def schedule(phase: PhaseConfig, step: int, total: int) -> float:
-    """Share of the base learning rate at a step: linear warm-up, then cosine to 0 or constant."""
+    """Share of the base learning rate at a step: linear warm-up, then cosine to 0."""
     if step < phase.warmup:
         return (step + 1) / (phase.warmup + 1)
-    if phase.schedule == "constant":
-        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - phase.warmup) / max(1, total - phase.warmup)))
 
 

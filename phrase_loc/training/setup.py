@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from phrase_loc.pairs.shards import load_index
 from phrase_loc.pairs.sources import Source, open_source, texts_of
 from phrase_loc.tables import text_lines
 from phrase_loc.text import vectors as text_vectors
-from phrase_loc.text.vectors import align, near_vectors
 from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, WordLabeller, build_vocabulary
 from phrase_loc.training.checkpoint import Identity, check_same_data, identify, read_kept, write_kept
 from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
@@ -75,8 +74,7 @@ def prepare(
         model = model.double()
     model = model.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
     labels = config.labels
-    ignored = near_vectors(model.words.vectors.detach()) if labels.unpunished == "vectors" else None
-    labeller = WordLabeller(model.vocabulary, labels.agree, labels.last_word, ignored)
+    labeller = WordLabeller(model.vocabulary, labels.last_word)
     weights = balance(model.vocabulary.counts, labels.balance, labels.most)
     weights = weights.to(model.head.log_scale.dtype)
     return Setup(source, model, labeller, weights, identity, trained, held_out, new, card)
@@ -226,10 +224,9 @@ def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterable[
     elif config.source == "encoder":
         vectors = text_vectors.encoder_vectors(words, config.file)
     else:
-        of_file = partial(text_vectors.read_glove, config.file)
-        read = (text_vectors.glove_package if config.source == "glove" else of_file)(set(words))
-        empty = torch.zeros(read.vectors.shape[1])
-        vectors = torch.stack([empty if vector is None else vector for vector in map(read.get, words)])
+        glove = text_vectors.glove_package(set(words))
+        empty = torch.zeros(glove.vectors.shape[1])
+        vectors = torch.stack([empty if vector is None else vector for vector in map(glove.get, words)])
     known = vectors.abs().sum(1, keepdim=True) > 0
     largest = vectors.abs().max()
     vectors = torch.where(known, vectors - vectors.sum(0) / known.sum(), 0.0)
@@ -282,6 +279,9 @@ def _mapped(model: TextToRegion, source: dict[str, Tensor], penalty: float) -> d
     others = [word for word in source if word not in model.vocabulary]
     if not known or not others:
         return {}
-    x = torch.stack([source[words[i]] for i in known])
-    matrix, bias = align(x, model.words.vectors.detach()[known], penalty)
-    return dict(zip(others, torch.stack([source[word] for word in others]) @ matrix + bias, strict=True))
+    from sklearn.linear_model import Ridge
+
+    vectors = model.words.vectors.detach()[known].double().numpy()
+    ridge = Ridge(alpha=penalty).fit(torch.stack([source[words[i]] for i in known]).double().numpy(), vectors)
+    placed = ridge.predict(torch.stack([source[word] for word in others]).double().numpy())
+    return dict(zip(others, torch.from_numpy(placed).float(), strict=True))

@@ -25,8 +25,8 @@ def batch(words: int, count: int = 4) -> Batch:
     for n in range(count):
         ids = sorted(set(torch.randint(words, (6,), generator=draw).tolist()))
         image = torch.randint(256, (3, 32, 32), generator=draw, dtype=torch.uint8)
-        labels = WordLabels(tuple(ids), (1.0,) * len(ids), (), (tuple(ids),))
-        samples.append(Sample(image, labels, float(n != 3), ids[::2]))
+        labels = WordLabels(tuple(ids), (1.0,) * len(ids))
+        samples.append(Sample(image, labels, float(n != 3)))
     return collate(samples)
 
 
@@ -40,12 +40,9 @@ def value_and_gradients(words: int, phase: dict, **settings: object) -> tuple[fl
     return loss.item(), list(gradients)
 
 
-@pytest.mark.parametrize(
-    "losses", [{"sigmoid": 1.0}, {"sigmoid": 1.0, "image_caption": 0.1}, {"image_word": 1.0}]
-)
-def test_chunks_of_words_and_recomputed_stages_change_nothing(losses: dict):
-    whole, exact = value_and_gradients(1500, {"losses": losses})
-    chunked, again = value_and_gradients(1500, {"losses": losses}, memory_mb=1, recompute=True)
+def test_chunks_of_words_and_recomputed_stages_change_nothing():
+    whole, exact = value_and_gradients(1500, {})
+    chunked, again = value_and_gradients(1500, {}, memory_mb=1, recompute=True)
     assert chunked == pytest.approx(whole, rel=1e-12)
     for a, b in zip(exact, again, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
@@ -91,9 +88,7 @@ class Peak(torch.overrides.TorchFunctionMode):
         return result
 
 
-@pytest.mark.parametrize(
-    "settings", [{"losses": {"sigmoid": 1.0}}, {"losses": {"image_word": 1.0}, "words": 2000}]
-)
+@pytest.mark.parametrize("settings", [{}, {"words": 50_000}])
 def test_a_hundred_thousand_words_stay_below_the_memory_limit(settings: dict):
     model = small_model(100_000)
     objective = Objective(model, torch.ones(100_000), PhaseConfig(**settings), World(), memory_mb=4)

@@ -22,13 +22,13 @@ from phrase_loc.training.run import claimed
 from tests.training.pairs import write_set, write_shard
 from tests.training.runs import ROOT, assert_same_weights, forked, losses, run
 
-#: Everything that has a state: averaged weights, dropout, augmentation, sampled words, a coupled loss.
+#: Everything that has a state: averaged weights, dropout, augmentation, sampled words.
 FULL = (
     "ema=0.9",
     "save_every=2",
     "phases=[{name: head, epochs: 2, batch: 16, cache: true, lr: 0.01, warmup: 2, dropout: 0.2},"
     " {name: all, epochs: 2.5, batch: 16, accumulate: 2, train_from: stage2, lr: 0.003, crop: 0.6, jitter: 0.2,"
-    " words: 8, losses: {sigmoid: 1.0, image_caption: 0.5}}]",
+    " words: 8, losses: {sigmoid: 1.0}}]",
 )
 
 
