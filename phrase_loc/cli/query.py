@@ -131,14 +131,7 @@ def _phrases(args: argparse.Namespace) -> list[str]:
 def read_phrases(path: Path) -> list[str]:
     """One phrase a line, as it stands; empty lines are passed over."""
     what = "the file of phrases"
-    try:
-        piped = os.fspath(path).startswith("/dev/") and path.is_fifo()  # a shell's <(...), or /dev/stdin
-        text = path.read_text(encoding="utf-8-sig") if piped else read_text(path, what)
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{what} {path} cannot be read as UTF-8 text; save it as a file") from None
-    if "\0" in text:
-        raise DataError(f"{what} {path} holds null characters and is no UTF-8 text; save it as UTF-8")
-    phrases = [line.strip() for line in text.splitlines() if line.strip()]
+    phrases = [line.strip() for line in read_text(path, what).splitlines() if line.strip()]
     if not phrases:
         raise DataError(f"{what} {path} is empty; write one phrase a line")
     return phrases

@@ -7,7 +7,7 @@ than a pixel is named; Flickr30k Entities alone keeps it as annotated, as every 
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import compress
@@ -27,6 +27,7 @@ from phrase_loc.files import is_there, read_bytes
 from phrase_loc.images import MAX_PIXELS
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample, Phrase
+from phrase_loc.tables import text_lines
 
 LISTS = files("phrase_loc.datasets") / "lists"
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -116,24 +117,10 @@ class Annotated(list[GroundingSample]):
         facts = {name: tuple(compress(column, kept)) for name, column in columns.items()}
         return GroundingSample(image_id, path, size, phrases, boxes, facts)
 
-    def read_lines(self, path: Path, what: str) -> list[tuple[int, str]]:
-        """(number, text) of the lines of a list that are not empty; a line that is not UTF-8 is named, not lost."""
-        content = read_bytes(path, what)
-        if b"\0" in content:
-            raise DataError(f"{what} {path} is not UTF-8 text; save it as UTF-8")
-        lines = []
-        for place, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-            try:
-                lines.append((place, line.decode().strip()))
-            except UnicodeDecodeError:
-                why = f"{brief(line)[1:]} is not UTF-8 text"
-                self.skipped.note("images", f"{path.name} line {place}: {why}")
-        return [(place, text) for place, text in lines if text]
-
     def read_ids(self, path: Path, what: str) -> list[str]:
         """The image ids of a list, one a line; what is no file name, or listed again, is named."""
-        lines, ids = self.read_lines(path, what), dict[str, int]()
-        for place, name in lines:
+        ids = dict[str, int]()
+        for place, name in numbered_lines(path, what):
             where = f"{path.name} line {place}"
             if name in ids:
                 self.skipped.note("lines", f"{where}: {brief(name)[1:-1]} was listed in line {ids[name]}")
@@ -141,7 +128,7 @@ class Annotated(list[GroundingSample]):
                 self.skipped.note("images", f"{where}: image id {brief(name)} is no file name")
             else:
                 ids[name] = place
-        if not lines and not self.skipped.notes:
+        if not ids and not self.skipped.seen:
             raise DataError(f"{what} {path} is empty; it must hold one image id a line")
         return list(ids)
 
@@ -232,6 +219,11 @@ def read_xml(path: Path) -> tuple[Size, list[Thing]]:
         for thing in root.iter("object")
     ]
     return size, things
+
+
+def numbered_lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
+    """(number, text) of the lines of a list that are not empty."""
+    return ((n, line.strip()) for n, line in enumerate(text_lines(path, what), start=1) if line.strip())
 
 
 def existing(path: Path) -> Path:

@@ -16,7 +16,16 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from phrase_loc.datasets.annotations import Annotated, Size, brief, imagenet_phrases, number, read_xml, stack
+from phrase_loc.datasets.annotations import (
+    Annotated,
+    Size,
+    brief,
+    imagenet_phrases,
+    number,
+    numbered_lines,
+    read_xml,
+    stack,
+)
 from phrase_loc.errors import DataError
 from phrase_loc.structures import GroundingSample, Phrase
 
@@ -43,7 +52,7 @@ class ImageNet(Annotated):
         self.fill(self._tiny(tiny) if tiny else self._ilsvrc(root), f"the ImageNet tree {root}", limit)
 
     def _tiny(self, folder: Path) -> Iterator[tuple[str, partial[GroundingSample]]]:
-        for place, line in self.read_lines(folder / TINY_LIST, "the list"):
+        for place, line in numbered_lines(folder / TINY_LIST, "the list"):
             where = f"{TINY_LIST} line {place}"
             yield where, partial(self._of_line, where, line, folder / "images")
 

@@ -179,11 +179,10 @@ def thresholds(said: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> d
 
     Below the one lies at most MISSED of what is there, from the other on at least PRECISION of the pairs is there.
     """
-    order = np.argsort(-said, kind="stable")
-    weight = weights[order]
-    enough = np.cumsum(weight * positive[order]) >= (PRECISION - 1e-9) * np.cumsum(weight)
-    precise = np.flatnonzero(enough)
-    found_at = float(said[order][precise[-1]]) if len(precise) else 1.0
+    from sklearn.metrics import precision_recall_curve
+
+    precision, _, places = precision_recall_curve(positive, said, sample_weight=weights)
+    found_at = float(min(places[precision[:-1] >= PRECISION - 1e-9], default=1.0))
     return {"absent_below": min(float(np.quantile(said[positive], MISSED)), found_at), "found_at": found_at}
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from PIL import Image
@@ -104,14 +104,13 @@ def answers(points: Tensor, ranked: Sequence[Tensor], request: Request) -> Answe
     first = pad(table, (0, 0, 0, 1), value=torch.nan)[:, 0, :4]
     known = ~(points[:, 0].isnan() & first[:, 0].isnan())
     boxes = dict.fromkeys(request.map_boxes, first)
-    top = table[:, : request.top_k]
-    return Answers(known, dict.fromkeys(request.borders, points), top[..., :4], top[..., 4], boxes)
+    return Answers(known, dict.fromkeys(request.borders, points), table[:, : request.top_k], boxes)
 
 
 class Predictions(Method):
     """The answers of a file; which row belongs to what stands in the head of this module."""
 
-    needs_image, by_phrase = False, False
+    needs_image = False
 
     def __init__(self, name: str, samples: Annotated, protocols: Sequence[Protocol]):
         self.name, self.path = name, Path(name.removeprefix(PREDICTIONS)).expanduser()
@@ -167,12 +166,15 @@ class Predictions(Method):
                         self.notes.note(kind, f"{sample.image_id}, {called}")
         return self.notes
 
-    def answer_batch(self, protocol: Protocol, batch: Batch) -> Answers:
-        """What the file says of the things that a protocol counts in an image."""
-        found = [self._of(protocol, batch.sample, members) for members in batch.members]
-        points = torch.tensor([answer.point or [torch.nan] * 2 for answer in found])
-        ranked = [torch.tensor(answer.boxes).reshape(-1, 5) for answer in found]
-        return answers(points, ranked, Request.of([protocol]))
+    def answer_all(self, asked: Sequence[tuple[Protocol, Batch]]) -> list[Answers]:
+        """What the file says of the things that protocols count in an image, of each thing and protocol its own."""
+        found = []
+        for protocol, batch in asked:
+            said = [self._of(protocol, batch.sample, members) for members in batch.members]
+            points = torch.tensor([answer.point or [torch.nan] * 2 for answer in said])
+            ranked = [torch.tensor(answer.boxes).reshape(-1, 5) for answer in said]
+            found.append(answers(points, ranked, Request.of([protocol])))
+        return found
 
     def _of(self, protocol: Protocol, sample: GroundingSample, members: tuple[int, ...]) -> Answer:
         def own(thing: int | str) -> Answer | None:
@@ -203,8 +205,10 @@ class Detector(Method):
     """Zero-shot object detection of transformers; a phrase's boxes are all that the network has, by its scores."""
 
     needs_image = True
-    supervision = "trained on boxes"
-    note = "a detector points at the centre of its first box"
+    marks: ClassVar = {
+        "supervision": "trained on boxes",
+        "note": "a detector points at the centre of its first box",
+    }
 
     def __init__(self, name: str, device: torch.device):
         from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
@@ -296,20 +300,18 @@ def template(
 
 def _answered(method: Method, protocol: Protocol, batch: Batch) -> Iterator[dict[str, Any]]:
     """Per thing of a batch its point, or its boxes and their scores."""
-    queries = list(dict.fromkeys(batch.queries))
-    found = method.answer(batch.sample, queries, Request.of([protocol]))
-    found = found.take([queries.index(query) for query in batch.queries])
+    (found,) = method.answer_all([(protocol, batch)])
     empty: dict[str, Any] = {"point_x": None, "point_y": None, "boxes": [], "scores": []}
     if needed(protocol) == "point":
         points = found.peaks[protocol.border].tolist()
         yield from (empty | ({} if x != x else {"point_x": x, "point_y": y}) for x, y in points)
         return
-    ranked, ranked_scores = found.boxes, found.scores
+    ranked = found.ranked
     if protocol.map_box:  # the one box is what counts
-        ranked, ranked_scores = found.map_boxes[protocol.map_box][:, None], torch.ones(len(batch), 1)
-    for boxes, scores in zip(ranked, ranked_scores, strict=True):
-        there = ~boxes.isnan().any(1)
-        yield empty | {"boxes": boxes[there].tolist(), "scores": scores[there].tolist()}
+        ranked = pad(found.map_boxes[protocol.map_box], (0, 1), value=1.0)[:, None]
+    for own in ranked:
+        there = own[~own.isnan().any(1)]
+        yield empty | {"boxes": there[:, :4].tolist(), "scores": there[:, 4].tolist()}
 
 
 def write_template(path: Path, records: Iterable[dict[str, Any]]) -> int:

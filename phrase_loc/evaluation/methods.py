@@ -187,7 +187,7 @@ class MapMethod(Method):
         ranked = self._ranked(scene, maps, known, request.top_k, units)
         of_classifier = getattr(self.localizer, "class_ranks", None) if request.ranks else None
         ranks = of_classifier(scene, [query[0] for query in queries]) if of_classifier else None
-        return Answers(known, peaks, ranked[..., :4], ranked[..., 4], boxes, ranks)
+        return Answers(known, peaks, ranked, boxes, ranks)
 
     def _from_heat(
         self, maps: Tensor, size: tuple[int, int], request: Request

@@ -134,7 +134,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
     sums: dict[str, dict[str, dict[str, Sums]]] = {}  # protocol -> method -> metric
     by_name = {method.name: method for method in plan.methods}
     for p, method in product(plan.protocols, evaluation.asked):
-        table, facts = made.tables[p.name, method], marks(by_name[method])
+        table, facts = made.tables[p.name, method], by_name[method].marks
         if why := by_name[method].lacks(p):
             rows += [made.blank(p, method, metric, why) | facts for metric in p.metrics]
             continue
@@ -167,12 +167,6 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         "by_word": by_word(made, plan.protocols, evaluation.asked, vocabulary),
         "by_image": {"images": [sample.image_id for sample in plan.samples], "sums": cells},
     }
-
-
-def marks(method: Method) -> dict[str, str]:
-    """What stands at each row of a method: on what it was trained, and a sentence about it."""
-    said = {"supervision": method.supervision, "note": method.note}
-    return {key: text for key, text in said.items() if text}
 
 
 def _differences(sums: dict[str, dict[str, dict[str, Sums]]], draws: int) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from scipy.sparse import coo_array, csr_array
 
 from phrase_loc.config import STRICT, adapter, problems
-from phrase_loc.errors import ConfigError, DataError, nearest
+from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.evaluation.protocols import Draws
 from phrase_loc.files import digest, read_json
 
@@ -260,10 +260,8 @@ def _pairs(
 ) -> list[tuple[str, str]]:
     a, b = (list(dict.fromkeys(row.method for row in report.rows)) for report in (first, second))
     for asked, there in ((method_a, a), (method_b, b)):
-        if asked is not None and asked not in there:
-            raise ConfigError(
-                f"no method {asked!r} in the report{nearest(asked, there)}; it has {', '.join(there)[:300]}"
-            )
+        if asked is not None:
+            choose(dict.fromkeys(there), asked, "method of the report")
     if method_a and method_b:
         return [(method_a, method_b)]
     if shared := [(name, name) for name in a if name in b]:
