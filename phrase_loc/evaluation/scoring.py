@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ class Method:
     name: str
     needs_image: bool  # whether `answer` opens the image file; what does not runs on annotations alone
     #: what stands at each of its rows: `supervision` beside pairs of image and text, and a `note`, a sentence
-    marks: Mapping[str, str] = {}
+    marks: ClassVar[dict[str, str]] = {}
     fingerprint: str = ""  # changes with the file or the network behind it
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
