@@ -6,7 +6,6 @@ number, and `[a, b]` is a list where a list can stand.
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,8 +20,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from phrase_loc.errors import ConfigError, DataError, nearest
-from phrase_loc.files import read_text
+from phrase_loc.errors import ConfigError, nearest
+from phrase_loc.files import is_there, read_text
 
 T = TypeVar("T")
 #: `__pydantic_config__` of a dataclass read from JSON: no text and no true for a number, nothing endless or unknown
@@ -39,13 +38,9 @@ for _word in ("yes", "true", "on", "no", "false", "off"):
 def read_yaml(path: Path, kind: Any = Any) -> dict[str, Any]:
     """The mapping in a YAML file, its words read for the types of `kind`; a ConfigError says what else is there."""
     what = f"config file {path}"
-    if not os.path.exists(path):
+    if not is_there(path):
         raise ConfigError(f"{shortened(what, 200)} does not exist; the shipped ones are in configs/")
-    try:
-        text = read_text(path, "config file")
-    except DataError as error:
-        raise ConfigError(str(error)) from None
-    tree = _parsed(text, what, kind)
+    tree = _parsed(read_text(path, "config file"), what, kind)
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{what} must hold `key: value` lines, got a {type(tree).__name__}")
     return tree or {}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from phrase_loc.config import config_dataclass, load_config, to_dict
-from phrase_loc.errors import ConfigError
+from phrase_loc.errors import ConfigError, DataError
 
 
 @config_dataclass
@@ -124,7 +124,7 @@ def test_broken_files_are_named(text, sentence, tmp_path):
 
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "config.yaml").write_bytes(b"name: caf\xe9\n")
-    with pytest.raises(ConfigError, match=r"config file .*not UTF-8"):
+    with pytest.raises(DataError, match=r"config file .*not UTF-8"):
         load_config(Config, [str(tmp_path / "config.yaml")])
 
 

@@ -313,18 +313,14 @@ def listen(host: str, port: int) -> socket.socket:
     """A bound socket; a ConfigError when the port is taken, or the address is empty or none of this machine's."""
     if not host:  # the system would take an unset variable of a shell for "every address"
         raise ConfigError("expected an address in --host, got an empty one; 0.0.0.0 listens on all")
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        bound.listen(128)
+        return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:  # includes names that do not resolve
-        bound.close()
-        why = (error.strerror or str(error)).lower()
+        why = str(error.strerror or error).partition(" (while")[0].lower()
         raise ConfigError(
             f"cannot listen on {host}:{port} ({why}); choose another --port or --host, --port 0 takes a free one"
         ) from None
-    return bound
 
 
 def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str] | None, bool]:

@@ -10,7 +10,7 @@ metrics it may give 'iou' (P,), the overlap of the first box with the best truth
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -112,8 +112,9 @@ class Answers:
 
     known: Tensor  # (P,) whether any word of the query has a vector
     peaks: dict[int, Tensor]  # border -> (P, 2) x, y of the first maximum
-    ranked: Tensor  # (P, k, 5) boxes, best first, and their scores, comparable between images
-    map_boxes: dict[MapBox, Tensor]  # rule -> (P, 4)
+    #: (P, k, 5) boxes, best first, and their scores, comparable between images
+    ranked: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 5))
+    map_boxes: dict[MapBox, Tensor] = field(default_factory=dict)  # rule -> (P, 4)
     ranks: Tensor | None = None  # (P,) how many classes score above the query's own
 
     @property

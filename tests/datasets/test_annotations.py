@@ -339,8 +339,8 @@ def test_imagenet_refuses_what_is_no_class_of_it(tmp_path):
     [
         ("coco", {"only_unit": True}, "did you mean 'only_units'"),
         ("coco", {"only_units": "yes"}, "true or false"),
-        ("imagenet", {"limit": -1}, "a whole number from 0"),
-        ("imagenet", {"limit": True}, "a whole number from 0"),
+        ("voc", {"year": -1}, "a whole number from 0"),
+        ("voc", {"year": True}, "a whole number from 0"),
         ("flickr30k", {"year": 2007}, "has no option"),
         ("yolo", {"names": "hardhat"}, "a list of class names"),
     ],
