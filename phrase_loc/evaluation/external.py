@@ -67,13 +67,9 @@ def load(
     names: Sequence[str], samples: Annotated, protocols: Sequence[Protocol], device: torch.device
 ) -> "dict[str, Predictions | Detector]":
     """The methods among `names` that are these; a file is read and a network loaded."""
-    return {
-        name: Predictions(name, samples, protocols)
-        if name.startswith(PREDICTIONS)
-        else Detector(name, device)
-        for name in names
-        if is_external(name)
-    }
+    files = [name for name in names if name.startswith(PREDICTIONS)]
+    found: dict[str, Predictions | Detector] = {n: Predictions(n, samples, protocols) for n in files}
+    return found | {n: Detector(n, device) for n in names if n.startswith(TRANSFORMERS)}
 
 
 @dataclass

@@ -136,7 +136,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
     for p, method in product(plan.protocols, evaluation.asked):
         table, facts = made.tables[p.name, method], by_name[method].marks
         if why := by_name[method].lacks(p):
-            rows += [made.blank(p, method, metric, why) | facts for metric in p.metrics]
+            rows += [made.blank(p, method, metric) | {"note": why} | facts for metric in p.metrics]
             continue
         for metric in (m for m in p.metrics if made.has(p, method, m)):
             row = made.row(p, method, metric)

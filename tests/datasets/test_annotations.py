@@ -199,7 +199,7 @@ def test_yolo_loses_nothing_silently(tmp_path):
     (tmp_path / "images/4.heic").write_bytes(b"")
     ids, notes = ids_and_notes(DATASETS["yolo"](root=tmp_path))
     assert ids == ["1", "2"]
-    assert [note.split(":")[0] for note in notes] == ["2", "3.txt", "4.heic"]
+    assert [note.split(":")[0] for note in notes] == ["2.png", "3.txt", "4.heic"]
 
 
 BROKEN_COCO = {
