@@ -23,7 +23,7 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.protocols import Protocol
 from phrase_loc.evaluation.scoring import SCORERS, Answers, Batch, Method, gather
-from phrase_loc.files import append_text, digest, make_folder
+from phrase_loc.files import append_text, line_in, make_folder, sealed_line
 from phrase_loc.images import load_image, picture_size
 from phrase_loc.structures import GroundingSample
 
@@ -43,9 +43,9 @@ class Progress:
 
     def read(self) -> dict[str, Outcome]:
         """Finished images of all processes of earlier runs, by image id."""
-        paths = sorted(self.folder.glob(f"{self.key}-*.jsonl"))
-        lines = [line.partition(b" ") for path in paths for line in path.read_bytes().splitlines() if line]
-        whole = [json.loads(content) for seal, _, content in lines if seal == digest(content).encode()]
+        parts = sorted(self.folder.glob(f"{self.key}-*.jsonl"))
+        lines = [line for part in parts for line in part.read_bytes().splitlines() if line]
+        whole = [json.loads(content) for content in map(line_in, lines) if content is not None]
         damaged = len(lines) - len(whole)
         if damaged and self.rank == 0:
             print(f"{self.folder}: {damaged} damaged lines are computed again", file=sys.stderr)
@@ -55,8 +55,7 @@ class Progress:
         """Keep one image's results; they are in the file when this returns, or a DataError says why not."""
         content = json.dumps(outcome, default=np.ndarray.tolist)
         make_folder(self.folder, ADVICE)
-        line = f"\n{digest(content.encode())} {content}"  # begins anew behind a line that a kill has torn
-        append_text(self.folder / f"{self.key}-{self.rank}.jsonl", line, ADVICE)
+        append_text(self.folder / f"{self.key}-{self.rank}.jsonl", sealed_line(content), ADVICE)
 
     def clear(self) -> None:
         """Remove this evaluation's files, and the folder when nothing else is in it.
