@@ -128,16 +128,9 @@ def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, fr
 
     Dotted keys in `free` may differ, with all below them, and settings that only one version of the program knows.
     """
-    before, now = _flat(held), _flat(asked)
-    both = before.keys() & now.keys()
-    there = {key.split(".")[1] for key in both if key.startswith("phases.")}
-    for key in before.keys() ^ now.keys():  # other phases or losses
-        kind, _, rest = key.partition(".")
-        number, _, setting = rest.partition(".")
-        if kind == "phases" and (number not in there or "." in setting):
-            both.add(key)
-    bound = sorted(k for k in both if not any(f"{k}.".startswith(f"{one}.") for one in free))
-    changed = [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in bound if before.get(k) != now.get(k)]
+    before, now, but = _flat(held), _flat(asked), tuple(f"{key}." for key in free)
+    bound = sorted(key for key in before.keys() & now.keys() if not f"{key}.".startswith(but))
+    changed = [f"{key}: {before[key]!r} -> {now[key]!r}" for key in bound if before[key] != now[key]]
     if changed:
         raise ConfigError(
             f"{folder} holds a run with other settings ({', '.join(changed[:3])}); give another out folder, or "
@@ -147,8 +140,8 @@ def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, fr
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(tree, list) and any(isinstance(entry, dict) for entry in tree):
-        tree = {str(i): entry for i, entry in enumerate(tree)}
-    if not isinstance(tree, dict):
+        tree = {"number": len(tree), **{str(i): entry for i, entry in enumerate(tree)}}
+    if not isinstance(tree, dict) or prefix.endswith(".losses."):
         return {prefix.rstrip("."): tree}
     below = (_flat(value, f"{prefix}{key}.") for key, value in tree.items())
     return {name: leaf for found in below for name, leaf in found.items()}

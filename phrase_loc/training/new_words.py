@@ -48,28 +48,26 @@ def resolve_start(config: TrainConfig, photographs: int, begun: str | None) -> T
 
     The shipped model, where it is kept, is released with its own settings: `inference` is the recipe's.
     """
-    few, asked = config.few, config.model
-    start = asked.start
-    if start == "auto":
-        start = ("default" if photographs < few.below and _fits(config) else "") if begun is None else begun
-    told = "%d photographs are few (few.below=%d): "
-    if photographs < few.below and asked.start == "auto" and not start:
-        why = "training from scratch, as the settings are not the shipped model's"
-        log.warning(told + why, photographs, few.below)
-    if photographs < few.below and start:
+    few, start = config.few, config.model.start
+    is_few, is_auto = photographs < few.below, start == "auto"
+    if is_auto:
+        start = begun if begun is not None else "default" if is_few and _fits(config) else ""
+    told = f"{photographs} photographs are few (few.below={few.below}): "
+    if is_few and is_auto and not start:
+        log.warning(f"{told}training from scratch, as the settings are not the shipped model's")
+    if is_few and start:
         least = min(few.min_count, config.vocabulary.min_count)
         config = replace(config, vocabulary=replace(config.vocabulary, min_count=least))
-    config = replace(config, model=replace(asked, start=start))
-    if asked.start != "auto" or not start:
+    config = replace(config, model=replace(config.model, start=start))
+    if not is_auto or not start:
         return config
     if config.only:
-        log.info(f"{told}starting from the shipped model, {start}", photographs, few.below)
+        log.info(f"{told}starting from the shipped model, {start}")
         return config
     log.info(
         f"{told}the shipped model is kept as it is and learns the words that it lacks; model.start=none trains from "
         "scratch, and model.start=default all of the model by the phases of the config, whose inference settings the "
-        "kept model does not take",
-        *(photographs, few.below),
+        "kept model does not take"
     )
     return replace(config, phases=(few.phase,), average_of=(), further=FurtherConfig(), inference={})
 

@@ -38,12 +38,9 @@ class Objective(nn.Module):
     as they are and no step scores them.
     """
 
-    balance: Tensor  # (V,) weight of each word
-
     def __init__(
         self,
         model: TextToRegion,
-        balance: Tensor,
         phase: PhaseConfig,
         world: World,
         memory_mb: int = 1024,
@@ -55,7 +52,6 @@ class Objective(nn.Module):
         self.memory_mb, self.recompute, self.first = memory_mb, recompute, first
         self.cached = last_frozen(model.trunk, phase.train_from) if phase.cache else None
         self.losses = {name: choose(LOSSES, name, "loss") for name in phase.losses}
-        self.register_buffer("balance", balance, persistent=False)
 
     def forward(self, batch: Batch, seed: int) -> Tensor:
         """The sum over this process's images of weight * loss; `seed` is of the sampled words, the same in all."""
@@ -88,13 +84,13 @@ class Objective(nn.Module):
         return F.dropout(features, dropout, self.training) if dropout else features
 
     def _words(self, batch: Batch, seed: int) -> Words:
-        size, device = len(self.balance), self.balance.device
+        size, like = len(self.model.vocabulary), self.model.words.vectors
         if self.first or not self.phase.words or self.phase.words >= size:
-            rows = torch.arange(self.first, size, device=device)
-            return Words(rows, torch.ones_like(self.balance[self.first :]))
+            rows = torch.arange(self.first, size, device=like.device)
+            return Words(rows, like.new_ones(len(rows)))
         said = sorted({i for rank in self.world.gather(batch.words.ids.unique().tolist()) for i in rank})
         ids, stands = sampled_words(said, size, self.phase.words, seed)
-        return Words(ids.to(device), stands.to(device, self.balance.dtype))
+        return Words(ids.to(like.device), stands.to(like))
 
     def _scores(self, features: Tensor, ids: Tensor) -> Tensor:
         """(N,D,h,w), (K,) -> (N,K); half precision ends before the pool, which exponentiates and sums."""
@@ -108,8 +104,7 @@ class Objective(nn.Module):
         count, kind = len(scores), scores.dtype
         positive = table(batch.words, words.ids, count, kind)
         ignored = (table(batch.ignored, words.ids, count, kind) > 0) & (positive == 0)
-        numbers = (self.balance[words.ids], words.stands, batch.weights)
-        return Targets(positive, ignored, *(number.to(kind) for number in numbers))
+        return Targets(positive, ignored, words.stands.to(kind), batch.weights.to(kind))
 
 
 def table(labels: Ragged, words: Tensor, count: int, dtype: torch.dtype) -> Tensor:
