@@ -55,19 +55,17 @@ class Order:
 
     def epoch(self, number: int) -> np.ndarray:
         """(n,) int64: each sample that is not held out once."""
-        numbers = self._all(number)
-        return numbers[~np.isin(numbers, self.held_out)] if self.held_out else numbers
-
-    def _all(self, number: int) -> np.ndarray:
         random = np.random.default_rng([self.seed, number])
         shards = int(self.groups[-1]) + 1 if len(self.groups) else 0
-        if self.window <= 0 or self.window >= shards:
-            return random.permutation(len(self.groups))
-        bounds = np.searchsorted(self.groups, np.arange(1, shards))
-        numbers = np.split(np.arange(len(self.groups)), bounds)
-        chosen = np.split(random.permutation(shards), range(self.window, shards, self.window))
-        windows = (np.concatenate([numbers[shard] for shard in few]) for few in chosen)
-        return np.concatenate([random.permutation(window) for window in windows])
+        if 0 < self.window < shards:
+            bounds = np.searchsorted(self.groups, np.arange(1, shards))
+            shard = np.split(np.arange(len(self.groups)), bounds)
+            chosen = np.split(random.permutation(shards), range(self.window, shards, self.window))
+            windows = (np.concatenate([shard[i] for i in few]) for few in chosen)
+            numbers = np.concatenate([random.permutation(window) for window in windows])
+        else:
+            numbers = random.permutation(len(self.groups))
+        return numbers[~np.isin(numbers, self.held_out)] if self.held_out else numbers
 
 
 def share(batch: np.ndarray, pieces: int, rank: int, size: int) -> list[list[int]]:

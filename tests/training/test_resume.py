@@ -104,8 +104,8 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
     path = tmp_path / "checkpoint.pt"
     Checkpoint(config={"a": 1}, step=1, model={"w": torch.ones(3)}).save(path)
 
-    def half_written(state: object, file: object) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
+    def half_written(state: object, file: Path) -> None:
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints.torch, "save", half_written)
