@@ -54,7 +54,6 @@ PHOTO_SIDE = 320  # longer side of an embedded photograph in pixels
 MAP_SIDE = 48  # longer side of an embedded map; the browser smooths it up
 SEED = 11
 WORDS = 40  # most frequent words shown
-TICKS = {"centre": "centre", "random": "random", "whole_image": "whole image", "fixed_boxes": "fixed boxes"}
 
 Record = dict[str, Any]
 
@@ -171,7 +170,6 @@ def page(
         diagram=diagram,
         curve=" ".join(f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in bins),
         left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
-        ticks=TICKS,
     )
 
 
