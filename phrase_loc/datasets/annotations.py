@@ -104,9 +104,7 @@ class Annotated(list[GroundingSample]):
         """
         crowded = len(objects) + others > 1
         kept = [not self.only_units or c.phrase in imagenet_units() for c in objects]
-        shares = [
-            masks[c][1] if masks else union_share(boxes, size, inclusive) for c, boxes in objects.items()
-        ]
+        shares = [masks[c][1] if masks else union_share(b, size, inclusive) for c, b in objects.items()]
         columns: dict[str, list[Any]] = {"hard": [crowded and share < HARD_SHARE for share in shares]}
         columns |= {"masks": [masks[c][0] for c in objects]} if masks else {}
         phrases = tuple(Phrase(c.phrase, (c.name,), c.name) for c in compress(objects, kept))
