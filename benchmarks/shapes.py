@@ -44,7 +44,7 @@ CUTS: dict[str, dict[str, float]] = {
     "vit": {"attn_lrp": 0.3, "Grad-CAM": 0.3, "LeGrad": 0.6, "rollout": 0.3, "MWP, clamp": 0.3},
     "conv": {
         "attn_lrp": 0.3, "Chefer": 0.3, "AttnLRP": 0.2, "gradient x input": 0.2, "Grad-CAM": 0.6, "LeGrad": 0.6,
-        "rollout": 0.4, "raw attention": 0.4, "attn_lrp, block by block": 0.4,
+        "rollout": 0.4, "raw attention": 0.4,
     },
 }  # fmt: skip
 

@@ -262,5 +262,5 @@ class ImageText(TextToRegion):
 def _reading(stages: list[str]) -> dict[str, str]:
     """How maps are read if nothing else is said: what did best on benchmarks/shapes.py."""
     if any(name.startswith("block") for name in stages):
-        return {"method": "attn_lrp", "signed": "contributions", "stage": stages[0]}
+        return {"method": "class_lrp", "signed": "contributions", "stage": stages[0]}
     return {"signed": "contributions", "stage": stages[max(0, len(stages) - 2)]}

@@ -365,7 +365,7 @@ def test_former_and_random_names(folders):
 
 def test_what_did_best_on_shapes_is_the_default(folders):
     read = {kind: load_model(folders(kind)).config.inference for kind in ("clip", "open_clip_resnet")}
-    assert (read["clip"]["method"], read["clip"]["stage"]) == ("attn_lrp", "stem")
+    assert (read["clip"]["method"], read["clip"]["stage"]) == ("class_lrp", "stem")
     assert "method" not in read["open_clip_resnet"]  # contrastive MWP
     assert read["open_clip_resnet"]["stage"] == "layer3"
     assert {r["signed"] for r in read.values()} == {"contributions"}
