@@ -6,7 +6,7 @@
     grad_cam          the derivative, averaged over the plane, weighs channels (Selvaraju et al., arXiv 1610.02391)
     cam               no derivative: the last features, weighed by the units (Zhou et al., arXiv 1512.04150)
     lrp               layer-wise relevance propagation (Bach et al., PLOS ONE 2015)
-    attn_lrp          the same for transformers, gates held constant (Ali et al., arXiv 2202.07304)
+    attn_lrp          the same for transformers, gates held constant (Ali et al., arXiv 2202.07304); `class_token`
     occlusion         a window slides over the plane (Zeiler and Fergus): how far does the score fall?
     rise              random masks, each weighed by the score it leaves (Petsiuk et al., arXiv 1806.07421)
 

@@ -11,12 +11,12 @@ of token i and of what attention adds to it through its projection W, that came 
 
     S_ij = A_ij <W v_j, a_i> / <a_i, a_i>  for j != i,    S_ii = 1 - sum_j S_ij
 
-Values hold their biases. What a learned query (SigLIP's probe) reads is carried in the same way.
+Values hold their biases.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,8 @@ def class_lrp(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = No
     """Relevance of each token for the units' scores, opposition taken off: (K, N, T), or (K, N, T, 1), >= 0.
 
     Arguments as for `mwp`; x (N, C, T) or (N, C, T, 1), the class token first. It is `attn_lrp` itself where the
-    features are not those of a class token, or attention is not written as torch's own functions write it.
+    features are not those of a class token (shares from SigLIP's probe down did ten points worse), or attention is
+    not written as torch's own functions write it.
     """
     with torch.inference_mode(False), torch.no_grad():
         x = x.detach().clone()
@@ -57,10 +58,9 @@ def class_lrp(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = No
 class _Mixed:
     """What one attention mixes."""
 
-    rows: Tensor  # (N, heads, R, T): weights of the class token, or of the queries that are no tokens
+    row: Tensor  # (N, heads, 1, T): weights of the class token
     values: Tensor  # (N, heads, T, d)
-    among: bool  # whether the queries are the tokens
-    shares: Tensor | None = None  # (N, T, T): S, where they are
+    shares: Tensor | None = None  # (N, T, T): S; None where queries are no tokens or their sum was not seen
 
 
 class _Watch(TorchFunctionMode):
@@ -95,9 +95,8 @@ class _Watch(TorchFunctionMode):
         tokens = value.shape[-2]
         each = torch.eye(tokens, dtype=value.dtype, device=value.device).expand(*value.shape[:-1], tokens)
         weights = F.scaled_dot_product_attention(query, key, each, *args, **how)
-        among = weights.shape[-2] == tokens
-        self.mixed.append(_Mixed(weights[..., :1, :] if among else weights, value, among))
-        followed = among and value.dim() == 4 and query.shape[1] == value.shape[1]
+        self.mixed.append(_Mixed(weights[..., :1, :], value))
+        followed = weights.shape == (*value.shape[:-1], tokens) and value.dim() == 4
         self._weights, self._output, self._projection = weights if followed else None, out, torch.empty(0)
 
     def _summed(self, a: Tensor) -> None:
@@ -125,13 +124,13 @@ class _Replay(Gates):
             return super().__torch_function__(func, types, args, kwargs)
         value, one = args[2] if len(args) > 2 else kwargs["value"], self.left.pop(0)
         here = value.shape[-2]
-        self.outputs.append(one.rows[..., :here] @ value + one.rows[..., here:] @ one.values[..., here:, :])
+        self.outputs.append(one.row[..., :here] @ value + one.row[..., here:] @ one.values[..., here:, :])
         return self.outputs[-1]
 
 
 def _class_token(net: Net, leaf: Tensor, mixed: Sequence[_Mixed]) -> tuple[Tensor, list[Tensor]] | None:
     """What network and attentions make of the class token by itself; None where that cannot be asked."""
-    if any(one.among and one.shares is None for one in mixed):
+    if any(one.shares is None for one in mixed):
         return None
     try:
         with _Replay(mixed) as replay, torch.enable_grad():
@@ -143,11 +142,9 @@ def _class_token(net: Net, leaf: Tensor, mixed: Sequence[_Mixed]) -> tuple[Tenso
 def _carried(mixed: Sequence[_Mixed], slopes: Sequence[Tensor], found: Tensor) -> Tensor:
     """Relevance (K, N, T) at the first block of all that was read, but for the first token's own signal."""
     for one, slope in zip(reversed(mixed), reversed(slopes), strict=True):
-        if one.shares is not None:
-            found = torch.einsum("knt,nts->kns", found, one.shares)
-        read = (torch.einsum("knhrd,nhtd->knhrt", slope, one.values) * one.rows).sum((2, 3))
+        read = (torch.einsum("knhrd,nhtd->knhrt", slope, one.values) * one.row).sum((2, 3))
         read[..., 0] = 0  # the class token's own signal goes on
-        found = found + read
+        found = torch.einsum("knt,nts->kns", found, cast(Tensor, one.shares)) + read
     return found
 
 

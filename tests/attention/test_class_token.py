@@ -110,29 +110,14 @@ def test_units_and_images_are_as_one_by_one_and_weights_mix_them():
     assert class_lrp(net, X, UNITS[:0]).shape == (0, 2, 7)
 
 
-def test_a_learned_query_reads_the_tokens(monkeypatch):
-    """SigLIP's head: relevance is handed down from there."""
-    alone(monkeypatch)
-    torch.manual_seed(1)
-    pool, probe = nn.MultiheadAttention(8, 2, batch_first=True).double().eval(), randn(1, 1, 8, seed=2)
-    nn.init.zeros_(pool.in_proj_bias)
-
-    def read(x):
-        return pool(probe.expand(len(x), 1, 8), x, x)[0][:, 0]
-
-    net, _ = made(0, read=read)
-    expected = attn_lrp(net, X, UNITS)
-    assert torch.allclose(class_lrp(net, X, UNITS), expected, atol=1e-12)
-    net, _ = made(2, biases=False, read=read)
-    scores = torch.einsum("nd,kd->kn", net(X), UNITS) - (UNITS @ pool.out_proj.bias)[:, None]
-    assert torch.allclose(signed(net, X, UNITS).sum(2), scores, atol=1e-12)
-
-
-@pytest.mark.parametrize("way", ["mean", "matmul", "plane"])
+@pytest.mark.parametrize("way", ["mean", "probe", "matmul", "plane"])
 def test_what_is_read_of_no_class_token_is_attn_lrp(way):
     torch.manual_seed(0)
     x = randn(2, 8, 5)
     net, _ = made(1, read=lambda x: x.mean(1))
+    if way == "probe":
+        pool, probe = nn.MultiheadAttention(8, 2, batch_first=True).double().eval(), randn(1, 1, 8, seed=2)
+        net, _ = made(1, read=lambda x: pool(probe.expand(len(x), 1, 8), x, x)[0][:, 0])
     if way == "matmul":
         attention = ways_of_attention()[way]
         net = lambda x: attention(x.mT)[:, 0]  # noqa: E731
