@@ -135,7 +135,7 @@ def read(source: Source, vocabulary: Vocabulary, limit: int, random: Random) -> 
 
     Phrases are encoded without out-of-vocabulary words, whose rows may be other words in each model.
     """
-    encoder, labeller = PhraseEncoder(vocabulary), WordLabeller(vocabulary, agree=1, last_word=0.0)
+    encoder, labeller = PhraseEncoder(vocabulary), WordLabeller(vocabulary, last_word=0.0)
     rows, numbers, skipped = [], [], Skipped()
     for number in tqdm(range(min(limit, len(source))), "captions", unit="image", disable=None, leave=False):
         try:

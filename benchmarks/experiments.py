@@ -1,7 +1,7 @@
 """The rows of docs/experiments.md: trainings that differ in a few settings, asked on Flickr30k Entities val.
 
     python benchmarks/experiments.py --shards 'DIR/*.tar' --val DIR --texts captions.txt.gz [--out runs/experiments]
-        [--only pool loss ...] [--rows base ...] [--seeds 0 1 2] [--jobs 2] [--dry]
+        [--only pool words ...] [--rows base ...] [--seeds 0 1 2] [--jobs 2] [--dry]
 
 Rows stand in experiments.yaml. What is finished is not repeated, and an interrupted row goes on; `--dry` prints the
 commands. At the end OUT/experiments.md holds the tables: A (pointing_any) and U (recall_union at 1, 5, 10) in percent

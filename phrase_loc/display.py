@@ -154,10 +154,8 @@ def plot(
 
 
 def _new_axes(count: int, shape: float) -> np.ndarray:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise ConfigError("plot needs matplotlib; install it with: pip install matplotlib") from None
+    import matplotlib.pyplot as plt
+
     if count == 0:
         return np.empty(0, dtype=object)
     columns = min(3, count)

@@ -1,7 +1,6 @@
 """The model as a fixed graph for ONNX Runtime or torch.export; runtime.py answers from its folder without torch.
 
-    image (1,3,S,S) uint8 at each input size S, units (K,D), bias (K,), weights (P,K)
-        -> maps (P,h,w), scores (P,)
+    image (1,3,S,S) uint8 at each input size S, words (K,) row numbers, weights (P,K) -> maps (P,h,w), scores (P,)
 
 At the features the contrastive map is a matrix product (`contrastive_map`), so everything from image to maps is one
 graph without a backward pass. Maps of earlier stages do not export; an exported model always reads at "features".
@@ -15,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,24 +24,23 @@ from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.maps import min_max, resize
 from phrase_loc.models.model import TextToRegion
 
-WORD_FILES = ("words.npz", "vocabulary.txt", "extra_words.txt")
+WORD_FILES = ("vocabulary.txt", "extra_words.txt")
 GRAPHS = {"onnx": "model.onnx", "torch": "model.pt2"}
-INPUTS, OUTPUTS = ("units", "bias", "weights"), ("maps", "scores")
+INPUTS, OUTPUTS = ("words", "weights"), ("maps", "scores")
 
 
 class ManyPhrases(nn.Module):
-    """`PhraseLocalizer.attend` with contrastive_mwp at "features", and the raw scores, as plain tensor operations."""
+    """`PhraseLocalizer.attend` with contrastive_mwp at "features", and `presence`, as plain tensor operations."""
 
     def __init__(self, model: TextToRegion, settings: Inference):
         super().__init__()
-        self.below, self.head, self.settings = model.below(), model.head, settings
+        self.model, self.below, self.settings = model, model.below(), settings
 
-    def forward(
-        self, images: list[Tensor], units: Tensor, bias: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The photograph at each size (1,3,S,S) RGB 0..255, (K,D), (K,), (P,K) -> (P,h,w) >= 0, (P,)."""
+    def forward(self, images: list[Tensor], words: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The photograph at each size (1,3,S,S) RGB 0..255, row numbers (K,), (P,K) -> (P,h,w) >= 0, (P,)."""
+        units, bias = self.model.units(words), self.model.word_bias(words)
         maps, scores = zip(*(self._one_size(image, units, bias, weights) for image in images), strict=True)
-        strength = weights @ torch.stack(scores).mean(0)
+        strength = weights @ (torch.stack(scores).mean(0) + self.model.words.presence_bias[words])
         if len(maps) == 1:
             return maps[0], strength
         grid = (self.settings.grid, self.settings.grid)
@@ -53,16 +50,16 @@ class ManyPhrases(nn.Module):
     def _one_size(self, image: Tensor, units: Tensor, bias: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (P,h,w) and word scores (K,) of one input size."""
         features = self.below(image)
-        scores = self.head.unit_scores(features, units, bias)  # (1,K,h,w)
+        scores = self.model.head.unit_scores(features, units, bias)  # (1,K,h,w)
         signed = contrastive_map(features, units)[:, 0]  # (K,h,w)
-        return torch.einsum("pk,khw->phw", weights, signed).clamp(min=0), self.head.pool(scores)[0]
+        return torch.einsum("pk,khw->phw", weights, signed).clamp(min=0), self.model.head.pool(scores)[0]
 
 
 def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onnx") -> Path:
     """Write a model as a graph ("onnx", which needs the extra `onnx`, or "torch") with its words; gives the folder.
 
-    words.npz holds what turns a word into its unit and bias, vocabulary.txt and extra_words.txt the words row by row,
-    export.json sizes, settings and the SHA-256 of the others.
+    vocabulary.txt and extra_words.txt after it hold the words row by row, export.json sizes, settings and the SHA-256
+    of the others.
     """
     write = choose(WRITERS, format, "export format")
     localizer = PhraseLocalizer.from_pretrained(source, device="cpu")
@@ -79,7 +76,8 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     make_folder(folder)
     with writing(folder / GRAPHS[format]) as path:
         write(ManyPhrases(model, settings).eval(), _example(model, settings.image_sizes), path)
-    _write_words(model, folder)
+    model.vocabulary.save(folder / "vocabulary.txt")
+    write_text(folder / "extra_words.txt", "".join(f"{w}\n" for w in model.extra))
     facts: dict[str, Any] = {"format": format, "image_sizes": settings.image_sizes}
     facts |= {"method": "contrastive_mwp", "stage": "features"}
     facts |= {"calibration": model.config.calibration, "source": str(source)}
@@ -89,15 +87,14 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
 
 
 def _example(model: TextToRegion, sides: Sequence[int]) -> tuple[Any, ...]:
-    ids = torch.arange(3) % len(model.words)
     images = [torch.zeros(1, 3, side, side, dtype=torch.uint8) for side in sides]
-    return images, model.units(ids), model.word_bias(ids), torch.full((2, 3), 1 / 3)
+    return images, torch.arange(3) % len(model.words), torch.full((2, 3), 1 / 3)
 
 
 def _dynamic(example: tuple[Any, ...]) -> dict[str, Any]:
     words, phrases = (torch.export.Dim(name, min=1, max=65_536) for name in ("words", "phrases"))
     fixed = [None] * len(example[0])
-    return {"images": fixed, "units": {0: words}, "bias": {0: words}, "weights": {0: phrases, 1: words}}
+    return {"images": fixed, "words": {0: words}, "weights": {0: phrases, 1: words}}
 
 
 def _write_torch(graph: nn.Module, example: tuple[Any, ...], path: Path) -> None:
@@ -124,21 +121,3 @@ def _write_onnx(graph: nn.Module, example: tuple[Any, ...], path: Path) -> None:
 
 
 WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
-
-
-def _write_words(model: TextToRegion, folder: Path) -> None:
-    """The words and the numbers that make a unit of each: words.npz, vocabulary.txt, extra_words.txt."""
-    table = model.words
-    axes = torch.eye(model.config.embedding)  # both maps are affine: what they do to the axes says it all
-    with torch.no_grad():
-        bias = model.word_bias(torch.zeros_like(axes[:1]))
-        halves = {
-            name: getattr(table, name) for name in ("vectors", "scale", "into", "offset", "presence_bias")
-        }
-        halves |= {"project": model.units(axes).T, "bias": bias}
-        halves["bias_weight"] = model.word_bias(axes) - bias
-    arrays = {name: tensor.detach().half().numpy() for name, tensor in halves.items()}
-    with writing(folder / "words.npz") as path:
-        np.savez(path, rows=table.rows.numpy(), **arrays)
-    model.vocabulary.save(folder / "vocabulary.txt")
-    write_text(folder / "extra_words.txt", "".join(f"{w}\n" for w in model.extra))

@@ -77,7 +77,7 @@ def write_text(path: AnyPath, text: str, advice: str = ADVICE) -> None:
 
 
 def append_text(path: AnyPath, text: str, advice: str = ADVICE) -> None:
-    """UTF-8 text at the end of a file; whoever reads it drops a last line that a kill or a full disk has torn."""
+    """UTF-8 text at the end of a file; whoever reads it drops a line that a kill or a full disk has torn."""
     with refusing(path, advice):
         observer("before", Path(path))
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
@@ -146,9 +146,10 @@ def told(path: AnyPath, what: str) -> Iterator[None]:
 
 
 def opened(path: AnyPath, what: str, unpack: bool = True) -> IO[bytes]:
-    """A regular file, unpacked if it ends in .gz; raises DataError when there is none."""
+    """A regular file or a pipe of the shell, unpacked if it ends in .gz; raises DataError when there is none."""
     path = Path(path)
-    if not path.is_file():
+    piped = os.fspath(path).startswith("/dev/") and path.is_fifo()  # a shell's <(...), or /dev/stdin
+    if not path.is_file() and not piped:
         wrong = "is no file" if path.exists() else "does not exist"
         raise DataError(f"{what} {path} {wrong}; check the path")
     if unpack and path.suffix.lower() == ".gz":
@@ -165,9 +166,12 @@ def read_bytes(path: AnyPath, what: str = "the file") -> bytes:
 def read_text(path: AnyPath, what: str = "the file") -> str:
     """The text of a UTF-8 file, without a byte-order mark; a DataError where it is missing or something else."""
     try:
-        return read_bytes(path, what).decode("utf-8-sig")
+        text = read_bytes(path, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    if "\0" in text:
+        raise DataError(f"{what} {path} holds null characters and is no UTF-8 text; save it as UTF-8")
+    return text
 
 
 def read_json(path: AnyPath, what: str = "the file") -> Any:
@@ -209,6 +213,17 @@ def sealed(content: bytes) -> bytes:
 def unsealed(blob: bytes) -> bytes | None:
     """What `sealed` was given; None for anything else, were it one bit."""
     return blob[SEAL:] if blob[:SEAL] == hashlib.sha256(memoryview(blob)[SEAL:]).digest() else None
+
+
+def sealed_line(content: str) -> str:
+    """A line for `append_text`, behind its digest; it begins anew behind one that was torn."""
+    return f"\n{digest(content.encode('utf-8', 'backslashreplace'))} {content}"
+
+
+def line_in(line: bytes) -> bytes | None:
+    """What `sealed_line` was given; None for a line that is torn or another one."""
+    seal, _, content = line.rstrip(b"\n").partition(b" ")
+    return content if seal.decode("ascii", "replace") == digest(content) else None
 
 
 def fingerprint(path: AnyPath) -> list[Any]:

@@ -141,10 +141,8 @@ def _kind(source: object) -> str:
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # with "+" offsets have 64 bits
+_TIFF = {b"II*\0": "<", b"MM\0*": ">"}  # byte orders; Pillow turns a BigTIFF by itself
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # types of a TIFF entry
-# JPEG: APP1 to APP15 but Adobe's colours (APP14), comments
-_DROPPED_SEGMENTS = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _AVIF_EXIF = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4})..)Exif", re.DOTALL)
 # TIFF: size, samples, compression, strips, palette, fax options, predictor, tiles, inks, alpha, JPEG, YCbCr
 _PIXEL_TAGS = frozenset(
@@ -163,20 +161,18 @@ _FOREIGN = {
 }
 
 
-def without_metadata(content: bytes) -> tuple[bytes, int]:
-    """An image file with nothing but its first picture, and its orientation, 1 (upright or no readable tag) to 8.
+def _without_metadata(content: bytes) -> tuple[bytes, int]:
+    """A PNG, TIFF or AVIF with its first picture alone, since Pillow refuses one whose metadata are broken.
 
-    What is no JPEG, PNG, TIFF or AVIF comes back as it is. The orientation of WebP and AVIF is left to Pillow, which
-    hands their block out unread (`orientation`).
+    With its orientation, 1 (upright or no readable tag) to 8. In other formats, and in AVIF, which is turned by boxes
+    of its own, the orientation is left to Pillow, which hands the block out unread.
     """
-    if content.startswith(b"\xff\xd8\xff"):
-        return _bare_jpeg(content)
     if content.startswith(_PNG):
         return _bare_png(content)
     if content[:4] in _TIFF:
         return _bare_tiff(content), orientation(content)
     if content[4:8] == b"ftyp" and content[8:12] in {b"avif", b"avis", b"mif1", b"msf1"}:
-        return _AVIF_EXIF.sub(rb"\1free", content), 1  # AVIF is turned by its own boxes; Pillow tells how
+        return _AVIF_EXIF.sub(rb"\1free", content), 1
     return content, 1
 
 
@@ -188,57 +184,34 @@ def orientation(exif: bytes) -> int:
     """
     while exif.startswith(b"Exif\0"):
         exif = exif[6:]
-    _, _, head, entries = _directory(exif)
+    order, _, entries = _directory(exif)
     for entry in entries:
-        tag, kind, count = struct.unpack_from(head, entry)
+        tag, kind, count = struct.unpack_from(order + "HHI", entry)
         if tag == 0x0112 and count == 1 and kind in _INTEGERS:
-            (value,) = struct.unpack_from(head[0] + _INTEGERS[kind], entry, struct.calcsize(head))
+            (value,) = struct.unpack_from(order + _INTEGERS[kind], entry, 8)
             return value if 1 <= value <= 8 else 1
     return 1
 
 
-def _directory(data: bytes) -> tuple[int, str, str, list[bytes]]:
-    """The first directory of a TIFF: its place, the formats of its count and an entry's head, its whole entries."""
-    order = _TIFF.get(data[:4], "<")
-    number, head, offset, at = ("Q", "HHQ", "Q", 8) if b"+" in data[2:4] else ("H", "HHI", "I", 4)
-    number, head, offset = order + number, order + head, order + offset
-    readable = data[:4] in _TIFF and len(data) >= at + struct.calcsize(offset)
-    place = struct.unpack_from(offset, data, at)[0] if readable else 0
-    start = place + struct.calcsize(number)
-    if not 8 < start <= len(data):
-        return 0, number, head, []
-    step = struct.calcsize(head) + struct.calcsize(offset)
-    end = min(start + step * struct.unpack_from(number, data, place)[0], len(data) - step + 1)
-    return place, number, head, [data[a : a + step] for a in range(start, end, step)]
+def _directory(data: bytes) -> tuple[str, int, list[bytes]]:
+    """Byte order, place and whole entries of a TIFF's first directory; "", 0 and [] where there is none."""
+    order = _TIFF.get(data[:4], "")
+    place = struct.unpack_from(order + "I", data, 4)[0] if order and len(data) >= 8 else 0
+    if not 8 <= place <= len(data) - 2:
+        return "", 0, []
+    (count,) = struct.unpack_from(order + "H", data, place)
+    end = min(place + 2 + 12 * count, len(data) - 11)
+    return order, place, [data[at : at + 12] for at in range(place + 2, end, 12)]
 
 
 def _bare_tiff(content: bytes) -> bytes:
     """The directory keeps what the pixels need, in place, and leads to no other."""
-    place, number, head, entries = _directory(content)
+    order, place, entries = _directory(content)
     if not place:
         return content
-    kept = [e for e in entries if struct.unpack_from(head, e)[0] in _PIXEL_TAGS]
-    last = bytes(8 if number.endswith("Q") else 4)  # no further directory
-    directory = struct.pack(number, len(kept)) + b"".join(kept) + last
+    kept = [entry for entry in entries if struct.unpack_from(order + "H", entry)[0] in _PIXEL_TAGS]
+    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)
     return content[:place] + directory + content[place + len(directory) :]
-
-
-def _bare_jpeg(content: bytes) -> tuple[bytes, int]:
-    parts, at, exif = [content[:2]], 2, b""
-    while at + 4 <= len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        if not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xDA or end > len(content) or end < at + 4:
-            break  # the pixels begin, or it is broken, which the decoder shall say
-        if marker not in _DROPPED_SEGMENTS:
-            parts.append(content[at:end])
-        elif marker == 0xE1 and not exif and content.startswith(b"Exif\0", at + 4):
-            exif = content[at + 4 : end]
-        at = end
-    return b"".join([*parts, content[at:]]), orientation(exif)
 
 
 def _bare_png(content: bytes) -> tuple[bytes, int]:
@@ -258,9 +231,9 @@ def _bare_png(content: bytes) -> tuple[bytes, int]:
     return b"".join(parts), orientation(exif)
 
 
-def opened(content: bytes, name: str) -> tuple[Image.Image, int, bytes]:
-    """The file with its header read, its orientation, and what of the file the decoder is given."""
-    bare, turn = without_metadata(content)
+def opened(content: bytes, name: str) -> tuple[Image.Image, int]:
+    """The file with its header read, and its orientation."""
+    bare, turn = _without_metadata(content)
     try:
         image = Image.open(io.BytesIO(bare), formats=FORMATS)
     except UnidentifiedImageError:
@@ -269,7 +242,7 @@ def opened(content: bytes, name: str) -> tuple[Image.Image, int, bytes]:
                 f"{name} is {kind}, in a format that cannot be read; convert it to JPEG, PNG or WebP"
             ) from None
         raise
-    return image, exif_orientation(image) if turn == 1 else turn, bare
+    return image, exif_orientation(image) if turn == 1 else turn
 
 
 def exif_orientation(image: Image.Image) -> int:

@@ -65,16 +65,16 @@ def load_tensor(content: bytes) -> "Tensor":
     refuses, to Pillow, which also decides what is broken: not an image, or a truncated one, is a DataError.
     """
     with one_sentence(content) as name:
-        image, turn, bare = opened(content, name)
+        image, turn = opened(content, name)
         _check_size(image, name, MAX_PIXELS)
-        quick = image.format == "JPEG" and image.mode in {"RGB", "L"} and turn == 1
-        if quick and bare.rstrip(b"\0").endswith(b"\xff\xd9"):
+        quick = image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"} and turn == 1
+        if quick and content.rstrip(b"\0").endswith(b"\xff\xd9"):
             with suppress(Exception):  # a coding that it does not know, a torchvision without its library
                 import torch
                 from torchvision.io import ImageReadMode, decode_jpeg
 
                 pixels = decode_jpeg(
-                    torch.frombuffer(bytearray(bare), dtype=torch.uint8), mode=ImageReadMode.RGB
+                    torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB
                 )
                 if pixels.shape == (3, image.height, image.width):
                     return pixels
@@ -91,17 +91,12 @@ def picture_size(source: Picture) -> tuple[tuple[int, int], tuple[int, int]]:
     return ((width, height) if turned else (height, width)), (height, width)
 
 
-def stored_orientation(source: Picture) -> int:
-    """The EXIF orientation, 1 (stored upright) to 8; nothing is decoded. Raises as `load_image`."""
-    with one_sentence(source) as name:
-        image, turn = _given(source, name)
-        return turn or exif_orientation(image)
-
-
 def upright(photograph: Picture, ending: str) -> bytes | None:
     """The file of a photograph that is stored turned, turned; None where it stands upright."""
-    if stored_orientation(photograph) == 1:
-        return None
+    with one_sentence(photograph) as name:
+        image, turn = _given(photograph, name)
+        if (turn or exif_orientation(image)) == 1:
+            return None
     kind, file = "PNG" if ending.lower() == ".png" else "JPEG", io.BytesIO()
     load_image(photograph).save(file, kind, quality=95)
     return file.getvalue()
@@ -131,7 +126,7 @@ def _given(source: Picture, name: str) -> tuple[Image.Image, int | None]:
         return source, None
     if (array := pixels_given(source)) is not None:
         return Image.fromarray(array), 1
-    return opened(file_given(source, name), name)[:2]
+    return opened(file_given(source, name), name)
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:

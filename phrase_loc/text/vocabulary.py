@@ -2,14 +2,13 @@
 
 A unit is a word in its dictionary form, or a pair of words that means more than its parts ('hot dog').
 `UnitCounter` finds them in captions. The texts of an image make weak labels (`WordLabeller`): they say only part of
-what is there, a word that one text of five has is weaker than one they agree on, and a word that means the same as a
-said one ('guy' for 'man') is no negative.
+what is there.
 """
 
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -48,10 +47,6 @@ class Vocabulary:
     def __contains__(self, word: object) -> bool:
         return word in self._ids
 
-    def id(self, word: str) -> int | None:
-        """Row of a unit (dictionary form), None when the vocabulary lacks it."""
-        return self._ids.get(word)
-
     def count(self, word: str) -> int:
         """How often a unit was seen; 0 when the vocabulary lacks it."""
         return self.counts[self._ids[word]] if word in self._ids else 0
@@ -68,9 +63,9 @@ class Vocabulary:
                 place += 2 if together else 1
         return found
 
-    def ids(self, text: str) -> list[int]:
-        """As `units`, as rows."""
-        return [self._ids[unit] for unit in self.units(text)]
+    def rows(self, units: Iterable[str]) -> list[int]:
+        """The places of those units that there are."""
+        return [self._ids[unit] for unit in units if unit in self._ids]
 
     def read(self, token: str) -> tuple[str, ...]:
         """The unit of a token (several when only the parts of a hyphenated word are known); () if unknown."""
@@ -110,7 +105,6 @@ class WordLabels:
     ids: tuple[int, ...]  # distinct rows of the vocabulary, ascending
     strengths: tuple[float, ...]  # per id in (0, 1]: how surely the word belongs to the image
     ignored: tuple[int, ...] = ()  # other rows that are neither true nor false of it, ascending
-    captions: tuple[tuple[int, ...], ...] = ()  # per text the rows of its words, in reading order
 
 
 class WordLabeller:
@@ -118,38 +112,26 @@ class WordLabeller:
 
     Args:
         vocabulary: the known words.
-        agree: texts that must hold a word for strength 1; fewer give their share. An image with fewer texts than
-            that asks for all of them.
         last_word: strength that the last word of a pair takes from it ('player' from 'football player'), 0 for
             none. The other words of a pair are ignored: a hot dog is neither hot nor not.
-        ignored_negatives: row -> rows that are not negatives where it is positive (see `vectors.near_vectors`).
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        agree: int = 2,
-        last_word: float = 0.5,
-        ignored_negatives: Mapping[int, Sequence[int]] | None = None,
-    ) -> None:
-        self.vocabulary, self.agree, self.last_word = vocabulary, agree, last_word
-        self.ignored_negatives = dict(ignored_negatives or {})
+    def __init__(self, vocabulary: Vocabulary, last_word: float = 0.5) -> None:
+        self.vocabulary, self.last_word = vocabulary, last_word
 
     def __call__(self, texts: Sequence[str]) -> WordLabels:
         """Labels of one image from its texts."""
-        captions = tuple(tuple(self.vocabulary.ids(text)) for text in texts)
-        said = Counter(row for caption in captions for row in set(caption))
-        needed = max(1, min(self.agree, len(captions)))
-        strengths = {row: min(1.0, count / needed) for row, count in said.items()}
-        ignored = {other for row in said for other in self.ignored_negatives.get(row, ())}
+        said = {row for text in texts for row in self.vocabulary.rows(self.vocabulary.units(text))}
+        strengths = dict.fromkeys(said, 1.0)
+        ignored: set[int] = set()
         for row in said:
-            parts = [self.vocabulary.id(part) for part in self.vocabulary.words[row].split()]
-            ignored.update(part for part in parts if part is not None)
-            if self.last_word and (last := parts[-1]) is not None:
-                strengths[last] = max(strengths.get(last, 0.0), self.last_word * strengths[row])
+            parts = self.vocabulary.words[row].split()
+            ignored.update(self.vocabulary.rows(parts))
+            if self.last_word:
+                for last in self.vocabulary.rows(parts[-1:]):
+                    strengths.setdefault(last, self.last_word)
         ids = tuple(sorted(strengths))
-        shares = tuple(strengths[i] for i in ids)
-        return WordLabels(ids, shares, tuple(sorted(ignored - strengths.keys())), captions)
+        return WordLabels(ids, tuple(strengths[i] for i in ids), tuple(sorted(ignored - strengths.keys())))
 
 
 class UnitCounter:
@@ -211,13 +193,6 @@ class UnitCounter:
         }
         ranked = _ranked(frequent | dict(_ranked(pairs)[: int(size * pair_share)]))[:size]
         return Vocabulary(tuple(w for w, _ in ranked), tuple(n for _, n in ranked))
-
-
-def build_vocabulary(captions: Iterable[str], **options: float) -> Vocabulary:
-    """The vocabulary of captions by one pass, a generator never held; options as of `UnitCounter.vocabulary`."""
-    counter = UnitCounter()
-    counter.update(captions)
-    return counter.vocabulary(**options)  # type: ignore[arg-type]
 
 
 def _ranked(counts: dict[str, int]) -> list[tuple[str, int]]:

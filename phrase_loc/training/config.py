@@ -57,18 +57,12 @@ class VocabularyConfig:
 class VectorsConfig:
     """The word vectors of the text head."""
 
-    # glove (the PyPI package), file (GloVe's text format), ppmi (co-occurrence of the texts), encoder (a transformers
-    # text encoder), random, or free: every word learns its own classifier row and bias, no projection
-    source: Literal["glove", "file", "ppmi", "encoder", "random", "free"] = "glove"
-    file: str = ""  # of GloVe vectors, or the encoder's folder or package
+    # glove (the PyPI package), ppmi (co-occurrence of the texts), random, or free: every word learns its own
+    # classifier row and bias, no projection
+    source: Literal["glove", "ppmi", "random", "free"] = "glove"
     size: AtLeastOne = 300  # numbers a word, for ppmi and random
     bias: Finite = -4.0  # that words start with, about the log-odds of being said of an image
     tuned: bool = True  # train them
-
-    def __post_init__(self) -> None:
-        if self.source in ("file", "encoder") and not self.file:
-            what = "GloVe's text format" if self.source == "file" else "a text encoder, or its package"
-            raise ConfigError(f"vectors.source={self.source} needs vectors.file, the path of {what}")
 
 
 def _from_scratch(value: Any) -> Any:
@@ -79,12 +73,11 @@ def _from_scratch(value: Any) -> Any:
 class LabelsConfig:
     """From texts to weak labels; see text/vocabulary.py."""
 
-    agree: AtLeastOne = 1  # texts that must hold a word for strength 1
     last_word: Share = 0.5  # strength that the last word of a bigram takes from it
-    # ignored negatives, words that are not held against an image of which a related one was said: near word vectors
-    unpunished: Literal["none", "vectors"] = "none"
-    balance: Share = 0.0  # power by which rare words weigh more; 0 leaves all alike
-    most: Annotated[float, Field(ge=1)] = 10.0  # largest ratio to the median's weight
+    # retired at the values that they have in older configs: none of them helped (docs/experiments.md)
+    agree: Literal[1] = 1
+    unpunished: Literal["none"] = "none"
+    balance: Annotated[float, Field(ge=0, le=0)] = 0.0
 
 
 @config_dataclass
@@ -113,7 +106,7 @@ class PhaseConfig:
     # of a model that is gone on from: train the rows of the words that it lacked, nothing else
     new_words_only: bool = False
     batch: AtLeastOne = 64  # images of a step, over all processes and micro-batches
-    accumulate: AtLeastOne = 1  # micro-batches of a step; coupled losses contrast within one
+    accumulate: AtLeastOne = 1  # micro-batches of a step
     train_from: str = "none"  # none (frozen trunk), all, or the lowest trained stage
     cache: bool = False  # keep the frozen stages' output; images are then not augmented, only mirrored
     sizes: tuple[Side, ...] = ()  # input sizes (H = W), one drawn for each step; the model's own when empty
@@ -125,10 +118,7 @@ class PhaseConfig:
     trunk_lr: Amount = 0.1  # of the highest trained stage, as a share of lr
     layer_decay: Positive = 0.8  # from a stage to the one below
     weight_decay: Amount = 0.01  # of matrices
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: BelowOne = 0.9  # of sgd
-    warmup: Count = 100  # steps
-    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: Count = 100  # steps, linear; then the rate falls along a cosine to 0
     clip: Amount = 1.0  # largest norm of the gradient; 0 does not clip
     losses: dict[str, Amount] = field(default_factory=lambda: {"sigmoid": 1.0})  # name -> weight, summed
     words: Count = 0  # words that a step scores: 0 all, else those said in the batch and sampled others
@@ -229,15 +219,10 @@ class TrainConfig:
             raise ConfigError(
                 "a phase with new_words_only needs a model that is kept; set model.start=default"
             )
-        source, fresh = self.vectors.source, self.model.start in ("", "auto")
-        if fresh and source == "free" and (self.model.hidden is None or not self.vectors.tuned):
+        fresh, free = self.model.start in ("", "auto"), self.vectors.source == "free"
+        if fresh and free and (self.model.hidden is None or not self.vectors.tuned):
             raise ConfigError(
                 "vectors.source=free needs model.hidden, the number of channels, and vectors.tuned=true"
-            )
-        if fresh and source in ("free", "random") and self.labels.unpunished == "vectors":
-            raise ConfigError(
-                f"labels.unpunished=vectors needs vectors from text, got vectors.source={source}; "
-                "set vectors.source to glove, ppmi, encoder or file, or labels.unpunished=none"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""From a batch to the number that is differentiated: word scores in chunks, losses, other processes' images.
+"""From a batch to the number that is differentiated: word scores in chunks, and their losses.
 
 The scores of words at locations, (N, k, h, w), are the largest thing in a step. They are made for as many words
 at a time as `memory_mb` allows and, when that is not all of them, made again in the backward pass instead of being
@@ -6,10 +6,6 @@ kept. With `words` set, a step scores the words said in its batch and a seeded s
 for its share of the vocabulary. What one process returns is its share of a sum over all images of all processes: R
 processes and one with the same global batch have the same gradient.
 """
-
-from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,15 +20,6 @@ from phrase_loc.pairs.dataset import Batch, Ragged
 from phrase_loc.training.config import PhaseConfig
 from phrase_loc.training.losses import LOSSES, Targets
 
-T = TypeVar("T")
-
-
-class Words(NamedTuple):
-    """The words that a step scores: (K,) rows, ascending, and how many words each stands for as a negative."""
-
-    ids: Tensor
-    stands: Tensor
-
 
 class Objective(nn.Module):
     """The module that DistributedDataParallel wraps: forward(batch) -> this process's share of the summed loss.
@@ -42,12 +29,9 @@ class Objective(nn.Module):
     as they are and no step scores them.
     """
 
-    balance: Tensor  # (V,) weight of each word
-
     def __init__(
         self,
         model: TextToRegion,
-        balance: Tensor,
         phase: PhaseConfig,
         world: World,
         memory_mb: int = 1024,
@@ -59,36 +43,29 @@ class Objective(nn.Module):
         self.memory_mb, self.recompute, self.first = memory_mb, recompute, first
         self.cached = last_frozen(model.trunk, phase.train_from) if phase.cache else None
         self.losses = {name: choose(LOSSES, name, "loss") for name in phase.losses}
-        self.register_buffer("balance", balance, persistent=False)
 
     def forward(self, batch: Batch, seed: int) -> Tensor:
-        """The sum over this process's images of weight * loss; coupled losses give 1/size of everybody's.
-
-        `seed` is of the sampled words, the same in all processes.
-        """
+        """The sum over this process's images of weight * loss; `seed` is of the sampled words, the same in all."""
         features = self.features(batch)
-        words = self._words(batch, seed)
+        words, stands = self._words(batch, seed)
         # words at a time: their scores at locations, the gradient of these and one intermediate must fit
         cells = features.shape[0] * features.shape[2] * features.shape[3]
         size = max(1, int(self.memory_mb * 2**20 / (3 * cells * features.element_size())))
-        chunks = [Words(*pair) for pair in zip(words.ids.split(size), words.stands.split(size), strict=True)]
-        total = features.new_zeros(())
-        alone = {name: loss for name, loss in self.losses.items() if not loss.coupled}
+        chunks = list(zip(words.split(size), stands.split(size), strict=True))
 
-        def terms(features: Tensor, chunk: Words) -> list[Tensor]:
-            scores = self._scores(features, chunk.ids)
-            targets = self._targets(batch, chunk, scores)
-            return [loss.of(scores, targets) for loss in alone.values()]
+        def summed(features: Tensor, words: Tensor, stands: Tensor) -> Tensor:
+            scores = self._scores(features, words)
+            targets = self._targets(batch, words, stands, scores)
+            parts = [
+                weight * self.losses[name](scores, targets) for name, weight in self.phase.losses.items()
+            ]
+            return (targets.weights * torch.stack(parts).sum(0)).sum()
 
-        if alone:
-            parts = _each(terms, features, chunks)
-            for name, found in zip(alone, zip(*parts, strict=True), strict=True):
-                each = torch.stack(found).sum(0)
-                total = total + self.phase.losses[name] * (batch.weights.to(each.dtype) * each).sum()
-        if len(alone) < len(self.losses):
-            scores = torch.cat(_each(lambda x, chunk: self._scores(x, chunk.ids), features, chunks), 1)
-            total = total + self._coupled(scores, words, batch)
-        return total
+        if len(chunks) == 1:
+            return summed(features, words, stands)
+        # of several chunks none is kept for the backward pass, but made again
+        each = [checkpoint(summed, features, *chunk, use_reentrant=False) for chunk in chunks]
+        return torch.stack(each).sum()
 
     def features(self, batch: Batch) -> Tensor:
         """(N,D,h,w) of a batch's images, or of what is kept of them."""
@@ -97,16 +74,15 @@ class Objective(nn.Module):
         features = model.head.features(run_stages(model, x, self.cached, None, self.recompute))
         return F.dropout(features, dropout, self.training) if dropout else features
 
-    def _words(self, batch: Batch, seed: int) -> Words:
-        size, device = len(self.balance), self.balance.device
+    def _words(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
+        """(K,) rows of the words that a step scores, ascending; how many words each stands for as a negative."""
+        size, like = len(self.model.vocabulary), self.model.words.vectors
         if self.first or not self.phase.words or self.phase.words >= size:
-            return Words(
-                torch.arange(self.first, size, device=device), torch.ones_like(self.balance[self.first :])
-            )
-        said = torch.cat([batch.words.ids, batch.captions.ids]).unique().tolist()
-        said = sorted({i for rank in self.world.gather(said) for i in rank})
-        ids, stands = sampled_words(said, size, self.phase.words, seed)
-        return Words(ids.to(device), stands.to(device, self.balance.dtype))
+            rows = torch.arange(self.first, size, device=like.device)
+            return rows, like.new_ones(len(rows))
+        said = sorted({i for rank in self.world.gather(batch.words.ids.unique().tolist()) for i in rank})
+        rows, stands = sampled_words(said, size, self.phase.words, seed)
+        return rows.to(like.device), stands.to(like)
 
     def _scores(self, features: Tensor, ids: Tensor) -> Tensor:
         """(N,D,h,w), (K,) -> (N,K); half precision ends before the pool, which exponentiates and sums."""
@@ -115,72 +91,21 @@ class Objective(nn.Module):
         pooled: Tensor = self.model.head.pool(scores)
         return pooled
 
-    def _coupled(self, scores: Tensor, words: Words, batch: Batch) -> Tensor:
-        """This process's share of the losses in which the images of all processes compete."""
-        scores = _in_order(self.world.gather_rows(scores), self.world.size)
-        everyone = gather_labels(batch, self.world)
-        targets = self._targets(everyone, words, scores)
-        if "image_caption" in self.losses:
-            said = table(everyone.captions, words.ids, len(scores), scores.dtype).T
-            targets = replace(targets, captions=said / said.sum(0).clamp_min(1))
-        total = scores.new_zeros(())
-        for name, loss in self.losses.items():
-            if loss.coupled:
-                total = total + self.phase.losses[name] * (targets.weights * loss.of(scores, targets)).sum()
-        return total / self.world.size
-
-    def _targets(self, batch: Batch, words: Words, scores: Tensor) -> Targets:
+    def _targets(self, batch: Batch, words: Tensor, stands: Tensor, scores: Tensor) -> Targets:
         """Labels of the batch for these words."""
         count, kind = len(scores), scores.dtype
-        positive = table(batch.words, words.ids, count, kind)
-        ignored = (table(batch.ignored, words.ids, count, kind) > 0) & (positive == 0)
-        numbers = (self.balance[words.ids], words.stands, batch.weights)
-        return Targets(positive, ignored, *(number.to(kind) for number in numbers))
-
-
-def _each(compute: Callable[..., T], features: Tensor, chunks: list[Words]) -> list[T]:
-    """What is computed for each chunk of words; of several none is kept for the backward pass, but made again."""
-    if len(chunks) == 1:
-        return [compute(features, chunks[0])]
-    return [checkpoint(compute, features, chunk, use_reentrant=False) for chunk in chunks]
+        positive = table(batch.words, words, count, kind)
+        ignored = (table(batch.ignored, words, count, kind) > 0) & (positive == 0)
+        return Targets(positive, ignored, stands.to(kind), batch.weights.to(kind))
 
 
 def table(labels: Ragged, words: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """Flat labels -> (count, k) values for these words (ascending), 0 where nothing is said."""
-    result = torch.zeros(count, len(words), dtype=dtype, device=words.device)
-    owner, place, values = _among(labels, words)
-    result[owner, place] = values.to(dtype)
-    return result
-
-
-def _among(labels: Ragged, words: Tensor) -> Ragged:
-    """The labels that are among these words (ascending), their ids the places there."""
     place = torch.searchsorted(words, labels.ids).clamp(max=len(words) - 1)
     here = words[place] == labels.ids
-    return Ragged(labels.owner[here], place[here], labels.values[here])
-
-
-def gather_labels(batch: Batch, world: World) -> Batch:
-    """The labels and weights of all processes' images, in the order of the global batch, without the images."""
-    if world.size == 1:
-        return batch
-    cpu, device = torch.device("cpu"), batch.weights.device
-    ranks: list[Batch] = world.gather(batch._replace(images=batch.weights, faults=()).to(cpu))
-
-    def joined(parts: list[Ragged]) -> Ragged:
-        owner = torch.cat([part.owner * world.size + rank for rank, part in enumerate(parts)])
-        rest = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "values"))
-        return Ragged(owner, *rest)
-
-    _, all_weights, words, ignored, captions, _ = map(list, zip(*ranks, strict=True))
-    weights = _in_order(torch.cat(all_weights), world.size)
-    labels = joined(words), joined(ignored), joined(captions)
-    return Batch(weights.new_empty(0), weights, *labels).to(device)
-
-
-def _in_order(rows: Tensor, size: int) -> Tensor:
-    """Rows by rank -> rows as one process would have them: the j-th of rank r is number j * size + r."""
-    return rows.unflatten(0, (size, -1)).transpose(0, 1).flatten(0, 1)
+    result = torch.zeros(count, len(words), dtype=dtype, device=words.device)
+    result[labels.owner[here], place[here]] = labels.values[here].to(dtype)
+    return result
 
 
 def sampled_words(said: list[int], size: int, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,8 @@ itself when a slider moves (page/ranking.js does what ranking.py does).
 import asyncio
 import base64
 import hmac
-import queue
 import secrets
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -110,58 +108,47 @@ class Batcher:
     """
 
     def __init__(self, localizer: PhraseLocalizer, capacity: int, batch: int):
-        self.localizer, self.batch = localizer, batch
-        #: what waits: a photograph to be encoded or an action to be run; None to stop
-        self._jobs: queue.Queue[tuple[Future, Prepared | Callable[[], Any]] | None] = queue.Queue(capacity)
-        self._thread = threading.Thread(target=self._work, name="phrase-loc-model", daemon=True)
-        self._thread.start()
+        self.localizer, self.capacity, self.batch = localizer, capacity, batch
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="phrase-loc-model")
+        self._jobs: set[Future] = set()  # that are not done
+        self._pictures: deque[tuple[Future, Prepared]] = deque()  # not encoded yet
 
     def put(self, job: Prepared | Callable[[], Any]) -> Future:
         """The scene of a photograph, or what an action gives, run on the model's thread."""
-        future: Future = Future()
-        try:
-            self._jobs.put_nowait((future, job))
-        except queue.Full:
-            raise Refused(
-                503, f"{self._jobs.maxsize} requests are waiting already; try again in a moment"
-            ) from None
+        if self.waiting() >= self.capacity:
+            raise Refused(503, f"{self.capacity} requests are waiting already; try again in a moment")
+        if isinstance(job, Prepared):
+            future: Future = Future()
+            self._pictures.append((future, job))
+            self._thread.submit(self._encode)
+        else:
+            future = self._thread.submit(job)
+        self._jobs.add(future)
+        future.add_done_callback(self._jobs.discard)
         return future
 
     def waiting(self) -> int:
         """How many jobs wait."""
-        return self._jobs.qsize()
+        return sum(not job.running() for job in list(self._jobs))
 
     def close(self) -> None:
         """Finish what runs, give up what waits, then stop."""
-        while not self._jobs.empty():
-            if found := self._jobs.get():
-                found[0].cancel()
-        self._jobs.put(None)
-        self._thread.join(timeout=10)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        for job in list(self._jobs):
+            job.cancel()
 
-    def _work(self) -> None:
-        found: list = []
-        while None not in found:
-            found = [self._jobs.get()]
-            while len(found) < self.batch and not self._jobs.empty():
-                found.append(self._jobs.get())
-            jobs = [one for one in found if one and one[0].set_running_or_notify_cancel()]
-            pictures = [one for one in jobs if isinstance(one[1], Prepared)]
-            _settle([f for f, _ in pictures], partial(self.localizer.look_at, [p for _, p in pictures]))
-            for future, action in jobs:
-                if not isinstance(action, Prepared):
-                    _settle([future], lambda: [action()])  # noqa: B023 - run at once
-
-
-def _settle(futures: list[Future], action: Callable[[], list]) -> None:
-    """Hand each its result, or all of them the exception: the thread must live on."""
-    try:
-        for future, result in zip(futures, action() if futures else [], strict=True):
-            future.set_result(result)
-    except Exception as error:
-        for future in futures:
-            if not future.done():
-                future.set_exception(error)
+    def _encode(self) -> None:
+        """Encodes what waits, if an earlier photograph has not taken it along: the thread must live on."""
+        found = [self._pictures.popleft() for _ in range(min(self.batch, len(self._pictures)))]
+        found = [(future, picture) for future, picture in found if future.set_running_or_notify_cancel()]
+        try:
+            scenes = self.localizer.look_at([picture for _, picture in found]) if found else []
+            for (future, _), scene in zip(found, scenes, strict=True):
+                future.set_result(scene)
+        except Exception as error:
+            for future, _ in found:
+                if not future.done():
+                    future.set_exception(error)
 
 
 class Answers:

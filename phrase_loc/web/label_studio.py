@@ -19,16 +19,16 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from xml.etree.ElementTree import Element, ParseError
 
-import torch
 from defusedxml.ElementTree import fromstring
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
-from phrase_loc import __version__, ranking
+from phrase_loc import __version__
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.evaluation.methods import fingerprint
 from phrase_loc.label_formats import CONTROLS, Label, region
+from phrase_loc.labelling import apart
 from phrase_loc.masks import encoded
 from phrase_loc.structures import Scene
 from phrase_loc.web.answers import Answers, Limits, Refused
@@ -85,27 +85,6 @@ class Control:
     labels: Labels
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A place for a label."""
-
-    label: str
-    xyxy: list[float]  # pixels of the photograph
-    present: float  # the chance that it is there, 0 of a model without calibration
-    mask: dict[str, Any] | None = None  # COCO's run lengths
-
-    def region(self, key: str, control: Control, size: tuple[int, int]) -> dict[str, Any]:
-        """Label Studio's region, called `key`, in a photograph of `size` (H, W)."""
-        label = Label(0, tuple(self.xyxy), self.present, self.label, self.present, self.mask)
-        names = {"from_name": control.name, "to_name": control.image}
-        return region(key, label, size[::-1], self.label, control.kind) | names
-
-    def shape(self) -> dict[str, Any]:
-        """CVAT's shape: corners in pixels, the confidence as text as its own functions have it."""
-        confidence = str(round(self.present, 4))
-        return {"confidence": confidence, "label": self.label, "points": self.xyxy, "type": "rectangle"}
-
-
 class Labeller:
     """Labels sought in photographs by the model of `answers`."""
 
@@ -151,22 +130,25 @@ class Labeller:
 
     async def find(
         self, content: bytes, labels: Labels, threshold: float | None, masks: bool = False
-    ) -> tuple[tuple[int, int], list[Box]]:
-        """(H, W) of a photograph and the places of the labels, at most one of each phrase."""
+    ) -> tuple[tuple[int, int], list[Label]]:
+        """(H, W) of a photograph and the boxes of the labels, at most one of each phrase; `score` is its chance.
+
+        Of a label no box shows the same thing as another one of a greater chance.
+        """
         kept = await self.answers.look(content)
-        asked = [(label, phrase) for label, phrases in labels.items() for phrase in phrases]
-        boxes: list[Box] = []
+        asked = [(number, phrase) for number, phrases in enumerate(labels.values()) for phrase in phrases]
+        boxes: list[Label] = []
         for at in range(0, len(asked), some := self.answers.limits.phrases):
             boxes += await self.answers.ask(self._locate, kept.scene, asked[at : at + some], threshold, masks)
-        groups = ([box for box in boxes if box.label == label] for label in labels)
-        return kept.scene.size, [box for group in groups for box in self._apart(group)]
+        groups = ([box for box in boxes if box.category == number] for number in range(len(labels)))
+        return kept.scene.size, [box for group in groups for box in apart(group)]
 
     def _locate(
-        self, scene: Scene, asked: list[tuple[str, str]], threshold: float | None, masks: bool
-    ) -> list[Box]:
+        self, scene: Scene, asked: list[tuple[int, str]], threshold: float | None, masks: bool
+    ) -> list[Label]:
         localizer, found = self.answers.localizer, []
         answers = localizer.locate(scene, [phrase for _, phrase in asked], top_k=1, threshold=threshold)
-        for (label, _), p in zip(asked, answers, strict=True):
+        for (number, phrase), p in zip(asked, answers, strict=True):
             if p.present is None:
                 there = not localizer.model.config.calibration
             else:
@@ -174,15 +156,9 @@ class Labeller:
             if there and len(p.boxes):
                 mask = p.mask if masks else None
                 runs = None if mask is None else encoded(mask.numpy())
-                found.append(Box(label, [round(v, 2) for v in p.boxes[0].tolist()], p.present or 0.0, runs))
+                box = tuple(round(v, 2) for v in p.boxes[0].tolist())
+                found.append(Label(number, box, p.present or 0.0, phrase, p.present, runs))
         return found
-
-    def _apart(self, boxes: list[Box]) -> list[Box]:
-        """Those of one label, without those that overlap one of a greater chance."""
-        corners = torch.tensor([box.xyxy for box in boxes]).reshape(-1, 4)
-        scores = torch.tensor([[box.present for box in boxes]])
-        kept = ranking.suppress(corners, scores, self.answers.localizer.settings.nms)[0]
-        return [boxes[i] for i in kept.tolist()]
 
     async def predict(self, asked: Asked) -> dict[str, Any]:
         """A prediction for each task, in order; of one that failed an empty list, so that Label Studio asks it again.
@@ -215,7 +191,10 @@ class Labeller:
             content = await asyncio.to_thread(self.photographs.read, task.data.get(control.key))
             masks = control.kind != "RectangleLabels"
             size, boxes = await self.find(content, control.labels, control.threshold, masks)
-            regions += [box.region(f"{control.name}-{i}", control, size) for i, box in enumerate(boxes)]
+            names = list(control.labels)
+            for i, box in enumerate(boxes):
+                drawn = region(f"{control.name}-{i}", box, size[::-1], names[box.category], control.kind)
+                regions.append(drawn | {"from_name": control.name, "to_name": control.image})
         score = sum(region["score"] for region in regions) / max(len(regions), 1)
         return {"result": regions, "score": score, "model_version": self.version}
 
@@ -250,52 +229,49 @@ class Photographs:
 
     def read(self, link: Any) -> bytes:
         """The content of a task's image; blocks. A DataError for what may not or cannot be fetched."""
-        if not isinstance(link, str) or not link.strip():
+        if not isinstance(link, str) or not (link := link.strip()):
             raise DataError(f"expected the address of an image in the task's data, got {str(link)[:60]!r}")
-        link = link.strip()
         if link[:5].lower() == "data:":
             return from_base64(link)
         try:
-            return self._fetch(*self._allowed(f"/data/{link}" if link.startswith("upload/") else link))
+            url, own = self._allowed(f"/data/{link}" if link.startswith("upload/") else link)
+            headers = {"Authorization": self._authorization()} if own and self.key else {}
+            content = _get(request.Request(url, headers=headers), self.most + 1)
         except PhraseLocError:
             raise
         except HTTPError as error:
             why = f"answered {error.code}"
             if error.code in {401, 403} or 300 <= error.code < 400:
-                why += f"; it wants an access token in {KEY}, or leads to another address, "
-                why += "which is not followed"
+                why += (
+                    f"; it wants an access token in {KEY}, or leads to another address, which is not followed"
+                )
         except (OSError, HTTPException, ValueError, KeyError) as error:
             why = f"cannot be asked ({str(error)[:120]})"
+        else:
+            if len(content) <= self.most:
+                return content
+            most = f"the {self.most / 2**20:g} MB that are accepted"
+            raise DataError(f"{link[:120]} is larger than {most}; shrink it")
         raise DataError(f"the server of the photograph {link[:120]} {why}")
 
     def _allowed(self, link: str) -> tuple[str, bool]:
-        """The address to ask, and whether it is Label Studio's."""
+        """The address to ask, quoted, and whether it is Label Studio's."""
+        quoted = quote(link, safe="%/:=&?~#+!$,;'@()*[]")
         if link.startswith("/") and not link.startswith("//"):
             if not self.studio:
                 advice = f"start the server with --label-studio-url URL and an access token in {KEY}"
                 raise DataError(f"{link[:120]} lies in Label Studio, whose address is not known; {advice}")
-            return self.studio + link, True
+            return self.studio + quoted, True
         asked = urlsplit(link)
         if asked.scheme not in {"http", "https"}:
             expected = "an address of http, https, Label Studio or data:"
             raise DataError(f"{link[:120]} cannot be read; expected {expected}")
-        own = urlsplit(self.studio)[:2]  # scheme; host and port as they are written
-        if self.studio and asked[:2] == own:
-            return link, True
-        if asked.hostname not in self.hosts:
+        own = bool(self.studio) and asked[:2] == urlsplit(self.studio)[:2]  # scheme; host and port as written
+        if not own and asked.hostname not in self.hosts:
             host = str(asked.hostname)[:80]
             advice = f"start it with --image-host {host}"
             raise DataError(f"this server may not ask {host} for photographs; {advice}")
-        return link, False
-
-    def _fetch(self, url: str, studio: bool) -> bytes:
-        headers = {"Authorization": self._authorization()} if studio and self.key else {}
-        quoted = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
-        content = _get(request.Request(quoted, headers=headers), self.most + 1)
-        if len(content) > self.most:
-            most = f"the {self.most / 2**20:g} MB that are accepted"
-            raise DataError(f"{url[:120]} is larger than {most}; shrink it")
-        return content
+        return quoted, own
 
     def _authorization(self) -> str:
         """Its header: a legacy token as it is, a personal one (a JWT) exchanged for one that is good for minutes."""
@@ -360,6 +336,10 @@ def routes(labeller: Labeller, route_class: type[APIRoute]) -> APIRouter:
         given = asked.labels if isinstance(asked.labels, dict) else {label: [label] for label in asked.labels}
         labels = {label: phrases for label, phrases in given.items() if phrases}
         _, boxes = await labeller.find(from_base64(asked.image), labels, asked.threshold)
-        return [box.shape() for box in boxes]
+        return [
+            {"label": list(labels)[box.category], "points": list(box.box), "type": "rectangle"}
+            | {"confidence": str(round(box.score, 4))}  # as text, as CVAT's own functions have it
+            for box in boxes
+        ]
 
     return router

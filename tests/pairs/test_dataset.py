@@ -15,12 +15,11 @@ from phrase_loc.pairs.dataset import (
     WebImages,
     _window,
     collate,
-    draw_caption,
     names_a_colour,
     names_a_side,
 )
 from phrase_loc.pairs.sources import open_source
-from phrase_loc.text.vocabulary import Vocabulary, WordLabeller, WordLabels
+from phrase_loc.text.vocabulary import Vocabulary, WordLabeller
 from tests.conftest import encoded
 from tests.training.pairs import add, draw, write_set
 
@@ -178,9 +177,3 @@ def test_a_crop_keeps_its_share_and_stays_inside(smallest: float):
         assert 0 <= top <= 60 - height
         assert 0 <= left <= 80 - width
         assert height * width >= 0.8 * smallest * 60 * 80
-
-
-def test_the_drawn_caption_is_one_of_the_image():
-    labels = WordLabels((1, 2, 3), (1.0, 1.0, 1.0), (), ((1,), (), (2, 3)))
-    drawn = {tuple(draw_caption(labels, np.random.default_rng(seed))) for seed in range(20)}
-    assert drawn == {(1,), (2, 3)}

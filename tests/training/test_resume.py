@@ -22,13 +22,13 @@ from phrase_loc.training.run import claimed
 from tests.training.pairs import write_set, write_shard
 from tests.training.runs import ROOT, assert_same_weights, forked, losses, run
 
-#: Everything that has a state: averaged weights, dropout, augmentation, sampled words, a coupled loss.
+#: Everything that has a state: averaged weights, dropout, augmentation, sampled words.
 FULL = (
     "ema=0.9",
     "save_every=2",
     "phases=[{name: head, epochs: 2, batch: 16, cache: true, lr: 0.01, warmup: 2, dropout: 0.2},"
     " {name: all, epochs: 2.5, batch: 16, accumulate: 2, train_from: stage2, lr: 0.003, crop: 0.6, jitter: 0.2,"
-    " words: 8, losses: {sigmoid: 1.0, image_caption: 0.5}}]",
+    " words: 8, losses: {sigmoid: 1.0}}]",
 )
 
 
@@ -89,17 +89,23 @@ def test_resume_does_not_depend_on_workers_or_when_checkpoints_are_written(tmp_p
 
 def test_resume_under_other_settings_is_refused(tmp_path: Path):
     shards = write_set(tmp_path / "set", (20,))
-    run(tmp_path / "a", shards)
-    with pytest.raises(ConfigError, match=r"seed: 0 -> 1"):
-        run(tmp_path / "a", shards, "seed=1")
+    run(tmp_path / "a", shards, "data.workers=0")
+    for change, told in {
+        "seed=1": "seed: 0 -> 1",
+        "phases=[{batch: 16, cache: true, lr: 0.01, warmup: 2}]": "phases.number: 2 -> 1",
+        "phases.head.losses={sigmoid: 2}": r"phases.0.losses: {'sigmoid': 1.0} -> {'sigmoid': 2.0}",
+    }.items():
+        with pytest.raises(ConfigError, match=told):
+            run(tmp_path / "a", shards, change)
+    run(tmp_path / "a", shards, "data.workers=1", "card={a: b}")
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "checkpoint.pt"
     Checkpoint(config={"a": 1}, step=1, model={"w": torch.ones(3)}).save(path)
 
-    def half_written(state: object, file: object) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
+    def half_written(state: object, file: Path) -> None:
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints.torch, "save", half_written)
