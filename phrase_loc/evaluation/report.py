@@ -3,7 +3,6 @@
 The page holds figures, words, reliability, and cases with their pictures as data URIs.
 """
 
-import base64
 import csv
 import io
 import json
@@ -20,13 +19,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from phrase_loc.drawing import data_uri, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.methods import WITHOUT_PRIOR
 from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.rows import records
-from phrase_loc.evaluation.run import Evaluation, marks, report
+from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.scoring import BASELINES
 from phrase_loc.evaluation.statistics import seal
 from phrase_loc.files import lock, make_folder, write_text, writing
@@ -54,7 +54,6 @@ PHOTO_SIDE = 320  # longer side of an embedded photograph in pixels
 MAP_SIDE = 48  # longer side of an embedded map; the browser smooths it up
 SEED = 11
 WORDS = 40  # most frequent words shown
-TICKS = {"centre": "centre", "random": "random", "whole_image": "whole image", "fixed_boxes": "fixed boxes"}
 
 Record = dict[str, Any]
 
@@ -90,9 +89,7 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     config, content = evaluation.config, report(evaluation)
     content["sha256"] = seal(content["by_image"], content["config"]["bootstrap"])
     files = _files(config)
-    finite = json.loads(
-        json.dumps(content), parse_constant=lambda _: None
-    )  # JSON has no NaN and nothing endless
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON has no NaN
     write_text(files[".json"], json.dumps(finite, indent=1, allow_nan=False) + "\n", ADVICE)
     write_text(files[".md"], markdown(content), ADVICE)
     if config.csv:
@@ -109,7 +106,7 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
 
 
 def _records(evaluation: Evaluation) -> Iterator[Record]:
-    said = {method.name: marks(method).get("supervision", "") for method in evaluation.plan.methods}
+    said = {method.name: method.marks.get("supervision", "") for method in evaluation.plan.methods}
     for protocol in evaluation.plan.protocols:
         for method in (m for m in evaluation.asked if evaluation.rows.tables[protocol.name, m].columns):
             for record in records(evaluation.rows.tables, protocol, method):
@@ -162,6 +159,7 @@ def page(
     first = [r for r in records if r["method"] == report["rows"][0]["method"]]
     shown, cases = gallery(first or records, samples, localizer)
     diagram = reliability(localizer, samples) if localizer is not None else None
+    bins = diagram.bins if diagram else []
     return template("report.html.j2").render(
         report=report,
         bars=bars(report, records),
@@ -170,11 +168,8 @@ def page(
         cases=cases,
         labels=sorted({label for case in cases for label in case["record"]["labels"]}),
         diagram=diagram,
-        curve=" ".join(
-            f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in (diagram.bins if diagram else ())
-        ),
+        curve=" ".join(f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in bins),
         left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
-        ticks=TICKS,
     )
 
 
@@ -258,9 +253,7 @@ def _look(
         picture = load_image(framed(sample).picture)
     except DataError:
         return "", {}
-    small = picture.copy()
-    small.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
-    photo = _uri(small, "JPEG", quality=78)
+    photo = data_uri(small_jpeg(picture, PHOTO_SIDE))
     if localizer is None:
         return photo, {}
     single = [phrase for text in phrases for phrase in text.split(" / ")]
@@ -286,13 +279,9 @@ def _overlay(heat: Tensor) -> str:
     values = (values - values.min()) / max(float(values.max()) - float(values.min()), 1e-12)
     colours = matplotlib.colormaps["inferno"](values)
     colours[..., 3] = 0.8 * values**0.7
-    return _uri(Image.fromarray((255 * colours).astype(np.uint8), "RGBA"), "PNG")
-
-
-def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
-    data = io.BytesIO()
-    picture.save(data, format=kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+    png = io.BytesIO()
+    Image.fromarray((255 * colours).astype(np.uint8), "RGBA").save(png, "PNG")
+    return data_uri(png.getvalue(), "png")
 
 
 def _sides(box: Sequence[float]) -> tuple[float, ...]:
