@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import is_there, lock, read_text, same_file
+from phrase_loc.files import lock, read_text, same_file
 
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
@@ -105,7 +105,7 @@ def _images(args: argparse.Namespace) -> list[str]:
     named = [Path(phrase).suffix.lower() in IMAGE_ENDINGS for phrase in args.phrases]
     count = [*named, False].index(False)
     for phrase, is_image in zip(args.phrases, named, strict=True):
-        if is_image and not is_there(phrase):
+        if is_image and not os.path.exists(phrase):
             raise DataError(f"image file {phrase} does not exist; check the path")
     if any(named[count:]):
         late = args.phrases[named.index(True, count)]
