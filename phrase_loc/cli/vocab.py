@@ -70,13 +70,13 @@ def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
 def coverage(encoder: "PhraseEncoder", phrases: Iterable[str]) -> list[str]:
     """How many of the phrases the encoder knows, each mention counted once, and the most frequent unknown words."""
     kinds = ("with a known word", "with a known head", "with all words known", "without a content word")
-    count, unknown, whole = Counter[str](), Counter[str](), 0
-    for whole, phrase in enumerate(phrases, start=1):
+    asked, count, unknown = list(phrases), Counter[str](), Counter[str]()
+    for phrase in asked:
         found, encoded = parse(phrase), encoder.encode(phrase)
         known = [word.known for word in encoded.words]
         holds = (any(known), encoded.head_known, bool(known) and all(known), not found)
         count.update(compress(kinds, holds))
         unknown.update(word.text for word in encoded.words if not word.known and found)
-    lines = [f"{kind} {count[kind]} ({100 * count[kind] / max(1, whole):.1f} %)" for kind in kinds]
+    lines = [f"{kind} {count[kind]} ({100 * count[kind] / max(1, len(asked)):.1f} %)" for kind in kinds]
     missing = ", ".join(f"{word} {n}" for word, n in unknown.most_common(_UNKNOWN))
-    return [f"phrases {whole}", *lines, *([f"unknown: {missing}"] if missing else [])]
+    return [f"phrases {len(asked)}", *lines, *([f"unknown: {missing}"] if missing else [])]
