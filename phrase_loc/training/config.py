@@ -55,6 +55,7 @@ class VectorsConfig:
     # glove (the PyPI package), ppmi (co-occurrence of the texts), random, or free: every word learns its own
     # classifier row and bias, no projection
     source: Literal["glove", "ppmi", "random", "free"] = "glove"
+    file: Literal[""] = ""  # retired, as encoder: no better than the others (docs/experiments.md)
     size: PositiveInt = 300  # numbers a word, for ppmi and random
     bias: float = -4.0  # that words start with, about the log-odds of being said of an image
     tuned: bool = True  # train them
@@ -70,9 +71,10 @@ class LabelsConfig:
 
     last_word: Share = 0.5  # strength that the last word of a bigram takes from it
     # retired at the values that they have in older configs: none of them helped (docs/experiments.md)
-    agree: Literal[1] = 1
+    agree: Annotated[int, Field(ge=1, le=1)] = 1
     unpunished: Literal["none"] = "none"
     balance: Annotated[float, Field(ge=0, le=0)] = 0.0
+    most: float = 10.0  # of what balance made
 
 
 @config_dataclass
@@ -115,7 +117,8 @@ class PhaseConfig:
     weight_decay: NonNegativeFloat = 0.01  # of matrices
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: BelowOne = 0.9  # of sgd
-    warmup: NonNegativeInt = 100  # steps, linear; then the rate falls along a cosine to 0
+    warmup: NonNegativeInt = 100  # steps, linear
+    schedule: Literal["cosine"] = "cosine"  # to 0, the one there is
     clip: NonNegativeFloat = 1.0  # largest norm of the gradient; 0 does not clip
     losses: dict[str, NonNegativeFloat] = field(
         default_factory=lambda: {"sigmoid": 1.0}
