@@ -174,7 +174,9 @@ def test_an_avif_with_a_broken_exif_block_is_read(drawn_image):
     assert load_image(data).size == (120, 80)
 
 
-@pytest.mark.parametrize("segment", [b"\xff\xe2\0\x0fICC_PROFILE\0\1", b"\xff\xed\0\x16Photoshop 3.0\x008BIM\3\xed"])
+@pytest.mark.parametrize(
+    "segment", [b"\xff\xe2\0\x0fICC_PROFILE\0\1", b"\xff\xed\0\x16Photoshop 3.0\x008BIM\3\xed"]
+)
 def test_a_jpeg_with_a_broken_profile_or_resource_is_read(segment, drawn_image):
     data = encoded(drawn_image, "JPEG")
     odd = data[:2] + segment + data[2:]
