@@ -77,7 +77,7 @@ def write_text(path: AnyPath, text: str, advice: str = ADVICE) -> None:
 
 
 def append_text(path: AnyPath, text: str, advice: str = ADVICE) -> None:
-    """UTF-8 text at the end of a file; whoever reads it drops a last line that a kill or a full disk has torn."""
+    """UTF-8 text at the end of a file; whoever reads it drops a line that a kill or a full disk has torn."""
     with refusing(path, advice):
         observer("before", Path(path))
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
@@ -209,6 +209,17 @@ def sealed(content: bytes) -> bytes:
 def unsealed(blob: bytes) -> bytes | None:
     """What `sealed` was given; None for anything else, were it one bit."""
     return blob[SEAL:] if blob[:SEAL] == hashlib.sha256(memoryview(blob)[SEAL:]).digest() else None
+
+
+def sealed_line(content: str) -> str:
+    """A line for `append_text`, behind its digest; it begins anew behind one that was torn."""
+    return f"\n{digest(content.encode('utf-8', 'backslashreplace'))} {content}"
+
+
+def line_in(line: bytes) -> bytes | None:
+    """What `sealed_line` was given; None for a line that is torn or another one."""
+    seal, _, content = line.rstrip(b"\n").partition(b" ")
+    return content if seal.decode("ascii", "replace") == digest(content) else None
 
 
 def fingerprint(path: AnyPath) -> list[Any]:

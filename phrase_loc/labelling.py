@@ -8,11 +8,12 @@
 A threshold is on `present`, the probability that the photograph shows a phrase, and says nothing of the box.
 """
 
+import heapq
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,15 +208,8 @@ class Labels:
                 level = self.thresholds[number]
                 if p["boxes"] and (level == 0 or (p["present"] is not None and p["present"] >= level)):
                     found.setdefault(number, []).extend(_candidates(number, p))
-        labels = [label for number in sorted(found) for label in self._apart(found[number])]
+        labels = [label for number in sorted(found) for label in apart(found[number], self.rules.instances)]
         return LabelledImage(answer["image"], tuple(answer["size"]), tuple(labels))
-
-    def _apart(self, candidates: list[Label]) -> list[Label]:
-        kept: list[Label] = []
-        for label in sorted(candidates, key=lambda label: -label.score):
-            if len(kept) < self.rules.instances and not any(_same(label.box, other.box) for other in kept):
-                kept.append(label)
-        return kept
 
     def doubt(self, answer: dict[str, Any]) -> float:
         """How near to its threshold the nearest class is, 0 nearest; infinite where nothing was asked."""
@@ -231,6 +225,15 @@ def _candidates(number: int, p: dict[str, Any]) -> Iterator[Label]:
         if share >= INSTANCE:
             score = round(present * share, 4)
             yield Label(number, tuple(box["xyxy"]), score, p["phrase"], p["present"], box.get("mask"))
+
+
+def apart(candidates: Iterable[Label], most: int | None = None) -> list[Label]:
+    """The best of one class, `most` of them or all, without those that show the same thing as a better one."""
+    kept: list[Label] = []
+    for label in sorted(candidates, key=lambda label: -label.score):
+        if not any(_same(label.box, other.box) for other in kept):
+            kept.append(label)
+    return kept[:most]
 
 
 def _same(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -361,11 +364,9 @@ def summary_text(found: dict[str, Any], folder: Path) -> str:
 
 def write_sheet(labels: Labels, page: Path) -> None:
     """A page of the photographs with the boxes of their labels; those nearest to a threshold come first."""
-    doubts = [labels.doubt(answer) for answer in labels.read()]
-    shown = sorted(range(len(doubts)), key=doubts.__getitem__)[:MOST]
-    wanted = set(shown)
-    rows = {n: _sheet_rows(labels, answer) for n, answer in enumerate(labels.read()) if n in wanted}
-    write_page([rows[n] for n in shown], page, page.parent.name, len(doubts), order="most doubtful first")
+    shown = heapq.nsmallest(MOST, labels.read(), key=labels.doubt)
+    rows = [_sheet_rows(labels, answer) for answer in shown]
+    write_page(rows, page, page.parent.name, sum(1 for _ in labels.read()), order="most doubtful first")
 
 
 def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:

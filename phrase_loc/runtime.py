@@ -7,8 +7,9 @@
 Pictures and phrases are read as by queries (text/phrases.py), with the same weights, notes and states.
 """
 
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from phrase_loc.files import digest, read_json, read_text
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT, state_of
-from phrase_loc.text.phrases import EncodedPhrase, PhraseEncoder, distinct_words
+from phrase_loc.text.phrases import PhraseEncoder, distinct_words
 from phrase_loc.text.splitting import phrase_list
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -60,36 +61,22 @@ class ExportedModel:
         """Look for phrases in a picture, as `images.load_image` takes it; an answer for each, in order."""
         phrases = phrase_list(phrases)
         encoded = [self.encoder.encode(phrase) for phrase in phrases]
-        maps, scores = self._answer(image, encoded)
-        fit, said = self.facts.get("calibration") or {}, self.present(scores)
-        thresholds = (fit.get("absent_below", ABSENT_BELOW), fit.get("found_at", FOUND_AT))
-        answers = []
-        for p, (phrase, e) in enumerate(zip(phrases, encoded, strict=True)):
-            present = float(said[p]) if said is not None and e.head_known else None
-            state = state_of(present, thresholds)
-            answers.append(Answer(phrase, maps[p], float(scores[p]), present, state, e.note))
-        return answers
-
-    def maps(self, image: Picture, phrases: Iterable[str]) -> tuple[Floats, Floats]:
-        """The maps (P,h,w) and the scores (P,) of the answers to P phrases."""
-        return self._answer(image, [self.encoder.encode(phrase) for phrase in phrase_list(phrases)])
-
-    def _answer(self, image: Picture, encoded: Sequence[EncodedPhrase]) -> tuple[Floats, Floats]:
         rows, weights = distinct_words(encoded)
         if not len(rows):  # the graph takes one word or more
             rows, weights = np.zeros(1, np.int64), np.zeros((len(encoded), 1), np.float32)
         picture = load_image(image)
         given = {f"image_{side}": pixels(picture, side) for side in self.facts["image_sizes"]}
         maps, scores = self._session.run(None, given | {"words": rows, "weights": weights})
-        scores[[not e.known for e in encoded]] = -np.inf
-        return maps, scores
-
-    def present(self, scores: Floats) -> Floats | None:
-        """Scores (P,) -> calibrated probabilities (P,) that the image shows the phrases, None if it never was."""
-        fit = self.facts.get("calibration")
-        if not fit:
-            return None
-        return 1 / (1 + np.exp(-np.clip(fit["slope"] * scores + fit["offset"], -60, 60)))
+        fit = self.facts.get("calibration") or {}
+        thresholds = (fit.get("absent_below", ABSENT_BELOW), fit.get("found_at", FOUND_AT))
+        answers = []
+        for phrase, e, found, score in zip(phrases, encoded, maps, scores.tolist(), strict=True):
+            present = None
+            if fit and e.head_known:
+                present = 1 / (1 + math.exp(-min(max(fit["slope"] * score + fit["offset"], -60), 60)))
+            strength = score if e.known else -math.inf
+            answers.append(Answer(phrase, found, strength, present, state_of(present, thresholds), e.note))
+        return answers
 
 
 def pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:

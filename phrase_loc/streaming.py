@@ -2,12 +2,12 @@
 
     answers.jsonl              whole or not there: renamed into place at the end
     answers.jsonl.run.json     {"settings", "questions": a digest of each, "output": digest of the finished file}
-    .answers.jsonl.partRofS    the answers of process R of S so far, one JSON object a line
+    .answers.jsonl.partR       the answers of process R so far, one a line: digest, that of its question, JSON object
     .answers.jsonl.lock        held while a run writes
 
 An answer is the object that `phrase-loc query --json` prints, or {"image", "error"} for a photograph that cannot be
-read. Process R of S (torchrun) answers every S-th question from R on, in order; the first one joins the parts. An
-interrupted run goes on where its parts end; an answer is kept only for the question it was given to.
+read. Process R of S (torchrun) answers every S-th question from R on, and the first one joins the parts. An
+interrupted run asks what no part answers; an answer is kept only for the question it was given to.
 """
 
 import glob
@@ -50,7 +50,7 @@ class Question:
     phrases: tuple[str, ...]
 
 
-_Ready: TypeAlias = tuple[Question, Prepared | str]
+_Ready: TypeAlias = tuple[str, Question, Prepared | str]
 _Record: TypeAlias = dict[str, Any]
 
 
@@ -160,30 +160,24 @@ def answer_many(
     Raises DataError: `output` belongs to something else, or another process is writing it.
     """
     check_place(output)
-    run = {
-        "settings": _settings(localizer, top_k, threshold, masks, world.size),
-        "questions": [_fingerprint(question) for question in questions],
-        "output": None,
-    }
-    mine = range(world.rank, len(questions), world.size)
+    keys = [_fingerprint(question) for question in questions]
+    run = {"settings": _settings(localizer, top_k, threshold, masks), "questions": keys, "output": None}
     with ExitStack() as locks:
         if world.from_main(lambda: _is_finished(output, run, overwrite, locks)):
             return {"answered": 0, "resumed": len(questions), "refused": 0}
-        part = _part(output, world.rank, world.size)
-        done = _resume(part, read_record(output), run, questions, mine)
-        world.barrier()  # what is no answer of this run is cut off before the record says so
         world.from_main(lambda: _write_record(output, run))
-        part.touch()
+        kept, mine = _kept(output), range(world.rank, len(questions), world.size)
+        left: Any = [(keys[i], questions[i]) for i in mine if keys[i] not in kept]
+        done, refused = len(mine) - len(left), 0
         bar = tqdm(total=len(mine), initial=done, unit="image", disable=None if world.is_main else True)
-        refused = 0
         prepared = partial(_prepared, localizer.settings, localizer.source, masks)
-        left: Any = [questions[i] for i in mine[done:]]
         try:
             loader = DataLoader(left, batch_size=batch_size, num_workers=workers, collate_fn=prepared)
             with bar:
                 for batch in loader:
                     answers = _answers(localizer, batch, top_k, threshold, masks)
-                    files.append_text(part, "".join(map(_line, answers)), _FULL_DISK)
+                    lines = [_line(key, answer) for (key, *_), answer in zip(batch, answers, strict=True)]
+                    files.append_text(_part(output, world.rank), "".join(lines), _FULL_DISK)
                     refused += sum("error" in answer for answer in answers)
                     bar.update(len(answers))
         except RuntimeError as error:  # of torch's signal handler, wherever it finds this process
@@ -194,33 +188,35 @@ def answer_many(
                 "smaller --batch-size, the same command goes on"
             ) from None
         world.barrier()
-        world.from_main(lambda: _join(output, run, world.size))
+        world.from_main(lambda: _join(output, run))
     counts = world.sum(torch.tensor([len(left) - refused, done, refused], device=world.device))
     return dict(zip(("answered", "resumed", "refused"), counts.tolist(), strict=True))
 
 
-def _line(answer: dict[str, Any]) -> str:
-    return json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n"
+def _line(key: str, answer: dict[str, Any]) -> str:
+    return files.sealed_line(f"{key} {json.dumps(answer, ensure_ascii=False, allow_nan=False)}")
 
 
-def _prepared(settings: Inference, source: Source, keep: bool, questions: list[Question]) -> list[_Ready]:
+def _prepared(
+    settings: Inference, source: Source, keep: bool, asked: list[tuple[str, Question]]
+) -> list[_Ready]:
     """Photographs made ready for the network; a broken one is its sentence."""
     ready: list[_Ready] = []
-    for question in questions:
+    for key, question in asked:
         try:
             picture = load_image(question.image)
-            ready.append((question, prepare(picture, settings, source=source, keep=keep)))
+            ready.append((key, question, prepare(picture, settings, source=source, keep=keep)))
         except DataError as error:
-            ready.append((question, str(error)))
+            ready.append((key, question, str(error)))
     return ready
 
 
 def _answers(
     localizer: PhraseLocalizer, batch: list[_Ready], top_k: int, threshold: float | None, masks: bool
 ) -> list[dict[str, Any]]:
-    scenes = iter(localizer.look_at([ready for _, ready in batch if not isinstance(ready, str)]))
+    scenes = iter(localizer.look_at([ready for *_, ready in batch if not isinstance(ready, str)]))
     answers = []
-    for question, ready in batch:
+    for _, question, ready in batch:
         if isinstance(ready, str):
             answers.append({"image": question.image, "error": ready})
         else:
@@ -229,16 +225,14 @@ def _answers(
     return answers
 
 
-def _settings(
-    localizer: PhraseLocalizer, top_k: int, threshold: float | None, masks: bool, processes: int
-) -> dict[str, Any]:
+def _settings(localizer: PhraseLocalizer, top_k: int, threshold: float | None, masks: bool) -> dict[str, Any]:
     """All that an answer depends on but photograph and phrase, as JSON values."""
     settings = json.loads(json.dumps(asdict(localizer.settings)))
     first = {"method": settings.pop("method"), "top-k": top_k, "model": model_digest(localizer.model)}
     if synonyms := getattr(getattr(localizer.model, "encoder", None), "synonyms", None):
         settings["synonyms"] = files.digest(json.dumps(synonyms, sort_keys=True).encode())[:12]
     settings |= ({} if threshold is None else {"threshold": threshold}) | ({"masks": True} if masks else {})
-    return first | settings | {"processes": processes, "version": __version__}
+    return first | settings | {"version": __version__}
 
 
 def _fingerprint(question: Question) -> str:
@@ -256,8 +250,7 @@ def _is_finished(output: Path, run: _Record, overwrite: bool, locks: ExitStack) 
     locks.enter_context(files.lock(lock_path(output), sentence))
     for path in (output, _record(output)):
         files.remove_leftovers(output.parent, name=path.name)
-    parts = [part for part in _parts(output) if part.stat().st_size]
-    held, settings = None, run["settings"]
+    held, settings, parts = None, run["settings"], _parts(output)
     with suppress(DataError) if overwrite else nullcontext():
         held = read_record(output)
     if overwrite:
@@ -273,73 +266,57 @@ def _is_finished(output: Path, run: _Record, overwrite: bool, locks: ExitStack) 
         )
     if held is None:
         raise DataError(f"{parts[0]} does not say what its answers belong to; {_ELSEWHERE}")
-    if finished:
-        settings = settings | {"processes": held["settings"].get("processes")}
-    other = [
-        name
-        for name in held["settings"] | settings
-        if held["settings"].get(name, ...) != settings.get(name, ...)
-    ]
-    if other:
-        told = ", ".join(f"{name} {held['settings'].get(name, 'unknown')}" for name in other)
+    said = held["settings"]
+    if other := [name for name in said | settings if said.get(name, ...) != settings.get(name, ...)]:
+        told = ", ".join(f"{name} {said.get(name, 'unknown')}" for name in other)
         raise DataError(f"{output} holds answers of other settings ({told}); {_ELSEWHERE}")
     # photographs may be replaced while a run is interrupted, but what shares no question is another query
     same = held["questions"] == run["questions"]
     if not same and (finished or set(held["questions"]).isdisjoint(run["questions"])):
         raise DataError(f"{output} holds answers about other photographs or phrases; {_ELSEWHERE}")
     if finished:
-        _remove(*_parts(output))
+        _remove(*parts)
     return finished
 
 
-def _resume(
-    part: Path, held: _Record | None, run: _Record, questions: Sequence[Question], mine: range
-) -> int:
-    """How many of the questions `mine` a part answers from the first on; what follows them is cut off."""
-    done = end = 0
-    if not part.exists():
-        return 0
-    with part.open("r+b") as lines:
-        for number, line in zip(mine, lines):
-            one = slice(number, number + 1)
-            same = held is not None and held["questions"][one] == run["questions"][one]
-            if not same or not _is_about(line, questions[number].image):
-                break
-            done, end = done + 1, end + len(line)
-        lines.truncate(end)
-    return done
+def _kept(output: Path) -> dict[str, tuple[Path, int]]:
+    """The part and the place in it of each whole answer, by the digest of its question."""
+    found = {}
+    for part in _parts(output):
+        with part.open("rb") as lines:
+            place = 0
+            for line in lines:
+                if (content := files.line_in(line)) is not None:
+                    found[content.partition(b" ")[0].decode()] = part, place
+                place += len(line)
+    return found
 
 
-def _is_about(line: bytes, image: str) -> bool:
-    """Whether a line is a whole answer about a photograph."""
-    with suppress(ValueError, TypeError, KeyError):
-        return line.endswith(b"\n") and json.loads(line)["image"] == image
-    return False
-
-
-def _join(output: Path, run: _Record, size: int) -> None:
-    """Makes the finished file of the parts of `size` processes, and removes them."""
-    parts = [_part(output, rank, size) for rank in range(size)]
+def _join(output: Path, run: _Record) -> None:
+    """Makes the finished file of the parts, and removes them."""
+    kept = _kept(output)
+    if not kept.keys() >= set(run["questions"]):
+        raise DataError(f"answers in the parts of {output} were changed by somebody else; run again")
     with files.writing(output, _FULL_DISK) as temporary:
-        answers = _joined(parts, len(run["questions"]))
+        answers = _joined(kept, run["questions"])
         if writer := {".parquet": write_parquet, ".csv": write_csv}.get(output.suffix):
             writer(map(json.loads, answers), temporary)
         else:
             with temporary.open("wb") as whole:
                 whole.writelines(answers)
         _write_record(output, run | {"output": files.digest(temporary)})
-    _remove(*parts)
+    _remove(*_parts(output))
 
 
-def _joined(parts: Sequence[Path], total: int) -> Iterator[bytes]:
-    """All answers in the order of the questions."""
+def _joined(kept: dict[str, tuple[Path, int]], keys: Sequence[str]) -> Iterator[bytes]:
+    """The JSON of all answers, a line each, in the order of the questions."""
     with ExitStack() as stack:
-        opened = [stack.enter_context(part.open("rb")) for part in parts]
-        for number in range(total):
-            line = opened[number % len(parts)].readline()
-            if not line.endswith(b"\n"):
-                raise DataError(f"{parts[number % len(parts)]} was changed by somebody else; run again")
-            yield line
+        opened = {part: stack.enter_context(part.open("rb")) for part, _ in kept.values()}
+        for key in keys:
+            part, place = kept[key]
+            opened[part].seek(place)
+            _, _, answer = opened[part].readline().rstrip(b"\n").split(b" ", 2)
+            yield answer + b"\n"
 
 
 def lock_path(output: Path) -> Path:
@@ -347,12 +324,12 @@ def lock_path(output: Path) -> Path:
     return output.with_name(f".{output.name}.lock")
 
 
-def _part(output: Path, rank: int, size: int) -> Path:
-    return output.with_name(f".{output.name}.part{rank}of{size}")
+def _part(output: Path, rank: int) -> Path:
+    return output.with_name(f".{output.name}.part{rank}")
 
 
 def _parts(output: Path) -> list[Path]:
-    return sorted(output.parent.glob(f".{glob.escape(output.name)}.part*of*"))
+    return sorted(output.parent.glob(f".{glob.escape(output.name)}.part*"))
 
 
 def _remove(*paths: Path) -> None:
@@ -375,7 +352,8 @@ def read_record(output: Path) -> _Record | None:
         return None
     with suppress(DataError):
         match files.read_json(path, "the record"):
-            case {"settings": dict(), "questions": list(), "output": str() | None} as held:
+            case {"settings": dict(settings), "questions": list(), "output": str() | None} as held:
+                settings.pop("processes", None)  # which earlier versions did not mix
                 return held
     raise DataError(
         f"{path} does not say what {output.name} belongs to; move it away or give another --output"

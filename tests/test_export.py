@@ -100,12 +100,17 @@ def exported(saved, tmp_path_factory):
     return export(saved, tmp_path_factory.mktemp("exported"), "onnx")
 
 
+def maps_of(model, picture, phrases) -> np.ndarray:
+    return np.stack([answer.map for answer in model(picture, phrases)])
+
+
 @onnx
 def test_onnx_runtime_has_parity_with_torch(exported, localizer, photo):
     from phrase_loc.runtime import ExportedModel
 
     model = ExportedModel(exported, threads=1)
-    maps, scores = model.maps(photo, PHRASES)
+    answers = model(photo, PHRASES)
+    maps, scores = np.stack([a.map for a in answers]), np.array([a.score for a in answers])
     asked = localizer.with_settings(method="contrastive_mwp", stage="features")
     scene = asked.look(photo)
     expected, wanted = asked.attend(scene, PHRASES), torch.tensor(asked.presence(scene, PHRASES))
@@ -115,7 +120,8 @@ def test_onnx_runtime_has_parity_with_torch(exported, localizer, photo):
     assert np.allclose(scores[[0, 1, 2, 4]], wanted.numpy()[[0, 1, 2, 4]], atol=1e-3)
     assert scores[3] == -np.inf
     assert not maps[3].any()
-    assert np.allclose(model.present(scores), 1 / (1 + np.exp(-2 * scores - 0.5)), atol=1e-6)
+    for a in answers:
+        assert a.present is None or a.present == pytest.approx(1 / (1 + np.exp(-2 * a.score - 0.5)), abs=1e-6)
 
 
 @onnx
@@ -158,19 +164,19 @@ def test_pictures_are_read_as_by_queries(exported, photo):
     turned, plain = io.BytesIO(), io.BytesIO()
     photo.transpose(Image.Transpose.ROTATE_90).save(turned, "PNG", exif=exif)
     photo.save(plain, "PNG")
-    expected = model.maps(photo, ["dog"])[0]
+    expected = maps_of(model, photo, ["dog"])
     for given in (Image.open(turned), turned.getvalue(), plain, np.asarray(photo)):
-        assert np.array_equal(model.maps(given, ["dog"])[0], expected)
+        assert np.array_equal(maps_of(model, given, ["dog"]), expected)
     grey = np.asarray(photo.convert("L"))
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
-    assert np.array_equal(model.maps(deep, ["dog"])[0], model.maps(grey, ["dog"])[0])
+    assert np.array_equal(maps_of(model, deep, ["dog"]), maps_of(model, grey, ["dog"]))
     clear = photo.convert("RGBA")
     clear.putalpha(0)
     assert np.array_equal(
-        model.maps(clear, ["dog"])[0], model.maps(Image.new("RGB", photo.size, "white"), ["dog"])[0]
+        maps_of(model, clear, ["dog"]), maps_of(model, Image.new("RGB", photo.size, "white"), ["dog"])
     )
     with pytest.raises(DataError, match="expected a photograph"):
-        model.maps([photo], ["dog"])
+        model([photo], ["dog"])
 
 
 @onnx
@@ -178,25 +184,26 @@ def test_phrases_are_read_as_by_queries(exported, photo):
     from phrase_loc.runtime import ExportedModel
 
     model = ExportedModel(exported, threads=1)
-    maps, scores = model.maps(photo, (p for p in ["red hat", "a red hat", "The red hat,", "red"]))
+    answers = model(photo, (p for p in ["red hat", "a red hat", "The red hat,", "red"]))
+    maps, scores = [a.map for a in answers], [a.score for a in answers]
     assert np.array_equal(maps[0], maps[1])
     assert np.array_equal(maps[0], maps[2])
     assert scores[0] == scores[1] == scores[2] != scores[3]
     with pytest.raises(ConfigError, match="got a string"):
-        model.maps(photo, "dog")
+        model(photo, "dog")
 
 
 @onnx
 def test_answers_without_importing_torch(exported):
     code = (
         "import sys; from PIL import Image; from phrase_loc.exported import ExportedModel; "
-        "maps, scores = ExportedModel(sys.argv[1]).maps(Image.new('RGB', (90, 60), 'red'), ['red hat', 'dogs']); "
-        "print(maps.shape, 'torch' in sys.modules)"
+        "answers = ExportedModel(sys.argv[1])(Image.new('RGB', (90, 60), 'red'), ['red hat', 'dogs']); "
+        "print([a.map.shape for a in answers], 'torch' in sys.modules)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code, str(exported)], capture_output=True, text=True, check=True
     )
-    assert run.stdout.strip() == "(2, 24, 24) False"
+    assert run.stdout.strip() == "[(24, 24), (24, 24)] False"
 
 
 def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):

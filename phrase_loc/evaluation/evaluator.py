@@ -23,7 +23,7 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.protocols import Protocol
 from phrase_loc.evaluation.scoring import SCORERS, Answers, Batch, Method, Request, gather
-from phrase_loc.files import append_text, digest, make_folder
+from phrase_loc.files import append_text, line_in, make_folder, sealed_line
 from phrase_loc.images import load_image, picture_size
 from phrase_loc.structures import GroundingSample
 
@@ -43,14 +43,9 @@ class Progress:
 
     def read(self) -> dict[str, Outcome]:
         """Finished images of all processes of earlier runs, by image id."""
-        lines = [
-            x
-            for p in sorted(self.folder.glob(f"{self.key}-*.jsonl"))
-            for x in p.read_bytes().splitlines()
-            if x
-        ]
-        parted = [line.partition(b" ") for line in lines]
-        whole = [json.loads(x) for seal, _, x in parted if seal.decode("ascii", "replace") == digest(x)]
+        parts = sorted(self.folder.glob(f"{self.key}-*.jsonl"))
+        lines = [line for part in parts for line in part.read_bytes().splitlines() if line]
+        whole = [json.loads(content) for content in map(line_in, lines) if content is not None]
         if len(whole) < len(lines) and self.rank == 0:
             damaged = len(lines) - len(whole)
             print(f"{self.folder}: {damaged} damaged lines are computed again", file=sys.stderr)
@@ -60,8 +55,7 @@ class Progress:
         """Keep one image's results; they are in the file when this returns, or a DataError says why not."""
         content = json.dumps(outcome, default=np.ndarray.tolist)
         make_folder(self.folder, ADVICE)
-        line = f"\n{digest(content.encode())} {content}"  # begins anew behind a line that a kill has torn
-        append_text(self.folder / f"{self.key}-{self.rank}.jsonl", line, ADVICE)
+        append_text(self.folder / f"{self.key}-{self.rank}.jsonl", sealed_line(content), ADVICE)
 
     def clear(self) -> None:
         """Remove this evaluation's files, and the folder when nothing else is in it.

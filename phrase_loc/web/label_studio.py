@@ -19,16 +19,16 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from xml.etree.ElementTree import Element, ParseError
 
-import torch
 from defusedxml.ElementTree import fromstring
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
-from phrase_loc import __version__, ranking
+from phrase_loc import __version__
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.evaluation.methods import fingerprint
 from phrase_loc.label_formats import CONTROLS, Label, region
+from phrase_loc.labelling import apart
 from phrase_loc.masks import encoded
 from phrase_loc.structures import Scene
 from phrase_loc.web.answers import Answers, Limits, Refused
@@ -133,21 +133,15 @@ class Labeller:
     ) -> tuple[tuple[int, int], list[Label]]:
         """(H, W) of a photograph and the boxes of the labels, at most one of each phrase; `score` is its chance.
 
-        Of a label no box overlaps another one of a greater chance.
+        Of a label no box shows the same thing as another one of a greater chance.
         """
         kept = await self.answers.look(content)
         asked = [(number, phrase) for number, phrases in enumerate(labels.values()) for phrase in phrases]
         boxes: list[Label] = []
         for at in range(0, len(asked), some := self.answers.limits.phrases):
             boxes += await self.answers.ask(self._locate, kept.scene, asked[at : at + some], threshold, masks)
-        apart = []
-        for number in range(len(labels)):
-            group = [box for box in boxes if box.category == number]
-            corners = torch.tensor([box.box for box in group]).reshape(-1, 4)
-            scores = torch.tensor([[box.score for box in group]])
-            best = ranking.suppress(corners, scores, self.answers.localizer.settings.nms)[0]
-            apart += [group[i] for i in best.tolist()]
-        return kept.scene.size, apart
+        groups = ([box for box in boxes if box.category == number] for number in range(len(labels)))
+        return kept.scene.size, [box for group in groups for box in apart(group)]
 
     def _locate(
         self, scene: Scene, asked: list[tuple[int, str]], threshold: float | None, masks: bool

@@ -193,9 +193,11 @@ def test_a_folder_streams_and_resumes(photo, tiny_model, tmp_path, capsys):
     assert [p["phrase"] for p in answers[0]["predictions"]] == ["dog", "red hat"]
     assert "not an image" in answers[3]["error"]
 
-    part = tmp_path / ".answers.jsonl.part0of1"  # as a kill in the middle of the second line leaves it
-    lines = whole.splitlines(keepends=True)
-    part.write_bytes(lines[0] + lines[1][:20])
+    part = tmp_path / ".answers.jsonl.part0"  # as a kill in the middle of the second line leaves it
+    keys = json.loads((tmp_path / "answers.jsonl.run.json").read_text())["questions"]
+    lines = zip(keys, whole.decode().splitlines(), strict=True)
+    first, second, *_ = (files.sealed_line(f"{key} {line}") for key, line in lines)
+    part.write_text(first + second[:80])
     output.unlink()
     assert query(folder, *told, model=tiny_model) == 0
     assert output.read_bytes() == whole
