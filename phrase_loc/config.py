@@ -6,7 +6,6 @@ number, and `[a, b]` is a list where a list can stand.
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,8 +20,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from phrase_loc.errors import ConfigError, DataError, nearest
-from phrase_loc.files import read_text
+from phrase_loc.errors import ConfigError, nearest
+from phrase_loc.files import is_there, read_text
 
 T = TypeVar("T")
 #: `__pydantic_config__` of a dataclass read from JSON: no text and no true for a number, nothing endless or unknown
@@ -30,9 +29,7 @@ STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 fields_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)  # names and types of a dataclass
 adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)  # what pydantic makes of a type, once
 
-_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)")
-_FLOAT = re.compile(r"[-+]?(([0-9][0-9_]*\.[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)")
-_ENDLESS = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
+_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9_]*)?(\.[0-9_]*)?([eE][-+]?[0-9]+)?")  # 010 and 1:30 are none
 _WORDS: dict[str, Any] = dict.fromkeys(("", "~", "null", "Null", "NULL"))
 for _word in ("yes", "true", "on", "no", "false", "off"):
     _WORDS |= dict.fromkeys((_word, _word.capitalize(), _word.upper()), _word in ("yes", "true", "on"))
@@ -41,13 +38,9 @@ for _word in ("yes", "true", "on", "no", "false", "off"):
 def read_yaml(path: Path, kind: Any = Any) -> dict[str, Any]:
     """The mapping in a YAML file, its words read for the types of `kind`; a ConfigError says what else is there."""
     what = f"config file {path}"
-    if not os.path.exists(path):
+    if not is_there(path):
         raise ConfigError(f"{shortened(what, 200)} does not exist; the shipped ones are in configs/")
-    try:
-        text = read_text(path, "config file")
-    except DataError as error:
-        raise ConfigError(str(error)) from None
-    tree = _parsed(text, what, kind)
+    tree = _parsed(read_text(path, "config file"), what, kind)
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{what} must hold `key: value` lines, got a {type(tree).__name__}")
     return tree or {}
@@ -126,38 +119,24 @@ def _read(node: Any, wanted: Any, seen: Iterator[int], depth: int = 0) -> Any:
         shapes = _shapes(wanted)
         null = NoneType in shapes and _WORDS.get(node.value, "") is None
         return node.value if node.style is not None or (str in shapes and not null) else _plain(node.value)
-    own: dict[str, Any] = {}
-    merged: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, inner in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise ConfigError(f"has a key that is no word in line {line}")
-        if key.value == "<<" and key.style is None:
-            for part in reversed(inner.value if isinstance(inner, yaml.SequenceNode) else [inner]):
-                found = _read(part, wanted, seen, depth + 1)
-                if not isinstance(found, dict):
-                    raise ConfigError("merges (<<) what is no mapping")
-                merged |= found
-        elif key.value in own:
+        if key.value in found:
             raise ConfigError(f"has the key {shortened(key.value)} twice, again in line {line}; keep one")
-        else:
-            own[key.value] = _read(inner, below(wanted, key.value), seen, depth + 1)
-    return merged | own
+        found[key.value] = _read(inner, below(wanted, key.value), seen, depth + 1)
+    return found
 
 
 def _plain(word: str) -> Any:
     """What an unquoted word means where no text is wanted: 010, dates and 1:30 are none of YAML's surprises."""
-    if word in _WORDS:
-        return _WORDS[word]
-    try:
-        if _INT.fullmatch(word):
-            return int(word, 0)
-        if _FLOAT.fullmatch(word):
-            return float(word)
-    except ValueError:  # 1__0, or thousands of digits
-        return word
-    endless = _ENDLESS.fullmatch(word)
-    return float(endless[1] + endless[2]) if endless else word
+    if word in _WORDS or not _NUMBER.fullmatch(word):
+        return _WORDS.get(word, word)
+    with suppress(ValueError):  # of 1__0, a lone dot, or thousands of digits
+        return int(word) if word.lstrip("+-").replace("_", "").isdigit() else float(word)
+    return word
 
 
 def checked(kind: type[T], values: Any, what: str) -> T:

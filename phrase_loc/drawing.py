@@ -157,25 +157,21 @@ def _with_caption(picture: Image.Image, prediction: "Prediction") -> Image.Image
 
 def small_jpeg(image: Image.Image, side: int = SIDE) -> bytes:
     """An RGB picture as a JPEG of at most `side` pixels a side: about 25 kB in a millisecond or two."""
+    buffer = io.BytesIO()
     small = image.resize(_within(image.size, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return _encoded(small, "JPEG")
+    small.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
 
 
-def predictions_png(predictions: "Sequence[Prediction]") -> bytes | None:
-    """The panels of `drawing.overlay` as a PNG; None when the photograph of the first is not known."""
-    ground = _ground(predictions[0]) if predictions else None
-    return None if ground is None else _encoded(overlay(ground, predictions), "PNG")
+def data_uri(content: bytes, kind: str = "jpeg") -> str:
+    """A picture as an address that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def predictions_html(predictions: "Sequence[Prediction]") -> str:
     """A figure for each answer, side by side as the page is wide: picture, words, boxes."""
     figures = [_figure(p, COLOURS[i % len(COLOURS)]) for i, p in enumerate(predictions)]
     return f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(figures)}</div>'
-
-
-def scene_png(scene: "Scene") -> bytes | None:
-    """The photograph that was looked at; None when it was not kept."""
-    return None if scene.picture is None else _encoded(Image.open(io.BytesIO(scene.picture)), "PNG")
 
 
 def scene_html(scene: "Scene") -> str:
@@ -189,7 +185,7 @@ def _figure(prediction: "Prediction", colour: str) -> str:
     ground = _ground(prediction)
     picture = ""
     if ground is not None:
-        picture = _image(_encoded(marked(ground, prediction, colour), "JPEG"), prediction.phrase)
+        picture = _image(small_jpeg(marked(ground, prediction, colour), PANEL), prediction.phrase)
     words = (
         f"{escape(word.text)} <small>{word.weight:.2f}</small>"
         if word.known
@@ -213,9 +209,7 @@ def _framed(picture: str, facts: str) -> str:
 
 
 def _image(jpeg: bytes, text: str) -> str:
-    data = base64.b64encode(jpeg).decode("ascii")
-    style = "display:block;max-width:100%"
-    return f'<img style="{style}" alt="{escape(text)}" src="data:image/jpeg;base64,{data}">'
+    return f'<img style="display:block;max-width:100%" alt="{escape(text)}" src="{data_uri(jpeg)}">'
 
 
 def _ground(prediction: "Prediction") -> Image.Image | None:
@@ -227,9 +221,3 @@ def _ground(prediction: "Prediction") -> Image.Image | None:
     height, width = prediction.size
     scale = SIDE / max(height, width)
     return Image.new("RGB", (max(1, round(width * scale)), max(1, round(height * scale))), "#808080")
-
-
-def _encoded(image: Image.Image, form: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **({"quality": 88} if form == "JPEG" else {"optimize": True}))
-    return buffer.getvalue()

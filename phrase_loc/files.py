@@ -146,9 +146,10 @@ def told(path: AnyPath, what: str) -> Iterator[None]:
 
 
 def opened(path: AnyPath, what: str, unpack: bool = True) -> IO[bytes]:
-    """A regular file, unpacked if it ends in .gz; raises DataError when there is none."""
+    """A regular file or a pipe of the shell, unpacked if it ends in .gz; raises DataError when there is none."""
     path = Path(path)
-    if not path.is_file():
+    piped = os.fspath(path).startswith("/dev/") and path.is_fifo()  # a shell's <(...), or /dev/stdin
+    if not path.is_file() and not piped:
         wrong = "is no file" if path.exists() else "does not exist"
         raise DataError(f"{what} {path} {wrong}; check the path")
     if unpack and path.suffix.lower() == ".gz":
@@ -165,9 +166,12 @@ def read_bytes(path: AnyPath, what: str = "the file") -> bytes:
 def read_text(path: AnyPath, what: str = "the file") -> str:
     """The text of a UTF-8 file, without a byte-order mark; a DataError where it is missing or something else."""
     try:
-        return read_bytes(path, what).decode("utf-8-sig")
+        text = read_bytes(path, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    if "\0" in text:
+        raise DataError(f"{what} {path} holds null characters and is no UTF-8 text; save it as UTF-8")
+    return text
 
 
 def read_json(path: AnyPath, what: str = "the file") -> Any:

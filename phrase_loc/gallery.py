@@ -1,6 +1,5 @@
 """Many answers as one page that needs nothing else: photographs, boxes, peaks, sorted and filtered in the browser."""
 
-import base64
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from phrase_loc.display import phrase_rows
-from phrase_loc.drawing import COLOURS, overlay, save_picture, small_jpeg
+from phrase_loc.drawing import COLOURS, data_uri, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import make_folder, told, writing
 from phrase_loc.images import IMAGE_ENDINGS, load_image
@@ -80,8 +79,7 @@ def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:
     card = {"image": rows[0]["image"], "error": rows[0].get("error"), "rows": rows, "photo": ""}
     if not card["error"]:
         try:
-            jpeg = small_jpeg(load_image(rows[0]["image"]))
-            card["photo"] = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+            card["photo"] = data_uri(small_jpeg(load_image(rows[0]["image"])))
         except DataError as error:  # it went after it was answered
             card["error"] = str(error)
     return card

@@ -2,7 +2,7 @@
 
 Letters used in every docstring: N images, C channels, h w map grid, H W image pixels, K word units, D
 pooled features, V vocabulary, E embedding size, P phrases, R proposal boxes, M true boxes. What a notebook
-asks of a value (`_repr_html_`, `_repr_png_`) is drawn by `drawing`, imported when asked.
+asks of a value (`_repr_html_`) is drawn by `drawing`, imported when asked.
 """
 
 from __future__ import annotations
@@ -100,11 +100,6 @@ class Scene:
 
         return scene_html(self)
 
-    def _repr_png_(self) -> bytes | None:
-        from phrase_loc.drawing import scene_png
-
-        return scene_png(self)
-
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
@@ -172,9 +167,6 @@ class Prediction:
     def _repr_html_(self) -> str:
         return Predictions([self])._repr_html_()
 
-    def _repr_png_(self) -> bytes | None:
-        return Predictions([self])._repr_png_()
-
 
 class Predictions(list[Prediction]):
     """The answers for one photograph, in the order of the phrases: a list that a notebook shows as pictures."""
@@ -183,8 +175,3 @@ class Predictions(list[Prediction]):
         from phrase_loc.drawing import predictions_html
 
         return predictions_html(self)
-
-    def _repr_png_(self) -> bytes | None:
-        from phrase_loc.drawing import predictions_png
-
-        return predictions_png(self)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from phrase_loc.config import config_dataclass, load_config, to_dict
-from phrase_loc.errors import ConfigError
+from phrase_loc.errors import ConfigError, DataError
 
 
 @config_dataclass
@@ -83,8 +83,8 @@ def test_an_element_of_a_list_is_named_or_numbered(tmp_path):
         (["a.yaml", "b.yaml"], "one config file"),
         (["name=x", "parts=[{"], "value of parts is not YAML"),
         (["name=x", "optimizer.steps=true"], "optimizer.steps takes a number, got true"),
-        (["name=x", "optimizer.lr=.nan"], "optimizer.lr.*finite"),
-        (["name=x", "optimizer.lr=.inf"], "optimizer.lr.*finite"),
+        (["name=x", "optimizer.lr=.nan"], "optimizer.lr: input should be a valid number.*got '.nan'"),
+        (["name=x", "optimizer.lr=1e999"], "optimizer.lr.*finite"),
         (["name=x", "optimizer.lr=2023-01-01"], "optimizer.lr.*got '2023-01-01'"),
         (["name=x", f"optimizer.steps={'many' * 1000}"], r"optimizer.steps.*manymany.*\.\.\.$"),
         (["name=x", "=3"], "unknown config key"),
@@ -114,7 +114,6 @@ def test_mistakes_are_named(arguments, sentence, tmp_path, monkeypatch):
             + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghij", "bcdefghijk")),
             "anchors",
         ),
-        ("<<: x\n", "no mapping"),
         ("".join(f"k{i}: 1\n" for i in range(99)), "and 97 more"),
     ],
 )
@@ -125,7 +124,7 @@ def test_broken_files_are_named(text, sentence, tmp_path):
 
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "config.yaml").write_bytes(b"name: caf\xe9\n")
-    with pytest.raises(ConfigError, match=r"config file .*not UTF-8"):
+    with pytest.raises(DataError, match=r"config file .*not UTF-8"):
         load_config(Config, [str(tmp_path / "config.yaml")])
 
 
@@ -185,9 +184,9 @@ def test_a_type_says_what_a_word_means(tmp_path):
     assert config.optimizer == Optimizer(lr=10.5, steps=3)
 
 
-def test_anchors_and_merges_are_read(tmp_path):
-    path = written(tmp_path, "name: x\nparts: [&a {name: p, lr: 2}, {<<: *a, name: q}]\n")
-    assert [(p.name, p.lr) for p in load_config(Config, [path]).parts] == [("p", 2), ("q", 2)]
+def test_anchors_are_read(tmp_path):
+    path = written(tmp_path, "name: x\nparts: [&a {name: p, lr: 2}, *a]\n")
+    assert [(p.name, p.lr) for p in load_config(Config, [path]).parts] == [("p", 2), ("p", 2)]
 
 
 def test_a_file_may_have_an_equals_sign(tmp_path):

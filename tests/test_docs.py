@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from phrase_loc.cli import COMMANDS
+from phrase_loc.cli import COMMANDS, main
 from phrase_loc.config import load_config
 from phrase_loc.datasets import DATASETS
 from phrase_loc.errors import ConfigError, PhraseLocError
@@ -147,15 +147,14 @@ def test_commands_parse(page, words, monkeypatch):
     program, *given = words
     if program.startswith("benchmarks/"):
         assert needed_packages(ROOT / program) <= environment(page)
-        parsed = given_to(program, given, monkeypatch)
+        script = program.removesuffix(".py").replace("/", ".")
+        parsed = given_to(lambda: import_module(script).main(), given, monkeypatch)
     else:
         command, given = (
             (given[0], given[1:]) if program == "phrase-loc" else (program.removesuffix(".py"), given)
         )
         assert command in COMMANDS, words
-        parser = argparse.ArgumentParser(exit_on_error=False)
-        getattr(import_module(COMMANDS[command][0]), f"{command.replace('-', '_')}_arguments")(parser)
-        parsed = parse(parser, given)
+        parsed = given_to(lambda: main([command, *given]), given, monkeypatch)
         if command == "export" and parsed.format == "onnx":
             assert "onnx" in environment(page), f"{name(page)} exports to ONNX and installs no onnx"
         if kind := {"train": TrainConfig, "evaluate": EvaluateConfig}.get(command):
@@ -171,18 +170,19 @@ def parse(parser, given):
     return parsed
 
 
-def given_to(program, given, monkeypatch):
-    """What a script's own parser makes of these words; the script does no more."""
+def given_to(action, given, monkeypatch):
+    """What the parser of a command or a script makes of these words; it does no more."""
 
     class Parsed(Exception):
         pass
 
-    def stop(parser):
+    def stop(parser, *_):
         raise Parsed(parse(parser, given))
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, stop)
     with pytest.raises(Parsed) as parsed:
-        import_module(program.removesuffix(".py").replace("/", ".")).main()
+        action()
     return parsed.value.args[0]
 
 

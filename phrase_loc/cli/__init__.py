@@ -19,7 +19,7 @@ from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
 
 _REST = "phrase_loc.cli.commands"
-#: name -> (module with NAME_arguments(parser) and run_NAME(args) -> int, one line of help)
+#: name -> (module with run_NAME(parser, arguments) -> exit code or None, one line of help)
 COMMANDS = {
     "query": ("phrase_loc.cli.query", "find phrases in a photograph, or in a folder of photographs"),
     "label": (_REST, "label photographs for COCO, YOLO, Label Studio, CVAT, FiftyOne, VOC"),
@@ -88,11 +88,9 @@ class _Output:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """As a stream does."""
         return self._try(self.stream.write, text) or 0
 
     def flush(self) -> None:
-        """As a stream does."""
         self._try(self.stream.flush)
 
     def end(self) -> None:
@@ -130,10 +128,7 @@ def _dispatch(arguments: list[str]) -> int | None:
     module, summary = COMMANDS[name]
     command = import_module(module)
     parser = argparse.ArgumentParser(prog=f"phrase-loc {name}", description=summary)
-    function = name.replace("-", "_")
-    getattr(command, f"{function}_arguments")(parser)
-    parsed = parser.parse_intermixed_args(rest)  # settings may stand on both sides of an option
-    return getattr(command, f"run_{function}")(parsed)
+    return getattr(command, f"run_{name.replace('-', '_')}")(parser, rest)
 
 
 def whole_number(least: int, most: int, expected: str = "") -> Callable[[str], int]:

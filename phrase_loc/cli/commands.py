@@ -1,4 +1,7 @@
-"""The commands around the query: train, evaluate, compare, calibrate, leaks, export, serve."""
+"""The commands around the query: train, evaluate, compare, calibrate, leaks, export, serve.
+
+Each says its options, reads them (settings may stand on both sides of an option), imports what is slow, and acts.
+"""
 
 import argparse
 import json
@@ -11,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
-from phrase_loc.cli.query import batch_arguments, keep_memory, localizer_of, model_arguments, set_malloc
+from phrase_loc.cli.query import (
+    KEEP_MEMORY,
+    RETURN_MEMORY,
+    batch_arguments,
+    localizer_of,
+    model_arguments,
+    set_malloc,
+)
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import make_folder, read_text, write_text
@@ -24,13 +34,10 @@ TOKEN, KEY = "PHRASE_LOC_TOKEN", "LABEL_STUDIO_API_KEY"  # the environment's own
 _SETTINGS = "CONFIG.yaml | key=value"
 
 
-def train_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG.yaml and key=value pairs, read by `load_config`."""
-    parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="see configs/train_web.yaml")
-
-
-def run_train(args: argparse.Namespace) -> int:
+def run_train(parser: argparse.ArgumentParser, given: list[str]) -> None:
     """Check the config, then import torch, join the other processes and train; prints the model's folder."""
+    parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="see configs/train_web.yaml")
+    args = parser.parse_intermixed_args(given)
     from phrase_loc.training.config import TrainConfig
 
     config = load_config(TrainConfig, args.settings)
@@ -42,19 +49,15 @@ def run_train(args: argparse.Namespace) -> int:
         folder = train(config, world)
         if world.is_main:
             print(folder)
-    return 0
 
 
-def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG.yaml and key=value pairs, read by `load_config`."""
+def run_evaluate(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Check the config, join the other processes, evaluate, write the report, print its table."""
     parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="see configs/flickr30k.yaml")
     text = "reproduce the known bugs of the published scripts (docs/evaluation.md)"
     parser.add_argument("--faithful", action="store_true", help=text)
     parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
-
-
-def run_evaluate(args: argparse.Namespace) -> int:
-    """Check the config, join the other processes, evaluate, write the report, print its table."""
+    args = parser.parse_intermixed_args(given)
     from phrase_loc.profiling import watching
 
     with watching() as watch:
@@ -75,11 +78,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
             world.barrier()
         if args.profile:
             print(watch.table(), file=sys.stderr)
-    return 0
 
 
-def label_arguments(parser: argparse.ArgumentParser) -> None:
-    """Photographs, classes, formats, and which boxes become labels."""
+def run_label(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Check, answer, write, print the summary."""
     add = parser.add_argument
     add("photos", metavar="PHOTOS", nargs="+", help="a folder of photographs, photographs, or a video")
     text = "classes: a line `name: phrase, phrase` for each, or .yaml"
@@ -104,10 +106,7 @@ def label_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace answers in DIR to other photographs or phrases")
     model_arguments(parser)
     batch_arguments(parser)
-
-
-def run_label(args: argparse.Namespace) -> int:
-    """Check, answer, write, print the summary."""
+    args = parser.parse_intermixed_args(given)
     from phrase_loc.distributed import session
     from phrase_loc.label_formats import formats_of
     from phrase_loc.labelling import Rules, check_classes, label, photographs, read_classes, summary_text
@@ -116,7 +115,7 @@ def run_label(args: argparse.Namespace) -> int:
     classes = read_classes(args.phrases)
     rules = Rules(args.precision, args.threshold, args.share, args.instances)
     make_folder(args.output)
-    keep_memory()
+    set_malloc(KEEP_MEMORY)
     with session(args.device) as world:
         localizer = localizer_of(args, str(world.device))
         notes = check_classes(localizer, classes, rules)
@@ -129,19 +128,15 @@ def run_label(args: argparse.Namespace) -> int:
         found = label(localizer, images, classes, args.output, formats, rules, args.url, world, **options)
         if found:
             print(summary_text(found, args.output))
-    return 0
 
 
-def predictions_template_arguments(parser: argparse.ArgumentParser) -> None:
-    """The file and the settings of `evaluate`."""
+def run_predictions_template(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Write the list of what is asked, or the answers of a method."""
     parser.add_argument("out", type=Path, metavar="OUT", help="file to be written, .csv, .jsonl or .parquet")
     parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="as of evaluate")
     text = "write the answers of this method, as the example of a file that is filled in"
     parser.add_argument("--fill", metavar="METHOD", help=text)
-
-
-def run_predictions_template(args: argparse.Namespace) -> int:
-    """Write the list of what is asked, or the answers of a method."""
+    args = parser.parse_intermixed_args(given)
     from phrase_loc.evaluation.protocols import EvaluateConfig
 
     if args.out.suffix not in (".csv", ".jsonl", ".parquet"):
@@ -152,38 +147,30 @@ def run_predictions_template(args: argparse.Namespace) -> int:
 
     count = write_template(args.out, template(config, bool(args.fill)))
     print(f"{args.out}: {count:,} rows; read it back with evaluate method=predictions:{args.out}")
-    return 0
 
 
-def compare_arguments(parser: argparse.ArgumentParser) -> None:
-    """Two reports of evaluate.py."""
+def run_compare(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Print the paired differences."""
     parser.add_argument("a", type=Path, help="report.json")
     parser.add_argument("b", type=Path, help="report.json on the same images; differences are a - b")
     parser.add_argument("--method", metavar="A[,B]", help="the method of each report, where it holds several")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-
-
-def run_compare(args: argparse.Namespace) -> int:
-    """Print the paired differences."""
+    args = parser.parse_intermixed_args(given)
     from phrase_loc.evaluation.statistics import compare, table
 
     names = (args.method or "").split(",")
     found = compare(args.a, args.b, names[0] or None, names[-1] or None)
     print(json.dumps(found, indent=1) if args.json else table(found))
-    return 0
 
 
-def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, where it is fitted, and settings chosen on val that are stored in the same step."""
+def run_calibrate(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Fit the probability that a phrase is shown, save it with the model, print the figures."""
     add = parser.add_argument
     _changed_arguments(parser, "gamma=0.45")
     add("--root", type=Path, required=True, help="tree of Flickr30k Entities")
     add("--split", default="val", help=f"split to fit on, never test {DEFAULT}")
     add("--seed", type=int, default=0, help=f"of the negative pairs {DEFAULT}")
-
-
-def run_calibrate(args: argparse.Namespace) -> int:
-    """Fit the probability that a phrase is shown, save it with the model, print the figures."""
+    args = parser.parse_intermixed_args(given)
     from phrase_loc.datasets.flickr30k import Flickr30kEntities
     from phrase_loc.evaluation.calibration import calibrate
 
@@ -192,11 +179,10 @@ def run_calibrate(args: argparse.Namespace) -> int:
     localizer.model.config = replace(localizer.model.config, calibration=fit)
     localizer.save_pretrained(args.output or args.model)
     print(json.dumps(fit, indent=1))
-    return 0
 
 
-def learn_ranker_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, photographs with captions, and settings that are stored in the same step."""
+def run_learn_ranker(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Teach a box ranker, save it with the model, print from how much it learned."""
     add = parser.add_argument
     _changed_arguments(parser, "ranker=0.2, instead of those of the shipped model's ranker")
     text = "photographs with captions, as `data.shards` of training"
@@ -204,10 +190,7 @@ def learn_ranker_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"how many of them are looked at {DEFAULT}"
     add("--photographs", type=COUNT, default=4000, metavar="N", help=text)
     add("--seed", type=int, default=0, help=f"of which photographs, and of the weights {DEFAULT}")
-
-
-def run_learn_ranker(args: argparse.Namespace) -> int:
-    """Teach a box ranker, save it with the model, print from how much it learned."""
+    args = parser.parse_intermixed_args(given)
     from phrase_loc.pairs.sources import open_source
     from phrase_loc.training.box_ranker import WITH, teach
 
@@ -215,7 +198,6 @@ def run_learn_ranker(args: argparse.Namespace) -> int:
     taught, said = teach(localizer, open_source(args.shards), args.photographs, args.seed)
     taught.save_pretrained(args.output or args.model)
     print(json.dumps(said, indent=1))
-    return 0
 
 
 def _changed_arguments(parser: argparse.ArgumentParser, example: str) -> None:
@@ -247,8 +229,8 @@ def _to_change(args: argparse.Namespace, command: str, device: str, **settings: 
     return localizer
 
 
-def leaks_arguments(parser: argparse.ArgumentParser) -> None:
-    """The images of training and of evaluation."""
+def run_leaks(parser: argparse.ArgumentParser, given: list[str]) -> int:
+    """Print the summary; exit 1 when there is a leak, so that a script can stop on it."""
     add = parser.add_argument
     text = "training shards (.tar; {000..009} and * are expanded) or folders of images"
     add("--train", nargs="+", required=True, metavar="SHARDS", help=text)
@@ -256,10 +238,7 @@ def leaks_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"bits of 64 in which perceptual hashes may differ, 0 to 7 {DEFAULT}"
     add("--distance", type=int, default=6, metavar="BITS", help=text)
     add("--output", metavar="OUT.json", help="write every pair found as JSON")
-
-
-def run_leaks(args: argparse.Namespace) -> int:
-    """Print the summary; exit 1 when there is a leak, so that a script can stop on it."""
+    args = parser.parse_intermixed_args(given)
     from phrase_loc.evaluation.leaks import audit
 
     found = audit(args.train, args.evaluation, args.distance)
@@ -269,25 +248,21 @@ def run_leaks(args: argparse.Namespace) -> int:
     return 1 if found["shared_ids"] or found["near_duplicates"] else 0
 
 
-def export_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model and the format."""
+def run_export(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Write the folder, print its size."""
     parser.add_argument("out", type=Path, help="folder to be made")
     parser.add_argument("--model", default="default", help="'default', a folder or a hub id")
     text = f"onnx (needs {extra('onnx')}) or torch (torch.export)"
     parser.add_argument("--format", default="onnx", help=text)
-
-
-def run_export(args: argparse.Namespace) -> int:
-    """Write the folder, print its size."""
+    args = parser.parse_intermixed_args(given)
     from phrase_loc.export import GRAPHS, export
 
     graph = export(args.model, args.out, args.format) / GRAPHS[args.format]
     print(f"{graph} ({graph.stat().st_size / 1e6:.1f} MB) with its words; see phrase_loc/runtime.py")
-    return 0
 
 
-def serve_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to listen, what to load, who may ask."""
+def run_serve(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Listen, load the model, serve until Ctrl-C."""
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
     port = whole_number(0, 65535, "a port number from 0 to 65535")
@@ -303,11 +278,8 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"holds the token that is asked of everybody who uses the API (default: the variable {TOKEN}, or none)"
     add("--token-file", metavar="FILE", help=text)
     add("--token", help="the same; every user of this machine can read it in its process list")
-
-
-def run_serve(args: argparse.Namespace) -> int:
-    """Listen, load the model, serve until Ctrl-C."""
-    token = token_of(args)
+    args = parser.parse_intermixed_args(given)
+    token = token_of(args.token, args.token_file)
     with listen(args.host, args.port) as bound:  # before the model is loaded: a taken port is said at once
         from phrase_loc.web.answers import Limits
         from phrase_loc.web.app import create_app
@@ -315,22 +287,21 @@ def run_serve(args: argparse.Namespace) -> int:
         from phrase_loc.web.server import Server
 
         fetched = Photographs(args.label_studio_url, os.environ.get(KEY, ""), frozenset(args.image_host))
-        _return_memory()
+        set_malloc(RETURN_MEMORY)
         localizer = localizer_of(args, args.device)
         app = create_app(localizer, Limits(), token, *names_of(args.host, args.allowed_host, token), fetched)
         server = Server(app, Limits(), lambda port: _announce(args.host, port, token))
         server.run(sockets=[bound])
-    return 0
 
 
-def token_of(args: argparse.Namespace) -> str | None:
-    """The token of the file, the option or the environment; a ConfigError for one that no header can carry."""
+def token_of(given: str | None, file: str | None) -> str | None:
+    """The token of the option, the file or the environment; a ConfigError for one that no header can carry."""
     token, where = os.environ.get(TOKEN), f"in {TOKEN}"
-    if args.token is not None:
-        token, where = args.token, "in --token"
+    if given is not None:
+        token, where = given, "in --token"
         note(f"--token can be read in the process list; --token-file or {TOKEN} hide it")
-    if args.token_file is not None:
-        token, where = read_text(args.token_file, "the token file").strip("\r\n"), f"in {args.token_file}"
+    if file is not None:
+        token, where = read_text(file, "the token file").strip("\r\n"), f"in {file}"
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
         raise ConfigError(
             f"expected a token of printable ASCII characters {where}, as HTTP headers carry; choose another"
@@ -342,18 +313,14 @@ def listen(host: str, port: int) -> socket.socket:
     """A bound socket; a ConfigError when the port is taken, or the address is empty or none of this machine's."""
     if not host:  # the system would take an unset variable of a shell for "every address"
         raise ConfigError("expected an address in --host, got an empty one; 0.0.0.0 listens on all")
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        bound.listen(128)
+        return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:  # includes names that do not resolve
-        bound.close()
-        why = (error.strerror or str(error)).lower()
+        why = str(error.strerror or error).partition(" (while")[0].lower()
         raise ConfigError(
             f"cannot listen on {host}:{port} ({why}); choose another --port or --host, --port 0 takes a free one"
         ) from None
-    return bound
 
 
 def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str] | None, bool]:
@@ -368,12 +335,6 @@ def names_of(host: str, allowed: list[str], token: str | None) -> tuple[set[str]
     machine = socket.gethostname().lower()
     own = {f"[{host}]" if ":" in host else host} if local else {machine, f"{machine}.local"}
     return {"localhost", "127.0.0.1", "[::1]", *own, *(name.lower() for name in allowed)}, not local
-
-
-def _return_memory() -> None:
-    """Let glibc give back what photographs took: 885 MB instead of 1,333 are left of 200 (docs/serving.md)."""
-    mmap_threshold, arena_max = -3, -8  # of malloc.h
-    set_malloc({mmap_threshold: 4 << 20, arena_max: 2})
 
 
 def _announce(host: str, port: int, token: str | None) -> None:

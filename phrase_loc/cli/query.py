@@ -22,9 +22,15 @@ if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
     from phrase_loc.structures import Prediction
 
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8  # of malloc.h
+#: glibc keeps the memory of a photograph for the next: to fetch it anew costs a quarter of the time.
+KEEP_MEMORY = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
+#: It gives back what photographs took: 885 MB instead of 1,333 are left of 200 (docs/serving.md).
+RETURN_MEMORY = {MMAP_THRESHOLD: 4 << 20, ARENA_MAX: 2}
 
-def query_arguments(parser: argparse.ArgumentParser) -> None:
-    """A photograph or many, phrases, and where the answers go."""
+
+def run_query(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Answer, print, draw."""
     add = parser.add_argument
     text = "photographs, a folder of them, or a .csv or .parquet table with the columns image and phrase"
     add("image", metavar="IMAGE ...", help=text)
@@ -40,14 +46,27 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
     text = "also draw maps and boxes over the photograph, or over each of many into the folder OUT"
     add("--overlay", metavar="OUT.png|OUT", help=text)
     add("--profile", action="store_true", help="print on stderr where the time went")
-    many = parser.add_argument_group("many images")
-    add = many.add_argument
+    group = parser.add_argument_group("many images")
+    add = group.add_argument
     add("--phrases", dest="phrase_file", metavar="FILE", help="one phrase a line, asked of every image")
     text = "answers as .jsonl, .csv or .parquet (default: predictions.jsonl); an interrupted run continues"
     add("--output", metavar="OUT", help=text)
     add("--gallery", metavar="OUT.html", help="also write a page that shows the photographs and their boxes")
     add("--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers")
-    batch_arguments(many)
+    batch_arguments(group)
+    args = parser.parse_intermixed_args(given)
+    _check(args)
+    images = _images(args)
+    phrases = _phrases(args)
+    many = len(images) > 1 or os.path.isdir(args.image) or args.output or args.gallery
+    if many or Path(args.image).suffix.lower() in {".csv", ".parquet"}:
+        _query_many(args, images, phrases)
+    elif not phrases:
+        raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
+    elif args.overwrite:
+        raise ConfigError("--overwrite is for the file of --output; leave it out")
+    else:
+        _query_one(args, phrases)
 
 
 def model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,21 +83,6 @@ def batch_arguments(parser: argparse._ActionsContainer) -> None:
     add = parser.add_argument
     add("--batch-size", type=COUNT, default=8, metavar="N", help=f"images at once {DEFAULT}")
     add("--workers", type=whole_number(0, 256), default=1, metavar="N", help=f"decoding processes {DEFAULT}")
-
-
-def run_query(args: argparse.Namespace) -> int:
-    """Answer, print, draw."""
-    _check(args)
-    images = _images(args)
-    phrases = _phrases(args)
-    many = len(images) > 1 or os.path.isdir(args.image) or args.output or args.gallery
-    if many or Path(args.image).suffix.lower() in {".csv", ".parquet"}:
-        return _query_many(args, images, phrases)
-    if not phrases:
-        raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
-    if args.overwrite:
-        raise ConfigError("--overwrite is for the file of --output; leave it out")
-    return _query_one(args, phrases)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -127,20 +131,13 @@ def _phrases(args: argparse.Namespace) -> list[str]:
 def read_phrases(path: Path) -> list[str]:
     """One phrase a line, as it stands; empty lines are passed over."""
     what = "the file of phrases"
-    try:
-        piped = os.fspath(path).startswith("/dev/") and path.is_fifo()  # a shell's <(...), or /dev/stdin
-        text = path.read_text(encoding="utf-8-sig") if piped else read_text(path, what)
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{what} {path} cannot be read as UTF-8 text; save it as a file") from None
-    if "\0" in text:
-        raise DataError(f"{what} {path} holds null characters and is no UTF-8 text; save it as UTF-8")
-    phrases = [line.strip() for line in text.splitlines() if line.strip()]
+    phrases = [line.strip() for line in read_text(path, what).splitlines() if line.strip()]
     if not phrases:
         raise DataError(f"{what} {path} is empty; write one phrase a line")
     return phrases
 
 
-def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
+def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> None:
     from phrase_loc.images import load_image
     from phrase_loc.profiling import lap, watching
 
@@ -160,10 +157,9 @@ def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> int:
                 print(f"overlay written to {args.overlay}")
         if args.profile:
             print(watch.table(), file=sys.stderr)
-    return 0
 
 
-def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequence[str]) -> int:
+def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequence[str]) -> None:
     for option in ("json", "profile"):
         if getattr(args, option):
             raise ConfigError(
@@ -178,7 +174,7 @@ def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequen
     gallery = _behind_link(args.gallery) if args.gallery else None
     if gallery:
         check_place(gallery, [".html"])
-    keep_memory()
+    set_malloc(KEEP_MEMORY)
     with session(args.device) as world:
         # the first process looks: a photograph may come or go between two looks
         notes: list[str] = []
@@ -209,7 +205,6 @@ def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequen
                 print(f"overlays written to {args.overlay}")
             if gallery:
                 print(f"gallery of {write_gallery(output, gallery, note)} photographs written to {gallery}")
-    return 0
 
 
 def _tell_notes(localizer: "PhraseLocalizer", phrases: Sequence[str], most: int = 20) -> None:
@@ -229,12 +224,6 @@ def localizer_of(args: argparse.Namespace, device: str) -> "PhraseLocalizer":
     synonyms = read_synonyms(Path(args.synonyms)) if args.synonyms else None
     localizer = PhraseLocalizer.from_pretrained(args.model, device=device)
     return localizer.with_synonyms(synonyms) if synonyms else localizer
-
-
-def keep_memory() -> None:
-    """Let glibc keep the memory of a photograph for the next: to fetch it anew costs a quarter of the time."""
-    trim_threshold, mmap_max = -1, -4  # of malloc.h
-    set_malloc({trim_threshold: 2**31 - 1, mmap_max: 0})
 
 
 def set_malloc(options: dict[int, int]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phrase_loc.cli import COUNT, DEFAULT, probability
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import same_file
 from phrase_loc.text.parsing import parse
@@ -16,37 +17,39 @@ if TYPE_CHECKING:
 _UNKNOWN = 60  # unknown words that the report lists
 
 
-def vocab_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    add = parser.add_argument
-    default = " (default: %(default)s)"
-    sources = "captions (.txt, .txt.gz), tables (.csv, .tsv, .jsonl, .parquet), folders or shards (.tar); "
-    sources += "{000..009} and * are expanded"
-    share = "share of the size that two-word units may take, 0 for none"
-    association = "normalised PMI from which two neighbours are a unit"
-    fields = "columns or JSON fields that hold text (default: the usual names)"
-    coverage = "report how much of these phrases is covered"
-    add("sources", nargs="+", metavar="SOURCE", help=sources)
-    add("--output", type=Path, required=True, metavar="vocab.txt", help="file to write")
-    add("--size", type=int, default=18_000, metavar="V", help="words and pairs kept at most" + default)
-    add("--min-count", type=int, default=5, metavar="N", help="a unit must be seen so often" + default)
-    add("--pair-share", type=float, default=0.25, metavar="X", help=share + default)
-    add("--min-association", type=float, default=0.35, metavar="X", help=association + default)
-    add("--fields", nargs="+", metavar="NAME", help=fields)
-    add("--coverage", metavar="phrases.txt", help=coverage)
-    add("--quiet", action="store_true", help="no progress bar")
-
-
-def run_vocab(args: argparse.Namespace) -> int:
+def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
     """Build, write, report."""
+    add = parser.add_argument
+    text = "captions (.txt, .txt.gz), tables (.csv, .tsv, .jsonl, .parquet), folders or shards (.tar); "
+    text += "{000..009} and * are expanded"
+    add("sources", nargs="+", metavar="SOURCE", help=text)
+    add("--output", type=Path, required=True, metavar="vocab.txt", help="file to write")
+    add("--size", type=COUNT, default=18_000, metavar="V", help=f"words and pairs kept at most {DEFAULT}")
+    add("--min-count", type=COUNT, default=5, metavar="N", help=f"a unit must be seen so often {DEFAULT}")
+    text = f"share of the size that two-word units may take, 0 for none {DEFAULT}"
+    add("--pair-share", type=probability, default=0.25, metavar="X", help=text)
+    text = f"normalised PMI from which two neighbours are a unit {DEFAULT}"
+    add("--min-association", type=float, default=0.35, metavar="X", help=text)
+    text = "columns or JSON fields that hold text (default: the usual names)"
+    add("--fields", nargs="+", metavar="NAME", help=text)
+    add("--coverage", metavar="phrases.txt", help="report how much of these phrases is covered")
+    add("--quiet", action="store_true", help="no progress bar")
+    args = parser.parse_intermixed_args(given)
     from tqdm import tqdm
 
+    from phrase_loc.pairs.paths import expand
     from phrase_loc.pairs.sources import TEXT_FIELDS, stream_texts
     from phrase_loc.skipped import Skipped
     from phrase_loc.text.phrases import PhraseEncoder
     from phrase_loc.text.vocabulary import UnitCounter
 
-    _check(args)
+    # everything that can be wrong is told before the long pass
+    if not args.output.parent.is_dir():
+        raise DataError(f"the folder {args.output.parent} of --output does not exist; make it first")
+    if args.output.exists() and any(same_file(args.output, path) for path in expand(args.sources)):
+        raise ConfigError(f"--output {args.output} is one of the sources; name another file")
+    if args.coverage and not Path(args.coverage).is_file():
+        raise DataError(f"the phrases {args.coverage} do not exist; check --coverage")
     counter, skipped = UnitCounter(), Skipped()
     texts = stream_texts(args.sources, args.fields or TEXT_FIELDS, skipped)
     counter.update(tqdm(texts, unit=" texts", disable=args.quiet or None, mininterval=0.5))
@@ -61,23 +64,6 @@ def run_vocab(args: argparse.Namespace) -> int:
         print(f"skipped: {skipped.summary()}")
     if args.coverage:
         print("\n".join(coverage(PhraseEncoder(vocabulary), stream_texts(args.coverage))))
-    return 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Everything that can be wrong is told before the long pass."""
-    from phrase_loc.pairs.paths import expand
-
-    if args.size < 1 or args.min_count < 1:
-        raise ConfigError(f"--size and --min-count must be 1 or more, got {args.size} and {args.min_count}")
-    if not 0 <= args.pair_share <= 1:
-        raise ConfigError(f"--pair-share must lie in 0..1, got {args.pair_share}")
-    if not args.output.parent.is_dir():
-        raise DataError(f"the folder {args.output.parent} of --output does not exist; make it first")
-    if args.output.exists() and any(same_file(args.output, path) for path in expand(args.sources)):
-        raise ConfigError(f"--output {args.output} is one of the sources; name another file")
-    if args.coverage and not Path(args.coverage).is_file():
-        raise DataError(f"the phrases {args.coverage} do not exist; check --coverage")
 
 
 def coverage(encoder: "PhraseEncoder", phrases: Iterable[str]) -> list[str]:

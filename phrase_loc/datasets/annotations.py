@@ -27,6 +27,7 @@ from phrase_loc.files import is_there, read_bytes
 from phrase_loc.images import MAX_PIXELS
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample, Phrase
+from phrase_loc.tables import text_lines
 
 LISTS = files("phrase_loc.datasets") / "lists"
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -38,8 +39,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 Size = tuple[int, int]  # (H, W)
 Box = list[float]  # x1, y1, x2, y2
-#: What an annotation is called in sentences, and how it is read; None is no sample and already named.
-Entry = tuple[str, Callable[[], GroundingSample | None]]
+#: What an annotation is called in sentences, and how it is read.
+Entry = tuple[str, Callable[[], GroundingSample]]
 
 
 class Annotated(list[GroundingSample]):
@@ -56,8 +57,8 @@ class Annotated(list[GroundingSample]):
         self.skipped = Skipped()
         self.only_units = only_units
 
-    def fill(self, entries: Iterable[Entry], what: str, limit: int = 0) -> None:
-        """Read the samples of a set, `limit` of them (0: all); DataError that names it by `what` when none is left.
+    def fill(self, entries: Iterable[Entry], what: str) -> None:
+        """Read the samples of a set; a DataError that names it by `what` when none is left.
 
         An annotation that fails is named, and so is a second one of the same name, since results go by name.
         """
@@ -65,17 +66,13 @@ class Annotated(list[GroundingSample]):
         for called, read in entries:
             try:
                 sample = read()
+                if sample.image_id in ids:
+                    raise DataError(f"{sample.path.name} bears the name of another image")
             except DataError as error:
                 self.skipped.note("images", f"{called}: {error}")
-                continue
-            if sample is not None and sample.image_id in ids:
-                again = f"{sample.path.name} bears the name of another image"
-                self.skipped.note("images", f"{sample.image_id}: {again}")
-            elif sample is not None:
+            else:
                 ids.add(sample.image_id)
                 self.append(sample)
-            if len(self) == limit > 0:
-                break
         self.skipped.refuse_if_empty(len(self), what)
 
     def fit(self, where: str, box: Sequence[float], size: Size, one_based: bool = False) -> Box:
@@ -116,32 +113,18 @@ class Annotated(list[GroundingSample]):
         facts = {name: tuple(compress(column, kept)) for name, column in columns.items()}
         return GroundingSample(image_id, path, size, phrases, boxes, facts)
 
-    def read_lines(self, path: Path, what: str) -> list[tuple[int, str]]:
-        """(number, text) of the lines of a list that are not empty; a line that is not UTF-8 is named, not lost."""
-        content = read_bytes(path, what)
-        if b"\0" in content:
-            raise DataError(f"{what} {path} is not UTF-8 text; save it as UTF-8")
-        lines = []
-        for place, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-            try:
-                lines.append((place, line.decode().strip()))
-            except UnicodeDecodeError:
-                why = f"{brief(line)[1:]} is not UTF-8 text"
-                self.skipped.note("images", f"{path.name} line {place}: {why}")
-        return [(place, text) for place, text in lines if text]
-
     def read_ids(self, path: Path, what: str) -> list[str]:
         """The image ids of a list, one a line; what is no file name, or listed again, is named."""
-        lines, ids = self.read_lines(path, what), dict[str, int]()
-        for place, name in lines:
-            where = f"{path.name} line {place}"
+        ids = dict[str, int]()
+        for place, line in enumerate(text_lines(path, what), start=1):
+            where, name = f"{path.name} line {place}", line.strip()
             if name in ids:
                 self.skipped.note("lines", f"{where}: {brief(name)[1:-1]} was listed in line {ids[name]}")
             elif Path(name).name != name or len(name) > 200:
                 self.skipped.note("images", f"{where}: image id {brief(name)} is no file name")
-            else:
+            elif name:
                 ids[name] = place
-        if not lines and not self.skipped.notes:
+        if not ids and not self.skipped.seen:
             raise DataError(f"{what} {path} is empty; it must hold one image id a line")
         return list(ids)
 

@@ -8,7 +8,6 @@ truth would be incomplete; one whose category cannot be told takes the whole ima
 pycocotools sees them: its C code reads past the end of a malformed one.
 """
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from pycocotools import mask as rle
 from phrase_loc.datasets.annotations import Annotated, Box, ClassName, Size, brief, by_name, frame, number
 from phrase_loc.errors import DataError
 from phrase_loc.files import read_json
+from phrase_loc.masks import checked
 from phrase_loc.structures import GroundingSample
 
 OWN = "use the official file, or ask for each by its own name with data.options.own_categories=true"
 LONGEST = 200  # outline of a polygon, in widths and heights of its image
-_COUNT = "[P-o]{0,6}[0-O]"  # of a compressed RLE: up to seven characters, the last without the sixth bit
 Object = dict[str, Any]
 
 
@@ -69,14 +68,12 @@ class COCO(Annotated):
         groups: dict[Any, list[Object]] = {key: [] for key in images}
         seen = set()
         for place, annotation in enumerate(annotations, start=1):
-            own, key = (
-                map(annotation.get, ("id", "image_id")) if isinstance(annotation, dict) else (None, None)
-            )
+            known = annotation if isinstance(annotation, dict) else {}
+            own, key = known.get("id"), known.get("image_id")
             called = f"annotation number {place}" if own is None else f"annotation {brief(own)}"
             if _is_id(own) and own in seen:
                 self.skipped.note("annotations of one id (kept)", f"{called} is there again")
-            elif _is_id(own):
-                seen.add(own)
+            seen |= {own} if _is_id(own) else set()
             if _is_id(key) and key in groups:
                 groups[key].append(annotation)
             else:
@@ -162,10 +159,11 @@ def mask(segmentation: Any, size: Size) -> Any:
         return rle.merge(rle.frPyObjects(polygons, height, width))
     if not isinstance(segmentation, dict):
         raise DataError(f"its segmentation is {brief(segmentation)}; polygons or runs were expected")
-    given, counts = segmentation.get("size"), segmentation.get("counts")
-    if given != [height, width] or any(isinstance(side, bool) for side in given):
+    counts = segmentation.get("counts")
+    if segmentation.get("size") != [height, width]:
         raise DataError(f"its runs are of another size than the {width} x {height} image")
-    counts = _runs(counts) if isinstance(counts, str) else counts
+    if isinstance(counts, str) and counts.isascii():
+        return checked(size, counts)
     if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):
         raise DataError("its runs are no whole numbers from 0")
     if sum(counts) != height * width:
@@ -190,19 +188,6 @@ def _polygon(points: Any, size: Size) -> list[float]:
     if not inside or walked > LONGEST * sides.sum():
         raise DataError(f"its polygon reaches far out of the {size[1]} x {size[0]} image, or is no outline")
     return points
-
-
-def _runs(text: str) -> list[int]:
-    """The counts of a compressed RLE: five bits a character, low ones first; from the third on differences."""
-    if not re.fullmatch(f"({_COUNT})*", text):
-        raise DataError("its compressed runs are malformed or break off")
-    runs: list[int] = []
-    for count in re.findall(_COUNT, text):
-        bits = [ord(character) - 48 for character in count]
-        value = sum((five & 31) << 5 * place for place, five in enumerate(bits))
-        value -= 1 << 5 * len(bits) if bits[-1] & 16 else 0
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-    return runs
 
 
 def _corners(box: Any) -> list[float]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from phrase_loc.datasets.annotations import Annotated, Size, brief, imagenet_phrases, number, read_xml, stack
 from phrase_loc.errors import DataError
 from phrase_loc.structures import GroundingSample, Phrase
+from phrase_loc.tables import text_lines
 
 IMAGE_FOLDERS = ("Data/CLS-LOC/val", "val", "images", ".")
 XML_FOLDERS = ("Annotations/CLS-LOC/val", "annotations/val", "bbox/val", "val", ".")
@@ -27,25 +28,26 @@ TINY_SIZE = (64, 64)
 
 
 class ImageNet(Annotated):
-    """Photographs with one class each, the first `limit` of them (0: all).
+    """Photographs with one class each.
 
     The only phrase is the class's first name (`imagenet_phrases`), its label the WordNet id; `name` is 'imagenet', or
     'tiny_imagenet' for the 64-pixel set.
     """
 
-    def __init__(self, root: Path, split: str = "val", limit: int = 0) -> None:
+    def __init__(self, root: Path, split: str = "val") -> None:
         super().__init__()
         if split != "val":
             raise DataError(f"ImageNet boxes are public for the split val only, got {split!r}")
         root = Path(root)
         tiny = next((folder for folder in (root, root / "val") if (folder / TINY_LIST).is_file()), None)
         self.name = "tiny_imagenet" if tiny else "imagenet"
-        self.fill(self._tiny(tiny) if tiny else self._ilsvrc(root), f"the ImageNet tree {root}", limit)
+        self.fill(self._tiny(tiny) if tiny else self._ilsvrc(root), f"the ImageNet tree {root}")
 
     def _tiny(self, folder: Path) -> Iterator[tuple[str, partial[GroundingSample]]]:
-        for place, line in self.read_lines(folder / TINY_LIST, "the list"):
+        for place, line in enumerate(text_lines(folder / TINY_LIST, "the list"), start=1):
             where = f"{TINY_LIST} line {place}"
-            yield where, partial(self._of_line, where, line, folder / "images")
+            if line.strip():
+                yield where, partial(self._of_line, where, line, folder / "images")
 
     def _ilsvrc(self, root: Path) -> Iterator[tuple[str, partial[GroundingSample]]]:
         options = [root / folder for folder in XML_FOLDERS]

@@ -12,7 +12,7 @@ or a list of results; an annotation may have a `phrase` of its own. Pixels count
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from phrase_loc.datasets.annotations import Annotated, Box, ClassName, Size, brief, existing, frame, number
+from phrase_loc.datasets.annotations import Annotated, Box, ClassName, brief, existing, frame, number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import is_there, read_json
 from phrase_loc.images import picture_size
@@ -50,7 +50,6 @@ COLUMNS = {
     "width": ("width",),
     "height": ("height",),
 }
-_CORNERS = ("x1", "y1", "x2", "y2")
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,8 @@ class Row:
 
     def point(self) -> list[float] | None:
         """x, y in pixels."""
-        given = self.cells.get("point")
-        if given is None and not {"x", "y"} & set(self.cells):
-            return None
-        given = [self.cells.get("x"), self.cells.get("y")] if given is None else given
-        return _numbers(given, 2, "its point")
+        given = self._side_by_side("point", ("x", "y"))
+        return None if given is None else _numbers(given, 2, "its point")
 
     def boxes(self) -> tuple[list[Box], list[float] | None]:
         """Its boxes x1, y1, x2, y2 in pixels and their scores, None where it has no scores."""
@@ -90,19 +86,22 @@ class Row:
             if listed and all(isinstance(box, dict) for box in listed):  # of `phrase-loc query --json`
                 scores = [box.get("score") for box in listed]
                 listed = [box.get("xyxy") for box in listed]
-            found = [_numbers(box, 4, "its box") for box in listed]
-        elif "box" in cells:
-            found = [_numbers(cells["box"], 4, "its box")]
-        elif "bbox" in cells:
+        elif "bbox" in cells and "box" not in cells:
             x, y, width, height = _numbers(cells["bbox"], 4, "its bbox")
-            found = [[x, y, x + width, y + height]]
+            listed = [[x, y, x + width, y + height]]
         else:
-            there = set(_CORNERS) & set(cells)
-            found = [_numbers([cells.get(name) for name in _CORNERS], 4, "its box")] if there else []
+            box = self._side_by_side("box", ("x1", "y1", "x2", "y2"))
+            listed = [] if box is None else [box]
+        found = [_numbers(box, 4, "its box") for box in listed]
         if scores is None or not found:
             return found, None
         listed = _listed(scores, "its scores") if "boxes" in cells else [scores]
         return found, _numbers(listed, len(found), "its scores")
+
+    def _side_by_side(self, name: str, parts: Sequence[str]) -> Any:
+        """The cell of this name, else those of its parts as a list; None where all are absent."""
+        there = {*parts} & {*self.cells}
+        return self.cells.get(name, [self.cells.get(part) for part in parts] if there else None)
 
 
 def _listed(cell: Any, what: str) -> list[Any]:
@@ -213,8 +212,11 @@ class Table(Annotated):
         self.fill(entries, f"the table {path}")
 
     def _read(self, image: str, group: list[Row]) -> GroundingSample:
-        path = image_path(self.photos, image)
-        size = self._size(path, group[0])
+        path, sides = image_path(self.photos, image), group[0].cells
+        if "width" in sides and "height" in sides:
+            size = frame(number(sides["height"], "height"), number(sides["width"], "width"))
+        else:
+            size = frame(*picture_size(existing(path))[0])
         objects: dict[ClassName, list[Box]] = {}
         for row in group:
             phrase = row.text("phrase")
@@ -230,12 +232,6 @@ class Table(Annotated):
         if not objects:
             raise DataError("no box")
         return self.class_sample(image, path, size, objects)
-
-    @staticmethod
-    def _size(path: Path, row: Row) -> Size:
-        if {"width", "height"} <= set(row.cells):
-            return frame(number(row.cells["height"], "height"), number(row.cells["width"], "width"))
-        return frame(*picture_size(existing(path))[0])
 
 
 class Places:

@@ -36,7 +36,7 @@ class VOC(Annotated):
         entries = [(f"{n}.xml", partial(self._read, n)) for n in self.read_ids(listing, "the list")]
         self.fill(entries, f"the {split} list of {folder}")
 
-    def _read(self, name: str) -> GroundingSample | None:
+    def _read(self, name: str) -> GroundingSample:
         known = {c.name: c for c in class_names("voc")}
         size, things = read_xml(self.folder / "Annotations" / f"{name}.xml")
         boxes: dict[ClassName, list[Box]] = {}
@@ -55,7 +55,6 @@ class VOC(Annotated):
         for kind in [kind for kind in boxes if kind not in easy]:
             self.skipped.note("classes", f"{name}: every {kind.name} is marked difficult")
         if not played:
-            self.skipped.note("images", f"{name}: no class to play")
-            return None
+            raise DataError("no class to play")
         path, others = self.folder / "JPEGImages" / f"{name}.jpg", len(boxes) - len(played)
         return self.class_sample(name, path, size, played, others, inclusive=1)

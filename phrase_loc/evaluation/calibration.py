@@ -8,7 +8,9 @@ before looking. The figures are cross-validated with whole images left out.
 """
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -96,38 +98,25 @@ class Pairs(NamedTuple):
 
 def reliability(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample]) -> Reliability | None:
     """The diagram on up to IMAGES images, evenly spaced; None when the model gives no probability."""
-    chosen = np.unique(np.linspace(0, len(samples) - 1, min(IMAGES, len(samples))).astype(int)).tolist()
-    generator = np.random.default_rng(SEED)
-    pool = [phrase.text for i in chosen for phrase in samples[i].phrases]
-    said: list[tuple[float, bool]] = []
+    if not localizer.model.config.calibration:
+        return None
+    places = np.linspace(0, len(samples) - 1, min(IMAGES, len(samples))).astype(int)
+    chosen = [samples[i] for i in np.unique(places).tolist()]
+    asked = defaultdict[int, dict[str, bool]](dict)  # image -> phrase -> whether it is there
+    for i, text, kind in draw_pairs(localizer, chosen, SEED):
+        if kind in (OWN, ELSEWHERE):
+            asked[i][text] = kind == OWN
+    said: list[tuple[Any, bool]] = []
     looked = 0
-    for sample in (samples[i] for i in chosen):
-        own = list(dict.fromkeys(phrase.text for phrase in sample.phrases))
-        others = absent_phrases(sample, pool, len(own), generator)
-        try:
-            scene = localizer.look(framed(sample).picture, size=sample.size)
-        except DataError:
-            continue
-        looked += 1
-        answers = localizer.present(scene, [*own, *others])
-        if looked == 1 and all(p is None for p in answers) and any(e.known for e in localizer.encode(own)):
-            return None  # the model was never calibrated
-        said += [(p, place < len(own)) for place, p in enumerate(answers) if p is not None]
+    for i, pairs in asked.items():
+        with suppress(DataError):  # a photograph that cannot be read
+            scene = localizer.look(framed(chosen[i]).picture, size=chosen[i].size)
+            said += zip(localizer.present(scene, [*pairs]), pairs.values(), strict=True)
+            looked += 1
     if not said:
         return None
     probability, positive = np.array(said).T
     return binned(probability, positive, looked)
-
-
-def absent_phrases(
-    sample: GroundingSample, pool: list[str], count: int, generator: np.random.Generator
-) -> list[str]:
-    """Up to `count` phrases of the pool that share no content word with what is said of the image."""
-    texts = [*(phrase.text for phrase in sample.phrases), *sample.facts.get("captions", ())]
-    own = {word for text in texts for word in content_words(text)}
-    drawn = dict.fromkeys(pool[place] for place in generator.permutation(len(pool)).tolist())
-    fitting = (text for text in drawn if (words := content_words(text)) and own.isdisjoint(words))
-    return list(islice(fitting, count))
 
 
 def binned(said: np.ndarray, positive: np.ndarray, images: int = 0) -> Reliability:
@@ -177,25 +166,23 @@ def _figures(pairs: Pairs, said: np.ndarray, against: int, prefix: str) -> dict[
     if positive.all():
         return {}
     figures = binned(said, positive)
-    found = {
-        "auc": float(roc_auc_score(positive, said)),
-        "mcc": float(matthews_corrcoef(positive, said >= 0.5)),
-        "brier": figures.brier,
-        "calibration_error": figures.error,
+    return {
+        f"{prefix}auc": float(roc_auc_score(positive, said)),
+        f"{prefix}mcc": float(matthews_corrcoef(positive, said >= 0.5)),
+        f"{prefix}brier": figures.brier,
+        f"{prefix}calibration_error": figures.error,
     }
-    return {prefix + key: value for key, value in found.items()}
 
 
-def thresholds(said: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+def thresholds(said: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> dict[str, float]:
     """Where 'not there' ends and 'found' begins: (n,), (n,), weights (n,) -> `absent_below` and `found_at` in 0..1.
 
     Below the one lies at most MISSED of what is there, from the other on at least PRECISION of the pairs is there.
     """
-    order = np.argsort(-said, kind="stable")
-    weight = (np.ones(len(said)) if weights is None else weights)[order]
-    enough = np.cumsum(weight * positive[order]) >= (PRECISION - 1e-9) * np.cumsum(weight)
-    precise = np.flatnonzero(enough)
-    found_at = float(said[order][precise[-1]]) if len(precise) else 1.0
+    from sklearn.metrics import precision_recall_curve
+
+    precision, _, places = precision_recall_curve(positive, said, sample_weight=weights)
+    found_at = float(min(places[precision[:-1] >= PRECISION - 1e-9], default=1.0))
     return {"absent_below": min(float(np.quantile(said[positive], MISSED)), found_at), "found_at": found_at}
 
 
@@ -221,8 +208,8 @@ def ask(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: 
         place[number] = len(scores)
         scores.append(localizer.word_scores(scene, rows).numpy().astype(np.float16))
     if not scores:
-        why = "can be looked at; check the folder of the photographs"
-        raise DataError(f"no photograph of the {len(samples)} images {why}")
+        where = f"of the {len(samples)} images can be looked at"
+        raise DataError(f"no photograph {where}; check the folder of the photographs")
     number_of = {text: number for number, text in enumerate(texts)}
     found = [(number_of[text], place[image], kind) for image, text, kind in asked if image in place]
     text, image, kind = np.array(found, np.int64).reshape(-1, 3).T
@@ -234,12 +221,12 @@ def draw_pairs(
 ) -> list[tuple[int, str, int]]:
     """Image, phrase and kind of each pair; no negative shares a known content word with a caption of its image."""
     rng, model = np.random.default_rng(seed), localizer.model
-    everywhere = [(i, p) for i, sample in enumerate(samples) for p in sample.phrases]
-    of_type: dict[str, list[tuple[int, str]]] = {}
-    for i, phrase in everywhere:
-        for label in set(phrase.labels) - UNTYPED:
-            of_type.setdefault(label, []).append((i, phrase.text))
-    phrases = [(i, phrase.text) for i, phrase in everywhere]
+    phrases = [(i, p.text) for i, sample in enumerate(samples) for p in sample.phrases]
+    of_type = defaultdict[str, list[tuple[int, str]]](list)
+    for i, sample in enumerate(samples):
+        for phrase in sample.phrases:
+            for label in set(phrase.labels) - UNTYPED:
+                of_type[label].append((i, phrase.text))
     singles = [(-1, word) for word in model.vocabulary.words]  # of no image
 
     @cache
@@ -257,10 +244,11 @@ def draw_pairs(
 
     pairs: list[tuple[int, str, int]] = []
     for i, sample in enumerate(samples):
-        said = frozenset().union(*map(content, sample.facts["captions"]))
+        texts = sample.facts.get("captions") or [phrase.text for phrase in sample.phrases]
+        said = frozenset().union(*map(content, texts))
         for phrase in (p for p in sample.phrases if content(p.text)):
             label = next(iter(sorted(set(phrase.labels) - UNTYPED)), "")
-            pools = {ELSEWHERE: phrases, SAME_KIND: of_type.get(label, []), ANY_WORD: singles}
+            pools = {ELSEWHERE: phrases, SAME_KIND: of_type[label], ANY_WORD: singles}
             pairs.append((i, phrase.text, OWN))
             pairs += [(i, t, kind) for kind, pool in pools.items() for t in islice(other(pool, i, said), 1)]
     return pairs

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.protocols import Protocol
-from phrase_loc.evaluation.scoring import SCORERS, Answers, Batch, Method, Request, gather
+from phrase_loc.evaluation.scoring import SCORERS, Answers, Batch, Method, gather
 from phrase_loc.files import append_text, line_in, make_folder, sealed_line
 from phrase_loc.images import load_image, picture_size
 from phrase_loc.structures import GroundingSample
@@ -46,8 +46,8 @@ class Progress:
         parts = sorted(self.folder.glob(f"{self.key}-*.jsonl"))
         lines = [line for part in parts for line in part.read_bytes().splitlines() if line]
         whole = [json.loads(content) for content in map(line_in, lines) if content is not None]
-        if len(whole) < len(lines) and self.rank == 0:
-            damaged = len(lines) - len(whole)
+        damaged = len(lines) - len(whole)
+        if damaged and self.rank == 0:
             print(f"{self.folder}: {damaged} damaged lines are computed again", file=sys.stderr)
         return {outcome["image"]: outcome for outcome in whole}
 
@@ -90,8 +90,8 @@ def framed(sample: GroundingSample) -> Framed:
     if same_shape(upright, sample.size):
         return Framed(sample.path)
     if same_shape(stored, sample.size):
-        pixels = np.asarray(load_image(sample.path, upright=False))
-        return Framed(Image.fromarray(pixels))  # without EXIF, so that nobody turns them
+        stored_so = load_image(sample.path, upright=False)
+        return Framed(Image.fromarray(np.asarray(stored_so)))  # without EXIF, so that nobody turns it
     shown, frame = (f"{width} x {height}" for height, width in (upright, sample.size))
     if upright[0] == upright[1] and upright[0] in SQUASHED and upright[0] < max(sample.size):
         return Framed(sample.path, f"{shown} pixels are taken for the whole {frame} frame, squashed")
@@ -144,28 +144,16 @@ def run(plan: Plan, world: World, progress: Progress) -> list[Outcome]:
 
 
 def examine(sample: GroundingSample, plan: Plan) -> Outcome:
-    """Results of one image, or the sentence that says why it is left out of every method's count.
-
-    Each method is asked once for all protocols that count the same things.
-    """
+    """Results of one image, or the sentence that says why it is left out of every method's count."""
     results: dict[str, dict[str, Any]] = {method.name: {} for method in plan.methods}
     try:
         for unit in dict.fromkeys(p.unit for p in plan.protocols):
             gathered = ((p, gather(p, sample)) for p in plan.protocols if p.unit == unit)
             batches = [(protocol, batch) for protocol, batch in gathered if len(batch)]
-            queries = list(dict.fromkeys(query for _, batch in batches for query in batch.queries))
-            place = {query: row for row, query in enumerate(queries)}
-            request = Request.of([protocol for protocol, _ in batches])
-            for method in plan.methods if queries else ():
-                shared = method.answer(sample, queries, request) if method.by_phrase else None
-                for protocol, batch in batches:
-                    if method.lacks(protocol):
-                        continue
-                    if shared is None:
-                        answers = method.answer_batch(protocol, batch)
-                    else:
-                        answers = shared.take([place[query] for query in batch.queries])
-                    results[method.name][protocol.name] = _columns(protocol, batch, answers)
+            for method in plan.methods:
+                asked = [pair for pair in batches if not method.lacks(pair[0])]
+                for (protocol, batch), found in zip(asked, method.answer_all(asked) if asked else ()):
+                    results[method.name][protocol.name] = _columns(protocol, batch, found)
         looked = any(results[method.name] for method in plan.methods if method.needs_image)
         note = framed(sample).note if looked else ""
     except DataError as error:
@@ -183,13 +171,13 @@ def _columns(test: Protocol, batch: Batch, answers: Answers) -> dict[str, NDArra
         columns["peak"] = _rounded(answers.peaks[test.border], 3)
     if (test.top_k or test.map_box) and boxes.shape[1]:
         columns["box"] = _rounded(boxes, 3)
-    if test.top_k and answers.scores.shape[1]:
-        columns["score"] = _rounded(answers.scores[:, 0], 12)
+    scores = answers.ranked[..., 4]
+    if test.top_k and scores.shape[1]:
+        columns["score"] = _rounded(scores[:, 0], 12)
     if any(metric.startswith("mAP") for metric in test.metrics):
-        columns["scores"] = answers.scores[:, : test.top_k].float().cpu().numpy()
+        columns["scores"] = scores[:, : test.top_k].float().cpu().numpy()
     return columns
 
 
 def _rounded(values: Tensor, digits: int) -> NDArray[np.float64]:
-    numbers = [round(x, digits) for x in values.detach().double().flatten().tolist()]
-    return np.array(numbers).reshape(values.shape)
+    return values.detach().double().cpu().numpy().round(digits)

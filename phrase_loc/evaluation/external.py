@@ -13,14 +13,13 @@ is named and is a miss. A file without points, or without boxes, has no value un
 A detector was trained on boxes, which its rows say. It has no map: it points at the centre of its first box.
 """
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from PIL import Image
@@ -68,13 +67,9 @@ def load(
     names: Sequence[str], samples: Annotated, protocols: Sequence[Protocol], device: torch.device
 ) -> "dict[str, Predictions | Detector]":
     """The methods among `names` that are these; a file is read and a network loaded."""
-    return {
-        name: Predictions(name, samples, protocols)
-        if name.startswith(PREDICTIONS)
-        else Detector(name, device)
-        for name in names
-        if is_external(name)
-    }
+    files = [name for name in names if name.startswith(PREDICTIONS)]
+    found: dict[str, Predictions | Detector] = {n: Predictions(n, samples, protocols) for n in files}
+    return found | {n: Detector(n, device) for n in names if n.startswith(TRANSFORMERS)}
 
 
 @dataclass
@@ -86,14 +81,12 @@ class Answer:
     boxes: list[tuple[float, ...]] = field(default_factory=list)  # x1, y1, x2, y2, score, best first
     scored: bool = False
 
+    def __post_init__(self) -> None:
+        self.boxes.sort(key=lambda box: -box[4])  # equal scores keep their order
+
     def has(self, kind: str) -> bool:
         """Whether there is a 'point', or a 'box'."""
         return self.point is not None if kind == "point" else bool(self.boxes)
-
-
-def best_first(boxes: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """Boxes with scores as one ranking; equal scores keep their order."""
-    return sorted(boxes, key=lambda box: -box[4])
 
 
 def needed(protocol: Protocol) -> str:
@@ -107,14 +100,13 @@ def answers(points: Tensor, ranked: Sequence[Tensor], request: Request) -> Answe
     first = pad(table, (0, 0, 0, 1), value=torch.nan)[:, 0, :4]
     known = ~(points[:, 0].isnan() & first[:, 0].isnan())
     boxes = dict.fromkeys(request.map_boxes, first)
-    top = table[:, : request.top_k]
-    return Answers(known, dict.fromkeys(request.borders, points), top[..., :4], top[..., 4], boxes)
+    return Answers(known, dict.fromkeys(request.borders, points), table[:, : request.top_k], boxes)
 
 
 class Predictions(Method):
     """The answers of a file; which row belongs to what stands in the head of this module."""
 
-    needs_image, by_phrase = False, False
+    needs_image = False
 
     def __init__(self, name: str, samples: Annotated, protocols: Sequence[Protocol]):
         self.name, self.path = name, Path(name.removeprefix(PREDICTIONS)).expanduser()
@@ -150,7 +142,7 @@ class Predictions(Method):
             said = f"{new.where}: {key[0]}, {self.places.called(*key[:2])} stands in {old.where} already"
             self.notes.note("doubled predictions (the first counts)", said)
         else:
-            self.found[key] = Answer(old.where, old.point, best_first(old.boxes + new.boxes), True)
+            self.found[key] = Answer(old.where, old.point, old.boxes + new.boxes, True)
 
     def lacks(self, protocol: Protocol) -> str:
         """Says that no row has a point, or a box."""
@@ -170,12 +162,15 @@ class Predictions(Method):
                         self.notes.note(kind, f"{sample.image_id}, {called}")
         return self.notes
 
-    def answer_batch(self, protocol: Protocol, batch: Batch) -> Answers:
-        """What the file says of the things that a protocol counts in an image."""
-        found = [self._of(protocol, batch.sample, members) for members in batch.members]
-        points = torch.tensor([answer.point or [torch.nan] * 2 for answer in found])
-        ranked = [torch.tensor(answer.boxes).reshape(-1, 5) for answer in found]
-        return answers(points, ranked, Request.of([protocol]))
+    def answer_all(self, asked: Sequence[tuple[Protocol, Batch]]) -> list[Answers]:
+        """What the file says of the things that protocols count in an image, of each thing and protocol its own."""
+        found = []
+        for protocol, batch in asked:
+            said = [self._of(protocol, batch.sample, members) for members in batch.members]
+            points = torch.tensor([answer.point or [torch.nan] * 2 for answer in said])
+            ranked = [torch.tensor(answer.boxes).reshape(-1, 5) for answer in said]
+            found.append(answers(points, ranked, Request.of([protocol])))
+        return found
 
     def _of(self, protocol: Protocol, sample: GroundingSample, members: tuple[int, ...]) -> Answer:
         def own(thing: int | str) -> Answer | None:
@@ -186,7 +181,7 @@ class Predictions(Method):
             return of_chain
         parts = [answer for i in members if (answer := own(i))]
         surest = max(parts, key=lambda a: a.boxes[0][4] if a.boxes else -torch.inf, default=Answer())
-        return Answer("", surest.point, best_first([box for answer in parts for box in answer.boxes]))
+        return Answer("", surest.point, [box for answer in parts for box in answer.boxes])
 
 
 def _checked(row: Row, size: Size) -> Answer:
@@ -199,15 +194,17 @@ def _checked(row: Row, size: Size) -> Answer:
         raise DataError(f"its point {shown} lies outside the {size[1]} x {size[0]} image")
     ranked = scores or [1 / rank for rank in range(1, len(boxes) + 1)]
     found = [(*box, score) for box, score in zip(boxes, ranked, strict=True)]
-    return Answer(row.where, point, best_first(found), scores is not None)
+    return Answer(row.where, point, found, scores is not None)
 
 
 class Detector(Method):
     """Zero-shot object detection of transformers; a phrase's boxes are all that the network has, by its scores."""
 
     needs_image = True
-    supervision = "trained on boxes"
-    note = "a detector points at the centre of its first box"
+    marks: ClassVar = {
+        "supervision": "trained on boxes",
+        "note": "a detector points at the centre of its first box",
+    }
 
     def __init__(self, name: str, device: torch.device):
         from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
@@ -278,8 +275,8 @@ def template(
     kinds = {name: number for number, name in categories(samples).items()}
     numbers = image_numbers(samples)
     for sample in chosen:
-        name, (height, width) = sample.image_id, sample.size
-        shared = {"image": name, "file_name": sample.path.name, "image_id": numbers[name]}
+        (height, width), own = sample.size, numbers[sample.image_id]
+        shared = {"image": sample.image_id, "file_name": sample.path.name, "image_id": own}
         shared |= {"width": width, "height": height}
         things = []
         for (sentence, index), p in zip(numbered(sample), sample.phrases, strict=True):
@@ -299,43 +296,35 @@ def template(
 
 def _answered(method: Method, protocol: Protocol, batch: Batch) -> Iterator[dict[str, Any]]:
     """Per thing of a batch its point, or its boxes and their scores."""
-    queries = list(dict.fromkeys(batch.queries))
-    found = method.answer(batch.sample, queries, Request.of([protocol]))
-    found = found.take([queries.index(query) for query in batch.queries])
+    (found,) = method.answer_all([(protocol, batch)])
     empty: dict[str, Any] = {"point_x": None, "point_y": None, "boxes": [], "scores": []}
     if needed(protocol) == "point":
         points = found.peaks[protocol.border].tolist()
         yield from (empty | ({} if x != x else {"point_x": x, "point_y": y}) for x, y in points)
         return
-    ranked, ranked_scores = found.boxes, found.scores
+    ranked = found.ranked
     if protocol.map_box:  # the one box is what counts
-        ranked, ranked_scores = found.map_boxes[protocol.map_box][:, None], torch.ones(len(batch), 1)
-    for boxes, scores in zip(ranked, ranked_scores, strict=True):
-        there = ~boxes.isnan().any(1)
-        yield empty | {"boxes": boxes[there].tolist(), "scores": scores[there].tolist()}
+        ranked = pad(found.map_boxes[protocol.map_box], (0, 1), value=1.0)[:, None]
+    for own in ranked:
+        there = own[~own.isnan().any(1)]
+        yield empty | {"boxes": there[:, :4].tolist(), "scores": there[:, 4].tolist()}
 
 
 def write_template(path: Path, records: Iterable[dict[str, Any]]) -> int:
     """Writes rows as .csv, .jsonl or .parquet, lists of CSV as JSON; how many."""
+    from pandas import DataFrame
+
     if path.exists():  # perhaps the one that was filled in
         raise ConfigError(f"{path} is there already; choose another file")
-    as_text = path.suffix == ".csv"
-    listed = [
-        {k: json.dumps(v) if as_text and isinstance(v, list) else v for k, v in r.items()} for r in records
-    ]
+    listed = list(records)
     if not listed:
         raise DataError("the protocols count nothing in these images; choose others")
+    frame = DataFrame(listed, dtype=object)  # in which no number becomes another
     with writing(path, "choose another file") as part:
-        if path.suffix == ".parquet":
-            from pyarrow import Table, parquet
-
-            parquet.write_table(Table.from_pylist(listed), part)
-            return len(listed)
-        with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            if as_text:
-                writer = csv.DictWriter(file, list(listed[0]))
-                writer.writeheader()
-                writer.writerows(listed)
-            else:
-                file.writelines(json.dumps(record) + "\n" for record in listed)
+        if path.suffix == ".csv":
+            frame.to_csv(part, index=False, errors="backslashreplace")
+        elif path.suffix == ".parquet":
+            frame.to_parquet(part)
+        else:
+            part.write_text("".join(json.dumps(record) + "\n" for record in listed))
     return len(listed)

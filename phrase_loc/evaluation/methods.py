@@ -12,18 +12,20 @@ as the method itself, so the drop from method to control is what the word contri
 the image alone. Where all methods are baselines no model, no torchvision and no image file is loaded.
 """
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from phrase_loc.attention import METHODS
@@ -33,9 +35,10 @@ from phrase_loc.evaluation import external
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.protocols import EvaluateConfig, MapBox, Protocol
 from phrase_loc.evaluation.rows import Rows, Table, content_words
-from phrase_loc.evaluation.scoring import BASELINES, Answers, Baseline, Method, Query, Request
+from phrase_loc.evaluation.scoring import BASELINES, Answers, Baseline, Method, Query, Request, hashed
 from phrase_loc.evaluation.statistics import Floats
 from phrase_loc.evaluation.thresholds import map_boxes
+from phrase_loc.files import digest
 from phrase_loc.maps import peak
 from phrase_loc.structures import GroundingSample, Scene
 
@@ -73,22 +76,18 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
             raise ConfigError(f"unknown method {name[:80]!r}{hint}; choose from {offered}")
 
 
-def load(source: str, inference: dict[str, Any], device: str) -> "PhraseLocalizer":
-    """A localizer with its settings changed, of what PhraseLocalizer.from_pretrained takes or `classifier:...`."""
+def load_localizer(config: EvaluateConfig, device: str) -> "PhraseLocalizer":
+    """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
     from phrase_loc.evaluation.classifier import PREFIX, load_classifier
     from phrase_loc.localizer import PhraseLocalizer
 
-    if source.startswith(PREFIX):
-        return load_classifier(source, device, **inference)
-    return PhraseLocalizer.from_pretrained(source, device=device).with_settings(**inference)
-
-
-def load_localizer(config: EvaluateConfig, device: str) -> "PhraseLocalizer":
-    """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
-    if not any(protocol.top_k for protocol in config.chosen_protocols()):
-        return load(config.model, {"proposals": BOXES_OF_MAPS, **config.inference}, device)
-    folder = cache_folder(config.proposal_cache)
-    localizer = load(config.model, config.inference, device)
+    ranks = any(protocol.top_k for protocol in config.chosen_protocols())
+    folder = cache_folder(config.proposal_cache) if ranks else None
+    settings = config.inference if ranks else {"proposals": BOXES_OF_MAPS, **config.inference}
+    if config.model.startswith(PREFIX):
+        localizer: PhraseLocalizer = load_classifier(config.model, device, **settings)
+    else:
+        localizer = PhraseLocalizer.from_pretrained(config.model, device=device).with_settings(**settings)
     return localizer if folder is None else localizer.with_cache(folder)
 
 
@@ -115,8 +114,7 @@ def fingerprint(localizer: "PhraseLocalizer | None") -> str:
     """A hash of the weights and settings of a localizer, '' for none."""
     if localizer is None:
         return ""
-    weights = external.weights_digest(localizer.model)
-    return hashlib.sha256(f"{localizer.settings} {weights}".encode()).hexdigest()
+    return digest(f"{localizer.settings} {external.weights_digest(localizer.model)}".encode())
 
 
 def build(
@@ -156,18 +154,15 @@ class Look(NamedTuple):
     maps: defaultdict[str, dict[str, tuple[Tensor, Tensor]]]
 
 
+@dataclass
 class MapMethod(Method):
-    """A method that gives attention maps; peaks and boxes follow from the localizer's own rules.
-
-    `looks` keeps the last image looked at for all methods; `choose` says what is asked instead of the phrases.
-    """
+    """A method that gives attention maps; peaks and boxes follow from the localizer's own rules."""
 
     needs_image = True
-
-    def __init__(
-        self, name: str, localizer: "PhraseLocalizer", looks: list[Look], choose: Choice | None = None
-    ):
-        self.name, self.localizer, self.looks, self.choose = name, localizer, looks, choose
+    name: str
+    localizer: "PhraseLocalizer"
+    looks: list[Look]  # the last image looked at, for all methods
+    choose: Choice | None  # what is asked instead of the phrases
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image (scoring.py)."""
@@ -192,7 +187,7 @@ class MapMethod(Method):
         ranked = self._ranked(scene, maps, known, request.top_k, units)
         of_classifier = getattr(self.localizer, "class_ranks", None) if request.ranks else None
         ranks = of_classifier(scene, [query[0] for query in queries]) if of_classifier else None
-        return Answers(known, peaks, ranked[..., :4], ranked[..., 4], boxes, ranks)
+        return Answers(known, peaks, ranked, boxes, ranks)
 
     def _from_heat(
         self, maps: Tensor, size: tuple[int, int], request: Request
@@ -204,7 +199,8 @@ class MapMethod(Method):
         for chunk in maps.split(max(1, min(CHUNK, HELD_PIXELS // (size[0] * size[1])))):
             heat = self.localizer.heat(chunk, size) if request.borders else chunk
             for border in request.borders:
-                peaks[border].append(peak(_inside(heat, border)).cpu())
+                inner = heat[:, border : heat.shape[1] - border, border : heat.shape[2] - border]
+                peaks[border].append(peak(pad(inner, [border] * 4)).cpu())
             for grid in {rule.grid for rule in request.map_boxes}:
                 frame = (grid, grid) if grid else size
                 own = [rule for rule in request.map_boxes if rule.grid == grid]
@@ -224,15 +220,6 @@ class MapMethod(Method):
         table = torch.full((len(maps), *padded.shape[1:]), torch.nan)
         table[known] = padded
         return table
-
-
-def _inside(heat: Tensor, border: int) -> Tensor:
-    """Maps with a frame of `border` pixels set to zero: (P, H, W)."""
-    if border == 0:
-        return heat
-    inner = torch.zeros_like(heat)
-    inner[:, border:-border, border:-border] = heat[:, border:-border, border:-border]
-    return inner
 
 
 def shuffled_words(
@@ -270,8 +257,7 @@ def _elsewhere(localizer: "PhraseLocalizer", sample: GroundingSample, phrase: st
 
 
 def _drawn(options: Sequence[str], sample: GroundingSample, phrase: str) -> str:
-    digest = hashlib.sha256(f"{sample.image_id}\n{phrase}".encode()).digest()
-    return options[int.from_bytes(digest[:8], "big") % len(options)]
+    return options[hashed(f"{sample.image_id}\n{phrase}") % len(options)]
 
 
 CONTROLS: dict[str, Choice | None] = {
@@ -305,15 +291,14 @@ def same_peak_rows(
 ) -> list[dict[str, Any]]:
     """One row for each pointing protocol and control whose own method is among `asked`."""
     found = []
-    for protocol in (p for p in protocols if "pointing" in p.kind):
-        for name in asked:
-            method, _, control = name.partition("@")
-            if control and method in asked:
-                own, other = rows.tables[protocol.name, method], rows.tables[protocol.name, name]
-                compared = Table(own.things, {SAME_PEAK: same_peak(own, other)}).take(own.column("known") > 0)
-                alone = Rows({(protocol.name, name): compared}, rows.images, rows.bootstrap)
-                row = alone.row(protocol, name, SAME_PEAK)
-                found.append(row | {"baselines": {}, "by_type": {}, "compared_with": method})
+    for protocol, name in product((p for p in protocols if "pointing" in p.kind), asked):
+        method, _, control = name.partition("@")
+        if control and method in asked:
+            own, other = rows.tables[protocol.name, method], rows.tables[protocol.name, name]
+            compared = Table(own.things, {SAME_PEAK: same_peak(own, other)}).take(own.column("known") > 0)
+            alone = Rows({(protocol.name, name): compared}, rows.images, rows.bootstrap)
+            row = alone.row(protocol, name, SAME_PEAK)
+            found.append(row | {"baselines": {}, "by_type": {}, "compared_with": method})
     return found
 
 

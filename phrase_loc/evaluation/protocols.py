@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from phrase_loc.config import config_dataclass
 from phrase_loc.errors import ConfigError, choose
@@ -207,7 +209,8 @@ def faithful(protocol: Protocol) -> Protocol:
     return replace(protocol, **KNOWN_DEVIATIONS.get(protocol.name, {}))
 
 
-MOST_DRAWS = 100_000
+Count = Annotated[int, Field(ge=0)]
+Draws = Annotated[int, Field(ge=1, le=100_000)]
 
 
 @config_dataclass
@@ -238,23 +241,16 @@ class EvaluateConfig:
     device: str = "auto"  # or 'cpu', 'cuda', 'cuda:1', 'mps'
     proposal_cache: str = "auto"
     faithful: bool = False  # reproduce the known bugs of the published scripts (KNOWN_DEVIATIONS)
-    bootstrap: int = 2000  # draws of images behind each 95 % interval
-    held_out: float = 0.0  # share of images on which thresholds are chosen, for protocols that choose one
-    limit: int = 0  # only the first so many images; 0 is all. A look, not a result
-    sample: int = 0  # only so many images, drawn by a hash of their names (the same everywhere); 0 is all
+    bootstrap: Draws = 2000  # draws of images behind each 95 % interval
+    #: share of images on which thresholds are chosen, for protocols that choose one
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    limit: Count = 0  # only the first so many images; 0 is all. A look, not a result
+    sample: Count = 0  # only so many images, drawn by a hash of their names (the same everywhere); 0 is all
     resume: bool = True  # go on from an interrupted run with the same settings
     csv: bool = True  # write one line for each thing counted
     html: bool = False  # write the page
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bootstrap <= MOST_DRAWS:
-            bound = "least 1" if self.bootstrap < 1 else f"most {MOST_DRAWS:,}"
-            raise ConfigError(f"bootstrap is a number of draws, at {bound}, got {self.bootstrap}")
-        if not 0 <= self.held_out < 1:
-            raise ConfigError(f"held_out is a share of the images, 0 to below 1, got {self.held_out}")
-        for name in ("limit", "sample"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is a number of images, 0 for all, got {getattr(self, name)}")
         if os.path.isdir(self.output):
             raise ConfigError(f"output {self.output} is a folder; name a file such as report.json")
         if self.output.suffix != ".json" or "\0" in str(self.output):

@@ -3,7 +3,6 @@
 The page holds figures, words, reliability, and cases with their pictures as data URIs.
 """
 
-import base64
 import csv
 import io
 import json
@@ -20,13 +19,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from phrase_loc.drawing import data_uri, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.methods import WITHOUT_PRIOR
 from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.rows import records
-from phrase_loc.evaluation.run import Evaluation, marks, report
+from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.scoring import BASELINES
 from phrase_loc.evaluation.statistics import seal
 from phrase_loc.files import lock, make_folder, write_text, writing
@@ -109,7 +109,7 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
 
 
 def _records(evaluation: Evaluation) -> Iterator[Record]:
-    said = {method.name: marks(method).get("supervision", "") for method in evaluation.plan.methods}
+    said = {method.name: method.marks.get("supervision", "") for method in evaluation.plan.methods}
     for protocol in evaluation.plan.protocols:
         for method in (m for m in evaluation.asked if evaluation.rows.tables[protocol.name, m].columns):
             for record in records(evaluation.rows.tables, protocol, method):
@@ -258,9 +258,7 @@ def _look(
         picture = load_image(framed(sample).picture)
     except DataError:
         return "", {}
-    small = picture.copy()
-    small.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
-    photo = _uri(small, "JPEG", quality=78)
+    photo = data_uri(small_jpeg(picture, PHOTO_SIDE))
     if localizer is None:
         return photo, {}
     single = [phrase for text in phrases for phrase in text.split(" / ")]
@@ -286,13 +284,9 @@ def _overlay(heat: Tensor) -> str:
     values = (values - values.min()) / max(float(values.max()) - float(values.min()), 1e-12)
     colours = matplotlib.colormaps["inferno"](values)
     colours[..., 3] = 0.8 * values**0.7
-    return _uri(Image.fromarray((255 * colours).astype(np.uint8), "RGBA"), "PNG")
-
-
-def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
-    data = io.BytesIO()
-    picture.save(data, format=kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+    png = io.BytesIO()
+    Image.fromarray((255 * colours).astype(np.uint8), "RGBA").save(png, "PNG")
+    return data_uri(png.getvalue(), "png")
 
 
 def _sides(box: Sequence[float]) -> tuple[float, ...]:

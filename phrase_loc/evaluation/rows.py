@@ -108,7 +108,7 @@ class Rows:
 
     def row(self, protocol: Protocol, method: str, metric: str) -> dict[str, Any]:
         """One row of the report: a method under one metric of the protocol."""
-        image, once = self.tables[protocol.name, method].image, np.ones((1, self.images))
+        once = np.ones((1, self.images))
         draw = draws(self.images, min(self.bootstrap, AP_REPLICATES) if is_map(metric) else self.bootstrap)
         beside = BESIDE if protocol.top_k or protocol.rules else BESIDE[:-1]
         shown = [b for b in beside if (protocol.name, b) in self.tables and self.has(protocol, b, metric)]
@@ -118,25 +118,19 @@ class Rows:
         if metric != "mAP(Phrase)":  # whose labels are the phrases
             names, rates = self._rates(protocol, method, metric, by_label=True)
             by_type = dict(zip(names, map(percent, rates(once)[0])))  # one column where nothing has a label
-        return {
-            "protocol": protocol.name,
-            "method": method,
-            "metric": metric,
+        return self.blank(protocol, method, metric) | {
             "value": percents[method],
-            "count": len(image),
-            "images": len(np.unique(image)),
             "ci95": interval(mean_of_columns(values[method](draw))),
             "baselines": {name: percents[name] for name in shown},
             "by_type": by_type,
         }
 
-    def blank(self, protocol: Protocol, method: str, metric: str, why: str) -> dict[str, Any]:
-        """The row of a method that has no answers of the kind that a protocol asks for."""
+    def blank(self, protocol: Protocol, method: str, metric: str) -> dict[str, Any]:
+        """A row without a value: of a method that has no answers of the kind that a protocol asks for."""
         image = self.tables[protocol.name, method].image
-        names: dict[str, Any] = {"protocol": protocol.name, "method": method, "metric": metric}
-        names |= {"value": None, "ci95": []}
+        names = {"protocol": protocol.name, "method": method, "metric": metric}
         counts = {"count": len(image), "images": len(np.unique(image))}
-        return names | counts | {"baselines": {}, "by_type": {}, "note": why}
+        return names | {"value": None} | counts | {"ci95": [], "baselines": {}, "by_type": {}}
 
     def has(self, protocol: Protocol, method: str, metric: str) -> bool:
         """Whether a method was scored by a metric: a blind box has no rank among classes."""

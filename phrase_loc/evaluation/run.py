@@ -1,6 +1,5 @@
 """The whole evaluation: read the annotations, ask the methods, make the report."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -120,11 +119,11 @@ def template(config: EvaluateConfig, fill: bool) -> Iterator[dict[str, Any]]:
 
 def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[GroundingSample]:
     """So many images, those whose names hash lowest, in the order of the dataset; all of them for 0."""
-    if not 0 < number < len(samples):
+    if not number:
         return samples
-    images = list(samples)
-    hashes = [hashlib.sha256(sample.image_id.encode()).digest() for sample in images]
-    return [images[i] for i in sorted(sorted(range(len(images)), key=hashes.__getitem__)[:number])]
+    lowest = sorted((sample.image_id for sample in samples), key=lambda name: digest(name.encode()))
+    drawn = set(lowest[:number])
+    return [sample for sample in samples if sample.image_id in drawn]
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
@@ -135,9 +134,9 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
     sums: dict[str, dict[str, dict[str, Sums]]] = {}  # protocol -> method -> metric
     by_name = {method.name: method for method in plan.methods}
     for p, method in product(plan.protocols, evaluation.asked):
-        table, facts = made.tables[p.name, method], marks(by_name[method])
+        table, facts = made.tables[p.name, method], by_name[method].marks
         if why := by_name[method].lacks(p):
-            rows += [made.blank(p, method, metric, why) | facts for metric in p.metrics]
+            rows += [made.blank(p, method, metric) | {"note": why} | facts for metric in p.metrics]
             continue
         for metric in (m for m in p.metrics if made.has(p, method, m)):
             row = made.row(p, method, metric)
@@ -168,12 +167,6 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         "by_word": by_word(made, plan.protocols, evaluation.asked, vocabulary),
         "by_image": {"images": [sample.image_id for sample in plan.samples], "sums": cells},
     }
-
-
-def marks(method: Method) -> dict[str, str]:
-    """What stands at each row of a method: on what it was trained, and a sentence about it."""
-    said = {"supervision": method.supervision, "note": method.note}
-    return {key: text for key, text in said.items() if text}
 
 
 def _differences(sums: dict[str, dict[str, dict[str, Sums]]], draws: int) -> list[dict[str, Any]]:

@@ -8,14 +8,12 @@ metrics it may give 'iou' (P,), the overlap of the first box with the best truth
 'first' (P,), the rank of the first correct box.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from phrase_loc.boxes import area, enclosing, iou
 from phrase_loc.evaluation.protocols import MapBox, Protocol
+from phrase_loc.files import digest, read_json
 from phrase_loc.masks import decoded
 from phrase_loc.structures import GroundingSample
 
@@ -112,41 +111,44 @@ class Answers:
     """Answers to P queries, in pixels of sample.size. NaN stands for no answer, which scores as a miss."""
 
     known: Tensor  # (P,) whether any word of the query has a vector
-    peaks: dict[int, Tensor] = field(default_factory=dict)  # border -> (P, 2) x, y of the first maximum
-    boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 4))  # (P, k, 4) best first
-    scores: Tensor = field(default_factory=lambda: torch.zeros(0, 0))  # (P, k), comparable between images
+    peaks: dict[int, Tensor]  # border -> (P, 2) x, y of the first maximum
+    #: (P, k, 5) boxes, best first, and their scores, comparable between images
+    ranked: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 5))
     map_boxes: dict[MapBox, Tensor] = field(default_factory=dict)  # rule -> (P, 4)
     ranks: Tensor | None = None  # (P,) how many classes score above the query's own
 
-    def take(self, rows: Sequence[int]) -> "Answers":
+    @property
+    def boxes(self) -> Tensor:
+        """(P, k, 4) the ranked boxes."""
+        return self.ranked[..., :4]
+
+    def take(self, rows: list[int]) -> "Answers":
         """The answers to some of the queries, in a new order; a row may come more than once."""
-
-        def of(values: Tensor) -> Tensor:  # boxes and scores have no rows where nothing is ranked
-            return values[list(rows)] if len(values) else values.new_zeros(len(rows), *values.shape[1:])
-
-        peaks = {border: of(peaks) for border, peaks in self.peaks.items()}
-        map_boxes = {rule: of(boxes) for rule, boxes in self.map_boxes.items()}
-        ranks = None if self.ranks is None else of(self.ranks)
-        return Answers(of(self.known), peaks, of(self.boxes), of(self.scores), map_boxes, ranks)
+        peaks = {border: peaks[rows] for border, peaks in self.peaks.items()}
+        map_boxes = {rule: boxes[rows] for rule, boxes in self.map_boxes.items()}
+        ranks = None if self.ranks is None else self.ranks[rows]
+        return Answers(self.known[rows], peaks, self.ranked[rows], map_boxes, ranks)
 
 
 class Method:
-    """Anything that can be evaluated: it says `answer`, or `answer_batch` where it is not `by_phrase`."""
+    """Anything that can be evaluated."""
 
     name: str
     needs_image: bool  # whether `answer` opens the image file; what does not runs on annotations alone
-    supervision: str = ""  # what it was trained on beside pairs of image and text; stands at each of its rows
-    note: str = ""  # a sentence about its rows
+    #: what stands at each of its rows: `supervision` beside pairs of image and text, and a `note`, a sentence
+    marks: ClassVar[dict[str, str]] = {}
     fingerprint: str = ""  # changes with the file or the network behind it
-    by_phrase: bool = True  # whether it says the same of a phrase in every caption and under every protocol
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image; DataError where the image cannot be read."""
         raise NotImplementedError
 
-    def answer_batch(self, protocol: Protocol, batch: Batch) -> Answers:
-        """The same for the things of one protocol in turn, asked of a method that is not `by_phrase`."""
-        raise NotImplementedError
+    def answer_all(self, asked: Sequence[tuple[Protocol, Batch]]) -> list[Answers]:
+        """The answers for the things of each protocol of one unit, in one image; each phrase is asked once."""
+        queries = list(dict.fromkeys(query for _, batch in asked for query in batch.queries))
+        place = {query: row for row, query in enumerate(queries)}
+        found = self.answer(asked[0][1].sample, queries, Request.of([protocol for protocol, _ in asked]))
+        return [found.take([place[query] for query in batch.queries]) for _, batch in asked]
 
     def lacks(self, protocol: Protocol) -> str:
         """Why it has no row under a protocol, in a sentence; '' where it has one."""
@@ -288,25 +290,22 @@ SCORERS: dict[str, Callable[[Protocol, Batch, Answers], dict[str, Tensor]]] = {
 }
 
 
+@dataclass
 class Baseline(Method):
     """A blind guess as a method: point and boxes from nothing but the size of the image and the words."""
 
     needs_image = False
-
-    def __init__(self, name: str, guess: Guess):
-        self.name, self.guess = name, guess
+    name: str
+    guess: Guess
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
         """Answer distinct queries about one image; every phrase counts as known."""
-        points, ranked = map(torch.stack, zip(*(self.guess(sample, query) for query in queries), strict=True))
-        scores = torch.linspace(1, 0.5, ranked.shape[1]).expand(len(queries), -1)
-        return Answers(
-            torch.ones(len(queries), dtype=torch.bool),
-            dict.fromkeys(request.borders, points),
-            ranked[:, : request.top_k],
-            scores[:, : request.top_k],
-            dict.fromkeys(request.map_boxes, ranked[:, 0]),
-        )
+        points, boxes = map(torch.stack, zip(*(self.guess(sample, query) for query in queries), strict=True))
+        scores = torch.linspace(1, 0.5, boxes.shape[1]).expand(len(queries), -1)[..., None]
+        ranked = torch.cat([boxes, scores], 2)[:, : request.top_k]
+        known, of_maps = torch.ones(len(queries), dtype=torch.bool), boxes[:, 0]
+        peaks = dict.fromkeys(request.borders, points)
+        return Answers(known, peaks, ranked, dict.fromkeys(request.map_boxes, of_maps))
 
 
 def _middle(*shares: float) -> Guess:
@@ -320,8 +319,7 @@ def _middle(*shares: float) -> Guess:
 
 
 def _random(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
-    seed = hashlib.sha256("\n".join([sample.image_id, *query]).encode()).digest()[:8]
-    draws = np.random.default_rng(int.from_bytes(seed, "big")).random((21, 2))
+    draws = np.random.default_rng(hashed("\n".join([sample.image_id, *query]))).random((21, 2))
     corners = np.sort(draws[1:].reshape(10, 2, 2), axis=1).reshape(10, 4)
     sides = _sides(sample.size)
     return torch.from_numpy(draws[0]).float() * sides[:2], torch.from_numpy(corners).float() * sides
@@ -330,6 +328,11 @@ def _random(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
 def _fixed_boxes(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
     boxes = blind_boxes(torch.tensor(_chosen()), sample.size)
     return (boxes[0, :2] + boxes[0, 2:]) / 2, boxes
+
+
+def hashed(text: str) -> int:
+    """A number of 64 bits that depends on the text alone: what is drawn by it is the same on every machine."""
+    return int(digest(text.encode())[:16], 16)
 
 
 def _sides(size: tuple[int, int]) -> Tensor:
@@ -346,7 +349,7 @@ def blind_boxes(relative: Tensor, size: tuple[int, int]) -> Tensor:
 
 @cache
 def _chosen() -> list[list[float]]:
-    return json.loads(Path(__file__).with_name("blind_boxes.json").read_text(encoding="utf-8"))["boxes"]
+    return read_json(Path(__file__).with_name("blind_boxes.json"))["boxes"]
 
 
 #: Answers that never look at the image: printed beside every score, since a blind guess scores them.

@@ -8,18 +8,15 @@ reports on the same images are compared on the same draws.
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
 from scipy.sparse import coo_array, csr_array
 
-from phrase_loc.config import STRICT, adapter, problems
-from phrase_loc.errors import ConfigError, DataError, nearest
-from phrase_loc.evaluation.protocols import MOST_DRAWS
+from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.files import digest, read_json
 
 Floats = NDArray[np.float64]
@@ -59,6 +56,12 @@ class Sums:
             "sum": [round(x, 6) for x in self.sums.data.tolist()],
             "count": self.counts.data.astype(int).tolist(),
         }
+
+    @classmethod
+    def from_dict(cls, cells: dict[str, Any], images: int) -> "Sums":
+        """The inverse of `to_dict`."""
+        place = cells["image"], cells["label"]
+        return cls.in_cells(tuple(cells["labels"]), place, cells["sum"], cells["count"], images)
 
     @classmethod
     def of(
@@ -129,56 +132,6 @@ def paired(a: Sums, b: Sums, replicates: int) -> dict[str, Any]:
     return {"value": value, "ci95": interval(change), "p_value": round(min(1.0, 2 * tail), 4)}
 
 
-@dataclass(frozen=True)
-class Cells:
-    """What Sums.to_dict gives."""
-
-    __pydantic_config__ = STRICT
-
-    labels: tuple[str, ...]
-    image: tuple[Annotated[int, Field(ge=0)], ...]
-    label: tuple[Annotated[int, Field(ge=0)], ...]
-    sum: tuple[Annotated[float, Field(ge=-1e12, le=1e12)], ...]
-    count: tuple[Annotated[int, Field(ge=1, le=10**9)], ...]
-
-    def sums(self, images: int) -> Sums:
-        """The inverse of Sums.to_dict."""
-        return Sums.in_cells(self.labels, (self.image, self.label), self.sum, self.count, images)
-
-    def whole(self, images: int) -> bool:
-        """Whether each cell stands once, with a sum and a count, in an image and under a label that there are."""
-        places = set(zip(self.image, self.label, strict=False))
-        sizes = {len(self.image), len(self.label), len(self.sum), len(self.count), len(places)}
-        inside = max(self.image, default=-1) < images
-        return len(sizes) == 1 and inside and max(self.label, default=-1) < max(1, len(self.labels))
-
-
-@dataclass(frozen=True)
-class _ByImage:
-    images: tuple[str, ...]
-    sums: dict[str, dict[str, dict[str, Cells]]]  # protocol -> method -> metric
-
-
-@dataclass(frozen=True)
-class _Row:
-    method: str
-
-
-@dataclass(frozen=True)
-class _Settings:
-    bootstrap: Annotated[int, Field(strict=True, ge=1, le=MOST_DRAWS)]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What is read of a report."""
-
-    config: _Settings
-    rows: tuple[_Row, ...]
-    by_image: _ByImage
-    sha256: str = ""
-
-
 def compare(
     a: Path, b: Path, method_a: str | None = None, method_b: str | None = None
 ) -> list[dict[str, Any]]:
@@ -191,46 +144,42 @@ def compare(
         Per protocol, metric and pair of methods: names, `a` and `b` in percent, and what `paired` gives.
     """
     first, second = read(a), read(b)
-    images, found = first.by_image.images, []
-    if images != second.by_image.images:
+    images, found = len(first["by_image"]["images"]), []
+    if first["by_image"]["images"] != second["by_image"]["images"]:
         raise DataError(
             f"{a} and {b} are not on the same images in the same order; evaluate both on one split"
         )
-    replicates = min(first.config.bootstrap, second.config.bootstrap)
-    for one, other in _pairs(first, second, method_a, method_b):
-        for protocol, methods in first.by_image.sums.items():
-            mine, theirs = methods.get(one, {}), second.by_image.sums.get(protocol, {}).get(other, {})
-            for metric in [m for m in mine if m in theirs]:
-                own, base = (cells[metric].sums(len(images)) for cells in (mine, theirs))
-                if own.labels != base.labels or (own.counts != base.counts).nnz:
-                    raise DataError(
-                        f"the reports count {protocol[:80]} differently (other images or phrases were left out); "
-                        "evaluate both on one tree"
-                    )
-                names = {"protocol": protocol, "metric": metric, "method_a": one, "method_b": other}
-                values = {"a": percent(own.value()[0]), "b": percent(base.value()[0])}
-                found.append(names | values | paired(own, base, replicates))
+    sums, others = (report["by_image"]["sums"] for report in (first, second))
+    replicates = min(report["config"]["bootstrap"] for report in (first, second))
+    pairs = _pairs(sums, others, method_a, method_b)
+    for (one, other), protocol in product(pairs, sums):
+        mine, theirs = sums[protocol].get(one, {}), others.get(protocol, {}).get(other, {})
+        for metric in [m for m in mine if m in theirs]:
+            own, base = (Sums.from_dict(cells[metric], images) for cells in (mine, theirs))
+            if own.labels != base.labels or (own.counts != base.counts).nnz:
+                raise DataError(
+                    f"the reports count {protocol[:80]} differently (other images or phrases were left out); "
+                    "evaluate both on one tree"
+                )
+            names = {"protocol": protocol, "metric": metric, "method_a": one, "method_b": other}
+            values = {"a": percent(own.value()[0]), "b": percent(base.value()[0])}
+            found.append(names | values | paired(own, base, replicates))
     if not found:
         raise DataError(f"{a} and {b} share no protocol whose images were counted alike")
     return found
 
 
-def read(path: Path) -> Report:
-    """The part of a report that is compared, or a DataError that says what the file is instead."""
+def read(path: Path) -> dict[str, Any]:
+    """A report as it was written; a DataError where the file is something else, or its digest is another."""
     content = read_json(path, "report")
     try:
-        found: Report = adapter(Report).validate_json(json.dumps(content))
-    except (ValidationError, RecursionError) as error:
-        why = problems(error, Report, "key") if isinstance(error, ValidationError) else "nested too deeply"
-        raise DataError(
-            f"{path} is no report of evaluate.py (JSON with by_image and config): {why}"
-        ) from None
-    cells = [c for methods in found.by_image.sums.values() for own in methods.values() for c in own.values()]
-    if not all(own.whole(len(found.by_image.images)) for own in cells):
-        raise DataError(f"{path} has cells in by_image that do not fit together; evaluate again")
-    if found.sha256 and found.sha256 != seal(content["by_image"], content["config"]["bootstrap"]):
+        whole = content["sha256"] == seal(content["by_image"], content["config"]["bootstrap"])
+    except (KeyError, TypeError, RecursionError):
+        expected = "JSON with by_image, config and sha256"
+        raise DataError(f"{path} is no report of evaluate.py ({expected}); evaluate again") from None
+    if not whole:
         raise DataError(f"{path} was changed after it was written (by_image or bootstrap); evaluate again")
-    return found
+    return content
 
 
 def seal(by_image: Any, bootstrap: Any) -> str:
@@ -256,20 +205,19 @@ def _p(value: float) -> str:
 
 
 def _pairs(
-    first: Report, second: Report, method_a: str | None, method_b: str | None
+    sums: dict[str, Any], others: dict[str, Any], method_a: str | None, method_b: str | None
 ) -> list[tuple[str, str]]:
-    a, b = (list(dict.fromkeys(row.method for row in report.rows)) for report in (first, second))
+    """The methods that are compared, of reports whose sums are by protocol and method."""
+    a, b = (dict.fromkeys(chain.from_iterable(of.values())) for of in (sums, others))
     for asked, there in ((method_a, a), (method_b, b)):
-        if asked is not None and asked not in there:
-            raise ConfigError(
-                f"no method {asked!r} in the report{nearest(asked, there)}; it has {', '.join(there)[:300]}"
-            )
+        if asked is not None:
+            choose(there, asked, "method of the report")
     if method_a and method_b:
         return [(method_a, method_b)]
     if shared := [(name, name) for name in a if name in b]:
         return shared
     if len(a) == len(b) == 1:
-        return [(a[0], b[0])]
+        return [(*a, *b)]
     raise ConfigError(
         f"the reports share no method ({', '.join(a)[:300]} and {', '.join(b)[:300]}); name a pair: --method A,B"
     )

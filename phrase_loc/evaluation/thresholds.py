@@ -12,7 +12,6 @@ Values are errors in percent, as the literature has them:
                    that of the class given, so both follow from the class's rank.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -26,6 +25,7 @@ from torch import Tensor
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.protocols import MapBox, Protocol
 from phrase_loc.evaluation.rows import Table
+from phrase_loc.evaluation.scoring import hashed
 
 if TYPE_CHECKING:
     from phrase_loc.evaluation.run import Evaluation
@@ -171,8 +171,7 @@ def select_thresholds(evaluation: "Evaluation", held_out: float) -> "Evaluation"
 
 def is_held_out(image_id: str, share: float) -> bool:
     """Whether an image belongs to the part on which thresholds are chosen; the same on every machine."""
-    digest = hashlib.sha256(image_id.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % 10_000 < share * 10_000
+    return hashed(image_id) % 10_000 < share * 10_000
 
 
 def best_threshold(protocol: Protocol, table: Table, held: Part) -> int:

@@ -139,12 +139,12 @@ def _vgg_features(vgg: Any, name: str) -> nn.Module:
     return nn.ModuleDict({"features": features})
 
 
-def _parts(net: nn.Module, /, **stages: str) -> Stages:
+def parts(net: nn.Module, /, **stages: str) -> Stages:
     """Stages as named parts of a network, or chains of several of them."""
     found = Stages()
     for stage, names in stages.items():
-        parts = OrderedDict((name.rpartition(".")[2], net.get_submodule(name)) for name in names.split())
-        found[stage] = nn.Sequential(parts) if len(parts) > 1 else next(iter(parts.values()))
+        own = OrderedDict((name.rpartition(".")[2], net.get_submodule(name)) for name in names.split())
+        found[stage] = nn.Sequential(own) if len(own) > 1 else next(iter(own.values()))
     return found
 
 
@@ -177,12 +177,13 @@ def _ending_in_pools(last: str) -> Callable[[Any], Stages]:
 
 def _densenet(net: Any) -> Stages:
     blocks = {f"block{i}": f"denseblock{i} transition{i}" for i in range(1, 4)}
-    found = _parts(net.features, stem="conv0 norm0 relu0 pool0", **blocks, block4="denseblock4 norm5")
+    found = parts(net.features, stem="conv0 norm0 relu0 pool0", **blocks, block4="denseblock4 norm5")
     cast(nn.Sequential, found["block4"]).add_module("relu5", nn.ReLU())  # a function in torchvision's forward
     return found
 
 
-_resnet = partial(_parts, stem="conv1 bn1 relu maxpool", **{f"layer{i}": f"layer{i}" for i in range(1, 5)})
+LAYERS = {f"layer{i}": f"layer{i}" for i in range(1, 5)}
+_resnet = partial(parts, stem="conv1 bn1 relu maxpool", **LAYERS)
 _FOUR, _SIX = "stem stage1 stage2 stage3 stage4 top", "stage1 stage2 stage3 stage4 stage5 stage6"
 #: Beginning of a torchvision name -> how it is cut.
 CUTS: dict[str, Callable[[Any], Stages]] = {
@@ -190,7 +191,7 @@ CUTS: dict[str, Callable[[Any], Stages]] = {
     "vgg": _ending_in_pools("conv5"),
     "squeezenet": _ending_in_pools("fire9"),
     "googlenet": partial(
-        _parts,
+        parts,
         pool1="conv1 maxpool1",
         pool2="conv2 conv3 maxpool2",
         pool3="inception3a inception3b maxpool3",
@@ -207,9 +208,9 @@ CUTS: dict[str, Callable[[Any], Stages]] = {
     "efficientnet_b0": _slices("features", f"stem {_SIX} stage7 top", *range(1, 10)),
     "mnasnet": _slices("layers", f"stem {_SIX} top", *range(8, 15), 17),
     "shufflenet": partial(
-        _parts, stem="conv1 maxpool", stage2="stage2", stage3="stage3", stage4="stage4", top="conv5"
+        parts, stem="conv1 maxpool", stage2="stage2", stage3="stage3", stage4="stage4", top="conv5"
     ),
-    "regnet": partial(_parts, stem="stem", **{f"block{i}": f"trunk_output.block{i}" for i in range(1, 5)}),
+    "regnet": partial(parts, stem="stem", **{f"block{i}": f"trunk_output.block{i}" for i in range(1, 5)}),
     "convnext": _slices("features", "stem stage1 stage2 stage3 stage4", 1, 2, 4, 6, 8),
 }
 
@@ -257,9 +258,9 @@ def transformers_stages(net: nn.Module) -> nn.Sequential:
     if config.model_type in VISION:
         return vision_transformer(net).trunk
     stem, chain = _family(config.to_dict())
-    parts = [("stem", Plain(net.get_submodule(stem)))]
-    parts += [(f"stage{i}", Plain(stage)) for i, stage in enumerate(net.get_submodule(chain).children(), 1)]
-    return nn.Sequential(OrderedDict(parts))
+    stages = Stages(stem=Plain(net.get_submodule(stem)))
+    stages |= {f"stage{i}": Plain(stage) for i, stage in enumerate(net.get_submodule(chain).children(), 1)}
+    return nn.Sequential(stages)
 
 
 def _family(config: dict[str, Any]) -> tuple[str, str]:

@@ -169,11 +169,6 @@ class TextHead(nn.Module):
         self.pool = choose(POOLS, config.pool, "pool")(config.sharpness)
         self.ranker = BoxRanker(config.ranker[1], dimensions).requires_grad_(False) if config.ranker else None
 
-    def start_bias(self, value: float) -> None:
-        """Lets every word begin with this bias; a free head's words bring their own and stay as they are."""
-        if self.word_bias is not None:
-            nn.init.constant_(self.word_bias.bias, value)
-
     def features(self, x: Tensor) -> Tensor:
         """(N,C,h,w) of the last stage -> (N,D,h,w) >= 0."""
         return F.relu(self.lift(x))

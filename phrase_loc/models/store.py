@@ -28,7 +28,6 @@ from phrase_loc.files import (
     digest,
     make_folder,
     read_json,
-    read_text,
     reason,
     same_file,
     write_bytes,
@@ -95,7 +94,8 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     digests = {key: values.pop(key) for key in DIGESTS if key in values} if isinstance(values, dict) else {}
     config = replace(ModelConfig.from_json(values, str(folder / CONFIG)), folded=True)
     tensors = read_weights(folder / WEIGHTS)
-    vocabulary, extra = Vocabulary.load(folder / VOCABULARY), _read_words(folder / EXTRA)
+    vocabulary, further = Vocabulary.load(folder / VOCABULARY), folder / EXTRA
+    extra = Vocabulary.load(further).words if further.is_file() and further.stat().st_size else ()
     for key, expected in digests.items():
         path = folder / DIGESTS[key]
         if not path.is_file() or digest(path) != expected:
@@ -287,22 +287,6 @@ def _empty_trunk(config: ModelConfig, numbers: int) -> nn.Sequential:
     if size > 2 * numbers:
         raise ConfigError(f"its architecture has {size:,} weights, far more than {WEIGHTS}")
     return fold_batch_norm(towers.blank_trunk(config.architecture).eval())
-
-
-def _read_words(path: Path) -> tuple[str, ...]:
-    """Out-of-vocabulary words, one a line; a model without such words may lack the file."""
-    if not path.exists():
-        return ()
-    lines = read_text(path, "the out-of-vocabulary words").split("\n")
-    words = tuple(line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
-    for number, word in enumerate(words, 1):
-        if not word.strip() or "\t" in word:
-            raise DataError(
-                f"{path}, line {number}: expected a word, got {word[:60]!r}; copy the model again"
-            )
-    if len(set(words)) < len(words):
-        raise DataError(f"{path} lists a word twice; copy the model again")
-    return words
 
 
 def model_digest(model: TextToRegion) -> str:

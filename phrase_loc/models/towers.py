@@ -13,8 +13,7 @@ transformers are cut in library_nets.py. Each library is imported when one of it
 import copy
 import math
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -103,8 +102,8 @@ def _open_clip_vision(visual: Any) -> Vision:
         found = _timm_vision(visual.trunk)
         return Vision(found.stages, found.top, nn.Sequential(found.pool, visual.head))
     if kind == "ModifiedResNet":
-        stem = [f"{name}{i}" for i in (1, 2, 3) for name in ("conv", "bn", "act")]
-        stages = _stages(visual, [*stem, "avgpool"], [f"layer{i}" for i in range(1, 5)])
+        stem = "conv1 bn1 act1 conv2 bn2 act2 conv3 bn3 act3 avgpool"
+        stages = library_nets.parts(visual, stem=stem, **library_nets.LAYERS)
         return Vision(stages, None, Part(visual, ("attnpool",), _attention_pool))
     if kind != "VisionTransformer":
         raise ConfigError(
@@ -117,11 +116,6 @@ def _open_clip_vision(visual: Any) -> Vision:
     pool = Part(visual, last, lambda net, x: net._pool(tokens_of(x))[0])
     top = Part(visual, ("ln_post",), partial(closed, norm="ln_post", prefix=1))
     return Vision(stages, top, pool)
-
-
-def _stages(net: nn.Module, stem: Sequence[str], layers: Sequence[str]) -> Stages:
-    first = nn.Sequential(OrderedDict((name, net.get_submodule(name)) for name in stem))
-    return Stages(stem=first, **{name: net.get_submodule(name) for name in layers})
 
 
 def _open_clip_embed(net: Any, images: Tensor) -> Tensor:
@@ -213,8 +207,8 @@ def _timm_vision(net: Any) -> Vision:
     if hasattr(net, "stem") and hasattr(net, "stages"):
         stages = Stages(stem=net.stem, **{f"stage{i}": stage for i, stage in enumerate(net.stages, 1)})
     elif hasattr(net, "layer4"):
-        stem = [name for name in ("conv1", "bn1", "act1", "maxpool") if hasattr(net, name)]
-        stages = _stages(net, stem, [f"layer{i}" for i in range(1, 5)])
+        stem = " ".join(name for name in ("conv1", "bn1", "act1", "maxpool") if hasattr(net, name))
+        stages = library_nets.parts(net, stem=stem, **library_nets.LAYERS)
     else:
         kind = type(net).__name__
         raise ConfigError(f"timm's {kind} is none of its ViTs, ConvNeXts and ResNets; take one of those")

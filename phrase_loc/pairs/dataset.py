@@ -10,12 +10,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from phrase_loc.errors import DataError
@@ -54,19 +55,17 @@ class Order:
 
     def epoch(self, number: int) -> np.ndarray:
         """(n,) int64: each sample that is not held out once."""
-        numbers = self._all(number)
-        return numbers[~np.isin(numbers, self.held_out)] if self.held_out else numbers
-
-    def _all(self, number: int) -> np.ndarray:
         random = np.random.default_rng([self.seed, number])
         shards = int(self.groups[-1]) + 1 if len(self.groups) else 0
-        if self.window <= 0 or self.window >= shards:
-            return random.permutation(len(self.groups))
-        bounds = np.searchsorted(self.groups, np.arange(1, shards))
-        numbers = np.split(np.arange(len(self.groups)), bounds)
-        chosen = np.split(random.permutation(shards), range(self.window, shards, self.window))
-        windows = (np.concatenate([numbers[shard] for shard in few]) for few in chosen)
-        return np.concatenate([random.permutation(window) for window in windows])
+        if 0 < self.window < shards:
+            bounds = np.searchsorted(self.groups, np.arange(1, shards))
+            shard = np.split(np.arange(len(self.groups)), bounds)
+            chosen = np.split(random.permutation(shards), range(self.window, shards, self.window))
+            windows = (np.concatenate([shard[i] for i in few]) for few in chosen)
+            numbers = np.concatenate([random.permutation(window) for window in windows])
+        else:
+            numbers = random.permutation(len(self.groups))
+        return numbers[~np.isin(numbers, self.held_out)] if self.held_out else numbers
 
 
 def share(batch: np.ndarray, pieces: int, rank: int, size: int) -> list[list[int]]:
@@ -139,8 +138,7 @@ class Batch(NamedTuple):
             narrow = device.type == "mps" and tensor.dtype == torch.float64  # which Apple's GPUs lack
             return tensor.to(device, torch.float32 if narrow else tensor.dtype, non_blocking=True)
 
-        words, ignored = (Ragged(*map(moved, ragged)) for ragged in (self.words, self.ignored))
-        return Batch(moved(self.images), moved(self.weights), words, ignored, self.faults)
+        return cast(Batch, tree_map_only(Tensor, moved, self))
 
 
 @dataclass(frozen=True)
@@ -196,27 +194,28 @@ class WebImages(Dataset[Sample]):
     def __getitem__(self, item: Item) -> Sample:
         """The image of that number as it looks in that epoch."""
         epoch, number, choice = item
-        transform = self.transforms[choice]
-        black = torch.zeros(3, *transform.size, dtype=torch.uint8)
+        nothing = Sample(self.nothing(number, choice))
         if number == FILLER:
-            return Sample(black)
+            return nothing
+        name = self.source.name(number)
         try:
             texts, wrong = self.source.told(number)
-            data = self.source.image(number)
-            fault = Fault("text", self.source.name(number), wrong) if wrong else None
-            labels = self.labeller(texts)
-            if not labels.ids and not (texts and self.negatives):
-                return Sample(black, fault=fault or unlabelled(self.source.name(number), texts))
-            image = load_tensor(data)
+            labels, fault = self.labeller(texts), Fault("text", name, wrong) if wrong else None
+            if not labels.ids and not (texts and self.negatives):  # other words alone are nothing broken
+                other = Fault("words", name) if texts else Fault("text", name, "has no text")
+                return nothing._replace(fault=fault or other)
+            image = self.image(number, choice, texts, np.random.default_rng([self.seed, epoch, number]))
         except DataError as error:
-            return Sample(black, fault=Fault("image", self.source.name(number), str(error)))
-        random = np.random.default_rng([self.seed, epoch, number])
-        return Sample(transform(image, texts, random), labels, 1.0, fault)
+            return nothing._replace(fault=Fault("image", name, str(error)))
+        return Sample(image, labels, 1.0, fault)
 
+    def nothing(self, number: int, choice: int) -> Tensor:
+        """What stands for an image that is not there."""
+        return torch.zeros(3, *self.transforms[choice].size, dtype=torch.uint8)
 
-def unlabelled(name: str, texts: Sequence[str]) -> Fault:
-    """The fault of a sample whose texts gave no label: nothing is broken where they hold only other words."""
-    return Fault("words", name) if texts else Fault("text", name, "has no text")
+    def image(self, number: int, choice: int, texts: Sequence[str], random: np.random.Generator) -> Tensor:
+        """An image, transformed; raises DataError."""
+        return self.transforms[choice](load_tensor(self.source.image(number)), texts, random)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

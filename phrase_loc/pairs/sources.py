@@ -165,17 +165,14 @@ class ShardSource(Source):
         return f"{self.shards[self.groups[i]]}:{self._key(i)}"
 
     def told(self, i: int) -> tuple[list[str], str]:
-        """The texts of `all_told`, each once."""
-        texts, wrong = self.all_told(i)
-        return list(dict.fromkeys(filter(None, map(str.strip, texts)))), wrong
-
-    def all_told(self, i: int) -> tuple[list[str], str]:
-        """Texts of the .txt, the .json and, where neither is there, the shard's Parquet file; what is wrong."""
+        """Texts of the .txt, the .json and, where neither is there, the shard's Parquet file, each text once."""
         row = self.rows[i]
         text, record = (self._member(i, kind) if row[f"{kind}_size"] else None for kind in ("text", "json"))
         if text is None and record is None:
-            return self._beside[int(np.searchsorted(self._bare, i))].split("\n"), ""
-        return member_texts(text, record, self.text_fields)
+            texts, wrong = self._beside[int(np.searchsorted(self._bare, i))].split("\n"), ""
+        else:
+            texts, wrong = member_texts(text, record, self.text_fields)
+        return list(dict.fromkeys(filter(None, map(str.strip, texts)))), wrong
 
     def image(self, i: int) -> bytes:
         """The image member."""
@@ -368,7 +365,7 @@ def _shard_texts(shard: str, fields: Sequence[str], note: Note) -> Iterator[str]
             raise DataError(f"the shard {shard} holds no samples: {fault.detail}")
         note(fault)
     for i in range(len(source)):
-        texts, wrong = source.all_told(i)
+        texts, wrong = source.told(i)
         if wrong:
             note(Fault("text", source.name(i), wrong))
         yield from texts

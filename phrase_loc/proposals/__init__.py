@@ -13,18 +13,10 @@ A new source is a frozen dataclass with these two methods and one entry below. `
 source on disk.
 """
 
-from phrase_loc.proposals.source import (
-    Cached,
-    LevelSets,
-    Preferred,
-    Regions,
-    SelectiveSearch,
-    Source,
-    Windows,
-)
+from phrase_loc.proposals.source import Cached, LevelSets, Regions, SelectiveSearch, Source, Windows
 
 PROPOSALS: dict[str, Source] = {
-    "default": Preferred(Regions(), Windows()),
+    "default": Regions(),
     "regions": Regions(),
     "windows": Windows(),
     "level_sets": LevelSets(),

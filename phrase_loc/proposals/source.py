@@ -27,10 +27,9 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import digest, sealed, unsealed, write_bytes
+from phrase_loc.files import SEAL, digest, write_bytes
 from phrase_loc.maps import min_max, resize
 
-SEAL = len(sealed(b""))  # bytes: of key and array, behind the array, so that numpy reads the file as well
 ROOM = 1 << 30  # bytes that a folder keeps when it is tidied: boxes of some 250,000 pictures
 _RAND = threading.Lock()  # rand() is one state for the whole process
 
@@ -100,10 +99,6 @@ class LevelSets:
         return boxes
 
 
-class MissingLibrary(ConfigError):
-    """A source needs a library that is not installed."""
-
-
 class Source(Protocol):
     """Where candidate boxes come from: from the picture alone, from one attention map, or from both."""
 
@@ -112,26 +107,6 @@ class Source(Protocol):
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
         """Boxes from one map (h, w) in a frame of `size` (H, W): (R, 4), or None."""
-
-
-@dataclass(frozen=True)
-class Preferred:
-    """The first source, or the second on a machine that lacks the first one's library."""
-
-    first: Source
-    second: Source
-
-    def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
-        """The boxes of the first that can work; a warning says so when it is the second."""
-        try:
-            return self.first.of_image(picture, size)
-        except MissingLibrary as error:
-            warnings.warn(f"{error}; until then boxes are coarser", RuntimeWarning, stacklevel=2)
-            return self.second.of_image(picture, size)
-
-    def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
-        """The boxes that the first has of maps, which need no library."""
-        return self.first.of_map(attention, size)
 
 
 def in_frame(fractions: Tensor, size: tuple[int, int]) -> Tensor:
@@ -193,13 +168,13 @@ class SelectiveSearch(FromImage):
 
 
 def ximgproc() -> ModuleType:
-    """OpenCV's `ximgproc`, or a MissingLibrary error naming the package that has it."""
+    """OpenCV's `ximgproc`, or a ConfigError naming the package that has it."""
     try:
         import cv2
     except ImportError:
         cv2 = None  # type: ignore[assignment]
     if cv2 is None or not hasattr(cv2, "ximgproc"):
-        raise MissingLibrary(
+        raise ConfigError(
             "this proposal source needs cv2.ximgproc, which this OpenCV lacks; install "
             "opencv-contrib-python-headless (and no other opencv package beside it)"
         )
@@ -275,7 +250,7 @@ def _makers() -> str:
         import cv2
     except ImportError:
         return own
-    return f"{own}, OpenCV {cv2.__version__} {hasattr(cv2, 'ximgproc')}"  # without ximgproc windows stand in
+    return f"{own}, OpenCV {cv2.__version__}"
 
 
 def _read(path: Path) -> Tensor | None:
@@ -285,11 +260,16 @@ def _read(path: Path) -> Tensor | None:
         os.utime(path)
     except OSError:
         return None
-    key, content = path.stem.encode(), blob[:-SEAL]
-    if unsealed(blob[-SEAL:] + key + content) is None:
+    content = blob[:-SEAL]
+    if blob[-SEAL:] != _seal(path, content):
         print(f"{path}: the kept proposals were damaged and are made anew", file=sys.stderr)
         return None
     return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
+
+
+def _seal(path: Path, content: bytes) -> bytes:
+    """Digest of key and array; it stands behind the array, so that numpy reads the file as well."""
+    return hashlib.sha256(path.stem.encode() + content).digest()
 
 
 def _write(path: Path, boxes: np.ndarray) -> None:
@@ -299,6 +279,6 @@ def _write(path: Path, boxes: np.ndarray) -> None:
     content = file.getvalue()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content + sealed(path.stem.encode() + content)[:SEAL])
+        write_bytes(path, content + _seal(path, content))
     except (OSError, DataError) as error:
         warnings.warn(f"proposals are not kept in {path.parent} ({error})", RuntimeWarning, stacklevel=4)

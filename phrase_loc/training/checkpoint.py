@@ -15,15 +15,16 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from phrase_loc import __version__
+from phrase_loc import __version__, files
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import SEAL, fingerprint, read_bytes, sealed, unsealed, write_bytes, writing
 from phrase_loc.pairs.paths import is_remote, remote_version
 from phrase_loc.pairs.sources import ShardSource, Source, texts_of
 
@@ -54,25 +55,24 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Writes it whole or not at all; raises DataError when the disk is full or the folder cannot be written."""
         advice = "free space there or give another out folder"
-        with writing(path, advice) as temporary, temporary.open("w+b") as file:
+        with files.writing(path, advice) as temporary:
             try:
-                torch.save(vars(self), file)
+                torch.save(vars(self), temporary)
             except RuntimeError as error:  # torch turns a full disk into a RuntimeError
                 raise OSError(str(error)) from None
-            file.write(_stream_digest(file, file.tell()))
+            with temporary.open("ab") as file:
+                file.write(bytes.fromhex(files.digest(temporary)))
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
         """Reads what `save` wrote; a DataError for another kind of file or version, or for changed bits."""
         advice = f"copy it again, or delete the folder {path.parent} to start anew"
         try:
-            with path.open("rb") as file:
-                size = file.seek(0, 2) - SEAL
-                whole = size > 0 and _stream_digest(file, size) == file.read()
+            with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as blob:
+                whole = hashlib.sha256(memoryview(blob)[: -files.SEAL]).digest() == blob[-files.SEAL :]
             held = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a dozen kinds for a file that is no checkpoint
-            reason = " ".join(str(error).split())[:120]
-            raise DataError(f"{path} is no checkpoint of a run ({reason}); {advice}") from None
+            raise DataError(f"{path} is no checkpoint of a run ({files.reason(error)}); {advice}") from None
         if not isinstance(held, dict) or held.get("version") not in (1, VERSION):
             raise DataError(f"{path} is no checkpoint of version {VERSION}; {advice}")
         if not whole and held["version"] == VERSION:
@@ -80,16 +80,6 @@ class Checkpoint:
         if not {"config"} <= held.keys() <= cls.__dataclass_fields__.keys():
             raise DataError(f"{path} holds other parts than a checkpoint of version {VERSION}; {advice}")
         return cls(**{**held, "version": VERSION})
-
-
-def _stream_digest(file: IO[bytes], size: int) -> bytes:
-    """SHA-256 of the first bytes of a file, which is left standing behind them."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    while size > 0 and (block := file.read(min(size, 2**20))):
-        digest.update(block)
-        size -= len(block)
-    return digest.digest()
 
 
 class Identity(NamedTuple):
@@ -105,8 +95,8 @@ def identify(source: Source, kept: Path, world: World) -> Identity:
     # the texts of a table are in memory and cost little; they come from a file whose time is not known here
     if isinstance(source, ShardSource) and held is not None and held.get("stamp") == stamp:
         return Identity(stamp, held["facts"])
-    files = world.from_main(lambda: _digest(_names_and_sizes(source)))
-    facts = {"images": len(source), "files": files, "texts": _digest_of_texts(source, world)}
+    named = world.from_main(lambda: _digest(_names_and_sizes(source)))
+    facts = {"images": len(source), "files": named, "texts": _digest_of_texts(source, world)}
     if world.is_main:
         write_kept(kept, {"stamp": stamp, "facts": facts})
     return Identity(stamp, facts)
@@ -128,16 +118,9 @@ def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, fr
 
     Dotted keys in `free` may differ, with all below them, and settings that only one version of the program knows.
     """
-    before, now = _flat(held), _flat(asked)
-    both = before.keys() & now.keys()
-    there = {key.split(".")[1] for key in both if key.startswith("phases.")}
-    for key in before.keys() ^ now.keys():  # other phases or losses
-        kind, _, rest = key.partition(".")
-        number, _, setting = rest.partition(".")
-        if kind == "phases" and (number not in there or "." in setting):
-            both.add(key)
-    bound = sorted(k for k in both if not any(f"{k}.".startswith(f"{one}.") for one in free))
-    changed = [f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in bound if before.get(k) != now.get(k)]
+    before, now, but = _flat(held), _flat(asked), tuple(f"{key}." for key in free)
+    bound = sorted(key for key in before.keys() & now.keys() if not f"{key}.".startswith(but))
+    changed = [f"{key}: {before[key]!r} -> {now[key]!r}" for key in bound if before[key] != now[key]]
     if changed:
         raise ConfigError(
             f"{folder} holds a run with other settings ({', '.join(changed[:3])}); give another out folder, or "
@@ -147,8 +130,8 @@ def check_same_run(held: dict[str, Any], asked: dict[str, Any], folder: Path, fr
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(tree, list) and any(isinstance(entry, dict) for entry in tree):
-        tree = {str(i): entry for i, entry in enumerate(tree)}
-    if not isinstance(tree, dict):
+        tree = {"number": len(tree), **{str(i): entry for i, entry in enumerate(tree)}}
+    if not isinstance(tree, dict) or prefix.endswith(".losses."):
         return {prefix.rstrip("."): tree}
     below = (_flat(value, f"{prefix}{key}.") for key, value in tree.items())
     return {name: leaf for found in below for name, leaf in found.items()}
@@ -156,13 +139,13 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def read_kept(path: Path) -> dict[str, Any] | None:
     """What `write_kept` wrote; None where it is missing or has changed since."""
-    content = unsealed(read_bytes(path)) if path.is_file() else None
+    content = files.unsealed(files.read_bytes(path)) if path.is_file() else None
     return None if content is None else json.loads(content)
 
 
 def write_kept(path: Path, facts: dict[str, Any]) -> None:
     """Facts behind their digest, whole or not at all; raises DataError when the disk is full."""
-    write_bytes(path, sealed(json.dumps(facts).encode()), "free space there or give another out=")
+    files.write_bytes(path, files.sealed(json.dumps(facts).encode()), "free space there or give another out=")
 
 
 def _stamp(source: Source) -> str:
@@ -178,7 +161,7 @@ def _stamp(source: Source) -> str:
 def _place(path: str) -> Any:
     """What changes with a file; None where there is none."""
     try:
-        return remote_version(path) if is_remote(path) else fingerprint(path)
+        return remote_version(path) if is_remote(path) else files.fingerprint(path)
     except (OSError, ValueError):  # ValueError: a null character in a path
         return None
 
@@ -205,8 +188,7 @@ def _digest_of_texts(source: Source, world: World) -> str:
 
 def _digest(*parts: Iterable[Any]) -> str:
     """Of JSON values, read one at a time: ten million of them need no memory."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for value in part:
-            digest.update(json.dumps(value).encode())
-    return digest.hexdigest()
+    found = hashlib.sha256()
+    for value in chain(*parts):
+        found.update(json.dumps(value).encode())
+    return found.hexdigest()

@@ -23,12 +23,12 @@ from phrase_loc.models.build import create, folded
 from phrase_loc.models.model import TextToRegion, last_frozen, trainable_stages
 from phrase_loc.models.store import load_model
 from phrase_loc.pairs.dataset import Transform, WebImages, in_order
-from phrase_loc.pairs.sources import texts_of
 from phrase_loc.text import vectors
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import PhaseConfig, TrainConfig
-from phrase_loc.training.features import BATCH, any_word
+from phrase_loc.training.features import BATCH
 from phrase_loc.training.losses import LOSSES
+from phrase_loc.training.objective import table
 from phrase_loc.training.setup import Setup, read_texts, text_files
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def check(config: TrainConfig, world: World) -> None:
 
 def _check_words(config: TrainConfig) -> None:
     """Whether what the vocabulary, vectors and out-of-vocabulary words are read from is there."""
-    source, fresh = config.vectors.source, config.model.start in ("", "auto")
-    if config.further.words or (fresh and source == "glove"):
+    fresh = config.model.start in ("", "auto")
+    if config.further.words or (fresh and config.vectors.source == "glove"):
         vectors.glove_package(())
     if config.further.words:
         deque(read_texts(config.further.texts), maxlen=0)  # to the end: they are used in the last step
@@ -77,8 +77,6 @@ def _check_words(config: TrainConfig) -> None:
         Vocabulary.load(config.vocabulary.file)
     for path in text_files(config.vocabulary.extra_texts):
         next(read_texts((path,)), None)
-    if fresh and source == "encoder":
-        vectors.encoder_vectors(_WORDS.words, config.vectors.file)
 
 
 def _model(config: TrainConfig) -> TextToRegion:
@@ -185,45 +183,36 @@ def held_out_score(config: TrainConfig, model: TextToRegion, setup: Setup) -> di
     if not numbers:
         return {}
     ids = setup.new or range(len(model.vocabulary))
-    labels = np.zeros((len(numbers), len(model.vocabulary)), bool)
-    for row, texts in enumerate(texts_of(setup.source, numbers)):
-        labels[row, list(setup.labeller(texts).ids)] = True
     size = (config.run_phases[-1].sizes or (model.config.image_size,))[-1]
-    images = WebImages(setup.source, any_word, [Transform((size, size))], config.seed)
-    device, kind = model.words.vectors.device, model.words.vectors.dtype
-    rows, usable, found = torch.arange(ids.start, ids.stop, device=device), [], []
+    images = WebImages(setup.source, setup.labeller, [Transform((size, size))], config.seed, negatives=True)
+    vectors, rows = model.words.vectors, torch.arange(ids.start, ids.stop)
+    scores, labels = [], []
     with torch.inference_mode():
         for batch in in_order(images, numbers, BATCH):
-            found.append(model(batch.images.to(device).to(kind), rows).float().cpu())
-            usable.append(batch.weights > 0)
-    kept = torch.cat(usable).numpy()
-    return _summary(
-        [model.vocabulary.words[i] for i in ids], torch.cat(found).numpy()[kept], labels[kept][:, ids]
-    )
+            kept = batch.weights > 0
+            pixels = batch.images.to(vectors.device, vectors.dtype)
+            scores.append(model(pixels, rows.to(vectors.device)).float().cpu()[kept])
+            labels.append(table(batch.words, rows, len(kept), torch.float32)[kept] > 0)
+    words = [model.vocabulary.words[i] for i in ids]
+    return _summary(words, torch.cat(scores).numpy(), torch.cat(labels).numpy())
 
 
 def _summary(words: Sequence[str], scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     count, said = len(labels), labels.sum(0)
     asked = (said > 0) & (said < count)
     result: dict[str, Any] = {"photographs": count, "words_scored": int(asked.sum())}
-    places = np.argsort(-scores[:, asked], axis=0, kind="stable")
-    truth, each = labels[:, asked], np.full(len(words), np.nan)
-    if asked.any():
-        each[asked] = average_precision(truth, places)
+    places, truth = np.argsort(-scores[:, asked], axis=0, kind="stable"), labels[:, asked]
+    found = average_precision(truth, places)
+    if len(found):
         random = np.random.default_rng(0)
-        shuffled = [
-            average_precision(truth[random.permutation(count)], places).mean() for _ in range(_SHUFFLES)
-        ]
-        result["average_precision"] = float(each[asked].mean())
-        result["share"] = float(truth.mean())
+        orders = (truth[random.permutation(count)] for _ in range(_SHUFFLES))
+        shuffled = [average_precision(order, places).mean() for order in orders]
+        result |= {"average_precision": float(found.mean()), "share": float(truth.mean())}
         result["shuffled_95"] = float(np.quantile(shuffled, 0.95))
+    each = dict(zip(np.flatnonzero(asked).tolist(), found.tolist(), strict=True))
     result["words"] = {
-        word: {
-            "photographs": int(n),
-            "average_precision": None if np.isnan(ap) else float(ap),
-            "share": n / count,
-        }
-        for word, n, ap in zip(words, said, each, strict=True)
+        word: {"photographs": int(said[i]), "average_precision": each.get(i), "share": said[i] / count}
+        for i, word in enumerate(words)
     }
     return result
 
@@ -232,8 +221,7 @@ def average_precision(labels: np.ndarray, places: np.ndarray) -> np.ndarray:
     """(n,K) bool, (n,K) photographs by descending score -> (K,); each word has a photograph."""
     hits = np.take_along_axis(labels, places, 0)
     precision = hits.cumsum(0) / np.arange(1, len(hits) + 1)[:, None]
-    mean: np.ndarray = (precision * hits).sum(0) / hits.sum(0)
-    return mean
+    return np.asarray((precision * hits).sum(0) / hits.sum(0))
 
 
 def told_of_held_out(found: dict[str, Any], path: Path) -> str:

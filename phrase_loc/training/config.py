@@ -57,19 +57,12 @@ class VocabularyConfig:
 class VectorsConfig:
     """The word vectors of the text head."""
 
-    # glove (the PyPI package), ppmi (co-occurrence of the texts), encoder (a transformers text encoder), random, or
-    # free: every word learns its own classifier row and bias, no projection
-    source: Literal["glove", "ppmi", "encoder", "random", "free"] = "glove"
-    file: str = ""  # the encoder's folder or package
+    # glove (the PyPI package), ppmi (co-occurrence of the texts), random, or free: every word learns its own
+    # classifier row and bias, no projection
+    source: Literal["glove", "ppmi", "random", "free"] = "glove"
     size: AtLeastOne = 300  # numbers a word, for ppmi and random
     bias: Finite = -4.0  # that words start with, about the log-odds of being said of an image
     tuned: bool = True  # train them
-
-    def __post_init__(self) -> None:
-        if self.source == "encoder" and not self.file:
-            raise ConfigError(
-                "vectors.source=encoder needs vectors.file, the path of a text encoder, or its package"
-            )
 
 
 def _from_scratch(value: Any) -> Any:
@@ -81,11 +74,10 @@ class LabelsConfig:
     """From texts to weak labels; see text/vocabulary.py."""
 
     last_word: Share = 0.5  # strength that the last word of a bigram takes from it
-    balance: Share = 0.0  # power by which rare words weigh more; 0 leaves all alike
-    most: Annotated[float, Field(ge=1)] = 10.0  # largest ratio to the median's weight
-    # retired at the values that they have in older configs: neither helped (docs/experiments.md)
+    # retired at the values that they have in older configs: none of them helped (docs/experiments.md)
     agree: Literal[1] = 1
     unpunished: Literal["none"] = "none"
+    balance: Annotated[float, Field(ge=0, le=0)] = 0.0
 
 
 @config_dataclass

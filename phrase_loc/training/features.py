@@ -1,42 +1,35 @@
 """What a phase reads: photographs, or the output of a trunk's frozen stages, kept on disk.
 
 On what is kept a head trains in minutes, many times over. It is stored in half precision, for the image as it is and
-mirrored, in chunks: a file for CHUNK samples, written whole or not at all, a SHA-256 before arrays in NumPy's format.
+mirrored, in chunks: a safetensors file for CHUNK samples, written whole or not at all, with the SHA-256 of them.
 The folder's name is a digest of all that makes its content, and a chunk whose bits have changed is made anew, so what
 is kept never stands for something else. No text has a part in it: runs with other words can share it.
 """
 
 import hashlib
-import io
 import json
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from phrase_loc import __version__
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.files import SEAL, read_bytes, refusing, remove_leftovers, sealed, unsealed, writing
+from phrase_loc.files import digest, refusing, remove_leftovers, writing
 from phrase_loc.models.model import last_frozen, run_stages
-from phrase_loc.pairs.dataset import (
-    FILLER,
-    Item,
-    Sample,
-    Transform,
-    WebImages,
-    in_order,
-    names_a_side,
-    unlabelled,
-)
-from phrase_loc.skipped import Fault
+from phrase_loc.pairs.dataset import Sample, Transform, WebImages, in_order, names_a_side
 from phrase_loc.text.vocabulary import WordLabels
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.setup import Setup
@@ -45,7 +38,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 256
 BATCH = 32
-#: Chunks that a reader keeps open: each costs a file descriptor, of which a process often has 1,024.
+#: Chunks that a process keeps open, those that were used last.
 OPEN = 64
 _ABANDONED = 86_400.0  # seconds after which a half-written file has no writer any more
 
@@ -54,43 +47,31 @@ def samples(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: World)
     """The samples of a phase; features that are missing on disk are computed first (DataError: the disk is full)."""
     sizes = phase.sizes or (setup.model.config.image_size,)
     drawn = [Transform((s, s), phase.crop, phase.mirror, phase.jitter) for s in sizes]
-    images = WebImages(setup.source, setup.labeller, drawn, config.seed, phase.new_words_only)
+    images = (setup.source, setup.labeller, drawn, config.seed, phase.new_words_only)
     if not phase.cache:
-        return images
+        return WebImages(*images)
     folders = [kept_features(config, phase, setup, world, size) for size in sizes]
-    return CachedImages(folders, images, phase.mirror)
+    return CachedImages(folders, phase.mirror, *images)
 
 
-class CachedImages(Dataset[Sample]):
-    """The samples of `images` with the frozen stages' output in place of the image, from a folder for each size."""
+class CachedImages(WebImages):
+    """The samples with the frozen stages' output in place of the image, from a folder for each size."""
 
-    def __init__(self, folders: Sequence[Path], images: WebImages, mirror: float):
-        self.chunks, self.images, self.mirror = list(map(Chunks, folders)), images, mirror
+    def __init__(self, folders: Sequence[Path], mirror: float, *images: Any):
+        super().__init__(*images)
+        self.folders, self.mirror = folders, mirror
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def nothing(self, number: int, choice: int) -> Tensor:
+        """Features that are all 0; a DataError where those of that number cannot be read."""
+        return torch.zeros_like(read_chunk(self.folders[choice], max(number, 0) // CHUNK)[0][0, 0])
 
-    def __getitem__(self, item: Item) -> Sample:
-        """The features of that number, mirrored or not as that epoch wants it, for that input size."""
-        epoch, number, choice = item
-        chunk, place = divmod(max(number, 0), CHUNK)
-        outputs, usable = self.chunks[choice](chunk)
-        nothing = Sample(torch.zeros(outputs.shape[2:], dtype=torch.float16))
-        if number == FILLER:
-            return nothing
-        name = self.images.source.name(number)
-        try:
-            texts = self.images.source.texts(number)
-        except DataError as error:
-            return nothing._replace(fault=Fault("image", name, str(error)))
-        labels = self.images.labeller(texts)
-        if not labels.ids and not (texts and self.images.negatives):
-            return nothing._replace(fault=unlabelled(name, texts))
+    def image(self, number: int, choice: int, texts: Sequence[str], random: np.random.Generator) -> Tensor:
+        """The features of that number, mirrored or not as that epoch wants it; a DataError of a broken image."""
+        chunk, place = divmod(number, CHUNK)
+        outputs, usable = read_chunk(self.folders[choice], chunk)
         if not usable[place]:
-            return nothing._replace(fault=Fault("image", name))
-        random = np.random.default_rng([self.images.seed, epoch, number])
-        view = int(random.random() < self.mirror and not names_a_side(texts))
-        return Sample(torch.from_numpy(np.array(outputs[place, view])), labels, 1.0)
+            raise DataError("")
+        return outputs[place, int(random.random() < self.mirror and not names_a_side(texts))]
 
 
 def any_word(texts: Sequence[str]) -> WordLabels:
@@ -122,7 +103,7 @@ def kept_features(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: 
                 outputs = [run_stages(model, view, None, until) for view in views]
             found.append(torch.stack(outputs, 1).half().cpu())
             usable.append(loaded.weights.cpu() > 0)
-        write_chunk(folder, number, [torch.cat(found).numpy(), torch.cat(usable).numpy()])
+        write_chunk(folder, number, torch.cat(found), torch.cat(usable))
     world.barrier()
     return folder
 
@@ -136,11 +117,11 @@ def _folder(config: TrainConfig, phase: PhaseConfig, setup: Setup, size: int, un
         "images": setup.identity.stamp,
         "versions": [__version__, *(version(name) for name in ("torch", "torchvision", "pillow"))],
     }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     frozen = model.trunk[: model.stage_index(until) + 1]
     for tensor in frozen.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return Path(config.data.features or config.out) / f"features-{digest.hexdigest()[:16]}"
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return Path(config.data.features or config.out) / f"features-{found.hexdigest()[:16]}"
 
 
 def missing_chunks(folder: Path, count: int, world: World) -> list[tuple[int, range]]:
@@ -159,32 +140,29 @@ def missing_chunks(folder: Path, count: int, world: World) -> list[tuple[int, ra
     return [(c, range(c * CHUNK, min(count, (c + 1) * CHUNK))) for c in missing[world.rank :: world.size]]
 
 
-def write_chunk(folder: Path, number: int, arrays: Sequence[np.ndarray]) -> None:
+def write_chunk(folder: Path, number: int, outputs: Tensor, usable: Tensor) -> None:
     """Writes a chunk whole or not at all; raises DataError when the disk is full."""
     with writing(_path(folder, number), "free space there or give another data.features") as temporary:
-        content = io.BytesIO()
-        for array in arrays:
-            np.save(content, array)
-        temporary.write_bytes(sealed(content.getvalue()))
+        told = {"sha256": _digest(outputs, usable)}
+        temporary.write_bytes(save({"outputs": outputs, "usable": usable}, told))
 
 
-class Chunks:
-    """Reads chunks of a folder, read-only; the OPEN ones that were used last stay open."""
+@lru_cache(OPEN)
+def read_chunk(folder: Path, number: int) -> tuple[Tensor, Tensor]:
+    """Outputs (n,2,C,h,w), or (n,1,C,h,w) where nothing is mirrored, and which of them are usable, (n,).
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._open: dict[int, list[np.ndarray]] = {}
+    They are mapped into memory, not read. Raises DataError when the file is gone.
+    """
+    path = _path(folder, number)
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("outputs"), file.get_tensor("usable")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read ({error}); start again, and it is computed anew") from None
 
-    def __call__(self, number: int) -> list[np.ndarray]:
-        """The arrays of a chunk; raises DataError when its file is gone."""
-        arrays = self._open.pop(number, None) or _arrays(_path(self.folder, number))
-        self._open[number] = arrays
-        while len(self._open) > OPEN:
-            del self._open[next(iter(self._open))]
-        return arrays
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_open": {}}
+def _digest(*tensors: Tensor) -> str:
+    return digest(b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors))
 
 
 def _path(folder: Path, number: int) -> Path:
@@ -194,26 +172,8 @@ def _path(folder: Path, number: int) -> Path:
 def _is_whole(path: Path) -> bool:
     if not path.exists():
         return False
-    with suppress(DataError):
-        if unsealed(read_bytes(path)) is not None:
+    with suppress(OSError, SafetensorError, KeyError), safe_open(path, "pt") as file:
+        if _digest(file.get_tensor("outputs"), file.get_tensor("usable")) == file.metadata()["sha256"]:
             return True
     log.warning("%s has changed since it was written; it is made anew", path)
     return False
-
-
-def _arrays(path: Path) -> list[np.ndarray]:
-    """Memory maps of the arrays behind the digest."""
-    arrays = []
-    try:
-        mapped = np.memmap(path, np.uint8, "r")
-        with path.open("rb") as file:
-            file.seek(SEAL)
-            while file.tell() < len(mapped):
-                np.lib.format.read_magic(file)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-                begin = file.tell()
-                end = file.seek(begin + dtype.itemsize * math.prod(shape))
-                arrays.append(mapped[begin:end].view(dtype).reshape(shape))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); start again, and it is computed anew") from None
-    return arrays

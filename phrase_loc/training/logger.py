@@ -29,7 +29,12 @@ class Logger:
         if folder is not None:
             self.path = folder / "metrics.jsonl"
             _keep_until(self.path, done)
-        self._events: Any = _event_writer(folder / "tensorboard", done) if folder and tensorboard else None
+        self._events: Any = None
+        if folder is not None and tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            with refusing(folder, "free space there"):
+                self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=done)
 
     def phase(self, name: str, done: int, steps: int) -> None:
         """A phase goes on after `done` steps of the run, with `steps` of its own to do."""
@@ -70,13 +75,6 @@ class Logger:
         self._bar.close()
         if self._events is not None:
             self._events.close()
-
-
-def _event_writer(folder: Path, done: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    with refusing(folder, "free space there"):
-        return SummaryWriter(str(folder), purge_step=done)
 
 
 def _keep_until(path: Path, done: int) -> None:

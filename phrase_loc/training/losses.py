@@ -4,10 +4,9 @@ A loss is a function of scores (N,k) and targets that gives (N,): what k of the 
 image. 100,000 words need not be scored at once: it is summed over chunks of them. A new loss is an entry in LOSSES.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,7 +17,6 @@ class Targets:
 
     positive: Tensor  # (N,k) strength in [0,1] with which a word belongs to an image; 0 where it was not said
     ignored: Tensor  # (N,k) bool: words that are neither true nor false of the image, none of them positive
-    balance: Tensor  # (k,) weight of each word, larger for rare ones
     correction: Tensor  # (k,) how many words each stands for as a negative; 1 unless sampled
     weights: Tensor  # (N,) 1, or 0 for images that do not count
 
@@ -26,25 +24,14 @@ class Targets:
 def _sigmoid(scores: Tensor, targets: Targets) -> Tensor:
     """Multi-label logistic loss: each word alone is there or not, softly labelled by its strength.
 
-        loss(n) = sum_k b_k c_nk [ softplus(s_nk) - y_nk s_nk ]
+        loss(n) = sum_k c_nk [ softplus(s_nk) - y_nk s_nk ]
 
-    b balances rare words, c counts a sampled negative for the words it stands for, ignored words are left out.
+    c counts a sampled negative for the words it stands for, ignored words are left out.
     """
     said = targets.positive > 0
-    count = targets.balance * (said + ~said * targets.correction)
+    count = said + ~said * targets.correction
     each = count * (F.softplus(scores) - targets.positive * scores)
     return each.masked_fill(targets.ignored, 0.0).sum(1)
-
-
-def balance(counts: Sequence[int], power: float = 0.5, most: float = 10.0) -> Tensor:
-    """(V,) class weights that let rare words count: (median count / count) ** power, within 1/most..most.
-
-    The mean over the occurrences (not over the words) is 1, so the size of the loss does not change. A count of 0 is
-    read as 1. Power 0 leaves all words alike, 1 gives each word the same total.
-    """
-    seen = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
-    weights = (seen.median() / seen).pow(power).clamp(1 / most, most)
-    return (weights * seen.sum() / (weights * seen).sum()).float()
 
 
 #: Name -> loss: (N,k) scores and their labels -> (N,).

@@ -11,16 +11,16 @@ the direction of a linear discriminant with a diagonal covariance. The bias is t
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.models.model import TextToRegion, WordTable
+from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import DEFAULT, load_model
 from phrase_loc.pairs.dataset import Batch
 from phrase_loc.pairs.sources import Source, texts_of
@@ -35,41 +35,31 @@ LOOKED_AT = 4096
 _NAMED = 20  # words of a kind that the log names
 
 
-class NewWords(NamedTuple):
-    """The model with the words that the texts add to it."""
-
-    model: TextToRegion
-    first: int  # row of the first new word
-    said: Counter[str]  # word -> photographs looked at of which it is said
-
-
 def resolve_start(config: TrainConfig, photographs: int, begun: str | None) -> TrainConfig:
     """The config of a run with so many photographs: model.start=auto decided, as `begun` where the run has begun.
 
     The shipped model, where it is kept, is released with its own settings: `inference` is the recipe's.
     """
-    few, asked = config.few, config.model
-    start = asked.start
-    if start == "auto":
-        start = ("default" if photographs < few.below and _fits(config) else "") if begun is None else begun
-    told = "%d photographs are few (few.below=%d): "
-    if photographs < few.below and asked.start == "auto" and not start:
-        why = "training from scratch, as the settings are not the shipped model's"
-        log.warning(told + why, photographs, few.below)
-    if photographs < few.below and start:
+    few, start = config.few, config.model.start
+    is_few, is_auto = photographs < few.below, start == "auto"
+    if is_auto:
+        start = begun if begun is not None else "default" if is_few and _fits(config) else ""
+    told = f"{photographs} photographs are few (few.below={few.below}): "
+    if is_few and is_auto and not start:
+        log.warning(f"{told}training from scratch, as the settings are not the shipped model's")
+    if is_few and start:
         least = min(few.min_count, config.vocabulary.min_count)
         config = replace(config, vocabulary=replace(config.vocabulary, min_count=least))
-    config = replace(config, model=replace(asked, start=start))
-    if asked.start != "auto" or not start:
+    config = replace(config, model=replace(config.model, start=start))
+    if not is_auto or not start:
         return config
     if config.only:
-        log.info(f"{told}starting from the shipped model, {start}", photographs, few.below)
+        log.info(f"{told}starting from the shipped model, {start}")
         return config
     log.info(
         f"{told}the shipped model is kept as it is and learns the words that it lacks; model.start=none trains from "
         "scratch, and model.start=default all of the model by the phases of the config, whose inference settings the "
-        "kept model does not take",
-        *(photographs, few.below),
+        "kept model does not take"
     )
     return replace(config, phases=(few.phase,), average_of=(), further=FurtherConfig(), inference={})
 
@@ -95,11 +85,14 @@ def looked_at(numbers: Sequence[int]) -> Sequence[int]:
 
 def extended(
     model: TextToRegion, counted: Vocabulary, source: Source, numbers: Sequence[int], least: int
-) -> NewWords:
+) -> tuple[TextToRegion, int, Counter[str]]:
     """A row more for each unit of `counted` that the model lacks and that is said of `least` of these photographs.
 
     Of many photographs those looked at must hold their share of that. Words of the out-of-vocabulary table start at
     their vector, others at zeros until `start_rows`; where vectors come from text those others stay unknown.
+
+    Returns:
+        The model; the row of its first new word; word -> photographs looked at of which it is said.
     """
     seen = looked_at(numbers)
     said: Counter[str] = Counter()
@@ -121,25 +114,22 @@ def extended(
     rest = [w for w in new if not needed <= said[w] < len(seen)]
     _tell(f"not learned, said of fewer than {needed} photographs or of all", rest, said)
     if not learn:
-        return NewWords(model, V, said)
-    blank = torch.zeros(model.config.embedding)
-    rows = [model.words(torch.tensor([place[w]]))[0] if w in place else blank for w in learn]
-    words = WordTable(torch.cat([model.words.vectors.detach(), torch.stack(rows).detach()]))
+        return model, V, said
+    blank, words = torch.zeros(model.config.embedding), deepcopy(model.words)
+    rows = [words(torch.tensor([place[w]]))[0] if w in place else blank for w in learn]
+    words.vectors = nn.Parameter(torch.cat([words.vectors, torch.stack(rows)]).detach(), requires_grad=False)
     kept = [i for i, word in enumerate(model.extra) if word not in set(learn)]
-    if kept:
-        words.reserve(len(kept), model.words.rows.shape[1])
-        for own, theirs in ((words.rows, model.words.rows[kept]), (words.scale, model.words.scale[kept])):
-            own.copy_(theirs)
-        words.into.copy_(model.words.into)
-        words.offset.copy_(model.words.offset)
+    words.rows, words.scale = words.rows[kept], words.scale[kept]
+    if not kept:
+        words.reserve(0, 1)
     bias = model.words.presence_bias
     mean = bias[:V].mean().expand(len(learn))  # until the new words are calibrated themselves
-    words.presence_bias.copy_(torch.cat([bias[:V], mean, bias[V:][kept]]))
+    words.presence_bias = torch.cat([bias[:V], mean, bias[V:][kept]])
     vocabulary = Vocabulary((*old.words, *learn), (*old.counts, *(said[w] for w in learn)))
     config = replace(model.config, tuned=True)
     extra = tuple(model.extra[i] for i in kept)
     made = TextToRegion(config, model.trunk, model.head, words, vocabulary, extra)
-    return NewWords(made.eval().requires_grad_(False), V, said)
+    return made.eval().requires_grad_(False), V, said
 
 
 def _tell(what: str, words: Sequence[str], said: Counter[str]) -> None:

@@ -7,8 +7,6 @@ for its share of the vocabulary. What one process returns is its share of a sum 
 processes and one with the same global batch have the same gradient.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,13 +21,6 @@ from phrase_loc.training.config import PhaseConfig
 from phrase_loc.training.losses import LOSSES, Targets
 
 
-class Words(NamedTuple):
-    """The words that a step scores: (K,) rows, ascending, and how many words each stands for as a negative."""
-
-    ids: Tensor
-    stands: Tensor
-
-
 class Objective(nn.Module):
     """The module that DistributedDataParallel wraps: forward(batch) -> this process's share of the summed loss.
 
@@ -38,12 +29,9 @@ class Objective(nn.Module):
     as they are and no step scores them.
     """
 
-    balance: Tensor  # (V,) weight of each word
-
     def __init__(
         self,
         model: TextToRegion,
-        balance: Tensor,
         phase: PhaseConfig,
         world: World,
         memory_mb: int = 1024,
@@ -55,29 +43,28 @@ class Objective(nn.Module):
         self.memory_mb, self.recompute, self.first = memory_mb, recompute, first
         self.cached = last_frozen(model.trunk, phase.train_from) if phase.cache else None
         self.losses = {name: choose(LOSSES, name, "loss") for name in phase.losses}
-        self.register_buffer("balance", balance, persistent=False)
 
     def forward(self, batch: Batch, seed: int) -> Tensor:
         """The sum over this process's images of weight * loss; `seed` is of the sampled words, the same in all."""
         features = self.features(batch)
-        words = self._words(batch, seed)
+        words, stands = self._words(batch, seed)
         # words at a time: their scores at locations, the gradient of these and one intermediate must fit
         cells = features.shape[0] * features.shape[2] * features.shape[3]
         size = max(1, int(self.memory_mb * 2**20 / (3 * cells * features.element_size())))
-        chunks = [Words(*pair) for pair in zip(words.ids.split(size), words.stands.split(size), strict=True)]
+        chunks = list(zip(words.split(size), stands.split(size), strict=True))
 
-        def summed(features: Tensor, chunk: Words) -> Tensor:
-            scores = self._scores(features, chunk.ids)
-            targets = self._targets(batch, chunk, scores)
+        def summed(features: Tensor, words: Tensor, stands: Tensor) -> Tensor:
+            scores = self._scores(features, words)
+            targets = self._targets(batch, words, stands, scores)
             parts = [
                 weight * self.losses[name](scores, targets) for name, weight in self.phase.losses.items()
             ]
             return (targets.weights * torch.stack(parts).sum(0)).sum()
 
         if len(chunks) == 1:
-            return summed(features, chunks[0])
+            return summed(features, words, stands)
         # of several chunks none is kept for the backward pass, but made again
-        each = [checkpoint(summed, features, chunk, use_reentrant=False) for chunk in chunks]
+        each = [checkpoint(summed, features, *chunk, use_reentrant=False) for chunk in chunks]
         return torch.stack(each).sum()
 
     def features(self, batch: Batch) -> Tensor:
@@ -87,14 +74,15 @@ class Objective(nn.Module):
         features = model.head.features(run_stages(model, x, self.cached, None, self.recompute))
         return F.dropout(features, dropout, self.training) if dropout else features
 
-    def _words(self, batch: Batch, seed: int) -> Words:
-        size, device = len(self.balance), self.balance.device
+    def _words(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
+        """(K,) rows of the words that a step scores, ascending; how many words each stands for as a negative."""
+        size, like = len(self.model.vocabulary), self.model.words.vectors
         if self.first or not self.phase.words or self.phase.words >= size:
-            rows = torch.arange(self.first, size, device=device)
-            return Words(rows, torch.ones_like(self.balance[self.first :]))
+            rows = torch.arange(self.first, size, device=like.device)
+            return rows, like.new_ones(len(rows))
         said = sorted({i for rank in self.world.gather(batch.words.ids.unique().tolist()) for i in rank})
-        ids, stands = sampled_words(said, size, self.phase.words, seed)
-        return Words(ids.to(device), stands.to(device, self.balance.dtype))
+        rows, stands = sampled_words(said, size, self.phase.words, seed)
+        return rows.to(like.device), stands.to(like)
 
     def _scores(self, features: Tensor, ids: Tensor) -> Tensor:
         """(N,D,h,w), (K,) -> (N,K); half precision ends before the pool, which exponentiates and sums."""
@@ -103,13 +91,12 @@ class Objective(nn.Module):
         pooled: Tensor = self.model.head.pool(scores)
         return pooled
 
-    def _targets(self, batch: Batch, words: Words, scores: Tensor) -> Targets:
+    def _targets(self, batch: Batch, words: Tensor, stands: Tensor, scores: Tensor) -> Targets:
         """Labels of the batch for these words."""
         count, kind = len(scores), scores.dtype
-        positive = table(batch.words, words.ids, count, kind)
-        ignored = (table(batch.ignored, words.ids, count, kind) > 0) & (positive == 0)
-        numbers = (self.balance[words.ids], words.stands, batch.weights)
-        return Targets(positive, ignored, *(number.to(kind) for number in numbers))
+        positive = table(batch.words, words, count, kind)
+        ignored = (table(batch.ignored, words, count, kind) > 0) & (positive == 0)
+        return Targets(positive, ignored, stands.to(kind), batch.weights.to(kind))
 
 
 def table(labels: Ragged, words: Tensor, count: int, dtype: torch.dtype) -> Tensor:

@@ -53,16 +53,15 @@ class Phase:
         self.setup, self.world, self.on_fault = setup, world, on_fault
         model, settings = setup.model, self.settings
         groups = parameter_groups(model, settings)
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+        self.optimizer = torch.optim.AdamW(groups)
         self.parameters = [p for group in groups for p in group["params"]]
         self.average = Average(model, config.ema) if config.ema else None
         fp16 = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=fp16)  # type: ignore[attr-defined]
         self.total = phase_steps(settings, len(setup.trained))
-        balance = setup.balance.to(world.device)
         first = setup.new.start if settings.new_words_only else 0
         self.kept = model.words.vectors.detach()[:first].clone()  # rows that weight decay must not touch
-        self.objective = Objective(model, balance, settings, world, config.memory_mb, config.recompute, first)
+        self.objective = Objective(model, settings, world, config.memory_mb, config.recompute, first)
         if config.compile and settings.train_from != "none":
             for stage in model.trunk.children():
                 stage.compile()
@@ -80,20 +79,23 @@ class Phase:
 
     def steps(self, done: int) -> Iterator[Step]:
         """Runs from step `done` to the end; kept features that are missing are computed before it returns."""
-        return self._steps(done, iter(self._loader(done)))
+        batches = iter(self._loader(done))
 
-    def _steps(self, done: int, batches: Iterator[Batch]) -> Iterator[Step]:
-        self.set_mode()
-        for step in range(done, self.total):
-            seed = step_seed(self.config.seed, self.number, step)
-            torch.manual_seed(seed + self.world.rank)
-            parts = [next(batches) for _ in range(self.settings.accumulate)]
-            yield self._step(step, seed, parts)
+        def run() -> Iterator[Step]:
+            self.set_mode()
+            for step in range(done, self.total):
+                yield self._step(step, [next(batches) for _ in range(self.settings.accumulate)])
 
-    def _step(self, step: int, seed: int, parts: list[Batch]) -> Step:
-        for fault in (fault for part in parts for fault in part.faults):
-            self.on_fault(fault)
+        return run()
+
+    def _step(self, step: int, parts: list[Batch]) -> Step:
+        for part in parts:
+            for fault in part.faults:
+                self.on_fault(fault)
         world, device = self.world, self.world.device
+        draws = np.random.SeedSequence([self.config.seed, self.number, step]).generate_state(1, np.uint64)
+        seed = int(draws[0] >> np.uint64(2))  # 62 bits, others in each step of a run
+        torch.manual_seed(seed + world.rank)
         count = world.sum(torch.stack([part.weights.sum() for part in parts]).sum().to(device)).item()
         rate = schedule(self.settings, step, self.total)
         for group in self.optimizer.param_groups:
@@ -157,11 +159,10 @@ class Phase:
     def _loader(self, done: int) -> DataLoader:
         config, phase, world = self.config, self.settings, self.world
         order = Order(self.setup.source.groups, config.seed, config.data.window, self.setup.held_out)
-        steps, sizes = (done, self.total), len(phase.sizes) or 1
-        sampler = StepSampler(order, phase.batch, phase.accumulate, *steps, world.rank, world.size, sizes)
+        ranks, sizes = (world.rank, world.size), len(phase.sizes) or 1
         return DataLoader(
             samples(config, phase, self.setup, world),
-            batch_sampler=sampler,
+            batch_sampler=StepSampler(order, phase.batch, phase.accumulate, done, self.total, *ranks, sizes),
             collate_fn=collate,
             num_workers=config.data.workers,
             pin_memory=world.device.type == "cuda",
@@ -172,11 +173,6 @@ class Phase:
 def phase_steps(settings: PhaseConfig, samples: int) -> int:
     """Steps of a phase over so many samples."""
     return settings.steps or max(1, math.ceil(settings.epochs * math.ceil(samples / settings.batch)))
-
-
-def step_seed(seed: int, phase: int, step: int) -> int:
-    """A seed of 62 bits that differs between any two steps of a run."""
-    return int(np.random.SeedSequence([seed, phase, step]).generate_state(1, np.uint64)[0] >> np.uint64(2))
 
 
 def _one_thread(worker: int) -> None:

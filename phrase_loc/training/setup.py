@@ -25,10 +25,9 @@ from phrase_loc.pairs.shards import load_index
 from phrase_loc.pairs.sources import Source, open_source, texts_of
 from phrase_loc.tables import text_lines
 from phrase_loc.text import vectors as text_vectors
-from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, WordLabeller, build_vocabulary
+from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, WordLabeller
 from phrase_loc.training.checkpoint import Identity, check_same_data, identify, read_kept, write_kept
 from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
-from phrase_loc.training.losses import balance
 from phrase_loc.training.new_words import extended, resolve_start
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ class Setup:
     source: Source
     model: TextToRegion
     labeller: WordLabeller
-    balance: Tensor  # (V,) weight of each word
     identity: Identity  # of the data and the vocabulary
     trained: list[int]  # photographs that are trained on, ascending
     held_out: tuple[int, ...]  # the others
@@ -73,11 +71,8 @@ def prepare(
     if config.precision == "float64":
         model = model.double()
     model = model.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
-    labels = config.labels
-    labeller = WordLabeller(model.vocabulary, labels.last_word)
-    weights = balance(model.vocabulary.counts, labels.balance, labels.most)
-    weights = weights.to(model.head.log_scale.dtype)
-    return Setup(source, model, labeller, weights, identity, trained, held_out, new, card)
+    labeller = WordLabeller(model.vocabulary, config.labels.last_word)
+    return Setup(source, model, labeller, identity, trained, held_out, new, card)
 
 
 def left_out(count: int, config: TrainConfig) -> tuple[int, ...]:
@@ -129,7 +124,8 @@ def new_model(
     settings = {key: value for key, value in vars(asked).items() if key != "start"}
     model = create(vocabulary, vectors, free=free, tuned=words.tuned, **settings)
     # a word is said of few images: from 0 the bias would take a thousand steps to learn that
-    model.head.start_bias(words.bias)
+    if model.head.word_bias is not None:  # of a free head it stands in the rows
+        torch.nn.init.constant_(model.head.word_bias.bias, words.bias)
     return model, range(len(vocabulary)), {}
 
 
@@ -221,12 +217,10 @@ def word_vectors(config: VectorsConfig, vocabulary: Vocabulary, texts: Iterable[
     elif config.source == "ppmi":
         size = min(config.size, len(words) - 1)
         vectors = text_vectors.cooccurrence_vectors(texts, vocabulary, size, seed)
-    elif config.source == "encoder":
-        vectors = text_vectors.encoder_vectors(words, config.file)
     else:
-        glove = text_vectors.glove_package(set(words))
-        empty = torch.zeros(glove.vectors.shape[1])
-        vectors = torch.stack([empty if vector is None else vector for vector in map(glove.get, words)])
+        glove = text_vectors.glove_package(words)
+        empty = torch.zeros_like(next(iter(glove.values()), torch.zeros(1)))
+        vectors = torch.stack([glove.get(word, empty) for word in words])
     known = vectors.abs().sum(1, keepdim=True) > 0
     largest = vectors.abs().max()
     vectors = torch.where(known, vectors - vectors.sum(0) / known.sum(), 0.0)
@@ -247,8 +241,8 @@ def add_further_words(model: TextToRegion, config: FurtherConfig, seed: int) -> 
 
     A word keeps its finished vector in 8 bits a number, since the two kinds of words have different maps.
     """
-    glove, trained = text_vectors.glove_package(), model.vocabulary
-    by_glove = {word: glove.vectors[i] * GLOVE_SCALE for i, word in enumerate(glove.words)}
+    trained = model.vocabulary
+    by_glove = {word: vector * GLOVE_SCALE for word, vector in text_vectors.glove_package().items()}
     by_text = _company(config.texts, seed)  # co-occurrence vectors
     by_both = {w: torch.cat([v, by_glove[w]]) for w, v in by_text.items() if w in by_glove}
     found = _mapped(model, by_both, config.penalty)
@@ -263,12 +257,13 @@ def add_further_words(model: TextToRegion, config: FurtherConfig, seed: int) -> 
 
 @lru_cache(maxsize=1)  # each best model of a run is written with it
 def _company(paths: tuple[str, ...], seed: int) -> dict[str, Tensor]:
-    texts = list(read_texts(paths))
-    if not texts:
+    counter = UnitCounter()
+    counter.update(read_texts(paths))
+    if not counter.texts:
         return {}
-    vocabulary = build_vocabulary(texts, size=30_000, min_count=5, pair_share=0.0)
+    vocabulary = counter.vocabulary(size=30_000, pair_share=0.0)
     size = min(300, len(vocabulary) - 1)
-    vectors = text_vectors.cooccurrence_vectors(texts, vocabulary, size, seed) * TEXT_SCALE
+    vectors = text_vectors.cooccurrence_vectors(read_texts(paths), vocabulary, size, seed) * TEXT_SCALE
     return dict(zip(vocabulary.words, vectors, strict=True))
 
 

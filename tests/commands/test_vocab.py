@@ -1,3 +1,5 @@
+import pytest
+
 from phrase_loc.__main__ import main
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -37,8 +39,6 @@ def test_vocab_writes_and_reports(tmp_path, capsys):
 def test_vocab_says_what_is_wrong_in_one_sentence(tmp_path, capsys):
     source, output = str(written(tmp_path)), str(tmp_path / "vocab.txt")
     cases = [
-        [source, "--output", output, "--size", "0"],
-        [source, "--output", output, "--pair-share", "2"],
         [source, "--output", str(tmp_path / "no" / "vocab.txt")],
         [source, "--output", output, "--coverage", str(tmp_path / "none.txt")],
         [source, "--output", output, "--min-count", "99"],
@@ -47,4 +47,8 @@ def test_vocab_says_what_is_wrong_in_one_sentence(tmp_path, capsys):
     for arguments in cases:
         assert main(["vocab", *arguments]) == 2
         assert capsys.readouterr().err.startswith("error: ")
+    for option, value in [("--size", "0"), ("--min-count", "0"), ("--pair-share", "2")]:
+        with pytest.raises(SystemExit):
+            main(["vocab", source, "--output", output, option, value])
+        assert f"argument {option}: expected" in capsys.readouterr().err
     assert not (tmp_path / "vocab.txt").exists()

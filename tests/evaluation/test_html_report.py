@@ -5,15 +5,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
 
 from phrase_loc.distributed import World
-from phrase_loc.evaluation.calibration import absent_phrases, binned, reliability
+from phrase_loc.evaluation.calibration import binned, reliability
 from phrase_loc.evaluation.protocols import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import bars, choose_cases, page, write
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import evaluate, report
-from phrase_loc.structures import GroundingSample, Phrase
 from tests.datasets.trees import photograph
 from tests.evaluation.small_models import text_localizer
 
@@ -143,15 +141,6 @@ def test_bins_by_hand():
     assert [(b.said, b.seen, b.count) for b in found.bins] == [(0.05, 0.5, 2), (0.975, 1.0, 2)]
     assert found.error == pytest.approx((0.45 * 2 + 0.025 * 2) / 4)
     assert found.brier == pytest.approx((0.05**2 + 0.95**2 + 0.05**2) / 4)
-
-
-def test_absent_phrases_share_no_word_with_what_is_said():
-    sample = GroundingSample(
-        "x", "x", (9, 9), (Phrase("a dog"),), (torch.zeros(0, 4),), {"captions": ("a red hat",)}
-    )
-    pool = ["two dogs", "the hat", "a tree", "a car", "a tree"]
-    found = absent_phrases(sample, pool, 5, np.random.default_rng(0))
-    assert sorted(found) == ["a car", "a tree"]
 
 
 def test_no_diagram_without_calibration(evaluation):

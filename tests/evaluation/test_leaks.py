@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from phrase_loc.cli.commands import leaks_arguments, run_leaks
+from phrase_loc.cli import main
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.leaks import Prints, audit, duplicates, image_ids
 
@@ -179,12 +179,8 @@ def test_bad_input(tmp_path, evaluation):
 
 
 def test_the_command_prints_the_summary_and_says_by_its_code(tmp_path, evaluation, capsys):
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    leaks_arguments(parser)
     output = tmp_path / "leaks.json"
-    leak = ["--train", str(evaluation), "--eval", str(evaluation), "--output", str(output)]
-    assert run_leaks(parser.parse_args(leak)) == 1
+    leak = ["leaks", "--train", str(evaluation), "--eval", str(evaluation), "--output", str(output)]
+    assert main(leak) == 1
     assert "8 share an id, 8 have a near duplicate" in capsys.readouterr().out
     assert len(json.loads(output.read_text())["shared_ids"]) == 8

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from phrase_loc.evaluation import statistics
-from phrase_loc.evaluation.statistics import Cells, Sums, draws, interval, paired
+from phrase_loc.evaluation.statistics import Sums, draws, interval, paired
 
 VALUES = np.array([1.0, 0, 1, 1, 0, 1])
 IMAGE = np.array([0, 0, 1, 1, 1, 3])
@@ -84,7 +84,7 @@ def test_an_interval_of_nothing_is_empty():
 
 def test_cells_survive_json():
     for sums in (Sums.of(VALUES, IMAGE, 4), Sums.of(VALUES, IMAGE, 4, LABELS)):
-        again = Cells(**sums.to_dict()).sums(4)
+        again = Sums.from_dict(sums.to_dict(), 4)
         for own, found in ((sums.sums, again.sums), (sums.counts, again.counts)):
             assert (own.toarray() == found.toarray()).all()
         assert list(again.labels) == list(sums.labels)

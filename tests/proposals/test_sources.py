@@ -128,15 +128,9 @@ def test_an_opencv_without_contributed_modules_is_named(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "cv2", types.ModuleType("cv2"))
     with pytest.raises(ConfigError, match="opencv-contrib-python-headless"):
         ximgproc()
-    with pytest.raises(ConfigError, match="opencv-contrib-python-headless"):
-        PROPOSALS["selective_search"].of_image(drawn_image, SIZE)
-
-
-def test_the_default_does_without_contributed_modules(monkeypatch: pytest.MonkeyPatch, drawn_image):
-    monkeypatch.delattr("cv2.ximgproc", raising=False)
-    with pytest.warns(RuntimeWarning, match="opencv-contrib-python-headless"):
-        found = PROPOSALS["default"].of_image(drawn_image, SIZE)
-    assert found.tolist() == Windows().of_image(None, SIZE).tolist()
+    for name in ("default", "selective_search"):
+        with pytest.raises(ConfigError, match="opencv-contrib-python-headless"):
+            PROPOSALS[name].of_image(drawn_image, SIZE)
 
 
 @pytest.mark.parametrize("pixels", [(1, 1), (1, 200), (3000, 20)])

@@ -1,10 +1,6 @@
 import pickle
 
-import pytest
-import torch
-
 from phrase_loc.text.vocabulary import Vocabulary, WordLabeller
-from phrase_loc.training.losses import balance
 
 WORDS = ("dog", "man", "guy", "player", "hot", "hot dog", "football player", "ball", "terrier", "cat")
 VOCABULARY = Vocabulary(WORDS, tuple(range(100, 90, -1)))
@@ -31,17 +27,3 @@ def test_a_pair_gives_its_last_word_half_and_spares_its_first():
     labels = WordLabeller(VOCABULARY, last_word=0.0)(["a hot dog"])
     assert named(labels) == {"hot dog": 1.0}
     assert [WORDS[i] for i in labels.ignored] == ["dog", "hot"]
-
-
-def test_balance_lifts_rare_words_and_keeps_the_mean():
-    counts = [1000, 100, 10, 0]
-    weights = balance(counts, power=0.5, most=100)
-    assert (weights.diff() > 0).all()
-    assert weights[2] / weights[0] == pytest.approx(10)
-    seen = torch.tensor([1000.0, 100, 10, 1])
-    assert (weights * seen).sum() / seen.sum() == pytest.approx(1)
-    assert torch.allclose(balance(counts, power=0), torch.ones(4))
-    even = balance([1000, 100, 10], power=1, most=1e9) * torch.tensor([1000.0, 100, 10])
-    assert torch.allclose(even, even[0].expand(3))
-    capped = balance([10**9, 100, 1], power=1, most=5)
-    assert capped.max() / capped.min() == pytest.approx(25)

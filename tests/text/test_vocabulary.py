@@ -1,11 +1,12 @@
 import math
 import random
 import tracemalloc
+from collections.abc import Iterable
 
 import pytest
 
 from phrase_loc.errors import DataError
-from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, association, build_vocabulary
+from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, association
 
 CAPTIONS = [
     "Two dogs eat hot dogs.",
@@ -14,6 +15,12 @@ CAPTIONS = [
     "A man and his dog; a man on a street",
     "The men eat",
 ]
+
+
+def build_vocabulary(captions: Iterable[str], **options) -> Vocabulary:
+    counter = UnitCounter()
+    counter.update(captions)
+    return counter.vocabulary(**options)
 
 
 def small(**options) -> Vocabulary:
@@ -139,4 +146,4 @@ def test_hyphens_are_read_whole_joined_or_in_parts():
     assert vocabulary.units("a tee shirt") == ["t-shirt"]
     assert vocabulary.units("skate-boarders") == ["skateboarder"]
     assert vocabulary.units("a cow-like thing") == ["cow"]
-    assert vocabulary.ids("cow unknown t-shirts") == [2, 0]
+    assert vocabulary.rows(vocabulary.units("cow unknown t-shirts")) == [2, 0]

@@ -21,7 +21,6 @@ def targets(seed: int = 0, **changes: Tensor) -> Targets:
     values = {
         "positive": positive,
         "ignored": ignored,
-        "balance": torch.rand(K, generator=draw, dtype=torch.float64) + 0.5,
         "correction": torch.ones(K, dtype=torch.float64),
         "weights": torch.tensor([1.0, 1, 1, 0, 1], dtype=torch.float64),
     }
@@ -42,7 +41,7 @@ def plain_sigmoid(s: Tensor, t: Targets, n: int) -> float:
         if t.ignored[n, k]:
             continue
         p, y = 1 / (1 + math.exp(-s[n, k])), t.positive[n, k].item()
-        count = t.balance[k].item() * (1 if y > 0 else t.correction[k].item())
+        count = 1 if y > 0 else t.correction[k].item()
         total -= count * (y * math.log(p) + (1 - y) * math.log(1 - p))
     return total
 
@@ -62,9 +61,7 @@ def test_chunks_of_words_add_up(size: int):
     t, s = targets(), scores().requires_grad_()
     parts = []
     for place in torch.arange(K).split(size):
-        part = Targets(
-            t.positive[:, place], t.ignored[:, place], t.balance[place], t.correction[place], t.weights
-        )
+        part = Targets(t.positive[:, place], t.ignored[:, place], t.correction[place], t.weights)
         parts.append(whole("sigmoid", s[:, place], part))
     chunked, at_once = torch.stack(parts).sum(0), whole("sigmoid", s, t)
     assert torch.allclose(chunked, at_once, atol=1e-12)
@@ -76,7 +73,7 @@ def test_chunks_of_words_add_up(size: int):
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_finite_for_extreme_scores_and_lone_images(name: str):
     t = targets()
-    lonely = Targets(torch.ones_like(t.positive), t.ignored, t.balance, t.correction, t.weights)
+    lonely = Targets(torch.ones_like(t.positive), t.ignored, t.correction, t.weights)
     for case in (t, lonely):
         for size in (0.0, 80.0, 1e4):
             s = (size * torch.randn(N, K, generator=torch.Generator().manual_seed(4))).requires_grad_()
@@ -96,7 +93,7 @@ def test_ignored_words_neither_count_nor_learn(name: str):
 @pytest.mark.parametrize("name", LOSSES)
 def test_true_words_rise_and_others_fall(name: str):
     t, s = targets(), torch.zeros(N, K, dtype=torch.float64).requires_grad_()
-    sure = Targets((t.positive > 0).double(), t.ignored, t.balance, t.correction, t.weights)
+    sure = Targets((t.positive > 0).double(), t.ignored, t.correction, t.weights)
     (gradient,) = torch.autograd.grad(whole(name, s, sure)[:3].sum(), s)
     assert (gradient[:3][sure.positive[:3] > 0] < 0).all()
     assert (gradient[:3][(sure.positive[:3] == 0) & ~t.ignored[:3]] >= 0).all()

@@ -32,9 +32,7 @@ def batch(words: int, count: int = 4) -> Batch:
 
 def value_and_gradients(words: int, phase: dict, **settings: object) -> tuple[float, list[torch.Tensor]]:
     model = small_model(words).double()
-    objective = Objective(
-        model, torch.ones(words, dtype=torch.float64), PhaseConfig(**phase), World(), **settings
-    )
+    objective = Objective(model, PhaseConfig(**phase), World(), **settings)
     loss = objective(batch(words), 7)
     gradients = torch.autograd.grad(loss, [*list(model.head.parameters())[:3], model.words.vectors])
     return loss.item(), list(gradients)
@@ -68,7 +66,7 @@ def test_sampled_words_hold_those_said_and_stand_for_all():
 def test_sampled_words_estimate_the_whole_sum():
     whole, _ = value_and_gradients(600, {"losses": {"sigmoid": 1.0}})
     model = small_model(600).double()
-    objective = Objective(model, torch.ones(600, dtype=torch.float64), PhaseConfig(words=100), World())
+    objective = Objective(model, PhaseConfig(words=100), World())
     found = [objective(batch(600), seed).item() for seed in range(40)]
     assert sum(found) / 40 == pytest.approx(whole, rel=0.01)
     assert max(found) != min(found)
@@ -91,7 +89,7 @@ class Peak(torch.overrides.TorchFunctionMode):
 @pytest.mark.parametrize("settings", [{}, {"words": 50_000}])
 def test_a_hundred_thousand_words_stay_below_the_memory_limit(settings: dict):
     model = small_model(100_000)
-    objective = Objective(model, torch.ones(100_000), PhaseConfig(**settings), World(), memory_mb=4)
+    objective = Objective(model, PhaseConfig(**settings), World(), memory_mb=4)
     with Peak() as peak:
         loss = objective(batch(100_000), 3)
     loss.backward()

@@ -131,10 +131,10 @@ def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch
     setup = prepare(config, World())
     Phase(config, 0, setup, World(), print)
 
-    def full(file: object, array: object) -> None:
+    def full(tensors: object, told: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features.np, "save", full)
+    monkeypatch.setattr(features, "save", full)
     with pytest.raises(DataError, match="No space left"):
         kept_features(config, config.phases[0], setup, World(), 32)
     assert [list(folder.iterdir()) for folder in (tmp_path / "kept").iterdir()] == [[]]
@@ -222,7 +222,7 @@ def test_validation_keeps_the_best_model(tmp_path: Path):
         (["out={tmp}/o", "data.shards={tmp}/nowhere.tar"], "does not exist"),
         (["out={tmp}/o", "data.shard=x"], "did you mean 'shards'"),
         (["out={tmp}/o", "data.shards=x", "phases=[{lr: fast}]"], "phases.0.lr"),
-        (["out={tmp}/o", "data.shards=x", "vectors.source=encoder"], "needs vectors.file"),
+        (["out={tmp}/o", "data.shards=x", "vectors.source=encoder"], "'free', got 'encoder'"),
         (["{tmp}/missing.yaml"], "does not exist"),
     ],
 )
@@ -245,7 +245,6 @@ def test_every_shipped_config_is_valid(root: Path):
 
 def test_further_words_land_where_their_neighbours_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from phrase_loc.models.build import create
-    from phrase_loc.text.vectors import WordVectors
     from phrase_loc.text.vocabulary import Vocabulary
     from phrase_loc.training import setup
     from phrase_loc.training.config import FurtherConfig
@@ -254,7 +253,7 @@ def test_further_words_land_where_their_neighbours_are(tmp_path: Path, monkeypat
     words = tuple(f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(120))
     glove = torch.randn(120, 6, generator=draw)
     space = glove @ torch.randn(6, 9, generator=draw) + torch.randn(9, generator=draw)
-    monkeypatch.setattr(setup.text_vectors, "glove_package", lambda: WordVectors(words, glove))
+    monkeypatch.setattr(setup.text_vectors, "glove_package", lambda: dict(zip(words, glove)))
     vocabulary = Vocabulary(words[:100], (5,) * 100)
     model = create(vocabulary, space[:100], backbone="tiny", weights=None, hidden=8, free=True)
     setup.add_further_words(model, FurtherConfig(words=15, penalty=1e-6), 0)

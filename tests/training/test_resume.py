@@ -89,17 +89,23 @@ def test_resume_does_not_depend_on_workers_or_when_checkpoints_are_written(tmp_p
 
 def test_resume_under_other_settings_is_refused(tmp_path: Path):
     shards = write_set(tmp_path / "set", (20,))
-    run(tmp_path / "a", shards)
-    with pytest.raises(ConfigError, match=r"seed: 0 -> 1"):
-        run(tmp_path / "a", shards, "seed=1")
+    run(tmp_path / "a", shards, "data.workers=0")
+    for change, told in {
+        "seed=1": "seed: 0 -> 1",
+        "phases=[{batch: 16, cache: true, lr: 0.01, warmup: 2}]": "phases.number: 2 -> 1",
+        "phases.head.losses={sigmoid: 2}": r"phases.0.losses: {'sigmoid': 1.0} -> {'sigmoid': 2.0}",
+    }.items():
+        with pytest.raises(ConfigError, match=told):
+            run(tmp_path / "a", shards, change)
+    run(tmp_path / "a", shards, "data.workers=1", "card={a: b}")
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "checkpoint.pt"
     Checkpoint(config={"a": 1}, step=1, model={"w": torch.ones(3)}).save(path)
 
-    def half_written(state: object, file: object) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
+    def half_written(state: object, file: Path) -> None:
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints.torch, "save", half_written)

@@ -7,7 +7,6 @@ import torch
 
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError
-from phrase_loc.text.vectors import WordVectors
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training import setup
 from phrase_loc.training.config import VectorsConfig
@@ -20,7 +19,7 @@ WORDS = ("man", "dog", "blorp", "red")
 
 def started(monkeypatch: pytest.MonkeyPatch, rows: dict[str, list[float]]) -> torch.Tensor:
     """The start of WORDS by GloVe vectors that are these."""
-    table = WordVectors(tuple(rows), torch.tensor(list(rows.values())))
+    table = {word: torch.tensor(row) for word, row in rows.items()}
     monkeypatch.setattr(setup.text_vectors, "glove_package", lambda words: table)
     return word_vectors(VectorsConfig(source="glove"), Vocabulary(WORDS, (4, 3, 2, 1)), iter(()), 0)
 

@@ -1,6 +1,5 @@
 """`phrase-loc serve`: what is refused at once, and what a running server says and does."""
 
-import argparse
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ import urllib.request
 import pytest
 
 from phrase_loc.__main__ import main
-from phrase_loc.cli.commands import TOKEN, _announce, listen, names_of, serve_arguments, token_of
+from phrase_loc.cli.commands import TOKEN, _announce, listen, names_of, token_of
 
 
 def said(capsys) -> str:
@@ -86,19 +85,17 @@ def test_a_token_file_that_is_missing(capsys, tmp_path):
 
 
 def test_where_the_token_comes_from(tmp_path, monkeypatch, capsys):
-    parser = argparse.ArgumentParser()
-    serve_arguments(parser)
     monkeypatch.delenv(TOKEN, raising=False)
-    assert token_of(parser.parse_args([])) is None
+    assert token_of(None, None) is None
     monkeypatch.setenv(TOKEN, "of the environment")
-    assert token_of(parser.parse_args([])) == "of the environment"
+    assert token_of(None, None) == "of the environment"
     file = tmp_path / "token"
     file.write_bytes(b"\xef\xbb\xbfof the file\r\n")
-    assert token_of(parser.parse_args(["--token-file", str(file)])) == "of the file"
+    assert token_of(None, str(file)) == "of the file"
     assert capsys.readouterr().err == ""
-    assert token_of(parser.parse_args(["--token", "of the option"])) == "of the option"
+    assert token_of("of the option", None) == "of the option"
     with pytest.raises(SystemExit):
-        parser.parse_args(["--token", "a", "--token-file", str(file)])
+        main(["serve", "--token", "a", "--token-file", str(file)])
 
 
 @pytest.mark.parametrize(
