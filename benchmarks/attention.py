@@ -119,7 +119,7 @@ def one_round(
 def measure_memory(name: str, tasks: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """Peak memory of each method in a process of its own; a peer's loops need what their one call needs."""
     script, found = Path(__file__).with_name("attention_memory.py"), {}
-    for method in [*WHOLE, *args.against]:
+    for method in [*args.ours, *args.against]:
         asked = [t for t in tasks if method in OURS or not t.endswith(("16", "64"))]
         command = [sys.executable, script, name, method, *asked]
         command += [f"--device={args.device}", f"--model={args.model}"]
@@ -159,6 +159,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--nets", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--ours", nargs="+", default=WHOLE, choices=WHOLE)
     parser.add_argument("--against", nargs="*", default=list(PEERS), help=f"{', '.join(PEERS)}; or none")
     parser.add_argument(
         "--measure", nargs="+", default=["time", "memory"], choices=["time", "memory", "none"]
@@ -184,7 +185,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     kept = args.results is not None and args.results.exists()
     results: dict[str, Any] = json.loads(args.results.read_text(encoding="utf-8")) if kept else {}
-    methods = [*WHOLE, *(f"phrase_loc, trunk {t}" for t in args.trunks), *args.against]
+    methods = [*args.ours, *(f"phrase_loc, trunk {t}" for t in args.trunks), *args.against]
     for name in args.nets if args.measure != ["none"] else []:
         network = choose(NETWORKS, name, "network")(args.device, args.model)
         entry = results.setdefault(name, {}) | {"stage": network.stage}

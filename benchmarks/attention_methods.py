@@ -7,13 +7,14 @@ from attention_networks import Network
 from attention_peers import PEERS, UNIT, Tasks
 from torch import Tensor
 
-from phrase_loc.attention import KeptPositive, attn_lrp, contrastive_mwp, grad_cam, mwp
+from phrase_loc.attention import KeptPositive, attn_lrp, class_lrp, contrastive_mwp, grad_cam, mwp
 from phrase_loc.errors import choose
 
 OURS: dict[str, dict[str, object]] = {
     "phrase_loc": {},
     "phrase_loc, by contributions": {"signed": "contributions"},
-    "phrase_loc, attn_lrp": {"relevance": True},
+    "phrase_loc, attn_lrp": {"relevance": attn_lrp},
+    "phrase_loc, class_lrp": {"relevance": class_lrp},
     "phrase_loc, trunk in bf16": {"dtype": torch.bfloat16},
     "phrase_loc, trunk compiled": {"compiled": True},
     "phrase_loc, trunk channels last": {"channels_last": True},
@@ -45,7 +46,7 @@ def ours(
     compiled: bool = False,
     channels_last: bool = False,
     signed: str = "clamp",
-    relevance: bool = False,
+    relevance: Callable[..., Tensor] | None = None,
 ) -> Tasks:
     """The whole call for each task, image to maps: the trunk below the map, then the top-down pass in float32."""
     trunk = network.below
@@ -61,7 +62,7 @@ def ours(
 
     if relevance:
         return {
-            f"u{n}": lambda n=n: attn_lrp(above, activations(first), network.units[:n]) for n in (1, 16, 64)
+            f"u{n}": lambda n=n: relevance(above, activations(first), network.units[:n]) for n in (1, 16, 64)
         }
 
     def task(method: Callable[..., Tensor], units: int, x: Tensor = first) -> Callable[[], Tensor]:

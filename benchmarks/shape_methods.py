@@ -17,7 +17,7 @@ from shape_pictures import SIDE
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from phrase_loc.attention import attn_lrp, contrastive_mwp, maps_at_depths, mwp
+from phrase_loc.attention import attn_lrp, class_lrp, contrastive_mwp, maps_at_depths, mwp
 
 Net = ViT | ConvNet
 
@@ -36,20 +36,12 @@ def excitation(
     return net.grid(maps_at_depths(above, x, units, method=method, weights=weights, **options)[0])
 
 
-def constant_gates(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
-    """The package's attn_lrp at the input of part `depth`."""
+def relevance(
+    net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor, method: Callable[..., Tensor] = attn_lrp
+) -> Tensor:
+    """The package's attn_lrp or class_lrp at the input of part `depth`."""
     above = net.parts()[depth:]
-    return net.grid(attn_lrp(lambda x: reduce(lambda h, part: part(h), above, x), x, units, weights=weights))
-
-
-def block_by_block(net: Net, x: Tensor, depth: int, units: Tensor, weights: Tensor) -> Tensor:
-    """attn_lrp through one block at a time, each read by the head, summed: no unit passes two blocks."""
-    *blocks, head = net.parts()[depth:]
-    found = torch.zeros(())
-    for block in blocks or [lambda h: h]:
-        found = found + attn_lrp(lambda h, block=block: head(block(h)), x, units, weights=weights)
-        x = block(x)
-    return net.grid(found)
+    return net.grid(method(lambda x: reduce(lambda h, part: part(h), above, x), x, units, weights=weights))
 
 
 class Attention(TorchFunctionMode):
@@ -211,8 +203,8 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "c-MWP, clamp": partial(excitation, signed="clamp"),
     "MWP, contributions": partial(excitation, method=mwp, signed="contributions"),
     "MWP, clamp": partial(excitation, method=mwp, signed="clamp"),
-    "attn_lrp": constant_gates,
-    "attn_lrp, block by block": block_by_block,
+    "class_lrp": partial(relevance, method=class_lrp),
+    "attn_lrp": relevance,
     "AttnLRP": lrp,
     "Chefer": chefer,
     "LeGrad": legrad,

@@ -37,14 +37,14 @@ COLUMNS = ("words", "phrases", "R@1", "insertion", "deletion", "grid")
 #: The depth at which a method reads (else 0), the share of the maximum at which its box is cut (else SHARE), by DEV.
 DEPTHS: dict[str, dict[str, int]] = {
     "vit": {"Grad-CAM": 1, "LeGrad": 1},
-    "conv": {"Grad-CAM": 2, "attn_lrp": 2, "AttnLRP": 2, "gradient x input": 2, "LeGrad": 2},
+    "conv": {"Grad-CAM": 2, "attn_lrp": 2, "class_lrp": 2, "AttnLRP": 2, "gradient x input": 2, "LeGrad": 2},
 }
 SHARE = {"vit": 0.2, "conv": 0.5}
 CUTS: dict[str, dict[str, float]] = {
     "vit": {"attn_lrp": 0.3, "Grad-CAM": 0.3, "LeGrad": 0.6, "rollout": 0.3, "MWP, clamp": 0.3},
     "conv": {
-        "attn_lrp": 0.3, "Chefer": 0.3, "AttnLRP": 0.2, "gradient x input": 0.2, "Grad-CAM": 0.6, "LeGrad": 0.6,
-        "rollout": 0.4, "raw attention": 0.4, "attn_lrp, block by block": 0.4,
+        "attn_lrp": 0.3, "class_lrp": 0.3, "Chefer": 0.3, "AttnLRP": 0.2, "gradient x input": 0.2, "Grad-CAM": 0.6,
+        "LeGrad": 0.6, "rollout": 0.4, "raw attention": 0.4,
     },
 }  # fmt: skip
 

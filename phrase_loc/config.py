@@ -6,6 +6,7 @@ number, and `[a, b]` is a list where a list can stand.
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from phrase_loc.errors import ConfigError, nearest
-from phrase_loc.files import is_there, read_text
+from phrase_loc.files import read_text
 
 T = TypeVar("T")
 #: `__pydantic_config__` of a dataclass read from JSON: no text and no true for a number, nothing endless or unknown
@@ -38,7 +39,7 @@ for _word in ("yes", "true", "on", "no", "false", "off"):
 def read_yaml(path: Path, kind: Any = Any) -> dict[str, Any]:
     """The mapping in a YAML file, its words read for the types of `kind`; a ConfigError says what else is there."""
     what = f"config file {path}"
-    if not is_there(path):
+    if not os.path.exists(path):
         raise ConfigError(f"{shortened(what, 200)} does not exist; the shipped ones are in configs/")
     tree = _parsed(read_text(path, "config file"), what, kind)
     if not isinstance(tree, dict | None):

@@ -92,20 +92,16 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
         device = torch.device(name if isinstance(name, torch.device) else str(name))
     except RuntimeError:
         raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, got {str(name)[:60]!r}") from None
-    count = _count(device.type)
+    try:
+        count = int(torch.get_device_module(device.type).device_count())
+    except RuntimeError:  # 'meta' and kinds that no package registered
+        count = 0
     if device.type != "cpu" and (device.index or 0) >= count:
         seen = f"{count or 'no'} {_GPUS.get(device.type, device.type + ' device')}"
         raise ConfigError(
             f"device {str(name)!r} was asked for, but torch sees {seen}; use --device auto or cpu"
         )
     return device
-
-
-def _count(kind: str) -> int:
-    try:
-        return int(torch.get_device_module(kind).device_count())
-    except RuntimeError:  # 'meta' and kinds that no package registered
-        return 0
 
 
 @contextmanager

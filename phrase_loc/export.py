@@ -9,7 +9,6 @@ graph without a backward pass. Maps of earlier stages do not export; an exported
 import json
 import os
 import warnings
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,9 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
         )
     make_folder(folder)
     with writing(folder / GRAPHS[format]) as path:
-        write(ManyPhrases(model, settings).eval(), _example(model, settings.image_sizes), path)
+        images = [torch.zeros(1, 3, side, side, dtype=torch.uint8) for side in settings.image_sizes]
+        example = images, torch.arange(3) % len(model.words), torch.full((2, 3), 1 / 3)
+        write(ManyPhrases(model, settings).eval(), example, path)
     model.vocabulary.save(folder / "vocabulary.txt")
     write_text(folder / "extra_words.txt", "".join(f"{w}\n" for w in model.extra))
     facts: dict[str, Any] = {"format": format, "image_sizes": settings.image_sizes}
@@ -84,11 +85,6 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     facts |= {"sha256": {name: digest(folder / name) for name in (GRAPHS[format], *WORD_FILES)}}
     write_text(folder / "export.json", json.dumps(facts, indent=1) + "\n")
     return folder
-
-
-def _example(model: TextToRegion, sides: Sequence[int]) -> tuple[Any, ...]:
-    images = [torch.zeros(1, 3, side, side, dtype=torch.uint8) for side in sides]
-    return images, torch.arange(3) % len(model.words), torch.full((2, 3), 1 / 3)
 
 
 def _dynamic(example: tuple[Any, ...]) -> dict[str, Any]:

@@ -183,13 +183,6 @@ def read_json(path: AnyPath, what: str = "the file") -> Any:
         raise DataError(f"{what} {path} is not JSON ({reason(error)}); write or copy it again") from None
 
 
-def is_there(path: AnyPath) -> bool:
-    """Whether a path exists; False for what can be no path (too long, a null character)."""
-    with suppress(OSError, ValueError):
-        return Path(path).exists()
-    return False
-
-
 def same_file(one: AnyPath, other: AnyPath) -> bool:
     """Whether two paths lead to one file that exists, however they are written: links, `..`, another case."""
     with suppress(OSError, ValueError):

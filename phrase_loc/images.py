@@ -78,8 +78,7 @@ def load_tensor(content: bytes) -> "Tensor":
                 )
                 if pixels.shape == (3, image.height, image.width):
                     return pixels
-        image.load()
-        return to_tensor(_upright(_rgb(image), turn))
+    return to_tensor(load_image(content))
 
 
 def picture_size(source: Picture) -> tuple[tuple[int, int], tuple[int, int]]:

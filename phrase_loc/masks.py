@@ -60,7 +60,10 @@ def thing_mask(
         small: Any = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         mask = _grown(small, mask, level)
     whole = cv2.resize(_piece(mask, level), (size[1], size[0]), interpolation=cv2.INTER_LINEAR) > 127
-    return whole if whole.any() else _filled(box, size)
+    if not whole.any():
+        (x1, x2), (y1, y2) = _span(box[0], box[2], size[1], size[1]), _span(box[1], box[3], size[0], size[0])
+        whole[y1:y2, x1:x2] = True
+    return whole
 
 
 def mask_of(prediction: "Prediction", rank: int) -> Tensor | None:
@@ -104,13 +107,6 @@ def _piece(mask: Pixels, level: NDArray[np.float64]) -> Pixels:
 
     _, pieces = cv2.connectedComponents(mask, connectivity=8)
     return np.uint8(255) * ((pieces == pieces.flat[int(level.argmax())]) & (mask > 0))
-
-
-def _filled(box: Sequence[float], size: tuple[int, int]) -> Mask:
-    mask = np.zeros(size, bool)
-    (x1, x2), (y1, y2) = _span(box[0], box[2], size[1], size[1]), _span(box[1], box[3], size[0], size[0])
-    mask[y1:y2, x1:x2] = True
-    return mask
 
 
 def encoded(mask: Mask) -> dict[str, Any]:

@@ -64,9 +64,11 @@ class ExportedModel:
         rows, weights = distinct_words(encoded)
         if not len(rows):  # the graph takes one word or more
             rows, weights = np.zeros(1, np.int64), np.zeros((len(encoded), 1), np.float32)
-        picture = load_image(image)
-        given = {f"image_{side}": pixels(picture, side) for side in self.facts["image_sizes"]}
-        maps, scores = self._session.run(None, given | {"words": rows, "weights": weights})
+        given, picture = {"words": rows, "weights": weights}, load_image(image)
+        for side in self.facts["image_sizes"]:
+            square = picture.resize((side, side), Image.Resampling.BICUBIC)
+            given[f"image_{side}"] = np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)[None])
+        maps, scores = self._session.run(None, given)
         fit = self.facts.get("calibration") or {}
         thresholds = (fit.get("absent_below", ABSENT_BELOW), fit.get("found_at", FOUND_AT))
         answers = []
@@ -77,12 +79,6 @@ class ExportedModel:
             strength = score if e.known else -math.inf
             answers.append(Answer(phrase, found, strength, present, state_of(present, thresholds), e.note))
         return answers
-
-
-def pixels(image: Image.Image, side: int) -> NDArray[np.uint8]:
-    """A picture of `load_image` as the graph takes it, squashed to (1,3,S,S)."""
-    square = image.resize((side, side), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)[None])
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -176,8 +176,11 @@ def answer_many(
             with bar:
                 for batch in loader:
                     answers = _answers(localizer, batch, top_k, threshold, masks)
-                    lines = [_line(key, answer) for (key, *_), answer in zip(batch, answers, strict=True)]
-                    files.append_text(_part(output, world.rank), "".join(lines), _FULL_DISK)
+                    texts = (json.dumps(answer, ensure_ascii=False, allow_nan=False) for answer in answers)
+                    lines = (
+                        files.sealed_line(f"{key} {t}") for (key, *_), t in zip(batch, texts, strict=True)
+                    )
+                    files.append_text(_hidden(output, f"part{world.rank}"), "".join(lines), _FULL_DISK)
                     refused += sum("error" in answer for answer in answers)
                     bar.update(len(answers))
         except RuntimeError as error:  # of torch's signal handler, wherever it finds this process
@@ -191,10 +194,6 @@ def answer_many(
         world.from_main(lambda: _join(output, run))
     counts = world.sum(torch.tensor([len(left) - refused, done, refused], device=world.device))
     return dict(zip(("answered", "resumed", "refused"), counts.tolist(), strict=True))
-
-
-def _line(key: str, answer: dict[str, Any]) -> str:
-    return files.sealed_line(f"{key} {json.dumps(answer, ensure_ascii=False, allow_nan=False)}")
 
 
 def _prepared(
@@ -247,7 +246,7 @@ def _fingerprint(question: Question) -> str:
 def _is_finished(output: Path, run: _Record, overwrite: bool, locks: ExitStack) -> bool:
     """Locks `output`; whether it holds the answers of this run already. Else it is free, or a DataError."""
     sentence = f"another process is writing {output}; wait for it, or give another --output"
-    locks.enter_context(files.lock(lock_path(output), sentence))
+    locks.enter_context(files.lock(_hidden(output, "lock"), sentence))
     for path in (output, _record(output)):
         files.remove_leftovers(output.parent, name=path.name)
     held, settings, parts = None, run["settings"], _parts(output)
@@ -319,13 +318,8 @@ def _joined(kept: dict[str, tuple[Path, int]], keys: Sequence[str]) -> Iterator[
             yield answer + b"\n"
 
 
-def lock_path(output: Path) -> Path:
-    """Of the file that a run holds while it writes."""
-    return output.with_name(f".{output.name}.lock")
-
-
-def _part(output: Path, rank: int) -> Path:
-    return output.with_name(f".{output.name}.part{rank}")
+def _hidden(output: Path, ending: str) -> Path:
+    return output.with_name(f".{output.name}.{ending}")
 
 
 def _parts(output: Path) -> list[Path]:

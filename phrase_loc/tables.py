@@ -6,6 +6,7 @@ The delimiter is the one of the header (tab, comma, bar or semicolon), and words
 import csv
 import json
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc.errors import DataError
-from phrase_loc.files import is_there, opened, told
+from phrase_loc.files import opened, told
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def image_path(folder: Path, name: str) -> Path:
     plain = numbered[1] if (numbered := _NUMBERED.fullmatch(bare)) else bare
     if name == plain:
         return folder / name
-    return next((path for path in (folder / name, folder / bare) if is_there(path)), folder / plain)
+    return next((path for path in (folder / name, folder / bare) if os.path.exists(path)), folder / plain)
 
 
 def text_lines(path: Path, what: str) -> Iterator[str]:

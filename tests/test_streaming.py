@@ -16,7 +16,7 @@ from phrase_loc.cli.query import read_phrases
 from phrase_loc.distributed import World, session
 from phrase_loc.errors import DataError
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.streaming import answer_many, lock_path, questions_of
+from phrase_loc.streaming import answer_many, questions_of
 from phrase_loc.structures import Prediction, Scene
 
 PHRASES = ("dog", "red hat")
@@ -270,7 +270,7 @@ def test_a_foreign_file_is_not_overwritten(quick, photographs, tmp_path):
 def test_two_runs_into_one_output(quick, photographs, tmp_path):
     output = tmp_path / "o.jsonl"
     with (
-        files.lock(lock_path(output), "held"),
+        files.lock(tmp_path / ".o.jsonl.lock", "held"),
         pytest.raises(DataError, match=r"another process is writing .*o.jsonl; wait for it, or give another"),
     ):
         answered(photographs, output, quick)

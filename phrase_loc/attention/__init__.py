@@ -20,6 +20,7 @@ from phrase_loc.attention.baselines import (
     occlusion,
     rise,
 )  # fmt: skip
+from phrase_loc.attention.class_token import class_lrp
 from phrase_loc.attention.competition import SIGNED
 from phrase_loc.attention.excitation import contrastive_mwp, excitation_backprop, maps_at_depths, mwp
 from phrase_loc.attention.tape import KeptPositive
@@ -27,7 +28,8 @@ from phrase_loc.attention.tape import KeptPositive
 METHODS: dict[str, Callable[..., Tensor]] = {
     method.__name__: method
     for method in (
-        attn_lrp, cam, contrastive_mwp, deconvnet, grad_cam, gradient, guided_backprop, lrp, mwp, occlusion, rise,
+        attn_lrp, cam, class_lrp, contrastive_mwp, deconvnet, grad_cam, gradient, guided_backprop, lrp, mwp,
+        occlusion, rise,
     )
 }  # fmt: skip
 

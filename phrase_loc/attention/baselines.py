@@ -6,7 +6,7 @@
     grad_cam          the derivative, averaged over the plane, weighs channels (Selvaraju et al., arXiv 1610.02391)
     cam               no derivative: the last features, weighed by the units (Zhou et al., arXiv 1512.04150)
     lrp               layer-wise relevance propagation (Bach et al., PLOS ONE 2015)
-    attn_lrp          the same for transformers, gates held constant (Ali et al., arXiv 2202.07304)
+    attn_lrp          the same for transformers, gates held constant (Ali et al., arXiv 2202.07304); `class_token`
     occlusion         a window slides over the plane (Zeiler and Fergus): how far does the score fall?
     rise              random masks, each weighed by the score it leaves (Petsiuk et al., arXiv 1806.07421)
 
@@ -37,8 +37,8 @@ _RELUS = set(named("relu relu_ relu6 hardtanh hardtanh_"))  # a ReLU6 module cal
 _SMOOTH = set(named("silu gelu hardswish mish elu leaky_relu softplus"))
 _ATTENDING = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
 _GATES = set(named("softmax sigmoid sqrt rsqrt"))  # those of attention, x sigmoid(1.702 x), norms by hand
-_NORMS = {F.layer_norm, F.group_norm, F.rms_norm}
-_PRODUCTS = set(named("mul multiply __mul__ __rmul__ mul_"))
+NORMS = {F.layer_norm, F.group_norm, F.rms_norm}
+PRODUCTS = set(named("mul multiply __mul__ __rmul__ mul_"))
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -72,11 +72,11 @@ def cam(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) ->
     locations has none, and is refused (ConfigError).
     """
     h = _last_features(net, x.detach().clone())
-    h = h.to(_wide(h))
+    h = h.to(wide(h))
     maps = seeded(partial(torch.einsum, "nd...,kd->kn..."), h, units, weights).clamp(min=0)
     if maps.shape[2:] != x.shape[2:]:
         maps = F.interpolate(maps, x.shape[2:], mode=_MODES[x.dim() - 2], align_corners=False)
-    return maps.to(_wide(x))
+    return maps.to(wide(x))
 
 
 def lrp(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) -> Tensor:
@@ -119,7 +119,7 @@ def occlusion(
     rows, columns = (
         (torch.arange(-reach, s + reach)[:, None] - torch.arange(s)).abs() <= reach for s in x.shape[2:]
     )
-    covered = (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).to(x.device, _wide(x))
+    covered = (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).to(x.device, wide(x))
     whole, left = _masked_scores(net, x, units, weights, 1 - covered)
     return _spread(whole - left, covered)
 
@@ -139,10 +139,10 @@ def rise(
     generator = torch.Generator().manual_seed(seed)
     coins = torch.randint(0, 2, (masks, 1, cells + 1, cells + 1), generator=generator).float()
     step = [-(-s // cells) for s in size]  # a cell more than the plane, to shift within
-    wide = F.interpolate(coins, [(cells + 1) * s for s in step], mode="bilinear", align_corners=False)
+    fine = F.interpolate(coins, [(cells + 1) * s for s in step], mode="bilinear", align_corners=False)
     offset = [torch.randint(0, s, (masks,), generator=generator).tolist() for s in step]
-    shifted = [m[0, i : i + size[0], j : j + size[1]] for m, i, j in zip(wide, *offset, strict=True)]
-    kept = torch.stack(shifted).to(x.device, _wide(x))
+    shifted = [m[0, i : i + size[0], j : j + size[1]] for m, i, j in zip(fine, *offset, strict=True)]
+    kept = torch.stack(shifted).to(x.device, wide(x))
     _, left = _masked_scores(net, x, units, weights, kept)
     return _spread(left - left.mean(0), kept)
 
@@ -160,14 +160,14 @@ def derivative(
         with mode or nullcontext():
             h = net(leaf)
         with torch.no_grad():
-            signal = seeded(score_signal, h.detach().to(_wide(h)), units, weights).to(h.dtype)
+            signal = seeded(score_signal, h.detach().to(wide(h)), units, weights).to(h.dtype)
         if len(signal) == 0:
             slope = signal.new_zeros(0, *x.shape)
         elif h is leaf:  # nothing between the map and the score
             slope = signal
         else:
             (slope,) = torch.autograd.grad(h, leaf, signal, is_grads_batched=True)
-    return slope.detach().to(_wide(x))
+    return slope.detach().to(wide(x))
 
 
 def score_signal(h: Tensor, units: Tensor) -> Tensor:
@@ -229,10 +229,10 @@ class Gates(TorchFunctionMode):
         out = func(*args, **kwargs)
         if func in _GATES:
             return out.detach()
-        if func in _NORMS:
+        if func in NORMS:
             return _with_derivative_of(_with_constant_spread(func, args, kwargs), out)
         both = len(args) > 1 and all(torch.is_tensor(a) and a.requires_grad for a in args[:2])
-        return out / 2 + out.detach() / 2 if func in _PRODUCTS and both else out
+        return out / 2 + out.detach() / 2 if func in PRODUCTS and both else out
 
 
 def _held(value: Any) -> Any:
@@ -306,7 +306,7 @@ def _masked_scores(
     """The score (K, N), and those that masks (M, h, w) on the activations leave (M, K, N)."""
     x = x.detach().clone()
     h = net(x)
-    h = h.to(_wide(h))
+    h = h.to(wide(h))
     signal = seeded(score_signal, h, units, weights)
 
     def score(h: Tensor) -> Tensor:  # (M * N, D, ...) -> (M, K, N)
@@ -322,5 +322,6 @@ def _spread(gain: Tensor, masks: Tensor) -> Tensor:
     return maps.clamp(min=0)
 
 
-def _wide(x: Tensor) -> torch.dtype:
+def wide(x: Tensor) -> torch.dtype:
+    """The dtype of maps: float32, float64 of float64."""
     return torch.promote_types(x.dtype, torch.float32)

@@ -236,7 +236,7 @@ def run_leaks(parser: argparse.ArgumentParser, given: list[str]) -> int:
     add("--train", nargs="+", required=True, metavar="SHARDS", help=text)
     add("--eval", required=True, dest="evaluation", metavar="ROOT", help="folder with the evaluation images")
     text = f"bits of 64 in which perceptual hashes may differ, 0 to 7 {DEFAULT}"
-    add("--distance", type=int, default=6, metavar="BITS", help=text)
+    add("--distance", type=whole_number(0, 7), default=6, metavar="BITS", help=text)
     add("--output", metavar="OUT.json", help="write every pair found as JSON")
     args = parser.parse_intermixed_args(given)
     from phrase_loc.evaluation.leaks import audit

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import is_there, lock, read_text, same_file
+from phrase_loc.files import lock, read_text, same_file
 
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
@@ -105,7 +105,7 @@ def _images(args: argparse.Namespace) -> list[str]:
     named = [Path(phrase).suffix.lower() in IMAGE_ENDINGS for phrase in args.phrases]
     count = [*named, False].index(False)
     for phrase, is_image in zip(args.phrases, named, strict=True):
-        if is_image and not is_there(phrase):
+        if is_image and not os.path.exists(phrase):
             raise DataError(f"image file {phrase} does not exist; check the path")
     if any(named[count:]):
         late = args.phrases[named.index(True, count)]
@@ -197,9 +197,8 @@ def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequen
             said = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
             print(f"{len(questions)} images: {said}; written to {output}")
         if overlays:
-            write_overlays(
-                localizer, questions[world.rank :: world.size], overlays, args.threshold, args.masks
-            )
+            mine = questions[world.rank :: world.size]
+            write_overlays(localizer, mine, overlays, args.threshold, args.masks)
         if world.is_main:
             if overlays:
                 print(f"overlays written to {args.overlay}")
@@ -267,12 +266,10 @@ def _behind_link(path: str) -> Path:
     return place if os.path.islink(path) and place.suffix == named.suffix else named
 
 
-def _refuse_input(place: Path, inputs: Iterable[str | None]) -> None:
-    for path in inputs if os.path.exists(place) else ():
-        if path and same_file(place, path):
-            raise ConfigError(
-                f"{place} is read by this command and would be overwritten; give another output"
-            )
+def _refuse_input(file: Path, inputs: Iterable[str | None]) -> None:
+    for path in inputs if os.path.exists(file) else ():
+        if path and same_file(file, path):
+            raise ConfigError(f"{file} is read by this command and would be overwritten; give another output")
 
 
 def _print(args: argparse.Namespace, size: tuple[int, int], predictions: "Sequence[Prediction]") -> None:

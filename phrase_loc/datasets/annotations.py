@@ -6,6 +6,7 @@ than a pixel is named; Flickr30k Entities alone keeps it as annotated, as every 
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -23,7 +24,7 @@ from defusedxml.ElementTree import fromstring
 from torch import Tensor
 
 from phrase_loc.errors import DataError
-from phrase_loc.files import is_there, read_bytes
+from phrase_loc.files import read_bytes
 from phrase_loc.images import MAX_PIXELS
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample, Phrase
@@ -103,9 +104,7 @@ class Annotated(list[GroundingSample]):
         """
         crowded = len(objects) + others > 1
         kept = [not self.only_units or c.phrase in imagenet_units() for c in objects]
-        shares = [
-            masks[c][1] if masks else union_share(boxes, size, inclusive) for c, boxes in objects.items()
-        ]
+        shares = [masks[c][1] if masks else union_share(b, size, inclusive) for c, b in objects.items()]
         columns: dict[str, list[Any]] = {"hard": [crowded and share < HARD_SHARE for share in shares]}
         columns |= {"masks": [masks[c][0] for c in objects]} if masks else {}
         phrases = tuple(Phrase(c.phrase, (c.name,), c.name) for c in compress(objects, kept))
@@ -219,7 +218,7 @@ def read_xml(path: Path) -> tuple[Size, list[Thing]]:
 
 def existing(path: Path) -> Path:
     """The path, or a short DataError where no file is there."""
-    if not is_there(path):
+    if not os.path.exists(path):
         raise DataError(f"file {brief(path.name)[1:-1]} is missing in {path.parent.name}")
     return path
 

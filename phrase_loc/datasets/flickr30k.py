@@ -49,8 +49,14 @@ class Flickr30kEntities(Annotated):
             raise ConfigError(f"split file {path} does not exist; splits in this tree: {there}")
         ids = self.read_ids(path, "split file")
         self.fill(((image, partial(self._read, image)) for image in ids), f"split {split!r} of {self.root}")
-        if split == "test" and len(ids) == OFFICIAL_IDS:
-            self._check_official()
+        boxed = [n for sample in self if (n := sum(len(b) > 0 for b in sample.boxes))]
+        if split == "test" and len(ids) == OFFICIAL_IDS and (sum(boxed), len(boxed)) != OFFICIAL_TEST:
+            why = f" ({self.skipped.summary()} left out)" if self.skipped.seen else ""
+            found = f"{sum(boxed):,} in {len(boxed):,}{why}"
+            raise DataError(
+                f"{self.root}/test.txt lists the complete official split, which has 14,481 phrases with a box in 999 "
+                f"images, but the annotations give {found}; unpack the official ones anew"
+            )
 
     def _read(self, image_id: str) -> GroundingSample:
         text = read_text(existing(self.root / "Sentences" / f"{image_id}.txt"), "captions")
@@ -81,16 +87,6 @@ class Flickr30kEntities(Annotated):
         texts = tuple(MARK.sub(" ", caption).strip() for _, caption in captions)
         facts = {"captions": texts, "places": tuple(place for place, _ in marked)}
         return GroundingSample(image_id, path, size, tuple(phrases), boxes, facts)
-
-    def _check_official(self) -> None:
-        boxed = [sum(len(b) > 0 for b in sample.boxes) for sample in self]
-        found = (sum(boxed), sum(n > 0 for n in boxed))
-        if found != OFFICIAL_TEST:
-            why = f" ({self.skipped.summary()} left out)" if self.skipped.seen else ""
-            raise DataError(
-                f"{self.root}/test.txt lists the complete official split, which has 14,481 phrases with a box in 999 "
-                f"images, but the annotations give {found[0]:,} in {found[1]:,}{why}; unpack the official ones anew"
-            )
 
 
 def parse_caption(caption: str, number: int) -> list[Phrase]:

@@ -16,7 +16,16 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from phrase_loc.datasets.annotations import Annotated, Size, brief, imagenet_phrases, number, read_xml, stack
+from phrase_loc.datasets.annotations import (
+    Annotated,
+    Box,
+    Size,
+    brief,
+    imagenet_phrases,
+    number,
+    read_xml,
+    stack,
+)
 from phrase_loc.errors import DataError
 from phrase_loc.structures import GroundingSample, Phrase
 from phrase_loc.tables import text_lines
@@ -81,9 +90,7 @@ class ImageNet(Annotated):
             raise DataError(f"it has {len(boxes)} boxes for {len(things)} objects; use the official file")
         return self._sample(path.name, photograph, size, names.pop(), boxes)
 
-    def _sample(
-        self, where: str, path: Path, size: Size, wnid: str, corners: list[list[float]]
-    ) -> GroundingSample:
+    def _sample(self, where: str, path: Path, size: Size, wnid: str, corners: list[Box]) -> GroundingSample:
         if wnid not in imagenet_phrases():
             raise DataError(f"its class {brief(wnid)} is none of ImageNet's 1,000 WordNet ids")
         edges = [self.fit(where, [x1, y1, x2 + 1, y2 + 1], size) for x1, y1, x2, y2 in corners]

@@ -11,6 +11,7 @@ or a list of results; an annotation may have a `phrase` of its own. Pixels count
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from typing import Any
 
 from phrase_loc.datasets.annotations import Annotated, Box, ClassName, brief, existing, frame, number
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import is_there, read_json
+from phrase_loc.files import read_json
 from phrase_loc.images import picture_size
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
@@ -187,7 +188,7 @@ class Table(Annotated):
     def __init__(self, root: Path, split: str = "", table: str | None = None) -> None:
         super().__init__()
         path = Path(root) if table is None else Path(root) / str(table)
-        path = Path(str(table)) if table is not None and not is_there(path) else path
+        path = Path(str(table)) if table is not None and not os.path.exists(path) else path
         if path.is_dir():
             raise ConfigError(f"{root} is a folder of photographs; name the table, data.options.table=FILE")
         self.photos = path.parent if table is None else Path(root)

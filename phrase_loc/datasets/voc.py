@@ -42,18 +42,16 @@ class VOC(Annotated):
         boxes: dict[ClassName, list[Box]] = {}
         easy = set()
         for thing in things:
-            called = thing.names[0] if thing.names else ""
-            if called not in known:
-                raise DataError(f"its class {brief(called)} is none of VOC's 20; mend the file")
-            if (count := len(thing.boxes)) != 1:
-                raise DataError(
-                    f"its {called} has {count} boxes where one <bndbox> was expected; mend the file"
-                )
-            boxes.setdefault(known[called], []).append(self.fit(name, thing.boxes[0], size, one_based=True))
-            easy |= set() if thing.difficult else {known[called]}
-        played = {kind: found for kind, found in boxes.items() if kind in easy}
-        for kind in [kind for kind in boxes if kind not in easy]:
-            self.skipped.note("classes", f"{name}: every {kind.name} is marked difficult")
+            kind = thing.names[0] if thing.names else ""
+            if kind not in known:
+                raise DataError(f"its class {brief(kind)} is none of VOC's 20; mend the file")
+            if (n := len(thing.boxes)) != 1:
+                raise DataError(f"its {kind} has {n} boxes where one <bndbox> was expected; mend the file")
+            boxes.setdefault(known[kind], []).append(self.fit(name, thing.boxes[0], size, one_based=True))
+            easy |= set() if thing.difficult else {known[kind]}
+        played = {c: found for c, found in boxes.items() if c in easy}
+        for c in [c for c in boxes if c not in easy]:
+            self.skipped.note("classes", f"{name}: every {c.name} is marked difficult")
         if not played:
             raise DataError("no class to play")
         path, others = self.folder / "JPEGImages" / f"{name}.jpg", len(boxes) - len(played)

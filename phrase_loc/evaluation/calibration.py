@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.evaluator import framed
-from phrase_loc.evaluation.rows import content_words
+from phrase_loc.evaluation.methods import known_words
 from phrase_loc.structures import GroundingSample
 from phrase_loc.text.phrases import distinct_words
 
@@ -37,6 +37,7 @@ MISSED = 0.02  # of what is there may be called not there: captions name what is
 PRECISION = 0.9  # of what is called found, where half of the pairs are there
 ELSEWHERE, SAME_KIND, ANY_WORD, OWN = range(4)  # where the phrase of a pair is from
 UNTYPED = {"other", "notvisual"}  # labels that are no kind of thing
+Samples = Sequence[GroundingSample]
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Pairs(NamedTuple):
         return np.stack([weights @ of_words[words] for words, weights in self.mixtures])[self.text]
 
 
-def reliability(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample]) -> Reliability | None:
+def reliability(localizer: "PhraseLocalizer", samples: Samples) -> Reliability | None:
     """The diagram on up to IMAGES images, evenly spaced; None when the model gives no probability."""
     if not localizer.model.config.calibration:
         return None
@@ -128,9 +129,7 @@ def binned(said: np.ndarray, positive: np.ndarray, images: int = 0) -> Reliabili
     return Reliability(bins, error, float(((said - positive) ** 2).mean()), len(said), images)
 
 
-def calibrate(
-    localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: int = 0
-) -> dict[str, Any]:
+def calibrate(localizer: "PhraseLocalizer", samples: Samples, seed: int = 0) -> dict[str, Any]:
     """Platt's slope and offset, the thresholds of the states, and how good all is on held-out images.
 
     Sets the model's `words.presence_bias` as well. Figures named hard_ are against phrases of the same kind; mcc is
@@ -186,7 +185,7 @@ def thresholds(said: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> d
     return {"absent_below": min(float(np.quantile(said[positive], MISSED)), found_at), "found_at": found_at}
 
 
-def ask(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: int = 0) -> Pairs:
+def ask(localizer: "PhraseLocalizer", samples: Samples, seed: int = 0) -> Pairs:
     """Every phrase of an image with a known naming noun, a negative of each kind for it, and the words' scores."""
     asked = draw_pairs(localizer, samples, seed)
     texts = sorted({text for _, text, _ in asked})
@@ -216,9 +215,7 @@ def ask(localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: 
     return Pairs(text, image, kind, np.stack(scores), mixtures)
 
 
-def draw_pairs(
-    localizer: "PhraseLocalizer", samples: Sequence[GroundingSample], seed: int
-) -> list[tuple[int, str, int]]:
+def draw_pairs(localizer: "PhraseLocalizer", samples: Samples, seed: int) -> list[tuple[int, str, int]]:
     """Image, phrase and kind of each pair; no negative shares a known content word with a caption of its image."""
     rng, model = np.random.default_rng(seed), localizer.model
     phrases = [(i, p.text) for i, sample in enumerate(samples) for p in sample.phrases]
@@ -233,10 +230,7 @@ def draw_pairs(
     def content(text: str) -> frozenset[str]:
         """Its known words; empty where it cannot be asked."""
         encoded = localizer.encode([text])[0]
-        if not (encoded.known and encoded.head_known):
-            return frozenset()
-        said = content_words(text) if model.reads_phrases else (w.text for w in encoded.words if w.known)
-        return frozenset(said)
+        return known_words(localizer, [text])[0] if encoded.known and encoded.head_known else frozenset()
 
     def other(pool: Sequence[tuple[int, str]], image: int, said: frozenset[str]) -> Iterator[str]:
         drawn = (pool[n] for n in rng.integers(len(pool), size=200)) if pool else ()

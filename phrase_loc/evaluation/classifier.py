@@ -76,9 +76,8 @@ class ClassifierLocalizer(PhraseLocalizer):
     def class_ranks(self, scene: Scene, phrases: Sequence[str]) -> Tensor:
         """How many classes score above the best of each phrase's own: (P,), NaN for one that has none."""
         scores = self.classify(scene).cpu()
-        best = torch.tensor(
-            [max(scores[list(self.names.get(p, ()))].tolist(), default=torch.nan) for p in phrases]
-        )
+        own = [scores[list(self.names.get(phrase, ()))].tolist() for phrase in phrases]
+        best = torch.tensor([max(units, default=torch.nan) for units in own])
         return torch.where(best.isnan(), torch.nan, (scores > best[:, None]).sum(1).float())
 
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:

@@ -222,14 +222,12 @@ class MapMethod(Method):
         return table
 
 
-def shuffled_words(
-    localizer: "PhraseLocalizer", sample: GroundingSample, phrases: Sequence[str]
-) -> list[str]:
+def shuffled_words(localizer: "PhraseLocalizer", sample: GroundingSample, texts: Sequence[str]) -> list[str]:
     """For each phrase another one of the image that shares no word with it, else a word from elsewhere."""
     said = sorted({phrase.text for phrase in sample.phrases})
-    words = _known_words(localizer, said)
+    words = known_words(localizer, said)
     chosen = []
-    for phrase, asked in zip(phrases, _known_words(localizer, phrases), strict=True):
+    for phrase, asked in zip(texts, known_words(localizer, texts), strict=True):
         others = [text for text, own in zip(said, words, strict=True) if own and not own & asked]
         chosen.append(_drawn(others, sample, phrase) if others else _elsewhere(localizer, sample, phrase))
     return chosen
@@ -240,8 +238,9 @@ def random_word(localizer: "PhraseLocalizer", sample: GroundingSample, phrases: 
     return [_elsewhere(localizer, sample, phrase) for phrase in phrases]
 
 
-def _known_words(localizer: "PhraseLocalizer", phrases: Sequence[str]) -> list[frozenset[str]]:
-    if getattr(localizer.model, "reads_phrases", False):  # as one word each
+def known_words(localizer: "PhraseLocalizer", phrases: Sequence[str]) -> list[frozenset[str]]:
+    """Per phrase the words that the model knows; of a model that reads whole phrases, its content words."""
+    if getattr(localizer.model, "reads_phrases", False):
         return [frozenset(content_words(phrase)) for phrase in phrases]
     return [frozenset(w.text for w in e.words if w.known) for e in localizer.encode(phrases)]
 
@@ -251,7 +250,7 @@ def _elsewhere(localizer: "PhraseLocalizer", sample: GroundingSample, phrase: st
     own: Any = localizer.model
     names = getattr(localizer, "names", None) or localizer.vocabulary.words or own.word_list
     texts = [phrase, *(p.text for p in sample.phrases)]
-    said = set().union(*_known_words(localizer, texts), texts)
+    said = set().union(*known_words(localizer, texts), texts)
     others = [word for word in names if word not in said]
     return _drawn(others, sample, phrase) if others else phrase
 
@@ -286,9 +285,7 @@ def _order(length: int, number: int) -> Tensor:
     return torch.randperm(length, generator=torch.Generator().manual_seed(number))
 
 
-def same_peak_rows(
-    rows: Rows, protocols: tuple[Protocol, ...], asked: tuple[str, ...]
-) -> list[dict[str, Any]]:
+def same_peak_rows(rows: Rows, protocols: Sequence[Protocol], asked: Sequence[str]) -> list[dict[str, Any]]:
     """One row for each pointing protocol and control whose own method is among `asked`."""
     found = []
     for protocol, name in product((p for p in protocols if "pointing" in p.kind), asked):

@@ -34,9 +34,7 @@ class MapBox:
 
     rule: Literal["max", "mean", "range", "energy", "wwbl_script"]
     value: float
-    component: Literal["all", "largest"] = (
-        "all"  # of the cells that survive: the box around them, or the largest
-    )
+    component: Literal["all", "largest"] = "all"  # which of the surviving cells the box is around
     grid: int = 0  # side of the square grid on which the map is thresholded; 0 is the frame of the boxes
 
 

@@ -54,7 +54,6 @@ PHOTO_SIDE = 320  # longer side of an embedded photograph in pixels
 MAP_SIDE = 48  # longer side of an embedded map; the browser smooths it up
 SEED = 11
 WORDS = 40  # most frequent words shown
-TICKS = {"centre": "centre", "random": "random", "whole_image": "whole image", "fixed_boxes": "fixed boxes"}
 
 Record = dict[str, Any]
 
@@ -90,9 +89,7 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     config, content = evaluation.config, report(evaluation)
     content["sha256"] = seal(content["by_image"], content["config"]["bootstrap"])
     files = _files(config)
-    finite = json.loads(
-        json.dumps(content), parse_constant=lambda _: None
-    )  # JSON has no NaN and nothing endless
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON has no NaN
     write_text(files[".json"], json.dumps(finite, indent=1, allow_nan=False) + "\n", ADVICE)
     write_text(files[".md"], markdown(content), ADVICE)
     if config.csv:
@@ -162,6 +159,7 @@ def page(
     first = [r for r in records if r["method"] == report["rows"][0]["method"]]
     shown, cases = gallery(first or records, samples, localizer)
     diagram = reliability(localizer, samples) if localizer is not None else None
+    bins = diagram.bins if diagram else []
     return template("report.html.j2").render(
         report=report,
         bars=bars(report, records),
@@ -170,11 +168,8 @@ def page(
         cases=cases,
         labels=sorted({label for case in cases for label in case["record"]["labels"]}),
         diagram=diagram,
-        curve=" ".join(
-            f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in (diagram.bins if diagram else ())
-        ),
+        curve=" ".join(f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in bins),
         left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
-        ticks=TICKS,
     )
 
 

@@ -80,9 +80,8 @@ class Sums:
     ) -> "Sums":
         """Values and counts added up in their cells (image, label)."""
         shape = (images, max(1, len(labels)))
-        return cls(
-            labels, *(coo_array((np.asarray(d, float), place), shape).tocsr() for d in (values, counts))
-        )
+        made = [coo_array((np.asarray(d, float), place), shape).tocsr() for d in (values, counts)]
+        return cls(labels, *made)
 
 
 def mean_of_columns(rates: Floats) -> Floats:
@@ -132,12 +131,11 @@ def paired(a: Sums, b: Sums, replicates: int) -> dict[str, Any]:
     return {"value": value, "ci95": interval(change), "p_value": round(min(1.0, 2 * tail), 4)}
 
 
-def compare(
-    a: Path, b: Path, method_a: str | None = None, method_b: str | None = None
-) -> list[dict[str, Any]]:
+def compare(a: Path, b: Path, one: str | None = None, other: str | None = None) -> list[dict[str, Any]]:
     """Differences a - b for every protocol and metric that both reports have.
 
-    A method of both reports is compared with itself; reports of one method each whatever its name.
+    The method `one` is compared with the `other`; without names a method of both reports with itself, and reports of
+    one method each whatever its name.
     Mean average precision is no sum over images and is left out.
 
     Returns:
@@ -151,9 +149,8 @@ def compare(
         )
     sums, others = (report["by_image"]["sums"] for report in (first, second))
     replicates = min(report["config"]["bootstrap"] for report in (first, second))
-    pairs = _pairs(sums, others, method_a, method_b)
-    for (one, other), protocol in product(pairs, sums):
-        mine, theirs = sums[protocol].get(one, {}), others.get(protocol, {}).get(other, {})
+    for (of_a, of_b), protocol in product(_pairs(sums, others, one, other), sums):
+        mine, theirs = sums[protocol].get(of_a, {}), others.get(protocol, {}).get(of_b, {})
         for metric in [m for m in mine if m in theirs]:
             own, base = (Sums.from_dict(cells[metric], images) for cells in (mine, theirs))
             if own.labels != base.labels or (own.counts != base.counts).nnz:
@@ -161,7 +158,7 @@ def compare(
                     f"the reports count {protocol[:80]} differently (other images or phrases were left out); "
                     "evaluate both on one tree"
                 )
-            names = {"protocol": protocol, "metric": metric, "method_a": one, "method_b": other}
+            names = {"protocol": protocol, "metric": metric, "method_a": of_a, "method_b": of_b}
             values = {"a": percent(own.value()[0]), "b": percent(base.value()[0])}
             found.append(names | values | paired(own, base, replicates))
     if not found:
@@ -194,26 +191,20 @@ def table(found: list[dict[str, Any]]) -> str:
         names = [row["protocol"], row["metric"], row["method_a"], row["method_b"]]
         forms = {"a": ".2f", "b": ".2f", "value": "+.2f"}
         values = ["" if row[key] is None else f"{row[key]:{form}}" for key, form in forms.items()]
-        low_high = " - ".join(f"{x:+.2f}" for x in row["ci95"])
-        lines.append("| " + " | ".join([*names, *values, low_high, _p(row["p_value"])]) + " |")
+        low_high, p = " - ".join(f"{x:+.2f}" for x in row["ci95"]), row["p_value"]
+        shown = f"{p:.3f}" if p >= 0.0005 else "< 0.0005"  # no bootstrap shows a probability of 0
+        lines.append("| " + " | ".join([*names, *values, low_high, shown]) + " |")
     return "\n".join(lines)
 
 
-def _p(value: float) -> str:
-    """To three decimals; no bootstrap shows a probability of 0."""
-    return "< 0.0005" if value < 0.0005 else f"{value:.3f}"
-
-
-def _pairs(
-    sums: dict[str, Any], others: dict[str, Any], method_a: str | None, method_b: str | None
-) -> list[tuple[str, str]]:
+def _pairs(sums: dict, others: dict, one: str | None, other: str | None) -> list[tuple[str, str]]:
     """The methods that are compared, of reports whose sums are by protocol and method."""
     a, b = (dict.fromkeys(chain.from_iterable(of.values())) for of in (sums, others))
-    for asked, there in ((method_a, a), (method_b, b)):
+    for asked, there in ((one, a), (other, b)):
         if asked is not None:
             choose(there, asked, "method of the report")
-    if method_a and method_b:
-        return [(method_a, method_b)]
+    if one and other:
+        return [(one, other)]
     if shared := [(name, name) for name in a if name in b]:
         return shared
     if len(a) == len(b) == 1:

@@ -174,7 +174,7 @@ class ImageText(TextToRegion):
         embedding, side = pair.texts(["a photo"]).shape[1], pair.images["size"]
         values: dict[str, Any] = {"format": FORMAT, "inference": {}, **(facts or {})}
         if isinstance(values["inference"], dict):
-            default = {**_reading(list(pair.vision.stages)), "image_sizes": [side]}
+            default = {**_reading(pair.vision.stages), "image_sizes": [side]}
             values["inference"] = default | values["inference"]
         values |= {key: tuple(round(255 * v, 6) for v in pair.images[key]) for key in ("mean", "std")}
         values |= {"backbone": name, "embedding": embedding, "image_size": side, "hidden": None}
@@ -259,8 +259,10 @@ class ImageText(TextToRegion):
         )
 
 
-def _reading(stages: list[str]) -> dict[str, str]:
+def _reading(vision: Mapping[str, nn.Module]) -> dict[str, str]:
     """How maps are read if nothing else is said: what did best on benchmarks/shapes.py."""
+    stages = list(vision)
     if any(name.startswith("block") for name in stages):
-        return {"method": "attn_lrp", "signed": "contributions", "stage": stages[0]}
+        method = "class_lrp" if cast(Any, vision["stem"]).prefix else "attn_lrp"  # is there a class token?
+        return {"method": method, "signed": "contributions", "stage": stages[0]}
     return {"signed": "contributions", "stage": stages[max(0, len(stages) - 2)]}

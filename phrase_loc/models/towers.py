@@ -12,6 +12,7 @@ transformers are cut in library_nets.py. Each library is imported when one of it
 
 import copy
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose, extra
-from phrase_loc.files import is_there, read_json, reason
+from phrase_loc.files import read_json, reason
 from phrase_loc.models import library_nets
 from phrase_loc.models.library_nets import Block, Part, Stages, Vision, closed, column, resized, tokens_of
 from phrase_loc.models.pair import Pair, Texts, logit, no_texts
@@ -320,7 +321,7 @@ def reading(library: str, place: str | None) -> Iterator[None]:
     what, advice = f"{library}:{place}", "check the name and the network, or name a folder that is here"
     if place is None:
         what, advice = f"the model's architecture of {library}", "copy the model again"
-    elif is_there(place):
+    elif os.path.exists(place):
         advice = "copy the folder again, whole"
     try:
         yield

@@ -10,7 +10,6 @@ from typing import Any
 
 from phrase_loc import files
 from phrase_loc.errors import DataError
-from phrase_loc.files import is_there
 
 _BRACE = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)$")
@@ -34,7 +33,7 @@ def remote_version(address: str) -> str:
 def exists(path: str) -> bool:
     """Whether a file or a shard is there; raises DataError where its store cannot be asked."""
     if not is_remote(path):
-        return is_there(path)
+        return os.path.exists(path)
     try:
         with store(path) as (system, inner):
             return bool(system.exists(inner))
@@ -77,24 +76,26 @@ def _expand_one(pattern: str, lists: tuple[str, ...]) -> Iterator[str]:
     bare = pattern.strip()
     if not bare:
         return
-    if is_there(pattern) or is_there(bare):
-        yield pattern if is_there(pattern) else bare
+    if os.path.exists(pattern) or os.path.exists(bare):
+        yield pattern if os.path.exists(pattern) else bare
     elif bare in lists:
         raise DataError(f"the list of files {bare[1:]} names itself; write paths in it")
     elif bare.startswith("@"):
         content = files.read_bytes(bare[1:], "the list of files").removeprefix(b"\xef\xbb\xbf")
         for line in map(os.fsdecode, content.splitlines()):  # in the bytes of their names
-            yield from _expand_one(line if is_there(line.strip()) else _COMMENT.sub("", line), (*lists, bare))
+            yield from _expand_one(
+                line if os.path.exists(line.strip()) else _COMMENT.sub("", line), (*lists, bare)
+            )
     else:
         cut = 0 if is_remote(bare) else len(bare)  # behind the deepest folder that exists under that name
-        while cut > 0 and not (bare[cut - 1] == "/" and is_there(bare[:cut])):
+        while cut > 0 and not (bare[cut - 1] == "/" and os.path.exists(bare[:cut])):
             cut -= 1
         choices = list(islice(_braces(bare[cut:], bare), _MOST + 1))
         if len(choices) > _MOST:
             raise DataError(f"{bare!r} means more than {_MOST:,} paths; write a smaller range")
         for choice in choices:
             path = bare[:cut] + choice
-            if is_remote(path) or is_there(path) or not glob.has_magic(choice):
+            if is_remote(path) or os.path.exists(path) or not glob.has_magic(choice):
                 yield path
             elif found := sorted(glob.glob(glob.escape(bare[:cut]) + choice, recursive=True)):
                 yield from found

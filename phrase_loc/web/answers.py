@@ -161,7 +161,7 @@ class Answers:
         self._secret = secrets.token_bytes(32)
         self._decoders = ThreadPoolExecutor(limits.decoders, thread_name_prefix="phrase-loc-decoder")
         self._looking: dict[str, asyncio.Task[Kept]] = {}  # photographs that are being encoded
-        self._waiting: Counter[asyncio.Task[Kept]] = Counter()  # how many wait for each
+        self._waiting: Counter[str] = Counter()  # how many wait for each
 
     def close(self) -> None:
         """Start nothing more."""
@@ -182,17 +182,14 @@ class Answers:
                     503, f"{len(self._looking)} photographs are waiting already; try again in a moment"
                 )
             self._looking[key] = asyncio.create_task(self._look(key, content))
-        task = self._looking[key]
-        self._waiting[task] += 1
+        self._waiting[key] += 1
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(self._looking[key])
         finally:
-            self._waiting[task] -= 1
-            if not self._waiting[task]:
-                del self._waiting[task]
-                task.cancel()
-                if self._looking.get(key) is task:
-                    del self._looking[key]
+            self._waiting[key] -= 1
+            if not self._waiting[key]:
+                del self._waiting[key]
+                self._looking.pop(key).cancel()
 
     async def _look(self, key: str, content: bytes) -> Kept:
         prepared, kind = await self.beside(self._prepare, content)

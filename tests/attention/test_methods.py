@@ -157,4 +157,4 @@ def test_rise_is_the_same_each_time_and_another_seed_is_another_draw():
 
 def test_the_names_that_others_call():
     names = {"mwp", "contrastive_mwp", "cam", "grad_cam", "gradient", "guided_backprop", "deconvnet", "lrp"}
-    assert names | {"attn_lrp", "occlusion", "rise"} == set(METHODS)
+    assert names | {"attn_lrp", "class_lrp", "occlusion", "rise"} == set(METHODS)

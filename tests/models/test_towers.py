@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from phrase_loc.attention import mwp
+from phrase_loc.attention import class_token, mwp
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.export import export
 from phrase_loc.localizer import PhraseLocalizer
@@ -364,11 +364,24 @@ def test_former_and_random_names(folders):
 
 
 def test_what_did_best_on_shapes_is_the_default(folders):
-    read = {kind: load_model(folders(kind)).config.inference for kind in ("clip", "open_clip_resnet")}
-    assert (read["clip"]["method"], read["clip"]["stage"]) == ("attn_lrp", "stem")
+    kinds = ("clip", "siglip", "open_clip_resnet")
+    read = {kind: load_model(folders(kind)).config.inference for kind in kinds}
+    assert (read["siglip"]["method"], read["siglip"]["stage"]) == ("attn_lrp", "stem")
+    assert (read["clip"]["method"], read["clip"]["stage"]) == ("class_lrp", "stem")
     assert "method" not in read["open_clip_resnet"]  # contrastive MWP
     assert read["open_clip_resnet"]["stage"] == "layer3"
     assert {r["signed"] for r in read.values()} == {"contributions"}
+
+
+@pytest.mark.parametrize("kind", ["clip", "metaclip_2", "open_clip_vit", "open_clip_timm_vit"])
+def test_one_row_a_block_is_asked_of_a_pairs_transformer(kind, folders, drawn_image, monkeypatch):
+    monkeypatch.setattr(class_token, "attn_lrp", lambda *args, **kwargs: pytest.fail("asked every token"))
+    localizer = PhraseLocalizer.from_pretrained(folders(kind), device="cpu").with_settings(method="class_lrp")
+    scene = localizer.look(drawn_image)
+    maps = localizer.attend(scene, PHRASES)
+    assert (maps >= 0).all()
+    alone = torch.stack([localizer.attend(scene, [phrase])[0] for phrase in PHRASES])
+    assert torch.allclose(alone, maps, atol=1e-6)
 
 
 @pytest.mark.parametrize("signed", ["clamp", "contributions"])
