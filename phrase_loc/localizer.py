@@ -78,14 +78,13 @@ class PhraseLocalizer:
         highest = model.above(stages[-1])
         further = len(self.settings.image_sizes) - 1
         ranker = model.config.ranker if self.settings.ranker else None
-        lowest = [stages[0], *[stages[-1]] * further]
         own = ranker[0] if ranker else stages[0]
-        first = min(lowest[-1], own, key=model.stage_index)
-        # for each input size the network up to its lowest map, and over that, cut where maps are read; that of the last
-        # size, which a box ranker reads too, in two steps
-        self._below = [model.below(stage) for stage in (*lowest[:-1], first)]
-        self._to_maps, self._to_plane = model.between(first, lowest[-1]), model.between(first, own)
+        first = min(stages[0], own, key=model.stage_index)
+        # for each input size the network up to what a scene keeps, and over that, cut where maps are read
+        self._below = [model.below(first), *[model.below(stages[-1])] * further]
         self._parts = [[*between, highest], *[[highest]] * further]
+        # of the first size from what a scene keeps to where its lowest map is read, and to what the ranker reads
+        self._to_maps, self._to_ranker = model.between(first, stages[0]), model.between(first, own)
         self._ranker = cast(BoxRanker, deepcopy(model.head.ranker)).cpu().float() if ranker else None
 
     @classmethod
@@ -160,10 +159,8 @@ class PhraseLocalizer:
         sizes = zip(*(p.squares for p in pictures), strict=True)
         batches = (torch.stack(squares).to(self.device) for squares in sizes)
         seen = [below(images) for below, images in zip(self._below, batches, strict=True)]
-        planes, seen[-1] = self._to_plane(seen[-1]).split(1), self._to_maps(seen[-1])
         activations = zip(*(scale.split(1) for scale in seen), strict=True)
-        parts = zip(activations, planes, pictures, strict=True)
-        return [Scene(a, p.size, p.proposals, p.picture, plane) for a, plane, p in parts]
+        return [Scene(a, p.size, p.proposals, p.picture) for a, p in zip(activations, pictures, strict=True)]
 
     def encode(self, phrases: Iterable[str]) -> list[EncodedPhrase]:
         """The words of each phrase and their weights; a ConfigError for a bare string and for what is no text."""
@@ -176,6 +173,10 @@ class PhraseLocalizer:
         """
         return self._attend(scene, self.encode(phrases), method or self.settings.method)
 
+    def _read(self, scene: Scene) -> tuple[Tensor, ...]:
+        """For each input size the activations where its lowest map is read."""
+        return (self._to_maps(scene.activations[0]), *scene.activations[1:])
+
     @torch.inference_mode()
     def phrase_units(self, encoded: Sequence[EncodedPhrase]) -> Tensor:
         """The mean unit of each phrase's words by their weights, on the CPU: (P, D), zeros without a known word."""
@@ -187,7 +188,7 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def ranker_plane(self, scene: Scene) -> Tensor:
         """The activations that the box ranker reads, on the CPU: (C, h, w), a transformer's over its patches."""
-        return self.model.grid(scene.plane)[0].float().cpu()
+        return self.model.grid(self._to_ranker(scene.activations[0]))[0].float().cpu()
 
     @torch.inference_mode()
     def box_scores(self, scene: Scene, boxes: Tensor | None, units: Tensor) -> Tensor | None:
@@ -208,20 +209,20 @@ class PhraseLocalizer:
     def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
         """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
         ids, weights = map(torch.from_numpy, distinct_words(encoded))
-        single, lowest = len(self._parts) == len(self._parts[0]) == 1, scene.activations[0]
+        single, read = len(self._parts) == len(self._parts[0]) == 1, self._read(scene)
         if len(ids) == 0:
-            grid = self.model.grid(lowest).shape[-2:] if single else self._grid
-            return lowest.new_zeros(len(encoded), *grid)
+            grid = self.model.grid(read[0]).shape[-2:] if single else self._grid
+            return read[0].new_zeros(len(encoded), *grid)
         attention, ids = choose(METHODS, method, "attention method"), ids.to(self.device)
         units = self.model.units(ids)
-        if method in PLANAR and self.model.grid(lowest) is not lowest:
+        if method in PLANAR and self.model.grid(read[0]) is not read[0]:
             raise ConfigError(f"{method} masks a plane and not a transformer's tokens; take another method")
         dual = self.model.common_units(self.settings.prompts) if self.settings.dual == "mean" else None
         rules: dict[str, Any] = {"method": attention, "signed": self.settings.signed, "dual": dual}
         rules["weights"] = weights.to(units)
         found = [
             [self.model.grid(maps[:, 0]) for maps in maps_at_depths(parts, x, units, **rules)]
-            for parts, x in zip(self._parts, scene.activations, strict=True)
+            for parts, x in zip(self._parts, read, strict=True)
         ]
         if single:
             return found[0][0]
@@ -348,5 +349,5 @@ class PhraseLocalizer:
 
     def _features(self, scene: Scene) -> list[Tensor]:
         """For each input size (1, D, h, w)."""
-        pairs = zip(self._parts, scene.activations, strict=True)
+        pairs = zip(self._parts, self._read(scene), strict=True)
         return [reduce(lambda value, part: part(value), parts, x) for parts, x in pairs]

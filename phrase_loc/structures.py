@@ -89,7 +89,6 @@ class Scene:
     size: tuple[int, int]  # (H, W) of the frame of the answers in pixels
     proposals: Tensor | None = None  # (R, 4) boxes of the picture, or None when the map alone proposes
     picture: bytes | None = None  # a small JPEG of the photograph for showing; no answer depends on it
-    plane: Any = None  # (1, C, h, w) activations of the last input size that a box ranker reads
 
     def __repr__(self) -> str:
         boxes = "" if self.proposals is None else f", {len(self.proposals)} proposals"

@@ -49,7 +49,7 @@ def teach(
     """The localizer with a ranker learned from photographs drawn by the seed; how many, and what was left out.
 
     It learns from boxes ranked with ALONE; the localizer keeps its own settings. It reads the lowest stage at which
-    the model's maps are read, at the last input size. Raises a ConfigError for an image-text pair, a DataError where
+    the model's maps are read, at the first input size. Raises a ConfigError for an image-text pair, a DataError where
     too few photographs can be used.
     """
     if localizer.model.reads_phrases:
