@@ -218,13 +218,9 @@ def write_csv(answers: Iterable[dict[str, Any]], path: Path) -> None:
         writer.writeheader()
         for row in chain.from_iterable(map(phrase_rows, answers)):
             row |= dict(zip(("peak_x", "peak_y"), row.get("peak") or (), strict=False))
-            writer.writerows(row | box for box in _numbered(row))
-
-
-def _numbered(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rank, corners and score of the boxes of a phrase; one of nothing where there is none."""
-    found = enumerate(zip(row.get("boxes", ()), row.get("scores", ()), strict=True), start=1)
-    return [dict(zip(_BOX_COLUMNS, (rank, *box, score), strict=True)) for rank, (box, score) in found] or [{}]
+            found = enumerate(zip(row.get("boxes", ()), row.get("scores", ()), strict=True), start=1)
+            cells = [dict(zip(_BOX_COLUMNS, (n, *box, score), strict=True)) for n, (box, score) in found]
+            writer.writerows(row | box for box in cells or [{}])
 
 
 def phrase_rows(answer: dict[str, Any]) -> list[dict[str, Any]]:

@@ -279,11 +279,6 @@ class Answers:
         return {"words": [{"word": model.vocabulary.words[i], "score": round(s, 3)} for i, s in found]}
 
 
-def caption_phrases(text: str) -> list[str]:
-    """The noun phrases of a caption, in order, once each."""
-    return list(dict.fromkeys(noun_phrases(text)))
-
-
 def typed_phrases(text: str) -> list[str]:
     """What is asked when somebody types a text: as the command line reads it, long sentences cut into phrases."""
     parts = split_phrases(text)

@@ -23,7 +23,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.web.answers import Answers, Kept, Limits, Refused, caption_phrases, typed_phrases
+from phrase_loc.text.splitting import noun_phrases
+from phrase_loc.web.answers import Answers, Kept, Limits, Refused, typed_phrases
 from phrase_loc.web.export import HELD, Asked, Export, outlined, written
 from phrase_loc.web.label_studio import Labeller, Photographs, routes
 from phrase_loc.web.server import Access, Middleware, plain, sentence, too_large
@@ -261,7 +262,8 @@ def _questions(answers: Answers) -> APIRouter:
 
     @router.post("/api/chips", summary="The noun phrases of a caption")
     async def chips(text: Text) -> dict[str, list[str]]:
-        return {"phrases": (await answers.beside(caption_phrases, text.text))[: limits.phrases]}
+        found = await answers.beside(noun_phrases, text.text)
+        return {"phrases": list(dict.fromkeys(found))[: limits.phrases]}
 
     @router.post("/api/phrases", summary="The phrases of a typed text")
     async def phrases(text: Text) -> dict[str, list[str]]:

@@ -69,13 +69,6 @@ def too_large(limits: Limits) -> str:
     return f"the photograph is larger than {most}; shrink it"
 
 
-def _password(basic: str) -> str:
-    """That of basic authentication, the only one that Label Studio knows; "" of what is none."""
-    with suppress(ValueError):
-        return b64decode(basic, validate=True).decode("utf-8", "replace").partition(":")[2]
-    return ""
-
-
 def failure(error: BaseException) -> str:
     """Kind of an exception and the line of ours where it arose; its message may hold what somebody sent."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -104,7 +97,9 @@ class Access:
         if self.token is not None and not public:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() == "basic" and scope["path"].startswith(LABELLING):
-                scheme, given = "bearer", _password(given)
+                with suppress(ValueError):  # the password, since Label Studio knows no other authentication
+                    user = b64decode(given, validate=True).decode("utf-8", "replace")
+                    scheme, given = "bearer", user.partition(":")[2]
             same = hmac.compare_digest(given.strip().encode(), self.token.encode())
             if not same or scheme.lower() != "bearer":
                 raise Refused(401, "this server wants a token: send `Authorization: Bearer TOKEN`")
