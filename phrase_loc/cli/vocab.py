@@ -3,6 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterable
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,19 +69,14 @@ def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
 
 def coverage(encoder: "PhraseEncoder", phrases: Iterable[str]) -> list[str]:
     """How many of the phrases the encoder knows, each mention counted once, and the most frequent unknown words."""
-    count: Counter[str] = Counter()
-    unknown: Counter[str] = Counter()
-    for phrase in phrases:
+    kinds = ("with a known word", "with a known head", "with all words known", "without a content word")
+    asked, count, unknown = list(phrases), Counter[str](), Counter[str]()
+    for phrase in asked:
         found, encoded = parse(phrase), encoder.encode(phrase)
         known = [word.known for word in encoded.words]
-        count["phrases"] += 1
-        count["with a known word"] += any(known)
-        count["with a known head"] += encoded.head_known
-        count["with all words known"] += bool(known) and all(known)
-        count["without a content word"] += not found
+        holds = (any(known), encoded.head_known, bool(known) and all(known), not found)
+        count.update(compress(kinds, holds))
         unknown.update(word.text for word in encoded.words if not word.known and found)
-    whole = count.pop("phrases", 0)
-    kinds = ("with a known word", "with a known head", "with all words known", "without a content word")
-    lines = [f"{kind} {count[kind]} ({100 * count[kind] / max(1, whole):.1f} %)" for kind in kinds]
+    lines = [f"{kind} {count[kind]} ({100 * count[kind] / max(1, len(asked)):.1f} %)" for kind in kinds]
     missing = ", ".join(f"{word} {n}" for word, n in unknown.most_common(_UNKNOWN))
-    return [f"phrases {whole}", *lines, *([f"unknown: {missing}"] if missing else [])]
+    return [f"phrases {len(asked)}", *lines, *([f"unknown: {missing}"] if missing else [])]

@@ -11,7 +11,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.scoring import BASELINES
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.files import lock, make_folder, write_text, writing
+from phrase_loc.files import lock, make_folder, write_text
 from phrase_loc.gallery import template
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
@@ -66,17 +66,13 @@ def reserved(config: EvaluateConfig) -> Iterator[None]:
     """
     output = config.output
     for ending, path in _files(config).items():
-        if os.path.exists(path) and not (path.is_file() and OURS[ending] in _head(path)):
+        ours = path.is_file() and OURS[ending] in path.read_text("utf-8", "replace")[:4096]
+        if os.path.exists(path) and not ours:
             raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
     make_folder(output.parent, ADVICE, f"the folder of output={output}")
     sentence = f"another evaluation is writing {output}; wait for it, or {ADVICE}"
     with lock(output.with_name(f".{output.name}.lock"), sentence):
         yield
-
-
-def _head(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(4096).decode("utf-8", "replace")
 
 
 def _files(config: EvaluateConfig) -> dict[str, Path]:
@@ -92,14 +88,13 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON has no NaN
     write_text(files[".json"], json.dumps(finite, indent=1, allow_nan=False) + "\n", ADVICE)
     write_text(files[".md"], markdown(content), ADVICE)
+    listed = list(_records(evaluation))
     if config.csv:
-        with (
-            writing(files[".csv"], ADVICE) as part,
-            part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            csv.writer(file).writerows(chain([COLUMNS], map(_line, _records(evaluation))))
+        lines = io.StringIO(newline="")
+        csv.writer(lines).writerows([COLUMNS, *map(_line, listed)])
+        write_text(files[".csv"], lines.getvalue(), ADVICE)
     if config.html:
-        text = page(content, list(_records(evaluation)), evaluation.plan.samples, evaluation.localizer)
+        text = page(content, listed, evaluation.plan.samples, evaluation.localizer)
         write_text(files[".html"], text, ADVICE)
     evaluation.progress.clear()
     return content, list(files.values())

@@ -132,14 +132,10 @@ def paired(a: Sums, b: Sums, replicates: int) -> dict[str, Any]:
 
 
 def compare(a: Path, b: Path, one: str | None = None, other: str | None = None) -> list[dict[str, Any]]:
-    """Differences a - b for every protocol and metric that both reports have.
+    """Differences a - b for every protocol and metric that both reports have: `a` and `b` in percent, and `paired`.
 
     The method `one` is compared with the `other`; without names a method of both reports with itself, and reports of
-    one method each whatever its name.
-    Mean average precision is no sum over images and is left out.
-
-    Returns:
-        Per protocol, metric and pair of methods: names, `a` and `b` in percent, and what `paired` gives.
+    one method each whatever its name. Mean average precision is no sum over images and is left out.
     """
     first, second = read(a), read(b)
     images, found = len(first["by_image"]["images"]), []
