@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from phrase_loc.attention.excitation import RULES, Net, reciprocal, seeded
 from phrase_loc.attention.functions import POOLS, named
@@ -217,7 +217,7 @@ class Gates(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Without the parameters, what requires a gradient is an activation.
-        args, kwargs = tree_map(_held, (args, kwargs or {}))
+        args, kwargs = tree_map_only(nn.Parameter, Tensor.detach, (args, kwargs or {}))
         if func in _ATTENDING:
             held = {k: v.detach() if k in ("query", "key") else v for k, v in kwargs.items()}
             return func(*(a.detach() for a in args[:2]), *args[2:], **held)
@@ -233,10 +233,6 @@ class Gates(TorchFunctionMode):
             return _with_derivative_of(_with_constant_spread(func, args, kwargs), out)
         both = len(args) > 1 and all(torch.is_tensor(a) and a.requires_grad for a in args[:2])
         return out / 2 + out.detach() / 2 if func in PRODUCTS and both else out
-
-
-def _held(value: Any) -> Any:
-    return value.detach() if isinstance(value, nn.Parameter) else value
 
 
 def _with_derivative_of(linear: Tensor, out: Tensor) -> Tensor:

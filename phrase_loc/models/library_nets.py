@@ -22,7 +22,6 @@ import copy
 import inspect
 import math
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,9 +106,7 @@ def renamed(net: nn.Module, trunk: nn.Module) -> dict[str, str]:
 def torchvision_net(name: str, pretrained: bool, whole: bool = False) -> nn.Module:
     """A classifier of torchvision; a VGG that is neither `pretrained` nor `whole` has its features alone."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            from torchvision import models
+        from torchvision import models
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
             "this backbone needs a torchvision that fits the installed torch "

@@ -319,8 +319,7 @@ class TextToRegion(nn.Module):
 
     def scores(self, features: Tensor, words: Tensor) -> Tensor:
         """(N,D,h,w), (K,) -> (N,K): is the word in the image."""
-        pooled: Tensor = self.head.pool(self.location_scores(features, words))
-        return pooled
+        return self.head.pool(self.location_scores(features, words))
 
     def forward(self, images: Tensor, words: Tensor) -> Tensor:
         """(N,3,H,W) RGB 0..255, (K,) -> (N,K) scores, for training."""

@@ -26,8 +26,7 @@ class Texts(nn.Module):
     def ids(self, prompt: str) -> list[int]:
         """The tokens of a prompt."""
         given = self.tokenize([prompt])
-        found: list[int] = (given if isinstance(given, Tensor) else given["input_ids"])[0].tolist()
-        return found
+        return (given if isinstance(given, Tensor) else given["input_ids"])[0].tolist()
 
     @torch.inference_mode()
     def forward(self, prompts: Sequence[str]) -> Tensor:

@@ -85,13 +85,12 @@ def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
     options |= {"padding": "max_length" if padded else True, "return_attention_mask": not padded}
 
     def tokenize(prompts: list[str]) -> Any:
-        return tokenizer([_plain(text) for text in prompts] if padded else prompts, **options)
+        if padded:
+            bare = (text.lower().translate(str.maketrans("", "", punctuation)) for text in prompts)
+            prompts = [" ".join(text.split()) for text in bare]
+        return tokenizer(prompts, **options)
 
     return Texts(net, tokenize, lambda net, given: net.get_text_features(**given).pooler_output)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().translate(str.maketrans("", "", punctuation)).split())
 
 
 # open_clip

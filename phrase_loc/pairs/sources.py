@@ -92,10 +92,9 @@ def open_source(
 def texts_of(source: Source, numbers: Iterable[int]) -> Iterator[list[str]]:
     """The texts of these samples; none where they cannot be read, which the loader counts and names."""
     for i in numbers:
-        try:
+        texts: list[str] = []
+        with suppress(DataError):
             texts = source.texts(i)
-        except DataError:
-            texts = []
         yield texts
 
 

@@ -34,15 +34,20 @@ ROOM = 1 << 30  # bytes that a folder keeps when it is tidied: boxes of some 250
 _RAND = threading.Lock()  # rand() is one state for the whole process
 
 
-class FromImage:
-    """A source whose boxes do not depend on the phrase."""
+class Source(Protocol):
+    """Where candidate boxes come from: from the picture alone, from one attention map, or from both."""
 
-    def of_map(self, attention: Tensor, size: tuple[int, int]) -> None:
-        """None: the boxes are those of `of_image`."""
+    def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
+        """Boxes from an 8-bit RGB picture in a frame of `size` (H, W): (R, 4); None where they need a map."""
+        return None
+
+    def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
+        """Boxes from one map (h, w) in a frame of `size` (H, W): (R, 4); None where no phrase changes them."""
+        return None
 
 
 @dataclass(frozen=True)
-class Windows(FromImage):
+class Windows(Source):
     """Every box whose corners lie on a grid of `cells` x `cells`; 8 gives 1,248 boxes."""
 
     cells: int = 8
@@ -66,15 +71,12 @@ def _grid(cells: int, aspect: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LevelSets:
+class LevelSets(Source):
     """Tight boxes of the map's level sets: of each connected component and, for phrases of several things, of all."""
 
     steps: int = 19  # thresholds, evenly spaced between the map's minimum and maximum, both left out
     grid: int = 48  # side of the grid on which the map is cut; finer than the map, coarser than the image
     smallest: float = 0.004  # share of the grid's cells below which a component is no box
-
-    def of_image(self, picture: Image.Image, size: tuple[int, int]) -> None:
-        """None: the boxes depend on the phrase."""
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """Distinct boxes of one map (h, w), largest sets first: (R, 4); the whole image if it is flat."""
@@ -99,23 +101,13 @@ class LevelSets:
         return boxes
 
 
-class Source(Protocol):
-    """Where candidate boxes come from: from the picture alone, from one attention map, or from both."""
-
-    def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
-        """Boxes from an 8-bit RGB picture in a frame of `size` (H, W): (R, 4), or None."""
-
-    def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
-        """Boxes from one map (h, w) in a frame of `size` (H, W): (R, 4), or None."""
-
-
 def in_frame(fractions: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes in shares of width and height, in pixels of a frame of `size` (H, W): (R, 4) -> (R, 4)."""
     return (fractions * fractions.new_tensor([size[1], size[0]] * 2)).float()
 
 
 @dataclass(frozen=True)
-class Regions(FromImage):
+class Regions(Source):
     """Boxes around segments and around what similar neighbours grow into."""
 
     side: int = 128  # pixels of the square to which the picture is squashed; the time grows with its square
@@ -150,7 +142,7 @@ class Regions(FromImage):
 
 
 @dataclass(frozen=True)
-class SelectiveSearch(FromImage):
+class SelectiveSearch(Source):
     """Boxes of a hierarchical grouping of segments (Uijlings et al., IJCV 2013)."""
 
     side: int = 300  # pixels of the longer side of what is searched; the time grows with its square
@@ -196,7 +188,7 @@ def _found(search: Any, pixels: np.ndarray, smallest: float, size: tuple[int, in
 
 
 @dataclass(frozen=True)
-class Cached:
+class Cached(Source):
     """A source whose `of_image` boxes are kept in `folder`, for who looks at the same pictures again.
 
     The name of a file is a digest of all that its boxes depend on, so nothing is ever stale; their own digest stands

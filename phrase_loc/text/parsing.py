@@ -39,8 +39,8 @@ class Token(NamedTuple):
     clause: int
 
 
-def parse(phrase: str) -> list[Token]:
-    """The content words of a phrase with their roles, in reading order.
+def parse(phrase: str | list[str]) -> list[Token]:
+    """The content words of a phrase, or of its tokens, with their roles, in reading order.
 
     A lone pronoun for a person gives the noun it stands for ('she' -> woman). A phrase of nothing but
     function words ('it', 'the other one') gives [].
@@ -48,11 +48,7 @@ def parse(phrase: str) -> list[Token]:
     >>> [(t.text, t.role.name) for t in parse("a cup of coffee on the wooden table")]
     [('cup', 'HEAD'), ('coffee', 'HEAD'), ('wooden', 'CONTEXT'), ('table', 'CONTEXT')]
     """
-    return parsed(tokens(phrase))
-
-
-def parsed(found: list[str]) -> list[Token]:
-    """`parse` of a phrase's tokens."""
+    found = tokens(phrase) if isinstance(phrase, str) else phrase
     unread, around = _places_told(found), zip(["", *found], found, [*found[1:], ""])
     found = [
         "nobody"

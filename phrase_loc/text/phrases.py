@@ -26,7 +26,7 @@ from phrase_loc.files import read_text
 from phrase_loc.structures import Word
 from phrase_loc.text import english
 from phrase_loc.text.english import canonical, is_function_word, is_word, spellings, tokens
-from phrase_loc.text.parsing import Role, Token, negation, parsed, relations
+from phrase_loc.text.parsing import Role, Token, negation, parse, relations
 from phrase_loc.text.vocabulary import Vocabulary
 
 ROLE_WEIGHTS = {Role.HEAD: 1.0, Role.MODIFIER: 0.7, Role.CONTEXT: 0.3}
@@ -101,7 +101,7 @@ class PhraseEncoder:
         read: dict[str, Word] = {}
         shares: dict[str, float] = {}
         heads = []
-        content = parsed(found)
+        content = parse(found)
         names = [name for name in self._names(phrase, content) if name not in instead]
         for word, role in self._units(content, names, instead):
             text = word.text

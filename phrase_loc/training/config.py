@@ -8,19 +8,14 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from phrase_loc.config import config_dataclass
 from phrase_loc.errors import ConfigError
 from phrase_loc.pairs.sources import TEXT_FIELDS
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
 Processes = Annotated[int, Field(ge=0, le=1024)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 
@@ -37,7 +32,7 @@ class DataConfig:
     # JSON fields or columns that hold text
     text_fields: Annotated[tuple[str, ...], Field(min_length=1)] = TEXT_FIELDS
     max_faults: Share = 0.05  # share of the samples that may be unusable before the run stops
-    window: Count = 0  # shards that are shuffled together; 0 shuffles all, which asks for a fast disk
+    window: NonNegativeInt = 0  # shards shuffled together; 0 shuffles all, which asks for a fast disk
     workers: Processes = 2  # processes that decode, for each training process
 
 
@@ -47,9 +42,9 @@ class VocabularyConfig:
 
     file: str = ""  # a finished vocabulary; else it is counted from the texts
     extra_texts: tuple[str, ...] = ()  # files, a text a line (after a tab, if any), counted as well
-    size: AtLeastOne = 18_000  # most words
-    min_count: AtLeastOne = 20  # a word must be seen so often
-    min_association: Finite = 0.35  # normalised PMI from which two words are one unit
+    size: PositiveInt = 18_000  # most words
+    min_count: PositiveInt = 20  # a word must be seen so often
+    min_association: float = 0.35  # normalised PMI from which two words are one unit
     pair_share: Share = 0.25  # most of `size` that may be bigrams
 
 
@@ -60,8 +55,9 @@ class VectorsConfig:
     # glove (the PyPI package), ppmi (co-occurrence of the texts), random, or free: every word learns its own
     # classifier row and bias, no projection
     source: Literal["glove", "ppmi", "random", "free"] = "glove"
-    size: AtLeastOne = 300  # numbers a word, for ppmi and random
-    bias: Finite = -4.0  # that words start with, about the log-odds of being said of an image
+    file: Literal[""] = ""  # retired, as encoder: no better than the others (docs/experiments.md)
+    size: PositiveInt = 300  # numbers a word, for ppmi and random
+    bias: float = -4.0  # that words start with, about the log-odds of being said of an image
     tuned: bool = True  # train them
 
 
@@ -75,9 +71,10 @@ class LabelsConfig:
 
     last_word: Share = 0.5  # strength that the last word of a bigram takes from it
     # retired at the values that they have in older configs: none of them helped (docs/experiments.md)
-    agree: Literal[1] = 1
+    agree: Annotated[int, Field(ge=1, le=1)] = 1
     unpunished: Literal["none"] = "none"
     balance: Annotated[float, Field(ge=0, le=0)] = 0.0
+    most: float = 10.0  # of what balance made
 
 
 @config_dataclass
@@ -91,9 +88,9 @@ class ModelSettings:
     weights: str | None = "imagenet"
     fold: bool = True
     image_size: Side | None = None
-    hidden: AtLeastOne | None = 512
+    hidden: PositiveInt | None = 512
     pool: str = "log_sum_exp"
-    sharpness: Positive = 4.0
+    sharpness: PositiveFloat = 4.0
 
 
 @config_dataclass
@@ -101,12 +98,12 @@ class PhaseConfig:
     """A part of a run with its own trained layers, rates and losses."""
 
     name: str = "train"  # for the log and file names
-    epochs: Positive = 1.0  # passes over all samples; a fraction is allowed
-    steps: Count = 0  # in place of epochs, where not 0
+    epochs: PositiveFloat = 1.0  # passes over all samples; a fraction is allowed
+    steps: NonNegativeInt = 0  # in place of epochs, where not 0
     # of a model that is gone on from: train the rows of the words that it lacked, nothing else
     new_words_only: bool = False
-    batch: AtLeastOne = 64  # images of a step, over all processes and micro-batches
-    accumulate: AtLeastOne = 1  # micro-batches of a step
+    batch: PositiveInt = 64  # images of a step, over all processes and micro-batches
+    accumulate: PositiveInt = 1  # micro-batches of a step
     train_from: str = "none"  # none (frozen trunk), all, or the lowest trained stage
     cache: bool = False  # keep the frozen stages' output; images are then not augmented, only mirrored
     sizes: tuple[Side, ...] = ()  # input sizes (H = W), one drawn for each step; the model's own when empty
@@ -114,14 +111,21 @@ class PhaseConfig:
     mirror: Share = 0.5  # probability of mirroring, where no text says left or right
     jitter: Share = 0.0  # strength of colour changes, hue only where no text names a colour
     dropout: BelowOne = 0.0  # of the head's features
-    lr: Positive = 1e-3  # of head and word vectors
-    trunk_lr: Amount = 0.1  # of the highest trained stage, as a share of lr
-    layer_decay: Positive = 0.8  # from a stage to the one below
-    weight_decay: Amount = 0.01  # of matrices
-    warmup: Count = 100  # steps, linear; then the rate falls along a cosine to 0
-    clip: Amount = 1.0  # largest norm of the gradient; 0 does not clip
-    losses: dict[str, Amount] = field(default_factory=lambda: {"sigmoid": 1.0})  # name -> weight, summed
-    words: Count = 0  # words that a step scores: 0 all, else those said in the batch and sampled others
+    lr: PositiveFloat = 1e-3  # of head and word vectors
+    trunk_lr: NonNegativeFloat = 0.1  # of the highest trained stage, as a share of lr
+    layer_decay: PositiveFloat = 0.8  # from a stage to the one below
+    weight_decay: NonNegativeFloat = 0.01  # of matrices
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: BelowOne = 0.9  # of sgd
+    warmup: NonNegativeInt = 100  # steps, linear
+    schedule: Literal["cosine"] = "cosine"  # to 0, the one there is
+    clip: NonNegativeFloat = 1.0  # largest norm of the gradient; 0 does not clip
+    losses: dict[str, NonNegativeFloat] = field(
+        default_factory=lambda: {"sigmoid": 1.0}
+    )  # name -> weight, summed
+    words: NonNegativeInt = (
+        0  # words that a step scores: 0 all, else those said in the batch and sampled others
+    )
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W_][\w .+-]{0,99}", self.name):
@@ -142,18 +146,18 @@ class ValidationConfig:
     root: str = ""  # folder of Flickr30k Entities
     split: str = "val"
     protocols: tuple[str, ...] = ("pointing_any", "recall_union")  # of the evaluation
-    every: Amount = 1.0  # epochs between two measurements, and always at the end
+    every: NonNegativeFloat = 1.0  # epochs between two measurements, and always at the end
     metric: str = "pointing_any/accuracy"  # figure that chooses the best checkpoint; higher is better
-    limit: Count = 0  # images; all when 0
+    limit: NonNegativeInt = 0  # images; all when 0
 
 
 @config_dataclass
 class FurtherConfig:
     """Out-of-vocabulary words; see setup.add_further_words."""
 
-    words: Count = 0  # how many
+    words: NonNegativeInt = 0  # how many
     texts: tuple[str, ...] = ()  # files whose words get vectors by their company, before GloVe's do
-    penalty: Positive = 3.0  # of the ridge regression that places them
+    penalty: PositiveFloat = 3.0  # of the ridge regression that places them
 
 
 @config_dataclass
@@ -164,8 +168,8 @@ class FewConfig:
     is and learns in `phase` the words that it lacks; with `only`, the named phases are run in its place.
     """
 
-    below: Count = 0  # photographs; 0 is never
-    min_count: AtLeastOne = 5  # photographs said to show a new word; the lower of it and the vocabulary's
+    below: NonNegativeInt = 0  # photographs; 0 is never
+    min_count: PositiveInt = 5  # photographs said to show a new word; the lower of it and the vocabulary's
     phase: PhaseConfig = PhaseConfig(
         name="words", steps=200, cache=True, sizes=(320,), mirror=0.0, lr=0.01, weight_decay=0.5, warmup=0, clip=0.0,
         new_words_only=True,
@@ -192,9 +196,9 @@ class TrainConfig:
     average_of: tuple[str, ...] = ()  # phases whose last weights are averaged; the last alone when empty
     compile: bool = False  # torch.compile the trunk (minutes at the start, faster steps)
     recompute: bool = False  # compute activations of the trunk's stages again instead of keeping them
-    memory_mb: AtLeastOne = 1024  # most that the scores of words at locations may take at a time, megabytes
-    save_every: AtLeastOne = 200  # steps between checkpoints
-    log_every: AtLeastOne = 20  # steps between lines of metrics.jsonl
+    memory_mb: PositiveInt = 1024  # most that the scores of words at locations may take at a time, megabytes
+    save_every: PositiveInt = 200  # steps between checkpoints
+    log_every: PositiveInt = 20  # steps between lines of metrics.jsonl
     tensorboard: bool = False  # write event files too
     threads: Processes = 0  # of each process on the CPU; 0 leaves torch's choice
     further: FurtherConfig = field(default_factory=FurtherConfig)

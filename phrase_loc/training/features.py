@@ -6,7 +6,6 @@ The folder's name is a digest of all that makes its content, and a chunk whose b
 is kept never stands for something else. No text has a part in it: runs with other words can share it.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -111,17 +110,15 @@ def kept_features(config: TrainConfig, phase: PhaseConfig, setup: Setup, world: 
 def _folder(config: TrainConfig, phase: PhaseConfig, setup: Setup, size: int, until: str, half: bool) -> Path:
     """A folder of its own for each set of frozen weights, of photographs, and of versions of what reads them."""
     model, kind = setup.model, setup.model.config
+    frozen = model.trunk[: model.stage_index(until) + 1].state_dict().values()
     facts = {
-        "model": [kind.backbone, kind.mean, kind.std, until],
+        "model": [kind.backbone, kind.mean, kind.std, until, _digest(*frozen)],
         "size": [size, phase.mirror > 0, half],
         "images": setup.identity.stamp,
         "versions": [__version__, *(version(name) for name in ("torch", "torchvision", "pillow"))],
     }
-    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    frozen = model.trunk[: model.stage_index(until) + 1]
-    for tensor in frozen.state_dict().values():
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return Path(config.data.features or config.out) / f"features-{found.hexdigest()[:16]}"
+    name = digest(json.dumps(facts, sort_keys=True).encode())[:16]
+    return Path(config.data.features or config.out) / f"features-{name}"
 
 
 def missing_chunks(folder: Path, count: int, world: World) -> list[tuple[int, range]]:
@@ -162,7 +159,7 @@ def read_chunk(folder: Path, number: int) -> tuple[Tensor, Tensor]:
 
 
 def _digest(*tensors: Tensor) -> str:
-    return digest(b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors))
+    return digest(b"".join(tensor.cpu().contiguous().numpy().tobytes() for tensor in tensors))
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -88,8 +88,7 @@ class Objective(nn.Module):
         """(N,D,h,w), (K,) -> (N,K); half precision ends before the pool, which exponentiates and sums."""
         scores = self.model.location_scores(features, ids)
         scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-        pooled: Tensor = self.model.head.pool(scores)
-        return pooled
+        return self.model.head.pool(scores)
 
     def _targets(self, batch: Batch, words: Tensor, stands: Tensor, scores: Tensor) -> Targets:
         """Labels of the batch for these words."""

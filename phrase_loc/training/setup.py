@@ -189,8 +189,7 @@ def _count(config: VocabularyConfig, source: Source, world: World) -> Vocabulary
         counter.merge(other)
     counter.update(read_texts(config.extra_texts))
     limits = {key: value for key, value in vars(config).items() if key not in ("file", "extra_texts")}
-    found: Vocabulary = counter.vocabulary(**limits)
-    return found
+    return counter.vocabulary(**limits)
 
 
 def text_files(paths: tuple[str, ...]) -> list[str]:

@@ -82,9 +82,10 @@ def test_what_trains(tuned):
 
 
 def test_words_may_learn_units_and_biases_of_their_own():
-    """Without vectors the head is the usual linear classifier over its features."""
+    """A free head is the usual linear classifier over its features."""
     torch.manual_seed(0)
-    model = create(Vocabulary(WORDS, (9, 7, 5, 3, 2)), backbone="tiny", weights=None, hidden=12)
+    settings = {"backbone": "tiny", "weights": None, "hidden": 12, "free": True, "tuned": True}
+    model = create(Vocabulary(WORDS, (9, 7, 5, 3, 2)), torch.randn(5, 13), **settings)
     assert model.word_vectors(IDS).shape == (3, 13)
     with torch.no_grad():
         model.words.vectors[:, -1] = torch.arange(5.0)

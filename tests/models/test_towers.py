@@ -142,7 +142,7 @@ def test_the_parts_of_a_tower_make_the_whole(kind, folders):
 
 
 def test_a_map_stands_on_the_plane_of_the_patches_without_class_and_registers(folders):
-    model = create(Vocabulary(("dog",), (1,)), backbone=f"hf:{folders('dinov3_vit')}")
+    model = create(Vocabulary(("dog",), (1,)), torch.zeros(1, 4), backbone=f"hf:{folders('dinov3_vit')}")
     tokens = model.below("block2")(images(32))
     assert tokens.shape == (2, 16, 1 + 2 + 16, 1)
     assert torch.equal(model.grid(tokens), tokens[:, :, 3:, 0].reshape(2, 16, 4, 4))
@@ -336,7 +336,8 @@ TRUNKS = {
 )
 @torch.no_grad()
 def test_a_network_is_a_trunk_and_a_saved_model_needs_it_no_more(library, kind, folders, tmp_path):
-    model = create(Vocabulary(("dog", "cat"), (2, 1)), backbone=f"{library}:{folders(kind)}", hidden=8)
+    words = Vocabulary(("dog", "cat"), (2, 1))
+    model = create(words, torch.zeros(2, 4), backbone=f"{library}:{folders(kind)}", hidden=8)
     assert model.config.mean == pytest.approx([255 * x for x in tiny.MEAN])
     seen = images(model.config.image_size)
     found = model.features(seen)
@@ -356,7 +357,8 @@ def test_a_network_is_a_trunk_and_a_saved_model_needs_it_no_more(library, kind, 
 def test_former_and_random_names(folders):
     name = f"transformers:{folders('clip')}"
     random, filled = (
-        create(Vocabulary(("dog",), (1,)), backbone=name, weights=w) for w in (None, "imagenet")
+        create(Vocabulary(("dog",), (1,)), torch.zeros(1, 4), backbone=name, weights=w)
+        for w in (None, "imagenet")
     )
     assert random.stages == filled.stages == ("stem", *(f"block{i}" for i in range(1, 5)), "top", "features")
     one, two = (model.trunk.state_dict()["block1.block.mlp.fc1.weight"] for model in (random, filled))

@@ -80,7 +80,8 @@ def test_a_trunk_takes_the_images_that_its_folder_describes(facts, expected, net
     nets["resnet"].save_pretrained(tmp_path)
     if facts:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(facts))
-    model = create(Vocabulary(("dog", "cat"), (2, 1)), backbone=f"transformers:{tmp_path}", weights=None)
+    words = Vocabulary(("dog", "cat"), (2, 1))
+    model = create(words, torch.zeros(2, 4), backbone=f"transformers:{tmp_path}", weights=None)
     mean, std, size = expected
     assert model.config.mean == pytest.approx([255 * x for x in mean])
     assert model.config.std == pytest.approx([255 * x for x in std])

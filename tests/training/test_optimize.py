@@ -243,6 +243,26 @@ def test_every_shipped_config_is_valid(root: Path):
         assert all(isinstance(phase, PhaseConfig) for phase in config.phases)
 
 
+def test_settings_that_are_gone_are_read_at_the_values_at_which_they_did_nothing():
+    from phrase_loc.config import load_config
+
+    fixed = ["out=x", "data.shards=y"]
+    told = [
+        "labels={agree: 1, unpunished: none, balance: 0, most: 10}",
+        "vectors.file=",
+        "phases=[{schedule: cosine}]",
+    ]
+    assert load_config(TrainConfig, [*fixed, *told]) == load_config(TrainConfig, fixed)
+    for gone in (
+        "labels.agree=2",
+        "labels.unpunished=vectors",
+        "labels.balance=0.5",
+        "vectors.file=glove.txt",
+    ):
+        with pytest.raises(ConfigError, match=gone.split("=")[0]):
+            load_config(TrainConfig, [*fixed, gone])
+
+
 def test_further_words_land_where_their_neighbours_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from phrase_loc.models.build import create
     from phrase_loc.text.vocabulary import Vocabulary
