@@ -120,15 +120,23 @@ def _read(node: Any, wanted: Any, seen: Iterator[int], depth: int = 0) -> Any:
         shapes = _shapes(wanted)
         null = NoneType in shapes and _WORDS.get(node.value, "") is None
         return node.value if node.style is not None or (str in shapes and not null) else _plain(node.value)
-    found: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for key, inner in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise ConfigError(f"has a key that is no word in line {line}")
-        if key.value in found:
+        if key.value == "<<" and key.style is None:
+            for part in reversed(inner.value if isinstance(inner, yaml.SequenceNode) else [inner]):
+                found = _read(part, wanted, seen, depth + 1)
+                if not isinstance(found, dict):
+                    raise ConfigError("merges (<<) what is no mapping")
+                merged |= found
+        elif key.value in own:
             raise ConfigError(f"has the key {shortened(key.value)} twice, again in line {line}; keep one")
-        found[key.value] = _read(inner, below(wanted, key.value), seen, depth + 1)
-    return found
+        else:
+            own[key.value] = _read(inner, below(wanted, key.value), seen, depth + 1)
+    return merged | own
 
 
 def _plain(word: str) -> Any:

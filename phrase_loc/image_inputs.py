@@ -162,11 +162,15 @@ _FOREIGN = {
 
 
 def _without_metadata(content: bytes) -> tuple[bytes, int]:
-    """A PNG, TIFF or AVIF with its first picture alone, since Pillow refuses one whose metadata are broken.
+    """A PNG, TIFF, AVIF or JPEG without what Pillow refuses it for where it is broken, its first picture alone.
 
-    With its orientation, 1 (upright or no readable tag) to 8. In other formats, and in AVIF, which is turned by boxes
-    of its own, the orientation is left to Pillow, which hands the block out unread.
+    With its orientation, 1 (upright or no readable tag) to 8. In other formats than PNG and TIFF (AVIF is turned by
+    boxes of its own) the orientation is left to Pillow, which hands the block out unread.
     """
+    if content.startswith(
+        b"\xff\xd8\xff"
+    ):  # Pillow stops at a broken profile, or resource, of a whole picture
+        return content.replace(b"ICC_PROFILE\0", bytes(12)).replace(b"Photoshop 3.0\0", bytes(14)), 1
     if content.startswith(_PNG):
         return _bare_png(content)
     if content[:4] in _TIFF:

@@ -29,9 +29,9 @@ OneOrMore = Field(min_length=1)
 class Inference:
     """How a model is asked; chosen on val, saved in the model's config.json. `from_dict` checks the values.
 
-    Of several stages, all are read at the first input size, in one pass, and the other sizes at the highest alone: a
-    pass further down costs more with the square of the size and gains no more there. Stages count alike. The maps of
-    several input sizes are brought to the grid, min-max normalised and averaged.
+    Of several stages and sizes the lower stages are read at the first size and the highest at the others: a pass
+    further down costs more with the square of the size and gains no more there. Stages count alike. Maps are brought
+    to the grid, min-max normalised and averaged.
     """
 
     __pydantic_config__ = STRICT

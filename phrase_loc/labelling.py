@@ -355,9 +355,11 @@ def summary_text(found: dict[str, Any], folder: Path) -> str:
         lines.append(f"  {name:<{width}}  {row['boxes']:>6}  {level}")
     left_out = [f"  left out: {entry['why']}" for entry in found["left_out"][:SHOWN]]
     left_out += [f"  and {more} more"] if (more := len(found["left_out"]) - SHOWN) > 0 else []
+    counts = ((found["photographs"], "photograph"), (found["boxes"], "label"))
+    photographs, labels = (f"{n} {what}{'s' * (n != 1)}" for n, what in counts)
     head = (
-        f"{found['photographs']} photographs, {found['boxes']} labels, {found['without a label']} without one, "
-        f"{len(found['left_out'])} left out; written to {folder}"
+        f"{photographs}, {labels}, {found['without a label']} without one, {len(found['left_out'])} left out; "
+        f"written to {folder}"
     )
     return "\n".join([head, *lines, *left_out])
 

@@ -226,9 +226,11 @@ class PhraseLocalizer:
         ]
         if single:
             return found[0][0]
-        fine = [[min_max(resize(maps, self._grid)) for maps in depths] for depths in found]
-        highest = torch.stack([depths[-1] for depths in fine]).mean(0)  # of all sizes; the lower ones of one
-        return torch.stack([*fine[0][:-1], highest]).mean(0)
+        (*lower, top), *others = [[min_max(resize(maps, self._grid)) for maps in depths] for depths in found]
+        highest = [depths[-1] for depths in others]
+        if not lower or not others:
+            highest.append(top)
+        return torch.stack([*lower, torch.stack(highest).mean(0)]).mean(0)
 
     @property
     def _grid(self) -> tuple[int, int]:

@@ -21,10 +21,11 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing, each axis apart, that keeps a constant map constant: (..., h, w) -> same shape.
+    """Gaussian smoothing, each axis apart: (..., h, w) -> same shape.
 
     `sigma` is the standard deviation as a share of the grid's side, so that it means the same on every grid; 0
-    returns the maps as they are. At the border the kernel is cut and renormalised.
+    returns the maps as they are. Nothing is won outside of the image: at the border the kernel is cut and not
+    renormalised, which would count the outermost cells twice (docs/experiments.md).
     """
     if sigma == 0:
         return maps
@@ -33,10 +34,11 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
 
 
 def _gaussian(side: int, sigma: float) -> Tensor:
-    """(side, side) matrix whose row i averages the cells around cell i; every row sums to 1."""
+    """(side, side) matrix whose row i holds a Gaussian around cell i; far from the border it sums to 1."""
     cells = torch.arange(side, dtype=torch.float64) / side
     weights = torch.exp(-0.5 * ((cells[:, None] - cells[None, :]) / sigma) ** 2)
-    return weights / weights.sum(1, keepdim=True)
+    offsets = torch.arange(-side, side + 1, dtype=torch.float64) / side
+    return weights / torch.exp(-0.5 * (offsets / sigma) ** 2).sum()
 
 
 def centre_prior(size: tuple[int, int], sigma: float = 0.25, power: float = 0.2) -> Tensor:

@@ -29,7 +29,6 @@ LAYERS = {
         "inference",
         "localizer",
         "export",
-        "exported",
         "runtime",
         "training",
         "evaluation",

@@ -114,6 +114,7 @@ def test_mistakes_are_named(arguments, sentence, tmp_path, monkeypatch):
             + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghij", "bcdefghijk")),
             "anchors",
         ),
+        ("<<: x\n", "no mapping"),
         ("".join(f"k{i}: 1\n" for i in range(99)), "and 97 more"),
     ],
 )
@@ -184,9 +185,9 @@ def test_a_type_says_what_a_word_means(tmp_path):
     assert config.optimizer == Optimizer(lr=10.5, steps=3)
 
 
-def test_anchors_are_read(tmp_path):
-    path = written(tmp_path, "name: x\nparts: [&a {name: p, lr: 2}, *a]\n")
-    assert [(p.name, p.lr) for p in load_config(Config, [path]).parts] == [("p", 2), ("p", 2)]
+def test_anchors_and_merges_are_read(tmp_path):
+    path = written(tmp_path, "name: x\nparts: [&a {name: p, lr: 2}, {<<: *a, name: q}]\n")
+    assert [(p.name, p.lr) for p in load_config(Config, [path]).parts] == [("p", 2), ("q", 2)]
 
 
 def test_a_file_may_have_an_equals_sign(tmp_path):

@@ -196,7 +196,7 @@ def test_phrases_are_read_as_by_queries(exported, photo):
 @onnx
 def test_answers_without_importing_torch(exported):
     code = (
-        "import sys; from PIL import Image; from phrase_loc.exported import ExportedModel; "
+        "import sys; from PIL import Image; from phrase_loc.runtime import ExportedModel; "
         "answers = ExportedModel(sys.argv[1])(Image.new('RGB', (90, 60), 'red'), ['red hat', 'dogs']); "
         "print([a.map.shape for a in answers], 'torch' in sys.modules)"
     )

@@ -175,6 +175,16 @@ def test_an_avif_with_a_broken_exif_block_is_read(drawn_image):
 
 
 @pytest.mark.parametrize(
+    "segment", [b"\xff\xe2\0\x0fICC_PROFILE\0\1", b"\xff\xed\0\x16Photoshop 3.0\x008BIM\3\xed"]
+)
+def test_a_jpeg_with_a_broken_profile_or_resource_is_read(segment, drawn_image):
+    data = encoded(drawn_image, "JPEG")
+    odd = data[:2] + segment + data[2:]
+    assert np.array_equal(np.asarray(load_image(odd)), np.asarray(load_image(data)))
+    assert load_tensor(odd).equal(load_tensor(data))
+
+
+@pytest.mark.parametrize(
     ("block", "value"),
     [
         (b"", 1), (b"II*", 1), (b"II*\0", 1), (b"II*\0\xff\xff\xff\xff", 1), (b"II*\0\x08\0\0\0\xff\xff", 1),

@@ -104,6 +104,20 @@ def test_several_sizes_are_the_mean_of_single_ones(tiny_localizer, drawn_image):
     torch.testing.assert_close(both, torch.stack(single).mean(0))
 
 
+def test_of_several_stages_the_lower_are_read_at_the_first_size_and_the_highest_at_the_others(
+    tiny_localizer, drawn_image
+):
+    def at(side, stage):
+        one = tiny_localizer.with_settings(image_sizes=(side,), stage=stage)
+        return min_max(resize(one.attend(one.look(drawn_image), ["dog"]), (16, 16)))
+
+    for sizes, top in (((32, 48), [48]), ((32,), [32]), ((32, 48, 64), [48, 64])):
+        asked = tiny_localizer.with_settings(image_sizes=sizes, stage=("features", "stage2"))
+        highest = torch.stack([at(side, "features") for side in top]).mean(0)
+        expected = (at(32, "stage2") + highest) / 2
+        torch.testing.assert_close(asked.attend(asked.look(drawn_image), ["dog"]), expected)
+
+
 def test_answers_come_in_the_frame_asked_for(tiny_localizer, drawn_image):
     own = tiny_localizer.locate(tiny_localizer.look(drawn_image), ["dog"])[0]
     large = tiny_localizer.locate(tiny_localizer.look(drawn_image, size=(800, 1200)), ["dog"])[0]

@@ -314,8 +314,9 @@ def listen(host: str, port: int) -> socket.socket:
     if not host:  # the system would take an unset variable of a shell for "every address"
         raise ConfigError("expected an address in --host, got an empty one; 0.0.0.0 listens on all")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # :: hears IPv4 as well
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=both)
     except OSError as error:  # includes names that do not resolve
         why = str(error.strerror or error).partition(" (while")[0].lower()
         raise ConfigError(

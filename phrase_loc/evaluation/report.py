@@ -66,7 +66,8 @@ def reserved(config: EvaluateConfig) -> Iterator[None]:
     """
     output = config.output
     for ending, path in _files(config).items():
-        ours = path.is_file() and OURS[ending] in path.read_text("utf-8", "replace")[:4096]
+        with path.open("rb") if path.is_file() else io.BytesIO() as file:
+            ours = OURS[ending] in file.read(4096).decode("utf-8", "replace")
         if os.path.exists(path) and not ours:
             raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
     make_folder(output.parent, ADVICE, f"the folder of output={output}")

@@ -111,11 +111,11 @@ class Batcher:
         self.localizer, self.capacity, self.batch = localizer, capacity, batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="phrase-loc-model")
         self._jobs: set[Future] = set()  # that are not done
-        self._pictures: deque[tuple[Future, Prepared]] = deque()  # not encoded yet
+        self._pictures: deque[tuple[Future, Prepared]] = deque()  # not encoded yet, or given up
 
     def put(self, job: Prepared | Callable[[], Any]) -> Future:
         """The scene of a photograph, or what an action gives, run on the model's thread."""
-        if self.waiting() >= self.capacity:
+        if max(self.waiting(), len(self._pictures)) >= self.capacity:
             raise Refused(503, f"{self.capacity} requests are waiting already; try again in a moment")
         if isinstance(job, Prepared):
             future: Future = Future()

@@ -442,6 +442,19 @@ def test_photographs_that_wait_are_looked_at_in_one_pass(tiny_localizer, drawn_i
     batcher.close()
 
 
+def test_photographs_that_are_given_up_do_not_pile_up(tiny_localizer, drawn_image):
+    batcher, gate = Batcher(tiny_localizer, 3, 2), threading.Event()
+    batcher.put(gate.wait)
+    while batcher.waiting():
+        time.sleep(0.001)
+    picture = prepare(drawn_image, tiny_localizer.settings)
+    assert all(batcher.put(picture).cancel() for _ in range(3))
+    with pytest.raises(Refused):
+        batcher.put(picture)
+    gate.set()
+    batcher.close()
+
+
 def test_nothing_of_a_photograph_that_left_stays_in_memory(tiny_localizer):
     cache = SceneCache(2, 1000)
     features = []

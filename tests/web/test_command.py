@@ -165,3 +165,6 @@ def test_an_address_of_version_six():
         pytest.skip("no IPv6 here")
     with listen("::1", 0) as bound:
         assert bound.getsockname()[0] == "::1"
+    if socket.has_dualstack_ipv6():
+        with listen("::", 0) as bound, socket.create_connection(("127.0.0.1", bound.getsockname()[1]), 5):
+            pass
