@@ -37,7 +37,7 @@ _RELUS = set(named("relu relu_ relu6 hardtanh hardtanh_"))  # a ReLU6 module cal
 _SMOOTH = set(named("silu gelu hardswish mish elu leaky_relu softplus"))
 _ATTENDING = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
 _GATES = set(named("softmax sigmoid sqrt rsqrt"))  # those of attention, x sigmoid(1.702 x), norms by hand
-NORMS = {F.layer_norm, F.group_norm, F.rms_norm}
+_NORMS = {F.layer_norm, F.group_norm, F.rms_norm}
 PRODUCTS = set(named("mul multiply __mul__ __rmul__ mul_"))
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -229,7 +229,7 @@ class Gates(TorchFunctionMode):
         out = func(*args, **kwargs)
         if func in _GATES:
             return out.detach()
-        if func in NORMS:
+        if func in _NORMS:
             return _with_derivative_of(_with_constant_spread(func, args, kwargs), out)
         both = len(args) > 1 and all(torch.is_tensor(a) and a.requires_grad for a in args[:2])
         return out / 2 + out.detach() / 2 if func in PRODUCTS and both else out

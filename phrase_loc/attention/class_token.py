@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from phrase_loc.attention.baselines import NORMS, PRODUCTS, Gates, attn_lrp, score_signal, wide
+from phrase_loc.attention.baselines import PRODUCTS, Gates, attn_lrp, score_signal, wide
 from phrase_loc.attention.excitation import Net, seeded
+from phrase_loc.attention.functions import SUMS
 from phrase_loc.attention.tape import BODIES
 
 CLOSE = 0.01  # of the features' size: how far those of the class token by itself may lie from the network's
@@ -77,16 +78,16 @@ class _Watch(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             out = _looked_into(self, func, args, kwargs)
             return func(*args, **kwargs) if kwargs.get("need_weights", True) else out
-        out = func(*args, **kwargs)
+        out, rows = func(*args, **kwargs), len(self._projection)
         if func is F.scaled_dot_product_attention:
             self._attended(out, *args, **kwargs)
-        elif self._weights is not None and args:
+        elif self._weights is not None and len(args) > 1:
             if func is F.linear and _same_rows(args[0], self._output):
                 self._projection = args[1]
-            elif func in PRODUCTS and isinstance(args[-1], nn.Parameter) and len(self._projection):
+            elif func in PRODUCTS and isinstance(args[-1], nn.Parameter) and args[-1].shape == (rows,):
                 self._projection = self._projection * args[-1][:, None]  # layer scale
-            elif func in NORMS and len(self._projection):
-                self._summed(args[0])
+            elif func in SUMS and rows:
+                self._summed(out, *args)
         return out
 
     def _attended(
@@ -99,10 +100,14 @@ class _Watch(TorchFunctionMode):
         followed = weights.shape == (*value.shape[:-1], tokens) and value.dim() == 4
         self._weights, self._output, self._projection = weights if followed else None, out, torch.empty(0)
 
-    def _summed(self, a: Tensor) -> None:
-        """`a` is what attention was added to, the sum, (N, T, C)."""
+    def _summed(self, a: Tensor, *parts: Any) -> None:
+        """Takes the shares of a sum `a` (N, T, C) if one of its parts is what attention gives, its bias aside."""
         weights, value = self._weights, self.mixed[-1].values
         if weights is None or a.shape != (len(value), value.shape[-2], len(self._projection)):
+            return
+        added = self._output.transpose(1, 2).flatten(2) @ self._projection.T
+        alike = (p for p in parts if isinstance(p, Tensor) and p.shape == a.shape)
+        if not any(_close(p - p[:, :1], added - added[:, :1]) for p in alike):  # a norm may stand between
             return
         back = (a @ self._projection).unflatten(2, (value.shape[1], -1)).transpose(1, 2)
         given = (weights * (back @ value.mT)).sum(1) / a.square().sum(2, keepdim=True)

@@ -110,8 +110,8 @@ def test_units_and_images_are_as_one_by_one_and_weights_mix_them():
     assert class_lrp(net, X, UNITS[:0]).shape == (0, 2, 7)
 
 
-@pytest.mark.parametrize("way", ["mean", "probe", "matmul", "plane"])
-def test_what_is_read_of_no_class_token_is_attn_lrp(way):
+@pytest.mark.parametrize("way", ["mean", "probe", "matmul", "plane", "normed", "scaled"])
+def test_what_it_cannot_follow_is_attn_lrp(way):
     torch.manual_seed(0)
     x = randn(2, 8, 5)
     net, _ = made(1, read=lambda x: x.mean(1))
@@ -121,6 +121,10 @@ def test_what_is_read_of_no_class_token_is_attn_lrp(way):
     if way == "matmul":
         attention = ways_of_attention()[way]
         net = lambda x: attention(x.mT)[:, 0]  # noqa: E731
+    if way in ("normed", "scaled"):  # what attention gives, before it is added: the norm is not of a sum
+        net, (block,) = made(1, spelt=True)
+        between = nn.LayerNorm(8).double() if way == "normed" else lambda mixed: 3 * mixed
+        block.attention.out_proj.register_forward_hook(lambda module, given, out: between(out))
     if way == "plane":
         x, layer = randn(2, 8, 3, 3), nn.Conv2d(8, 8, 3).double()
         net = lambda x: layer(x).mean((2, 3))  # noqa: E731
