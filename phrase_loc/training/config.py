@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from phrase_loc.config import config_dataclass
+from phrase_loc.config import config_dataclass, without_retired
 from phrase_loc.errors import ConfigError
 from phrase_loc.pairs.sources import TEXT_FIELDS
 
@@ -71,10 +71,13 @@ class LabelsConfig:
 
     last_word: Share = 0.5  # strength that the last word of a bigram takes from it
     # retired at the values that they have in older configs: none of them helped (docs/experiments.md)
-    agree: Annotated[int, Field(ge=1, le=1)] = 1
-    unpunished: Literal["none"] = "none"
-    balance: Annotated[float, Field(ge=0, le=0)] = 0.0
+    agree: int = 1
+    unpunished: str = "none"
+    balance: float = 0.0
     most: float = 10.0  # of what balance made
+
+    def __post_init__(self) -> None:
+        without_retired(vars(self), {"agree": 1, "unpunished": "none", "balance": 0.0}, "labels setting")
 
 
 @config_dataclass
