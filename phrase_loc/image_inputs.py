@@ -167,9 +167,7 @@ def _without_metadata(content: bytes) -> tuple[bytes, int]:
     With its orientation, 1 (upright or no readable tag) to 8. In other formats than PNG and TIFF (AVIF is turned by
     boxes of its own) the orientation is left to Pillow, which hands the block out unread.
     """
-    if content.startswith(
-        b"\xff\xd8\xff"
-    ):  # Pillow stops at a broken profile, or resource, of a whole picture
+    if content.startswith(b"\xff\xd8\xff"):  # a broken profile or resource of a whole picture stops Pillow
         return content.replace(b"ICC_PROFILE\0", bytes(12)).replace(b"Photoshop 3.0\0", bytes(14)), 1
     if content.startswith(_PNG):
         return _bare_png(content)

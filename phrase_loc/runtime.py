@@ -47,12 +47,8 @@ class ExportedModel:
     def __init__(self, folder: str | os.PathLike, threads: int | None = None):
         folder = Path(folder)
         self.facts = _facts(folder)
-        self.encoder = PhraseEncoder(
-            Vocabulary.load(folder / "vocabulary.txt"),
-            read_text(folder / "extra_words.txt").split("\n")[
-                :-1
-            ],  # each line ends, so that the last one is empty
-        )
+        extra = read_text(folder / "extra_words.txt").split("\n")[:-1]  # each line ends: the last is empty
+        self.encoder = PhraseEncoder(Vocabulary.load(folder / "vocabulary.txt"), extra)
         self._session = _session(folder / "model.onnx", threads)
         if "words" not in {given.name for given in self._session.get_inputs()}:
             raise DataError(f"{folder} was exported by an earlier version; export the model again")

@@ -53,9 +53,9 @@ class ImageNet(Annotated):
         self.fill(self._tiny(tiny) if tiny else self._ilsvrc(root), f"the ImageNet tree {root}")
 
     def _tiny(self, folder: Path) -> Iterator[tuple[str, partial[GroundingSample]]]:
-        for place, line in enumerate(text_lines(folder / TINY_LIST, "the list"), start=1):
+        for place, line in enumerate(map(str.strip, text_lines(folder / TINY_LIST, "the list")), start=1):
             where = f"{TINY_LIST} line {place}"
-            if line.strip():
+            if line:
                 yield where, partial(self._of_line, where, line, folder / "images")
 
     def _ilsvrc(self, root: Path) -> Iterator[tuple[str, partial[GroundingSample]]]:

@@ -11,7 +11,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,13 +89,12 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON has no NaN
     write_text(files[".json"], json.dumps(finite, indent=1, allow_nan=False) + "\n", ADVICE)
     write_text(files[".md"], markdown(content), ADVICE)
-    listed = list(_records(evaluation))
     if config.csv:
         lines = io.StringIO(newline="")
-        csv.writer(lines).writerows([COLUMNS, *map(_line, listed)])
+        csv.writer(lines).writerows(chain([COLUMNS], map(_line, _records(evaluation))))
         write_text(files[".csv"], lines.getvalue(), ADVICE)
     if config.html:
-        text = page(content, listed, evaluation.plan.samples, evaluation.localizer)
+        text = page(content, list(_records(evaluation)), evaluation.plan.samples, evaluation.localizer)
         write_text(files[".html"], text, ADVICE)
     evaluation.progress.clear()
     return content, list(files.values())
