@@ -49,8 +49,9 @@ def test_a_box_at_the_right_place(page, photo, shipped):
     assert size["width"] / size["height"] == pytest.approx(SIZE[0] / SIZE[1], rel=0.02)
     expected = shipped.locate(shipped.look(load_image(photo)), [WOMAN, FLAG], top_k=1)
     for answer in expected:
-        # the page ranks by maps of 16 bits, so a mean of boxes may move by a few of the sheet's pixels
-        equals(lambda a=answer: page.spoken_box(a.phrase), pytest.approx(answer.boxes[0].tolist(), abs=4))
+        # the page has boxes in hundredths of pixels: one at the limit of overlap joins the vote or leaves it, and the
+        # mean moves by some of the sheet's 900 pixels
+        equals(lambda a=answer: page.spoken_box(a.phrase), pytest.approx(answer.boxes[0].tolist(), abs=9))
         box = page.spoken_box(answer.phrase)
         assert (box[0] + box[2]) / 2 > ASTRONAUT[0]
         assert page.framed(box, answer.phrase, SIZE) >= 2
@@ -342,11 +343,11 @@ def test_what_is_less_certain_than_wanted_is_greyed(page, photo):
 
 
 def test_the_note_on_map_and_box_follows_the_sliders(page):
-    blanket = "a blanket"
-    page.open("#example=astronaut.png&p=a+blanket").answered(blanket)
-    until(lambda: "map and box disagree" in page.card(blanket).text, "its peak lies outside the box")
+    stick = "a stick"  # there is none
+    page.open("#example=astronaut.png&p=a+stick").answered(stick)
+    until(lambda: "map and box disagree" in page.card(stick).text, "its peak lies outside the box")
     page.slide("gamma", 0.3)
-    until(lambda: "disagree" not in page.card(blanket).text, "a wider box holds it")
+    until(lambda: "disagree" not in page.card(stick).text, "a wider box holds it")
 
 
 def test_boxes_are_told_apart(page, photo):
