@@ -71,7 +71,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.mixed: list[_Mixed] = []
         self._weights: Tensor | None = None  # of an attention whose sum with its tokens was not seen yet
-        self._output = self._projection = torch.empty(0)
+        self._output = self._projection = self._added = torch.empty(0)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -83,9 +83,9 @@ class _Watch(TorchFunctionMode):
             self._attended(out, *args, **kwargs)
         elif self._weights is not None and len(args) > 1:
             if func is F.linear and _same_rows(args[0], self._output):
-                self._projection = args[1]
+                self._projection, self._added = args[1], out
             elif func in PRODUCTS and isinstance(args[-1], nn.Parameter) and args[-1].shape == (rows,):
-                self._projection = self._projection * args[-1][:, None]  # layer scale
+                self._projection, self._added = self._projection * args[-1][:, None], out  # layer scale
             elif func in SUMS and rows:
                 self._summed(out, *args)
         return out
@@ -101,13 +101,12 @@ class _Watch(TorchFunctionMode):
         self._weights, self._output, self._projection = weights if followed else None, out, torch.empty(0)
 
     def _summed(self, a: Tensor, *parts: Any) -> None:
-        """Takes the shares of a sum `a` (N, T, C) if one of its parts is what attention gives, its bias aside."""
+        """Takes the shares of a sum `a` (N, T, C) if one of its parts is what attention gives."""
         weights, value = self._weights, self.mixed[-1].values
         if weights is None or a.shape != (len(value), value.shape[-2], len(self._projection)):
             return
-        added = self._output.transpose(1, 2).flatten(2) @ self._projection.T
         alike = (p for p in parts if isinstance(p, Tensor) and p.shape == a.shape)
-        if not any(_close(p - p[:, :1], added - added[:, :1]) for p in alike):  # a norm may stand between
+        if not any(_same_rows(self._added, p[:, None]) for p in alike):  # a norm may stand between
             return
         back = (a @ self._projection).unflatten(2, (value.shape[1], -1)).transpose(1, 2)
         given = (weights * (back @ value.mT)).sum(1) / a.square().sum(2, keepdim=True)
