@@ -112,7 +112,7 @@ class Regions(Source):
 
     side: int = 128  # pixels of the square to which the picture is squashed; the time grows with its square
     #: Felzenszwalb's k of each segmentation: larger, larger segments
-    scales: tuple[float, ...] = (150.0, 300.0)
+    scales: tuple[float, ...] = (75.0, 150.0, 300.0)
     blur: float = 0.8  # Gaussian sigma in those pixels before the segmentation
     smallest: float = 0.07  # share of the side below which a box is dropped
 
