@@ -2,7 +2,8 @@
 
 The default is Selective Search by OpenCV, cut down to what a query can wait for: 128 x 128 pixels, two colour spaces,
 three segmentations, no costly texture histograms. On Flickr30k Entities val 475 boxes after 56 ms of one core hold a
-right one for 93 % of the phrases, as many as those of the whole search (docs/experiments.md). Windows of all sizes beside these boxes lower recall: they crowd out the segments.
+right one for 93 % of the phrases, as many as those of the whole search (docs/experiments.md). Windows of all sizes
+beside these boxes lower recall: they crowd out the segments.
 """
 
 import ctypes
