@@ -163,7 +163,7 @@ def page(
         cases=cases,
         labels=sorted({label for case in cases for label in case["record"]["labels"]}),
         diagram=diagram,
-        curve=" ".join(f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in bins),
+        curve=" ".join(f"{100 * said:.1f},{100 - 100 * seen:.1f}" for said, seen, _ in bins),
         left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
     )
 
@@ -245,7 +245,7 @@ def _look(
 ) -> tuple[str, dict[str, tuple[str, float | None]]]:
     """The photograph, and per phrase its map and probability; nothing where the file is not there."""
     try:
-        picture = load_image(framed(sample).picture)
+        picture = load_image(framed(sample)[0])
     except DataError:
         return "", {}
     photo = data_uri(small_jpeg(picture, PHOTO_SIDE))

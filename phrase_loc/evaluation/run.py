@@ -104,7 +104,10 @@ def _methods(
     localizer: "PhraseLocalizer | None" = None,
 ) -> tuple[list[Method], "PhraseLocalizer | None"]:
     """The methods of a config, and the localizer that they ask: the given one, else the config's if one is needed."""
-    others = external.load(config.methods, samples, protocols, device)
+    files = [name for name in config.methods if name.startswith(external.PREDICTIONS)]
+    others: dict[str, Method] = {name: external.Predictions(name, samples, protocols) for name in files}
+    networks = [name for name in config.methods if name.startswith(external.TRANSFORMERS)]
+    others |= {name: external.Detector(name, device) for name in networks}
     if localizer is None and methods.needs_model(config.methods):
         localizer = methods.load_localizer(config, str(device))
     return methods.build(config.methods, localizer, others), localizer

@@ -87,26 +87,6 @@ def _counts(protocol: Protocol, sample: GroundingSample, members: tuple[int, ...
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the protocols of one unit need, so that nothing else is computed."""
-
-    borders: frozenset[int] = frozenset()  # of the zeroed frames at which a peak is wanted
-    top_k: int = 0  # ranked boxes wanted
-    map_boxes: frozenset[MapBox] = frozenset()  # rules by which a map becomes one box
-    ranks: bool = False  # of the classes, where a method classifies
-
-    @classmethod
-    def of(cls, tests: Sequence[Protocol]) -> "Request":
-        """The union of what some protocols need."""
-        return cls(
-            frozenset(t.border for t in tests if "pointing" in t.kind),
-            max((t.top_k for t in tests), default=0),
-            frozenset(rule for t in tests for rule in t.rules),
-            any(t.sweep for t in tests),
-        )
-
-
-@dataclass(frozen=True)
 class Answers:
     """Answers to P queries, in pixels of sample.size. NaN stands for no answer, which scores as a miss."""
 
@@ -139,20 +119,29 @@ class Method:
     marks: ClassVar[dict[str, str]] = {}
     fingerprint: str = ""  # changes with the file or the network behind it
 
-    def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
-        """Answer distinct queries about one image; DataError where the image cannot be read."""
+    def answer(self, sample: GroundingSample, queries: Sequence[Query], asked: Sequence[Protocol]) -> Answers:
+        """Answer distinct queries about one image, as far as `asked` needs it; DataError where it cannot be read."""
         raise NotImplementedError
 
     def answer_all(self, asked: Sequence[tuple[Protocol, Batch]]) -> list[Answers]:
         """The answers for the things of each protocol of one unit, in one image; each phrase is asked once."""
         queries = list(dict.fromkeys(query for _, batch in asked for query in batch.queries))
         place = {query: row for row, query in enumerate(queries)}
-        found = self.answer(asked[0][1].sample, queries, Request.of([protocol for protocol, _ in asked]))
+        found = self.answer(asked[0][1].sample, queries, [protocol for protocol, _ in asked])
         return [found.take([place[query] for query in batch.queries]) for _, batch in asked]
 
     def lacks(self, protocol: Protocol) -> str:
         """Why it has no row under a protocol, in a sentence; '' where it has one."""
         return ""
+
+
+def answers_of(points: Tensor, ranked: Sequence[Tensor], asked: Sequence[Protocol]) -> Answers:
+    """Answers of points (P, 2), NaN for none, and P rankings (n, 5); the first box stands for a map's."""
+    table = pad_sequence(list(ranked), batch_first=True, padding_value=torch.nan)
+    first = _first(table)[:, 0, :4]
+    known = ~(points[:, 0].isnan() & first[:, 0].isnan())
+    of_maps = dict.fromkeys((rule for protocol in asked for rule in protocol.rules), first)
+    return Answers(known, {protocol.border: points for protocol in asked}, table, of_maps)
 
 
 def inside_any(points: Tensor, boxes: Tensor, margin: float = 0.0, strict: bool = False) -> Tensor:
@@ -298,14 +287,11 @@ class Baseline(Method):
     name: str
     guess: Guess
 
-    def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
+    def answer(self, sample: GroundingSample, queries: Sequence[Query], asked: Sequence[Protocol]) -> Answers:
         """Answer distinct queries about one image; every phrase counts as known."""
-        points, boxes = map(torch.stack, zip(*(self.guess(sample, query) for query in queries), strict=True))
-        scores = torch.linspace(1, 0.5, boxes.shape[1]).expand(len(queries), -1)[..., None]
-        ranked = torch.cat([boxes, scores], 2)[:, : request.top_k]
-        known, of_maps = torch.ones(len(queries), dtype=torch.bool), boxes[:, 0]
-        peaks = dict.fromkeys(request.borders, points)
-        return Answers(known, peaks, ranked, dict.fromkeys(request.map_boxes, of_maps))
+        points, boxes = zip(*(self.guess(sample, query) for query in queries), strict=True)
+        scores = torch.linspace(1, 0.5, len(boxes[0]))[:, None]
+        return answers_of(torch.stack(points), [torch.cat([own, scores], 1) for own in boxes], asked)
 
 
 def _middle(*shares: float) -> Guess:
