@@ -108,7 +108,18 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
         "shared_ids": shared,
         "near_duplicates": near,
     }
-    return content | {"summary": summary(content)}
+    by_id, by_look = ({pair["evaluation"] for pair in pairs} for pairs in (shared, near))
+    verdict = "No leak was found"
+    if touched := len(by_id | by_look):
+        share = f"{touched:,} evaluation images ({100 * touched / len(asked):.1f} %)"
+        verdict = f"{share} are in the training set: leave them out of one of the two before reporting"
+    exact = sum(pair["bits"] == 0 for pair in near)
+    return content | {
+        "summary": f"{count:,} training images against {len(asked):,} evaluation images: {len(by_id):,} share an id, "
+        f"{len(by_look):,} have a near duplicate (at most {distance} of 64 bits apart, thumbnails correlated by "
+        f"{SIMILAR} or more, mirrored copies included; {exact:,} pairs with equal hashes). "
+        f"{sum(map(len, unread)):,} files could not be read and were not compared. {verdict}."
+    }
 
 
 def _pictures(sources: Iterator[Source], unreadable: list[str]) -> Iterator[tuple[str, Image.Image]]:
@@ -120,25 +131,6 @@ def _pictures(sources: Iterator[Source], unreadable: list[str]) -> Iterator[tupl
             yield name, load_image(source).resize((SIDE, SIDE), Image.Resampling.BOX).convert("L")
         except DataError as error:
             unreadable.append(f"{name}: {error}")
-
-
-def summary(content: dict[str, Any]) -> str:
-    """One paragraph on what was found."""
-    train, asked, rule = content["train"], content["evaluation"], content["rule"]
-    by_id = {pair["evaluation"] for pair in content["shared_ids"]}
-    by_look = {pair["evaluation"] for pair in content["near_duplicates"]}
-    unreadable = len(train["unreadable"]) + len(asked["unreadable"])
-    exact = sum(pair["bits"] == 0 for pair in content["near_duplicates"])
-    verdict = "No leak was found"
-    if touched := len(by_id | by_look):
-        share = f"{touched:,} evaluation images ({100 * touched / asked['images']:.1f} %)"
-        verdict = f"{share} are in the training set: leave them out of one of the two before reporting"
-    return (
-        f"{train['images']:,} training images against {asked['images']:,} evaluation images: {len(by_id):,} "
-        f"share an id, {len(by_look):,} have a near duplicate (at most {rule['distance']} of 64 bits apart, "
-        f"thumbnails correlated by {rule['correlation']} or more, mirrored copies included; {exact:,} pairs "
-        f"with equal hashes). {unreadable:,} files could not be read and were not compared. {verdict}."
-    )
 
 
 def image_ids(name: str) -> set[str]:

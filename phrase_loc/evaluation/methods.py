@@ -126,8 +126,6 @@ def build(
     A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
     `<name>_no_prior`: a prior is bias and no grounding, so no table is without that row. Peaks alone differ.
     """
-    if needs_model(names):
-        check(names)
     prior = localizer is not None and localizer.settings.prior > 0
     rows = [row for n in names for row in ([n, n + WITHOUT_PRIOR] if prior and n in METHODS else [n])]
     looks = list[Look]()

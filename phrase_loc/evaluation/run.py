@@ -60,8 +60,6 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
         ConfigError: an unknown name, or no dataset where the config says.
         DataError: nothing that can be evaluated.
     """
-    if methods.needs_model(config.methods):
-        methods.check(config.methods, config.inference)
     samples, chosen, protocols = read_data(config)
     thresholds.check(protocols, config.held_out)
     asked, localizer = _methods(config, samples, protocols, world.device, localizer)
@@ -90,6 +88,8 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
 
 def read_data(config: EvaluateConfig) -> tuple[Annotated, Sequence[GroundingSample], list[Protocol]]:
     """The dataset of a config, its images that are evaluated, and the protocols."""
+    if methods.needs_model(config.methods):
+        methods.check(config.methods, config.inference)
     kind = choose(DATASETS, config.data.name, "dataset")
     samples = kind(root=config.data.root, split=config.data.split, **config.data.options)
     chosen = sampled(samples[: config.limit] if config.limit else samples, config.sample)
@@ -148,6 +148,13 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             rows.append(row | facts | evaluation.notes.get((p.name, method), {}))
             if not is_map(metric):
                 sums.setdefault(p.name, {}).setdefault(method, {})[metric] = made.sums(p, method, metric)
+    differences = []  # every method against the first, paired by image
+    for protocol, by_method in sums.items():
+        (first, base), *others = by_method.items()
+        for metric, (method, own) in product(base, others):
+            if metric in own:
+                names = {"protocol": protocol, "metric": metric, "method": method, "minus": first}
+                differences.append(names | paired(own[metric], base[metric], config.bootstrap))
     cells = {
         protocol: {method: {m: own.to_dict() for m, own in of.items()} for method, of in by_method.items()}
         for protocol, by_method in sums.items()
@@ -166,22 +173,10 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         "protocols": {protocol.name: to_dict(protocol) for protocol in plan.protocols},
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
-        "differences": _differences(sums, config.bootstrap),
+        "differences": differences,
         "by_word": by_word(made, plan.protocols, evaluation.asked, vocabulary),
         "by_image": {"images": [sample.image_id for sample in plan.samples], "sums": cells},
     }
-
-
-def _differences(sums: dict[str, dict[str, dict[str, Sums]]], draws: int) -> list[dict[str, Any]]:
-    """Every method against the first, paired by image."""
-    found = []
-    for protocol, by_method in sums.items():
-        (first, base), *others = by_method.items()
-        for metric, (method, own) in product(base, others):
-            if metric in own:
-                names = {"protocol": protocol, "metric": metric, "method": method, "minus": first}
-                found.append(names | paired(own[metric], base[metric], draws))
-    return found
 
 
 def _key(config: EvaluateConfig, plan: Plan, localizer: "PhraseLocalizer | None") -> str:

@@ -64,26 +64,20 @@ def gather(protocol: Protocol, sample: GroundingSample) -> Batch:
         if len(truth):
             key = i if protocol.unit == "mention" else sample.phrases[i].entity
             chains.setdefault(key, []).append(i)
-    kept = {}
+    low, high, kept = protocol.min_area, protocol.max_area, {}
     for chain in map(tuple, chains.values()):
         truth = sample.boxes[chain[0]] + protocol.shift
-        if _counts(protocol, sample, chain, truth):
+        counts = not protocol.subset or all(sample.facts[protocol.subset][i] for i in chain)
+        if not (low is high is None):
+            box = truth[0] if protocol.area_of == "first" else enclosing(truth)
+            share = float(area(box.double())) / (sample.size[0] * sample.size[1])
+            large = low is None or (share > low if protocol.area_strict else share >= low)
+            counts = counts and large and (high is None or share < high)
+        if counts:
             kept[chain] = enclosing(truth)[None] if protocol.truth == "union" else truth
     queries = tuple(tuple(sample.phrases[i].text for i in chain) for chain in kept)
     truths = pad_sequence([*kept.values()], True, torch.nan) if kept else torch.zeros(0, 0, 4)
     return Batch(sample, tuple(kept), queries, truths)
-
-
-def _counts(protocol: Protocol, sample: GroundingSample, members: tuple[int, ...], truth: Tensor) -> bool:
-    if protocol.subset and not all(sample.facts[protocol.subset][i] for i in members):
-        return False
-    low, high = protocol.min_area, protocol.max_area
-    if low is None and high is None:
-        return True
-    box = truth[0] if protocol.area_of == "first" else enclosing(truth)
-    share = float(area(box.double())) / (sample.size[0] * sample.size[1])
-    large = low is None or (share > low if protocol.area_strict else share >= low)
-    return large and (high is None or share < high)
 
 
 @dataclass(frozen=True)
@@ -154,11 +148,6 @@ def inside_any(points: Tensor, boxes: Tensor, margin: float = 0.0, strict: bool 
     return inside.all(2).any(1)
 
 
-def first_correct(correct: Tensor) -> Tensor:
-    """Rank of the first correct box of each ranking: (P, k) bool -> (P,), k if none."""
-    return F.pad(correct.int(), (0, 1), value=1).argmax(1)  # the first of equal maxima
-
-
 def average_precision(
     scores: Array, correct: NDArray[np.bool_], image: NDArray[np.intp], weights: Array, positives: Array
 ) -> Array:
@@ -224,7 +213,8 @@ def map_box_sweep(protocol: Protocol, batch: Batch, answers: Answers) -> dict[st
 def recall(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """R@k, and the rank of the first correct box."""
     boxes = answers.boxes[:, : protocol.top_k]
-    first = first_correct(protocol.correct(_best(protocol, batch, boxes)))
+    correct = protocol.correct(_best(protocol, batch, boxes))
+    first = F.pad(correct.int(), (0, 1), value=1).argmax(1)  # of equal maxima, k where none is correct
     values = {f"R@{k}": (first < min(k, boxes.shape[1])).float() for k in protocol.ks}
     return values | {"iou": _best(protocol, batch, _first(boxes))[:, 0], "first": first}
 
