@@ -78,11 +78,6 @@ class Pairs(NamedTuple):
         each[OWN] *= max(1, np.count_nonzero(counts[:OWN]))
         return each[self.kind]
 
-    def usual(self, images: np.ndarray) -> np.ndarray:
-        """Mean and standard deviation of each word's scores over some of the images: (W, 2)."""
-        seen = self.scores[images].astype(np.float32)
-        return np.stack([seen.mean(0), seen.std(0)], 1)
-
     def asked(self, of_words: np.ndarray) -> np.ndarray:
         """What holds of words (W, ...), mixed into the phrases of the pairs: (n, ...)."""
         return np.stack([weights @ of_words[words] for words, weights in self.mixtures])[self.text]
@@ -249,7 +244,8 @@ def fit(pairs: Pairs, chosen: np.ndarray, by_word: bool) -> tuple[float, float, 
 
     regressors, words = pairs.raw[:, None], np.zeros((pairs.scores.shape[1], 0))
     if by_word:
-        words = pairs.usual(np.unique(pairs.image[chosen]))
+        seen = pairs.scores[np.unique(pairs.image[chosen])].astype(np.float32)
+        words = np.stack([seen.mean(0), seen.std(0)], 1)  # (W, 2)
         regressors = np.hstack([regressors, pairs.asked(words)])
     found = LogisticRegression(C=1e3, max_iter=1000).fit(
         regressors[chosen], pairs.positive[chosen], sample_weight=pairs.weights[chosen]

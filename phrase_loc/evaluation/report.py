@@ -11,7 +11,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +90,14 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     write_text(files[".json"], json.dumps(finite, indent=1, allow_nan=False) + "\n", ADVICE)
     write_text(files[".md"], markdown(content), ADVICE)
     if config.csv:
-        lines = io.StringIO(newline="")
-        csv.writer(lines).writerows(chain([COLUMNS], map(_line, _records(evaluation))))
+        writer = csv.writer(lines := io.StringIO(newline=""))
+        writer.writerow(COLUMNS)
+        for r in _records(evaluation):
+            names = [r[key] for key in ("image_id", "protocol", "method", "phrase")]
+            kinds = ["/".join(r["labels"]), r["entity"], r["sentence"], int(r["known"]), f"{r['hit']:g}"]
+            numbers = [r["iou"], r["score"], *r["peak"], *r["box"]]
+            shown = ["" if math.isnan(x) else f"{x:.6g}" for x in numbers]
+            writer.writerow([*names, *kinds, *shown, r["supervision"]])
         write_text(files[".csv"], lines.getvalue(), ADVICE)
     if config.html:
         text = page(content, list(_records(evaluation)), evaluation.plan.samples, evaluation.localizer)
@@ -106,14 +112,6 @@ def _records(evaluation: Evaluation) -> Iterator[Record]:
         for method in (m for m in evaluation.asked if evaluation.rows.tables[protocol.name, m].columns):
             for record in records(evaluation.rows.tables, protocol, method):
                 yield record | {"supervision": said[method]}
-
-
-def _line(record: Record) -> list[Any]:
-    where = [*record["peak"], *record["box"]]
-    numbers = ["" if math.isnan(x) else f"{x:.6g}" for x in (record["iou"], record["score"], *where)]
-    names = [record[key] for key in ("image_id", "protocol", "method", "phrase")]
-    kinds = ["/".join(record["labels"]), record["entity"], record["sentence"], int(record["known"])]
-    return [*names, *kinds, f"{record['hit']:g}", *numbers, record["supervision"]]
 
 
 def markdown(content: dict[str, Any]) -> str:

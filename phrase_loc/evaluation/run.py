@@ -92,7 +92,11 @@ def read_data(config: EvaluateConfig) -> tuple[Annotated, Sequence[GroundingSamp
         methods.check(config.methods, config.inference)
     kind = choose(DATASETS, config.data.name, "dataset")
     samples = kind(root=config.data.root, split=config.data.split, **config.data.options)
-    chosen = sampled(samples[: config.limit] if config.limit else samples, config.sample)
+    chosen: Sequence[GroundingSample] = samples[: config.limit] if config.limit else samples
+    if config.sample:  # those whose names hash lowest
+        names = sorted((sample.image_id for sample in chosen), key=lambda name: digest(name.encode()))
+        drawn = set(names[: config.sample])
+        chosen = [sample for sample in chosen if sample.image_id in drawn]
     return samples, chosen, [faithful(p) if config.faithful else p for p in config.chosen_protocols()]
 
 
@@ -118,15 +122,6 @@ def template(config: EvaluateConfig, fill: bool) -> Iterator[dict[str, Any]]:
     samples, chosen, protocols = read_data(config)
     method = _methods(config, samples, protocols, pick_device(config.device))[0][0] if fill else None
     return external.template(samples, chosen, protocols, method)
-
-
-def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[GroundingSample]:
-    """So many images, those whose names hash lowest, in the order of the dataset; all of them for 0."""
-    if not number:
-        return samples
-    lowest = sorted((sample.image_id for sample in samples), key=lambda name: digest(name.encode()))
-    drawn = set(lowest[:number])
-    return [sample for sample in samples if sample.image_id in drawn]
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:

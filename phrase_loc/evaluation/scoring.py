@@ -11,7 +11,7 @@ metrics it may give 'iou' (P,), the overlap of the first box with the best truth
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,12 +49,6 @@ class Batch:
     def texts(self) -> list[str]:
         """Per thing its phrase, or the phrases of its chain joined by ' / '."""
         return [" / ".join(dict.fromkeys(query)) for query in self.queries]
-
-    @property
-    def labels(self) -> list[tuple[str, ...]]:
-        """Per thing the types of all its mentions, each once."""
-        phrases = self.sample.phrases
-        return [tuple(dict.fromkeys(x for i in m for x in phrases[i].labels)) for m in self.members]
 
 
 def gather(protocol: Protocol, sample: GroundingSample) -> Batch:
@@ -284,14 +278,10 @@ class Baseline(Method):
         return answers_of(torch.stack(points), [torch.cat([own, scores], 1) for own in boxes], asked)
 
 
-def _middle(*shares: float) -> Guess:
+def _middle(shares: list[float], sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
     """A box in shares of the sides, with the point in the middle of the image."""
-
-    def guess(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
-        sides = _sides(sample.size)
-        return sides[:2] / 2, (sides * torch.tensor(shares))[None]
-
-    return guess
+    sides = _sides(sample.size)
+    return sides[:2] / 2, (sides * torch.tensor(shares))[None]
 
 
 def _random(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
@@ -302,7 +292,7 @@ def _random(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
 
 
 def _fixed_boxes(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
-    boxes = blind_boxes(torch.tensor(_chosen()), sample.size)
+    boxes = blind_boxes(CHOSEN, sample.size)
     return (boxes[0, :2] + boxes[0, 2:]) / 2, boxes
 
 
@@ -323,15 +313,12 @@ def blind_boxes(relative: Tensor, size: tuple[int, int]) -> Tensor:
     return relative * _sides(size) - torch.tensor([0.0, 0.0, 1.0, 1.0])
 
 
-@cache
-def _chosen() -> list[list[float]]:
-    return read_json(Path(__file__).with_name("blind_boxes.json"))["boxes"]
-
-
+#: Ten boxes in shares of the sides, chosen on val by benchmarks/blind_boxes.py.
+CHOSEN = torch.tensor(read_json(Path(__file__).with_name("blind_boxes.json"))["boxes"])
 #: Answers that never look at the image: printed beside every score, since a blind guess scores them.
 BASELINES: dict[str, Guess] = {
-    "centre": _middle(0.25, 0.25, 0.75, 0.75),
+    "centre": partial(_middle, [0.25, 0.25, 0.75, 0.75]),
     "random": _random,  # a point anywhere; ten boxes between random corners, drawn by image and phrase, not by run
-    "whole_image": _middle(0.0, 0.0, 1.0, 1.0),
-    "fixed_boxes": _fixed_boxes,  # ten boxes (blind_boxes.json), chosen on val by benchmarks/blind_boxes.py
+    "whole_image": partial(_middle, [0.0, 0.0, 1.0, 1.0]),
+    "fixed_boxes": _fixed_boxes,
 }

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from phrase_loc.boxes import enclosing
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.protocols import MapBox, Protocol
 from phrase_loc.evaluation.rows import Table
@@ -122,7 +123,7 @@ def _wwbl_script(heat: Tensor, share: float) -> Tensor:
     kept = nms(found, means, 0.05)
     kept = kept[means[kept] > 0.5 * means.max()]
     corners = torch.cat([found[kept, :2], found[kept, :2] + found[kept, 2:]], 1)
-    return torch.cat([corners[:, :2].amin(0), corners[:, 2:].amax(0)])
+    return enclosing(corners)
 
 
 def check(protocols: Sequence[Protocol], held_out: float) -> None:
