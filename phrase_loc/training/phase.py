@@ -6,7 +6,7 @@ can be entered at any step and goes on as if it had never stopped.
 
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.model import TextToRegion, trainable_stages
 from phrase_loc.pairs.dataset import Batch, Order, StepSampler, collate, in_order
-from phrase_loc.skipped import Fault
+from phrase_loc.pairs.sources import Note
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import BATCH, samples
@@ -41,14 +41,7 @@ class Step(NamedTuple):
 class Phase:
     """A phase ready to run; `steps` yields after each step, and each fault of the data goes to `on_fault`."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        number: int,
-        setup: Setup,
-        world: World,
-        on_fault: Callable[[Fault], object],
-    ):
+    def __init__(self, config: TrainConfig, number: int, setup: Setup, world: World, on_fault: Note):
         self.config, self.number, self.settings = config, number, config.run_phases[number]
         self.setup, self.world, self.on_fault = setup, world, on_fault
         model, settings = setup.model, self.settings
