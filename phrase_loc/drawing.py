@@ -15,6 +15,7 @@ from torch import Tensor
 
 from phrase_loc import files
 from phrase_loc.errors import DataError
+from phrase_loc.images import load_image
 
 if TYPE_CHECKING:
     from phrase_loc.structures import Prediction, Scene
@@ -182,8 +183,11 @@ def scene_html(scene: "Scene") -> str:
 
 
 def _figure(prediction: "Prediction", colour: str) -> str:
-    ground = _ground(prediction)
-    picture = ""
+    ground, picture = None, ""
+    if prediction.picture is not None:
+        ground = load_image(prediction.picture)
+    elif prediction.size is not None:  # a grey field of the photograph's shape
+        ground = Image.new("RGB", _within(prediction.size[::-1], SIDE), "#808080")
     if ground is not None:
         picture = _image(small_jpeg(marked(ground, prediction, colour), PANEL), prediction.phrase)
     words = (
@@ -210,14 +214,3 @@ def _framed(picture: str, facts: str) -> str:
 
 def _image(jpeg: bytes, text: str) -> str:
     return f'<img style="display:block;max-width:100%" alt="{escape(text)}" src="{data_uri(jpeg)}">'
-
-
-def _ground(prediction: "Prediction") -> Image.Image | None:
-    """What the answer is drawn on: the photograph, or a grey field of its shape, or nothing."""
-    if prediction.picture is not None:
-        return Image.open(io.BytesIO(prediction.picture)).convert("RGB")
-    if prediction.size is None:
-        return None
-    height, width = prediction.size
-    scale = SIDE / max(height, width)
-    return Image.new("RGB", (max(1, round(width * scale)), max(1, round(height * scale))), "#808080")

@@ -156,16 +156,14 @@ class SelectiveSearch(Source):
 
 def ximgproc() -> ModuleType:
     """OpenCV's `ximgproc`, or a ConfigError naming the package that has it."""
-    try:
+    with suppress(ImportError, AttributeError):
         import cv2
-    except ImportError:
-        cv2 = None  # type: ignore[assignment]
-    if cv2 is None or not hasattr(cv2, "ximgproc"):
-        raise ConfigError(
-            "this proposal source needs cv2.ximgproc, which this OpenCV lacks; install "
-            "opencv-contrib-python-headless (and no other opencv package beside it)"
-        )
-    return cv2.ximgproc
+
+        return cv2.ximgproc
+    raise ConfigError(
+        "this proposal source needs cv2.ximgproc, which this OpenCV lacks; install "
+        "opencv-contrib-python-headless (and no other opencv package beside it)"
+    )
 
 
 def _found(search: Any, pixels: np.ndarray, smallest: float, size: tuple[int, int]) -> Tensor:
@@ -233,11 +231,11 @@ def _makers() -> str:
     """What boxes come from beside a source's constants: our code and libraries, which may change."""
     code = digest(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
     own = f"{code} Pillow {PIL.__version__}, numpy {np.__version__}, torch {torch.__version__}"
-    try:
+    with suppress(ImportError):
         import cv2
-    except ImportError:
-        return own
-    return f"{own}, OpenCV {cv2.__version__}"
+
+        own += f", OpenCV {cv2.__version__}"
+    return own
 
 
 def _read(path: Path) -> Tensor | None:

@@ -7,7 +7,7 @@ and no path of the server can be asked for: files are served from a fixed list.
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -278,10 +278,9 @@ def _add_file(app: FastAPI, route: str, name: str, kind: str) -> None:
 
 
 def _phrases(text: str, limits: Limits) -> list[str]:
-    try:
+    phrases = None
+    with suppress(ValueError, RecursionError):  # also a number of too many digits
         phrases = json.loads(text)
-    except (ValueError, RecursionError):  # also a number of too many digits
-        phrases = None
     if not isinstance(phrases, list) or not all(isinstance(p, str) for p in phrases):
         raise Refused(422, 'phrases must be a JSON list of strings, such as ["a red hat"]')
     # a lone surrogate, which JSON allows, could not be sent back
@@ -307,7 +306,7 @@ async def _upload(answers: Answers, image: UploadFile) -> Kept:
     content = await image.read(answers.limits.upload_bytes + 1)
     await image.close()  # its copy is not needed while the photograph waits
     if len(content) > answers.limits.upload_bytes:
-        raise Refused(413, too_large(answers.limits))
+        raise Refused(413, too_large(answers.limits.upload_bytes))
     return await answers.look(content)
 
 

@@ -32,7 +32,7 @@ from phrase_loc.labelling import apart
 from phrase_loc.masks import encoded
 from phrase_loc.structures import Scene
 from phrase_loc.web.answers import Answers, Limits, Refused
-from phrase_loc.web.server import plain
+from phrase_loc.web.server import plain, too_large
 
 ROOT = "/api/label-studio"  # of the ML backend's address, which Label Studio is told
 KEY = "LABEL_STUDIO_API_KEY"  # the environment variable of the label-studio-sdk
@@ -250,8 +250,7 @@ class Photographs:
         else:
             if len(content) <= self.most:
                 return content
-            most = f"the {self.most / 2**20:g} MB that are accepted"
-            raise DataError(f"{link[:120]} is larger than {most}; shrink it")
+            raise DataError(too_large(self.most, link[:120]))
         raise DataError(f"the server of the photograph {link[:120]} {why}")
 
     def _allowed(self, link: str) -> tuple[str, bool]:
