@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from phrase_loc import files
@@ -33,10 +33,7 @@ PANEL, SIDE = 512, 400  # longest side in pixels of a panel, and of a shown phot
 
 
 def overlay(
-    image: Image.Image,
-    predictions: "Sequence[Prediction]",
-    heats: Tensor | None = None,
-    masks: bool = False,
+    image: Image.Image, predictions: "Sequence[Prediction]", heats: Tensor | None = None, masks: bool = False
 ) -> Image.Image:
     """A panel for each phrase, at most three in a row: the map as a warm glow, best box, peak, words under it.
 
@@ -60,11 +57,7 @@ def overlay(
 
 
 def marked(
-    image: Image.Image,
-    prediction: "Prediction",
-    colour: str,
-    heat: Tensor | None = None,
-    mask: bool = False,
+    image: Image.Image, prediction: "Prediction", colour: str, heat: Tensor | None = None, mask: bool = False
 ) -> Image.Image:
     """The photograph with glow (or the `mask`, tinted), best box and peak, at most `PANEL` pixels a side.
 
@@ -146,8 +139,7 @@ def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _with_caption(picture: Image.Image, prediction: "Prediction") -> Image.Image:
     note = f"  ({prediction.verdict})" if prediction.verdict else ""
-    sheet = Image.new("RGB", (picture.width, picture.height + 26), "white")
-    sheet.paste(picture, (0, 0))
+    sheet = ImageOps.expand(picture, (0, 0, 0, 26), "white")
     font = ImageFont.load_default(size=15)
     text = " ".join(prediction.phrase.encode("utf-8", "replace").decode().split())[:200] + note
     while len(text) > 8 and font.getlength(text) > picture.width - 12:

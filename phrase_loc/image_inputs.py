@@ -128,8 +128,7 @@ def name_of(source: object) -> str:
     """How a source is called in a sentence: its path, made printable and not too long."""
     if not isinstance(source, (str, os.PathLike)):
         return "the image"
-    path = os.fspath(source)
-    text = os.fsdecode(path) if isinstance(path, bytes) else path
+    text = os.fsdecode(source)
     text = text if text and text.isprintable() else ascii(text)
     return text if len(text) <= 300 else f"{text[:140]}...{text[-140:]}"
 

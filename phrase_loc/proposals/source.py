@@ -35,14 +35,14 @@ _RAND = threading.Lock()  # rand() is one state for the whole process
 
 
 class Source(Protocol):
-    """Where candidate boxes come from: from the picture alone, from one attention map, or from both."""
+    """Where candidate boxes come from: from the picture alone (`Scene.proposals`), from one map, or from both."""
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
-        """Boxes from an 8-bit RGB picture in a frame of `size` (H, W): (R, 4); None where they need a map."""
+        """Once an image: boxes from 8-bit RGB in a frame of `size` (H, W): (R, 4); None where they need a map."""
         return None
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
-        """Boxes from one map (h, w) in a frame of `size` (H, W): (R, 4); None where no phrase changes them."""
+        """Once a phrase: boxes from its map (h, w) in that frame: (R, 4); None where no phrase changes them."""
         return None
 
 

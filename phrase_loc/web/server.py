@@ -156,9 +156,8 @@ class Middleware:
             await asyncio.wait([work, late], return_when=asyncio.FIRST_COMPLETED)
             error = work.exception() if work.done() else late.result()
         except asyncio.CancelledError:  # by a server that stops, or from within: a job that is no more
-            error = Refused(
-                503, STOPPING if exchange.stopping else "the server gave this request up; try again"
-            )
+            why = STOPPING if exchange.stopping else "the server gave this request up; try again"
+            error = Refused(503, why)
         finally:
             late.cancel()
             work.cancel()
