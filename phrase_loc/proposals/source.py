@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import SEAL, digest, write_bytes
+from phrase_loc.files import SEAL, digest, make_folder, write_bytes
 from phrase_loc.maps import min_max, resize
 
 ROOM = 1 << 30  # bytes that a folder keeps when it is tidied: boxes of some 250,000 pictures
@@ -196,10 +196,16 @@ class Cached(Source):
         """The source's boxes, from disk if they are there."""
         path = self.folder / f"{self.key(picture, size)}.npy"
         boxes = _read(path)
-        if boxes is None:
-            boxes = self.source.of_image(picture, size)
-            if boxes is not None:
-                _write(path, boxes.numpy())
+        if boxes is None and (boxes := self.source.of_image(picture, size)) is not None:
+            np.save(file := io.BytesIO(), boxes.numpy())
+            content = file.getvalue()
+            try:
+                make_folder(self.folder)
+                write_bytes(path, content + _seal(path, content))
+            except (OSError, DataError) as error:
+                warnings.warn(
+                    f"proposals are not kept in {self.folder} ({error})", RuntimeWarning, stacklevel=3
+                )
         return boxes
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
@@ -255,15 +261,3 @@ def _read(path: Path) -> Tensor | None:
 def _seal(path: Path, content: bytes) -> bytes:
     """Digest of key and array; it stands behind the array, so that numpy reads the file as well."""
     return hashlib.sha256(path.stem.encode() + content).digest()
-
-
-def _write(path: Path, boxes: np.ndarray) -> None:
-    """Whole or not at all."""
-    file = io.BytesIO()
-    np.save(file, boxes)
-    content = file.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content + _seal(path, content))
-    except (OSError, DataError) as error:
-        warnings.warn(f"proposals are not kept in {path.parent} ({error})", RuntimeWarning, stacklevel=4)

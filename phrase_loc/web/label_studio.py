@@ -21,7 +21,6 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.ElementTree import fromstring
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from phrase_loc import __version__
@@ -304,9 +303,8 @@ def from_base64(text: str) -> bytes:
     raise DataError(f"expected an image in base64, got {text[:40]!r}")
 
 
-def routes(labeller: Labeller, route_class: type[APIRoute]) -> APIRouter:
+def add_routes(router: APIRouter, labeller: Labeller) -> None:
     """The questions of both tools."""
-    router = APIRouter(route_class=route_class)
 
     @router.get(f"{ROOT}/health", summary="Label Studio: is the ML backend up?")
     async def health() -> dict[str, str]:
@@ -340,5 +338,3 @@ def routes(labeller: Labeller, route_class: type[APIRoute]) -> APIRouter:
             | {"confidence": str(round(box.score, 4))}  # as text, as CVAT's own functions have it
             for box in boxes
         ]
-
-    return router
