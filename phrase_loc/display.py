@@ -161,10 +161,8 @@ def _new_axes(count: int, shape: float) -> np.ndarray:
     columns = min(3, count)
     rows = -(-count // columns)
     size = (4.5 * columns, rows * (4.5 * min(shape, 3.0) + 0.4))
-    figure, grid = plt.subplots(rows, columns, squeeze=False, figsize=size, layout="constrained")
-    for spare in grid.flat[count:]:
-        figure.delaxes(spare)
-    return grid.ravel()[:count]
+    figure = plt.figure(figsize=size, layout="constrained")
+    return np.array([figure.add_subplot(rows, columns, place) for place in range(1, count + 1)])
 
 
 def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: Tensor, colour: str) -> None:
@@ -172,10 +170,7 @@ def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: 
     frame = (0, width, height, 0)  # pixels are 1 wide from 0, as boxes count them
     axes.imshow(picture, extent=frame)
     level = (heat / heat.max().clamp(min=1e-12)).clamp(0, 1).cpu().numpy()
-    if level.any():
-        axes.imshow(
-            level, cmap="inferno", alpha=0.6 * level, extent=frame, interpolation="bilinear", vmin=0, vmax=1
-        )
+    axes.imshow(level, "inferno", alpha=0.6 * level, extent=frame, interpolation="bilinear", vmin=0, vmax=1)
     absent = prediction.state == "not there"
     if len(prediction.boxes) and not absent:
         x1, y1, x2, y2 = prediction.boxes[0].tolist()

@@ -135,14 +135,14 @@ def make_folder(folder: AnyPath, advice: str = ADVICE, called: str = "") -> None
 
 
 @contextmanager
-def told(path: AnyPath, what: str) -> Iterator[None]:
+def told(path: AnyPath, what: str, advice: str = "check the file") -> Iterator[None]:
     """Whatever goes wrong while a file is read, as one sentence; `what` names it ('the vocabulary')."""
     try:
         yield
     except PhraseLocError:
         raise
     except Exception as error:  # decoders of damaged files fail in any way
-        raise DataError(f"{what} {path} cannot be read ({reason(error)}); check the file") from None
+        raise DataError(f"{what} {path} cannot be read ({reason(error)}); {advice}") from None
 
 
 def opened(path: AnyPath, what: str, unpack: bool = True) -> IO[bytes]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,18 +99,14 @@ def _rows(answers: Path) -> Iterator[dict[str, Any]]:
 
 def _rows_of_boxes(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The lines of `write_csv`, of which the first of a phrase has rank 1 or none, as one row a phrase."""
-    row: dict[str, Any] = {}
-    for line in lines:
-        if line["rank"] in ("", "1"):
-            if row:
-                yield row
-            x, y = line["peak_x"], line["peak_y"]
-            row = line | {"boxes": [], "peak": [float(x), float(y)] if x else None}
-            row["present"] = float(line["present"]) if line["present"] else None
-        if line["rank"]:
-            row["boxes"].append([float(line[side]) for side in ("x1", "y1", "x2", "y2")])
-    if row:
-        yield row
+    lines = list(lines)
+    phrases = accumulate(line["rank"] in ("", "1") for line in lines)
+    for _, (first, *more) in groupby(lines, key=lambda _: next(phrases)):
+        x, y, present = first["peak_x"], first["peak_y"], first["present"]
+        places = [[line[side] for side in ("x1", "y1", "x2", "y2")] for line in (first, *more)]
+        boxes = [list(map(float, place)) for place in places if place[0]]
+        row = first | {"boxes": boxes, "peak": [float(x), float(y)] if x else None}
+        yield row | {"present": float(present) if present else None}
 
 
 def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) -> dict[str, Path]:

@@ -15,7 +15,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -162,24 +161,20 @@ def thresholds_of(
     return chosen
 
 
-@dataclass
 class Labels:
     """The labels of a finished file of answers, read anew for each who goes through them: nothing piles up."""
 
-    answers: Path
-    classes: Sequence[LabelClass]
-    rules: Rules
-    calibration: dict[str, Any]
-    thresholds: list[float] = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, answers: Path, classes: Sequence[LabelClass], rules: Rules, calibration: dict[str, Any]
+    ):
+        self.answers, self.classes, self.rules = answers, classes, rules
         self._classes_of: dict[str, list[int]] = {}  # the numbers of the classes that ask for a phrase
-        for number, c in enumerate(self.classes):
+        for number, c in enumerate(classes):
             for phrase in c.phrases:
                 self._classes_of.setdefault(phrase, []).append(number)
         rows = [self.present(answer) for answer in self.read() if "error" not in answer]
-        present = np.array(rows, np.float32).reshape(-1, len(self.classes))
-        self.thresholds = thresholds_of(present, self.classes, self.rules, self.calibration)
+        present = np.array(rows, np.float32).reshape(-1, len(classes))
+        self.thresholds = thresholds_of(present, classes, rules, calibration)
 
     def read(self) -> Iterator[dict[str, Any]]:
         """The answers, one at a time."""

@@ -31,7 +31,6 @@ from typing import Any, cast
 from urllib.error import URLError
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError
@@ -345,16 +344,6 @@ def patches_of(x: Tensor, prefix: int) -> Tensor:
     """The square plane of the patches, whose tokens stand after `prefix` others: (..., T, 1) -> (..., h, w)."""
     side = math.isqrt(x.shape[-2] - prefix)
     return x[..., prefix:, 0].unflatten(-1, (side, side))
-
-
-def resized(embedding: Tensor, side: int) -> Tensor:
-    """Position embeddings (1 + s*s, C), the first of no place, for a grid of another side: bicubic, antialiased."""
-    old = math.isqrt(len(embedding) - 1)
-    if old == side:
-        return embedding
-    plane = embedding[1:].T.reshape(1, -1, old, old)
-    fine = F.interpolate(plane, (side, side), mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([embedding[:1], fine.flatten(2)[0].T])
 
 
 def closed(net: Any, x: Tensor, norm: str, prefix: int) -> Tensor:

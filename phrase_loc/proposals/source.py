@@ -54,19 +54,14 @@ class Windows(Source):
 
     def of_image(self, picture: Image.Image | None, size: tuple[int, int]) -> Tensor:
         """The grid's boxes in the frame: (R, 4); the picture is not looked at."""
-        return in_frame(_grid(self.cells, self.aspect), size)
-
-
-@cache
-def _grid(cells: int, aspect: float) -> Tensor:
-    """All boxes on the grid in shares of the side: (R, 4)."""
-    first, last = torch.triu_indices(cells + 1, cells + 1, offset=1)
-    spans = torch.stack([first, last], -1)  # (S, 2) every way to choose a start and an end
-    x, y = (index.flatten() for index in torch.meshgrid(*[torch.arange(len(spans))] * 2, indexing="ij"))
-    wide, high = spans[x].diff()[:, 0], spans[y].diff()[:, 0]
-    kept = torch.maximum(wide / high, high / wide) <= aspect
-    boxes = torch.stack([spans[x, 0], spans[y, 0], spans[x, 1], spans[y, 1]], -1)[kept]
-    return boxes.double() / cells
+        spans = torch.combinations(
+            torch.arange(self.cells + 1)
+        )  # (S, 2) every way to choose a start and an end
+        x, y = torch.cartesian_prod(*[torch.arange(len(spans))] * 2).T
+        wide, high = spans[x].diff()[:, 0], spans[y].diff()[:, 0]
+        kept = torch.maximum(wide / high, high / wide) <= self.aspect
+        boxes = torch.stack([spans[x, 0], spans[y, 0], spans[x, 1], spans[y, 1]], -1)[kept]
+        return in_frame(boxes.double() / self.cells, size)
 
 
 @dataclass(frozen=True)
