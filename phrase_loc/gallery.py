@@ -121,7 +121,11 @@ def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) 
     paths = [os.path.abspath(image) for image in images]
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
     names = [os.path.relpath(path, shared) for path in paths]
-    places = [folder / (n if n.lower().endswith((".jpg", ".jpeg")) else f"{n}.jpg") for n in names]
+    pictures = [n if n.lower().endswith((".jpg", ".jpeg")) else f"{n}.jpg" for n in names]
+    pictures = (
+        pictures if len(set(pictures)) == len(names) else [f"{n}.jpg" for n in names]
+    )  # of 1.png, 1.png.jpg
+    places = [folder / name for name in pictures]
     within = [os.path.join(os.path.realpath(source), "") for source in sources if os.path.isdir(source)]
     if os.path.join(os.path.realpath(folder), "").startswith(tuple(within)) or not {
         os.path.realpath(place) for place in places

@@ -21,10 +21,10 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
-import yaml
 
 from phrase_loc import files
 from phrase_loc.boxes import area, iou
+from phrase_loc.config import parsed_yaml
 from phrase_loc.display import utf8
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
@@ -43,6 +43,8 @@ OVERLAP = 0.5  # greatest IoU of two boxes of a class
 INSIDE = 0.7  # greatest share of the smaller of two boxes of a class that may lie in the other
 SHOWN = 10  # photographs that were left out that a summary names
 SHARE = 0.05  # of the photographs that show a class, where nothing better is known
+#: what words mean in a file of classes
+_CLASSES = dict[str, str | dict[str, Any] | list[str] | None] | list[str]
 
 
 class LabelClass(NamedTuple):
@@ -71,10 +73,7 @@ def read_classes(path: Path) -> list[LabelClass]:
     """
     text = files.read_text(path, what := "the file of classes")
     if path.suffix.lower() in {".yaml", ".yml"}:
-        try:
-            content = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise DataError(f"{what} {path} is no YAML ({files.reason(error)}); mend it") from None
+        content = parsed_yaml(text, f"{what} {path}", _CLASSES)
         pairs = [(name, None) for name in content] if isinstance(content, list) else content
         pairs = list(pairs.items()) if isinstance(pairs, dict) else pairs or []
     else:

@@ -34,7 +34,7 @@ from phrase_loc.images import IMAGE_ENDINGS, load_image
 from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared, prepare
 from phrase_loc.models.store import model_digest
 from phrase_loc.proposals import Source
-from phrase_loc.tables import image_path, open_table
+from phrase_loc.tables import image_path, is_table, open_table
 
 _LONGEST = 200  # bytes of a name; 255 are allowed, and hidden names are longer
 _NAMED = 8  # endings and folders that a note names
@@ -59,10 +59,10 @@ def questions_of(
 ) -> list[Question]:
     """The questions in a folder of photographs (and below it), a table or one photograph.
 
-    A .csv or .parquet table has the columns `image` (paths relative to the table) and `phrase`; of all else the
+    A table has the columns `image` (paths relative to the table) and `phrase`; of all else the
     `phrases` are asked. `note` is told what of a folder is left out.
     """
-    if source.suffix.lower() in {".csv", ".parquet"} and not os.path.isdir(source):
+    if is_table(source) and not os.path.isdir(source):
         if phrases:
             raise ConfigError(f"the table {source} brings its own phrases; leave out {phrases[0]!r}")
         return _questions_in_table(source)
@@ -89,9 +89,11 @@ def _questions_in_table(path: Path) -> list[Question]:
         )
     asked: dict[str, list[str]] = {}
     for place, cells in table.rows(["image", "phrase"]):
-        image, phrase = ("" if cell is None else str(cell) for cell in cells)
-        if not image.strip() or not phrase.strip():
-            raise DataError(f"{place} of the table {path} lacks its image or its phrase; fill it in")
+        if not all(
+            isinstance(cell, str) and cell.strip() for cell in cells
+        ):  # a list of Parquet is no phrase
+            raise DataError(f"{place} of the table {path} lacks its image or its phrase as text; fill it in")
+        image, phrase = cells
         asked.setdefault(str(image_path(path.parent, image)), []).append(phrase)
     if not asked:
         raise DataError(f"the table {path} has no row below its header; write one for each phrase")

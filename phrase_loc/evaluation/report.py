@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.drawing import data_uri, small_jpeg
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.protocols import EvaluateConfig
@@ -28,7 +28,7 @@ from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.scoring import BASELINES
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.files import lock, make_folder, write_text
+from phrase_loc.files import lock, make_folder, refuse_foreign, write_text
 from phrase_loc.gallery import template
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
@@ -65,10 +65,7 @@ def reserved(config: EvaluateConfig) -> Iterator[None]:
     """
     output = config.output
     for ending, path in _files(config).items():
-        with path.open("rb") if path.is_file() else io.BytesIO() as file:
-            ours = OURS[ending] in file.read(4096).decode("utf-8", "replace")
-        if os.path.exists(path) and not ours:
-            raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
+        refuse_foreign(path, re.escape(OURS[ending]), "report", ADVICE)
     make_folder(output.parent, ADVICE, f"the folder of output={output}")
     sentence = f"another evaluation is writing {output}; wait for it, or {ADVICE}"
     with lock(output.with_name(f".{output.name}.lock"), sentence):
