@@ -6,19 +6,19 @@ right one for 93 % of the phrases, as many as those of the whole search (docs/ex
 beside these boxes lower recall: they crowd out the segments.
 """
 
-import ctypes
 import hashlib
 import io
 import os
 import sys
-import threading
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import PIL
@@ -31,7 +31,6 @@ from phrase_loc.files import SEAL, digest, make_folder, write_bytes
 from phrase_loc.maps import min_max, resize
 
 ROOM = 1 << 30  # bytes that a folder keeps when it is tidied: boxes of some 250,000 pictures
-_RAND = threading.Lock()  # rand() is one state for the whole process
 
 
 class Source(Protocol):
@@ -112,15 +111,22 @@ class Regions(Source):
     smallest: float = 0.07  # share of the side below which a box is dropped
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
-        """Boxes in the order of the search, large groups more likely first: (R, 4)."""
-        kinds = ximgproc().segmentation
+        """Distinct boxes, the largest first: (R, 4). The colour spaces are searched at the same time."""
         import cv2
 
+        ximgproc()
         square = picture.convert("RGB").resize((self.side, self.side), Image.Resampling.BOX, reducing_gap=3.0)
         pixels = np.asarray(square)
+        spaces = (cv2.cvtColor(pixels, space) for space in (cv2.COLOR_RGB2LAB, cv2.COLOR_RGB2HSV))
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(self._search, spaces))
+        return _boxes(found, pixels, self.smallest, size)
+
+    def _search(self, pixels: np.ndarray) -> np.ndarray:
+        """Boxes x, y, width, height in the pixels of a picture (side, side, 3): (R, 4)."""
+        kinds = ximgproc().segmentation
         search = kinds.createSelectiveSearchSegmentation()
-        for space in (cv2.COLOR_RGB2LAB, cv2.COLOR_RGB2HSV):
-            search.addImage(cv2.cvtColor(pixels, space))
+        search.addImage(pixels)
         least = max(10, self.side**2 // 1000)  # pixels of a segment
         for scale in self.scales:
             search.addGraphSegmentation(kinds.createGraphSegmentation(self.blur, scale, least))
@@ -132,8 +138,8 @@ class Regions(Source):
         ):
             together.addStrategy(like, 1 / 3)
         search.addStrategy(together)
-        search.setBaseImage(pixels[..., ::-1].copy())
-        return _found(search, pixels, self.smallest, size)
+        search.setBaseImage(pixels)
+        return search.process()
 
 
 @dataclass(frozen=True)
@@ -144,14 +150,14 @@ class SelectiveSearch(Source):
     smallest: float = 0.07  # share of the side below which a box is dropped
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
-        """Boxes in the order of the search: (R, 4)."""
+        """Distinct boxes, the largest first: (R, 4)."""
         search = ximgproc().segmentation.createSelectiveSearchSegmentation()
         scale = self.side / max(picture.size)
         width, height = (max(8, round(length * scale)) for length in picture.size)
         pixels = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
         search.setBaseImage(pixels[..., ::-1].copy())
         search.switchToSelectiveSearchFast()
-        return _found(search, pixels, self.smallest, size)
+        return _boxes([search.process()], pixels, self.smallest, size)
 
 
 def ximgproc() -> ModuleType:
@@ -166,13 +172,11 @@ def ximgproc() -> ModuleType:
     )
 
 
-def _found(search: Any, pixels: np.ndarray, smallest: float, size: tuple[int, int]) -> Tensor:
-    """The boxes of a prepared search over (H, W, 3) pixels in a frame of `size`, the same each time: (R, 4)."""
-    with _RAND:
-        library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
-        library.srand(0)  # of the rand() that OpenCV uses
-        found = search.process()
-    boxes = torch.as_tensor(np.asarray(found), dtype=torch.float64).reshape(-1, 4)
+def _boxes(found: Sequence[np.ndarray], pixels: np.ndarray, smallest: float, size: tuple[int, int]) -> Tensor:
+    """Boxes x, y, width, height in pixels (H, W, 3) of several searches, in a frame of `size`: (R, 4)."""
+    # a search draws its order by rand()
+    distinct = np.unique(np.concatenate([np.reshape(boxes, (-1, 4)) for boxes in found]), axis=0)
+    boxes = torch.from_numpy(distinct[np.argsort(-distinct[:, 2:].prod(1), kind="stable")]).double()
     boxes[:, 2:] += boxes[:, :2]
     height, width = pixels.shape[:2]
     corners = boxes / boxes.new_tensor([width, height] * 2)
