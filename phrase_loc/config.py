@@ -41,7 +41,7 @@ def read_yaml(path: Path, kind: Any = Any) -> dict[str, Any]:
     what = f"config file {path}"
     if not os.path.exists(path):
         raise ConfigError(f"{shortened(what, 200)} does not exist; the shipped ones are in configs/")
-    tree = _parsed(read_text(path, "config file"), what, kind)
+    tree = parsed_yaml(read_text(path, "config file"), what, kind)
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{what} must hold `key: value` lines, got a {type(tree).__name__}")
     return tree or {}
@@ -55,10 +55,10 @@ def value_of(text: str, what: str = "the value", wanted: Any = Any) -> Any:
         found: Any = None if NoneType in shapes and text.lower() == "null" else text
         if bracketed:
             with suppress(ConfigError):  # {0..3}.tar is no YAML
-                found = _parsed(text, what, wanted)
+                found = parsed_yaml(text, what, wanted)
         return found if type(found) in shapes else text
     if text and (bracketed or shapes & {list, dict}):
-        return _parsed(text, what, wanted)
+        return parsed_yaml(text, what, wanted)
     return _plain(text.strip()) if text else text
 
 
@@ -97,7 +97,8 @@ def _shapes(kind: Any) -> set[Any]:
     }
 
 
-def _parsed(text: str, what: str, wanted: Any) -> Any:
+def parsed_yaml(text: str, what: str, wanted: Any) -> Any:
+    """The value in a YAML text, its words read for the types of `wanted`; a ConfigError, which calls it `what`."""
     try:
         node = yaml.compose(text, yaml.BaseLoader)
         return None if node is None else _read(node, wanted, count())
@@ -228,7 +229,7 @@ def load_config(kind: type[T], arguments: Sequence[str]) -> T:
 
 def build(kind: type[T], tree: dict[str, Any]) -> T:
     """A nested dictionary -> a checked config; the first problems in one ConfigError."""
-    _refuse_bools(kind, tree, ())
+    _refuse_guesses(kind, tree, ())
     try:
         made: T = adapter(kind).validate_python(tree)
         return made
@@ -242,11 +243,13 @@ def to_dict(config: Any) -> dict[str, Any]:
     return found
 
 
-def _refuse_bools(kind: Any, value: Any, where: tuple[str, ...]) -> None:
-    """Refuses true and false for a number: pydantic takes them for 1 and 0."""
+def _refuse_guesses(kind: Any, value: Any, where: tuple[str, ...]) -> None:
+    """Refuses true and false for a number, which pydantic takes for 1 and 0, and no text for a path, which is '.'."""
     if isinstance(value, (dict, list, tuple)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_bools(below(kind, key), inner, (*where, str(key)))
+            _refuse_guesses(below(kind, key), inner, (*where, str(key)))
+    elif value == "" and Path in options(kind):
+        raise ConfigError(f"config key {shortened('.'.join(where))} is empty; name a path, or leave it out")
     elif isinstance(value, bool) and bool not in options(kind) and {int, float} & set(options(kind)):
         raise ConfigError(f"config key {shortened('.'.join(where))} takes a number, got {str(value).lower()}")
 

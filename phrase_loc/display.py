@@ -1,6 +1,7 @@
 """Answers for other tools: a JSON-ready dictionary, a pandas table, COCO results, detections, Parquet, a plot."""
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from phrase_loc.drawing import COLOURS, glow
 from phrase_loc.errors import ConfigError
+from phrase_loc.files import told
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.masks import encoded
@@ -161,10 +163,8 @@ def _new_axes(count: int, shape: float) -> np.ndarray:
     columns = min(3, count)
     rows = -(-count // columns)
     size = (4.5 * columns, rows * (4.5 * min(shape, 3.0) + 0.4))
-    figure, grid = plt.subplots(rows, columns, squeeze=False, figsize=size, layout="constrained")
-    for spare in grid.flat[count:]:
-        figure.delaxes(spare)
-    return grid.ravel()[:count]
+    figure = plt.figure(figsize=size, layout="constrained")
+    return np.array([figure.add_subplot(rows, columns, place) for place in range(1, count + 1)])
 
 
 def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: Tensor, colour: str) -> None:
@@ -172,10 +172,7 @@ def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: 
     frame = (0, width, height, 0)  # pixels are 1 wide from 0, as boxes count them
     axes.imshow(picture, extent=frame)
     level = (heat / heat.max().clamp(min=1e-12)).clamp(0, 1).cpu().numpy()
-    if level.any():
-        axes.imshow(
-            level, cmap="inferno", alpha=0.6 * level, extent=frame, interpolation="bilinear", vmin=0, vmax=1
-        )
+    axes.imshow(level, "inferno", alpha=0.6 * level, extent=frame, interpolation="bilinear", vmin=0, vmax=1)
     absent = prediction.state == "not there"
     if len(prediction.boxes) and not absent:
         x1, y1, x2, y2 = prediction.boxes[0].tolist()
@@ -221,6 +218,12 @@ def write_csv(answers: Iterable[dict[str, Any]], path: Path) -> None:
             found = enumerate(zip(row.get("boxes", ()), row.get("scores", ()), strict=True), start=1)
             cells = [dict(zip(_BOX_COLUMNS, (n, *box, score), strict=True)) for n, (box, score) in found]
             writer.writerows(row | box for box in cells or [{}])
+
+
+def answers_in(path: Path) -> Iterator[dict[str, Any]]:
+    """The answers of a finished .jsonl file, one at a time; a DataError where it cannot be read."""
+    with told(path, "the file of answers"), path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def phrase_rows(answer: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 from phrase_loc.errors import ConfigError, PhraseLocError
 
@@ -64,10 +63,6 @@ class World:
         if refusal is not None:
             raise refusal
         return cast(T, made)
-
-    def gather_rows(self, rows: Tensor) -> Tensor:
-        """(n, ...) of each process -> (size * n, ...) by rank, n the same everywhere; gradients flow back."""
-        return rows if self.size == 1 else torch.cat(all_gather(rows.contiguous()))
 
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module whose backward averages gradients over all processes; itself in a world of one."""

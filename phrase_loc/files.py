@@ -14,13 +14,13 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from filelock import FileLock, Timeout
 
-from phrase_loc.errors import DataError, PhraseLocError
+from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
@@ -39,10 +39,13 @@ def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
     """A temporary name beside `path` for a file or a folder that takes its place when the block ends well.
 
     An older folder is renamed first; `remove_leftovers` puts it back if the process was killed between the two.
+    What a link leads to is replaced, and the link stays.
 
-    Raises DataError: the folder is missing or read-only, or the disk is full.
+    Raises DataError: the folder is missing or read-only, the disk is full, or a device or a pipe stands there.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is a device or a pipe, which would be replaced; {advice}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
     old = path.with_name(f".{path.name}.replaced")
     with refusing(path, advice):
@@ -63,6 +66,15 @@ def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
     observer("after", path)
     if is_folder:
         _remove(old)
+
+
+def refuse_foreign(path: AnyPath, mark: str, what: str, advice: str) -> None:
+    """A ConfigError where a file stands that lacks `mark`, a pattern, in its first kilobytes, and so is no `what`."""
+    path = Path(path)
+    with path.open("rb") if path.is_file() else nullcontext() as file:
+        ours = file and re.search(mark, file.read(4096).decode("utf-8", "replace"))
+    if os.path.exists(path) and not ours:
+        raise ConfigError(f"output would overwrite {path}, which is no {what}; {advice}")
 
 
 def write_bytes(path: AnyPath, content: bytes, advice: str = ADVICE) -> None:
@@ -135,14 +147,14 @@ def make_folder(folder: AnyPath, advice: str = ADVICE, called: str = "") -> None
 
 
 @contextmanager
-def told(path: AnyPath, what: str) -> Iterator[None]:
+def told(path: AnyPath, what: str, advice: str = "check the file") -> Iterator[None]:
     """Whatever goes wrong while a file is read, as one sentence; `what` names it ('the vocabulary')."""
     try:
         yield
     except PhraseLocError:
         raise
     except Exception as error:  # decoders of damaged files fail in any way
-        raise DataError(f"{what} {path} cannot be read ({reason(error)}); check the file") from None
+        raise DataError(f"{what} {path} cannot be read ({reason(error)}); {advice}") from None
 
 
 def opened(path: AnyPath, what: str, unpack: bool = True) -> IO[bytes]:

@@ -55,7 +55,10 @@ def load_image(source: Picture, max_pixels: int = MAX_PIXELS, upright: bool = Tr
         _check_size(image, name, max_pixels)
         image.load()
         _check_size(image, name, max_pixels)  # an icon's own picture may be larger than its list says
-        return _upright(_rgb(image), (turn or exif_orientation(image)) if upright else 1)
+        found = _rgb(image)
+        found.info = {}  # without the tag that says how it is turned: nobody turns it twice
+        turn = (turn or exif_orientation(image)) if upright else 1
+        return found.transpose(_TURNS[turn - 2]) if turn > 1 else found
 
 
 def load_tensor(content: bytes) -> "Tensor":
@@ -136,12 +139,6 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
         )
     if width * height == 0:
         raise DataError(f"{name} has {width} x {height} pixels; at least one is needed")
-
-
-def _upright(image: Image.Image, turn: int) -> Image.Image:
-    """Turned, and without the tag that said so: nobody turns it twice."""
-    image.info = {}
-    return image.transpose(_TURNS[turn - 2]) if turn > 1 else image
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from math import ceil, floor
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -88,17 +88,19 @@ def _read(images: Images) -> Iterator[LabelledImage]:
 def write_coco(images: Images, place: Place, path: Path) -> None:
     """COCO's instances JSON; an annotation has a `score`, and run lengths where there are masks."""
     pairs = ((n, label) for n, image in enumerate(_read(images), 1) for label in image.labels)
-    parts = {
-        "info": {"description": f"labelled by phrase_loc {__version__}"},
-        "categories": [{"id": n, "name": utf8(name)} for n, name in enumerate(place.classes, 1)],
-        "images": (
-            {"id": n, "file_name": place.name(i.image), "width": i.size[0], "height": i.size[1]}
-            for n, i in enumerate(_read(images), 1)
-        ),
-        "annotations": (_annotation(key, *pair) for key, pair in enumerate(pairs, 1)),
-    }
+    annotations = (_annotation(key, *pair) for key, pair in enumerate(pairs, 1))
+    files = (
+        {"id": n, "file_name": place.name(i.image), "width": i.size[0], "height": i.size[1]}
+        for n, i in enumerate(_read(images), 1)
+    )
+    info = {"description": f"labelled by phrase_loc {__version__}"}
+    categories = [{"id": n, "name": utf8(name)} for n, name in enumerate(place.classes, 1)]
     with path.open("w", encoding="utf-8") as file:
-        _write_object(file, parts.items())
+        file.write(f'{{"info": {_json(info)},\n"categories": {_json(categories)},\n"images": ')
+        file.writelines(_pieces("[]", map(_json, files)))
+        file.write(',\n"annotations": ')
+        file.writelines(_pieces("[]", map(_json, annotations)))
+        file.write("}")
 
 
 def _annotation(key: int, image: int, label: Label) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def _shape(label: Label, place: Place) -> ElementTree.Element:
 def write_labelstudio(images: Images, place: Place, path: Path) -> None:
     """Label Studio's tasks with predictions; the labelling interface that they fit stands in a second file."""
     with path.open("w", encoding="utf-8") as file:
-        _write_array(file, (_task(image, place) for image in _read(images)))
+        file.writelines(_pieces("[]", (_json(_task(image, place)) for image in _read(images))))
 
 
 def labelling_interface(classes: Sequence[str]) -> str:
@@ -252,11 +254,12 @@ def write_fiftyone(images: Images, place: Place, folder: Path) -> None:
     with (folder / "labels.json").open("w", encoding="utf-8") as file:
         file.write(f'{{"classes": {_json([utf8(name) for name in place.classes])}, "labels": ')
         found = ((i, [_detection(label, i.size, place) for label in i.labels]) for i in _read(images))
-        _write_object(file, ((place.name(i.image), detections) for i, detections in found))
+        pairs = (f"{_json(place.name(i.image))}: {_json(detections)}" for i, detections in found)
+        file.writelines(_pieces("{}", pairs))
         file.write("}\n")
     with (folder / "data.json").open("w", encoding="utf-8") as file:  # it is read without the keys' endings
         where = ((f"{place.name(i.image)}.", utf8(os.path.abspath(i.image))) for i in _read(images))
-        _write_object(file, where)
+        file.writelines(_pieces("{}", (f"{_json(name)}: {_json(path)}" for name, path in where)))
 
 
 def _detection(label: Label, size: Sequence[int], place: Place) -> dict[str, Any]:
@@ -326,24 +329,12 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _write_array(file: IO[str], items: Iterable[Any]) -> None:
-    """JSON, an item a line."""
-    file.write("[")
+def _pieces(brackets: str, items: Iterable[str]) -> Iterator[str]:
+    """JSON of an array "[]", or an object "{}", an item a line: it is never held whole."""
+    yield brackets[0]
     for number, item in enumerate(items):
-        file.write((",\n" if number else "\n") + _json(item))
-    file.write("]")
-
-
-def _write_object(file: IO[str], items: Iterable[tuple[str, Any]]) -> None:
-    """JSON of pairs; a value that is an iterator becomes an array, which is never held whole."""
-    file.write("{")
-    for number, (key, value) in enumerate(items):
-        file.write((",\n" if number else "\n") + f"{_json(key)}: ")
-        if isinstance(value, Iterator):
-            _write_array(file, value)
-        else:
-            file.write(_json(value))
-    file.write("}")
+        yield (",\n" if number else "\n") + item
+    yield brackets[1]
 
 
 def _element(tag: str, content: Any, **attributes: Any) -> ElementTree.Element:

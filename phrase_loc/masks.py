@@ -4,23 +4,18 @@ Within the box, what of the map lies above a level is taken for the thing, and G
 2004, as OpenCV has it) moves the border to where colours change, on a picture of at most `SIDE` pixels.
 """
 
-import io
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
+from pycocotools import mask as rle
 
 from phrase_loc.errors import DataError
-from phrase_loc.images import MAX_PIXELS
-
-if TYPE_CHECKING:
-    from phrase_loc.structures import Prediction
+from phrase_loc.image_inputs import Picture
+from phrase_loc.images import MAX_PIXELS, load_image
 
 SIDE = 256  # pixels of the longer side on which borders are looked for
 LEVEL = 0.3  # share of the range of the map within the box from which a pixel is probably of the thing
@@ -34,7 +29,7 @@ Mask = NDArray[np.bool_]
 
 
 def thing_mask(
-    heat: NDArray[Any], box: Sequence[float], size: tuple[int, int], picture: Pixels | None = None
+    heat: NDArray[Any], box: Sequence[float], size: tuple[int, int], picture: Picture | None = None
 ) -> Mask:
     """The pixels of the thing in a box: (H, W) bool, within the box and of one piece.
 
@@ -42,7 +37,7 @@ def thing_mask(
         heat: (h, w) the map over the whole photograph, at any resolution.
         box: xyxy in the photograph's pixels.
         size: (H, W) of the photograph.
-        picture: (h', w', 3) uint8, the photograph at any resolution; None leaves the level set.
+        picture: the photograph at any resolution, as `load_image` takes it; None leaves the level set.
     """
     import cv2
 
@@ -57,23 +52,17 @@ def thing_mask(
     level[y1:y2, x1:x2] = (inside - low) / ((high - low) or 1.0)
     mask = (level >= LEVEL).astype(np.uint8)
     if picture is not None:
-        small: Any = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        small: Any = cv2.resize(
+            np.asarray(load_image(picture)), (width, height), interpolation=cv2.INTER_AREA
+        )
         mask = _grown(small, mask, level)
-    whole = cv2.resize(_piece(mask, level), (size[1], size[0]), interpolation=cv2.INTER_LINEAR) > 127
+    _, pieces = cv2.connectedComponents(mask, connectivity=8)
+    piece = (pieces == pieces.flat[int(level.argmax())]) & (mask > 0)  # in which the map is highest
+    whole = cv2.resize(255 * piece.astype(np.uint8), size[::-1], interpolation=cv2.INTER_LINEAR) > 127
     if not whole.any():
         (x1, x2), (y1, y2) = _span(box[0], box[2], size[1], size[1]), _span(box[1], box[3], size[0], size[0])
         whole[y1:y2, x1:x2] = True
     return whole
-
-
-def mask_of(prediction: "Prediction", rank: int) -> Tensor | None:
-    """`thing_mask` in the box at a place from 0 of an answer; None where there is none, or no known photograph."""
-    if rank >= len(prediction.boxes) or prediction.size is None:
-        return None
-    picture = prediction.picture
-    pixels = None if picture is None else np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
-    box = prediction.boxes[rank].tolist()
-    return torch.from_numpy(thing_mask(prediction.attention.cpu().numpy(), box, prediction.size, pixels))
 
 
 def _span(start: float, end: float, side: int, cells: int) -> tuple[int, int]:
@@ -101,26 +90,14 @@ def _grown(picture: Pixels, seed: Pixels, level: NDArray[np.float64]) -> Pixels:
     return grown if grown.sum() >= LEAST * inside.sum() else seed
 
 
-def _piece(mask: Pixels, level: NDArray[np.float64]) -> Pixels:
-    """The piece of a mask in which the map is highest, as 0 and 255."""
-    import cv2
-
-    _, pieces = cv2.connectedComponents(mask, connectivity=8)
-    return np.uint8(255) * ((pieces == pieces.flat[int(level.argmax())]) & (mask > 0))
-
-
 def encoded(mask: Mask) -> dict[str, Any]:
     """A mask (H, W) as COCO's compressed run lengths, {"size": [H, W], "counts": text}."""
-    from pycocotools import mask as rle
-
     runs = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": list(mask.shape), "counts": runs["counts"].decode("ascii")}
 
 
 def decoded(runs: dict[str, Any]) -> Mask:
     """The mask (H, W) of run lengths."""
-    from pycocotools import mask as rle
-
     with warnings.catch_warnings():
         # pycocotools 2.0.11 still hands numpy 2 an array without its copy keyword
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -168,8 +145,6 @@ def brush(mask: Mask) -> list[int]:
 
 def rle_area(runs: dict[str, Any]) -> int:
     """Pixels of run lengths."""
-    from pycocotools import mask as rle
-
     return int(rle.area(runs))
 
 

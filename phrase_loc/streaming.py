@@ -34,7 +34,7 @@ from phrase_loc.images import IMAGE_ENDINGS, load_image
 from phrase_loc.localizer import Inference, PhraseLocalizer, Prepared, prepare
 from phrase_loc.models.store import model_digest
 from phrase_loc.proposals import Source
-from phrase_loc.tables import image_path, open_table
+from phrase_loc.tables import image_path, is_table, open_table
 
 _LONGEST = 200  # bytes of a name; 255 are allowed, and hidden names are longer
 _NAMED = 8  # endings and folders that a note names
@@ -59,10 +59,10 @@ def questions_of(
 ) -> list[Question]:
     """The questions in a folder of photographs (and below it), a table or one photograph.
 
-    A .csv or .parquet table has the columns `image` (paths relative to the table) and `phrase`; of all else the
+    A table has the columns `image` (paths relative to the table) and `phrase`; of all else the
     `phrases` are asked. `note` is told what of a folder is left out.
     """
-    if source.suffix.lower() in {".csv", ".parquet"} and not os.path.isdir(source):
+    if is_table(source) and not os.path.isdir(source):
         if phrases:
             raise ConfigError(f"the table {source} brings its own phrases; leave out {phrases[0]!r}")
         return _questions_in_table(source)
@@ -89,9 +89,11 @@ def _questions_in_table(path: Path) -> list[Question]:
         )
     asked: dict[str, list[str]] = {}
     for place, cells in table.rows(["image", "phrase"]):
-        image, phrase = ("" if cell is None else str(cell) for cell in cells)
-        if not image.strip() or not phrase.strip():
-            raise DataError(f"{place} of the table {path} lacks its image or its phrase; fill it in")
+        if not all(
+            isinstance(cell, str) and cell.strip() for cell in cells
+        ):  # a list of Parquet is no phrase
+            raise DataError(f"{place} of the table {path} lacks its image or its phrase as text; fill it in")
+        image, phrase = cells
         asked.setdefault(str(image_path(path.parent, image)), []).append(phrase)
     if not asked:
         raise DataError(f"the table {path} has no row below its header; write one for each phrase")
@@ -175,14 +177,13 @@ def answer_many(
             loader = DataLoader(left, batch_size=batch_size, num_workers=workers, collate_fn=prepared)
             with bar:
                 for batch in loader:
-                    answers = _answers(localizer, batch, top_k, threshold, masks)
-                    texts = (json.dumps(answer, ensure_ascii=False, allow_nan=False) for answer in answers)
-                    lines = (
-                        files.sealed_line(f"{key} {t}") for (key, *_), t in zip(batch, texts, strict=True)
-                    )
-                    files.append_text(_hidden(output, f"part{world.rank}"), "".join(lines), _FULL_DISK)
-                    refused += sum("error" in answer for answer in answers)
-                    bar.update(len(answers))
+                    lines = ""
+                    for key, answer in _answers(localizer, batch, top_k, threshold, masks):
+                        text = json.dumps(answer, ensure_ascii=False, allow_nan=False)
+                        lines += files.sealed_line(f"{key} {text}")
+                        refused += "error" in answer
+                    files.append_text(_hidden(output, f"part{world.rank}"), lines, _FULL_DISK)
+                    bar.update(len(batch))
         except RuntimeError as error:  # of torch's signal handler, wherever it finds this process
             if "DataLoader worker" not in str(error):
                 raise
@@ -212,16 +213,14 @@ def _prepared(
 
 def _answers(
     localizer: PhraseLocalizer, batch: list[_Ready], top_k: int, threshold: float | None, masks: bool
-) -> list[dict[str, Any]]:
+) -> Iterator[tuple[str, dict[str, Any]]]:
     scenes = iter(localizer.look_at([ready for *_, ready in batch if not isinstance(ready, str)]))
-    answers = []
-    for _, question, ready in batch:
+    for key, question, ready in batch:
         if isinstance(ready, str):
-            answers.append({"image": question.image, "error": ready})
+            yield key, {"image": question.image, "error": ready}
         else:
             predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k, threshold=threshold)
-            answers.append(answer_dict(question.image, ready.size, predictions, masks))
-    return answers
+            yield key, answer_dict(question.image, ready.size, predictions, masks)
 
 
 def _settings(localizer: PhraseLocalizer, top_k: int, threshold: float | None, masks: bool) -> dict[str, Any]:

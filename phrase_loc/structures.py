@@ -153,9 +153,14 @@ class Prediction:
 
     def mask_in(self, rank: int) -> Tensor | None:
         """The same of the box at a place from 0 (`masks.thing_mask`); by the map alone without `picture`."""
-        from phrase_loc.masks import mask_of
+        import torch
 
-        return mask_of(self, rank)
+        from phrase_loc.masks import thing_mask
+
+        if rank >= len(self.boxes) or self.size is None:
+            return None
+        box, heat = self.boxes[rank].tolist(), self.attention.cpu().numpy()
+        return torch.from_numpy(thing_mask(heat, box, self.size, self.picture))
 
     def __repr__(self) -> str:
         if not len(self.boxes):

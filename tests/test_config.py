@@ -164,7 +164,7 @@ AS_WRITTEN += [
 def test_text_stays_as_it_is_written(text, tmp_path):
     assert load_config(Config, [f"name={text}"]).name == text
     assert load_config(Config, ["name=x", f"source={text}"]).source == text
-    if text != "null":  # of a path that may be absent
+    if text not in ("", "null"):  # no path, and one that is absent
         assert load_config(Config, ["name=x", f"root={text}"]).root == Path(text)
 
 
@@ -194,3 +194,9 @@ def test_a_file_may_have_an_equals_sign(tmp_path):
     path = tmp_path / "lr=1.yaml"
     path.write_text("name: y\n")
     assert load_config(Config, [str(path)]).name == "y"
+
+
+def test_no_path_is_not_the_folder_one_stands_in(tmp_path):
+    for arguments in (["name=x", "root="], [written(tmp_path, "name: x\nroot: ''\n")]):
+        with pytest.raises(ConfigError, match="config key root is empty"):
+            load_config(Config, arguments)

@@ -1,5 +1,6 @@
 """Atomic writing, locks, digests and readers: a file is whole or not there, and every refusal is one sentence."""
 
+import os
 import subprocess
 import sys
 
@@ -93,3 +94,14 @@ def test_paths_that_are_no_files(tmp_path):
     for path in (tmp_path, tmp_path / "absent", "a\0b"):
         with pytest.raises(DataError, match="check the path"):
             files.read_bytes(path)
+
+
+def test_a_link_stays_a_link_and_a_pipe_is_not_replaced(tmp_path):
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    files.write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is a device or a pipe"):
+        files.write_text(tmp_path / "pipe", "new")
+    assert (tmp_path / "pipe").is_fifo()

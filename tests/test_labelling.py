@@ -15,7 +15,7 @@ from PIL import Image
 from phrase_loc.cli import main
 from phrase_loc.datasets.annotations import read_xml
 from phrase_loc.datasets.yolo import listed_names
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.label_formats import FORMATS, Place, formats_of, labelling_interface
 from phrase_loc.labelling import (
     LabelClass,
@@ -315,6 +315,7 @@ DOG, HAT = ("dog", ("a dog", "a puppy")), ("red hat", ("red hat",))
             [DOG, ("cup", ("a mug",), 0.5), HAT],
         ),
         ("c.yml", "- dog\n- red hat\n", [("dog", ("dog",)), HAT]),
+        ("c.yml", "7: no\nyes: 1.0\n", [("7", ("no",)), ("yes", ("1.0",))]),
     ],
 )
 def test_files_of_classes(name, text, classes, tmp_path):
@@ -328,8 +329,8 @@ def test_files_of_classes(name, text, classes, tmp_path):
         ("c.txt", "# nothing\n", "names no class"),
         ("c.txt", "dog: a dog\ndog: a puppy\n", "names 'dog' twice"),
         ("c.txt", ": a dog\n", "a class has a name"),
-        ("c.yaml", "dog: [\n", "is no YAML"),
-        ("c.yaml", "7: a dog\n", "a name in letters, got 7"),
+        ("c.yaml", "dog: [\n", "is not YAML"),
+        ("c.yaml", "dog: a dog\ndog: a puppy\n", "has the key dog twice"),
         ("c.yaml", "dog: {phrase: a dog}\n", "'dog' has 'phrase'"),
         ("c.yaml", "dog: {phrases: a dog, threshold: 1.5}\n", "a number from 0 to 1, got 1.5"),
         ("c.yaml", "dog: [[a]]\n", "are texts"),
@@ -338,7 +339,7 @@ def test_files_of_classes(name, text, classes, tmp_path):
 )
 def test_files_that_are_none(name, text, sentence, tmp_path):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(PhraseLocError, match=sentence):
         read_classes(tmp_path / name)
 
 

@@ -368,3 +368,15 @@ def test_files_of_phrases(tmp_path, content, told):
     else:
         with pytest.raises(DataError, match=told):
             read_phrases(path)
+
+
+TABLES = {"a.tsv": "image\tphrase\n1.png\ta cat\n", "a.jsonl": '{"image": "1.png", "phrase": "a cat"}\n'}
+
+
+@pytest.mark.parametrize(("name", "text"), TABLES.items())
+def test_a_table_of_any_kind_is_asked(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert [q.phrases for q in questions_of(tmp_path / name, [])] == [("a cat",)]
+    (tmp_path / "b.jsonl").write_text('{"image": "1.png", "phrase": ["a cat", "a dog"]}\n')
+    with pytest.raises(DataError, match=r"line 1 of the table .* lacks its image or its phrase as text"):
+        questions_of(tmp_path / "b.jsonl", [])

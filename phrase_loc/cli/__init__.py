@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from phrase_loc import __version__
-from phrase_loc.errors import PhraseLocError, nearest
+from phrase_loc.errors import ConfigError, PhraseLocError, nearest
 
 _REST = "phrase_loc.cli.commands"
 #: name -> (module with run_NAME(parser, arguments) -> exit code or None, one line of help)
@@ -125,6 +125,9 @@ def _dispatch(arguments: list[str]) -> int | None:
     name, *rest = arguments
     if name not in COMMANDS:
         top.error(f"unknown command {name!r}{nearest(name, COMMANDS)}; choose from {', '.join(COMMANDS)}")
+    if any(argument == "" or re.fullmatch("--[a-z-]+=", argument) for argument in rest):
+        what = "an argument is empty, perhaps a variable of the shell that is not set"
+        raise ConfigError(f"{what}; give it a value or leave it out")
     module, summary = COMMANDS[name]
     command = import_module(module)
     parser = argparse.ArgumentParser(prog=f"phrase-loc {name}", description=summary)

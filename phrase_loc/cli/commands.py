@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from phrase_loc.cli import COUNT, DEFAULT, note, probability, query, whole_number
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
-from phrase_loc.files import make_folder, read_text, write_text
+from phrase_loc.files import make_folder, read_text, refuse_foreign, write_text
 
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
@@ -232,7 +232,11 @@ def run_leaks(parser: argparse.ArgumentParser, given: list[str]) -> int:
     add("--output", metavar="OUT.json", help="write every pair found as JSON")
     args = parser.parse_intermixed_args(given)
     from phrase_loc.evaluation.leaks import audit
+    from phrase_loc.streaming import check_place
 
+    if args.output:  # which a long search must not find to be impossible
+        check_place(Path(args.output), [".json"])
+        refuse_foreign(args.output, r'\A{\n "train": {', "list of leaks", "choose another --output")
     found = audit(args.train, args.evaluation, args.distance)
     if args.output:
         write_text(args.output, json.dumps(found, indent=1) + "\n", "choose another --output")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import lock, read_text, same_file
+from phrase_loc.tables import is_table
 
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
@@ -32,7 +33,7 @@ RETURN_MEMORY = {MMAP_THRESHOLD: 4 << 20, ARENA_MAX: 2}
 def run_query(parser: argparse.ArgumentParser, given: list[str]) -> None:
     """Answer, print, draw."""
     add = parser.add_argument
-    text = "photographs, a folder of them, or a .csv or .parquet table with the columns image and phrase"
+    text = "photographs, a folder of them, or a table (.csv, .parquet, ...) with the columns image and phrase"
     add("image", metavar="IMAGE ...", help=text)
     add("phrases", metavar="PHRASE", nargs="*", help="what to look for, such as 'a red hat'")
     model_arguments(parser)
@@ -59,7 +60,7 @@ def run_query(parser: argparse.ArgumentParser, given: list[str]) -> None:
     images = _images(args)
     phrases = _phrases(args)
     many = len(images) > 1 or os.path.isdir(args.image) or args.output or args.gallery
-    if many or Path(args.image).suffix.lower() in {".csv", ".parquet"}:
+    if many or is_table(args.image):
         _query_many(args, images, phrases)
     elif not phrases:
         raise ConfigError(f"expected at least one phrase after {args.image}, such as 'a red hat'; got none")
@@ -87,8 +88,6 @@ def batch_arguments(parser: argparse._ActionsContainer) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be said before anything slow is imported."""
-    if not args.image:
-        raise ConfigError("expected an image file or a folder, got an empty name")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", args.image):
         raise ConfigError(f"{args.image} is an address; download the photograph and name its file")
     for phrase in args.phrases:

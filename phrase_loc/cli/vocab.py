@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from phrase_loc.cli import COUNT, DEFAULT, probability
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import same_file
+from phrase_loc.files import refuse_foreign, same_file
 from phrase_loc.text.parsing import parse
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
     text = f"share of the size that two-word units may take, 0 for none {DEFAULT}"
     add("--pair-share", type=probability, default=0.25, metavar="X", help=text)
     text = f"normalised PMI from which two neighbours are a unit {DEFAULT}"
-    add("--min-association", type=float, default=0.35, metavar="X", help=text)
+    add("--min-association", type=probability, default=0.35, metavar="X", help=text)
     text = "columns or JSON fields that hold text (default: the usual names)"
     add("--fields", nargs="+", metavar="NAME", help=text)
     add("--coverage", metavar="phrases.txt", help="report how much of these phrases is covered")
@@ -49,6 +49,7 @@ def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
         raise DataError(f"the folder {args.output.parent} of --output does not exist; make it first")
     if args.output.exists() and any(same_file(args.output, path) for path in expand(args.sources)):
         raise ConfigError(f"--output {args.output} is one of the sources; name another file")
+    refuse_foreign(args.output, r"\A[^\t\n]+\t\d+\s", "vocabulary", "name another --output")
     if args.coverage and not Path(args.coverage).is_file():
         raise DataError(f"the phrases {args.coverage} do not exist; check --coverage")
     counter, skipped = UnitCounter(), Skipped()

@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from phrase_loc.config import parsed_yaml
 from phrase_loc.datasets.annotations import Annotated, ClassName, brief, by_name, class_names, frame, number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
@@ -102,18 +101,30 @@ def own_names(names: Sequence[str]) -> dict[int, ClassName]:
 
 
 def listed_names(root: Path) -> dict[int, ClassName]:
-    """Number -> class by a list of names that lies in the tree, or COCO's 80 in their order where none does."""
-    path = next((p for f in (root, root / "labels") for n in LISTS if (p := f / n).is_file()), None)
-    if path is None:
-        return dict(enumerate(class_names("coco")))
+    """Number -> class by the lists of names that lie in the tree, or COCO's 80 in their order where none does."""
+    lists = [path for folder in (root, root / "labels") for n in LISTS if (path := folder / n).is_file()]
+    found = [by_name(_names(path), path.name, OWN) for path in lists] or [
+        dict(enumerate(class_names("coco")))
+    ]
+    for path, names in zip(lists, found, strict=False):
+        if names != found[0]:
+            raise DataError(f"{lists[0]} and {path} name other classes; remove one, or {OWN}")
+    return found[0]
+
+
+def _names(path: Path) -> dict[int, str]:
     text = read_text(path, "the list of classes")
-    names: Any = dict(enumerate(map(str.strip, text.strip().splitlines())))
+    names: Any = text.strip().splitlines()
     if path.suffix == ".yaml":
-        try:
-            names = yaml.safe_load(text)["names"]
-        except (yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError):
-            names = None
-        names = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        tree = parsed_yaml(text, str(path), dict[str, dict[str, str] | list[str]])
+        names = tree.get("names") if isinstance(tree, dict) else None
+    pairs = (
+        [*names.items()]
+        if isinstance(names, dict)
+        else [*enumerate(names)]
+        if isinstance(names, list)
+        else []
+    )
+    if not pairs or not all(str(n).isdecimal() and isinstance(name, str) for n, name in pairs):
         raise DataError(f"{path} has no list of class names (in YAML under `names`); mend it, or {OWN}")
-    return by_name(names, path.name, OWN)
+    return {int(n): name.strip() for n, name in pairs}

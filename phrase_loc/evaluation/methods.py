@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
 BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
-WITHOUT_PRIOR = "_no_prior"  # suffix of the row whose peaks are read without a location prior
 SAME_PEAK = "same_peak"
 NEAR = 0.05  # of the longer side
 CHUNK = 16  # full-size maps held at once,
@@ -74,7 +73,7 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
         Inference.from_dict(inference)
     known = [*METHODS, *(f"{m}@{c}" for m in METHODS for c in CONTROLS), *BASELINES]
     for name in (n for n in names if not n.startswith(external.PREFIXES)):
-        if name not in known and name.removesuffix(WITHOUT_PRIOR) not in METHODS:
+        if name not in known:
             is_file = name.endswith((*TABLE_ENDINGS, ".json"))
             hint = f" (did you mean 'predictions:{name[:80]}'?)" if is_file else nearest(name[:80], known)
             offered = ", ".join([*sorted(known), "predictions:FILE", "transformers:ID"])
@@ -121,13 +120,7 @@ def fingerprint(localizer: "PhraseLocalizer | None") -> str:
 def build(
     names: list[str], localizer: "PhraseLocalizer | None", others: Mapping[str, Method] | None = None
 ) -> list[Method]:
-    """The methods called `names`, in that order; `localizer` may be None when none asks it, `others` are external.
-
-    A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
-    `<name>_no_prior`: a prior is bias and no grounding, so no table is without that row. Peaks alone differ.
-    """
-    prior = localizer is not None and localizer.settings.prior > 0
-    rows = [row for n in names for row in ([n, n + WITHOUT_PRIOR] if prior and n in METHODS else [n])]
+    """The methods called `names`, in that order; `localizer` may be None when none asks it, `others` are external."""
     looks = list[Look]()
 
     def made(name: str) -> Method:
@@ -137,12 +130,11 @@ def build(
             return others[name]
         assert localizer is not None, "a method that looks needs a localizer"
         method, _, control = name.partition("@")
-        base = method.removesuffix(WITHOUT_PRIOR)
-        asked = localizer.with_settings(method=base, **({} if base == method else {"prior": 0.0}))
+        asked = localizer.with_settings(method=method)
         asked = randomised(asked) if control == "random_top" else asked
         return MapMethod(name, asked, looks, CONTROLS.get(control))
 
-    return [made(name) for name in dict.fromkeys(rows)]
+    return [made(name) for name in dict.fromkeys(names)]
 
 
 @dataclass
@@ -196,7 +188,7 @@ class MapMethod(Method):
             for grid in {rule.grid for rule in rules}:
                 frame = (grid, grid) if grid else size
                 own = [rule for rule in rules if rule.grid == grid]
-                full = self.localizer.heat(chunk, frame, prior=False)
+                full = self.localizer.heat(chunk, frame)
                 boxes = rescale(torch.stack([map_boxes(one, own) for one in full]), frame, size)  # (P, R, 4)
                 for rule, part in zip(own, boxes.unbind(1), strict=True):
                     found[rule].append(part)

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,16 +20,15 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.drawing import data_uri, small_jpeg
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.evaluator import framed
-from phrase_loc.evaluation.methods import WITHOUT_PRIOR
 from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, report
 from phrase_loc.evaluation.scoring import BASELINES
 from phrase_loc.evaluation.statistics import seal
-from phrase_loc.files import lock, make_folder, write_text
+from phrase_loc.files import lock, make_folder, refuse_foreign, write_text
 from phrase_loc.gallery import template
 from phrase_loc.images import load_image
 from phrase_loc.structures import GroundingSample
@@ -66,10 +65,7 @@ def reserved(config: EvaluateConfig) -> Iterator[None]:
     """
     output = config.output
     for ending, path in _files(config).items():
-        with path.open("rb") if path.is_file() else io.BytesIO() as file:
-            ours = OURS[ending] in file.read(4096).decode("utf-8", "replace")
-        if os.path.exists(path) and not ours:
-            raise ConfigError(f"output would overwrite {path}, which is no report; {ADVICE}")
+        refuse_foreign(path, re.escape(OURS[ending]), "report", ADVICE)
     make_folder(output.parent, ADVICE, f"the folder of output={output}")
     sentence = f"another evaluation is writing {output}; wait for it, or {ADVICE}"
     with lock(output.with_name(f".{output.name}.lock"), sentence):
@@ -188,18 +184,16 @@ def gallery(
     """
     if not records:
         return None, []
-    name = method = records[0]["method"]
+    name = records[0]["method"]
     own = [r for r in records if r["method"] == name]
     protocol = max(own, key=lambda r: 2 if "R@1" in r["values"] else not math.isnan(r["iou"]))["protocol"]
     asked = None if name in BASELINES or "@" in name else localizer
-    if asked is not None and name.endswith(WITHOUT_PRIOR):
-        asked, method = asked.with_settings(prior=0.0), name.removesuffix(WITHOUT_PRIOR)
     chosen = choose_cases([r for r in own if r["protocol"] == protocol])
     phrases = defaultdict[str, dict[str, None]](dict)
     for _, record in chosen:
         phrases[record["image_id"]][record["phrase"]] = None
     shown = [sample for sample in samples if sample.image_id in phrases]
-    seen = {s.image_id: _look(s, list(phrases[s.image_id]), asked, method) for s in shown}
+    seen = {s.image_id: _look(s, list(phrases[s.image_id]), asked, name) for s in shown}
     peaks = {_key(r): r["peak"] for r in own if not math.isnan(r["peak"][0])}  # a ranking has none
     cases = []
     for group, record in chosen:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, choose
-from phrase_loc.files import reason
+from phrase_loc.files import told
 from phrase_loc.models import efficientnet_lite, library_nets, towers
 
 #: The name of a source's own ImageNet weights; every other `weights` is a file.
@@ -147,17 +147,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"weights file {path} does not exist; give a .safetensors, .pth or .pt file")
-    try:
+    with told(path, "weights file", "it is truncated or of another kind: copy it again"):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             tensors = load_file(path)
         else:
             tensors = _read_torch(path)
-    except Exception as error:  # of a file that is anything, the two libraries raise anything
-        raise DataError(
-            f"weights file {path} cannot be read ({reason(error)}); it is truncated or of another kind: copy it again"
-        ) from None
     if not tensors:
         raise DataError(f"weights file {path} holds no tensors by name; give a state dict")
     for prefix in PREFIXES:

@@ -20,7 +20,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from phrase_loc.errors import ConfigError
 from phrase_loc.models import backbones, towers
 from phrase_loc.models.model import COMMON, FEATURES, FORMAT, ModelConfig, TextHead, TextToRegion, WordTable
-from phrase_loc.models.pair import Pair
 from phrase_loc.structures import Word
 from phrase_loc.text.phrases import EncodedPhrase
 from phrase_loc.text.vocabulary import Vocabulary
@@ -164,7 +163,7 @@ class ImageText(TextToRegion):
     project: Tensor
     reads_phrases = True
 
-    def __init__(self, name: str, pair: Pair, facts: Mapping[str, Any] | None = None):
+    def __init__(self, name: str, pair: towers.Pair, facts: Mapping[str, Any] | None = None):
         stages = nn.Sequential(pair.vision.stages)
         stages = fold_batch_norm(stages) if any(isinstance(m, NORMS) for m in stages.modules()) else stages
         embedding, side = pair.texts(["a photo"]).shape[1], pair.images["size"]

@@ -31,13 +31,13 @@ from typing import Any, cast
 from urllib.error import URLError
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import reason
 
 Stages = OrderedDict[str, nn.Module]
+Run = Callable[[Any, Tensor], Tensor]  # what a part of a network does
 
 #: VGG with or without batch norm -> letter of its layers in the paper's table, as torchvision keeps them.
 VGG = {f"vgg{depth}{norm}": letter for depth, letter in zip((11, 13, 16, 19), "ABDE") for norm in ("", "_bn")}
@@ -287,13 +287,7 @@ class Vision:
 class Part(nn.Module):
     """Some modules and parameters of a network, shared with it, under a function of them and x."""
 
-    def __init__(
-        self,
-        net: nn.Module,
-        keep: Sequence[str],
-        run: Callable[[Any, Tensor], Tensor],
-        prefix: int | None = None,
-    ):
+    def __init__(self, net: nn.Module, keep: Sequence[str], run: Run, prefix: int | None = None):
         super().__init__()
         self.net, self.run = copy.copy(net), run
         self.net._modules = {name: module for name, module in net._modules.items() if name in keep}
@@ -345,16 +339,6 @@ def patches_of(x: Tensor, prefix: int) -> Tensor:
     """The square plane of the patches, whose tokens stand after `prefix` others: (..., T, 1) -> (..., h, w)."""
     side = math.isqrt(x.shape[-2] - prefix)
     return x[..., prefix:, 0].unflatten(-1, (side, side))
-
-
-def resized(embedding: Tensor, side: int) -> Tensor:
-    """Position embeddings (1 + s*s, C), the first of no place, for a grid of another side: bicubic, antialiased."""
-    old = math.isqrt(len(embedding) - 1)
-    if old == side:
-        return embedding
-    plane = embedding[1:].T.reshape(1, -1, old, old)
-    fine = F.interpolate(plane, (side, side), mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([embedding[:1], fine.flatten(2)[0].T])
 
 
 def closed(net: Any, x: Tensor, norm: str, prefix: int) -> Tensor:

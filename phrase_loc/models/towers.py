@@ -14,7 +14,7 @@ import copy
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,60 +23,111 @@ from string import punctuation
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose, extra
 from phrase_loc.files import read_json, reason
 from phrase_loc.models import library_nets
-from phrase_loc.models.library_nets import Block, Part, Stages, Vision, closed, column, resized, tokens_of
-from phrase_loc.models.pair import Pair, Texts, logit, no_texts
+from phrase_loc.models.library_nets import Block, Part, Stages, Vision, closed, column, tokens_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+_AT_ONCE = 64  # prompts
 #: CLIP's own mean and std, which open_clip takes where a config names none.
 _CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 
 
-# transformers
+class Texts(nn.Module):
+    """A text tower with its own tokenizer, which cuts what is too long: prompts to embeddings of length 1."""
+
+    def __init__(
+        self, net: nn.Module, tokenize: Callable[[list[str]], Any], embed: Callable[[Any, Any], Tensor]
+    ):
+        super().__init__()
+        self.net, self.tokenize, self.embed = net, tokenize, embed
+
+    def ids(self, prompt: str) -> list[int]:
+        """The tokens of a prompt."""
+        given = self.tokenize([prompt])
+        return (given if isinstance(given, Tensor) else given["input_ids"])[0].tolist()
+
+    @torch.inference_mode()
+    def forward(self, prompts: Sequence[str]) -> Tensor:
+        """P prompts -> (P,E) on the device of the weights."""
+        device, parts = next(self.parameters()).device, range(0, len(prompts), _AT_ONCE)
+        tokens = (self.tokenize(list(prompts[i : i + _AT_ONCE])).to(device) for i in parts)
+        return F.normalize(torch.cat([self.embed(self.net, given) for given in tokens]), dim=-1)
 
 
-def _hf_images(place: str) -> dict[str, Any]:
-    from transformers.image_processing_base import ImageProcessingMixin
+@dataclass(frozen=True)
+class Pair:
+    """An image network and a text tower over one embedding of E numbers."""
 
-    config, facts = library_nets.architecture(place), dict[str, Any]()
-    with suppress(OSError):  # there is no preprocessor_config.json
-        facts = ImageProcessingMixin.get_image_processor_dict(place)[0]
-    size = facts.get("size")
-    if isinstance(size, dict):
-        size = size.get("shortest_edge", size.get("height"))
-    if not size and "num_patches" in config:  # a Siglip2, which takes any shape
-        size = math.isqrt(config["num_patches"]) * config["patch_size"]
-    found = {"mean": facts.get("image_mean"), "std": facts.get("image_std")}
-    return {**found, "size": size or config.get("image_size")}
+    vision: Vision
+    project: Tensor | None  # (E,D) from what is pooled to the embedding; None where that is the embedding
+    texts: Texts
+    scale: float  # of the cosine, and what is added to it, in the logit that the two belong together
+    bias: float
+    images: dict[str, Any]  # mean and std of RGB in 0..1, size
 
 
-def _hf_pair(place: str) -> Pair:
-    from transformers import AutoConfig
-
-    kind = AutoConfig.from_pretrained(place, **library_nets.UNTRUSTED).model_type
-    if kind not in library_nets.PAIRS:
-        raise no_texts(
-            f"hf:{place}", f"its model_type is {kind}, and the pairs are {', '.join(library_nets.PAIRS)}"
-        )
-    images = images_of("hf", place)
-    if not {"mean", "std"} <= set(images):
-        raise DataError(
-            f"{place} has no preprocessor_config.json with its images' mean and std; copy it whole"
-        )
-    net = library_nets.transformers_network(place)
-    project = getattr(net, "visual_projection", None)
-    vision, texts = library_nets.vision_transformer(net.vision_model), _hf_texts(net, place, "siglip" in kind)
-    net.vision_model = net.visual_projection = None  # the text tower is left
-    return Pair(vision, None if project is None else project.weight, texts, *logit(net), images)
+def _pair(net: Any, vision: Vision, project: Any, texts: Texts, images: dict[str, Any]) -> Pair:
+    """The pair of a network of transformers or open_clip, which holds the scale and bias of its logit."""
+    bias = getattr(net, "logit_bias", None)
+    scale = net.logit_scale.exp().item()
+    return Pair(vision, project, texts, scale, 0.0 if bias is None else bias.item(), images)
 
 
-def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
-    """`padded`: SigLIP reads texts of one length with their padding, in lower case and without punctuation."""
+def _no_texts(name: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"{name} has no text tower to be asked phrases ({why}); name an image-text model such as "
+        f"hf:openai/clip-vit-base-patch16, or train a word head over this one: model.backbone={name}"
+    )
+
+
+class _Transformers:
+    network = staticmethod(library_nets.transformers_network)
+    architecture = staticmethod(library_nets.architecture)
+    blank = staticmethod(library_nets.from_architecture)
+    trunk = staticmethod(library_nets.transformers_stages)
+
+    def images(self, place: str) -> dict[str, Any]:
+        from transformers.image_processing_base import ImageProcessingMixin
+
+        config, facts = self.architecture(place), dict[str, Any]()
+        with suppress(OSError):  # there is no preprocessor_config.json
+            facts = ImageProcessingMixin.get_image_processor_dict(place)[0]
+        size = facts.get("size")
+        if isinstance(size, dict):
+            size = size.get("shortest_edge", size.get("height"))
+        if not size and "num_patches" in config:  # a Siglip2, which takes any shape
+            size = math.isqrt(config["num_patches"]) * config["patch_size"]
+        found = {"mean": facts.get("image_mean"), "std": facts.get("image_std")}
+        return {**found, "size": size or config.get("image_size")}
+
+    def pair(self, place: str) -> Pair:
+        from transformers import AutoConfig
+
+        kind = AutoConfig.from_pretrained(place, **library_nets.UNTRUSTED).model_type
+        if kind not in library_nets.PAIRS:
+            pairs = ", ".join(library_nets.PAIRS)
+            raise _no_texts(f"hf:{place}", f"its model_type is {kind}, and the pairs are {pairs}")
+        images = images_of("hf", place)
+        if not {"mean", "std"} <= set(images):
+            raise DataError(
+                f"{place} has no preprocessor_config.json with its images' mean and std; copy it whole"
+            )
+        net = self.network(place)
+        project = getattr(net, "visual_projection", None)
+        vision = library_nets.vision_transformer(net.vision_model)
+        texts = _texts(net, place, "siglip" in kind)
+        net.vision_model = net.visual_projection = None  # the text tower is left
+        return _pair(net, vision, None if project is None else project.weight, texts, images)
+
+
+def _texts(net: Any, place: str, padded: bool) -> Texts:
+    """Of transformers; `padded`: SigLIP reads texts of one length with their padding, lower case, no punctuation."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(place, **library_nets.UNTRUSTED)
@@ -93,7 +144,60 @@ def _hf_texts(net: Any, place: str, padded: bool) -> Texts:
     return Texts(net, tokenize, lambda net, given: net.get_text_features(**given).pooler_output)
 
 
-# open_clip
+class _OpenClip:
+    def _name(self, place: str) -> tuple[str, str | None]:
+        """The name that open_clip takes, and the tag of its weights."""
+        import open_clip
+
+        if Path(place).is_dir():
+            return f"local-dir:{place}", None
+        name, _, tag = place.partition("/")
+        return (name, tag or None) if name in open_clip.list_models() else (f"hf-hub:{place}", None)
+
+    def _config(self, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What open_clip knows of the network, and of its images."""
+        import open_clip
+        from huggingface_hub import hf_hub_download
+
+        name, tag = self._name(place)
+        if not name.startswith(("local-dir:", "hf-hub:")):
+            return open_clip.get_model_config(name), open_clip.get_pretrained_cfg(name, tag) if tag else {}
+        local = Path(place) / OPEN_CLIP_CONFIG
+        found = read_json(local if local.parent.is_dir() else hf_hub_download(place, OPEN_CLIP_CONFIG))
+        return found["model_cfg"], found.get("preprocess_cfg") or {}
+
+    def images(self, place: str) -> dict[str, Any]:
+        config, facts = self._config(place)
+        size = facts.get("size") or config["vision_cfg"].get("image_size", 224)
+        return {**{key: facts.get(key) or own for key, own in _CLIP.items()}, "size": size}
+
+    def architecture(self, place: str) -> dict[str, Any]:
+        config, keys = self._config(place)[0], ("embed_dim", "vision_cfg", "quick_gelu")
+        return {"library": "open_clip", **{key: config.get(key) for key in keys}}
+
+    def blank(self, config: dict[str, Any]) -> Any:
+        from open_clip.model import _build_vision_tower
+
+        return _build_vision_tower(config["embed_dim"], config["vision_cfg"], bool(config.get("quick_gelu")))
+
+    def network(self, place: str) -> Any:
+        import open_clip
+
+        name, tag = self._name(place)
+        return open_clip.create_model(name, tag, require_pretrained=True, pretrained_text=False).eval()
+
+    def trunk(self, net: Any) -> nn.Sequential:
+        return _open_clip_vision(getattr(net, "visual", net)).trunk
+
+    def pair(self, place: str) -> Pair:
+        import open_clip
+
+        net, tokenizer = self.network(place), open_clip.get_tokenizer(self._name(place)[0])
+        vision, project = _open_clip_vision(net.visual), getattr(net.visual, "proj", None)
+        net.visual = None  # the text tower is left
+        texts = Texts(net, tokenizer, lambda net, given: net.encode_text(given))
+        project = None if project is None else project.T
+        return _pair(net, vision, project, texts, images_of("open_clip", place))
 
 
 def _open_clip_vision(visual: Any) -> Vision:
@@ -121,77 +225,61 @@ def _open_clip_vision(visual: Any) -> Vision:
 def _open_clip_embed(net: Any, images: Tensor) -> Tensor:
     plane = net.conv1(images)
     first = net.class_embedding.expand(len(plane), 1, -1)
-    tokens = torch.cat([first, tokens_of(plane)], 1) + resized(net.positional_embedding, plane.shape[-1])
+    tokens = torch.cat([first, tokens_of(plane)], 1) + _resized(net.positional_embedding, plane.shape[-1])
     return column(net.ln_pre(tokens))
 
 
 def _attention_pool(net: Any, x: Tensor) -> Tensor:
     """CLIP's attention pool, its position embeddings for the grid of x: (N,C,h,w) -> (N,E)."""
     pool = copy.copy(net.attnpool)  # a call in another thread may have another size
-    fitting = nn.Parameter(resized(pool.positional_embedding, x.shape[-1]), requires_grad=False)
+    fitting = nn.Parameter(_resized(pool.positional_embedding, x.shape[-1]), requires_grad=False)
     pool._parameters = {**pool._parameters, "positional_embedding": fitting}
     return pool(x)
 
 
-def _open_clip_name(place: str) -> tuple[str, str | None]:
-    """The name that open_clip takes, and the tag of its weights."""
-    import open_clip
+def _resized(embedding: Tensor, side: int) -> Tensor:
+    """Position embeddings (1 + s*s, C), the first of no place, for a grid of another side."""
+    from timm.layers import resample_abs_pos_embed  # a dependency of open_clip
 
-    if Path(place).is_dir():
-        return f"local-dir:{place}", None
-    name, _, tag = place.partition("/")
-    return (name, tag or None) if name in open_clip.list_models() else (f"hf-hub:{place}", None)
+    return resample_abs_pos_embed(embedding[None], [side, side])[0]
 
 
-def _open_clip_config(place: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What open_clip knows of the network, and of its images."""
-    import open_clip
-    from huggingface_hub import hf_hub_download
+class _Timm:
+    def _config(self, place: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+        """What timm knows of the weights, the architecture's name, and its options."""
+        import timm
+        from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 
-    name, tag = _open_clip_name(place)
-    if not name.startswith(("local-dir:", "hf-hub:")):
-        return open_clip.get_model_config(name), open_clip.get_pretrained_cfg(name, tag) if tag else {}
-    local = Path(place) / OPEN_CLIP_CONFIG
-    found = read_json(local if name.startswith("local-dir:") else hf_hub_download(place, OPEN_CLIP_CONFIG))
-    return found["model_cfg"], found.get("preprocess_cfg") or {}
+        if Path(place).is_dir() or "/" in place:
+            read = load_model_config_from_path if Path(place).is_dir() else load_model_config_from_hf
+            return cast(Any, read(place))
+        facts: Any = timm.get_pretrained_cfg(place, allow_unregistered=False)
+        return facts.to_dict(), place.partition(".")[0], {}
 
+    def images(self, place: str) -> dict[str, Any]:
+        facts = self._config(place)[0]
+        return {"mean": facts["mean"], "std": facts["std"], "size": facts["input_size"][-1]}
 
-def _open_clip_images(place: str) -> dict[str, Any]:
-    config, facts = _open_clip_config(place)
-    size = facts.get("size") or config["vision_cfg"].get("image_size", 224)
-    return {**{key: facts.get(key) or own for key, own in _CLIP.items()}, "size": size}
+    def architecture(self, place: str) -> dict[str, Any]:
+        _, name, options = self._config(place)
+        return {"library": "timm", "name": name, "options": dict(options or {})}
 
+    def blank(self, config: dict[str, Any]) -> Any:
+        import timm
 
-def _open_clip_architecture(place: str) -> dict[str, Any]:
-    config, _ = _open_clip_config(place)
-    return {"library": "open_clip", **{k: config.get(k) for k in ("embed_dim", "vision_cfg", "quick_gelu")}}
+        return timm.create_model(config["name"], pretrained=False, **config["options"])
 
+    def network(self, place: str) -> Any:
+        import timm
 
-def _open_clip_blank(config: dict[str, Any]) -> Any:
-    from open_clip.model import _build_vision_tower
+        source = "local-dir:" if Path(place).is_dir() else "hf-hub:" if "/" in place else ""
+        return timm.create_model(source + place, pretrained=True).eval()
 
-    return _build_vision_tower(config["embed_dim"], config["vision_cfg"], bool(config.get("quick_gelu")))
+    def trunk(self, net: Any) -> nn.Sequential:
+        return _timm_vision(net).trunk
 
-
-def _open_clip_network(place: str) -> Any:
-    import open_clip
-
-    name, tag = _open_clip_name(place)
-    return open_clip.create_model(name, tag, require_pretrained=True, pretrained_text=False).eval()
-
-
-def _open_clip_pair(place: str) -> Pair:
-    import open_clip
-
-    net, tokenizer = _open_clip_network(place), open_clip.get_tokenizer(_open_clip_name(place)[0])
-    vision, project = _open_clip_vision(net.visual), getattr(net.visual, "proj", None)
-    net.visual = None  # the text tower is left
-    texts = Texts(net, tokenizer, lambda net, given: net.encode_text(given))
-    project = None if project is None else project.T
-    return Pair(vision, project, texts, *logit(net), images_of("open_clip", place))
-
-
-# timm
+    def pair(self, place: str) -> Pair:
+        raise _no_texts(f"timm:{place}", "timm's networks see images alone")
 
 
 def _timm_vision(net: Any) -> Vision:
@@ -222,89 +310,9 @@ def _timm_embed(net: Any, images: Tensor) -> Tensor:
     return column(net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images)))))
 
 
-def _timm_config(place: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """What timm knows of the weights, the architecture's name, and its options."""
-    import timm
-    from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
-
-    if Path(place).is_dir() or "/" in place:
-        read = load_model_config_from_path if Path(place).is_dir() else load_model_config_from_hf
-        return cast(Any, read(place))
-    facts: Any = timm.get_pretrained_cfg(place, allow_unregistered=False)
-    return facts.to_dict(), place.partition(".")[0], {}
-
-
-def _timm_images(place: str) -> dict[str, Any]:
-    facts = _timm_config(place)[0]
-    return {"mean": facts["mean"], "std": facts["std"], "size": facts["input_size"][-1]}
-
-
-def _timm_architecture(place: str) -> dict[str, Any]:
-    _, name, options = _timm_config(place)
-    return {"library": "timm", "name": name, "options": dict(options or {})}
-
-
-def _timm_network(place: str) -> Any:
-    import timm
-
-    source = "local-dir:" if Path(place).is_dir() else "hf-hub:" if "/" in place else ""
-    return timm.create_model(source + place, pretrained=True).eval()
-
-
-def _timm_blank(config: dict[str, Any]) -> Any:
-    import timm
-
-    return timm.create_model(config["name"], pretrained=False, **config["options"])
-
-
-def _timm_pair(place: str) -> Pair:
-    raise no_texts(f"timm:{place}", "timm's networks see images alone")
-
-
-# Names
-
-
-@dataclass(frozen=True)
-class Library:
-    """How a library reads a place: its network with the weights, its pair, what `images_of` and `architecture` say.
-
-    Further the network of such an architecture, its weights random, and a network's trunk, which shares its weights.
-    """
-
-    network: Callable[[str], Any]
-    pair: Callable[[str], Pair]
-    images: Callable[[str], dict[str, Any]]
-    architecture: Callable[[str], dict[str, Any]]
-    blank: Callable[[dict[str, Any]], Any]
-    trunk: Callable[[Any], nn.Sequential]
-
-
-LIBRARIES: dict[str, Library] = {
-    "hf": Library(
-        library_nets.transformers_network,
-        _hf_pair,
-        _hf_images,
-        library_nets.architecture,
-        library_nets.from_architecture,
-        library_nets.transformers_stages,
-    ),
-    "open_clip": Library(
-        _open_clip_network,
-        _open_clip_pair,
-        _open_clip_images,
-        _open_clip_architecture,
-        _open_clip_blank,
-        lambda net: _open_clip_vision(getattr(net, "visual", net)).trunk,
-    ),
-    "timm": Library(
-        _timm_network,
-        _timm_pair,
-        _timm_images,
-        _timm_architecture,
-        _timm_blank,
-        lambda net: _timm_vision(net).trunk,
-    ),
-}
+#: Library -> how it reads a place: the network with its weights, the pair, what `images_of` and `architecture` say;
+#: and the network of such an architecture, its weights random (`blank`), and a network's trunk, sharing its weights.
+LIBRARIES: dict[str, Any] = {"hf": _Transformers(), "open_clip": _OpenClip(), "timm": _Timm()}
 
 
 def split_name(name: str) -> tuple[str, str] | None:

@@ -23,6 +23,7 @@ from phrase_loc.errors import DataError
 from phrase_loc.images import load_tensor
 from phrase_loc.pairs.sources import Source
 from phrase_loc.skipped import Fault
+from phrase_loc.text.english import LISTS
 from phrase_loc.text.vocabulary import WordLabels
 
 #: (epoch, number of the sample, which of the input sizes).
@@ -33,12 +34,8 @@ FILLER = -1
 Labeller = Callable[[Sequence[str]], WordLabels]
 
 _SIDES = re.compile(r"\b(left|right|leftmost|rightmost|clockwise|counterclockwise)\b", re.IGNORECASE)
-_COLOURS = re.compile(
-    r"\b(red(d(?=ish))?|green|blue|yellow|orange|purple|pink|brown|black|white|gr[ae]y|tan|beige|gold(en)?|silver|"
-    r"teal|violet|maroon|navy|turquoise|khaki|blond[e]?|crimson|scarlet|lavender|colou?r\w*|multicolou?red)"
-    r"(ish)?\b",
-    re.IGNORECASE,
-)
+_FURTHER = ("redd(?=ish)", "grey", "blonde?", "crimson", "scarlet", r"(multi)?colou?r\w*")
+_COLOURS = re.compile(rf"\b({'|'.join([*LISTS.colours, *_FURTHER])})(ish)?\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -171,22 +168,18 @@ class Transform:
         return F.adjust_hue(F.adjust_saturation(image, factors[2]), hue)
 
 
+@dataclass(eq=False)
 class WebImages(Dataset[Sample]):
     """The samples of a source by `Item`; `seed`, epoch and number fix every random choice, in whichever process.
 
     With `negatives`, photographs whose texts hold no word of the vocabulary are samples too, of none of its words.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        labeller: Labeller,
-        transforms: Sequence[Transform],
-        seed: int,
-        negatives: bool = False,
-    ):
-        self.source, self.labeller, self.transforms, self.seed = source, labeller, transforms, seed
-        self.negatives = negatives
+    source: Source
+    labeller: Labeller
+    transforms: Sequence[Transform]
+    seed: int
+    negatives: bool = False
 
     def __len__(self) -> int:
         return len(self.source)

@@ -12,11 +12,7 @@ import unicodedata
 from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import islice
-
-
-def words(text: str) -> frozenset[str]:
-    """Words that white space separates, as a set."""
-    return frozenset(text.split())
+from types import SimpleNamespace
 
 
 def _lists() -> dict[str, list[str]]:
@@ -30,51 +26,29 @@ def _table(name: str) -> dict[str, str]:
 
 
 _LISTED = _lists()
-LISTS = {name: frozenset(found) for name, found in _LISTED.items()}
-DETERMINERS = LISTS["determiners"]
-OPENING_DETERMINERS = LISTS["opening_determiners"]
-COUNTS = LISTS["counts"]
-_OTHER_NUMBERS = LISTS["other_numbers"]
-NUMBERS = COUNTS | _OTHER_NUMBERS | LISTS["other_numbers_of_things"]
-ORDINALS = LISTS["ordinals"]
-NUMBERING = (COUNTS - {"one"}) | _OTHER_NUMBERS | ORDINALS
-"""What tells which one or how many."""
-RELATIONS = LISTS["relations"]
-SIDES = LISTS["sides"]
-PLACES = LISTS["places"]
-TOLD_BY_PLACE = LISTS["told_by_place"]
-NAMED_BY_PLACE = LISTS["named_by_place"]
-PREPOSITIONS = LISTS["prepositions"]
-CONJUNCTIONS = LISTS["conjunctions"]
-AUXILIARIES = LISTS["auxiliaries"]
+#: `LISTS.sides` and so on: each list of the file as a set.
+LISTS = SimpleNamespace(**{name: frozenset(found) for name, found in _LISTED.items()})
+NUMBERS = LISTS.counts | LISTS.other_numbers | LISTS.other_numbers_of_things
 PERSONS = _table("persons")
-PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | LISTS["further_pronouns"]
-NEGATIONS = LISTS["negations"]
-ADVERBS = LISTS["adverbs"]
-FUNCTION_WORDS = DETERMINERS | NUMBERS | PREPOSITIONS | CONJUNCTIONS | AUXILIARIES | PRONOUNS | ADVERBS
-COLOURS = LISTS["colours"]
-ADJECTIVES = COLOURS | LISTS["adjectives"]
-NOUNS_WHEN_LAST = LISTS["nouns_when_last"]
-_ADJECTIVE_ENDINGS = tuple(LISTS["adjective_endings"])
-EMPTY_BEFORE_OF = LISTS["empty_before_of"]
-SHARED_BEFORE_OF = LISTS["shared_before_of"]
-_VERBS = LISTS["verbs"]
+PRONOUNS = frozenset(PERSONS) - {"who", "whom"} | LISTS.further_pronouns
+_JOINING = LISTS.prepositions | LISTS.conjunctions | LISTS.auxiliaries
+FUNCTION_WORDS = LISTS.determiners | NUMBERS | _JOINING | PRONOUNS | LISTS.adverbs
+ADJECTIVES = LISTS.colours | LISTS.adjectives
+_ADJECTIVE_ENDINGS = tuple(LISTS.adjective_endings)
 PRESENT_PARTICIPLES = frozenset(
-    (v + v[-1] if v in LISTS["doubled"] else re.sub("(?<=[^e])e$", "", re.sub("ie$", "y", v))) + "ing"
-    for v in _VERBS
+    (v + v[-1] if v in LISTS.doubled else re.sub("(?<=[^e])e$", "", re.sub("ie$", "y", v))) + "ing"
+    for v in LISTS.verbs
 )
-PAST_PARTICIPLES = LISTS["past_participles"]
 THIRD_PERSON = frozenset(
-    re.sub("([sxo]|[cs]h)$", r"\1e", re.sub("(?<=[^aeo])y$", "ie", v)) + "s" for v in _VERBS
+    re.sub("([sxo]|[cs]h)$", r"\1e", re.sub("(?<=[^aeo])y$", "ie", v)) + "s" for v in LISTS.verbs
 )
-VERB_BASES = _VERBS - LISTS["verbs_that_are_nouns"]
-VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | PAST_PARTICIPLES | {"overlooking"}
+VERB_BASES = LISTS.verbs - LISTS.verbs_that_are_nouns
+VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | LISTS.past_participles | {"overlooking"}
 """What makes a pair of words a clause ('dog runs') and not a name ('dirt bike')."""
-SINGULARS = _table("irregular") | {w + end: w for end in ("s", "es") for w in LISTS[f"with_{end}"]}
+SINGULARS = _table("irregular") | {w + end: w for end in ("s", "es") for w in _LISTED[f"with_{end}"]}
 """Of plurals that the rules below would get wrong."""
 VARIANTS = _table("variants")
-INVARIANT = LISTS["invariant"]
-_IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolves")
+_IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolves", "men")
 
 MAX_TOKENS = 256  # more of a text is not read: a phrase is a few words, and a whole caption is below this
 MAX_LETTERS = 40  # a longer token is cut, ends in '…' and is no word
@@ -87,7 +61,7 @@ def is_function_word(token: str) -> bool:
 
 def may_be_shown(token: str) -> bool:
     """Whether a token can be a word of the vocabulary: no function word, or a number of things."""
-    return token in COUNTS or not is_function_word(token)
+    return token in LISTS.counts or not is_function_word(token)
 
 
 def is_modifier(token: str) -> bool:
@@ -170,13 +144,11 @@ def canonical(token: str) -> str:
 def _singular(word: str) -> str:
     if word in SINGULARS:
         return SINGULARS[word]
-    if word in INVARIANT or len(word) < 4:
+    if word in LISTS.invariant or len(word) < 4:
         return word
     for ending in _IRREGULAR_ENDINGS:
         if word.endswith(ending):
             return word.removesuffix(ending) + SINGULARS[ending]
-    if word.endswith("men"):
-        return word[:-2] + "an"
     if not word.endswith("s") or word.endswith(("ss", "us", "is", "ics")):
         return word
     if word.endswith("ies") and len(word) > 4:

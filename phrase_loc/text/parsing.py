@@ -16,11 +16,12 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from phrase_loc.text import english
-from phrase_loc.text.english import canonical, is_function_word, tokens
+from phrase_loc.text.english import LISTS, canonical, is_function_word, tokens
 
-_AT = english.words("in on at to from near by towards")
+#: What tells which one or how many.
+_NUMBERING = (LISTS.counts - {"one"}) | LISTS.other_numbers | LISTS.ordinals
 _NUMERAL = re.compile(r"\d+(?:st|nd|rd|th)?")
-_ABOUT_SIDES = english.SIDES | english.PLACES | {"hand", "most", "handed"}
+_ABOUT_SIDES = LISTS.sides | LISTS.places | {"hand", "most", "handed"}
 
 
 class Role(IntEnum):
@@ -57,12 +58,12 @@ def parse(phrase: str | list[str]) -> list[Token]:
         if token == "left" and _is_verb(before, after)
         else token
         for i, (before, token, after) in enumerate(around)
-        if i not in unread and token not in english.ORDINALS and not _NUMERAL.fullmatch(token)
+        if i not in unread and token not in LISTS.ordinals and not _NUMERAL.fullmatch(token)
     ]
     result: list[Token] = []
     headed, last = True, ""
     for number, (opener, words) in enumerate(_clauses(found)):
-        joined = opener in english.CONJUNCTIONS or (opener == "of" and last in english.SHARED_BEFORE_OF)
+        joined = opener in LISTS.conjunctions or (opener == "of" and last in LISTS.shared_before_of)
         headed = headed and (joined or number == 0)
         heads = _heads(words) if headed else []
         other = Role.MODIFIER if headed else Role.CONTEXT
@@ -80,7 +81,7 @@ def negation(found: Sequence[str]) -> str | None:
     """
     for token, following in zip_longest(found, found[1:], fillvalue=""):
         formed = token.endswith(("n't", "-free")) or token.startswith(("no-", "non-"))
-        if formed or token in english.NEGATIONS or (token == "free" and following in ("of", "from")):
+        if formed or token in LISTS.negations or (token == "free" and following in ("of", "from")):
             return token
     return None
 
@@ -93,9 +94,9 @@ def relations(found: Sequence[str]) -> dict[str, str]:
     """
     told, result = _places_told(found), {}
     for i, (token, after) in enumerate(zip_longest(found, found[1:], fillvalue="")):
-        if token in english.NUMBERING or _NUMERAL.fullmatch(token):
+        if token in _NUMBERING or _NUMERAL.fullmatch(token):
             result[token] = "which or how many"
-        elif i in told or token in english.RELATIONS or (token in english.PLACES and after == "of"):
+        elif i in told or token in LISTS.relations or (token in LISTS.places and after == "of"):
             result["next to" if (token, after) == ("next", "to") else token] = "where"
     return result
 
@@ -105,14 +106,14 @@ def _places_told(found: Sequence[str]) -> set[int]:
     told: set[int] = set()
     padded = ["", "", *found, ""]
     for i, (first, before, token, after) in enumerate(zip(padded, padded[1:], found, padded[3:])):
-        if i - 1 in told and (token in english.PLACES or (token == "hand" and after in english.PLACES)):
+        if i - 1 in told and (token in LISTS.places or (token == "hand" and after in LISTS.places)):
             told.add(i)  # 'the left side', 'the left hand side'
-        elif token in english.PLACES:  # 'the top shelf', 'a man at the top'
+        elif token in LISTS.places:  # 'the top shelf', 'a man at the top'
             opened = not before or is_function_word(before)
-            beside = opened and (after in english.SIDES or canonical(after) in english.TOLD_BY_PLACE)
+            beside = opened and (after in LISTS.sides or canonical(after) in LISTS.told_by_place)
             at = first if before == "the" else before
             closed = after in english.VERB_FORMS or (is_function_word(after) and after != "of") or not after
-            named = closed and at in _AT and f"{at}-{token}" not in english.NAMED_BY_PLACE
+            named = closed and at in LISTS.at and f"{at}-{token}" not in LISTS.named_by_place
             named = named and not all(map(is_function_word, found[:i]))
             told |= {i} if beside or named else set()
         elif _is_side(before, token, after):
@@ -123,18 +124,18 @@ def _places_told(found: Sequence[str]) -> set[int]:
 def _is_side(before: str, token: str, after: str) -> bool:
     """'left', 'top-left', 'left-hand'; no name such as 'left turn', and not the verb."""
     parts = token.split("-")
-    if english.SIDES.isdisjoint(parts) or not _ABOUT_SIDES.issuperset(parts):
+    if LISTS.sides.isdisjoint(parts) or not _ABOUT_SIDES.issuperset(parts):
         return False
-    named = f"{token}-{canonical(after)}" in english.NAMED_BY_PLACE
+    named = f"{token}-{canonical(after)}" in LISTS.named_by_place
     return not named and not (token == "left" and _is_verb(before, after))
 
 
 def _is_verb(before: str, after: str) -> bool:
     """Whether 'left' between these is of 'leave': 'a man who left', 'a man left a room', 'a bike left in rain'."""
-    subject = before in english.AUXILIARIES or before in english.PRONOUNS or before in ("who", "that")
+    subject = before in LISTS.auxiliaries or before in english.PRONOUNS or before in ("who", "that")
     if not subject and (not before or is_function_word(before) or not _is_noun(before)):
         return False
-    goes_on = after in english.DETERMINERS or after in english.ADVERBS or after in english.PREPOSITIONS
+    goes_on = after in LISTS.determiners or after in LISTS.adverbs or after in LISTS.prepositions
     return after != "of" and (subject or goes_on)
 
 
@@ -144,7 +145,7 @@ def _clauses(found: list[str]) -> list[tuple[str, list[str]]]:
     for token, following in zip_longest(found, found[1:], fillvalue=""):
         words = clauses[-1][1]
         if _cuts(token, following, words):
-            if token == "of" and words and canonical(words[-1]) in english.EMPTY_BEFORE_OF:
+            if token == "of" and words and canonical(words[-1]) in LISTS.empty_before_of:
                 words.clear()
             clauses.append((token, []))
         elif english.may_be_shown(token):
@@ -154,29 +155,29 @@ def _clauses(found: list[str]) -> list[tuple[str, list[str]]]:
 
 def _cuts(token: str, following: str, before: list[str]) -> bool:
     """Whether the clause ends here. A verb form cuts only after a noun: 'a running man' is one clause."""
-    if token in english.PREPOSITIONS or token in english.AUXILIARIES:
+    if token in LISTS.prepositions or token in LISTS.auxiliaries:
         return True
     after_noun = bool(before) and _is_noun(before[-1])
-    if token in english.CONJUNCTIONS:
-        return after_noun or following in english.DETERMINERS or following in english.NUMBERS
+    if token in LISTS.conjunctions:
+        return after_noun or following in LISTS.determiners or following in english.NUMBERS
     if not after_noun:
         return False
-    if token in english.PAST_PARTICIPLES:  # 'a man dressed in red', but 'a snow covered mountain'
+    if token in LISTS.past_participles:  # 'a man dressed in red', but 'a snow covered mountain'
         return is_function_word(following)
     if token in english.THIRD_PERSON:
         return bool(following)
-    return token in english.PRESENT_PARTICIPLES or token in english.OPENING_DETERMINERS
+    return token in english.PRESENT_PARTICIPLES or token in LISTS.opening_determiners
 
 
 def _is_noun(word: str) -> bool:
-    return not english.is_modifier(word) and word not in english.COUNTS
+    return not english.is_modifier(word) and word not in LISTS.counts
 
 
 def _heads(words: list[str]) -> list[int]:
     """Places of the head in a clause: its last noun, or its colours when colours are all it has."""
-    if words[-1] in english.NOUNS_WHEN_LAST:
+    if words[-1] in LISTS.nouns_when_last:
         return [len(words) - 1]
     nouns = [i for i, word in enumerate(words) if _is_noun(word)]
-    named = [i for i, word in enumerate(words) if word not in english.COUNTS] or [len(words) - 1]
-    colours = not nouns and all(words[i] in english.COLOURS for i in named)
+    named = [i for i, word in enumerate(words) if word not in LISTS.counts] or [len(words) - 1]
+    colours = not nouns and all(words[i] in LISTS.colours for i in named)
     return named if colours else (nouns or named)[-1:]

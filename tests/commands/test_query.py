@@ -11,6 +11,7 @@ from PIL import Image
 
 from phrase_loc import files
 from phrase_loc.cli import COMMANDS, main
+from phrase_loc.gallery import overlay_places
 from phrase_loc.localizer import PhraseLocalizer
 
 
@@ -88,13 +89,15 @@ def test_text_overlay_and_profile(photo, tiny_model, tmp_path, capsys):
         (["a" * 300 + ".png", "dog"], "File name too long"),
         (["a" * 300, "dog", "--output", "a.jsonl"], "does not exist"),
         (["{photo}", "--phrases", "a" * 300], "File name too long"),
-        (["{photo}", "a" * 300 + ".png", ""], "got an empty one"),
+        (["{photo}", "a" * 300 + ".png", " "], "got an empty one"),
         (["{photo}", "dog", "--device", "gpu"], "device must be"),
         (["{photo}", "dog", "--overlay", "."], "must end like an image"),
         (["{photo}", "--phrases", "none.txt"], "file of phrases none.txt does not exist"),
         (["{photo}", "--phrases", "latin.txt"], "is not UTF-8 text"),
-        (["{photo}", "dog", ""], "got an empty one"),
-        (["", "dog"], "got an empty name"),
+        (["{photo}", "dog", ""], "an argument is empty"),
+        (["", "dog"], "an argument is empty"),
+        (["{photo}", "dog", "--output", ""], "an argument is empty"),
+        (["{photo}", "dog", "--synonyms="], "an argument is empty"),
         (["https://example.org/a.jpg", "dog"], "is an address; download"),
         (["{photo}", "dog", "--json", "--output", "a.jsonl"], "--json is for one photograph"),
         (["{photo}", "dog", "--output", "no/a.jsonl"], "cannot write in no: No such file"),
@@ -336,6 +339,11 @@ def test_several_photographs_are_answered_into_a_file_and_a_gallery(
         assert "not an image" in page
         assert "http" not in page
         gallery.unlink()
+
+
+def test_each_photograph_has_an_overlay_of_its_own(tmp_path):
+    places = overlay_places(tmp_path / "out", ["p/1.png", "p/1.png.jpg"], [])
+    assert [place.name for place in places.values()] == ["1.png.jpg", "1.png.jpg.jpg"]
 
 
 def test_overlays_of_a_folder_have_its_names(photo, tiny_model, tmp_path, capsys):

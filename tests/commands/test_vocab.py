@@ -43,12 +43,20 @@ def test_vocab_says_what_is_wrong_in_one_sentence(tmp_path, capsys):
         [source, "--output", output, "--coverage", str(tmp_path / "none.txt")],
         [source, "--output", output, "--min-count", "99"],
         [str(tmp_path / "none.txt"), "--output", output],
+        [source, "--output", str(tmp_path / "notes.txt")],
     ]
+    (tmp_path / "notes.txt").write_text("somebody's own")
     for arguments in cases:
         assert main(["vocab", *arguments]) == 2
         assert capsys.readouterr().err.startswith("error: ")
-    for option, value in [("--size", "0"), ("--min-count", "0"), ("--pair-share", "2")]:
+    for option, value in [
+        ("--size", "0"),
+        ("--min-count", "0"),
+        ("--pair-share", "2"),
+        ("--min-association", "nan"),
+    ]:
         with pytest.raises(SystemExit):
             main(["vocab", source, "--output", output, option, value])
         assert f"argument {option}: expected" in capsys.readouterr().err
     assert not (tmp_path / "vocab.txt").exists()
+    assert (tmp_path / "notes.txt").read_text() == "somebody's own"

@@ -13,7 +13,6 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.export import export
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.build import create
-from phrase_loc.models.library_nets import resized
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.models.towers import LIBRARIES
 from phrase_loc.text.phrases import distinct_words
@@ -115,21 +114,6 @@ def test_embeddings_and_logits_are_the_librarys_own_at_any_size(kind, larger, fo
     assert torch.allclose(words, text, atol=1e-6)
     assert torch.allclose(model.units(words) @ pooled.T, text @ embedded.T, atol=1e-5)
     assert torch.allclose(model.scores(pooled, words), logits, atol=1e-4)
-
-
-def test_position_embeddings_of_another_grid():
-    rows = torch.arange(4.0)[:, None].expand(4, 4)
-    plane = torch.stack([rows, rows.T, torch.full((4, 4), 2.0)], -1).flatten(0, 1)
-    embedding = torch.cat([torch.full((1, 3), 9.0), plane])
-    assert resized(embedding, 4) is embedding
-    found = resized(embedding, 8)
-    fine = found[1:].unflatten(0, (8, 8))
-    assert torch.equal(found[0], embedding[0])
-    assert torch.allclose(fine[..., 2], torch.tensor(2.0))
-    assert torch.allclose(
-        fine[2:6, 0, 0], torch.tensor([0.75, 1.25, 1.75, 2.25]), atol=0.1
-    )  # centres of cells
-    assert torch.allclose(fine[..., 0], fine[..., 1].T)
 
 
 @pytest.mark.parametrize("kind", ["clip", "open_clip_resnet"])
