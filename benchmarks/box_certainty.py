@@ -30,7 +30,7 @@ def rows(localizer: PhraseLocalizer, sample: GroundingSample) -> list[tuple[floa
         return []
     texts = [text for text, _ in asked]
     s, scene = localizer.settings, localizer.look(sample.path, sample.size)
-    heats = localizer.heat(localizer.attend(scene, texts).cpu(), (s.grid, s.grid), prior=False)
+    heats = localizer.heat(localizer.attend(scene, texts).cpu(), (s.grid, s.grid))
     scores = score_boxes(heats, scene.proposals, scene.size, s.gamma, s.spread)
     added = localizer.box_scores(scene, scene.proposals, localizer.phrase_units(localizer.encode(texts)))
     scores = scores if added is None else scores + added

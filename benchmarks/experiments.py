@@ -5,7 +5,7 @@
 
 Rows stand in experiments.yaml. What is finished is not repeated, and an interrupted row goes on; `--dry` prints the
 commands. At the end OUT/experiments.md holds the tables: A (pointing_any) and U (recall_union at 1, 5, 10) in percent
-of excitation backprop (c-MWP), CAM and Grad-CAM, without location prior; over several seeds the mean and the range.
+of excitation backprop (c-MWP), CAM and Grad-CAM; over several seeds the mean and the range.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 METHODS = ("contrastive_mwp", "cam", "grad_cam")
-ASKED = ("protocols=[pointing_any,recall_union]", "inference.prior=0", "bootstrap=200", "csv=false")
+ASKED = ("protocols=[pointing_any,recall_union]", "bootstrap=200", "csv=false")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--scratch", action="store_true")
     args = parser.parse_args()
-    shipped = PhraseLocalizer.from_pretrained("default").with_settings(prior=0.0)
+    shipped = PhraseLocalizer.from_pretrained("default")
     asked = scenes(shipped, args.val)
     centre = pointing(asked, lambda scene: (scene.size[1] / 2, scene.size[0] / 2))
     own = pointing(asked, peaks(shipped, KIND))
@@ -58,7 +58,7 @@ def main() -> None:
             out = args.folder / f"{'scratch' if args.scratch else 'run'}-{count}-{seed}"
             photographs = args.folder / f"photographs-{count}-{seed}"
             seconds = learn(args.shards, photographs, out, count, seed, args.scratch)
-            learned = PhraseLocalizer.from_pretrained(out / "model").with_settings(prior=0.0)
+            learned = PhraseLocalizer.from_pretrained(out / "model")
             same = unchanged(shipped, learned)  # so what was seen of a photograph serves both
             seen = asked if same else scenes(learned, args.val)
             hits = f"{pointing(seen, peaks(learned, TAG)):.1f}"

@@ -75,7 +75,7 @@ def row(
 
 
 def main() -> None:
-    """Draw them; in the pictures of docs/method.md the centre prior is off: the maps are the methods' own."""
+    """Draw them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -89,7 +89,6 @@ def main() -> None:
     phrase_loc(["query", str(args.photograph), *README_PHRASES, "--overlay", picture, "--device", "cpu"])
     localizer = PhraseLocalizer.from_pretrained("default", device="cpu")
     notebook(localizer, args.photograph, README_PHRASES, args.out / "notebook.png")
-    localizer = localizer.with_settings(prior=0.0)
     save_picture(methods(localizer, args.photograph, args.phrase), args.out / "methods.png")
     save_picture(words(localizer, args.photograph, args.caption), args.out / "words.png")
 

@@ -1,6 +1,7 @@
 """Answers for other tools: a JSON-ready dictionary, a pandas table, COCO results, detections, Parquet, a plot."""
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from phrase_loc.drawing import COLOURS, glow
 from phrase_loc.errors import ConfigError
+from phrase_loc.files import told
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.masks import encoded
@@ -216,6 +218,12 @@ def write_csv(answers: Iterable[dict[str, Any]], path: Path) -> None:
             found = enumerate(zip(row.get("boxes", ()), row.get("scores", ()), strict=True), start=1)
             cells = [dict(zip(_BOX_COLUMNS, (n, *box, score), strict=True)) for n, (box, score) in found]
             writer.writerows(row | box for box in cells or [{}])
+
+
+def answers_in(path: Path) -> Iterator[dict[str, Any]]:
+    """The answers of a finished .jsonl file, one at a time; a DataError where it cannot be read."""
+    with told(path, "the file of answers"), path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def phrase_rows(answer: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from phrase_loc import files
 from phrase_loc.errors import DataError
+from phrase_loc.images import load_image
 
 if TYPE_CHECKING:
     from phrase_loc.structures import Prediction, Scene
@@ -32,10 +33,7 @@ PANEL, SIDE = 512, 400  # longest side in pixels of a panel, and of a shown phot
 
 
 def overlay(
-    image: Image.Image,
-    predictions: "Sequence[Prediction]",
-    heats: Tensor | None = None,
-    masks: bool = False,
+    image: Image.Image, predictions: "Sequence[Prediction]", heats: Tensor | None = None, masks: bool = False
 ) -> Image.Image:
     """A panel for each phrase, at most three in a row: the map as a warm glow, best box, peak, words under it.
 
@@ -59,11 +57,7 @@ def overlay(
 
 
 def marked(
-    image: Image.Image,
-    prediction: "Prediction",
-    colour: str,
-    heat: Tensor | None = None,
-    mask: bool = False,
+    image: Image.Image, prediction: "Prediction", colour: str, heat: Tensor | None = None, mask: bool = False
 ) -> Image.Image:
     """The photograph with glow (or the `mask`, tinted), best box and peak, at most `PANEL` pixels a side.
 
@@ -145,8 +139,7 @@ def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _with_caption(picture: Image.Image, prediction: "Prediction") -> Image.Image:
     note = f"  ({prediction.verdict})" if prediction.verdict else ""
-    sheet = Image.new("RGB", (picture.width, picture.height + 26), "white")
-    sheet.paste(picture, (0, 0))
+    sheet = ImageOps.expand(picture, (0, 0, 0, 26), "white")
     font = ImageFont.load_default(size=15)
     text = " ".join(prediction.phrase.encode("utf-8", "replace").decode().split())[:200] + note
     while len(text) > 8 and font.getlength(text) > picture.width - 12:
@@ -182,8 +175,11 @@ def scene_html(scene: "Scene") -> str:
 
 
 def _figure(prediction: "Prediction", colour: str) -> str:
-    ground = _ground(prediction)
-    picture = ""
+    ground, picture = None, ""
+    if prediction.picture is not None:
+        ground = load_image(prediction.picture)
+    elif prediction.size is not None:  # a grey field of the photograph's shape
+        ground = Image.new("RGB", _within(prediction.size[::-1], SIDE), "#808080")
     if ground is not None:
         picture = _image(small_jpeg(marked(ground, prediction, colour), PANEL), prediction.phrase)
     words = (
@@ -210,14 +206,3 @@ def _framed(picture: str, facts: str) -> str:
 
 def _image(jpeg: bytes, text: str) -> str:
     return f'<img style="display:block;max-width:100%" alt="{escape(text)}" src="{data_uri(jpeg)}">'
-
-
-def _ground(prediction: "Prediction") -> Image.Image | None:
-    """What the answer is drawn on: the photograph, or a grey field of its shape, or nothing."""
-    if prediction.picture is not None:
-        return Image.open(io.BytesIO(prediction.picture)).convert("RGB")
-    if prediction.size is None:
-        return None
-    height, width = prediction.size
-    scale = SIDE / max(height, width)
-    return Image.new("RGB", (max(1, round(width * scale)), max(1, round(height * scale))), "#808080")

@@ -38,20 +38,17 @@ class ManyPhrases(nn.Module):
     def forward(self, images: list[Tensor], words: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The photograph at each size (1,3,S,S) RGB 0..255, row numbers (K,), (P,K) -> (P,h,w) >= 0, (P,)."""
         units, bias = self.model.units(words), self.model.word_bias(words)
-        maps, scores = zip(*(self._one_size(image, units, bias, weights) for image in images), strict=True)
+        maps, scores = [], []
+        for features in map(self.below, images):
+            signed = contrastive_map(features, units)[:, 0]  # (K,h,w)
+            maps.append(torch.einsum("pk,khw->phw", weights, signed).clamp(min=0))
+            scores.append(self.model.head.pool(self.model.head.unit_scores(features, units, bias))[0])  # (K,)
         strength = weights @ (torch.stack(scores).mean(0) + self.model.words.presence_bias[words])
         if len(maps) == 1:
             return maps[0], strength
         grid = (self.settings.grid, self.settings.grid)
         fine = [min_max(resize(found, grid)) for found in maps]
         return torch.stack(fine).mean(0), strength
-
-    def _one_size(self, image: Tensor, units: Tensor, bias: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps (P,h,w) and word scores (K,) of one input size."""
-        features = self.below(image)
-        scores = self.model.head.unit_scores(features, units, bias)  # (1,K,h,w)
-        signed = contrastive_map(features, units)[:, 0]  # (K,h,w)
-        return torch.einsum("pk,khw->phw", weights, signed).clamp(min=0), self.model.head.pool(scores)[0]
 
 
 def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onnx") -> Path:

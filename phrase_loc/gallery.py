@@ -1,19 +1,18 @@
 """Many answers as one page that needs nothing else: photographs, boxes, peaks, sorted and filtered in the browser."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from tqdm import tqdm
 
-from phrase_loc.display import phrase_rows
+from phrase_loc.display import answers_in, phrase_rows
 from phrase_loc.drawing import COLOURS, data_uri, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import make_folder, told, writing
+from phrase_loc.files import make_folder, writing
 from phrase_loc.images import IMAGE_ENDINGS, load_image
 from phrase_loc.tables import open_table
 
@@ -88,13 +87,10 @@ def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _rows(answers: Path) -> Iterator[dict[str, Any]]:
     """What `phrase_rows` gives, from any of the three formats."""
     if answers.suffix == ".jsonl":
-        with told(answers, "the file of answers"), answers.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield from phrase_rows(json.loads(line))
-        return
+        return chain.from_iterable(map(phrase_rows, answers_in(answers)))
     table = open_table(answers)
     rows = (dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows(table.columns))
-    yield from _rows_of_boxes(rows) if answers.suffix == ".csv" else rows
+    return _rows_of_boxes(rows) if answers.suffix == ".csv" else rows
 
 
 def _rows_of_boxes(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -122,9 +118,8 @@ def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) 
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
     names = [os.path.relpath(path, shared) for path in paths]
     pictures = [n if n.lower().endswith((".jpg", ".jpeg")) else f"{n}.jpg" for n in names]
-    pictures = (
-        pictures if len(set(pictures)) == len(names) else [f"{n}.jpg" for n in names]
-    )  # of 1.png, 1.png.jpg
+    if len(set(pictures)) < len(names):  # of 1.png, 1.png.jpg
+        pictures = [f"{n}.jpg" for n in names]
     places = [folder / name for name in pictures]
     within = [os.path.join(os.path.realpath(source), "") for source in sources if os.path.isdir(source)]
     if os.path.join(os.path.realpath(folder), "").startswith(tuple(within)) or not {

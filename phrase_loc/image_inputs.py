@@ -128,8 +128,7 @@ def name_of(source: object) -> str:
     """How a source is called in a sentence: its path, made printable and not too long."""
     if not isinstance(source, (str, os.PathLike)):
         return "the image"
-    path = os.fspath(source)
-    text = os.fsdecode(path) if isinstance(path, bytes) else path
+    text = os.fsdecode(source)
     text = text if text and text.isprintable() else ascii(text)
     return text if len(text) <= 300 else f"{text[:140]}...{text[-140:]}"
 
@@ -171,8 +170,11 @@ def _without_metadata(content: bytes) -> tuple[bytes, int]:
         return content.replace(b"ICC_PROFILE\0", bytes(12)).replace(b"Photoshop 3.0\0", bytes(14)), 1
     if content.startswith(_PNG):
         return _bare_png(content)
-    if content[:4] in _TIFF:
-        return _bare_tiff(content), orientation(content)
+    if content[:4] in _TIFF:  # the directory keeps what the pixels need, in place, and leads to no other
+        order, place, entries = _directory(content)
+        kept = [entry for entry in entries if struct.unpack_from(order + "H", entry)[0] in _PIXEL_TAGS]
+        directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4) if place else b""
+        return content[:place] + directory + content[place + len(directory) :], orientation(content)
     if content[4:8] == b"ftyp" and content[8:12] in {b"avif", b"avis", b"mif1", b"msf1"}:
         return _AVIF_EXIF.sub(rb"\1free", content), 1
     return content, 1
@@ -204,16 +206,6 @@ def _directory(data: bytes) -> tuple[str, int, list[bytes]]:
     (count,) = struct.unpack_from(order + "H", data, place)
     end = min(place + 2 + 12 * count, len(data) - 11)
     return order, place, [data[at : at + 12] for at in range(place + 2, end, 12)]
-
-
-def _bare_tiff(content: bytes) -> bytes:
-    """The directory keeps what the pixels need, in place, and leads to no other."""
-    order, place, entries = _directory(content)
-    if not place:
-        return content
-    kept = [entry for entry in entries if struct.unpack_from(order + "H", entry)[0] in _PIXEL_TAGS]
-    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)
-    return content[:place] + directory + content[place + len(directory) :]
 
 
 def _bare_png(content: bytes) -> tuple[bytes, int]:

@@ -16,7 +16,13 @@ from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Source
 
 #: Settings of older models and the value at which they did nothing; any other value is refused.
-RETIRED: dict[str, Any] = {"sharpness": 0, "mirrored": False, "score": "mass"}
+RETIRED: dict[str, Any] = {
+    "sharpness": 0,
+    "mirrored": False,
+    "score": "mass",
+    "prior": 0,
+    "prior_sigma": 0.25,
+}
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e9)]
@@ -47,9 +53,6 @@ class Inference:
     prompts: tuple[str, ...] = ()  # of an image-text pair, {phrase} in each; () for "a photo of {phrase}"
     #: what contrastive_mwp holds a unit against: its negative, or the mean unit of the model's commonest words
     dual: Literal["negative", "mean"] = "negative"
-    #: exponent of a Gaussian bump at the image's centre, 0 for none: bias and no grounding
-    prior: Weight = 0.0
-    prior_sigma: Annotated[float, Field(ge=1e-6, le=1e9)] = 0.25  # width of that bump as a share of the side
     proposals: str = "default"  # a key of proposals.PROPOSALS
     gamma: Annotated[float, Field(ge=-1e9, le=1e9)] = 0.4  # exponent of a box's area (ranking.score_boxes)
     spread: Weight = 0.0  # how strongly a box's area is held to what the map's extent lets expect; 0 for none

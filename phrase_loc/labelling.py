@@ -25,7 +25,7 @@ import torch
 from phrase_loc import files
 from phrase_loc.boxes import area, iou
 from phrase_loc.config import parsed_yaml
-from phrase_loc.display import utf8
+from phrase_loc.display import answers_in, utf8
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.gallery import MOST, write_page
@@ -167,42 +167,28 @@ class Labels:
         self, answers: Path, classes: Sequence[LabelClass], rules: Rules, calibration: dict[str, Any]
     ):
         self.answers, self.classes, self.rules = answers, classes, rules
-        self._classes_of: dict[str, list[int]] = {}  # the numbers of the classes that ask for a phrase
-        for number, c in enumerate(classes):
-            for phrase in c.phrases:
-                self._classes_of.setdefault(phrase, []).append(number)
-        rows = [self.present(answer) for answer in self.read() if "error" not in answer]
+        rows = [self.present(answer) for answer in answers_in(answers) if "error" not in answer]
         present = np.array(rows, np.float32).reshape(-1, len(classes))
         self.thresholds = thresholds_of(present, classes, rules, calibration)
 
-    def read(self) -> Iterator[dict[str, Any]]:
-        """The answers, one at a time."""
-        with files.told(self.answers, "the file of answers"), self.answers.open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
-
     def present(self, answer: dict[str, Any]) -> np.ndarray:
         """The greatest probability of a class's phrases: (C,), NaN where there is none."""
-        best = np.full(len(self.classes), np.nan, np.float32)
-        for p in answer["predictions"]:
-            if p["present"] is not None:
-                rows = self._classes_of[p["phrase"]]
-                best[rows] = np.fmax(best[rows], p["present"])
-        return best
+        found = {p["phrase"]: p["present"] for p in answer["predictions"] if p["present"] is not None}
+        said = ([found[phrase] for phrase in c.phrases if phrase in found] for c in self.classes)
+        return np.array([max(values, default=np.nan) for values in said], np.float32)
 
     def __iter__(self) -> Iterator[LabelledImage]:
-        return map(self.labelled, self.read())
+        return map(self.labelled, answers_in(self.answers))
 
     def labelled(self, answer: dict[str, Any]) -> LabelledImage:
         """The labels of one answer, by class and score; boxes of a class that overlap are one."""
         if "error" in answer:
             return LabelledImage(answer["image"], (0, 0), (), answer["error"])
-        found: dict[int, list[Label]] = {}
-        for p in answer["predictions"]:
-            for number in self._classes_of[p["phrase"]]:
-                level = self.thresholds[number]
-                if p["boxes"] and (level == 0 or (p["present"] is not None and p["present"] >= level)):
-                    found.setdefault(number, []).extend(_candidates(number, p))
-        labels = [label for number in sorted(found) for label in apart(found[number], self.rules.instances)]
+        found, labels = {p["phrase"]: p for p in answer["predictions"]}, list[Label]()
+        for number, (c, level) in enumerate(zip(self.classes, self.thresholds, strict=True)):
+            asked = [found[phrase] for phrase in c.phrases if phrase in found]
+            there = [label for p in asked for label in _candidates(number, p, level)]
+            labels += apart(there, self.rules.instances)
         return LabelledImage(answer["image"], tuple(answer["size"]), tuple(labels))
 
     def doubt(self, answer: dict[str, Any]) -> float:
@@ -211,8 +197,10 @@ class Labels:
         return float(np.nanmin(gaps)) if np.isfinite(gaps).any() else math.inf
 
 
-def _candidates(number: int, p: dict[str, Any]) -> Iterator[Label]:
+def _candidates(number: int, p: dict[str, Any], least: float) -> Iterator[Label]:
     """A phrase's boxes as labels: `present` times the box's mass per area**gamma as a share of the best one's."""
+    if least and (p["present"] is None or p["present"] < least):
+        return
     present = 1.0 if p["present"] is None else p["present"]  # of a model without calibration, at threshold 0
     for box in p["boxes"]:
         share = math.exp(min(0.0, box["score"] - p["boxes"][0]["score"]))
@@ -360,9 +348,11 @@ def summary_text(found: dict[str, Any], folder: Path) -> str:
 
 def write_sheet(labels: Labels, page: Path) -> None:
     """A page of the photographs with the boxes of their labels; those nearest to a threshold come first."""
-    shown = heapq.nsmallest(MOST, labels.read(), key=labels.doubt)
+    shown = heapq.nsmallest(MOST, answers_in(labels.answers), key=labels.doubt)
     rows = [_sheet_rows(labels, answer) for answer in shown]
-    write_page(rows, page, page.parent.name, sum(1 for _ in labels.read()), order="most doubtful first")
+    write_page(
+        rows, page, page.parent.name, sum(1 for _ in answers_in(labels.answers)), order="most doubtful first"
+    )
 
 
 def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:
@@ -370,13 +360,12 @@ def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:
     image = labels.labelled(answer)
     if image.error is not None:
         return [{"image": image.image, "error": image.error}]
-    present = labels.present(answer)
+    shared = {"image": image.image, "width": image.size[0], "height": image.size[1], "peak": None}
     rows = []
-    for number, (c, level) in enumerate(zip(labels.classes, labels.thresholds, strict=True)):
+    for number, present in enumerate(labels.present(answer).tolist()):
         boxes = [list(one.box) for one in image.labels if one.category == number]
-        said = None if np.isnan(present[number]) else float(present[number])
+        level, state = labels.thresholds[number], "labelled" if boxes else "not labelled"
         note = "never labelled" if level > 1 else f"labelled from {level:.0%} on"
-        row = {"image": image.image, "width": image.size[0], "height": image.size[1], "phrase": c.name}
-        state = "labelled" if boxes else "not labelled"
-        rows.append(row | {"present": said, "state": state, "boxes": boxes, "peak": None, "note": note})
+        row = {"phrase": labels.classes[number].name, "state": state, "boxes": boxes, "note": note}
+        rows.append(shared | row | {"present": None if math.isnan(present) else present})
     return rows

@@ -8,6 +8,7 @@ threads may share it.
 """
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy, deepcopy
@@ -29,7 +30,7 @@ from phrase_loc.errors import ConfigError, DataError, choose
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
 from phrase_loc.inference import Inference, Prepared, prepare
-from phrase_loc.maps import centre_prior, min_max, resize, resized_peak, smooth
+from phrase_loc.maps import min_max, resize, resized_peak, smooth
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, push_model, save_model
 from phrase_loc.profiling import lap
@@ -70,7 +71,11 @@ class PhraseLocalizer:
 
     def __init__(self, model: TextToRegion, settings: Inference | None = None, cache: Path | None = None):
         self.model, self.cache = model, cache
-        self.settings = Inference.from_dict(asdict(settings) if settings else dict(model.config.inference))
+        saved = dict(model.config.inference)
+        if settings is None and saved.pop("prior", 0):
+            told = "the model was saved with a location prior, which is gone: peaks are read without it"
+            warnings.warn(told, stacklevel=2)
+        self.settings = Inference.from_dict(asdict(settings) if settings else saved)
         source = PROPOSALS[self.settings.proposals]
         self.source: Source = source if cache is None else Cached(source, cache)
         stages = sorted(set(self.settings.stages), key=model.stage_index)
@@ -111,7 +116,7 @@ class PhraseLocalizer:
         return model
 
     def with_settings(self, **changes: Any) -> Self:
-        """The same weights asked otherwise, such as `with_settings(method="cam", prior=0.0)`."""
+        """The same weights asked otherwise, such as `with_settings(method="cam", gamma=0.5)`."""
         settings = Inference.from_dict({**asdict(self.settings), **changes})
         return type(self)(self.model, settings, self.cache)
 
@@ -237,16 +242,9 @@ class PhraseLocalizer:
         return (self.settings.grid, self.settings.grid)
 
     @lap("full-size maps")
-    def heat(self, attention: Tensor, size: tuple[int, int], prior: bool = True) -> Tensor:
-        """Maps over the whole image, smoothed: (P, h, w) -> (P, H, W).
-
-        With `prior` they are times the settings' location prior: peaks are read from these, boxes are ranked without.
-        Smoothing and prior work on the settings' square `grid`, so their cost does not grow with the photograph.
-        """
-        s = self.settings
-        fine = smooth(resize(attention, self._grid), s.smoothing)
-        if prior and s.prior > 0:
-            fine = fine * centre_prior(self._grid, s.prior_sigma, s.prior).to(fine)
+    def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps over the whole image, smoothed on the settings' square `grid`: (P, h, w) -> (P, H, W)."""
+        fine = smooth(resize(attention, self._grid), self.settings.smoothing)
         return fine if size == self._grid else resize(fine, size)
 
     def locate(
@@ -266,9 +264,9 @@ class PhraseLocalizer:
         attention[asked] = maps
         uneven = min_max(attention).flatten(1).amax(1).bool().tolist()
         known = [i for i, e in enumerate(encoded) if e.known and uneven[i]]
+        heats = self.heat(attention[known], self._grid)
         with lap("peaks"):
-            peaks = resized_peak(self.heat(attention[known], self._grid), scene.size)
-        heats = self.heat(attention[known], self._grid, prior=False)
+            peaks = resized_peak(heats, scene.size)
         ranked = self._ranked(scene, heats, top_k, self.phrase_units([encoded[i] for i in known]))
         found = dict(zip(known, zip(peaks, ranked, strict=True), strict=True))
         none, fit = attention.new_zeros(0, 4), self.model.config.calibration
@@ -288,9 +286,7 @@ class PhraseLocalizer:
         self, scene: Scene, attention: Tensor, top_k: int, units: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w), units (P, D) -> P times boxes (k, 4), best first, scores (k,)."""
-        return self._ranked(
-            scene, self.heat(attention, self._grid, prior=False), _checked_top_k(top_k), units
-        )
+        return self._ranked(scene, self.heat(attention, self._grid), _checked_top_k(top_k), units)
 
     @lap("ranking")
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int, units: Tensor) -> list[tuple[Tensor, Tensor]]:

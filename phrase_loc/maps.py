@@ -41,16 +41,6 @@ def _gaussian(side: int, sigma: float) -> Tensor:
     return weights / torch.exp(-0.5 * (offsets / sigma) ** 2).sum()
 
 
-def centre_prior(size: tuple[int, int], sigma: float = 0.25, power: float = 0.2) -> Tensor:
-    """A mild Gaussian bump at the image's centre, 1 at its top: (h, w) float32.
-
-    It is bias and no grounding: multiply a map by it only where that is declared. `sigma` is the standard
-    deviation as a share of the side, `power` an exponent put on the whole bump; 0 makes it flat.
-    """
-    rows, columns = (torch.exp(-0.5 * (((torch.arange(n) + 0.5) / n - 0.5) / sigma) ** 2) for n in size)
-    return torch.outer(rows, columns) ** power
-
-
 def min_max(maps: Tensor) -> Tensor:
     """Each map min-max normalised to 0..1: (..., h, w) -> same shape. A map flat up to rounding becomes 0."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)

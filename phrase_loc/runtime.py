@@ -49,7 +49,17 @@ class ExportedModel:
         self.facts = _facts(folder)
         extra = read_text(folder / "extra_words.txt").split("\n")[:-1]  # each line ends: the last is empty
         self.encoder = PhraseEncoder(Vocabulary.load(folder / "vocabulary.txt"), extra)
-        self._session = _session(folder / "model.onnx", threads)
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ConfigError("an exported model needs onnxruntime: pip install onnxruntime") from None
+        options, path = onnxruntime.SessionOptions(), folder / "model.onnx"
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises classes of its own, without a common root
+            raise DataError(f"{path} cannot be read ({str(error)[:160]}); export the model again") from None
         if "words" not in {given.name for given in self._session.get_inputs()}:
             raise DataError(f"{folder} was exported by an earlier version; export the model again")
 
@@ -96,17 +106,3 @@ def _facts(folder: Path) -> dict[str, Any]:
                 f"{path} is not the file that export.json was written with; copy the whole folder again"
             )
     return facts
-
-
-def _session(path: Path, threads: int | None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ConfigError("an exported model needs onnxruntime: pip install onnxruntime") from None
-    options = onnxruntime.SessionOptions()
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises classes of its own, without a common root
-        raise DataError(f"{path} cannot be read ({str(error)[:160]}); export the model again") from None

@@ -177,14 +177,13 @@ def answer_many(
             loader = DataLoader(left, batch_size=batch_size, num_workers=workers, collate_fn=prepared)
             with bar:
                 for batch in loader:
-                    answers = _answers(localizer, batch, top_k, threshold, masks)
-                    texts = (json.dumps(answer, ensure_ascii=False, allow_nan=False) for answer in answers)
-                    lines = (
-                        files.sealed_line(f"{key} {t}") for (key, *_), t in zip(batch, texts, strict=True)
-                    )
-                    files.append_text(_hidden(output, f"part{world.rank}"), "".join(lines), _FULL_DISK)
-                    refused += sum("error" in answer for answer in answers)
-                    bar.update(len(answers))
+                    lines = ""
+                    for key, answer in _answers(localizer, batch, top_k, threshold, masks):
+                        text = json.dumps(answer, ensure_ascii=False, allow_nan=False)
+                        lines += files.sealed_line(f"{key} {text}")
+                        refused += "error" in answer
+                    files.append_text(_hidden(output, f"part{world.rank}"), lines, _FULL_DISK)
+                    bar.update(len(batch))
         except RuntimeError as error:  # of torch's signal handler, wherever it finds this process
             if "DataLoader worker" not in str(error):
                 raise
@@ -214,16 +213,14 @@ def _prepared(
 
 def _answers(
     localizer: PhraseLocalizer, batch: list[_Ready], top_k: int, threshold: float | None, masks: bool
-) -> list[dict[str, Any]]:
+) -> Iterator[tuple[str, dict[str, Any]]]:
     scenes = iter(localizer.look_at([ready for *_, ready in batch if not isinstance(ready, str)]))
-    answers = []
-    for _, question, ready in batch:
+    for key, question, ready in batch:
         if isinstance(ready, str):
-            answers.append({"image": question.image, "error": ready})
+            yield key, {"image": question.image, "error": ready}
         else:
             predictions = localizer.locate(next(scenes), question.phrases, top_k=top_k, threshold=threshold)
-            answers.append(answer_dict(question.image, ready.size, predictions, masks))
-    return answers
+            yield key, answer_dict(question.image, ready.size, predictions, masks)
 
 
 def _settings(localizer: PhraseLocalizer, top_k: int, threshold: float | None, masks: bool) -> dict[str, Any]:

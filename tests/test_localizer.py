@@ -3,7 +3,7 @@
 import pickle
 import threading
 from copy import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -124,14 +124,15 @@ def test_answers_come_in_the_frame_asked_for(tiny_localizer, drawn_image):
     torch.testing.assert_close(large.boxes, own.boxes * 10, rtol=1e-4, atol=1e-2)
 
 
-def test_a_prior_pulls_to_the_centre_and_can_be_switched_off(tiny_localizer, drawn_image):
-    scene = tiny_localizer.look(drawn_image)
-    strong = tiny_localizer.with_settings(prior=50.0, prior_sigma=0.2)
-    x, y = strong.locate(scene, ["dog"])[0].peak.tolist()
-    assert abs(x - 60) < 12
-    assert abs(y - 40) < 8
-    plain = strong.with_settings(prior=0.0)
-    assert torch.equal(plain.locate(scene, ["dog"])[0].peak, tiny_localizer.locate(scene, ["dog"])[0].peak)
+def test_a_model_saved_with_a_location_prior_is_asked_without(tiny_localizer, drawn_image):
+    old, saved = copy(tiny_localizer.model), asdict(tiny_localizer.settings)
+    old.config = replace(old.config, inference={**saved, "prior": 0.2, "prior_sigma": 0.25})
+    with pytest.warns(UserWarning, match="saved with a location prior, which is gone"):
+        localizer = PhraseLocalizer(old)
+    assert localizer.settings == tiny_localizer.settings
+    with pytest.raises(ConfigError, match=r"prior=0\.2 is no longer there: .* set it to 0"):
+        tiny_localizer.with_settings(prior=0.2)
+    assert tiny_localizer.with_settings(prior=0.0).settings == tiny_localizer.settings
 
 
 @pytest.mark.parametrize("method", ["mwp", "contrastive_mwp", "cam", "grad_cam", "gradient"])
@@ -202,8 +203,8 @@ def test_wrong_settings_are_named(changes, sentence, tiny_localizer):
 
 
 def test_settings_survive_json():
-    settings = Inference(image_sizes=(320, 448), prior=0.2)
-    assert Inference.from_dict({"image_sizes": [320, 448], "prior": 0.2}) == settings
+    settings = Inference(image_sizes=(320, 448), gamma=0.2)
+    assert Inference.from_dict({"image_sizes": [320, 448], "gamma": 0.2}) == settings
     assert Inference.from_dict({"score": "mass"}) == Inference()  # as saved models have it
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from phrase_loc.maps import centre_prior, min_max, peak, resize, resized_peak, smooth
+from phrase_loc.maps import min_max, peak, resize, resized_peak, smooth
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -49,16 +49,6 @@ def test_smooth_keeps_a_constant_but_at_the_border_and_means_the_same_on_every_g
 def test_smooth_by_nothing():
     maps = noise(3, 3)
     assert smooth(maps, 0) is maps
-
-
-def test_centre_prior():
-    bump = centre_prior((9, 7), 0.25, 1.0)
-    assert bump.shape == (9, 7)
-    assert bump[4, 3] == bump.max() == 1
-    torch.testing.assert_close(bump, bump.flip(0).flip(1))
-    # one sigma off the centre to the left: x = 0.25, exp(-1/2)
-    assert centre_prior((1, 2), 0.25, 1.0)[0, 0].item() == pytest.approx(0.6065, abs=1e-4)
-    assert (centre_prior((5, 5), power=0.0) == 1).all()
 
 
 @pytest.mark.parametrize("flat", [0.0, 1.0, 0.1, 1e-30, 1e30])

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "PHRASE_LOC_CACHE"  # environment: folder of what is kept between runs
 BOXES_OF_MAPS = "level_sets"  # a proposal source that leaves the picture alone
-WITHOUT_PRIOR = "_no_prior"  # suffix of the row whose peaks are read without a location prior
 SAME_PEAK = "same_peak"
 NEAR = 0.05  # of the longer side
 CHUNK = 16  # full-size maps held at once,
@@ -70,7 +69,7 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
         Inference.from_dict(inference)
     known = [*METHODS, *(f"{m}@{c}" for m in METHODS for c in CONTROLS), *BASELINES]
     for name in (n for n in names if not external.is_external(n)):
-        if name not in known and name.removesuffix(WITHOUT_PRIOR) not in METHODS:
+        if name not in known:
             hint = nearest(name[:80], known) or external.hint(name[:80])
             offered = ", ".join([*sorted(known), "predictions:FILE", "transformers:ID"])
             raise ConfigError(f"unknown method {name[:80]!r}{hint}; choose from {offered}")
@@ -120,15 +119,9 @@ def fingerprint(localizer: "PhraseLocalizer | None") -> str:
 def build(
     names: list[str], localizer: "PhraseLocalizer | None", others: Mapping[str, Method] | None = None
 ) -> list[Method]:
-    """The methods called `names`, in that order; `localizer` may be None when none asks it, `others` are external.
-
-    A localizer whose saved settings hold a location prior gets, for each method asked of it, a second row
-    `<name>_no_prior`: a prior is bias and no grounding, so no table is without that row. Peaks alone differ.
-    """
+    """The methods called `names`, in that order; `localizer` may be None when none asks it, `others` are external."""
     if needs_model(names):
         check(names)
-    prior = localizer is not None and localizer.settings.prior > 0
-    rows = [row for n in names for row in ([n, n + WITHOUT_PRIOR] if prior and n in METHODS else [n])]
     looks = list[Look]()
 
     def made(name: str) -> Method:
@@ -138,12 +131,11 @@ def build(
             return others[name]
         assert localizer is not None, "a method that looks needs a localizer"
         method, _, control = name.partition("@")
-        base = method.removesuffix(WITHOUT_PRIOR)
-        asked = localizer.with_settings(method=base, **({} if base == method else {"prior": 0.0}))
+        asked = localizer.with_settings(method=method)
         asked = randomised(asked) if control == "random_top" else asked
         return MapMethod(name, asked, looks, CONTROLS.get(control))
 
-    return [made(name) for name in dict.fromkeys(rows)]
+    return [made(name) for name in dict.fromkeys(names)]
 
 
 class Look(NamedTuple):
@@ -204,7 +196,7 @@ class MapMethod(Method):
             for grid in {rule.grid for rule in request.map_boxes}:
                 frame = (grid, grid) if grid else size
                 own = [rule for rule in request.map_boxes if rule.grid == grid]
-                full = self.localizer.heat(chunk, frame, prior=False)
+                full = self.localizer.heat(chunk, frame)
                 boxes = rescale(torch.stack([map_boxes(one, own) for one in full]), frame, size)  # (P, R, 4)
                 for rule, part in zip(own, boxes.unbind(1), strict=True):
                     found[rule].append(part)

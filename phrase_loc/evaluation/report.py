@@ -23,7 +23,6 @@ from phrase_loc.drawing import data_uri, small_jpeg
 from phrase_loc.errors import DataError
 from phrase_loc.evaluation.calibration import reliability
 from phrase_loc.evaluation.evaluator import framed
-from phrase_loc.evaluation.methods import WITHOUT_PRIOR
 from phrase_loc.evaluation.protocols import EvaluateConfig
 from phrase_loc.evaluation.rows import records
 from phrase_loc.evaluation.run import Evaluation, report
@@ -187,18 +186,16 @@ def gallery(
     """
     if not records:
         return None, []
-    name = method = records[0]["method"]
+    name = records[0]["method"]
     own = [r for r in records if r["method"] == name]
     protocol = max(own, key=lambda r: 2 if "R@1" in r["values"] else not math.isnan(r["iou"]))["protocol"]
     asked = None if name in BASELINES or "@" in name else localizer
-    if asked is not None and name.endswith(WITHOUT_PRIOR):
-        asked, method = asked.with_settings(prior=0.0), name.removesuffix(WITHOUT_PRIOR)
     chosen = choose_cases([r for r in own if r["protocol"] == protocol])
     phrases = defaultdict[str, dict[str, None]](dict)
     for _, record in chosen:
         phrases[record["image_id"]][record["phrase"]] = None
     shown = [sample for sample in samples if sample.image_id in phrases]
-    seen = {s.image_id: _look(s, list(phrases[s.image_id]), asked, method) for s in shown}
+    seen = {s.image_id: _look(s, list(phrases[s.image_id]), asked, name) for s in shown}
     peaks = {_key(r): r["peak"] for r in own if not math.isnan(r["peak"][0])}  # a ranking has none
     cases = []
     for group, record in chosen:

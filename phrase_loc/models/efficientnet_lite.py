@@ -42,12 +42,12 @@ class SameConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N,C,H,W) -> (N,C',ceil(H/s),ceil(W/s))."""
-        top, bottom = self._padding(input.shape[-2], 0)
-        left, right = self._padding(input.shape[-1], 1)
-        padding = (top, left)
-        if padding != (bottom, right):  # else the convolution pads: it saves a copy
-            input, padding = F.pad(input, (left, right, top, bottom)), (0, 0)
-        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        (top, bottom), (left, right) = (self._padding(input.shape[axis - 2], axis) for axis in (0, 1))
+        weight = self.weight
+        # a line of zeros before the kernel in place of one behind the image, which would copy the image
+        if (top, left) != (bottom, right):
+            weight = F.pad(weight, (right - left, 0, bottom - top, 0))
+        return F.conv2d(input, weight, self.bias, self.stride, (bottom, right), self.dilation, self.groups)
 
     def _padding(self, size: int, axis: int) -> tuple[int, int]:
         stride = self.stride[axis]

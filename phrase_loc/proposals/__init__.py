@@ -1,16 +1,7 @@
-"""Proposal sources: candidate boxes for the ranking.
+"""Proposal sources: candidate boxes for the ranking, float32 xyxy in pixels of the frame in which they are wanted.
 
-Every source has two methods, one for each thing that it may look at, and answers None for the other:
-
-    source.of_image(picture, size) -> (R, 4) | None     once an image: `Scene.proposals`
-    source.of_map(attention, size) -> (R, 4) | None     once a phrase
-
-`picture` is an 8-bit RGB Pillow image, `attention` one (h, w) map, `size` the (H, W) of the frame in which
-boxes are wanted. Boxes are float32 xyxy in pixels of that frame. The same picture gives the same boxes in
-every process.
-
-A new source is a frozen dataclass with these two methods and one entry below. `Cached` keeps the boxes of a
-source on disk.
+The same picture gives the same boxes in every process. A new source is a frozen dataclass with the two methods of
+`Source` and one entry below; `Cached` keeps the boxes of a source on disk.
 """
 
 from phrase_loc.proposals.source import Cached, LevelSets, Regions, SelectiveSearch, Source, Windows

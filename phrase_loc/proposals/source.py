@@ -6,19 +6,19 @@ right one for 93 % of the phrases, as many as those of the whole search (docs/ex
 beside these boxes lower recall: they crowd out the segments.
 """
 
-import ctypes
 import hashlib
 import io
 import os
 import sys
-import threading
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import PIL
@@ -27,22 +27,21 @@ from PIL import Image
 from torch import Tensor
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import SEAL, digest, write_bytes
+from phrase_loc.files import SEAL, digest, make_folder, write_bytes
 from phrase_loc.maps import min_max, resize
 
 ROOM = 1 << 30  # bytes that a folder keeps when it is tidied: boxes of some 250,000 pictures
-_RAND = threading.Lock()  # rand() is one state for the whole process
 
 
 class Source(Protocol):
-    """Where candidate boxes come from: from the picture alone, from one attention map, or from both."""
+    """Where candidate boxes come from: from the picture alone (`Scene.proposals`), from one map, or from both."""
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor | None:
-        """Boxes from an 8-bit RGB picture in a frame of `size` (H, W): (R, 4); None where they need a map."""
+        """Once an image: boxes from 8-bit RGB in a frame of `size` (H, W): (R, 4); None where they need a map."""
         return None
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
-        """Boxes from one map (h, w) in a frame of `size` (H, W): (R, 4); None where no phrase changes them."""
+        """Once a phrase: boxes from its map (h, w) in that frame: (R, 4); None where no phrase changes them."""
         return None
 
 
@@ -112,15 +111,22 @@ class Regions(Source):
     smallest: float = 0.07  # share of the side below which a box is dropped
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
-        """Boxes in the order of the search, large groups more likely first: (R, 4)."""
-        kinds = ximgproc().segmentation
+        """Distinct boxes, the largest first: (R, 4). The colour spaces are searched at the same time."""
         import cv2
 
+        ximgproc()
         square = picture.convert("RGB").resize((self.side, self.side), Image.Resampling.BOX, reducing_gap=3.0)
         pixels = np.asarray(square)
+        spaces = (cv2.cvtColor(pixels, space) for space in (cv2.COLOR_RGB2LAB, cv2.COLOR_RGB2HSV))
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(self._search, spaces))
+        return _boxes(found, pixels, self.smallest, size)
+
+    def _search(self, pixels: np.ndarray) -> np.ndarray:
+        """Boxes x, y, width, height in the pixels of a picture (side, side, 3): (R, 4)."""
+        kinds = ximgproc().segmentation
         search = kinds.createSelectiveSearchSegmentation()
-        for space in (cv2.COLOR_RGB2LAB, cv2.COLOR_RGB2HSV):
-            search.addImage(cv2.cvtColor(pixels, space))
+        search.addImage(pixels)
         least = max(10, self.side**2 // 1000)  # pixels of a segment
         for scale in self.scales:
             search.addGraphSegmentation(kinds.createGraphSegmentation(self.blur, scale, least))
@@ -132,8 +138,8 @@ class Regions(Source):
         ):
             together.addStrategy(like, 1 / 3)
         search.addStrategy(together)
-        search.setBaseImage(pixels[..., ::-1].copy())
-        return _found(search, pixels, self.smallest, size)
+        search.setBaseImage(pixels)
+        return search.process()
 
 
 @dataclass(frozen=True)
@@ -144,37 +150,33 @@ class SelectiveSearch(Source):
     smallest: float = 0.07  # share of the side below which a box is dropped
 
     def of_image(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
-        """Boxes in the order of the search: (R, 4)."""
+        """Distinct boxes, the largest first: (R, 4)."""
         search = ximgproc().segmentation.createSelectiveSearchSegmentation()
         scale = self.side / max(picture.size)
         width, height = (max(8, round(length * scale)) for length in picture.size)
         pixels = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
         search.setBaseImage(pixels[..., ::-1].copy())
         search.switchToSelectiveSearchFast()
-        return _found(search, pixels, self.smallest, size)
+        return _boxes([search.process()], pixels, self.smallest, size)
 
 
 def ximgproc() -> ModuleType:
     """OpenCV's `ximgproc`, or a ConfigError naming the package that has it."""
-    try:
+    with suppress(ImportError, AttributeError):
         import cv2
-    except ImportError:
-        cv2 = None  # type: ignore[assignment]
-    if cv2 is None or not hasattr(cv2, "ximgproc"):
-        raise ConfigError(
-            "this proposal source needs cv2.ximgproc, which this OpenCV lacks; install "
-            "opencv-contrib-python-headless (and no other opencv package beside it)"
-        )
-    return cv2.ximgproc
+
+        return cv2.ximgproc
+    raise ConfigError(
+        "this proposal source needs cv2.ximgproc, which this OpenCV lacks; install "
+        "opencv-contrib-python-headless (and no other opencv package beside it)"
+    )
 
 
-def _found(search: Any, pixels: np.ndarray, smallest: float, size: tuple[int, int]) -> Tensor:
-    """The boxes of a prepared search over (H, W, 3) pixels in a frame of `size`, the same each time: (R, 4)."""
-    with _RAND:
-        library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
-        library.srand(0)  # of the rand() that OpenCV uses
-        found = search.process()
-    boxes = torch.as_tensor(np.asarray(found), dtype=torch.float64).reshape(-1, 4)
+def _boxes(found: Sequence[np.ndarray], pixels: np.ndarray, smallest: float, size: tuple[int, int]) -> Tensor:
+    """Boxes x, y, width, height in pixels (H, W, 3) of several searches, in a frame of `size`: (R, 4)."""
+    # a search draws its order by rand()
+    distinct = np.unique(np.concatenate([np.reshape(boxes, (-1, 4)) for boxes in found]), axis=0)
+    boxes = torch.from_numpy(distinct[np.argsort(-distinct[:, 2:].prod(1), kind="stable")]).double()
     boxes[:, 2:] += boxes[:, :2]
     height, width = pixels.shape[:2]
     corners = boxes / boxes.new_tensor([width, height] * 2)
@@ -198,10 +200,16 @@ class Cached(Source):
         """The source's boxes, from disk if they are there."""
         path = self.folder / f"{self.key(picture, size)}.npy"
         boxes = _read(path)
-        if boxes is None:
-            boxes = self.source.of_image(picture, size)
-            if boxes is not None:
-                _write(path, boxes.numpy())
+        if boxes is None and (boxes := self.source.of_image(picture, size)) is not None:
+            np.save(file := io.BytesIO(), boxes.numpy())
+            content = file.getvalue()
+            try:
+                make_folder(self.folder)
+                write_bytes(path, content + _seal(path, content))
+            except (OSError, DataError) as error:
+                warnings.warn(
+                    f"proposals are not kept in {self.folder} ({error})", RuntimeWarning, stacklevel=3
+                )
         return boxes
 
     def of_map(self, attention: Tensor, size: tuple[int, int]) -> Tensor | None:
@@ -233,11 +241,11 @@ def _makers() -> str:
     """What boxes come from beside a source's constants: our code and libraries, which may change."""
     code = digest(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
     own = f"{code} Pillow {PIL.__version__}, numpy {np.__version__}, torch {torch.__version__}"
-    try:
+    with suppress(ImportError):
         import cv2
-    except ImportError:
-        return own
-    return f"{own}, OpenCV {cv2.__version__}"
+
+        own += f", OpenCV {cv2.__version__}"
+    return own
 
 
 def _read(path: Path) -> Tensor | None:
@@ -257,15 +265,3 @@ def _read(path: Path) -> Tensor | None:
 def _seal(path: Path, content: bytes) -> bytes:
     """Digest of key and array; it stands behind the array, so that numpy reads the file as well."""
     return hashlib.sha256(path.stem.encode() + content).digest()
-
-
-def _write(path: Path, boxes: np.ndarray) -> None:
-    """Whole or not at all."""
-    file = io.BytesIO()
-    np.save(file, boxes)
-    content = file.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content + _seal(path, content))
-    except (OSError, DataError) as error:
-        warnings.warn(f"proposals are not kept in {path.parent} ({error})", RuntimeWarning, stacklevel=4)

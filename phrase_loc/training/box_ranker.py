@@ -90,7 +90,7 @@ def examples(
         if not phrases or not len(scene.proposals):
             skipped.add(Fault("words", source.name(number), "" if phrases else "no noun phrase is known"))
             continue
-        heats = localizer.heat(localizer.attend(scene, phrases).cpu().float(), (s.grid, s.grid), prior=False)
+        heats = localizer.heat(localizer.attend(scene, phrases).cpu().float(), (s.grid, s.grid))
         scores = score_boxes(heats, scene.proposals, scene.size, s.gamma, s.spread)
         near = (iou(scene.proposals, scene.proposals) >= 0.5).to(scores)
         hits = torch.softmax(scores / (s.temperature or TEMPERATURE), -1) @ near

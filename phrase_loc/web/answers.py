@@ -218,7 +218,6 @@ class Answers:
             "methods": list(PAGE_METHODS),
             "ranking": {"score": "mass"}
             | {k: getattr(settings, k) for k in ("gamma", "spread", "nms", "temperature")},
-            "prior": settings.prior,
             "limits": {"phrases": self.limits.phrases, "upload_bytes": self.limits.upload_bytes},
         }
 
@@ -257,7 +256,7 @@ class Answers:
 
     def _heats(self, attention: Tensor) -> Tensor:
         grid = self.localizer.settings.grid
-        return self.localizer.heat(attention, (grid, grid), prior=False)
+        return self.localizer.heat(attention, (grid, grid))
 
     @torch.inference_mode()
     def words_at(self, scene: Scene, x: float, y: float, count: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ and no path of the server can be asked for: files are served from a fixed list.
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.text.splitting import noun_phrases
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, typed_phrases
 from phrase_loc.web.export import HELD, Asked, Export, outlined, written
-from phrase_loc.web.label_studio import Labeller, Photographs, routes
+from phrase_loc.web.label_studio import Labeller, Photographs, add_routes
 from phrase_loc.web.server import Access, Middleware, plain, sentence, too_large
 
 _HTML, _CSS, _SCRIPT = (f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript"))
@@ -165,9 +165,11 @@ def create_app(
         exception_handlers=dict.fromkeys((PhraseLocError, HTTPException, RequestValidationError), _in_words),
     )
     app.state.stopping = False
-    app.include_router(_photographs(answers))
-    app.include_router(_questions(answers))
-    app.include_router(routes(labeller, StrictRoute))
+    router = APIRouter(route_class=StrictRoute)
+    _photographs(router, answers)
+    _questions(router, answers)
+    add_routes(router, labeller)
+    app.include_router(router)
     static = PAGE_FILES | {f"/examples/{name}": (f"examples/{name}", "image/png") for name in EXAMPLES}
     for route, (name, kind) in static.items():
         _add_file(app, route, name, kind)
@@ -196,8 +198,8 @@ async def _in_words(request: Request, error: Exception) -> Response:
     return answer
 
 
-def _photographs(answers: Answers) -> APIRouter:
-    router, limits = APIRouter(route_class=StrictRoute), answers.limits
+def _photographs(router: APIRouter, answers: Answers) -> None:
+    limits = answers.limits
 
     @router.post("/api/look", summary="Send a photograph, to ask about it by its key")
     async def look(image: Annotated[UploadFile, File(description="a photograph")]) -> dict[str, Any]:
@@ -229,11 +231,9 @@ def _photographs(answers: Answers) -> APIRouter:
         kept = _held(answers, key)
         return Response(kept.content, media_type=kept.kind)
 
-    return router
 
-
-def _questions(answers: Answers) -> APIRouter:
-    router, limits = APIRouter(route_class=StrictRoute), answers.limits
+def _questions(router: APIRouter, answers: Answers) -> None:
+    limits = answers.limits
 
     @router.post("/api/words-at", summary="Which words look at this point?")
     async def words_at(point: WordsAt) -> dict[str, Any]:
@@ -267,8 +267,6 @@ def _questions(answers: Answers) -> APIRouter:
     async def health() -> dict[str, Any]:
         return {"status": "ok", "waiting": answers.batcher.waiting(), "scenes": len(answers.scenes)}
 
-    return router
-
 
 def _add_file(app: FastAPI, route: str, name: str, kind: str) -> None:
     content = files("phrase_loc").joinpath(name).read_bytes()
@@ -280,10 +278,9 @@ def _add_file(app: FastAPI, route: str, name: str, kind: str) -> None:
 
 
 def _phrases(text: str, limits: Limits) -> list[str]:
-    try:
+    phrases = None
+    with suppress(ValueError, RecursionError):  # also a number of too many digits
         phrases = json.loads(text)
-    except (ValueError, RecursionError):  # also a number of too many digits
-        phrases = None
     if not isinstance(phrases, list) or not all(isinstance(p, str) for p in phrases):
         raise Refused(422, 'phrases must be a JSON list of strings, such as ["a red hat"]')
     # a lone surrogate, which JSON allows, could not be sent back
@@ -309,7 +306,7 @@ async def _upload(answers: Answers, image: UploadFile) -> Kept:
     content = await image.read(answers.limits.upload_bytes + 1)
     await image.close()  # its copy is not needed while the photograph waits
     if len(content) > answers.limits.upload_bytes:
-        raise Refused(413, too_large(answers.limits))
+        raise Refused(413, too_large(answers.limits.upload_bytes))
     return await answers.look(content)
 
 

@@ -21,7 +21,6 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.ElementTree import fromstring
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from phrase_loc import __version__
@@ -32,7 +31,7 @@ from phrase_loc.labelling import apart
 from phrase_loc.masks import encoded
 from phrase_loc.structures import Scene
 from phrase_loc.web.answers import Answers, Limits, Refused
-from phrase_loc.web.server import plain
+from phrase_loc.web.server import plain, too_large
 
 ROOT = "/api/label-studio"  # of the ML backend's address, which Label Studio is told
 KEY = "LABEL_STUDIO_API_KEY"  # the environment variable of the label-studio-sdk
@@ -250,8 +249,7 @@ class Photographs:
         else:
             if len(content) <= self.most:
                 return content
-            most = f"the {self.most / 2**20:g} MB that are accepted"
-            raise DataError(f"{link[:120]} is larger than {most}; shrink it")
+            raise DataError(too_large(self.most, link[:120]))
         raise DataError(f"the server of the photograph {link[:120]} {why}")
 
     def _allowed(self, link: str) -> tuple[str, bool]:
@@ -306,9 +304,8 @@ def from_base64(text: str) -> bytes:
     raise DataError(f"expected an image in base64, got {text[:40]!r}")
 
 
-def routes(labeller: Labeller, route_class: type[APIRoute]) -> APIRouter:
+def add_routes(router: APIRouter, labeller: Labeller) -> None:
     """The questions of both tools."""
-    router = APIRouter(route_class=route_class)
 
     @router.get(f"{ROOT}/health", summary="Label Studio: is the ML backend up?")
     async def health() -> dict[str, str]:
@@ -342,5 +339,3 @@ def routes(labeller: Labeller, route_class: type[APIRoute]) -> APIRouter:
             | {"confidence": str(round(box.score, 4))}  # as text, as CVAT's own functions have it
             for box in boxes
         ]
-
-    return router

@@ -63,10 +63,9 @@ def sentence(status: int, text: str) -> JSONResponse:
     return JSONResponse({"error": plain(text)}, status, headers)
 
 
-def too_large(limits: Limits) -> str:
-    """The sentence of a 413 for a photograph."""
-    most = f"the {limits.upload_bytes / 2**20:g} MB that are accepted"
-    return f"the photograph is larger than {most}; shrink it"
+def too_large(most: int, what: str = "the photograph") -> str:
+    """The sentence for a photograph of more than so many bytes."""
+    return f"{what} is larger than the {most / 2**20:g} MB that are accepted; shrink it"
 
 
 def failure(error: BaseException) -> str:
@@ -157,9 +156,8 @@ class Middleware:
             await asyncio.wait([work, late], return_when=asyncio.FIRST_COMPLETED)
             error = work.exception() if work.done() else late.result()
         except asyncio.CancelledError:  # by a server that stops, or from within: a job that is no more
-            error = Refused(
-                503, STOPPING if exchange.stopping else "the server gave this request up; try again"
-            )
+            why = STOPPING if exchange.stopping else "the server gave this request up; try again"
+            error = Refused(503, why)
         finally:
             late.cancel()
             work.cancel()
@@ -182,7 +180,8 @@ class _Exchange:
         self._tool = scope["path"].startswith(LABELLING)
         share = 4 / 3 if self._tool else int(form)  # base64 takes four bytes for three
         self._most = OVERHEAD + int(share * self._limits.upload_bytes)
-        self._sentence = too_large(self._limits) if share else "the request is larger than 1 MB; shorten it"
+        large = too_large(self._limits.upload_bytes)
+        self._sentence = large if share else "the request is larger than 1 MB; shorten it"
         length = headers.get("content-length", "0")
         self._declared = int(length) if length.isdecimal() and len(length) < 20 else 0
         self._until = asyncio.get_running_loop().time() + self._limits.body_seconds

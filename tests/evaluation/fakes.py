@@ -23,7 +23,6 @@ class Settings:
     """The settings the evaluator reads."""
 
     method: str = "contrastive_mwp"
-    prior: float = 0.0
 
 
 @dataclass
@@ -43,7 +42,7 @@ class FakeLocalizer:
     model: torch.nn.Module = field(default_factory=torch.nn.Identity)  # whose weights the fingerprint is of
 
     def with_settings(self, **changes):
-        kept = {"method": self.settings.method, "prior": self.settings.prior} | changes
+        kept = {"method": self.settings.method} | changes
         return FakeLocalizer(
             self.maps,
             self.ranked,
@@ -76,11 +75,8 @@ class FakeLocalizer:
             [m if m.shape == side else F.interpolate(m[None, None], side)[0, 0] for m in found]
         )
 
-    def heat(self, attention, size, prior=True):
-        full = F.interpolate(attention[:, None], size, mode="nearest")[:, 0]
-        if self.settings.prior:
-            full = full * torch.linspace(1, 0.5, full.shape[-1])
-        return full
+    def heat(self, attention, size):
+        return F.interpolate(attention[:, None], size, mode="nearest")[:, 0]
 
     def phrase_units(self, encoded):
         return torch.zeros(len(encoded), 1)

@@ -19,7 +19,7 @@ from phrase_loc.evaluation.report import reserved, write
 from phrase_loc.evaluation.run import evaluate, report
 from phrase_loc.localizer import PhraseLocalizer
 from tests.datasets.flickr_tree import annotation, thing, tree
-from tests.evaluation.fakes import FakeLocalizer, Settings
+from tests.evaluation.fakes import FakeLocalizer
 from tests.evaluation.small_models import text_localizer
 
 WORDS = ("man", "dog", "hat", "zzz", "tree")
@@ -191,21 +191,6 @@ def test_no_readable_photograph_is_an_error(tmp_path):
     tree(tmp_path, images(2))
     with pytest.raises(DataError, match="nothing that can be evaluated; the first of 2 problems: im0"):
         run(tmp_path, localizer=FakeLocalizer(opens=True))
-
-
-def test_a_location_prior_is_never_without_the_row_that_lacks_it(tmp_path):
-    tree(tmp_path, images(5))
-    localizer = FakeLocalizer(settings=Settings(prior=0.2))
-    content = run(tmp_path, localizer=localizer, method=["contrastive_mwp", "centre"])
-    assert list(dict.fromkeys(row["method"] for row in content["rows"])) == [
-        "contrastive_mwp",
-        "contrastive_mwp_no_prior",
-        "centre",
-    ]
-    bare = run(tmp_path, method="contrastive_mwp")["rows"]
-    without = [row for row in content["rows"] if row["method"] == "contrastive_mwp_no_prior"]
-    assert [row["value"] for row in without] == [row["value"] for row in bare]
-    assert len(localizer.looks) == 5  # one look an image for both
 
 
 def test_every_row_has_the_schema(tmp_path):
