@@ -30,7 +30,7 @@ TEMPERATURE = 0.1  # of the vote where the model has none
 #: Settings of a ranking by maps alone, by which a ranker is taught, and of one with it, chosen on val
 #: (docs/experiments.md).
 ALONE = {"gamma": 0.4, "spread": 0.05, "ranker": 0.0}
-WITH = {"gamma": 0.65, "spread": 0.07, "ranker": 0.4}
+WITH = {"gamma": 0.65, "spread": 0.07, "ranker": 0.3}
 
 
 class Example(NamedTuple):
