@@ -268,7 +268,7 @@ def learn(
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), settings.clip)
         optimizer.step()
-        average.update(student)
+        average.update_parameters(student)
         bar.set_postfix_str(told)
     average.swap(student)
     return told

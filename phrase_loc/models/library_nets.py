@@ -37,6 +37,7 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import reason
 
 Stages = OrderedDict[str, nn.Module]
+Run = Callable[[Any, Tensor], Tensor]  # what a part of a network does
 
 #: VGG with or without batch norm -> letter of its layers in the paper's table, as torchvision keeps them.
 VGG = {f"vgg{depth}{norm}": letter for depth, letter in zip((11, 13, 16, 19), "ABDE") for norm in ("", "_bn")}
@@ -286,13 +287,7 @@ class Vision:
 class Part(nn.Module):
     """Some modules and parameters of a network, shared with it, under a function of them and x."""
 
-    def __init__(
-        self,
-        net: nn.Module,
-        keep: Sequence[str],
-        run: Callable[[Any, Tensor], Tensor],
-        prefix: int | None = None,
-    ):
+    def __init__(self, net: nn.Module, keep: Sequence[str], run: Run, prefix: int | None = None):
         super().__init__()
         self.net, self.run = copy.copy(net), run
         self.net._modules = {name: module for name, module in net._modules.items() if name in keep}

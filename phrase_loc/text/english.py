@@ -48,7 +48,7 @@ VERB_FORMS = VERB_BASES | PRESENT_PARTICIPLES | THIRD_PERSON | LISTS.past_partic
 SINGULARS = _table("irregular") | {w + end: w for end in ("s", "es") for w in _LISTED[f"with_{end}"]}
 """Of plurals that the rules below would get wrong."""
 VARIANTS = _table("variants")
-_IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolves")
+_IRREGULAR_ENDINGS = ("children", "scarves", "shelves", "wives", "knives", "wolves", "men")
 
 MAX_TOKENS = 256  # more of a text is not read: a phrase is a few words, and a whole caption is below this
 MAX_LETTERS = 40  # a longer token is cut, ends in '…' and is no word
@@ -149,8 +149,6 @@ def _singular(word: str) -> str:
     for ending in _IRREGULAR_ENDINGS:
         if word.endswith(ending):
             return word.removesuffix(ending) + SINGULARS[ending]
-    if word.endswith("men"):
-        return word[:-2] + "an"
     if not word.endswith("s") or word.endswith(("ss", "us", "is", "ics")):
         return word
     if word.endswith("ies") and len(word) > 4:

@@ -140,15 +140,14 @@ def _check_validation(config: TrainConfig) -> None:
     asked = config.validation
     if not asked.root:
         return
-    from phrase_loc.datasets import DATASETS
-    from phrase_loc.evaluation import thresholds
+    from phrase_loc.evaluation import run, thresholds
 
     plan = _plan(config)
-    protocols = plan.chosen_protocols()
+    images, _, protocols = run.read_data(plan)
     thresholds.check(protocols, plan.held_out)
     figures = [f"{protocol.name}/{metric}" for protocol in protocols for metric in protocol.metrics]
     choose(dict.fromkeys(figures), asked.metric, "figure in validation.metric")
-    if not len(DATASETS[plan.data.name](root=plan.data.root, split=plan.data.split)):
+    if not len(images):
         raise DataError(f"validation.root {asked.root} has no image in split {asked.split!r}; check both")
 
 

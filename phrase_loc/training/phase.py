@@ -6,20 +6,21 @@ can be entered at any step and goes on as if it had never stopped.
 
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.model import TextToRegion, trainable_stages
 from phrase_loc.pairs.dataset import Batch, Order, StepSampler, collate, in_order
-from phrase_loc.skipped import Fault
+from phrase_loc.pairs.sources import Note
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import BATCH, samples
@@ -41,14 +42,7 @@ class Step(NamedTuple):
 class Phase:
     """A phase ready to run; `steps` yields after each step, and each fault of the data goes to `on_fault`."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        number: int,
-        setup: Setup,
-        world: World,
-        on_fault: Callable[[Fault], object],
-    ):
+    def __init__(self, config: TrainConfig, number: int, setup: Setup, world: World, on_fault: Note):
         self.config, self.number, self.settings = config, number, config.run_phases[number]
         self.setup, self.world, self.on_fault = setup, world, on_fault
         model, settings = setup.model, self.settings
@@ -113,7 +107,7 @@ class Phase:
         self.setup.model.words.vectors.data[: len(self.kept)] = self.kept
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
-            self.average.update(self.setup.model)
+            self.average.update_parameters(self.setup.model)
         loss = world.sum(summed) / max(count, 1)
         if not torch.isfinite(loss):
             raise DataError(
@@ -135,7 +129,7 @@ class Phase:
 
     def state(self) -> tuple[dict, dict, dict]:
         """The optimizer, scaler and average of a checkpoint in the middle of this phase."""
-        average = self.average.state() if self.average else {}
+        average = self.average.state_dict() if self.average else {}
         return self.optimizer.state_dict(), self.scaler.state_dict(), average
 
     def load(self, held: Checkpoint) -> None:
@@ -214,42 +208,31 @@ def schedule(phase: PhaseConfig, step: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - phase.warmup) / max(1, total - phase.warmup)))
 
 
-class Average:
-    """Exponential moving average of the parameters that are trained (EMA).
+class Average(AveragedModel):
+    """Exponential moving average of the parameters (EMA).
 
     The decay starts low, min(decay, (1 + t) / (10 + t)), or the random start would weigh for thousands of steps.
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        self.decay, self.updates = decay, 0
-        self.held = {name: p.detach().clone() for name, p in _trained(model)}
+        def moved(held: Any, present: Any, t: Any) -> None:
+            get_ema_multi_avg_fn(min(decay, (1 + int(t)) / (10 + int(t))))(held, present, t)
 
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Moves the average a little towards the present values."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, parameter in _trained(model):
-            self.held[name].lerp_(parameter.detach(), 1 - decay)
+        super().__init__(model, multi_avg_fn=moved)
+        self.n_averaged += 1  # the weights as they are now
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
         """Exchanges the model's values and the average; twice is as before."""
-        for name, parameter in _trained(model):
+        for held, parameter in zip(self.module.parameters(), model.parameters(), strict=True):
             present = parameter.detach().clone()
-            parameter.copy_(self.held[name])
-            self.held[name].copy_(present)
-
-    def state(self) -> dict[str, Tensor | int]:
-        """For a checkpoint."""
-        return {"updates": self.updates, **{f"value.{name}": value for name, value in self.held.items()}}
+            parameter.copy_(held)
+            held.copy_(present)
 
     def load(self, state: dict) -> None:
-        """From a checkpoint."""
-        self.updates = int(state["updates"])
-        for name, value in self.held.items():
-            value.copy_(state[f"value.{name}"])
-
-
-def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+        """From a checkpoint; older ones have the trained parameters alone, and count updates."""
+        if "updates" in state:
+            held = {name.replace("value.", "module.", 1): value for name, value in state.items()}
+            held["n_averaged"] = torch.tensor(held.pop("updates") + 1)
+            state = self.state_dict() | held
+        self.load_state_dict(state)

@@ -58,17 +58,21 @@ def test_the_average_follows_its_definition_and_can_be_swapped():
     average, expected = Average(model, 0.9), 1.0
     for t, value in enumerate((2.0, 5.0, -1.0), 1):
         model.weight.data.fill_(value)
-        average.update(model)
+        average.update_parameters(model)
         decay = min(0.9, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * value
     average.swap(model)
     assert model.weight.item() == pytest.approx(expected, rel=1e-12)
     other = Average(model, 0.9)
-    other.load(average.state())
+    other.load(average.state_dict())
     average.swap(model)
     assert model.weight.item() == -1.0
     other.swap(model)
     assert model.weight.item() == -1.0
+    other.load({"updates": 3, "value.weight": torch.tensor([[4.0]])})  # of an older checkpoint
+    other.update_parameters(model)
+    other.swap(model)
+    assert model.weight.item() == pytest.approx(4 + 9 / 14 * -5)
 
 
 @pytest.mark.parametrize("until", ["stem", "stage1", "stage2", "stage3"])
