@@ -58,6 +58,10 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     of the others.
     """
     write = choose(WRITERS, format, "export format")
+    if (Path(out) / "config.json").exists():
+        raise ConfigError(
+            f"{out} holds a model, whose files have the names of an export's; name another folder"
+        )
     localizer = PhraseLocalizer.from_pretrained(source, device="cpu")
     model, settings, folder = localizer.model, localizer.settings, Path(out)
     if model.reads_phrases:

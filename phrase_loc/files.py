@@ -190,9 +190,18 @@ def read_json(path: AnyPath, what: str = "the file") -> Any:
     """The value in a JSON file; a DataError where it is missing, unreadable, no JSON, or has a key twice."""
     text = read_text(path, what)
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} {path} is not JSON ({reason(error)}); write or copy it again") from None
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary; a ValueError where a key stands twice, of which the last would win without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f"the key {twice[:60]!r} stands twice")
+    return found
 
 
 def same_file(one: AnyPath, other: AnyPath) -> bool:
@@ -257,11 +266,3 @@ def _flush(path: Path) -> None:  # a rename is on the disk only when its folder 
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # else the last of two equal keys, without a word
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
-        raise ValueError(f"the key {twice[:60]!r} stands twice")
-    return found

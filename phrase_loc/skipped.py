@@ -76,7 +76,7 @@ class Skipped:
     def refuse_if_empty(self, kept: int, what: str) -> None:
         """Raises DataError, with the first reason, when nothing is left to evaluate."""
         if kept == 0:
-            reasons = [sentence for _, sentence in self.seen]
+            reasons = [text if kind == "images" else f"{kind}: {text}" for kind, text in self.seen]
             why = f"; the first of {len(reasons)} problems: {reasons[0]}" if reasons else ""
             raise DataError(f"{what} holds nothing that can be evaluated{why}")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc.errors import DataError
-from phrase_loc.files import opened, told
+from phrase_loc.files import once, opened, told
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +122,8 @@ def decoded(raw: bytes) -> tuple[str, bool]:
 
 def lines_of(raw: bytes) -> tuple[list[str], str]:
     """The lines of a short text without blanks around them, and what is wrong with its encoding."""
+    if raw.startswith(_UTF16_MARKS) and len(raw) % 2 == 0:  # as Windows' Notepad can save it
+        raw = raw.decode("utf-16", "replace").encode()
     text, is_utf8 = decoded(raw.removeprefix(_UTF8_MARK))
     return _stripped(text), "" if is_utf8 else "its text is not UTF-8 and is read as Windows-1252"
 
@@ -216,7 +218,7 @@ def _json_lines(path: Path) -> Table:
 
     def read(wanted: Sequence[str]) -> Iterator[Row]:
         for place, found in _objects(path):
-            wrong = "is no JSON object" if found is None else ""
+            wrong = "is no JSON object, or has a key twice" if found is None else ""
             yield place, [(found or {}).get(name) for name in wanted], wrong
 
     return Table(path, tuple(columns), read)
@@ -227,7 +229,8 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
         if line.strip():
             found = None
             with suppress(ValueError, RecursionError, AttributeError):
-                found = {name.strip().lower(): value for name, value in json.loads(line).items()}
+                cells = json.loads(line, object_pairs_hook=once).items()
+                found = once([(name.strip().lower(), value) for name, value in cells])
             yield f"line {number}", found
 
 

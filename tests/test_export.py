@@ -214,6 +214,8 @@ def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):
         export(saved, tmp_path / "a", "onxx")
     with pytest.raises(DataError, match="no model at"):
         export(tmp_path / "nowhere" / "x" / "y", tmp_path / "a", "torch")
+    with pytest.raises(ConfigError, match="holds a model, whose files"):
+        export(saved, saved, "torch")
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install '\.\[onnx\]' in a clone"):
         export(saved, tmp_path / "a", "onnx")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phrase_loc.errors import DataError
-from phrase_loc.tables import cell_texts, image_path, is_table, open_table
+from phrase_loc.tables import cell_texts, image_path, is_table, lines_of, open_table
 
 GOOD = [("1.jpg", "a dog, wet"), ("2.jpg", "null")]
 CSV = 'image,caption\n1.jpg,"a dog, wet"\n2.jpg,null\n'
@@ -77,10 +77,12 @@ def test_bad_lines_of_json_are_named_by_their_number(tmp_path: Path):
         "null",
         "[" * 100_000,
         "7" * 5000,
+        '{"image": "3.jpg", "caption": "a dog", "caption": "a cat"}',
+        '{"image": "3.jpg", "caption": "a dog", "Caption ": "a cat"}',
     ]
     rows, bad = read(tmp_path / "a.jsonl", "\n".join([*lines, '{"image": "2.jpg", "caption": "null"}']))
     assert rows == GOOD
-    assert bad == [f"line {n} is no JSON object" for n in range(2, 7)]
+    assert bad == [f"line {n} is no JSON object, or has a key twice" for n in range(2, 9)]
 
 
 def test_texts_may_go_over_lines_and_hold_quotes(tmp_path: Path):
@@ -166,3 +168,8 @@ def test_endings():
         False,
         False,
     ]
+
+
+def test_a_short_text_of_windows_is_read():
+    assert lines_of("a dog\r\ncafé".encode("utf-16")) == (["a dog", "café"], "")
+    assert lines_of("café".encode("cp1252"))[1].endswith("is read as Windows-1252")

@@ -212,6 +212,7 @@ def _changed_arguments(parser: argparse.ArgumentParser, example: str) -> None:
 def _to_change(args: argparse.Namespace, command: str, device: str, **settings: Any) -> "PhraseLocalizer":
     """The model with these settings and those of --set; a ConfigError where it can be saved at no place."""
     from phrase_loc.localizer import Inference, PhraseLocalizer
+    from phrase_loc.models.store import make_model_folder
 
     if not args.output and not Path(args.model).is_dir():
         raise ConfigError(
@@ -224,8 +225,8 @@ def _to_change(args: argparse.Namespace, command: str, device: str, **settings: 
     for key, value in (pair.split("=", 1) for pair in args.changes):
         settings[key] = value_of(value, key, fields_of(Inference).get(key, Any))
     localizer = PhraseLocalizer.from_pretrained(args.model, device).with_settings(**settings)
-    if args.output:
-        make_folder(args.output)
+    if args.output:  # which hours of work must not find to be impossible
+        make_model_folder(args.output)
     return localizer
 
 

@@ -209,7 +209,7 @@ def read_xml(path: Path) -> tuple[Size, list[Thing]]:
         Thing(
             [(name.text or "").strip() for name in thing.findall("name")],
             [[number(b.findtext(k) or "", f"<{k}>") for k in SIDES] for b in thing.findall("bndbox")],
-            thing.findtext("difficult", "0").strip() == "1",
+            thing.findtext("difficult", "0").strip().lower() in ("1", "true", "yes"),
         )
         for thing in root.iter("object")
     ]
@@ -219,7 +219,7 @@ def read_xml(path: Path) -> tuple[Size, list[Thing]]:
 def existing(path: Path) -> Path:
     """The path, or a short DataError where no file is there."""
     if not os.path.exists(path):
-        raise DataError(f"file {brief(path.name)[1:-1]} is missing in {path.parent.name}")
+        raise DataError(f"file {brief(path.name)[1:-1]} is missing in {path.parent.name or path.parent}")
     return path
 
 

@@ -211,13 +211,15 @@ class Table(Annotated):
                 self.skipped.note("rows", f"{row.where}: it has no {lacks}, but {there}")
         entries = ((brief(image)[1:-1], partial(self._read, image, found)) for image, found in groups.items())
         self.fill(entries, f"the table {path}")
+        if max(float(boxes.max()) for sample in self for boxes in sample.boxes) <= 1:
+            raise DataError(f"{path}: no number is above 1; expected pixels, not shares of the sides")
 
     def _read(self, image: str, group: list[Row]) -> GroundingSample:
-        path, sides = image_path(self.photos, image), group[0].cells
-        if "width" in sides and "height" in sides:
-            size = frame(number(sides["height"], "height"), number(sides["width"], "width"))
-        else:
-            size = frame(*picture_size(existing(path))[0])
+        path, sides = image_path(self.photos, image), ("height", "width")
+        given = [[number(row.cells[s], s) for s in sides] for row in group if {*sides} <= row.cells.keys()]
+        if any(one != given[0] for one in given):
+            raise DataError("its rows give different sizes; mend width and height")
+        size = frame(*(given[0] if given else picture_size(existing(path))[0]))
         objects: dict[ClassName, list[Box]] = {}
         for row in group:
             phrase = row.text("phrase")

@@ -37,9 +37,6 @@ def create(
     weights: str | Path | None = backbones.IMAGENET,
     fold: bool = True,
     image_size: int | None = None,
-    hidden: int | None = 512,
-    free: bool = False,
-    tuned: bool = False,
     **head: Any,
 ) -> TextToRegion:
     """A model whose trunk has `weights` (see backbones.build) and whose head is untrained; `head`: see ModelConfig.
@@ -50,9 +47,8 @@ def create(
     """
     trunk, named = backbones.build(backbone, weights), towers.split_name(backbone)
     facts = backbones.preprocessing(backbone)
-    side = facts.size if named or backbone.endswith("_fc") else 64
     with torch.no_grad():
-        channels = trunk(torch.zeros(1, 3, side, side)).shape[1]
+        channels = trunk(torch.zeros(1, 3, facts.size, facts.size)).shape[1]
     mean, std = (cast(Any, tuple(round(255 * v, 6) for v in values)) for values in (facts.mean, facts.std))
     config = ModelConfig(
         backbone=backbone,
@@ -62,14 +58,11 @@ def create(
         std=std,
         image_size=facts.size if image_size is None else image_size,
         channels=channels,
-        hidden=hidden,
         embedding=vectors.shape[1],
-        free=free,
-        tuned=tuned,
         **head,
     )
     trunk = fold_batch_norm(trunk) if fold else trunk
-    return TextToRegion(config, trunk, TextHead(config), WordTable(vectors, tuned), vocabulary)
+    return TextToRegion(config, trunk, TextHead(config), WordTable(vectors, config.tuned), vocabulary)
 
 
 def folded(model: TextToRegion) -> TextToRegion:

@@ -45,6 +45,7 @@ EXTRA, CARD, OWN = "extra_words.txt", "README.md", "phrase_loc.json"
 #: key of config.json -> the file whose SHA-256 it holds; a model of old has that of the weights alone
 DIGESTS = {"weights_sha256": WEIGHTS, "vocabulary_sha256": VOCABULARY, "extra_words_sha256": EXTRA}
 CONFIGS = (CONFIG, OWN, towers.OPEN_CLIP_CONFIG)  # any of them tells a model
+ADVICE = "choose another place for the model"
 DEFAULT, SHIPPED = "default", Path(__file__).parent / "default"  # its name, and where it lies
 TASK = "zero-shot-object-detection"  # the hub's name that comes nearest
 
@@ -72,11 +73,17 @@ def save_model(model: TextToRegion, folder: str | os.PathLike, weights: bool | N
     }
     values = {**asdict(model.config), **{key: digest(files[name]) for key, name in DIGESTS.items()}}
     files[CONFIG] = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
-    advice = "choose another place for the model"
-    make_folder(folder, advice)
+    make_model_folder(folder)
     for name, content in files.items():
-        write_bytes(folder / name, content, advice)
+        write_bytes(folder / name, content, ADVICE)
     return folder
+
+
+def make_model_folder(folder: Path) -> None:
+    """A folder that a model can be saved to; a DataError where somebody else's README.md would be overwritten."""
+    make_folder(folder, ADVICE)
+    if (folder / CARD).exists() and not any((folder / name).exists() for name in (WEIGHTS, *CONFIGS)):
+        raise DataError(f"{folder} holds no model and a {CARD}, which would be overwritten; {ADVICE}")
 
 
 def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
@@ -85,6 +92,8 @@ def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
     A folder or hub id may also hold an image-text pair of transformers or open_clip (towers.py). Raises a DataError
     where there is none, or its files are missing, truncated, of a newer format or of two models.
     """
+    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
+        raise ConfigError(f"a model is 'default', a folder or a hub id owner/name, got {source!r}")
     if named := towers.split_name(os.fspath(source)):
         return ImageText(os.fspath(source), towers.load_pair(*named))
     folder = find_model(source)
@@ -207,17 +216,17 @@ def _load_pair(folder: Path, place: str) -> ImageText:
 def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
     """phrase_loc.json, and where asked for the library's own files beside it."""
     library, place = towers.split_name(model.config.backbone) or ("", "")
-    local, advice = Path(place).is_dir(), "choose another place for the model"
-    make_folder(folder, advice)
+    local = Path(place).is_dir()
+    make_folder(folder, ADVICE)
     here = local and same_file(place, folder)
     keep = here or (local if weights is None else weights)
     for path in _files_of(library, place) if keep and not here else ():
-        with writing(folder / path.name, advice) as temporary:
+        with writing(folder / path.name, ADVICE) as temporary:
             shutil.copyfile(path, temporary)
     facts = {key: getattr(model.config, key) for key in ("format", "inference", "calibration", "card")}
     name = "." if keep else f"{library}:{Path(place).resolve() if local else place}"
     content = json.dumps({"tower": name, **facts}, indent=1, ensure_ascii=False)
-    write_bytes(folder / OWN, f"{content}\n".encode(), advice)
+    write_bytes(folder / OWN, f"{content}\n".encode(), ADVICE)
     return folder
 
 

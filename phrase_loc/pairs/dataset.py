@@ -130,12 +130,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            narrow = device.type == "mps" and tensor.dtype == torch.float64  # which Apple's GPUs lack
-            return tensor.to(device, torch.float32 if narrow else tensor.dtype, non_blocking=True)
-
-        return cast(Batch, tree_map_only(Tensor, moved, self))
+        return cast(Batch, tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), self))
 
 
 @dataclass(frozen=True)
@@ -216,7 +211,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     labels = [sample.labels for sample in samples]
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
-        weights=torch.tensor([sample.weight for sample in samples], dtype=torch.float64),
+        weights=torch.tensor([sample.weight for sample in samples]),
         words=_ragged([one.ids for one in labels], [one.strengths for one in labels]),
         ignored=_ragged([one.ignored for one in labels]),
         faults=[sample.fault for sample in samples if sample.fault],
@@ -255,4 +250,4 @@ def _ragged(ids: Sequence[Sequence[int]], values: Sequence[Sequence[float]] | No
     flat = [i for row in ids for i in row]
     weights = [1.0] * len(flat) if values is None else [float(v) for row in values for v in row]
     owner = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor([len(row) for row in ids]))
-    return Ragged(owner, torch.tensor(flat, dtype=torch.long), torch.tensor(weights, dtype=torch.float64))
+    return Ragged(owner, torch.tensor(flat, dtype=torch.long), torch.tensor(weights))

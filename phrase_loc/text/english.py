@@ -74,7 +74,7 @@ _LOOSE_CLITIC = re.compile(r"(?<!\s)\s+'(?=s\b)")  # Flickr30k Entities writes "
 _MARKS = str.maketrans(
     dict.fromkeys("’‘‛ʼʹʻʽ′`´＇｀", "'")
     | dict.fromkeys("‐‑‒−﹣－", "-")
-    | dict.fromkeys("—―", " ")
+    | dict.fromkeys("—―™℠", " ")
     | {"ſ": "s"}
 )
 _DASH = re.compile(r"(?<=\w)–(?=\w)")  # a hyphen inside a word, else a dash

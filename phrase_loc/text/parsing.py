@@ -58,7 +58,7 @@ def parse(phrase: str | list[str]) -> list[Token]:
         if token == "left" and _is_verb(before, after)
         else token
         for i, (before, token, after) in enumerate(around)
-        if i not in unread and token not in LISTS.ordinals and not _NUMERAL.fullmatch(token)
+        if i not in unread and token not in LISTS.ordinals and not _is_written_number(token)
     ]
     result: list[Token] = []
     headed, last = True, ""
@@ -83,6 +83,8 @@ def negation(found: Sequence[str]) -> str | None:
         formed = token.endswith(("n't", "-free")) or token.startswith(("no-", "non-"))
         if formed or token in LISTS.negations or (token == "free" and following in ("of", "from")):
             return token
+        if following == "but" and token in LISTS.totals:
+            return f"{token} but"
     return None
 
 
@@ -94,11 +96,17 @@ def relations(found: Sequence[str]) -> dict[str, str]:
     """
     told, result = _places_told(found), {}
     for i, (token, after) in enumerate(zip_longest(found, found[1:], fillvalue="")):
-        if token in _NUMBERING or _NUMERAL.fullmatch(token):
+        if token in _NUMBERING or _is_written_number(token):
             result[token] = "which or how many"
         elif i in told or token in LISTS.relations or (token in LISTS.places and after == "of"):
             result["next to" if (token, after) == ("next", "to") else token] = "where"
     return result
+
+
+def _is_written_number(token: str) -> bool:
+    """'12', '3rd', 'twenty-one'."""
+    parts = token.removesuffix("-one").split("-")
+    return bool(_NUMERAL.fullmatch(token)) or ("-" in token and _NUMBERING.issuperset(parts))
 
 
 def _places_told(found: Sequence[str]) -> set[int]:

@@ -76,7 +76,14 @@ class PhraseEncoder:
         self._rows = further | {word: row for row, word in enumerate(vocabulary.words)}
         self._cache: dict[str, tuple[Word, ...]] = {}
         self.synonyms: dict[str, list[str]] = {}
-        self.synonyms = dict(self._synonym(*entry) for entry in (synonyms or {}).items())
+        given = synonyms or {}
+        if not isinstance(given, Mapping) or not all(
+            isinstance(t, str) for pair in given.items() for t in pair
+        ):
+            raise ConfigError(
+                f"synonyms map words to words, such as {{'perro': 'dog'}}, got {str(synonyms)[:80]}"
+            )
+        self.synonyms = dict(self._synonym(*entry) for entry in given.items())
 
     def _synonym(self, word: str, text: str) -> tuple[str, list[str]]:
         found, read = tokens(word), tokens(text)
@@ -148,10 +155,13 @@ class PhraseEncoder:
                 paired = True
             else:
                 name = (Word(here.text, False, 0.0),) if here.text in names else ()
-                for word in name or self._read(here.text):
+                words = name or self._read(here.text)
+                for word in words:
+                    # of 'zorg-hat' the last part names the thing
+                    role = here.role if word.known or word is words[-1] else min(here.role, Role.MODIFIER)
                     if word.known or word.text not in LISTS.counts:  # an unknown number is passed over
                         written = instead.get(here.text, word.misspelt)
-                        yield Word(word.text, word.known, 0.0, written), here.role
+                        yield Word(word.text, word.known, 0.0, written), role
 
     def _pair(self, first: str, second: str) -> str | None:
         """The unit that two neighbours form, spaced or written as one word; trained words only."""
@@ -177,9 +187,11 @@ class PhraseEncoder:
         if token.count("-") == 1 and word not in self.vocabulary and (pair := self._pair(*token.split("-"))):
             ways = ((pair,), *ways)
         for way in ways:
-            known = tuple([Word(part, True, 0.0) for part in way if part in self._rows])
-            if known and _JOINING.isdisjoint(way[1:-1]):  # 'man-of-war' has no parts
-                return known
+            if not self._rows.keys().isdisjoint(way) and _JOINING.isdisjoint(
+                way[1:-1]
+            ):  # 'man-of-war' has no parts
+                shown = (part for part in way if part in self._rows or english.may_be_shown(part))
+                return tuple([Word(part, part in self._rows, 0.0) for part in shown])
         instead = self._split(word) or self._corrected(word)
         if instead and (not is_word(token) or (len(instead) > 1 and english.is_compound(token))):
             return tuple([Word(near, True, 0.0, token) for near in instead])

@@ -241,9 +241,7 @@ def told_of_held_out(found: dict[str, Any], path: Path) -> str:
     log.info("held out: %s (%s)", told, path)
     if found["average_precision"] > found["shuffled_95"]:
         return f"{told}."
-    log.warning(
-        "NO BETTER THAN NOT LOOKING: the words rank the held-out photographs with a mean average precision of %.2f, "
-        "and shuffled ones reach %.2f; give more photographs of each word, or words for what can be seen",
-        *(found["average_precision"], found["shuffled_95"]),
-    )
-    return f"{told}: no better than chance, which reaches {found['shuffled_95']:.2f}."
+    chance = f"no better than chance, which reaches {found['shuffled_95']:.2f}"
+    advice = "give more photographs of each word, or words for what can be seen"
+    log.warning("NO BETTER THAN NOT LOOKING: %s: %s; %s", told, chance, advice)
+    return f"{told}: {chance}."

@@ -123,12 +123,10 @@ class PhaseConfig:
     warmup: NonNegativeInt = 100  # steps, linear
     schedule: Literal["cosine"] = "cosine"  # to 0, the one there is
     clip: NonNegativeFloat = 1.0  # largest norm of the gradient; 0 does not clip
-    losses: dict[str, NonNegativeFloat] = field(
-        default_factory=lambda: {"sigmoid": 1.0}
-    )  # name -> weight, summed
-    words: NonNegativeInt = (
-        0  # words that a step scores: 0 all, else those said in the batch and sampled others
-    )
+    # name -> weight, summed
+    losses: dict[str, NonNegativeFloat] = field(default_factory=lambda: {"sigmoid": 1.0})
+    # words that a step scores: 0 all, else those said in the batch and sampled others
+    words: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W_][\w .+-]{0,99}", self.name):

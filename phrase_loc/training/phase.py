@@ -163,7 +163,7 @@ class Phase:
             collate_fn=collate,
             num_workers=config.data.workers,
             pin_memory=world.device.type == "cuda",
-            worker_init_fn=_one_thread,
+            worker_init_fn=_uninterrupted,
         )
 
 
@@ -172,8 +172,7 @@ def phase_steps(settings: PhaseConfig, samples: int) -> int:
     return settings.steps or max(1, math.ceil(settings.epochs * math.ceil(samples / settings.batch)))
 
 
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
+def _uninterrupted(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its step
 
 

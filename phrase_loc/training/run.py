@@ -45,12 +45,10 @@ from phrase_loc.training.setup import Setup, add_further_words, open_data, prepa
 log = logging.getLogger(__name__)
 
 #: Settings that may differ when a run goes on: they do not change its result.
-FREE = frozenset(
-    {
-        *("data.workers", "data.index", "data.features", "data.max_faults", "save_every", "log_every"),
-        *("tensorboard", "device", "threads", "out", "card", "inference", "further"),
-    }
-)
+FREE = {
+    *("data.workers", "data.index", "data.features", "data.max_faults", "save_every", "log_every"),
+    *("tensorboard", "device", "threads", "out", "card", "inference", "further"),
+}
 
 
 def train(config: TrainConfig, world: World, measure: Measure | None = None) -> Path:

@@ -185,6 +185,8 @@ async def _in_words(request: Request, error: Exception) -> Response:
         return sentence(400, str(error))
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return sentence(422, "the request holds no JSON that can be read; send an object")
         where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
         return sentence(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}")
     assert isinstance(error, HTTPException)

@@ -299,7 +299,8 @@ def from_base64(text: str) -> bytes:
     head, comma, data = text.partition(",")
     with suppress(ValueError):
         if not comma or head.lower().endswith(";base64"):
-            return base64.b64decode(data if comma else head, validate=True)
+            lines = (data if comma else head).split()  # as `base64` and MIME break them
+            return base64.b64decode("".join(lines), validate=True)
     raise DataError(f"expected an image in base64, got {text[:40]!r}")
 
 

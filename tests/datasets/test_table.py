@@ -98,11 +98,13 @@ def test_boxes_may_be_lists_and_photographs_absent_where_sizes_are_given(tmp_pat
         ({"x1": "", "y1": "", "x2": "", "y2": ""}, "rows without a box", "a.jpg, row 2: 'a red hat'"),
         ({"x1": 90, "x2": 60}, "images", "a.jpg: row 2: its box (90, 20)-(60, 60) is inverted"),
         ({"x1": "nan"}, "images", "a.jpg: row 2: there is no finite number in its box"),
+        ({"width": 200, "height": 160}, "images", "a.jpg: its rows give different sizes"),
         ({"x2": 300}, "boxes cut to the image (kept)", "a.jpg, row 2: has a box"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_named(photos, change, kind, said):
-    written(photos / "t.csv", [ROWS[0], ROWS[1] | change, *ROWS[2:]])
+    sizes = {"width": 100, "height": 80} if "width" in change else {}
+    written(photos / "t.csv", [ROWS[0] | sizes, ROWS[1] | sizes | change, *ROWS[2:]])
     found = DATASETS["table"](root=photos / "t.csv")
     assert list(found.skipped.notes) == [kind]
     assert found.skipped.notes[kind][0].startswith(said)
@@ -120,6 +122,12 @@ def test_what_is_no_table_is_one_sentence(photos):
         DATASETS["table"](root=photos / "none.csv")
     (photos / "t.csv").write_text("picture,words\na.jpg,hat\n")
     with pytest.raises(DataError, match="row 1: it has no image and phrase, but nothing"):
+        DATASETS["table"](root=photos / "t.csv")
+    written(photos / "t.csv", [ROWS[0] | {"x1": 0.1, "y1": 0.1, "x2": 0.9, "y2": 0.5}])
+    with pytest.raises(DataError, match="no number is above 1; expected pixels"):
+        DATASETS["table"](root=photos / "t.csv")
+    (photos / "t.csv").write_text("image,phrase\na.jpg,hat\n")
+    with pytest.raises(DataError, match=r"the first of 2 problems: rows without a box: a\.jpg, row 1"):
         DATASETS["table"](root=photos / "t.csv")
     with pytest.raises(ConfigError, match="no option 'tabel'"):
         DATASETS["table"](root=photos, tabel="t.csv")

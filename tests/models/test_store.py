@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models import store
 from phrase_loc.models.store import load_model, save_model
 from tests.models.test_model import IDS, IMAGES, extended, tiny_model
@@ -222,9 +222,19 @@ def test_no_such_model(tmp_path, monkeypatch):
         load_model(tmp_path / "nowhere" / "at" / "all")
     with pytest.raises(DataError, match=r"config\.json is missing"):
         load_model(tmp_path)
+    for odd in (None, 3, ""):
+        with pytest.raises(ConfigError, match="a model is 'default'"):
+            load_model(odd)
     monkeypatch.setattr(store, "SHIPPED", tmp_path)
     with pytest.raises(DataError, match="ships no model"):
         load_model("default")
+
+
+def test_a_readme_that_is_no_models_stays(model, tmp_path):
+    (tmp_path / "README.md").write_text("somebody's own")
+    with pytest.raises(DataError, match=r"holds no model and a README\.md"):
+        save_model(model, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_a_failed_write_leaves_the_old_model(model, tmp_path, monkeypatch):

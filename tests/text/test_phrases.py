@@ -329,6 +329,21 @@ def test_a_hyphenated_unit_is_the_unit():
     assert known("a hot-dog") == ["hot dog"]
 
 
+@pytest.mark.parametrize(
+    ("phrase", "words", "head_known"),
+    [
+        ("a red-lorry", [("red", True), ("lorry", False)], False),
+        ("a zorg-hat", [("zorg", False), ("hat", True)], True),
+        ("a hat-on", [("hat", True)], True),
+    ],
+)
+def test_a_part_of_a_hyphenated_word_that_is_unknown_is_said(phrase, words, head_known):
+    encoded = ENCODER.encode(phrase)
+    assert [(w.text, w.known) for w in encoded.words] == words
+    assert encoded.head_known is head_known
+    assert ("is not known" in (encoded.note or "")) is (len(words) > 1)
+
+
 def test_a_word_of_thousands_of_letters_is_unknown_and_takes_nothing():
     tracemalloc.start()
     encoded = ENCODER.encode("a dog " + "abcdefghij" * 4000 + " " + "dog-" * 4000)

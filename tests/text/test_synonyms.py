@@ -41,6 +41,8 @@ def test_they_are_read_and_said(phrase, read, like):
     [
         ({"lorry": "zorglub"}, "'lorry' cannot be read as 'zorglub': the model does not know 'zorglub'"),
         ({"fire engine": "truck"}, "stands for one word, got 'fire engine'"),
+        ({"lorry": 3}, "synonyms map words to words"),
+        ([("lorry", "truck")], "synonyms map words to words"),
         ({"lorry": "!"}, "the model does not know an empty text"),
     ],
 )

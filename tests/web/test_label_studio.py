@@ -311,7 +311,11 @@ def test_cvat_gets_shapes_in_pixels(client, photo, tiny_localizer):
     assert shape["points"] == pytest.approx(expected.boxes[0].tolist(), abs=0.01)
     assert float(shape["confidence"]) == pytest.approx(expected.present, abs=1e-4)
     assert client.post("/api/cvat", json={"image": image, "threshold": 1.0, "labels": ["a hat"]}).json() == []
+    lines = base64.encodebytes(photo).decode()
+    assert client.post("/api/cvat", json=body | {"image": lines}).json() == [shape]
     assert "labels" in refusal(client.post("/api/cvat", json={"image": image}))
+    kind = {"Content-Type": "application/json"}
+    assert "holds no JSON" in refusal(client.post("/api/cvat", content=b'{"image": ', headers=kind))
     assert "base64" in refusal(client.post("/api/cvat", json={"image": "?", "labels": ["dog"]}))
 
 
