@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from phrase_loc.cli import main
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.methods import build
-from phrase_loc.evaluation.scoring import Request
+from phrase_loc.evaluation.protocols import PROTOCOLS
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.pairs.sources import open_source
@@ -144,7 +144,8 @@ def test_evaluation_and_page_rank_as_a_query_does(taught, drawn_image, tmp_path)
     drawn_image.save(tmp_path / "photo.png")
     sample = GroundingSample("1", tmp_path / "photo.png", (80, 120), (), (), ())
     (method,) = build(["contrastive_mwp"], taught)
-    answers = method.answer(sample, [(phrase,) for phrase in PHRASES], Request(top_k=3))
+    test = PROTOCOLS["recall_any"].but("first three", "", top_k=3)
+    answers = method.answer(sample, [(phrase,) for phrase in PHRASES], [test])
     found = taught(drawn_image, PHRASES, 3)
     for at in (0, 2):
         assert torch.allclose(answers.boxes[at], found[at].boxes, atol=1e-4)

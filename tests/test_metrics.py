@@ -1,12 +1,16 @@
 """Metrics against slow twins written from their definitions, and cases worked by hand."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from phrase_loc.boxes import iou
 from phrase_loc.evaluation.protocols import PROTOCOLS, faithful
-from phrase_loc.evaluation.scoring import average_precision, first_correct, inside_any
+from phrase_loc.evaluation.scoring import Answers, average_precision, gather, inside_any, recall
+from phrase_loc.structures import GroundingSample, Phrase
 
 NAN = float("nan")
 
@@ -14,7 +18,6 @@ NAN = float("nan")
 def test_nothing_in_nothing_out():
     assert inside_any(torch.zeros(0, 2), torch.zeros(0, 0, 4)).shape == (0,)
     assert iou(torch.zeros(0, 3, 4), torch.zeros(0, 2, 4)).shape == (0, 3, 2)
-    assert first_correct(torch.zeros(2, 0, dtype=torch.bool)).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -58,10 +61,18 @@ def test_overlap_with_padding_is_zero():
 
 
 def test_the_first_correct_box_and_an_overlap_of_exactly_a_half():
-    ious = torch.tensor([[0.2, 0.5, 0.9], [0.1, 0.2, 0.3]])
-    protocol = PROTOCOLS["recall_any"]
-    assert first_correct(protocol.correct(ious)).tolist() == [1, 3]
-    assert first_correct(faithful(protocol).correct(ious)).tolist() == [2, 3]
+    """Boxes over the upper part of the truth: a tenth of its height overlaps by 0.1."""
+    truth, protocol = torch.tensor([[0.0, 0, 10, 10]]), replace(PROTOCOLS["recall_any"], offset=0.0)
+    sample = GroundingSample("1", Path("1.jpg"), (20, 20), (Phrase("one"), Phrase("other")), (truth, truth))
+    ranked = torch.tensor([[[0.0, 0, 10, y, 1] for y in heights] for heights in ((2, 5, 9), (1, 2, 3))])
+    answers = Answers(torch.tensor([True, True]), {}, ranked)
+    for test, first in ((protocol, [1, 3]), (faithful(protocol), [2, 3])):
+        found = recall(test, gather(test, sample), answers)
+        assert found["first"].tolist() == first
+        assert found["R@1"].tolist() == [0, 0]
+        assert found["R@5"].tolist() == [1, 0]
+    nothing = recall(protocol, gather(protocol, sample), Answers(answers.known, {}, ranked[:, :0]))
+    assert nothing["R@10"].tolist() == [0, 0]
 
 
 def eleven_points(scores, correct, image, times, positives):

@@ -13,15 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
-from phrase_loc.cli.query import (
-    KEEP_MEMORY,
-    RETURN_MEMORY,
-    batch_arguments,
-    localizer_of,
-    model_arguments,
-    set_malloc,
-)
+from phrase_loc.cli import COUNT, DEFAULT, note, probability, query, whole_number
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import make_folder, read_text, refuse_foreign, write_text
@@ -104,8 +96,8 @@ def run_label(parser: argparse.ArgumentParser, given: list[str]) -> None:
     text = "before a photograph's name in Label Studio's tasks (default: its local files)"
     add("--url", metavar="PREFIX", help=text)
     add("--overwrite", action="store_true", help="replace answers in DIR to other photographs or phrases")
-    model_arguments(parser)
-    batch_arguments(parser)
+    query.model_arguments(parser)
+    query.batch_arguments(parser)
     args = parser.parse_intermixed_args(given)
     from phrase_loc.distributed import session
     from phrase_loc.label_formats import formats_of
@@ -115,9 +107,9 @@ def run_label(parser: argparse.ArgumentParser, given: list[str]) -> None:
     classes = read_classes(args.phrases)
     rules = Rules(args.precision, args.threshold, args.share, args.instances)
     make_folder(args.output)
-    set_malloc(KEEP_MEMORY)
+    query.set_malloc(query.KEEP_MEMORY)
     with session(args.device) as world:
-        localizer = localizer_of(args, str(world.device))
+        localizer = query.localizer_of(args, str(world.device))
         notes = check_classes(localizer, classes, rules)
         images = world.from_main(
             lambda: photographs(args.photos, classes, args.output, args.every, notes.append)
@@ -272,7 +264,7 @@ def run_serve(parser: argparse.ArgumentParser, given: list[str]) -> None:
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
     port = whole_number(0, 65535, "a port number from 0 to 65535")
     add("--port", type=port, default=8000, help=f"0 takes any that is free {DEFAULT}")
-    model_arguments(parser)
+    query.model_arguments(parser)
     text = "a further name by which the server is called, as of a proxy before it; may be repeated"
     add("--allowed-host", action="append", default=[], metavar="NAME", help=text)
     text = f"Label Studio's address, whose photographs may be fetched, with the access token in {KEY}"
@@ -292,8 +284,8 @@ def run_serve(parser: argparse.ArgumentParser, given: list[str]) -> None:
         from phrase_loc.web.server import Server
 
         fetched = Photographs(args.label_studio_url, os.environ.get(KEY, ""), frozenset(args.image_host))
-        set_malloc(RETURN_MEMORY)
-        localizer = localizer_of(args, args.device)
+        query.set_malloc(query.RETURN_MEMORY)
+        localizer = query.localizer_of(args, args.device)
         app = create_app(localizer, Limits(), token, *names_of(args.host, args.allowed_host, token), fetched)
         server = Server(app, Limits(), lambda port: _announce(args.host, port, token))
         server.run(sockets=[bound])

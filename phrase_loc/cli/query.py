@@ -159,11 +159,9 @@ def _query_one(args: argparse.Namespace, phrases: Sequence[str]) -> None:
 
 
 def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequence[str]) -> None:
-    for option in ("json", "profile"):
-        if getattr(args, option):
-            raise ConfigError(
-                f"--{option} is for one photograph without --output and --gallery; the answers go to a file here"
-            )
+    if option := next((name for name in ("json", "profile") if getattr(args, name)), None):
+        where = "one photograph without --output and --gallery"
+        raise ConfigError(f"--{option} is for {where}; the answers go to a file here")
     from phrase_loc.distributed import session
     from phrase_loc.gallery import overlay_places, write_gallery, write_overlays
     from phrase_loc.streaming import answer_many, check_place, questions_of

@@ -31,9 +31,7 @@ def _made(module: str, kind: str, /, root: Path, split: str = "", **options: Any
     return made(Path(root), **({"split": split} if split else {}), **options)
 
 
-CLASSES = {"flickr30k": "Flickr30kEntities"} | {
-    n.lower(): n for n in ("VOC", "COCO", "YOLO", "ImageNet", "Table")
-}
 DATASETS: dict[str, Callable[..., Annotated]] = {
-    name: partial(_made, name, kind) for name, kind in CLASSES.items()
+    "flickr30k": partial(_made, "flickr30k", "Flickr30kEntities")
 }
+DATASETS |= {n.lower(): partial(_made, n.lower(), n) for n in ("VOC", "COCO", "YOLO", "ImageNet", "Table")}

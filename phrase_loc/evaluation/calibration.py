@@ -11,7 +11,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,19 +39,11 @@ UNTYPED = {"other", "notvisual"}  # labels that are no kind of thing
 Samples = Sequence[GroundingSample]
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Pairs whose probability fell into one tenth: its mean, the share that was positive, how many."""
-
-    said: float
-    seen: float
-    count: int
-
-
 class Reliability(NamedTuple):
     """A reliability diagram: bins that hold a pair from 0 to 1, expected calibration error, Brier score, counts."""
 
-    bins: list[Bin]
+    #: of the pairs whose probability fell into one tenth: its mean, the share that was positive, how many
+    bins: list[tuple[float, float, int]]
     error: float
     brier: float
     pairs: int
@@ -87,11 +78,6 @@ class Pairs(NamedTuple):
         each[OWN] *= max(1, np.count_nonzero(counts[:OWN]))
         return each[self.kind]
 
-    def usual(self, images: np.ndarray) -> np.ndarray:
-        """Mean and standard deviation of each word's scores over some of the images: (W, 2)."""
-        seen = self.scores[images].astype(np.float32)
-        return np.stack([seen.mean(0), seen.std(0)], 1)
-
     def asked(self, of_words: np.ndarray) -> np.ndarray:
         """What holds of words (W, ...), mixed into the phrases of the pairs: (n, ...)."""
         return np.stack([weights @ of_words[words] for words, weights in self.mixtures])[self.text]
@@ -111,7 +97,7 @@ def reliability(localizer: "PhraseLocalizer", samples: Samples) -> Reliability |
     looked = 0
     for i, pairs in asked.items():
         with suppress(DataError):  # a photograph that cannot be read
-            scene = localizer.look(framed(chosen[i]).picture, size=chosen[i].size)
+            scene = localizer.look(framed(chosen[i])[0], size=chosen[i].size)
             said += zip(localizer.present(scene, [*pairs]), pairs.values(), strict=True)
             looked += 1
     if not said:
@@ -124,8 +110,8 @@ def binned(said: np.ndarray, positive: np.ndarray, images: int = 0) -> Reliabili
     """Probabilities (n,) and truths (n,) -> tenths; the error is the bins' mean gap, weighted by their counts."""
     place = np.minimum((said * BINS).astype(int), BINS - 1)
     inside = [place == b for b in np.unique(place)]
-    bins = [Bin(float(said[i].mean()), float(positive[i].mean()), int(i.sum())) for i in inside]
-    error = float(sum(abs(b.seen - b.said) * (b.count / len(said)) for b in bins))
+    bins = [(float(said[i].mean()), float(positive[i].mean()), int(i.sum())) for i in inside]
+    error = float(sum(abs(seen - mean) * (count / len(said)) for mean, seen, count in bins))
     return Reliability(bins, error, float(((said - positive) ** 2).mean()), len(said), images)
 
 
@@ -200,7 +186,7 @@ def ask(localizer: "PhraseLocalizer", samples: Samples, seed: int = 0) -> Pairs:
     place: dict[int, int] = {}
     for number, sample in enumerate(tqdm(samples, desc="calibrate", unit="image", disable=None)):
         try:
-            scene = localizer.look(framed(sample).picture, sample.size)
+            scene = localizer.look(framed(sample)[0], sample.size)
         except DataError as error:
             warnings.warn(f"{sample.image_id} is left out: {error}", RuntimeWarning, stacklevel=2)
             continue
@@ -258,7 +244,8 @@ def fit(pairs: Pairs, chosen: np.ndarray, by_word: bool) -> tuple[float, float, 
 
     regressors, words = pairs.raw[:, None], np.zeros((pairs.scores.shape[1], 0))
     if by_word:
-        words = pairs.usual(np.unique(pairs.image[chosen]))
+        seen = pairs.scores[np.unique(pairs.image[chosen])].astype(np.float32)
+        words = np.stack([seen.mean(0), seen.std(0)], 1)  # (W, 2)
         regressors = np.hstack([regressors, pairs.asked(words)])
     found = LogisticRegression(C=1e3, max_iter=1000).fit(
         regressors[chosen], pairs.positive[chosen], sample_weight=pairs.weights[chosen]

@@ -25,7 +25,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
 
 from phrase_loc.boxes import rescale
 from phrase_loc.datasets.annotations import Annotated, Size, fit_box
@@ -33,12 +32,11 @@ from phrase_loc.datasets.table import Places, Row, categories, image_numbers, nu
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose
 from phrase_loc.evaluation.evaluator import Plan, framed
 from phrase_loc.evaluation.protocols import PROTOCOLS, Protocol
-from phrase_loc.evaluation.scoring import Answers, Batch, Method, Query, Request, gather
+from phrase_loc.evaluation.scoring import Answers, Batch, Method, Query, answers_of, gather
 from phrase_loc.files import digest, reason, writing
 from phrase_loc.images import load_image
 from phrase_loc.skipped import Skipped
 from phrase_loc.structures import GroundingSample
-from phrase_loc.tables import TABLE_ENDINGS
 
 PREDICTIONS, TRANSFORMERS = PREFIXES = ("predictions:", "transformers:")
 #: Columns of a template that are to be filled in.
@@ -51,25 +49,6 @@ ADVICE = (
 
 #: (image id, index of the phrase in its sample or name of a chain, name of a protocol or '' for all)
 Key: TypeAlias = tuple[str, int | str, str]
-
-
-def is_external(name: str) -> bool:
-    """Whether a method is one of these."""
-    return name.startswith(PREFIXES)
-
-
-def hint(name: str) -> str:
-    """What was meant by the bare name of a file."""
-    return f" (did you mean '{PREDICTIONS}{name}'?)" if name.endswith((*TABLE_ENDINGS, ".json")) else ""
-
-
-def load(
-    names: Sequence[str], samples: Annotated, protocols: Sequence[Protocol], device: torch.device
-) -> "dict[str, Predictions | Detector]":
-    """The methods among `names` that are these; a file is read and a network loaded."""
-    files = [name for name in names if name.startswith(PREDICTIONS)]
-    found: dict[str, Predictions | Detector] = {n: Predictions(n, samples, protocols) for n in files}
-    return found | {n: Detector(n, device) for n in names if n.startswith(TRANSFORMERS)}
 
 
 @dataclass
@@ -92,15 +71,6 @@ class Answer:
 def needed(protocol: Protocol) -> str:
     """What a protocol asks for."""
     return "point" if "pointing" in protocol.kind else "box"
-
-
-def answers(points: Tensor, ranked: Sequence[Tensor], request: Request) -> Answers:
-    """Answers of points (P, 2), NaN for none, and P rankings (n, 5)."""
-    table = pad_sequence(list(ranked), batch_first=True, padding_value=torch.nan)
-    first = pad(table, (0, 0, 0, 1), value=torch.nan)[:, 0, :4]
-    known = ~(points[:, 0].isnan() & first[:, 0].isnan())
-    boxes = dict.fromkeys(request.map_boxes, first)
-    return Answers(known, dict.fromkeys(request.borders, points), table[:, : request.top_k], boxes)
 
 
 class Predictions(Method):
@@ -169,7 +139,7 @@ class Predictions(Method):
             said = [self._of(protocol, batch.sample, members) for members in batch.members]
             points = torch.tensor([answer.point or [torch.nan] * 2 for answer in said])
             ranked = [torch.tensor(answer.boxes).reshape(-1, 5) for answer in said]
-            found.append(answers(points, ranked, Request.of([protocol])))
+            found.append(answers_of(points, ranked, [protocol]))
         return found
 
     def _of(self, protocol: Protocol, sample: GroundingSample, members: tuple[int, ...]) -> Answer:
@@ -226,17 +196,18 @@ class Detector(Method):
         self.last: tuple[GroundingSample | None, dict[str, Tensor]] = (None, {})
 
     @torch.inference_mode()
-    def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
+    def answer(self, sample: GroundingSample, queries: Sequence[Query], asked: Sequence[Protocol]) -> Answers:
         """Answer distinct queries about one image; a chain has the boxes of its mentions together."""
         if self.last[0] is not sample:
             self.last = (sample, {})
         found = self.last[1]
         if new := [p for p in dict.fromkeys(p for query in queries for p in query) if p not in found]:
-            found |= self._detect(load_image(framed(sample).picture), new, sample.size)
+            found |= self._detect(load_image(framed(sample)[0]), new, sample.size)
         pooled = [torch.cat([found[p] for p in dict.fromkeys(query)]) for query in queries]
         ranked = [boxes[boxes[:, 4].argsort(descending=True, stable=True)] for boxes in pooled]
         centres = torch.stack([(boxes[0, :2] + boxes[0, 2:4]) / 2 for boxes in ranked])
-        return answers(centres, [boxes[: max(1, request.top_k)] for boxes in ranked], request)
+        most = max(1, *(protocol.top_k for protocol in asked))
+        return answers_of(centres, [boxes[:most] for boxes in ranked], asked)
 
     def _detect(self, picture: Image.Image, phrases: list[str], size: Size) -> dict[str, Tensor]:
         """Per phrase (n, 5) boxes in the frame (H, W) and their scores."""

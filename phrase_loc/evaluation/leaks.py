@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -43,34 +43,29 @@ IDS = re.compile(
 )
 #: The name of an image, and its file or why there is none.
 Source = tuple[str, bytes | Path | DataError]
+#: Fingerprints of n pictures: phash (n,) and standardised thumbnails (n, 256).
+Prints = tuple[NDArray[np.uint64], NDArray[np.float32]]
 
 
-class Prints(NamedTuple):
-    """Fingerprints of n pictures: phash (n,) uint64 and standardised thumbnails (n, 256) float32."""
-
-    hashes: NDArray[np.uint64]
-    thumbs: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, images: Iterable[Image.Image]) -> "Prints":
-        """The perceptual hashes as numbers, and 16 x 16 grey pictures with mean 0 and norm 1 (zeros when flat)."""
-        hashes, small = [], []
-        for image in images:
-            hashes.append(int(str(imagehash.phash(image)), 16))
-            grey = image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
-            small.append(np.asarray(grey, dtype=np.float32).ravel())
-        centred = np.array(small) - np.mean(small, axis=1, keepdims=True)
-        norms = np.linalg.norm(centred, axis=1, keepdims=True)
-        return cls(np.array(hashes, np.uint64), np.where(norms > 1e-3, centred / np.maximum(norms, 1e-3), 0))
+def prints(images: Iterable[Image.Image]) -> Prints:
+    """The perceptual hashes as numbers, and 16 x 16 grey pictures with mean 0 and norm 1 (zeros when flat)."""
+    hashes, small = [], []
+    for image in images:
+        hashes.append(int(str(imagehash.phash(image)), 16))
+        grey = image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+        small.append(np.asarray(grey, dtype=np.float32).ravel())
+    centred = np.array(small) - np.mean(small, axis=1, keepdims=True)
+    norms = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.array(hashes, np.uint64), np.where(norms > 1e-3, centred / np.maximum(norms, 1e-3), 0)
 
 
 def duplicates(known: Prints, asked: Prints, distance: int) -> list[tuple[int, int, int, float]]:
     """Near duplicates, at most `distance` bits apart and alike as thumbnails: (asked, known, bits, correlation)."""
-    found = []
-    for place in np.flatnonzero(asked.thumbs.any(1)).tolist():  # flat pictures are like nothing
-        bits = np.bitwise_count(asked.hashes[place] ^ known.hashes)
+    (hashes, thumbs), (own_hashes, own_thumbs), found = known, asked, []
+    for place in np.flatnonzero(own_thumbs.any(1)).tolist():  # flat pictures are like nothing
+        bits = np.bitwise_count(own_hashes[place] ^ hashes)
         near = np.flatnonzero(bits <= distance)
-        alike = known.thumbs[near] @ asked.thumbs[place]
+        alike = thumbs[near] @ own_thumbs[place]
         pairs = zip(near.tolist(), bits[near].tolist(), alike.tolist(), strict=True)
         found += [(place, entry, n, round(r, 4)) for entry, n, r in pairs if r >= SIMILAR]
     return found
@@ -86,7 +81,7 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
     if not asked:
         raise DataError(f"no readable image in {evaluation}; name the folder of the evaluation images")
     names = list(asked)
-    prints = {False: Prints.of(asked.values()), True: Prints.of(map(ImageOps.mirror, asked.values()))}
+    known = {False: prints(asked.values()), True: prints(map(ImageOps.mirror, asked.values()))}
     ids = defaultdict[str, set[str]](set)
     for name in names:
         for key in image_ids(name):
@@ -98,11 +93,11 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
         for name, _ in chunk:
             hits = set[str]().union(*(ids[key] for key in image_ids(name) if key in ids))
             shared += [{"train": name, "evaluation": hit} for hit in sorted(hits)]
-        own = Prints.of(picture for _, picture in chunk)
+        own = prints(picture for _, picture in chunk)
         near += [
             {"train": chunk[a][0], "evaluation": names[b], "bits": n, "correlation": r, "mirrored": mirrored}
-            for mirrored, known in prints.items()
-            for a, b, n, r in duplicates(known, own, distance)
+            for mirrored, of_set in known.items()
+            for a, b, n, r in duplicates(of_set, own, distance)
         ]
     if not count:
         raise DataError(f"no readable image in {', '.join(train)}; name shards (.tar) or folders of images")
@@ -113,7 +108,18 @@ def audit(train: Sequence[str], evaluation: str | Path, distance: int = DISTANCE
         "shared_ids": shared,
         "near_duplicates": near,
     }
-    return content | {"summary": summary(content)}
+    by_id, by_look = ({pair["evaluation"] for pair in pairs} for pairs in (shared, near))
+    verdict = "No leak was found"
+    if touched := len(by_id | by_look):
+        share = f"{touched:,} evaluation images ({100 * touched / len(asked):.1f} %)"
+        verdict = f"{share} are in the training set: leave them out of one of the two before reporting"
+    exact = sum(pair["bits"] == 0 for pair in near)
+    return content | {
+        "summary": f"{count:,} training images against {len(asked):,} evaluation images: {len(by_id):,} share an id, "
+        f"{len(by_look):,} have a near duplicate (at most {distance} of 64 bits apart, thumbnails correlated by "
+        f"{SIMILAR} or more, mirrored copies included; {exact:,} pairs with equal hashes). "
+        f"{sum(map(len, unread)):,} files could not be read and were not compared. {verdict}."
+    }
 
 
 def _pictures(sources: Iterator[Source], unreadable: list[str]) -> Iterator[tuple[str, Image.Image]]:
@@ -125,25 +131,6 @@ def _pictures(sources: Iterator[Source], unreadable: list[str]) -> Iterator[tupl
             yield name, load_image(source).resize((SIDE, SIDE), Image.Resampling.BOX).convert("L")
         except DataError as error:
             unreadable.append(f"{name}: {error}")
-
-
-def summary(content: dict[str, Any]) -> str:
-    """One paragraph on what was found."""
-    train, asked, rule = content["train"], content["evaluation"], content["rule"]
-    by_id = {pair["evaluation"] for pair in content["shared_ids"]}
-    by_look = {pair["evaluation"] for pair in content["near_duplicates"]}
-    unreadable = len(train["unreadable"]) + len(asked["unreadable"])
-    exact = sum(pair["bits"] == 0 for pair in content["near_duplicates"])
-    verdict = "No leak was found"
-    if touched := len(by_id | by_look):
-        share = f"{touched:,} evaluation images ({100 * touched / asked['images']:.1f} %)"
-        verdict = f"{share} are in the training set: leave them out of one of the two before reporting"
-    return (
-        f"{train['images']:,} training images against {asked['images']:,} evaluation images: {len(by_id):,} "
-        f"share an id, {len(by_look):,} have a near duplicate (at most {rule['distance']} of 64 bits apart, "
-        f"thumbnails correlated by {rule['correlation']} or more, mirrored copies included; {exact:,} pairs "
-        f"with equal hashes). {unreadable:,} files could not be read and were not compared. {verdict}."
-    )
 
 
 def image_ids(name: str) -> set[str]:

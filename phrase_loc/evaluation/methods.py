@@ -17,13 +17,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from platformdirs import user_cache_path
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
@@ -35,12 +35,14 @@ from phrase_loc.evaluation import external
 from phrase_loc.evaluation.evaluator import framed
 from phrase_loc.evaluation.protocols import EvaluateConfig, MapBox, Protocol
 from phrase_loc.evaluation.rows import Rows, Table, content_words
-from phrase_loc.evaluation.scoring import BASELINES, Answers, Baseline, Method, Query, Request, hashed
+from phrase_loc.evaluation.scoring import BASELINES, Answers, Baseline, Method, Query, hashed
 from phrase_loc.evaluation.statistics import Floats
 from phrase_loc.evaluation.thresholds import map_boxes
 from phrase_loc.files import digest
 from phrase_loc.maps import peak
+from phrase_loc.proposals.source import tidy
 from phrase_loc.structures import GroundingSample, Scene
+from phrase_loc.tables import TABLE_ENDINGS
 
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
@@ -52,13 +54,15 @@ NEAR = 0.05  # of the longer side
 CHUNK = 16  # full-size maps held at once,
 HELD_PIXELS = 2**25  # or fewer, of so many pixels together
 
+#: An image that was looked at, and method -> phrase -> map (h, w) >= 0 and mean unit (D,), zeros if unknown.
+Look = tuple[GroundingSample, Scene, defaultdict[str, dict[str, tuple[Tensor, Tensor]]]]
 #: What is asked instead of the phrases of an image.
 Choice = Callable[["PhraseLocalizer", GroundingSample, Sequence[str]], Sequence[str]]
 
 
 def needs_model(names: list[str]) -> bool:
     """Whether any of the methods asks a model of ours."""
-    return any(name not in BASELINES and not external.is_external(name) for name in names)
+    return any(name not in BASELINES and not name.startswith(external.PREFIXES) for name in names)
 
 
 def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
@@ -68,23 +72,24 @@ def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
 
         Inference.from_dict(inference)
     known = [*METHODS, *(f"{m}@{c}" for m in METHODS for c in CONTROLS), *BASELINES]
-    for name in (n for n in names if not external.is_external(n)):
+    for name in (n for n in names if not n.startswith(external.PREFIXES)):
         if name not in known:
-            hint = nearest(name[:80], known) or external.hint(name[:80])
+            is_file = name.endswith((*TABLE_ENDINGS, ".json"))
+            hint = f" (did you mean 'predictions:{name[:80]}'?)" if is_file else nearest(name[:80], known)
             offered = ", ".join([*sorted(known), "predictions:FILE", "transformers:ID"])
             raise ConfigError(f"unknown method {name[:80]!r}{hint}; choose from {offered}")
 
 
 def load_localizer(config: EvaluateConfig, device: str) -> "PhraseLocalizer":
     """The localizer of a config, with its changed settings; where no boxes are ranked it proposes none."""
-    from phrase_loc.evaluation.classifier import PREFIX, load_classifier
+    from phrase_loc.evaluation import classifier
     from phrase_loc.localizer import PhraseLocalizer
 
     ranks = any(protocol.top_k for protocol in config.chosen_protocols())
     folder = cache_folder(config.proposal_cache) if ranks else None
     settings = config.inference if ranks else {"proposals": BOXES_OF_MAPS, **config.inference}
-    if config.model.startswith(PREFIX):
-        localizer: PhraseLocalizer = load_classifier(config.model, device, **settings)
+    if config.model.startswith(classifier.PREFIX):
+        localizer: PhraseLocalizer = classifier.load_classifier(config.model, device, **settings)
     else:
         localizer = PhraseLocalizer.from_pretrained(config.model, device=device).with_settings(**settings)
     return localizer if folder is None else localizer.with_cache(folder)
@@ -92,10 +97,6 @@ def load_localizer(config: EvaluateConfig, device: str) -> "PhraseLocalizer":
 
 def cache_folder(setting: str) -> Path | None:
     """The folder that `proposal_cache` names, tidied; None where nothing is kept."""
-    from platformdirs import user_cache_path
-
-    from phrase_loc.proposals.source import tidy
-
     if setting in ("", "none"):
         return None
     try:
@@ -120,8 +121,6 @@ def build(
     names: list[str], localizer: "PhraseLocalizer | None", others: Mapping[str, Method] | None = None
 ) -> list[Method]:
     """The methods called `names`, in that order; `localizer` may be None when none asks it, `others` are external."""
-    if needs_model(names):
-        check(names)
     looks = list[Look]()
 
     def made(name: str) -> Method:
@@ -138,14 +137,6 @@ def build(
     return [made(name) for name in dict.fromkeys(names)]
 
 
-class Look(NamedTuple):
-    """An image that was looked at, and method -> phrase -> map (h, w) >= 0 and mean unit (D,), zeros if unknown."""
-
-    sample: GroundingSample
-    scene: Scene
-    maps: defaultdict[str, dict[str, tuple[Tensor, Tensor]]]
-
-
 @dataclass
 class MapMethod(Method):
     """A method that gives attention maps; peaks and boxes follow from the localizer's own rules."""
@@ -156,46 +147,47 @@ class MapMethod(Method):
     looks: list[Look]  # the last image looked at, for all methods
     choose: Choice | None  # what is asked instead of the phrases
 
-    def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
+    def answer(self, sample: GroundingSample, queries: Sequence[Query], asked: Sequence[Protocol]) -> Answers:
         """Answer distinct queries about one image (scoring.py)."""
-        if not self.looks or self.looks[0].sample is not sample:
-            scene = self.localizer.look(framed(sample).picture, size=sample.size)
-            self.looks[:] = [Look(sample, scene, defaultdict(dict))]
-        scene, found = self.looks[0].scene, self.looks[0].maps[self.name]
+        if not self.looks or self.looks[0][0] is not sample:
+            scene = self.localizer.look(framed(sample)[0], size=sample.size)
+            self.looks[:] = [(sample, scene, defaultdict(dict))]
+        ((_, scene, maps_of),) = self.looks
+        found = maps_of[self.name]
         phrases = list(dict.fromkeys(p for query in queries for p in query))
         if new := [phrase for phrase in phrases if phrase not in found]:
-            asked = self.choose(self.localizer, sample, new) if self.choose else new
-            units = self.localizer.phrase_units(self.localizer.encode(asked))
-            found.update(zip(new, zip(self.localizer.attend(scene, asked), units, strict=True), strict=True))
+            said = self.choose(self.localizer, sample, new) if self.choose else new
+            units = self.localizer.phrase_units(self.localizer.encode(said))
+            found.update(zip(new, zip(self.localizer.attend(scene, said), units, strict=True), strict=True))
         maps, units = (
             torch.stack([torch.stack([found[p][part] for p in query]).mean(0) for query in queries])
             for part in range(2)
         )
         knows = {p: e.known for p, e in zip(phrases, self.localizer.encode(phrases), strict=True)}
         known = torch.tensor([any(knows[p] for p in query) for query in queries])
-        peaks, boxes = self._from_heat(maps, sample.size, request)
+        peaks, boxes = self._from_heat(maps, sample.size, asked)
         for values in [*peaks.values(), *boxes.values()]:
             values[~known] = float("nan")
-        ranked = self._ranked(scene, maps, known, request.top_k, units)
-        of_classifier = getattr(self.localizer, "class_ranks", None) if request.ranks else None
+        ranked = self._ranked(scene, maps, known, max(p.top_k for p in asked), units)
+        of_classifier = getattr(self.localizer, "class_ranks", None) if any(p.sweep for p in asked) else None
         ranks = of_classifier(scene, [query[0] for query in queries]) if of_classifier else None
         return Answers(known, peaks, ranked, boxes, ranks)
 
     def _from_heat(
-        self, maps: Tensor, size: tuple[int, int], request: Request
+        self, maps: Tensor, size: tuple[int, int], asked: Sequence[Protocol]
     ) -> tuple[dict[int, Tensor], dict[MapBox, Tensor]]:
         """Peaks (P, 2) for each border and boxes (P, 4) for each rule (on its own grid), by chunks of maps."""
         peaks, found = defaultdict[int, list[Tensor]](list), defaultdict[MapBox, list[Tensor]](list)
-        if not request.borders and not request.map_boxes:
-            return {}, {}
+        borders = {protocol.border for protocol in asked if "pointing" in protocol.kind}
+        rules = {rule for protocol in asked for rule in protocol.rules}
         for chunk in maps.split(max(1, min(CHUNK, HELD_PIXELS // (size[0] * size[1])))):
-            heat = self.localizer.heat(chunk, size) if request.borders else chunk
-            for border in request.borders:
+            heat = self.localizer.heat(chunk, size) if borders else chunk
+            for border in borders:
                 inner = heat[:, border : heat.shape[1] - border, border : heat.shape[2] - border]
                 peaks[border].append(peak(pad(inner, [border] * 4)).cpu())
-            for grid in {rule.grid for rule in request.map_boxes}:
+            for grid in {rule.grid for rule in rules}:
                 frame = (grid, grid) if grid else size
-                own = [rule for rule in request.map_boxes if rule.grid == grid]
+                own = [rule for rule in rules if rule.grid == grid]
                 full = self.localizer.heat(chunk, frame)
                 boxes = rescale(torch.stack([map_boxes(one, own) for one in full]), frame, size)  # (P, R, 4)
                 for rule, part in zip(own, boxes.unbind(1), strict=True):
@@ -265,15 +257,13 @@ def randomised(localizer: "PhraseLocalizer") -> "PhraseLocalizer":
     def units(words: Tensor) -> Tensor:
         numbers = words if words.dim() == 1 else words[:, 0].view(torch.int32)  # of embeddings their own bits
         rows = zip(own(words), numbers.tolist(), strict=True)
-        return torch.stack([unit[_order(len(unit), number).to(unit.device)] for unit, number in rows])
+        seeded = ((unit, torch.Generator().manual_seed(number)) for unit, number in rows)
+        return torch.stack(
+            [unit[torch.randperm(len(unit), generator=seed).to(unit.device)] for unit, seed in seeded]
+        )
 
     model.units = units
     return type(known)(model, known.settings, known.cache)
-
-
-@lru_cache(maxsize=1 << 12)
-def _order(length: int, number: int) -> Tensor:
-    return torch.randperm(length, generator=torch.Generator().manual_seed(number))
 
 
 def same_peak_rows(rows: Rows, protocols: Sequence[Protocol], asked: Sequence[str]) -> list[dict[str, Any]]:

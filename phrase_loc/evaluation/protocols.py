@@ -44,7 +44,7 @@ class Protocol:
 
     name: str
     kind: str  # which of the SCORERS reads it (scoring.py)
-    metrics: tuple[str, ...]  # values that scorer gives, in the order reported
+    metrics: tuple[str, ...] = ("accuracy",)  # values that scorer gives, in the order reported
     unit: Literal["mention", "entity"] = "mention"  # what counts, if it has a true box
     truth: Literal["any", "union"] = "any"  # a hit on any box of the chain, or on the box around all of them
     strict: bool = False  # a point on the border of a box is outside
@@ -91,7 +91,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
 def _pointing(name: str, kind: str, truth: str) -> tuple[Protocol, Protocol]:
     """A set's pointing game: all pairs, and the Difficult subset."""
     about = f"pointing game on {truth}: peak within 15 px of the class, mean over classes"
-    facts: Any = {"kind": kind, "metrics": ("accuracy",), "margin": 15.0, "average": "label"}
+    facts: Any = {"kind": kind, "margin": 15.0, "average": "label"}
     hard = f"{about}; class covers < 1/4 of the image and another class is present"
     return (
         Protocol(name=f"{name}_pointing", about=about, **facts),
@@ -101,7 +101,7 @@ def _pointing(name: str, kind: str, truth: str) -> tuple[Protocol, Protocol]:
 
 def _imagenet() -> Iterator[Protocol]:
     """Localization by the map's box: with each threshold tried, then with each rule's chosen on held-out images."""
-    single = Protocol(name="", kind="map_box", metrics=("accuracy",))
+    single = Protocol(name="", kind="map_box")
     swept = replace(single, kind="map_box_sweep", metrics=("error", "top1_error", "top5_error"))
     sweeps = []
     parts: Any = (("all", "", "the map"), ("largest", "_largest", "the map's largest component"))
@@ -120,7 +120,6 @@ RECALLS = ("R@1", "R@5", "R@10")
 _ANY = Protocol(
     name="pointing_any",
     kind="pointing",
-    metrics=("accuracy",),
     strict=True,
     about="A: first maximum of the map strictly inside any box (InfoGround data; AMC, SelfEQ)",
 )

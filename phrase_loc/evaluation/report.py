@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +86,14 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
     write_text(files[".json"], json.dumps(finite, indent=1, allow_nan=False) + "\n", ADVICE)
     write_text(files[".md"], markdown(content), ADVICE)
     if config.csv:
-        lines = io.StringIO(newline="")
-        csv.writer(lines).writerows(chain([COLUMNS], map(_line, _records(evaluation))))
+        writer = csv.writer(lines := io.StringIO(newline=""))
+        writer.writerow(COLUMNS)
+        for r in _records(evaluation):
+            names = [r[key] for key in ("image_id", "protocol", "method", "phrase")]
+            kinds = ["/".join(r["labels"]), r["entity"], r["sentence"], int(r["known"]), f"{r['hit']:g}"]
+            numbers = [r["iou"], r["score"], *r["peak"], *r["box"]]
+            shown = ["" if math.isnan(x) else f"{x:.6g}" for x in numbers]
+            writer.writerow([*names, *kinds, *shown, r["supervision"]])
         write_text(files[".csv"], lines.getvalue(), ADVICE)
     if config.html:
         text = page(content, list(_records(evaluation)), evaluation.plan.samples, evaluation.localizer)
@@ -102,14 +108,6 @@ def _records(evaluation: Evaluation) -> Iterator[Record]:
         for method in (m for m in evaluation.asked if evaluation.rows.tables[protocol.name, m].columns):
             for record in records(evaluation.rows.tables, protocol, method):
                 yield record | {"supervision": said[method]}
-
-
-def _line(record: Record) -> list[Any]:
-    where = [*record["peak"], *record["box"]]
-    numbers = ["" if math.isnan(x) else f"{x:.6g}" for x in (record["iou"], record["score"], *where)]
-    names = [record[key] for key in ("image_id", "protocol", "method", "phrase")]
-    kinds = ["/".join(record["labels"]), record["entity"], record["sentence"], int(record["known"])]
-    return [*names, *kinds, f"{record['hit']:g}", *numbers, record["supervision"]]
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -159,7 +157,7 @@ def page(
         cases=cases,
         labels=sorted({label for case in cases for label in case["record"]["labels"]}),
         diagram=diagram,
-        curve=" ".join(f"{100 * b.said:.1f},{100 - 100 * b.seen:.1f}" for b in bins),
+        curve=" ".join(f"{100 * said:.1f},{100 - 100 * seen:.1f}" for said, seen, _ in bins),
         left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
     )
 
@@ -239,7 +237,7 @@ def _look(
 ) -> tuple[str, dict[str, tuple[str, float | None]]]:
     """The photograph, and per phrase its map and probability; nothing where the file is not there."""
     try:
-        picture = load_image(framed(sample).picture)
+        picture = load_image(framed(sample)[0])
     except DataError:
         return "", {}
     photo = data_uri(small_jpeg(picture, PHOTO_SIDE))

@@ -29,7 +29,7 @@ class Thing(NamedTuple):
     sample: GroundingSample
     phrase: Phrase  # the mention, or the first of a chain
     text: str  # the phrase, or those of a chain
-    labels: tuple[str, ...]  # types
+    labels: tuple[str, ...]  # types of all its mentions, each once
     truth: Floats  # (M, 4) true boxes as the protocol takes them
 
 
@@ -75,10 +75,12 @@ def tables(plan: Plan, outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Tab
             batch = gather(protocol, sample)
             if len(batch) and "skipped" not in outcome:
                 kept.append(outcome["results"])
-                phrases = [sample.phrases[members[0]] for members in batch.members]
-                truth = [rows[~np.isnan(rows[:, 0])] for rows in batch.truth.double().numpy()]
-                columns = zip(phrases, batch.texts, batch.labels, truth, strict=True)
-                things += [Thing(image, sample, *values) for values in columns]
+                columns = zip(batch.members, batch.texts, batch.truth.double().numpy(), strict=True)
+                for members, text, truth in columns:
+                    mentions = [sample.phrases[i] for i in members]
+                    labels = tuple(dict.fromkeys(label for p in mentions for label in p.labels))
+                    own = truth[~np.isnan(truth[:, 0])]
+                    things.append(Thing(image, sample, mentions[0], text, labels, own))
         for method in plan.methods:
             # no columns where the method has no such answers
             parts = [results[method.name].get(protocol.name, {}) for results in kept]

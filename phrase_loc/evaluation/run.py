@@ -60,8 +60,6 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
         ConfigError: an unknown name, or no dataset where the config says.
         DataError: nothing that can be evaluated.
     """
-    if methods.needs_model(config.methods):
-        methods.check(config.methods, config.inference)
     samples, chosen, protocols = read_data(config)
     thresholds.check(protocols, config.held_out)
     asked, localizer = _methods(config, samples, protocols, world.device, localizer)
@@ -90,9 +88,15 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
 
 def read_data(config: EvaluateConfig) -> tuple[Annotated, Sequence[GroundingSample], list[Protocol]]:
     """The dataset of a config, its images that are evaluated, and the protocols."""
+    if methods.needs_model(config.methods):
+        methods.check(config.methods, config.inference)
     kind = choose(DATASETS, config.data.name, "dataset")
     samples = kind(root=config.data.root, split=config.data.split, **config.data.options)
-    chosen = sampled(samples[: config.limit] if config.limit else samples, config.sample)
+    chosen: Sequence[GroundingSample] = samples[: config.limit] if config.limit else samples
+    if config.sample:  # those whose names hash lowest
+        names = sorted((sample.image_id for sample in chosen), key=lambda name: digest(name.encode()))
+        drawn = set(names[: config.sample])
+        chosen = [sample for sample in chosen if sample.image_id in drawn]
     return samples, chosen, [faithful(p) if config.faithful else p for p in config.chosen_protocols()]
 
 
@@ -104,7 +108,10 @@ def _methods(
     localizer: "PhraseLocalizer | None" = None,
 ) -> tuple[list[Method], "PhraseLocalizer | None"]:
     """The methods of a config, and the localizer that they ask: the given one, else the config's if one is needed."""
-    others = external.load(config.methods, samples, protocols, device)
+    files = [name for name in config.methods if name.startswith(external.PREDICTIONS)]
+    others: dict[str, Method] = {name: external.Predictions(name, samples, protocols) for name in files}
+    networks = [name for name in config.methods if name.startswith(external.TRANSFORMERS)]
+    others |= {name: external.Detector(name, device) for name in networks}
     if localizer is None and methods.needs_model(config.methods):
         localizer = methods.load_localizer(config, str(device))
     return methods.build(config.methods, localizer, others), localizer
@@ -115,15 +122,6 @@ def template(config: EvaluateConfig, fill: bool) -> Iterator[dict[str, Any]]:
     samples, chosen, protocols = read_data(config)
     method = _methods(config, samples, protocols, pick_device(config.device))[0][0] if fill else None
     return external.template(samples, chosen, protocols, method)
-
-
-def sampled(samples: Sequence[GroundingSample], number: int) -> Sequence[GroundingSample]:
-    """So many images, those whose names hash lowest, in the order of the dataset; all of them for 0."""
-    if not number:
-        return samples
-    lowest = sorted((sample.image_id for sample in samples), key=lambda name: digest(name.encode()))
-    drawn = set(lowest[:number])
-    return [sample for sample in samples if sample.image_id in drawn]
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
@@ -145,6 +143,13 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             rows.append(row | facts | evaluation.notes.get((p.name, method), {}))
             if not is_map(metric):
                 sums.setdefault(p.name, {}).setdefault(method, {})[metric] = made.sums(p, method, metric)
+    differences = []  # every method against the first, paired by image
+    for protocol, by_method in sums.items():
+        (first, base), *others = by_method.items()
+        for metric, (method, own) in product(base, others):
+            if metric in own:
+                names = {"protocol": protocol, "metric": metric, "method": method, "minus": first}
+                differences.append(names | paired(own[metric], base[metric], config.bootstrap))
     cells = {
         protocol: {method: {m: own.to_dict() for m, own in of.items()} for method, of in by_method.items()}
         for protocol, by_method in sums.items()
@@ -163,22 +168,10 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         "protocols": {protocol.name: to_dict(protocol) for protocol in plan.protocols},
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
-        "differences": _differences(sums, config.bootstrap),
+        "differences": differences,
         "by_word": by_word(made, plan.protocols, evaluation.asked, vocabulary),
         "by_image": {"images": [sample.image_id for sample in plan.samples], "sums": cells},
     }
-
-
-def _differences(sums: dict[str, dict[str, dict[str, Sums]]], draws: int) -> list[dict[str, Any]]:
-    """Every method against the first, paired by image."""
-    found = []
-    for protocol, by_method in sums.items():
-        (first, base), *others = by_method.items()
-        for metric, (method, own) in product(base, others):
-            if metric in own:
-                names = {"protocol": protocol, "metric": metric, "method": method, "minus": first}
-                found.append(names | paired(own[metric], base[metric], draws))
-    return found
 
 
 def _key(config: EvaluateConfig, plan: Plan, localizer: "PhraseLocalizer | None") -> str:

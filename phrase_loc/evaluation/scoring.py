@@ -11,7 +11,7 @@ metrics it may give 'iou' (P,), the overlap of the first box with the best truth
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,12 +50,6 @@ class Batch:
         """Per thing its phrase, or the phrases of its chain joined by ' / '."""
         return [" / ".join(dict.fromkeys(query)) for query in self.queries]
 
-    @property
-    def labels(self) -> list[tuple[str, ...]]:
-        """Per thing the types of all its mentions, each once."""
-        phrases = self.sample.phrases
-        return [tuple(dict.fromkeys(x for i in m for x in phrases[i].labels)) for m in self.members]
-
 
 def gather(protocol: Protocol, sample: GroundingSample) -> Batch:
     """The batch of an image under a protocol; it may be empty."""
@@ -64,46 +58,20 @@ def gather(protocol: Protocol, sample: GroundingSample) -> Batch:
         if len(truth):
             key = i if protocol.unit == "mention" else sample.phrases[i].entity
             chains.setdefault(key, []).append(i)
-    kept = {}
+    low, high, kept = protocol.min_area, protocol.max_area, {}
     for chain in map(tuple, chains.values()):
         truth = sample.boxes[chain[0]] + protocol.shift
-        if _counts(protocol, sample, chain, truth):
+        counts = not protocol.subset or all(sample.facts[protocol.subset][i] for i in chain)
+        if not (low is high is None):
+            box = truth[0] if protocol.area_of == "first" else enclosing(truth)
+            share = float(area(box.double())) / (sample.size[0] * sample.size[1])
+            large = low is None or (share > low if protocol.area_strict else share >= low)
+            counts = counts and large and (high is None or share < high)
+        if counts:
             kept[chain] = enclosing(truth)[None] if protocol.truth == "union" else truth
     queries = tuple(tuple(sample.phrases[i].text for i in chain) for chain in kept)
     truths = pad_sequence([*kept.values()], True, torch.nan) if kept else torch.zeros(0, 0, 4)
     return Batch(sample, tuple(kept), queries, truths)
-
-
-def _counts(protocol: Protocol, sample: GroundingSample, members: tuple[int, ...], truth: Tensor) -> bool:
-    if protocol.subset and not all(sample.facts[protocol.subset][i] for i in members):
-        return False
-    low, high = protocol.min_area, protocol.max_area
-    if low is None and high is None:
-        return True
-    box = truth[0] if protocol.area_of == "first" else enclosing(truth)
-    share = float(area(box.double())) / (sample.size[0] * sample.size[1])
-    large = low is None or (share > low if protocol.area_strict else share >= low)
-    return large and (high is None or share < high)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the protocols of one unit need, so that nothing else is computed."""
-
-    borders: frozenset[int] = frozenset()  # of the zeroed frames at which a peak is wanted
-    top_k: int = 0  # ranked boxes wanted
-    map_boxes: frozenset[MapBox] = frozenset()  # rules by which a map becomes one box
-    ranks: bool = False  # of the classes, where a method classifies
-
-    @classmethod
-    def of(cls, tests: Sequence[Protocol]) -> "Request":
-        """The union of what some protocols need."""
-        return cls(
-            frozenset(t.border for t in tests if "pointing" in t.kind),
-            max((t.top_k for t in tests), default=0),
-            frozenset(rule for t in tests for rule in t.rules),
-            any(t.sweep for t in tests),
-        )
 
 
 @dataclass(frozen=True)
@@ -139,20 +107,29 @@ class Method:
     marks: ClassVar[dict[str, str]] = {}
     fingerprint: str = ""  # changes with the file or the network behind it
 
-    def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
-        """Answer distinct queries about one image; DataError where the image cannot be read."""
+    def answer(self, sample: GroundingSample, queries: Sequence[Query], asked: Sequence[Protocol]) -> Answers:
+        """Answer distinct queries about one image, as far as `asked` needs it; DataError where it cannot be read."""
         raise NotImplementedError
 
     def answer_all(self, asked: Sequence[tuple[Protocol, Batch]]) -> list[Answers]:
         """The answers for the things of each protocol of one unit, in one image; each phrase is asked once."""
         queries = list(dict.fromkeys(query for _, batch in asked for query in batch.queries))
         place = {query: row for row, query in enumerate(queries)}
-        found = self.answer(asked[0][1].sample, queries, Request.of([protocol for protocol, _ in asked]))
+        found = self.answer(asked[0][1].sample, queries, [protocol for protocol, _ in asked])
         return [found.take([place[query] for query in batch.queries]) for _, batch in asked]
 
     def lacks(self, protocol: Protocol) -> str:
         """Why it has no row under a protocol, in a sentence; '' where it has one."""
         return ""
+
+
+def answers_of(points: Tensor, ranked: Sequence[Tensor], asked: Sequence[Protocol]) -> Answers:
+    """Answers of points (P, 2), NaN for none, and P rankings (n, 5); the first box stands for a map's."""
+    table = pad_sequence(list(ranked), batch_first=True, padding_value=torch.nan)
+    first = _first(table)[:, 0, :4]
+    known = ~(points[:, 0].isnan() & first[:, 0].isnan())
+    of_maps = dict.fromkeys((rule for protocol in asked for rule in protocol.rules), first)
+    return Answers(known, {protocol.border: points for protocol in asked}, table, of_maps)
 
 
 def inside_any(points: Tensor, boxes: Tensor, margin: float = 0.0, strict: bool = False) -> Tensor:
@@ -163,11 +140,6 @@ def inside_any(points: Tensor, boxes: Tensor, margin: float = 0.0, strict: bool 
     point, low, high = points[:, None], boxes[..., :2] - margin, boxes[..., 2:] + margin
     inside = (point > low) & (point < high) if strict else (point >= low) & (point <= high)
     return inside.all(2).any(1)
-
-
-def first_correct(correct: Tensor) -> Tensor:
-    """Rank of the first correct box of each ranking: (P, k) bool -> (P,), k if none."""
-    return F.pad(correct.int(), (0, 1), value=1).argmax(1)  # the first of equal maxima
 
 
 def average_precision(
@@ -235,7 +207,8 @@ def map_box_sweep(protocol: Protocol, batch: Batch, answers: Answers) -> dict[st
 def recall(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tensor]:
     """R@k, and the rank of the first correct box."""
     boxes = answers.boxes[:, : protocol.top_k]
-    first = first_correct(protocol.correct(_best(protocol, batch, boxes)))
+    correct = protocol.correct(_best(protocol, batch, boxes))
+    first = F.pad(correct.int(), (0, 1), value=1).argmax(1)  # of equal maxima, k where none is correct
     values = {f"R@{k}": (first < min(k, boxes.shape[1])).float() for k in protocol.ks}
     return values | {"iou": _best(protocol, batch, _first(boxes))[:, 0], "first": first}
 
@@ -298,24 +271,17 @@ class Baseline(Method):
     name: str
     guess: Guess
 
-    def answer(self, sample: GroundingSample, queries: Sequence[Query], request: Request) -> Answers:
+    def answer(self, sample: GroundingSample, queries: Sequence[Query], asked: Sequence[Protocol]) -> Answers:
         """Answer distinct queries about one image; every phrase counts as known."""
-        points, boxes = map(torch.stack, zip(*(self.guess(sample, query) for query in queries), strict=True))
-        scores = torch.linspace(1, 0.5, boxes.shape[1]).expand(len(queries), -1)[..., None]
-        ranked = torch.cat([boxes, scores], 2)[:, : request.top_k]
-        known, of_maps = torch.ones(len(queries), dtype=torch.bool), boxes[:, 0]
-        peaks = dict.fromkeys(request.borders, points)
-        return Answers(known, peaks, ranked, dict.fromkeys(request.map_boxes, of_maps))
+        points, boxes = zip(*(self.guess(sample, query) for query in queries), strict=True)
+        scores = torch.linspace(1, 0.5, len(boxes[0]))[:, None]
+        return answers_of(torch.stack(points), [torch.cat([own, scores], 1) for own in boxes], asked)
 
 
-def _middle(*shares: float) -> Guess:
+def _middle(shares: list[float], sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
     """A box in shares of the sides, with the point in the middle of the image."""
-
-    def guess(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
-        sides = _sides(sample.size)
-        return sides[:2] / 2, (sides * torch.tensor(shares))[None]
-
-    return guess
+    sides = _sides(sample.size)
+    return sides[:2] / 2, (sides * torch.tensor(shares))[None]
 
 
 def _random(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
@@ -326,7 +292,7 @@ def _random(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
 
 
 def _fixed_boxes(sample: GroundingSample, query: Query) -> tuple[Tensor, Tensor]:
-    boxes = blind_boxes(torch.tensor(_chosen()), sample.size)
+    boxes = blind_boxes(CHOSEN, sample.size)
     return (boxes[0, :2] + boxes[0, 2:]) / 2, boxes
 
 
@@ -347,15 +313,12 @@ def blind_boxes(relative: Tensor, size: tuple[int, int]) -> Tensor:
     return relative * _sides(size) - torch.tensor([0.0, 0.0, 1.0, 1.0])
 
 
-@cache
-def _chosen() -> list[list[float]]:
-    return read_json(Path(__file__).with_name("blind_boxes.json"))["boxes"]
-
-
+#: Ten boxes in shares of the sides, chosen on val by benchmarks/blind_boxes.py.
+CHOSEN = torch.tensor(read_json(Path(__file__).with_name("blind_boxes.json"))["boxes"])
 #: Answers that never look at the image: printed beside every score, since a blind guess scores them.
 BASELINES: dict[str, Guess] = {
-    "centre": _middle(0.25, 0.25, 0.75, 0.75),
+    "centre": partial(_middle, [0.25, 0.25, 0.75, 0.75]),
     "random": _random,  # a point anywhere; ten boxes between random corners, drawn by image and phrase, not by run
-    "whole_image": _middle(0.0, 0.0, 1.0, 1.0),
-    "fixed_boxes": _fixed_boxes,  # ten boxes (blind_boxes.json), chosen on val by benchmarks/blind_boxes.py
+    "whole_image": partial(_middle, [0.0, 0.0, 1.0, 1.0]),
+    "fixed_boxes": _fixed_boxes,
 }

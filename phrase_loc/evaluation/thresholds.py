@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
+from phrase_loc.boxes import enclosing
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.protocols import MapBox, Protocol
 from phrase_loc.evaluation.rows import Table
@@ -88,19 +90,12 @@ def _largest(heat: Tensor, level: Tensor, around: Tensor) -> Tensor:
 
     `around` (4,) is the box of all cells at or above the level.
     """
-    import cv2
-
     x1, y1, x2, y2 = around.int().tolist()
-    mask = (heat[y1:y2, x1:x2] >= level).to(torch.uint8).numpy()
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    if len(areas) == 0:
+    labels, count = ndimage.label(heat[y1:y2, x1:x2] >= level, np.ones((3, 3)))  # numbered in row order
+    if count == 0:
         return around
-    largest = 1 + np.flatnonzero(areas == areas.max())
-    # OpenCV numbers components by blocks of cells, so that the first in row order is looked for among equal ones
-    chosen = largest[0] if len(largest) == 1 else labels[np.isin(labels, largest)][0]
-    x, y, width, height, _ = stats[chosen].tolist()
-    return torch.tensor([x1 + x, y1 + y, x1 + x + width, y1 + y + height], dtype=torch.float32)
+    rows, columns = ndimage.find_objects(labels)[np.bincount(labels.ravel())[1:].argmax()]
+    return torch.tensor([columns.start, rows.start, columns.stop, rows.stop]) + around[[0, 1, 0, 1]]
 
 
 def _wwbl_script(heat: Tensor, share: float) -> Tensor:
@@ -128,7 +123,7 @@ def _wwbl_script(heat: Tensor, share: float) -> Tensor:
     kept = nms(found, means, 0.05)
     kept = kept[means[kept] > 0.5 * means.max()]
     corners = torch.cat([found[kept, :2], found[kept, :2] + found[kept, 2:]], 1)
-    return torch.cat([corners[:, :2].amin(0), corners[:, 2:].amax(0)])
+    return enclosing(corners)
 
 
 def check(protocols: Sequence[Protocol], held_out: float) -> None:

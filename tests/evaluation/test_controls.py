@@ -15,9 +15,8 @@ from phrase_loc.evaluation.methods import (
     same_peak_rows,
     shuffled_words,
 )
-from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS
+from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS, PROTOCOLS
 from phrase_loc.evaluation.rows import Rows, Table, Thing
-from phrase_loc.evaluation.scoring import Request
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.evaluation.small_models import WORDS, classifier, text_localizer
 
@@ -54,7 +53,8 @@ def test_a_control_answers_with_the_other_words_map(sample):
     (control,) = build(["contrastive_mwp@shuffled_words"], localizer)
     scene = localizer.look(sample.path, size=sample.size)
     expected = localizer.rank_all(scene, localizer.attend(scene, ["a red hat"]), 3, torch.zeros(1, 8))[0][0]
-    answers = control.answer(sample, [("a dog",), ("a zzyzx",)], Request(borders=frozenset({0}), top_k=3))
+    tests = [PROTOCOLS["pointing_any"], PROTOCOLS["recall_any"].but("first three", "", top_k=3)]
+    answers = control.answer(sample, [("a dog",), ("a zzyzx",)], tests)
     assert answers.known.tolist() == [True, False]  # known by its own words, not by what is asked instead
     assert answers.peaks[0][1].isnan().all()
     torch.testing.assert_close(answers.boxes[0], expected)

@@ -11,10 +11,9 @@ from phrase_loc.__main__ import main
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.external import TOGETHER, Detector
-from phrase_loc.evaluation.protocols import DataConfig, EvaluateConfig
+from phrase_loc.evaluation.protocols import PROTOCOLS, DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import write
 from phrase_loc.evaluation.run import evaluate
-from phrase_loc.evaluation.scoring import Request
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.datasets.flickr_tree import annotation, thing, tree
 
@@ -95,8 +94,8 @@ def test_boxes_and_scores_are_those_of_the_pipeline(networks, tmp_path, name):
     picture = Image.effect_noise((90, 60), 80).convert("RGB")
     picture.save(tmp_path / "a.png")
     detector = Detector(f"transformers:{networks[name]}", torch.device("cpu"))
-    request = Request(frozenset({0}), 200)
-    found = detector.answer(sample_of(tmp_path / "a.png", (60, 90)), [("a man",), ("the dog",)], request)
+    tests = [PROTOCOLS["recall_union"]]
+    found = detector.answer(sample_of(tmp_path / "a.png", (60, 90)), [("a man",), ("the dog",)], tests)
     asked = pipeline("zero-shot-object-detection", model=str(networks[name]), device="cpu")
     for i, phrase in enumerate(("a man", "the dog")):
         stop = "" if TOGETHER[name] else "."  # ends each phrase of its prompts
@@ -115,10 +114,10 @@ def test_boxes_are_in_the_frame_of_the_annotation(networks, tmp_path):
     """A squashed photograph gives the boxes that it holds, stretched; a chain has its mentions' boxes together."""
     Image.effect_noise((48, 48), 80).convert("RGB").save(tmp_path / "a.png")
     detector = Detector(f"transformers:{networks['owlv2']}", torch.device("cpu"))
-    request = Request(frozenset({0}), 200)
+    tests = [PROTOCOLS["recall_union"]]
     queries = [("a man",), ("a man", "the dog")]
-    square = detector.answer(sample_of(tmp_path / "a.png", (48, 48)), queries, request)
-    wide = detector.answer(sample_of(tmp_path / "a.png", (96, 192)), [("a man",)], request)
+    square = detector.answer(sample_of(tmp_path / "a.png", (48, 48)), queries, tests)
+    wide = detector.answer(sample_of(tmp_path / "a.png", (96, 192)), [("a man",)], tests)
     factor = torch.tensor([4.0, 2, 4, 2])
     count = int((~square.ranked[0, :, 4].isnan()).sum())
     assert torch.allclose(wide.boxes[0], square.boxes[0, :count] * factor, atol=1e-3)

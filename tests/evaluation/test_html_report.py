@@ -138,7 +138,7 @@ def test_which_cases_are_shown():
 
 def test_bins_by_hand():
     found = binned(np.array([0.05, 0.05, 0.95, 1.0]), np.array([False, True, True, True]), 2)
-    assert [(b.said, b.seen, b.count) for b in found.bins] == [(0.05, 0.5, 2), (0.975, 1.0, 2)]
+    assert found.bins == [(0.05, 0.5, 2), (0.975, 1.0, 2)]
     assert found.error == pytest.approx((0.45 * 2 + 0.025 * 2) / 4)
     assert found.brier == pytest.approx((0.05**2 + 0.95**2 + 0.05**2) / 4)
 

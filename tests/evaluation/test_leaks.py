@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from phrase_loc.cli import main
 from phrase_loc.errors import DataError
-from phrase_loc.evaluation.leaks import Prints, audit, duplicates, image_ids
+from phrase_loc.evaluation.leaks import audit, duplicates, image_ids, prints
 
 
 def scene(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
@@ -77,7 +77,7 @@ def test_nothing_planted_nothing_found(tmp_path, evaluation):
 
 
 def test_flat_pictures_do_not_count():
-    flat = Prints.of([Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "white")])
+    flat = prints([Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "white")])
     assert duplicates(flat, flat, 6) == []
 
 
@@ -85,15 +85,15 @@ def test_flat_pictures_do_not_count():
 def test_duplicates_equal_a_plain_loop(distance):
     rng = np.random.default_rng(distance)
     thumbs = np.eye(256, dtype=np.float32)[rng.integers(0, 4, 100)]
-    known = Prints(rng.integers(0, 2**64, 100, dtype=np.uint64), thumbs)
+    hashes = rng.integers(0, 2**64, 100, dtype=np.uint64)
     flips = np.array([sum(1 << bit for bit in range(i % 10)) for i in range(100)], dtype=np.uint64)
-    asked = Prints(known.hashes ^ flips, np.roll(thumbs, 1, axis=0) if distance == 3 else thumbs)
+    known, asked = (hashes, thumbs), (hashes ^ flips, np.roll(thumbs, 1, axis=0) if distance == 3 else thumbs)
     expected = [
         (a, b, bits, 1.0)
         for a in range(100)
         for b in range(100)
-        if (bits := (int(asked.hashes[a]) ^ int(known.hashes[b])).bit_count()) <= distance
-        and (asked.thumbs[a] == known.thumbs[b]).all()
+        if (bits := (int(asked[0][a]) ^ int(known[0][b])).bit_count()) <= distance
+        and (asked[1][a] == known[1][b]).all()
     ]
     assert duplicates(known, asked, distance) == expected != []
 
