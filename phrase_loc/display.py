@@ -144,7 +144,15 @@ def plot(
     figure is `plot(...)[0].figure`.
     """
     picture, count = load_image(image), len(predictions)
-    places = _new_axes(count, picture.height / picture.width) if axes is None else np.ravel(axes)  # type: ignore[arg-type]
+    if axes is None and count:
+        import matplotlib.pyplot as plt
+
+        columns = min(3, count)
+        rows = -(-count // columns)
+        size = (4.5 * columns, rows * (4.5 * min(picture.height / picture.width, 3.0) + 0.4))
+        figure = plt.figure(figsize=size, layout="constrained")
+        axes = [figure.add_subplot(rows, columns, place) for place in range(1, count + 1)]
+    places = np.ravel(np.array([] if axes is None else axes, object))
     if len(places) < count:
         raise ConfigError(f"expected axes for {count} phrases, got {len(places)}")
     for number, (p, place) in enumerate(zip(predictions, places[:count], strict=True)):
@@ -153,18 +161,6 @@ def plot(
             heat = mask.float()
         _plot_one(place, picture, p, heat, COLOURS[number % len(COLOURS)])
     return places[:count]
-
-
-def _new_axes(count: int, shape: float) -> np.ndarray:
-    import matplotlib.pyplot as plt
-
-    if count == 0:
-        return np.empty(0, dtype=object)
-    columns = min(3, count)
-    rows = -(-count // columns)
-    size = (4.5 * columns, rows * (4.5 * min(shape, 3.0) + 0.4))
-    figure = plt.figure(figsize=size, layout="constrained")
-    return np.array([figure.add_subplot(rows, columns, place) for place in range(1, count + 1)])
 
 
 def _plot_one(axes: "Axes", picture: Image.Image, prediction: Prediction, heat: Tensor, colour: str) -> None:

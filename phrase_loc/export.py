@@ -77,7 +77,9 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     with writing(folder / GRAPHS[format]) as path:
         images = [torch.zeros(1, 3, side, side, dtype=torch.uint8) for side in settings.image_sizes]
         example = images, torch.arange(3) % len(model.words), torch.full((2, 3), 1 / 3)
-        write(ManyPhrases(model, settings).eval(), example, path)
+        words, phrases = (torch.export.Dim(name, min=1, max=65_536) for name in ("words", "phrases"))
+        dynamic = {"images": [None] * len(images), "words": {0: words}, "weights": {0: phrases, 1: words}}
+        write(ManyPhrases(model, settings).eval(), example, dynamic, path)
     model.vocabulary.save(folder / "vocabulary.txt")
     write_text(folder / "extra_words.txt", "".join(f"{w}\n" for w in model.extra))
     facts: dict[str, Any] = {"format": format, "image_sizes": settings.image_sizes}
@@ -88,17 +90,11 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     return folder
 
 
-def _dynamic(example: tuple[Any, ...]) -> dict[str, Any]:
-    words, phrases = (torch.export.Dim(name, min=1, max=65_536) for name in ("words", "phrases"))
-    fixed = [None] * len(example[0])
-    return {"images": fixed, "words": {0: words}, "weights": {0: phrases, 1: words}}
+def _write_torch(graph: nn.Module, example: tuple[Any, ...], dynamic: dict[str, Any], path: Path) -> None:
+    torch.export.save(torch.export.export(graph, example, dynamic_shapes=dynamic), path)
 
 
-def _write_torch(graph: nn.Module, example: tuple[Any, ...], path: Path) -> None:
-    torch.export.save(torch.export.export(graph, example, dynamic_shapes=_dynamic(example)), path)
-
-
-def _write_onnx(graph: nn.Module, example: tuple[Any, ...], path: Path) -> None:
+def _write_onnx(graph: nn.Module, example: tuple[Any, ...], dynamic: dict[str, Any], path: Path) -> None:
     for package in ("onnx", "onnxscript"):
         if not find_spec(package):
             raise ConfigError(f"export to ONNX needs the package {package}: {extra('onnx')}")
@@ -110,7 +106,7 @@ def _write_onnx(graph: nn.Module, example: tuple[Any, ...], path: Path) -> None:
             path,
             input_names=[*(f"image_{image.shape[-1]}" for image in example[0]), *INPUTS],
             output_names=OUTPUTS,
-            dynamic_shapes=_dynamic(example),
+            dynamic_shapes=dynamic,
             dynamo=True,
             external_data=False,
             verbose=False,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain, groupby
+from itertools import accumulate, chain, groupby, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +95,8 @@ def _rows(answers: Path) -> Iterator[dict[str, Any]]:
 
 def _rows_of_boxes(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The lines of `write_csv`, of which the first of a phrase has rank 1 or none, as one row a phrase."""
-    lines = list(lines)
-    phrases = accumulate(line["rank"] in ("", "1") for line in lines)
+    lines, ahead = tee(lines)
+    phrases = accumulate(line["rank"] in ("", "1") for line in ahead)
     for _, (first, *more) in groupby(lines, key=lambda _: next(phrases)):
         x, y, present = first["peak_x"], first["peak_y"], first["present"]
         places = [[line[side] for side in ("x1", "y1", "x2", "y2")] for line in (first, *more)]

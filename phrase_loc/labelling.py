@@ -350,9 +350,8 @@ def write_sheet(labels: Labels, page: Path) -> None:
     """A page of the photographs with the boxes of their labels; those nearest to a threshold come first."""
     shown = heapq.nsmallest(MOST, answers_in(labels.answers), key=labels.doubt)
     rows = [_sheet_rows(labels, answer) for answer in shown]
-    write_page(
-        rows, page, page.parent.name, sum(1 for _ in answers_in(labels.answers)), order="most doubtful first"
-    )
+    total = sum(1 for _ in answers_in(labels.answers))
+    write_page(rows, page, page.parent.name, total, order="most doubtful first")
 
 
 def _sheet_rows(labels: Labels, answer: dict[str, Any]) -> list[dict[str, Any]]:

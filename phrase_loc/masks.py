@@ -52,9 +52,8 @@ def thing_mask(
     level[y1:y2, x1:x2] = (inside - low) / ((high - low) or 1.0)
     mask = (level >= LEVEL).astype(np.uint8)
     if picture is not None:
-        small: Any = cv2.resize(
-            np.asarray(load_image(picture)), (width, height), interpolation=cv2.INTER_AREA
-        )
+        pixels = np.asarray(load_image(picture))
+        small: Any = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         mask = _grown(small, mask, level)
     _, pieces = cv2.connectedComponents(mask, connectivity=8)
     piece = (pieces == pieces.flat[int(level.argmax())]) & (mask > 0)  # in which the map is highest

@@ -89,9 +89,8 @@ def _questions_in_table(path: Path) -> list[Question]:
         )
     asked: dict[str, list[str]] = {}
     for place, cells in table.rows(["image", "phrase"]):
-        if not all(
-            isinstance(cell, str) and cell.strip() for cell in cells
-        ):  # a list of Parquet is no phrase
+        # a list of Parquet is no phrase
+        if not all(isinstance(cell, str) and cell.strip() for cell in cells):
             raise DataError(f"{place} of the table {path} lacks its image or its phrase as text; fill it in")
         image, phrase = cells
         asked.setdefault(str(image_path(path.parent, image)), []).append(phrase)

@@ -42,11 +42,19 @@ class COCO(Annotated):
         super().__init__(only_units)
         self.images = Path(root) / split
         path = Path(root) / "annotations" / f"instances_{split}.json"
-        content = read_instances(path)
-        self.classes = categories(content["categories"], path.name, own_categories)
-        images = self._by_id(content["images"])
-        groups = self._by_image(content["annotations"], images)
-        content["annotations"].clear()  # from here on each is freed with its image
+        if not path.is_file():
+            raise DataError(f"no {path}; download COCO's annotations and unpack them there")
+        content = read_json(path, "the annotations")
+        content = content if isinstance(content, dict) else {}
+        parts: list[Any] = [content.get(key) for key in ("images", "annotations", "categories")]
+        if not all(isinstance(part, list) and part for part in parts):
+            lists = "it lists no images, annotations or categories"
+            raise DataError(f"{path} is no COCO instances file: {lists}; use the official one")
+        listed, annotations, kinds = parts
+        self.classes = categories(kinds, path.name, own_categories)
+        images = self._by_id(listed)
+        groups = self._by_image(annotations, images)
+        annotations.clear()  # from here on each is freed with its image
         order = sorted(images, key=lambda key: (isinstance(key, str), key))
         self.fill(((brief(key), partial(self._read, images[key], groups)) for key in order), str(path))
 
@@ -116,20 +124,6 @@ class COCO(Annotated):
 
     def _leave_out(self, name: str, kind: ClassName, why: str) -> None:
         self.skipped.note("classes", f"{name}: every {kind.name} left out{why}")
-
-
-def read_instances(path: Path) -> dict[str, list[Any]]:
-    """The images, annotations and categories of an `instances_*.json`, none of them looked at."""
-    if not path.is_file():
-        raise DataError(f"no {path}; download COCO's annotations and unpack them there")
-    content = read_json(path, "the annotations")
-    content = content if isinstance(content, dict) else {}
-    parts = {key: content.get(key) for key in ("images", "annotations", "categories")}
-    if not all(isinstance(part, list) and part for part in parts.values()):
-        raise DataError(
-            f"{path} is no COCO instances file: it lists no images, annotations or categories; use the official one"
-        )
-    return parts  # type: ignore[return-value]
 
 
 def categories(listed: list[Any], where: str, own: bool = False) -> dict[Any, ClassName]:

@@ -39,6 +39,7 @@ from phrase_loc.evaluation.scoring import BASELINES, Answers, Baseline, Method, 
 from phrase_loc.evaluation.statistics import Floats
 from phrase_loc.evaluation.thresholds import map_boxes
 from phrase_loc.files import digest
+from phrase_loc.inference import Inference
 from phrase_loc.maps import peak
 from phrase_loc.proposals.source import tidy
 from phrase_loc.structures import GroundingSample, Scene
@@ -60,17 +61,9 @@ Look = tuple[GroundingSample, Scene, defaultdict[str, dict[str, tuple[Tensor, Te
 Choice = Callable[["PhraseLocalizer", GroundingSample, Sequence[str]], Sequence[str]]
 
 
-def needs_model(names: list[str]) -> bool:
-    """Whether any of the methods asks a model of ours."""
-    return any(name not in BASELINES and not name.startswith(external.PREFIXES) for name in names)
-
-
 def check(names: list[str], inference: dict[str, Any] | None = None) -> None:
     """Refuses names that are no methods' and settings of no localizer, before annotations and weights are read."""
-    if inference:
-        from phrase_loc.localizer import Inference
-
-        Inference.from_dict(inference)
+    Inference.from_dict(inference or {})
     known = [*METHODS, *(f"{m}@{c}" for m in METHODS for c in CONTROLS), *BASELINES]
     for name in (n for n in names if not n.startswith(external.PREFIXES)):
         if name not in known:

@@ -147,8 +147,6 @@ def page(
     # the first method may have no record of the first protocols
     first = [r for r in records if r["method"] == report["rows"][0]["method"]]
     shown, cases = gallery(first or records, samples, localizer)
-    diagram = reliability(localizer, samples) if localizer is not None else None
-    bins = diagram.bins if diagram else []
     return template("report.html.j2").render(
         report=report,
         bars=bars(report, records),
@@ -156,8 +154,7 @@ def page(
         shown=shown,
         cases=cases,
         labels=sorted({label for case in cases for label in case["record"]["labels"]}),
-        diagram=diagram,
-        curve=" ".join(f"{100 * said:.1f},{100 - 100 * seen:.1f}" for said, seen, _ in bins),
+        diagram=reliability(localizer, samples) if localizer is not None else None,
         left_out={k: v for k, v in report["skipped"].items() if isinstance(v, dict)},
     )
 
@@ -180,7 +177,7 @@ def gallery(
 ) -> tuple[tuple[str, str] | None, list[dict[str, Any]]]:
     """The (protocol, method) shown, the first asked with ranked boxes, with boxes, or at all; and its cases.
 
-    Boxes of a case are (x, y, width, height) in pixels, pictures data URIs or ''; a photograph is looked at once.
+    Pictures of a case are data URIs or ''; a photograph is looked at once.
     """
     if not records:
         return None, []
@@ -201,8 +198,7 @@ def gallery(
         overlay, present = answers.get(record["phrase"], ("", None))
         peak = peaks.get(_key(record)) if math.isnan(record["peak"][0]) else record["peak"]
         case = {"group": group, "record": record, "photo": photo, "overlay": overlay, "present": present}
-        box = None if math.isnan(sum(record["box"])) else _sides(record["box"])
-        cases.append(case | {"box": box, "peak": peak, "truth": [_sides(b) for b in record["truth"]]})
+        cases.append(case | {"peak": peak, "box": not math.isnan(sum(record["box"]))})
     return (protocol, name), cases
 
 
@@ -269,8 +265,3 @@ def _overlay(heat: Tensor) -> str:
     png = io.BytesIO()
     Image.fromarray((255 * colours).astype(np.uint8), "RGBA").save(png, "PNG")
     return data_uri(png.getvalue(), "png")
-
-
-def _sides(box: Sequence[float]) -> tuple[float, ...]:
-    x1, y1, x2, y2 = (round(float(v), 1) for v in box)
-    return x1, y1, round(x2 - x1, 1), round(y2 - y1, 1)

@@ -88,8 +88,7 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
 
 def read_data(config: EvaluateConfig) -> tuple[Annotated, Sequence[GroundingSample], list[Protocol]]:
     """The dataset of a config, its images that are evaluated, and the protocols."""
-    if methods.needs_model(config.methods):
-        methods.check(config.methods, config.inference)
+    methods.check(config.methods, config.inference)
     kind = choose(DATASETS, config.data.name, "dataset")
     samples = kind(root=config.data.root, split=config.data.split, **config.data.options)
     chosen: Sequence[GroundingSample] = samples[: config.limit] if config.limit else samples
@@ -112,7 +111,8 @@ def _methods(
     others: dict[str, Method] = {name: external.Predictions(name, samples, protocols) for name in files}
     networks = [name for name in config.methods if name.startswith(external.TRANSFORMERS)]
     others |= {name: external.Detector(name, device) for name in networks}
-    if localizer is None and methods.needs_model(config.methods):
+    ours = [name for name in config.methods if name not in others and name not in BASELINES]
+    if localizer is None and ours:
         localizer = methods.load_localizer(config, str(device))
     return methods.build(config.methods, localizer, others), localizer
 

@@ -147,29 +147,22 @@ def parts(net: nn.Module, /, **stages: str) -> Stages:
 
 def _slices(attribute: str, names: str, *ends: int) -> Callable[[Any], Stages]:
     """Stages as consecutive slices of the chain `net.<attribute>`."""
-
-    def cut(net: Any) -> Stages:
-        chain, bounds = net.get_submodule(attribute), pairwise((0, *ends))
-        return OrderedDict((name, chain[i:j]) for name, (i, j) in zip(names.split(), bounds, strict=True))
-
-    return cut
+    return lambda net: _sliced(net.get_submodule(attribute), names.split(), ends)
 
 
-def _ending_in_pools(last: str) -> Callable[[Any], Stages]:
+def _sliced(chain: Any, names: Sequence[str], ends: Sequence[int]) -> Stages:
+    return Stages((name, chain[i:j]) for name, (i, j) in zip(names, pairwise((0, *ends)), strict=True))
+
+
+def _ending_in_pools(net: Any, last: str) -> Stages:
     """A plain chain of layers: a stage ends after each max pool; a closing pool is a stage of its own, pool5."""
-
-    def cut(net: Any) -> Stages:
-        features = net.get_submodule("features")
-        count = len(features)
-        ends = [i + 1 for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
-        pools = [f"pool{i + 1}" for i in range(len(ends))]
-        if ends[-1] == count:  # the chain ends in a pool: its input is a stage as well
-            names, ends = [*pools[:-1], last, "pool5"], [*ends[:-1], count - 1, count]
-        else:
-            names, ends = [*pools, last], [*ends, count]
-        return _slices("features", " ".join(names), *ends)(net)
-
-    return cut
+    features = net.get_submodule("features")
+    count = len(features)
+    ends = [i + 1 for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+    pools = [f"pool{i + 1}" for i in range(len(ends))]
+    if ends[-1] == count:  # the chain ends in a pool: its input is a stage as well
+        return _sliced(features, [*pools[:-1], last, "pool5"], [*ends[:-1], count - 1, count])
+    return _sliced(features, [*pools, last], [*ends, count])
 
 
 def _densenet(net: Any) -> Stages:
@@ -184,9 +177,9 @@ _resnet = partial(parts, stem="conv1 bn1 relu maxpool", **LAYERS)
 _FOUR, _SIX = "stem stage1 stage2 stage3 stage4 top", "stage1 stage2 stage3 stage4 stage5 stage6"
 #: Beginning of a torchvision name -> how it is cut.
 CUTS: dict[str, Callable[[Any], Stages]] = {
-    "alexnet": _ending_in_pools("conv5"),
-    "vgg": _ending_in_pools("conv5"),
-    "squeezenet": _ending_in_pools("fire9"),
+    "alexnet": partial(_ending_in_pools, last="conv5"),
+    "vgg": partial(_ending_in_pools, last="conv5"),
+    "squeezenet": partial(_ending_in_pools, last="fire9"),
     "googlenet": partial(
         parts,
         pool1="conv1 maxpool1",

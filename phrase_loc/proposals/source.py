@@ -54,9 +54,8 @@ class Windows(Source):
 
     def of_image(self, picture: Image.Image | None, size: tuple[int, int]) -> Tensor:
         """The grid's boxes in the frame: (R, 4); the picture is not looked at."""
-        spans = torch.combinations(
-            torch.arange(self.cells + 1)
-        )  # (S, 2) every way to choose a start and an end
+        # (S, 2) every way to choose a start and an end
+        spans = torch.combinations(torch.arange(self.cells + 1))
         x, y = torch.cartesian_prod(*[torch.arange(len(spans))] * 2).T
         wide, high = spans[x].diff()[:, 0], spans[y].diff()[:, 0]
         kept = torch.maximum(wide / high, high / wide) <= self.aspect

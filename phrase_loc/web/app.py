@@ -25,7 +25,7 @@ from phrase_loc.errors import PhraseLocError, nearest
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.text.splitting import noun_phrases
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, typed_phrases
-from phrase_loc.web.export import HELD, Asked, Export, outlined, written
+from phrase_loc.web.export import HELD, PICTURES, Asked, Export, outlined, written
 from phrase_loc.web.label_studio import Labeller, Photographs, add_routes
 from phrase_loc.web.server import Access, Middleware, plain, sentence, too_large
 
@@ -242,7 +242,8 @@ def _questions(router: APIRouter, answers: Answers) -> None:
 
     @router.post("/api/export", summary="Labels in the format of another tool", response_class=Response)
     async def export(labels: Export) -> Response:
-        held = {key: _held(answers, key) for key in labels.needed()}
+        sent = labels.photographs if labels.format in PICTURES else []
+        held = {photo.key: _held(answers, photo.key) for photo in sent}
         return Response(await answers.beside(written, labels, held), media_type="application/octet-stream")
 
     @router.post("/api/masks", summary="The outlines of a phrase in boxes of a photograph")

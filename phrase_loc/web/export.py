@@ -74,10 +74,6 @@ class Export(BaseModel, extra="forbid"):
     format: Literal["coco", "yolo", "labelstudio", "cvat", "fiftyone", "voc", "jsonl", "parquet"]
     photographs: list[LabelledPhotograph] = Field(max_length=1000)
 
-    def needed(self) -> list[str | None]:
-        """Of the photographs that go with the labels."""
-        return [photo.key for photo in self.photographs] if self.format in PICTURES else []
-
 
 def outlined(localizer: PhraseLocalizer, scene: Scene, phrases: list[str], asked: Asked) -> dict[str, Any]:
     """A mask for each box, as run lengths and as outlines (points x, y)."""

@@ -265,7 +265,7 @@ def test_a_row_that_can_be_no_answer_is_one_sentence(data, tmp_path, change, sai
         (
             "a.csv",
             "image,phrase,x1,y1,x2,y2\n7,a,1,2,3,4\n",
-            "nothing that can be evaluated; the first of 1 problems: row 1: no image '7'",
+            "evaluated; the first of 1 problems: predictions of nothing that is asked: row 1: no image '7'",
         ),
         ("a.csv", "picture,words\n1,2\n", "row 1: it names no image"),
         ("a.csv", "", "is empty"),
