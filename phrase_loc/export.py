@@ -6,6 +6,7 @@ At the features the contrastive map is a matrix product (`contrastive_map`), so 
 graph without a backward pass. Maps of earlier stages do not export; an exported model always reads at "features".
 """
 
+import io
 import json
 import os
 import warnings
@@ -91,7 +92,9 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
 
 
 def _write_torch(graph: nn.Module, example: tuple[Any, ...], dynamic: dict[str, Any], path: Path) -> None:
-    torch.export.save(torch.export.export(graph, example, dynamic_shapes=dynamic), path)
+    content = io.BytesIO()  # torch's own writer kills the process where a disk is full
+    torch.export.save(torch.export.export(graph, example, dynamic_shapes=dynamic), content)
+    path.write_bytes(content.getvalue())
 
 
 def _write_onnx(graph: nn.Module, example: tuple[Any, ...], dynamic: dict[str, Any], path: Path) -> None:

@@ -256,7 +256,7 @@ def label(
             return None
         labels = Labels(answers, classes, rules, fit)
         root = Path(os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images]))
-        url = url or f"/data/local-files/?d={quote(root.name)}/"
+        url = url or f"/data/local-files/?d={quote(os.fsencode(root.name))}/"
         place = Place(root, [c.name for c in classes], url if url.endswith(("/", "=")) else f"{url}/")
         for name in formats:
             with files.writing(folder / FORMATS[name].name) as temporary:

@@ -74,9 +74,13 @@ def questions_of(
         if not os.path.exists(source):
             raise DataError(f"image file {source} does not exist; check the path")
         return [Question(str(source), tuple(phrases))]
-    photographs = _photographs_in(source, note)
+    notes: list[str] = []
+    photographs = _photographs_in(source, notes.append)
     if not photographs:
-        raise DataError(f"no image was found in {source} (looked for {', '.join(sorted(IMAGE_ENDINGS))})")
+        why = "; ".join(notes) or f"looked for {', '.join(sorted(IMAGE_ENDINGS))}"
+        raise DataError(f"no image was found in {source} ({why})")
+    for text in notes:
+        note(text)
     return [Question(str(path), tuple(phrases)) for path in photographs]
 
 

@@ -495,6 +495,20 @@ def test_a_killed_run_goes_on(folder, tiny_model, tmp_path):
     assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
 
 
+def test_photographs_in_a_folder_whose_name_is_not_utf8(drawn_image, tiny_model, tmp_path):
+    folder, classes = tmp_path / "caf\udce9", tmp_path / "classes.txt"
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system knows UTF-8 alone")
+    drawn_image.save(folder / "a.png")
+    classes.write_text("dog: a dog\n")
+    told = (folder, "--phrases", classes, "--output", tmp_path / "out", "--format", ",".join(FORMATS))
+    assert command(*told, "--threshold", 0, model=tiny_model) == 0
+    [task] = json.loads((tmp_path / "out" / "labelstudio.json").read_text())
+    assert task["data"]["image"] == "/data/local-files/?d=caf%E9/a.png"
+
+
 def test_a_video_by_frames(drawn_image, tiny_model, tmp_path, capsys):
     import cv2
 

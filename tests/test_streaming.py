@@ -380,3 +380,11 @@ def test_a_table_of_any_kind_is_asked(tmp_path, name, text):
     (tmp_path / "b.jsonl").write_text('{"image": "1.png", "phrase": ["a cat", "a dog"]}\n')
     with pytest.raises(DataError, match=r"line 1 of the table .* lacks its image or its phrase as text"):
         questions_of(tmp_path / "b.jsonl", [])
+
+
+def test_a_folder_without_a_photograph_says_what_is_there(tmp_path):
+    with pytest.raises(DataError, match=r"no image was found in .* \(looked for \.apng"):
+        questions_of(tmp_path, ["a cat"])
+    (tmp_path / "a.heic").write_bytes(b"")
+    with pytest.raises(DataError, match=r"\(left out 1 file of endings that are not read \(\.heic\)\)"):
+        questions_of(tmp_path, ["a cat"])

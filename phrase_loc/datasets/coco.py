@@ -108,7 +108,7 @@ class COCO(Annotated):
                 found.setdefault(kind, []).append((box, mask(annotation.get("segmentation"), size)))
             except DataError as error:
                 broken.add(kind)
-                self._leave_out(name, kind, f", since {called}: {error}")
+                self.skipped.note("classes", f"{name}: every {kind.name} left out, since {called}: {error}")
         boxes, masks = dict[ClassName, list[Box]](), dict[ClassName, tuple[Any, float]]()
         for kind in [kind for kind in found if kind not in broken]:
             union = rle.merge([runs for _, runs in found[kind]])
@@ -117,13 +117,12 @@ class COCO(Annotated):
                 masks[kind] = union, area / (size[0] * size[1])
             else:
                 broken.add(kind)
-                self._leave_out(name, kind, ": no mask of it holds a pixel")
+                self.skipped.note(
+                    "classes", f"{name}: every {kind.name} left out: no mask of it holds a pixel"
+                )
         if not boxes:
             raise DataError("no category that can be counted")
         return self.class_sample(name, self.images / file, size, boxes, len(broken), masks=masks)
-
-    def _leave_out(self, name: str, kind: ClassName, why: str) -> None:
-        self.skipped.note("classes", f"{name}: every {kind.name} left out{why}")
 
 
 def categories(listed: list[Any], where: str, own: bool = False) -> dict[Any, ClassName]:

@@ -208,7 +208,7 @@ def recall(protocol: Protocol, batch: Batch, answers: Answers) -> dict[str, Tens
     """R@k, and the rank of the first correct box."""
     boxes = answers.boxes[:, : protocol.top_k]
     correct = protocol.correct(_best(protocol, batch, boxes))
-    first = F.pad(correct.int(), (0, 1), value=1).argmax(1)  # of equal maxima, k where none is correct
+    first = F.pad(correct.int(), (0, 1), value=1).argmax(1)  # the first of equal maxima; k if none
     values = {f"R@{k}": (first < min(k, boxes.shape[1])).float() for k in protocol.ks}
     return values | {"iou": _best(protocol, batch, _first(boxes))[:, 0], "first": first}
 
