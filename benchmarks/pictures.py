@@ -55,8 +55,8 @@ def notebook(localizer: PhraseLocalizer, photograph: Path, phrases: Sequence[str
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
         page.write_text(f'<meta charset="utf-8"><body style="margin:8px">{shown}', encoding="utf-8")
-        told = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=840,480"]
-        told += [f"--screenshot={target.resolve()}", page.as_uri()]
+        told = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        told += ["--window-size=860,490", f"--screenshot={target.resolve()}", page.as_uri()]
         subprocess.run(told, check=True, capture_output=True, timeout=120)
 
 
