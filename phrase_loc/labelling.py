@@ -32,7 +32,7 @@ from phrase_loc.gallery import MOST, write_page
 from phrase_loc.images import VIDEO_ENDINGS, frames
 from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, distinct, labelling_interface
 from phrase_loc.localizer import PhraseLocalizer
-from phrase_loc.streaming import Question, answer_many, questions_of, read_record
+from phrase_loc.streaming import Question, answer_many, questions_of, read_record, record_path
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT
 from phrase_loc.tables import is_table
 from phrase_loc.text.splitting import split_phrases
@@ -246,6 +246,7 @@ def label(
     sentence = f"another process is labelling into {folder}; wait for it, or give another --output"
     with ExitStack() as held:
         world.from_main(lambda: held.enter_context(files.lock(folder / ".label.lock", sentence)))
+        world.from_main(lambda: _refuse_foreign(answers, formats))
         questions = [Question(image, tuple(phrases_of(classes))) for image in images]
         record = None if options.get("overwrite") else read_record(answers)
         fit = localizer.model.config.calibration
@@ -267,6 +268,15 @@ def label(
         write_sheet(labels, folder / "sheet.html")
         files.write_text(folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         return found
+
+
+def _refuse_foreign(answers: Path, formats: Sequence[str]) -> None:
+    """A ConfigError where labels would replace what was there before anything was labelled into a folder."""
+    names = [*(FORMATS[name].name for name in formats), "labelstudio.xml", "sheet.html", "summary.json"]
+    there = [name for name in names if os.path.lexists(answers.parent / name)]
+    if there and not os.path.lexists(record_path(answers)):
+        where = f"{answers.parent} holds a {there[0]} that was not labelled there"
+        raise ConfigError(f"{where} and would be replaced; give another --output")
 
 
 def _least(

@@ -249,14 +249,14 @@ def _is_finished(output: Path, run: _Record, overwrite: bool, locks: ExitStack) 
     """Locks `output`; whether it holds the answers of this run already. Else it is free, or a DataError."""
     sentence = f"another process is writing {output}; wait for it, or give another --output"
     locks.enter_context(files.lock(_hidden(output, "lock"), sentence))
-    for path in (output, _record(output)):
+    for path in (output, record_path(output)):
         files.remove_leftovers(output.parent, name=path.name)
     held, settings, parts = None, run["settings"], _parts(output)
     with suppress(DataError) if overwrite else nullcontext():
         held = read_record(output)
     if overwrite:
         if held is None or held["settings"] != settings:
-            _remove(_record(output), *parts)
+            _remove(record_path(output), *parts)
         return False
     finished = output.exists()
     if not finished and not parts:
@@ -333,17 +333,18 @@ def _remove(*paths: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _record(output: Path) -> Path:
+def record_path(output: Path) -> Path:
+    """The file that says what the answers in `output` belong to."""
     return output.with_name(f"{output.name}.run.json")
 
 
 def _write_record(output: Path, run: _Record) -> None:
-    files.write_text(_record(output), json.dumps(run) + "\n", _FULL_DISK)
+    files.write_text(record_path(output), json.dumps(run) + "\n", _FULL_DISK)
 
 
 def read_record(output: Path) -> _Record | None:
     """What the answers in `output`, or in its parts, belong to; None where nothing says it."""
-    path = _record(output)
+    path = record_path(output)
     if not os.path.lexists(path):
         return None
     with suppress(DataError):

@@ -509,6 +509,15 @@ def test_photographs_in_a_folder_whose_name_is_not_utf8(drawn_image, tiny_model,
     assert task["data"]["image"] == "/data/local-files/?d=caf%E9/a.png"
 
 
+def test_somebody_elses_labels_stay(folder, tiny_model, tmp_path, capsys):
+    (tmp_path / "out" / "yolo").mkdir(parents=True)
+    (tmp_path / "out" / "yolo" / "mine.txt").write_text("corrected")
+    told = (folder, "--phrases", tmp_path / "classes.txt", "--output", tmp_path / "out", "--threshold", 0)
+    assert command(*told, "--format", "coco,yolo", "--overwrite", model=tiny_model) == 2
+    assert "holds a yolo that was not labelled there" in capsys.readouterr().err
+    assert (tmp_path / "out" / "yolo" / "mine.txt").read_text() == "corrected"
+
+
 def test_a_video_by_frames(drawn_image, tiny_model, tmp_path, capsys):
     import cv2
 

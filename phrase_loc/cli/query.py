@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import lock, read_text, same_file
+from phrase_loc.files import lock, read_text, refuse_foreign, same_file
 from phrase_loc.tables import is_table
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def _query_many(args: argparse.Namespace, images: Sequence[str], phrases: Sequen
     gallery = _behind_link(args.gallery) if args.gallery else None
     if gallery:
         check_place(gallery, [".html"])
+        refuse_foreign(gallery, "<title>phrase_loc: ", "page of answers", "give another --gallery")
     set_malloc(KEEP_MEMORY)
     with session(args.device) as world:
         # the first process looks: a photograph may come or go between two looks

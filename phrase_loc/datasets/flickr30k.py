@@ -61,6 +61,8 @@ class Flickr30kEntities(Annotated):
     def _read(self, image_id: str) -> GroundingSample:
         text = read_text(existing(self.root / "Sentences" / f"{image_id}.txt"), "captions")
         captions = [(line, caption) for line, caption in enumerate(text.split("\n"), 1) if caption.strip()]
+        if not captions:
+            raise DataError("its captions are empty")
         size, things = read_xml(self.root / "Annotations" / f"{image_id}.xml")
         chains: dict[str, list[list[float]]] = {}
         left_out = set()
@@ -79,6 +81,8 @@ class Flickr30kEntities(Annotated):
                 marked += [((sentence, n), p) for n, p in found_in if p.entity not in left_out]
             except DataError as error:
                 self.skipped.note("captions", f"{image_id}: caption in line {line} left out, {error}")
+        if not marked:
+            self.skipped.note("images without a marked phrase (kept)", image_id)
         phrases = [phrase for _, phrase in marked]
         for chain in dict.fromkeys(p.entity for p in phrases if p.entity != "0" and p.entity not in chains):
             self.skipped.note("chains without annotation", f"{image_id}: the XML does not name chain {chain}")

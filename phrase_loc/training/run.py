@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +29,10 @@ from torch import Tensor
 
 from phrase_loc.config import to_dict
 from phrase_loc.distributed import World
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import lock, make_folder, refusing, remove_leftovers, write_text, writing
 from phrase_loc.models.model import TextToRegion
-from phrase_loc.models.store import save_model
+from phrase_loc.models.store import load_model, save_model
 from phrase_loc.skipped import Skipped
 from phrase_loc.training.checkpoint import Checkpoint, check_same_run
 from phrase_loc.training.checks import Measure, check, held_out_score, measure_of, told_of_held_out
@@ -93,6 +93,10 @@ def read_checkpoint(
     """
     path = config.out / "checkpoint.pt"
     if not world.from_main(path.exists):
+        if world.from_main((config.out / "model").exists):
+            raise ConfigError(
+                f"{config.out} holds a model and no run it would be of; give another out folder"
+            )
         return resolve_start(config, photographs, None), None
     held = Checkpoint.load(path)
     config = resolve_start(config, photographs, held.config.get("model", {}).get("start", ""))
@@ -221,8 +225,8 @@ class Run:
             raise DataError("no photograph's text has a word of the vocabulary; give other texts or words")
 
     def release(self) -> None:
-        """Writes the model folder and says what was skipped."""
-        if self.world.is_main:
+        """Writes the model folder, unless it is there, and says what was skipped."""
+        if self.world.is_main and not is_released(self.config):
             found = {"faults": self._all_faults(), **self.state.best}
             kept = [Checkpoint.load(kept_weights(self.config, name)).model for name in self.config.averaged]
             if kept:
@@ -248,6 +252,15 @@ class Run:
             self.logger.write(self.state.done, figures)
             write_text(path, content, "free space there; the same command then goes on")
         return told_of_held_out(found, path), figures
+
+
+def is_released(config: TrainConfig) -> bool:
+    """Whether a finished run was started again: its model stays, with what `calibrate` and others added to it."""
+    with suppress(PhraseLocError):
+        if (folder := config.out / "model").is_dir():
+            told, now = load_model(folder).config.card.get("training", {}), to_dict(config)
+            return all(told.get(key) == now[key] for key in ("card", "inference", "further"))
+    return False
 
 
 def save_whole(

@@ -103,6 +103,9 @@ def new_model(
     if asked.start:  # loaded for queries: frozen; of the trunk each phase trains its stages
         least = 1 if config.vocabulary.file else config.vocabulary.min_count
         model, first, said = extended(load_model(asked.start), vocabulary, source, trained, least)
+        if model.config.backbone != asked.backbone:
+            own = f"{asked.start} brings its own trunk ({model.config.backbone})"
+            log.warning("%s; model.backbone=%s is not used", own, asked.backbone)
         if not config.new_words_only:
             model.drop_ranker()
         model.head.requires_grad_(not config.new_words_only)

@@ -75,6 +75,7 @@ def test_text_overlay_and_profile(photo, tiny_model, tmp_path, capsys):
         ),
         (["{photo}", "no.jpg", "dog"], "image file no.jpg does not exist"),
         (["{photo}", "dog", "--gallery", "a.png"], "must end in .html, got 'a.png'"),
+        (["{photo}", "dog", "--gallery", "mine.html"], "mine.html, which is no page of answers"),
         (["{photo}", "dog", "--gallery", "no/a.html"], "cannot write in no: No such file"),
         (["{photo}", "{photo}", "dog", "--overlay", "a.png"], "go to a folder, got a.png"),
         (["{photo}", "caf\udce9"], "expected phrases in UTF-8, got 'caf\\udce9'"),
@@ -113,6 +114,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     (photo.parent / "latin.txt").write_bytes("café".encode("latin-1"))
     (photo.parent / "pairs.csv").write_text("image,phrase\nphoto.png,dog\nphoto.png,\n", encoding="utf-8")
     (photo.parent / "folder.jsonl").mkdir()
+    (photo.parent / "mine.html").write_text("<title>mine</title>")
     (photo.parent / "full.jsonl").symlink_to(os.devnull)
     words = [a.format(photo=photo) for a in arguments]
     assert main(["query", *words, "--model", str(tiny_model)]) == 2

@@ -131,6 +131,16 @@ def test_a_chain_that_the_xml_does_not_name_is_told(tmp_path):
     assert [len(b) for b in data[0].boxes] == [1, 0]
 
 
+def test_captions_that_are_empty_or_not_marked_are_told(tmp_path):
+    xml = annotation(9, 9, thing("1", (1, 1, 2, 2)))
+    data = read(tmp_path, a=([], xml), b=(["A man in a park ."], xml), c=GOOD)
+    assert [sample.image_id for sample in data] == ["b", "c"]
+    assert data.skipped.notes == {
+        "images": ["a: its captions are empty"],
+        "images without a marked phrase (kept)": ["b"],
+    }
+
+
 def test_an_id_that_leaves_the_tree_is_refused(tmp_path):
     tree(tmp_path, {"a": GOOD})
     (tmp_path / "val.txt").write_text("a\n../a\n")

@@ -1,5 +1,6 @@
 """A run that is killed at any moment and started again ends in the same weights, bit for bit."""
 
+import json
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import torch
 
 from phrase_loc import files
 from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.models.store import load_model
 from phrase_loc.training import checkpoint as checkpoints
 from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.logger import Logger
@@ -74,9 +76,25 @@ def test_resume_after_kill_gives_the_same_weights_bit_for_bit(tmp_path: Path):
 def test_resume_of_a_finished_run_changes_nothing(tmp_path: Path):
     shards = write_set(tmp_path / "set", (20,))
     run(tmp_path / "a", shards)
-    before = losses(tmp_path / "a")
+    before, config = losses(tmp_path / "a"), tmp_path / "a" / "model" / "config.json"
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps(told | {"calibration": {"slope": 1.0, "offset": 0.5}}))  # by `calibrate`
     run(tmp_path / "a", shards)
     assert losses(tmp_path / "a") == before
+    assert json.loads(config.read_text())["calibration"]
+    run(tmp_path / "a", shards, "inference.gamma=0.9")  # which makes another model
+    assert json.loads(config.read_text())["inference"]["gamma"] == 0.9
+    (tmp_path / "a" / "model" / "model.safetensors").write_bytes(b"")
+    run(tmp_path / "a", shards, "inference.gamma=0.9")
+    load_model(tmp_path / "a" / "model")
+
+
+def test_a_model_of_no_run_stays(tmp_path: Path):
+    (tmp_path / "a" / "model").mkdir(parents=True)
+    (tmp_path / "a" / "model" / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds a model and no run it would be of"):
+        run(tmp_path / "a", write_set(tmp_path / "set", (20,)))
+    assert (tmp_path / "a" / "model" / "mine.txt").read_text() == "mine"
 
 
 def test_resume_does_not_depend_on_workers_or_when_checkpoints_are_written(tmp_path: Path):
