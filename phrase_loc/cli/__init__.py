@@ -125,9 +125,11 @@ def _dispatch(arguments: list[str]) -> int | None:
     name, *rest = arguments
     if name not in COMMANDS:
         top.error(f"unknown command {name!r}{nearest(name, COMMANDS)}; choose from {', '.join(COMMANDS)}")
-    if any(argument == "" or re.fullmatch("--[a-z-]+=", argument) for argument in rest):
-        what = "an argument is empty, perhaps a variable of the shell that is not set"
-        raise ConfigError(f"{what}; give it a value or leave it out")
+    for before, argument in zip([name, *rest], rest):
+        if argument == "" or re.fullmatch("--[a-z-]+=", argument):
+            option = argument or (before if before.startswith("--") else "an argument")
+            what = f"{option.rstrip('=')} is empty, perhaps a variable of the shell that is not set"
+            raise ConfigError(f"{what}; give it a value or leave it out")
     module, summary = COMMANDS[name]
     command = import_module(module)
     parser = argparse.ArgumentParser(prog=f"phrase-loc {name}", description=summary)
@@ -153,6 +155,15 @@ def probability(text: str) -> float:
         if 0 <= float(text) <= 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, got {text[:60]!r}")
+
+
+def host_name(text: str) -> str:
+    """A type for argparse."""
+    if "/" in text:
+        raise argparse.ArgumentTypeError(
+            f"expected a host's name without http:// and path, got {text[:60]!r}"
+        )
+    return text
 
 
 def note(text: str) -> None:

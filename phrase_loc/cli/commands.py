@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phrase_loc.cli import COUNT, DEFAULT, note, probability, query, whole_number
+from phrase_loc.cli import COUNT, DEFAULT, host_name, note, probability, query, whole_number
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import make_folder, read_text, refuse_foreign, write_text
@@ -266,11 +266,11 @@ def run_serve(parser: argparse.ArgumentParser, given: list[str]) -> None:
     add("--port", type=port, default=8000, help=f"0 takes any that is free {DEFAULT}")
     query.model_arguments(parser)
     text = "a further name by which the server is called, as of a proxy before it; may be repeated"
-    add("--allowed-host", action="append", default=[], metavar="NAME", help=text)
+    add("--allowed-host", type=host_name, action="append", default=[], metavar="NAME", help=text)
     text = f"Label Studio's address, whose photographs may be fetched, with the access token in {KEY}"
     add("--label-studio-url", metavar="URL", default=os.environ.get("LABEL_STUDIO_URL", ""), help=text)
     text = "a further host from which its photographs may be fetched; may be repeated"
-    add("--image-host", action="append", default=[], metavar="NAME", help=text)
+    add("--image-host", type=host_name, action="append", default=[], metavar="NAME", help=text)
     add = parser.add_mutually_exclusive_group().add_argument
     text = f"holds the token that is asked of everybody who uses the API (default: the variable {TOKEN}, or none)"
     add("--token-file", metavar="FILE", help=text)

@@ -24,6 +24,7 @@ from phrase_loc.models.model import TextToRegion, last_frozen, trainable_stages
 from phrase_loc.models.store import load_model
 from phrase_loc.pairs.dataset import Transform, WebImages, in_order
 from phrase_loc.text import vectors
+from phrase_loc.text.english import tokens
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import BATCH
@@ -73,8 +74,11 @@ def _check_words(config: TrainConfig) -> None:
         vectors.glove_package(())
     if config.further.words:
         deque(read_texts(config.further.texts), maxlen=0)  # to the end: they are used in the last step
-    if config.vocabulary.file:
-        Vocabulary.load(config.vocabulary.file)
+    if file := config.vocabulary.file:
+        for word in Vocabulary.load(file).words:
+            if (read := " ".join(tokens(word))) != word:
+                told = f"{file} has the word {word[:60]!r}, which no text is read as"
+                raise ConfigError(f"{told}; write {read!r}" if read else f"{told}; leave it out")
     for path in text_files(config.vocabulary.extra_texts):
         next(read_texts((path,)), None)
 

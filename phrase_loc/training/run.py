@@ -93,7 +93,8 @@ def read_checkpoint(
     """
     path = config.out / "checkpoint.pt"
     if not world.from_main(path.exists):
-        if world.from_main((config.out / "model").exists):
+        model, metrics = config.out / "model", config.out / "metrics.jsonl"
+        if world.from_main(lambda: model.exists() and not metrics.exists()):
             raise ConfigError(
                 f"{config.out} holds a model and no run it would be of; give another out folder"
             )

@@ -236,3 +236,14 @@ def test_names_of_files_that_are_not_utf8_do_not_stop_the_release(tmp_path: Path
     tree["data"] = {"shards": write_set(tmp_path / "set", (16,)), "workers": 0, "max_faults": 1}
     train(build(TrainConfig, tree), World())
     assert "caf?" in load_model(tmp_path / "out" / "model").config.card["training"]["vocabulary"]["file"]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"), [("Cat", "write 'cat'"), ("# words", "write 'words'"), ("!", "leave it out")]
+)
+def test_words_that_no_text_is_read_as(tmp_path: Path, word: str, told: str):
+    (tmp_path / "words.txt").write_text(f"dog\n{word}\n")
+    tree = {**changed("vocabulary.file", str(tmp_path / "words.txt")), "out": str(tmp_path / "out")}
+    tree["data"] = {"shards": write_set(tmp_path / "set", (16,)), "workers": 0, "max_faults": 1}
+    with pytest.raises(ConfigError, match=f"which no text is read as; {told}"):
+        train(build(TrainConfig, tree), World())

@@ -23,7 +23,7 @@ def said(capsys) -> str:
     return err
 
 
-@pytest.mark.parametrize("port", ["-1", "65536", "http", "80.5", ""])
+@pytest.mark.parametrize("port", ["-1", "65536", "http", "80.5"])
 def test_a_bad_port(port, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["serve", f"--port={port}"])
@@ -45,6 +45,19 @@ def test_an_address_that_is_not_ours(host, capsys):
     assert "--host" in said(capsys)
 
 
+@pytest.mark.parametrize("option", ["--allowed-host", "--image-host"])
+def test_a_host_is_no_address(option, capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", option, "http://example.org/", "--port", "0", "--model", "/no/such/model"])
+    assert "expected a host's name without http://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [["--token", ""], ["--port="], ["--model", ""]])
+def test_an_option_that_is_empty_is_named(given, capsys):
+    assert main(["serve", *given]) == 2
+    assert said(capsys).startswith(f"error: {given[0].rstrip('=')} is empty")
+
+
 def test_a_missing_model(capsys, tmp_path):
     assert main(["serve", "--port", "0", "--model", str(tmp_path / "none")]) == 2
     assert "none" in said(capsys)
@@ -58,7 +71,7 @@ def test_an_unknown_device(capsys, tiny_model):
 ODD_TOKENS = ["", " ", "caf\u00e9", "two\nlines", " secret"]
 
 
-@pytest.mark.parametrize("token", ODD_TOKENS)
+@pytest.mark.parametrize("token", ODD_TOKENS[1:])
 def test_a_token_that_no_header_can_carry(token, capsys):
     assert main(["serve", "--port", "0", "--token", token]) == 2
     out, err = capsys.readouterr()
