@@ -31,6 +31,7 @@ from phrase_loc.config import to_dict
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import lock, make_folder, refusing, remove_leftovers, write_text, writing
+from phrase_loc.models.build import folded
 from phrase_loc.models.model import TextToRegion
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.skipped import Skipped
@@ -227,11 +228,12 @@ class Run:
 
     def release(self) -> None:
         """Writes the model folder, unless it is there, and says what was skipped."""
-        if self.world.is_main and not is_released(self.config):
-            found = {"faults": self._all_faults(), **self.state.best}
+        if self.world.is_main:
             kept = [Checkpoint.load(kept_weights(self.config, name)).model for name in self.config.averaged]
             if kept:
                 self.model.load_state_dict(mean_weights(kept))
+        if self.world.is_main and not is_released(self.model, self.config):
+            found = {"faults": self._all_faults(), **self.state.best}
             told, figures = self._score()
             card = {**self.setup.card}
             if told:
@@ -255,12 +257,15 @@ class Run:
         return told_of_held_out(found, path), figures
 
 
-def is_released(config: TrainConfig) -> bool:
+def is_released(model: TextToRegion, config: TrainConfig) -> bool:
     """Whether a finished run was started again: its model stays, with what `calibrate` and others added to it."""
     with suppress(PhraseLocError):
         if (folder := config.out / "model").is_dir():
-            told, now = load_model(folder).config.card.get("training", {}), to_dict(config)
-            return all(told.get(key) == now[key] for key in ("card", "inference", "further"))
+            held = load_model(folder)
+            told, now, theirs = held.config.card.get("training", {}), to_dict(config), held.state_dict()
+            parts = folded(deepcopy(model).cpu().float()).named_parameters()  # another run's model has others
+            same = (torch.equal(theirs.get(name, torch.empty(0)), part.half().float()) for name, part in parts)
+            return all(told.get(key) == now[key] for key in ("card", "inference", "further")) and all(same)
     return False
 
 

@@ -89,6 +89,16 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path: Path):
     load_model(tmp_path / "a" / "model")
 
 
+def test_a_run_begun_anew_leaves_no_model_of_the_former_one(tmp_path: Path):
+    shards = write_set(tmp_path / "set", (20,))
+    run(tmp_path / "a", shards)
+    (tmp_path / "a" / "checkpoint.pt").unlink()
+    run(tmp_path / "a", shards, "seed=7")
+    run(tmp_path / "b", shards, "seed=7")
+    models = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in "ab"]
+    assert models[0] == models[1]
+
+
 def test_a_model_of_no_run_stays(tmp_path: Path):
     (tmp_path / "a" / "model").mkdir(parents=True)
     (tmp_path / "a" / "model" / "mine.txt").write_text("mine")
