@@ -179,7 +179,8 @@ def _figure(prediction: "Prediction", colour: str) -> str:
     if prediction.picture is not None:
         ground = load_image(prediction.picture)
     elif prediction.size is not None:  # a grey field of the photograph's shape
-        ground = Image.new("RGB", _within(prediction.size[::-1], SIDE), "#808080")
+        height, width = (max(1, round(side * SIDE / max(prediction.size))) for side in prediction.size)
+        ground = Image.new("RGB", (width, height), "#808080")
     if ground is not None:
         picture = _image(small_jpeg(marked(ground, prediction, colour), PANEL), prediction.phrase)
     words = (

@@ -118,7 +118,7 @@ def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) 
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
     names = [os.path.relpath(path, shared) for path in paths]
     pictures = [n if n.lower().endswith((".jpg", ".jpeg")) else f"{n}.jpg" for n in names]
-    if len(set(pictures)) < len(names):  # of 1.png, 1.png.jpg
+    if len(set(pictures)) < len(set(names)):  # of 1.png, 1.png.jpg
         pictures = [f"{n}.jpg" for n in names]
     places = [folder / name for name in pictures]
     within = [os.path.join(os.path.realpath(source), "") for source in sources if os.path.isdir(source)]

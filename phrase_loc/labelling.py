@@ -69,7 +69,7 @@ def read_classes(path: Path) -> list[LabelClass]:
     """The classes of a file: YAML by its ending, else lines `name: phrase, phrase` or `name`; '#' opens a comment.
 
     In YAML a class is `name: phrase`, `name: [phrase, ...]` or `name: {phrases: ..., threshold: 0.6, share: 0.1}`, or
-    the file is a list of names. Raises a DataError that says which class is wrong.
+    the file is a list of names. Raises a DataError that says which class is wrong, a ConfigError where it is no YAML.
     """
     text = files.read_text(path, what := "the file of classes")
     if path.suffix.lower() in {".yaml", ".yml"}:

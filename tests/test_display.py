@@ -156,7 +156,9 @@ class TestNotebook:
         assert picture.getpixel((200, 101)) == edge
 
     def test_without_a_photograph_the_map_is_shown_alone(self, unknown):
-        assert "<img" in prediction()._repr_html_()
+        shown = prediction()._repr_html_()
+        jpeg = base64.b64decode(re.findall(r"base64,([^\"]+)", shown)[0])
+        assert Image.open(io.BytesIO(jpeg)).size == (400, 267)  # large enough to see the map on it
         homeless = prediction(size=None)
         assert "<img" not in homeless._repr_html_()
         assert "no known word, no box" in unknown._repr_html_()

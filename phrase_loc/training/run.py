@@ -264,7 +264,9 @@ def is_released(model: TextToRegion, config: TrainConfig) -> bool:
             held = load_model(folder)
             told, now, theirs = held.config.card.get("training", {}), to_dict(config), held.state_dict()
             parts = folded(deepcopy(model).cpu().float()).named_parameters()  # another run's model has others
-            same = (torch.equal(theirs.get(name, torch.empty(0)), part.half().float()) for name, part in parts)
+            same = (
+                torch.equal(theirs.get(name, torch.empty(0)), part.half().float()) for name, part in parts
+            )
             return all(told.get(key) == now[key] for key in ("card", "inference", "further")) and all(same)
     return False
 

@@ -346,6 +346,8 @@ def test_several_photographs_are_answered_into_a_file_and_a_gallery(
 def test_each_photograph_has_an_overlay_of_its_own(tmp_path):
     places = overlay_places(tmp_path / "out", ["p/1.png", "p/1.png.jpg"], [])
     assert [place.name for place in places.values()] == ["1.png.jpg", "1.png.jpg.jpg"]
+    twice = overlay_places(tmp_path / "out", ["p/1.jpg", "./p/1.jpg"], [])
+    assert [place.name for place in twice.values()] == ["1.jpg", "1.jpg"]
 
 
 def test_overlays_of_a_folder_have_its_names(photo, tiny_model, tmp_path, capsys):
