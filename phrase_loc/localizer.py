@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from functools import reduce
 from itertools import pairwise
 from math import exp
+from numbers import Real
 from operator import index
 from pathlib import Path
 from typing import Any, Self, cast
@@ -49,6 +50,15 @@ def _checked_top_k(top_k: int) -> int:
         if not isinstance(top_k, bool) and index(top_k) >= 1:
             return index(top_k)
     raise ConfigError(f"top_k is a number of boxes, 1 or more, got {str(top_k)[:40]!r}")
+
+
+def _checked_threshold(threshold: float | None) -> float | None:
+    number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if threshold is None or (number and 0 <= threshold <= 1):
+        return threshold
+    raise ConfigError(
+        f"threshold is a probability from 0 to 1, or None for none, got {str(threshold)[:40]!r}"
+    )
 
 
 def _oddity(peak: Tensor | None, boxes: Tensor) -> str | None:
@@ -179,7 +189,9 @@ class PhraseLocalizer:
         return self._attend(scene, self.encode(phrases), method or self.settings.method)
 
     def _read(self, scene: Scene) -> tuple[Tensor, ...]:
-        """For each input size the activations where its lowest map is read."""
+        """For each input size the activations where its lowest map is read; a ConfigError for what is no scene."""
+        if not isinstance(scene, Scene):
+            raise ConfigError(f"expected the scene that look(image) gives, got {type(scene).__name__}")
         return (self._to_maps(scene.activations[0]), *scene.activations[1:])
 
     @torch.inference_mode()
@@ -255,7 +267,7 @@ class PhraseLocalizer:
 
         Where `present` is below a threshold no map is made, which the note says.
         """
-        phrases, top_k = phrase_list(phrases), _checked_top_k(top_k)
+        phrases, top_k, threshold = phrase_list(phrases), _checked_top_k(top_k), _checked_threshold(threshold)
         encoded = self.encode(phrases)
         chances = self._present(scene, encoded)
         asked = [i for i, p in enumerate(chances) if threshold is None or p is None or p >= threshold]

@@ -124,6 +124,20 @@ def test_answers_come_in_the_frame_asked_for(tiny_localizer, drawn_image):
     torch.testing.assert_close(large.boxes, own.boxes * 10, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("threshold", ["0.5", float("nan"), True, -0.1, 2])
+def test_a_threshold_is_a_probability(threshold, tiny_localizer, drawn_image):
+    scene = tiny_localizer.look(drawn_image)
+    with pytest.raises(ConfigError, match="threshold is a probability from 0 to 1"):
+        tiny_localizer.locate(scene, ["dog"], threshold=threshold)
+    assert len(tiny_localizer.locate(scene, ["dog"], threshold=np.float32(0.5))) == 1
+
+
+@pytest.mark.parametrize("ask", ["locate", "attend", "presence"])
+def test_a_picture_is_no_scene(ask, tiny_localizer, drawn_image):
+    with pytest.raises(ConfigError, match=r"expected the scene that look\(image\) gives, got Image"):
+        getattr(tiny_localizer, ask)(drawn_image, ["dog"])
+
+
 def test_a_model_saved_with_a_location_prior_is_asked_without(tiny_localizer, drawn_image):
     old, saved = copy(tiny_localizer.model), asdict(tiny_localizer.settings)
     old.config = replace(old.config, inference={**saved, "prior": 0.2, "prior_sigma": 0.25})

@@ -136,6 +136,12 @@ def _dispatch(arguments: list[str]) -> int | None:
     return getattr(command, f"run_{name.replace('-', '_')}")(parser, rest)
 
 
+def parsed(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:
+    """The arguments, options before, between or behind the others; behind `--` all are names, such as -x.jpg."""
+    # between the others argparse forgets what `--` said
+    return parser.parse_args(given) if "--" in given else parser.parse_intermixed_args(given)
+
+
 def whole_number(least: int, most: int, expected: str = "") -> Callable[[str], int]:
     """A type for argparse: numbers without signs, exponents and underscores."""
     expected = expected or f"a whole number of at least {least} and at most {most}"

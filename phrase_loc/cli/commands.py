@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phrase_loc.cli import COUNT, DEFAULT, host_name, note, probability, query, whole_number
+from phrase_loc.cli import COUNT, DEFAULT, host_name, note, parsed, probability, query, whole_number
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import make_folder, read_text, refuse_foreign, write_text
@@ -29,7 +29,7 @@ _SETTINGS = "CONFIG.yaml | key=value"
 def run_train(parser: argparse.ArgumentParser, given: list[str]) -> None:
     """Check the config, then import torch, join the other processes and train; prints the model's folder."""
     parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="see configs/train_web.yaml")
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     from phrase_loc.training.config import TrainConfig
 
     config = load_config(TrainConfig, args.settings)
@@ -49,7 +49,7 @@ def run_evaluate(parser: argparse.ArgumentParser, given: list[str]) -> None:
     text = "reproduce the known bugs of the published scripts (docs/evaluation.md)"
     parser.add_argument("--faithful", action="store_true", help=text)
     parser.add_argument("--profile", action="store_true", help="print on stderr where the time went")
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     from phrase_loc.profiling import watching
 
     with watching() as watch:
@@ -98,7 +98,7 @@ def run_label(parser: argparse.ArgumentParser, given: list[str]) -> None:
     add("--overwrite", action="store_true", help="replace answers in DIR to other photographs or phrases")
     query.model_arguments(parser)
     query.batch_arguments(parser)
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     from phrase_loc.distributed import session
     from phrase_loc.label_formats import formats_of
     from phrase_loc.labelling import Rules, check_classes, label, photographs, read_classes, summary_text
@@ -128,7 +128,7 @@ def run_predictions_template(parser: argparse.ArgumentParser, given: list[str]) 
     parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="as of evaluate")
     text = "write the answers of this method, as the example of a file that is filled in"
     parser.add_argument("--fill", metavar="METHOD", help=text)
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     from phrase_loc.evaluation.protocols import EvaluateConfig
 
     if args.out.suffix not in (".csv", ".jsonl", ".parquet"):
@@ -147,7 +147,7 @@ def run_compare(parser: argparse.ArgumentParser, given: list[str]) -> None:
     parser.add_argument("b", type=Path, help="report.json on the same images; differences are a - b")
     parser.add_argument("--method", metavar="A[,B]", help="the method of each report, where it holds several")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     from phrase_loc.evaluation.statistics import compare, table
 
     names = (args.method or "").split(",")
@@ -162,7 +162,7 @@ def run_calibrate(parser: argparse.ArgumentParser, given: list[str]) -> None:
     add("--root", type=Path, required=True, help="tree of Flickr30k Entities")
     add("--split", default="val", help=f"split to fit on, never test {DEFAULT}")
     add("--seed", type=int, default=0, help=f"of the negative pairs {DEFAULT}")
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     from phrase_loc.datasets.flickr30k import Flickr30kEntities
     from phrase_loc.evaluation.calibration import calibrate
 
@@ -182,7 +182,7 @@ def run_learn_ranker(parser: argparse.ArgumentParser, given: list[str]) -> None:
     text = f"how many of them are looked at {DEFAULT}"
     add("--photographs", type=COUNT, default=4000, metavar="N", help=text)
     add("--seed", type=int, default=0, help=f"of which photographs, and of the weights {DEFAULT}")
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     from phrase_loc.pairs.sources import open_source
     from phrase_loc.training.box_ranker import WITH, teach
 
@@ -231,7 +231,7 @@ def run_leaks(parser: argparse.ArgumentParser, given: list[str]) -> int:
     text = f"bits of 64 in which perceptual hashes may differ, 0 to 7 {DEFAULT}"
     add("--distance", type=whole_number(0, 7), default=6, metavar="BITS", help=text)
     add("--output", metavar="OUT.json", help="write every pair found as JSON")
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     from phrase_loc.evaluation.leaks import audit
     from phrase_loc.streaming import check_place
 
@@ -251,7 +251,7 @@ def run_export(parser: argparse.ArgumentParser, given: list[str]) -> None:
     parser.add_argument("--model", default="default", help="'default', a folder or a hub id")
     text = f"onnx (needs {extra('onnx')}) or torch (torch.export)"
     parser.add_argument("--format", default="onnx", help=text)
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     from phrase_loc.export import GRAPHS, export
 
     graph = export(args.model, args.out, args.format) / GRAPHS[args.format]
@@ -275,7 +275,7 @@ def run_serve(parser: argparse.ArgumentParser, given: list[str]) -> None:
     text = f"holds the token that is asked of everybody who uses the API (default: the variable {TOKEN}, or none)"
     add("--token-file", metavar="FILE", help=text)
     add("--token", help="the same; every user of this machine can read it in its process list")
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     token = token_of(args.token, args.token_file)
     with listen(args.host, args.port) as bound:  # before the model is loaded: a taken port is said at once
         from phrase_loc.web.answers import Limits

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phrase_loc.cli import COUNT, DEFAULT, note, probability, whole_number
+from phrase_loc.cli import COUNT, DEFAULT, note, parsed, probability, whole_number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import lock, read_text, refuse_foreign, same_file
 from phrase_loc.tables import is_table
@@ -55,7 +55,7 @@ def run_query(parser: argparse.ArgumentParser, given: list[str]) -> None:
     add("--gallery", metavar="OUT.html", help="also write a page that shows the photographs and their boxes")
     add("--overwrite", action="store_true", help="replace an OUT that holds something else, or these answers")
     batch_arguments(group)
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     _check(args)
     images = _images(args)
     phrases = _phrases(args)

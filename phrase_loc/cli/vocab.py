@@ -8,7 +8,7 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phrase_loc.cli import COUNT, DEFAULT, probability
+from phrase_loc.cli import COUNT, DEFAULT, parsed, probability
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import refuse_foreign, same_file
 from phrase_loc.text.parsing import parse
@@ -36,7 +36,7 @@ def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
     add("--fields", nargs="+", metavar="NAME", help=text)
     add("--coverage", metavar="phrases.txt", help="report how much of these phrases is covered")
     add("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_intermixed_args(given)
+    args = parsed(parser, given)
     from tqdm import tqdm
 
     from phrase_loc.pairs.paths import expand

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from phrase_loc.cli import guarded, main
+from phrase_loc.cli import guarded, main, parsed
 from phrase_loc.errors import DataError
 
 
@@ -122,3 +122,21 @@ def test_any_terminal_gets_the_answer(encoding, drawn_image, tiny_model, tmp_pat
     assert answer["predictions"][-1]["phrase"] == asked[2]
     assert main(["query", *asked]) == 0
     assert "'a red hat': box [" in out.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "json"),
+    [
+        (["--json", "--", "-x.jpg", "cup"], ["-x.jpg", "cup"], True),
+        (["--", "cup", "--json"], ["cup", "--json"], False),
+        (["cup", "--json", "hat"], ["cup", "hat"], True),
+    ],
+)
+def test_behind_two_dashes_all_are_names(given, names, json):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("image")
+    parser.add_argument("phrases", nargs="*")
+    parser.add_argument("--json", action="store_true")
+    found = parsed(parser, given)
+    assert [found.image, *found.phrases] == names
+    assert found.json is json
