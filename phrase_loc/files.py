@@ -44,7 +44,7 @@ def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
     Raises DataError: the folder is missing or read-only, the disk is full, or a device or a pipe stands there.
     """
     path = Path(os.path.realpath(path) if os.path.islink(path) else path)
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):  # Path.exists raises for a long name
         raise DataError(f"{path} is a device or a pipe, which would be replaced; {advice}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
     old = path.with_name(f".{path.name}.replaced")

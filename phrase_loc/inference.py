@@ -16,13 +16,7 @@ from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Source
 
 #: Settings of older models and the value at which they did nothing; any other value is refused.
-RETIRED: dict[str, Any] = {
-    "sharpness": 0,
-    "mirrored": False,
-    "score": "mass",
-    "prior": 0,
-    "prior_sigma": 0.25,
-}
+RETIRED: dict[str, Any] = {"sharpness": 0, "mirrored": False, "score": "mass", "prior": 0}
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e9)]
@@ -71,6 +65,8 @@ class Inference:
     def from_dict(cls, values: dict[str, Any], source: str = "inference") -> "Inference":
         """Checked settings from plain values; an unknown name raises a ConfigError, as does a retired one in use."""
         what = f"{source} setting"
+        # the width of a location prior did nothing without one
+        values = {key: value for key, value in values.items() if key != "prior_sigma"}
         settings = checked(cls, without_retired(values, RETIRED, what), what)
         choose(METHODS, settings.method, "attention method")
         choose(SIGNED, settings.signed, "rule for signed activations")

@@ -214,23 +214,25 @@ def _parsed(lines: list[str], width: int, options: dict[str, Any]) -> tuple[list
 def _json_lines(path: Path) -> Table:
     columns = dict.fromkeys(name for _, found in _objects(path) for name in found or ())
     if not columns:
-        raise DataError(f"the table {path} has no line that is a JSON object; write one on each line")
+        raise DataError(f"the table {path} has no line that is a JSON object with each key once; write one")
 
     def read(wanted: Sequence[str]) -> Iterator[Row]:
-        for place, found in _objects(path):
+        for place, found in _objects(path, wanted):
             wrong = "is no JSON object, or has a key twice" if found is None else ""
             yield place, [(found or {}).get(name) for name in wanted], wrong
 
     return Table(path, tuple(columns), read)
 
 
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def _objects(path: Path, wanted: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any] | None]]:
     for number, line in enumerate(text_lines(path, "the table"), start=1):
         if line.strip():
             found = None
             with suppress(ValueError, RecursionError, AttributeError):
-                cells = json.loads(line, object_pairs_hook=once).items()
-                found = once([(name.strip().lower(), value) for name, value in cells])
+                own = json.loads(line, object_pairs_hook=once).items()
+                cells = [(name.strip().lower(), value) for name, value in own]
+                once([cell for cell in cells if cell[0] in wanted])  # of "url" and "URL" perhaps none is
+                found = dict(cells)
             yield f"line {number}", found
 
 

@@ -105,3 +105,8 @@ def test_a_link_stays_a_link_and_a_pipe_is_not_replaced(tmp_path):
     with pytest.raises(DataError, match="is a device or a pipe"):
         files.write_text(tmp_path / "pipe", "new")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_name_that_is_too_long_is_one_sentence(tmp_path):
+    with pytest.raises(DataError, match="cannot be written"):
+        files.write_text(tmp_path / ("a" * 300), "new")

@@ -144,6 +144,8 @@ def test_a_model_saved_with_a_location_prior_is_asked_without(tiny_localizer, dr
     with pytest.warns(UserWarning, match="saved with a location prior, which is gone"):
         localizer = PhraseLocalizer(old)
     assert localizer.settings == tiny_localizer.settings
+    old.config = replace(old.config, inference={**saved, "prior": 0.0, "prior_sigma": 0.3})
+    assert PhraseLocalizer(old).settings == tiny_localizer.settings
     with pytest.raises(ConfigError, match=r"prior=0\.2 is no longer there: .* set it to 0"):
         tiny_localizer.with_settings(prior=0.2)
     assert tiny_localizer.with_settings(prior=0.0).settings == tiny_localizer.settings

@@ -85,6 +85,13 @@ def test_bad_lines_of_json_are_named_by_their_number(tmp_path: Path):
     assert bad == [f"line {n} is no JSON object, or has a key twice" for n in range(2, 9)]
 
 
+def test_keys_of_json_that_differ_in_case_matter_where_they_are_read(tmp_path: Path):
+    line = '{"image": "1.jpg", "caption": "a dog", "url": "a", "URL": "b"}\n'
+    assert read(tmp_path / "a.jsonl", line) == ([("1.jpg", "a dog")], [])
+    with pytest.raises(DataError, match="no line that is a JSON object with each key once"):
+        read(tmp_path / "a.jsonl", '{"image": "1.jpg", "caption": "a dog", "caption": "a cat"}\n')
+
+
 def test_texts_may_go_over_lines_and_hold_quotes(tmp_path: Path):
     content = 'image,caption\n1.jpg,"one\n\ntwo ""2"""\n2.jpg,a 5" nail\n3.jpg,the "Bob" dog\n4.jpg,a\0b\n'
     rows, bad = read(tmp_path / "a.csv", content)

@@ -3,6 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
     text = f"share of the size that two-word units may take, 0 for none {DEFAULT}"
     add("--pair-share", type=probability, default=0.25, metavar="X", help=text)
     text = f"normalised PMI from which two neighbours are a unit {DEFAULT}"
-    add("--min-association", type=probability, default=0.35, metavar="X", help=text)
+    add("--min-association", type=association, default=0.35, metavar="X", help=text)
     text = "columns or JSON fields that hold text (default: the usual names)"
     add("--fields", nargs="+", metavar="NAME", help=text)
     add("--coverage", metavar="phrases.txt", help="report how much of these phrases is covered")
@@ -66,6 +67,14 @@ def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
         print(f"skipped: {skipped.summary()}")
     if args.coverage:
         print("\n".join(coverage(PhraseEncoder(vocabulary), stream_texts(args.coverage))))
+
+
+def association(text: str) -> float:
+    """A type for argparse."""
+    with suppress(ValueError):
+        if -1 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a normalised PMI from -1 to 1, got {text[:60]!r}")
 
 
 def coverage(encoder: "PhraseEncoder", phrases: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ a box is easier than a hit on a mask, so figures never stand beside those of `co
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,14 +103,15 @@ def own_names(names: Sequence[str]) -> dict[int, ClassName]:
 
 def listed_names(root: Path) -> dict[int, ClassName]:
     """Number -> class by the lists of names that lie in the tree, or COCO's 80 in their order where none does."""
-    lists = [path for folder in (root, root / "labels") for n in LISTS if (path := folder / n).is_file()]
-    found = [by_name(_names(path), path.name, OWN) for path in lists] or [
-        dict(enumerate(class_names("coco")))
-    ]
-    for path, names in zip(lists, found, strict=False):
+    lists: dict[Path, dict[int, str]] = {}
+    for path in (path for folder in (root, root / "labels") for n in LISTS if (path := folder / n).is_file()):
+        with suppress(DataError) if lists else nullcontext():  # a dataset.yaml beside a list may name none
+            lists[path] = _names(path)
+    found = [by_name(names, path.name, OWN) for path, names in lists.items()]
+    for path, names in zip(lists, found, strict=True):
         if names != found[0]:
-            raise DataError(f"{lists[0]} and {path} name other classes; remove one, or {OWN}")
-    return found[0]
+            raise DataError(f"{next(iter(lists))} and {path} name other classes; remove one, or {OWN}")
+    return found[0] if found else dict(enumerate(class_names("coco")))
 
 
 def _names(path: Path) -> dict[int, str]:

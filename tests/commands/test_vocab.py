@@ -59,4 +59,5 @@ def test_vocab_says_what_is_wrong_in_one_sentence(tmp_path, capsys):
             main(["vocab", source, "--output", output, option, value])
         assert f"argument {option}: expected" in capsys.readouterr().err
     assert not (tmp_path / "vocab.txt").exists()
+    assert main(["vocab", source, "--output", output, "--min-count", "1", "--min-association", "-1"]) == 0
     assert (tmp_path / "notes.txt").read_text() == "somebody's own"

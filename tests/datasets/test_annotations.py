@@ -329,6 +329,8 @@ def test_a_list_of_classes_beside_yolo_labels_is_read_by_name(tmp_path):
         DATASETS["yolo"](root=tmp_path)
     (tmp_path / "data.yaml").write_text("names: {'0': cat, '16': dog}\n")
     assert [s.phrases[0].text for s in DATASETS["yolo"](root=tmp_path)] == ["cat", "dog"]
+    (tmp_path / "dataset.yaml").write_text("train: images\n")  # names no classes
+    assert [s.phrases[0].text for s in DATASETS["yolo"](root=tmp_path)] == ["cat", "dog"]
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
     with pytest.raises(DataError, match=r"classes\.txt and .*data\.yaml name other classes"):
         DATASETS["yolo"](root=tmp_path)

@@ -185,6 +185,7 @@ def test_the_command_prints_the_summary_and_says_by_its_code(tmp_path, evaluatio
     assert "8 share an id, 8 have a near duplicate" in capsys.readouterr().out
     assert len(json.loads(output.read_text())["shared_ids"]) == 8
     assert main(leak) == 1  # replaces what it wrote, and nothing else
+    assert main([*leak[:-1], str(tmp_path / "leaks.TXT")]) == 1
     for name in ("photo.png", "labels.json"):
         (tmp_path / name).write_text("{}")
         assert main([*leak[:-1], str(tmp_path / name)]) == 2
