@@ -69,9 +69,12 @@ def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
 
 
 def refuse_foreign(path: AnyPath, mark: str, what: str, advice: str) -> None:
-    """A ConfigError where a file stands that lacks `mark`, a pattern, in its first kilobytes, and so is no `what`."""
+    """A ConfigError where a file stands that lacks `mark`, a pattern, in its first kilobytes, and so is no `what`.
+
+    Raises DataError: the file cannot be read.
+    """
     path = Path(path)
-    with path.open("rb") if path.is_file() else nullcontext() as file:
+    with told(path, f"the {what}", advice), path.open("rb") if path.is_file() else nullcontext() as file:
         ours = file and re.search(mark, file.read(4096).decode("utf-8", "replace"))
     if os.path.exists(path) and not ours:
         raise ConfigError(f"output would overwrite {path}, which is no {what}; {advice}")

@@ -110,3 +110,17 @@ def test_a_link_stays_a_link_and_a_pipe_is_not_replaced(tmp_path):
 def test_a_name_that_is_too_long_is_one_sentence(tmp_path):
     with pytest.raises(DataError, match="cannot be written"):
         files.write_text(tmp_path / ("a" * 300), "new")
+    with pytest.raises(DataError, match=r"the list .* cannot be read \(File name too long\); name another"):
+        files.refuse_foreign(tmp_path / ("a" * 300), "mark", "list", "name another")
+
+
+def test_a_file_that_cannot_be_read_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("mark")
+    files.refuse_foreign(tmp_path / "list.txt", "mark", "list", "name another")
+
+    def refused(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.Path, "open", refused)
+    with pytest.raises(DataError, match=r"the list .* cannot be read \(Permission denied\); name another"):
+        files.refuse_foreign(tmp_path / "list.txt", "mark", "list", "name another")

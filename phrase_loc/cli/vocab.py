@@ -1,6 +1,7 @@
 """`phrase-loc vocab SOURCE ... --output vocab.txt`: the words of texts, counted in one streaming pass."""
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -48,7 +49,7 @@ def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
     # everything that can be wrong is told before the long pass
     if not args.output.parent.is_dir():
         raise DataError(f"the folder {args.output.parent} of --output does not exist; make it first")
-    if args.output.exists() and any(same_file(args.output, path) for path in expand(args.sources)):
+    if os.path.exists(args.output) and any(same_file(args.output, path) for path in expand(args.sources)):
         raise ConfigError(f"--output {args.output} is one of the sources; name another file")
     refuse_foreign(args.output, r"\A[^\t\n]+\t\d+\s", "vocabulary", "name another --output")
     if args.coverage and not Path(args.coverage).is_file():

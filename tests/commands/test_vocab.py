@@ -44,6 +44,7 @@ def test_vocab_says_what_is_wrong_in_one_sentence(tmp_path, capsys):
         [source, "--output", output, "--min-count", "99"],
         [str(tmp_path / "none.txt"), "--output", output],
         [source, "--output", str(tmp_path / "notes.txt")],
+        [source, "--output", str(tmp_path / ("a" * 300))],
     ]
     (tmp_path / "notes.txt").write_text("somebody's own")
     for arguments in cases:
