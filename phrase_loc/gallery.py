@@ -12,7 +12,7 @@ from tqdm import tqdm
 from phrase_loc.display import answers_in, phrase_rows
 from phrase_loc.drawing import COLOURS, data_uri, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import make_folder, writing
+from phrase_loc.files import make_folder, told, writing
 from phrase_loc.images import IMAGE_ENDINGS, load_image
 from phrase_loc.tables import open_table
 
@@ -87,10 +87,12 @@ def _card(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _rows(answers: Path) -> Iterator[dict[str, Any]]:
     """What `phrase_rows` gives, from any of the three formats."""
     if answers.suffix == ".jsonl":
-        return chain.from_iterable(map(phrase_rows, answers_in(answers)))
+        with told(answers, "the file of answers"):  # of a line that is JSON and no answer
+            yield from chain.from_iterable(map(phrase_rows, answers_in(answers)))
+        return
     table = open_table(answers)
     rows = (dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows(table.columns))
-    return _rows_of_boxes(rows) if answers.suffix == ".csv" else rows
+    yield from _rows_of_boxes(rows) if answers.suffix == ".csv" else rows
 
 
 def _rows_of_boxes(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from phrase_loc import files
 from phrase_loc.cli import COMMANDS, main
-from phrase_loc.gallery import overlay_places
+from phrase_loc.errors import DataError
+from phrase_loc.gallery import overlay_places, write_gallery
 from phrase_loc.localizer import PhraseLocalizer
 
 
@@ -348,6 +349,14 @@ def test_each_photograph_has_an_overlay_of_its_own(tmp_path):
     assert [place.name for place in places.values()] == ["1.png.jpg", "1.png.jpg.jpg"]
     twice = overlay_places(tmp_path / "out", ["p/1.jpg", "./p/1.jpg"], [])
     assert [place.name for place in twice.values()] == ["1.jpg", "1.jpg"]
+
+
+@pytest.mark.parametrize("line", ["5", "{}", "junk"])
+def test_no_page_is_made_of_what_are_no_answers(line, tmp_path):
+    (tmp_path / "a.jsonl").write_text(line)
+    with pytest.raises(DataError, match=r"the file of answers .* cannot be read"):
+        write_gallery(tmp_path / "a.jsonl", tmp_path / "a.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_overlays_of_a_folder_have_its_names(photo, tiny_model, tmp_path, capsys):
