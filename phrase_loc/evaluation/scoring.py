@@ -124,12 +124,13 @@ class Method:
 
 
 def answers_of(points: Tensor, ranked: Sequence[Tensor], asked: Sequence[Protocol]) -> Answers:
-    """Answers of points (P, 2), NaN for none, and P rankings (n, 5); the first box stands for a map's."""
+    """Answers of points (P, 2), NaN for none, and P rankings (n, 5), cut to top_k; the first is a map's box too."""
     table = pad_sequence(list(ranked), batch_first=True, padding_value=torch.nan)
     first = _first(table)[:, 0, :4]
     known = ~(points[:, 0].isnan() & first[:, 0].isnan())
     of_maps = dict.fromkeys((rule for protocol in asked for rule in protocol.rules), first)
-    return Answers(known, {protocol.border: points for protocol in asked}, table, of_maps)
+    most = max(protocol.top_k for protocol in asked)
+    return Answers(known, {protocol.border: points for protocol in asked}, table[:, :most], of_maps)
 
 
 def inside_any(points: Tensor, boxes: Tensor, margin: float = 0.0, strict: bool = False) -> Tensor:

@@ -136,6 +136,11 @@ def test_a_template_is_filled_under_the_protocols_as_published_scripts_have_them
     assert [row["boxes"] for row in plain] != [row["boxes"] for row in faithful]
 
 
+def test_a_template_is_filled_with_as_many_boxes_as_its_protocol_asks_for(data):
+    rows = list(template(config_of(data, "random", protocols=["box_centre", "recall_any"]), True))
+    assert {(row["protocol"], len(row["boxes"])) for row in rows} == {("box_centre", 1), ("recall_any", 10)}
+
+
 def simple(root):
     """One row a phrase of the image: its text, the first true box, no point."""
     rows = {}
