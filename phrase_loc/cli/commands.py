@@ -236,7 +236,7 @@ def run_leaks(parser: argparse.ArgumentParser, given: list[str]) -> int:
     from phrase_loc.streaming import check_place
 
     if args.output:  # which a long search must not find to be impossible
-        check_place(Path(args.output), [Path(args.output).suffix])
+        check_place(Path(args.output), [Path(args.output).suffix])  # of any ending
         refuse_foreign(args.output, r'\A{\n "train": {', "list of leaks", "choose another --output")
     found = audit(args.train, args.evaluation, args.distance)
     if args.output:

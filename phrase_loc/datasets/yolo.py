@@ -120,13 +120,10 @@ def _names(path: Path) -> dict[int, str]:
     if path.suffix == ".yaml":
         tree = parsed_yaml(text, str(path), dict[str, dict[str, str] | list[str]])
         names = tree.get("names") if isinstance(tree, dict) else None
-    pairs = (
-        [*names.items()]
-        if isinstance(names, dict)
-        else [*enumerate(names)]
-        if isinstance(names, list)
-        else []
-    )
-    if not pairs or not all(str(n).isdecimal() and isinstance(name, str) for n, name in pairs):
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    listed = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
+    if not names or not listed or not all(str(n).isdecimal() for n in names):
         raise DataError(f"{path} has no list of class names (in YAML under `names`); mend it, or {OWN}")
-    return {int(n): name.strip() for n, name in pairs}
+    if len({int(n) for n in names}) < len(names):
+        raise DataError(f"{path} gives one number to two names (0 and 00 are one); mend it, or {OWN}")
+    return {int(n): name.strip() for n, name in names.items()}

@@ -97,7 +97,7 @@ def reliability(localizer: "PhraseLocalizer", samples: Samples) -> Reliability |
     looked = 0
     for i, pairs in asked.items():
         with suppress(DataError):  # a photograph that cannot be read
-            scene = localizer.look(framed(chosen[i])[0], size=chosen[i].size)
+            scene = localizer.look(framed(chosen[i]).picture, size=chosen[i].size)
             said += zip(localizer.present(scene, [*pairs]), pairs.values(), strict=True)
             looked += 1
     if not said:
@@ -186,7 +186,7 @@ def ask(localizer: "PhraseLocalizer", samples: Samples, seed: int = 0) -> Pairs:
     place: dict[int, int] = {}
     for number, sample in enumerate(tqdm(samples, desc="calibrate", unit="image", disable=None)):
         try:
-            scene = localizer.look(framed(sample)[0], sample.size)
+            scene = localizer.look(framed(sample).picture, sample.size)
         except DataError as error:
             warnings.warn(f"{sample.image_id} is left out: {error}", RuntimeWarning, stacklevel=2)
             continue

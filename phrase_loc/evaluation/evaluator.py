@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,22 +72,29 @@ class Progress:
 SQUASHED = range(32, 385)
 
 
-def framed(sample: GroundingSample) -> tuple[Path | Image.Image, str]:
-    """The photograph of a sample such that it fills the sample's frame, and what must be said of it ('': nothing).
+class Framed(NamedTuple):
+    """What to look at, and what must be said of it ('' for nothing)."""
+
+    picture: Path | Image.Image
+    note: str = ""
+
+
+def framed(sample: GroundingSample) -> Framed:
+    """The photograph of a sample such that it fills the sample's frame.
 
     Raises DataError: the file is no image, or shows another frame; a missing file is left to whoever opens it.
     """
     if not sample.path.is_file():
-        return sample.path, ""
+        return Framed(sample.path)
     upright, stored = picture_size(sample.path)
     if same_shape(upright, sample.size):
-        return sample.path, ""
+        return Framed(sample.path)
     if same_shape(stored, sample.size):
         stored_so = load_image(sample.path, upright=False)
-        return Image.fromarray(np.asarray(stored_so)), ""  # without EXIF, so that nobody turns it
+        return Framed(Image.fromarray(np.asarray(stored_so)))  # without EXIF, so that nobody turns it
     shown, frame = (f"{width} x {height}" for height, width in (upright, sample.size))
     if upright[0] == upright[1] and upright[0] in SQUASHED and upright[0] < max(sample.size):
-        return sample.path, f"{shown} pixels are taken for the whole {frame} frame, squashed"
+        return Framed(sample.path, f"{shown} pixels are taken for the whole {frame} frame, squashed")
     raise DataError(
         f"{sample.path.name} has {shown} pixels, but its annotation is of {frame}: no copy at another scale; "
         "give the photograph that was annotated"
@@ -148,7 +155,7 @@ def examine(sample: GroundingSample, plan: Plan) -> Outcome:
                 for (protocol, batch), found in zip(asked, method.answer_all(asked) if asked else ()):
                     results[method.name][protocol.name] = _columns(protocol, batch, found)
         looked = any(results[method.name] for method in plan.methods if method.needs_image)
-        note = framed(sample)[1] if looked else ""
+        note = framed(sample).note if looked else ""
     except DataError as error:
         return {"image": sample.image_id, "skipped": str(error)}
     return {"image": sample.image_id, "results": results} | ({"note": note} if note else {})

@@ -202,7 +202,7 @@ class Detector(Method):
             self.last = (sample, {})
         found = self.last[1]
         if new := [p for p in dict.fromkeys(p for query in queries for p in query) if p not in found]:
-            found |= self._detect(load_image(framed(sample)[0]), new, sample.size)
+            found |= self._detect(load_image(framed(sample).picture), new, sample.size)
         pooled = [torch.cat([found[p] for p in dict.fromkeys(query)]) for query in queries]
         ranked = [boxes[boxes[:, 4].argsort(descending=True, stable=True)] for boxes in pooled]
         centres = torch.stack([(boxes[0, :2] + boxes[0, 2:4]) / 2 for boxes in ranked])

@@ -19,7 +19,7 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,8 +55,6 @@ NEAR = 0.05  # of the longer side
 CHUNK = 16  # full-size maps held at once,
 HELD_PIXELS = 2**25  # or fewer, of so many pixels together
 
-#: An image that was looked at, and method -> phrase -> map (h, w) >= 0 and mean unit (D,), zeros if unknown.
-Look = tuple[GroundingSample, Scene, defaultdict[str, dict[str, tuple[Tensor, Tensor]]]]
 #: What is asked instead of the phrases of an image.
 Choice = Callable[["PhraseLocalizer", GroundingSample, Sequence[str]], Sequence[str]]
 
@@ -130,6 +128,14 @@ def build(
     return [made(name) for name in dict.fromkeys(names)]
 
 
+class Look(NamedTuple):
+    """An image that was looked at, and method -> phrase -> map (h, w) >= 0 and mean unit (D,), zeros if unknown."""
+
+    sample: GroundingSample
+    scene: Scene
+    maps: defaultdict[str, dict[str, tuple[Tensor, Tensor]]]
+
+
 @dataclass
 class MapMethod(Method):
     """A method that gives attention maps; peaks and boxes follow from the localizer's own rules."""
@@ -142,11 +148,10 @@ class MapMethod(Method):
 
     def answer(self, sample: GroundingSample, queries: Sequence[Query], asked: Sequence[Protocol]) -> Answers:
         """Answer distinct queries about one image (scoring.py)."""
-        if not self.looks or self.looks[0][0] is not sample:
-            scene = self.localizer.look(framed(sample)[0], size=sample.size)
-            self.looks[:] = [(sample, scene, defaultdict(dict))]
-        ((_, scene, maps_of),) = self.looks
-        found = maps_of[self.name]
+        if not self.looks or self.looks[0].sample is not sample:
+            scene = self.localizer.look(framed(sample).picture, size=sample.size)
+            self.looks[:] = [Look(sample, scene, defaultdict(dict))]
+        scene, found = self.looks[0].scene, self.looks[0].maps[self.name]
         phrases = list(dict.fromkeys(p for query in queries for p in query))
         if new := [phrase for phrase in phrases if phrase not in found]:
             said = self.choose(self.localizer, sample, new) if self.choose else new

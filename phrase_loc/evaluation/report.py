@@ -233,7 +233,7 @@ def _look(
 ) -> tuple[str, dict[str, tuple[str, float | None]]]:
     """The photograph, and per phrase its map and probability; nothing where the file is not there."""
     try:
-        picture = load_image(framed(sample)[0])
+        picture = load_image(framed(sample).picture)
     except DataError:
         return "", {}
     photo = data_uri(small_jpeg(picture, PHOTO_SIDE))

@@ -62,7 +62,7 @@ def gather(protocol: Protocol, sample: GroundingSample) -> Batch:
     for chain in map(tuple, chains.values()):
         truth = sample.boxes[chain[0]] + protocol.shift
         counts = not protocol.subset or all(sample.facts[protocol.subset][i] for i in chain)
-        if not (low is high is None):
+        if low is not None or high is not None:
             box = truth[0] if protocol.area_of == "first" else enclosing(truth)
             share = float(area(box.double())) / (sample.size[0] * sample.size[1])
             large = low is None or (share > low if protocol.area_strict else share >= low)

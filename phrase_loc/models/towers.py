@@ -87,6 +87,8 @@ def _no_texts(name: str, why: str) -> ConfigError:
 
 
 class _Transformers:
+    """Networks and pairs of transformers."""
+
     network = staticmethod(library_nets.transformers_network)
     architecture = staticmethod(library_nets.architecture)
     blank = staticmethod(library_nets.from_architecture)
@@ -145,6 +147,8 @@ def _texts(net: Any, place: str, padded: bool) -> Texts:
 
 
 class _OpenClip:
+    """Networks and pairs of open_clip."""
+
     def _name(self, place: str) -> tuple[str, str | None]:
         """The name that open_clip takes, and the tag of its weights."""
         import open_clip
@@ -245,6 +249,8 @@ def _resized(embedding: Tensor, side: int) -> Tensor:
 
 
 class _Timm:
+    """timm's networks, which see images alone."""
+
     def _config(self, place: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
         """What timm knows of the weights, the architecture's name, and its options."""
         import timm

@@ -13,7 +13,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -77,12 +77,10 @@ class PhraseEncoder:
         self._cache: dict[str, tuple[Word, ...]] = {}
         self.synonyms: dict[str, list[str]] = {}
         given = synonyms or {}
-        if not isinstance(given, Mapping) or not all(
-            isinstance(t, str) for pair in given.items() for t in pair
-        ):
-            raise ConfigError(
-                f"synonyms map words to words, such as {{'perro': 'dog'}}, got {str(synonyms)[:80]}"
-            )
+        texts = chain.from_iterable(given.items()) if isinstance(given, Mapping) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            shown = str(synonyms)[:80]
+            raise ConfigError(f"synonyms map words to words, such as {{'perro': 'dog'}}, got {shown}")
         self.synonyms = dict(self._synonym(*entry) for entry in given.items())
 
     def _synonym(self, word: str, text: str) -> tuple[str, list[str]]:
@@ -187,9 +185,8 @@ class PhraseEncoder:
         if token.count("-") == 1 and word not in self.vocabulary and (pair := self._pair(*token.split("-"))):
             ways = ((pair,), *ways)
         for way in ways:
-            if not self._rows.keys().isdisjoint(way) and _JOINING.isdisjoint(
-                way[1:-1]
-            ):  # 'man-of-war' has no parts
+            divides = _JOINING.isdisjoint(way[1:-1])  # 'man-of-war' has no parts
+            if divides and not self._rows.keys().isdisjoint(way):
                 shown = (part for part in way if part in self._rows or english.may_be_shown(part))
                 return tuple([Word(part, part in self._rows, 0.0) for part in shown])
         instead = self._split(word) or self._corrected(word)

@@ -327,6 +327,9 @@ def test_a_list_of_classes_beside_yolo_labels_is_read_by_name(tmp_path):
     (tmp_path / "data.yaml").write_text("names: {0: cat, 16: dog, 0: bird}\n")
     with pytest.raises(ConfigError, match="has the key 0 twice"):
         DATASETS["yolo"](root=tmp_path)
+    (tmp_path / "data.yaml").write_text("names: {0: cat, 00: dog}\n")
+    with pytest.raises(DataError, match="gives one number to two names"):
+        DATASETS["yolo"](root=tmp_path)
     (tmp_path / "data.yaml").write_text("names: {'0': cat, '16': dog}\n")
     assert [s.phrases[0].text for s in DATASETS["yolo"](root=tmp_path)] == ["cat", "dog"]
     (tmp_path / "dataset.yaml").write_text("train: images\n")  # names no classes
