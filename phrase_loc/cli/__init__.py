@@ -32,6 +32,7 @@ COMMANDS = {
     "leaks": (_REST, "look for evaluation images in training shards"),
     "calibrate": (_REST, "fit the probability that a phrase is shown, save it with a model"),
     "learn-ranker": (_REST, "teach a model from captions which boxes hold whole things"),
+    "learn-classes": (_REST, "give a model's words the classes that its trunk was pretrained on"),
     "export": (_REST, "write the model as ONNX or torch.export"),
 }
 

@@ -177,10 +177,7 @@ def run_learn_ranker(parser: argparse.ArgumentParser, given: list[str]) -> None:
     """Teach a box ranker, save it with the model, print from how much it learned."""
     add = parser.add_argument
     _changed_arguments(parser, "ranker=0.2, instead of those of the shipped model's ranker")
-    text = "photographs with captions, as `data.shards` of training"
-    add("--shards", nargs="+", required=True, metavar="SHARDS", help=text)
-    text = f"how many of them are looked at {DEFAULT}"
-    add("--photographs", type=COUNT, default=4000, metavar="N", help=text)
+    _captioned_arguments(parser, 4000)
     add("--seed", type=int, default=0, help=f"of which photographs, and of the weights {DEFAULT}")
     args = parsed(parser, given)
     from phrase_loc.pairs.sources import open_source
@@ -190,6 +187,30 @@ def run_learn_ranker(parser: argparse.ArgumentParser, given: list[str]) -> None:
     taught, said = teach(localizer, open_source(args.shards), args.photographs, args.seed)
     taught.save_pretrained(args.output or args.model)
     print(json.dumps(said, indent=1))
+
+
+def run_learn_classes(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Give words the units of the trunk's classes, save them with the model, print how many."""
+    _changed_arguments(parser, "gamma=0.45")
+    _captioned_arguments(parser, 2000)
+    parser.add_argument("--seed", type=int, default=0, help=f"of which photographs {DEFAULT}")
+    args = parsed(parser, given)
+    from phrase_loc.pairs.sources import open_source
+    from phrase_loc.training.class_words import learn_classes
+
+    localizer = _to_change(args, "learn-classes", "auto")
+    taught, said = learn_classes(localizer, open_source(args.shards), args.photographs, args.seed)
+    folder = taught.save_pretrained(args.output or args.model)
+    print(json.dumps(said, indent=1))
+    note(f"answers have no `present` until `phrase-loc calibrate {folder}` was run: these are other words")
+
+
+def _captioned_arguments(parser: argparse.ArgumentParser, photographs: int) -> None:
+    """Of a command that learns from so many photographs with captions."""
+    text = "photographs with captions, as `data.shards` of training"
+    parser.add_argument("--shards", nargs="+", required=True, metavar="SHARDS", help=text)
+    text = f"how many of them are looked at {DEFAULT}"
+    parser.add_argument("--photographs", type=COUNT, default=photographs, metavar="N", help=text)
 
 
 def _changed_arguments(parser: argparse.ArgumentParser, example: str) -> None:
