@@ -258,8 +258,7 @@ class PhraseLocalizer:
     @lap("full-size maps")
     def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps over the whole image, smoothed on the settings' square `grid`: (P, h, w) -> (P, H, W)."""
-        fine = smooth(resize(attention, self._grid), self.settings.smoothing)
-        return fine if size == self._grid else resize(fine, size)
+        return resize(smooth(resize(attention, self._grid), self.settings.smoothing), size)
 
     def locate(
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None,
