@@ -223,8 +223,10 @@ class PhraseLocalizer:
 
     @lap("maps")
     @torch.inference_mode()
-    def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
-        """(P, h, w) of one size and stage on its own grid, of several on the settings' grid."""
+    def _attend(
+        self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str, seen: list[Tensor] | None = None
+    ) -> Tensor:
+        """(P, h, w) of one size and stage on its own grid, of several on the settings' grid; `seen`: `_features`."""
         ids, weights = map(torch.from_numpy, distinct_words(encoded))
         single, read = len(self._parts) == len(self._parts[0]) == 1, self._read(scene)
         if len(ids) == 0:
@@ -236,7 +238,7 @@ class PhraseLocalizer:
             raise ConfigError(f"{method} masks a plane and not a transformer's tokens; take another method")
         dual = self.model.common_units(self.settings.prompts) if self.settings.dual == "mean" else None
         rules: dict[str, Any] = {"method": attention, "signed": self.settings.signed, "dual": dual}
-        rules["weights"] = weights.to(units)
+        rules.update(weights=weights.to(units), seen=seen)
         found = [
             [self.model.grid(maps[:, 0]) for maps in maps_at_depths(parts, x, units, **rules)]
             for parts, x in zip(self._parts, read, strict=True)
@@ -256,8 +258,7 @@ class PhraseLocalizer:
     @lap("full-size maps")
     def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps over the whole image, smoothed on the settings' square `grid`: (P, h, w) -> (P, H, W)."""
-        fine = smooth(resize(attention, self._grid), self.settings.smoothing)
-        return fine if size == self._grid else resize(fine, size)
+        return resize(smooth(resize(attention, self._grid), self.settings.smoothing), size)
 
     def locate(
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None,
@@ -268,10 +269,14 @@ class PhraseLocalizer:
         Where `present` is below a threshold no map is made, which the note says.
         """
         phrases, top_k, threshold = phrase_list(phrases), _checked_top_k(top_k), _checked_threshold(threshold)
-        encoded = self.encode(phrases)
-        chances = self._present(scene, encoded)
-        asked = [i for i, p in enumerate(chances) if threshold is None or p is None or p >= threshold]
-        maps = self._attend(scene, [encoded[i] for i in asked], method or self.settings.method).cpu()
+        encoded, features, asked = self.encode(phrases), list[Tensor](), list(range(len(phrases)))
+        if threshold is not None:
+            chances = self._present(scene, encoded)
+            asked = [i for i, p in enumerate(chances) if p is None or p >= threshold]
+        method = method or self.settings.method
+        maps = self._attend(scene, [encoded[i] for i in asked], method, features).cpu()
+        if threshold is None:
+            chances = self._present(replace(scene, features=tuple(features)), encoded)
         attention = maps.new_zeros(len(encoded), *maps.shape[1:])
         attention[asked] = maps
         uneven = min_max(attention).flatten(1).amax(1).bool().tolist()
@@ -347,7 +352,8 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def word_scores(self, scene: Scene, rows: Tensor) -> Tensor:
         """The pooled scores of words, given by their rows (K,), averaged over input sizes: (K,), on the CPU."""
-        scores = [self.model.scores(h, rows.to(self.device))[0] for h in self._features(scene)]
+        vectors = self.model.word_vectors(rows.to(self.device))
+        scores = [self.model.scores(h, vectors)[0] for h in self._features(scene)]
         return torch.stack(scores).mean(0).float().cpu()
 
     @torch.inference_mode()
@@ -355,7 +361,7 @@ class PhraseLocalizer:
         """The features of the scene's largest view, over which word units stand: (D, h, w) >= 0."""
         return self._features(scene)[-1][0]
 
-    def _features(self, scene: Scene) -> list[Tensor]:
+    def _features(self, scene: Scene) -> Sequence[Tensor]:
         """For each input size (1, D, h, w)."""
         pairs = zip(self._parts, self._read(scene), strict=True)
-        return [reduce(lambda value, part: part(value), parts, x) for parts, x in pairs]
+        return scene.features or [reduce(lambda value, part: part(value), parts, x) for parts, x in pairs]

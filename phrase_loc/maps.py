@@ -15,6 +15,8 @@ _ROUNDING = 64  # a product of two axes and torch's own kernel differ by at most
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps on another grid, bicubic: (..., h, w) -> (..., H, W), clamped at 0 since the weights overshoot."""
+    if maps.shape[-2:] == tuple(size):
+        return maps.clamp(min=0)
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
     out = functional.interpolate(flat, size=tuple(size), mode="bicubic", align_corners=False)
     return out.clamp(min=0).reshape(*maps.shape[:-2], *size)

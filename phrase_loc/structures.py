@@ -89,6 +89,7 @@ class Scene:
     size: tuple[int, int]  # (H, W) of the frame of the answers in pixels
     proposals: Tensor | None = None  # (R, 4) boxes of the picture, or None when the map alone proposes
     picture: bytes | None = None  # a small JPEG of the photograph for showing; no answer depends on it
+    features: tuple[Tensor, ...] = ()  # for each input size, over which word units stand; () while not known
 
     def __repr__(self) -> str:
         boxes = "" if self.proposals is None else f", {len(self.proposals)} proposals"

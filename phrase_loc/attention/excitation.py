@@ -120,10 +120,12 @@ def maps_at_depths(
     parts: Sequence[Net], x: Tensor, units: Tensor, *,
     method: Callable[..., Tensor] = contrastive_mwp, weights: Tensor | None = None,
     residual: str = "positive", signed: str = "clamp", rules: Rules | None = None, dual: Tensor | None = None,
+    seen: list[Tensor] | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """What a method of METHODS gives at the input of each part of a network; `mwp`, `contrastive_mwp` in one pass.
 
-    `parts` are the network above `x`, each takes what the one before gives; the rest is as for `mwp`.
+    `parts` are the network above `x`, each takes what the one before gives; the network's output is put into `seen`,
+    for who needs it as well; the rest is as for `mwp`.
     Returns (K, N, h', w') or (P, N, h', w') for each part, from the lowest, on the grid of its input.
     """
     maps = []
@@ -132,6 +134,8 @@ def maps_at_depths(
             above = partial(reduce, lambda value, step: step(value), parts[number:])
             maps.append(method(above, x, units, weights=weights))
             x = part(x)
+        if seen is not None:
+            seen.append(x)
         return maps
     ways = (
         (wins, winning_map)
@@ -140,6 +144,8 @@ def maps_at_depths(
     )
     seed, closed = (partial(way, signed=signed) for way in ways)
     with attended_pass(parts, x, _rules(residual, signed, rules)) as (tape, top):
+        if seen is not None:
+            seen.append(plain(top).to(x.dtype))
         if top.node.number == 0:  # the output is x itself, no pass is needed
             maps = [seeded(closed, plain(top), units, weights) for _ in parts]
         else:
@@ -182,5 +188,5 @@ def seeded(seed: Seed, h: Tensor, units: Tensor, weights: Tensor | None) -> Tens
         )
     if weights is not None and (weights.dim() != 2 or weights.shape[1] != len(units)):
         raise ConfigError(f"weights must be (P, {len(units)}), one column a unit, got {tuple(weights.shape)}")
-    signals = seed(h, units.detach().to(h))
+    signals = seed(h.contiguous(), units.detach().to(h))  # sums and products of signals then copy none
     return signals if weights is None else torch.tensordot(weights.detach().to(signals), signals, dims=1)

@@ -80,10 +80,10 @@ class ClassifierLocalizer(PhraseLocalizer):
         best = torch.tensor([max(units, default=torch.nan) for units in own])
         return torch.where(best.isnan(), torch.nan, (scores > best[:, None]).sum(1).float())
 
-    def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str) -> Tensor:
+    def _attend(self, scene: Scene, encoded: Sequence[EncodedPhrase], method: str, *seen: Any) -> Tensor:
         scores = self.classify(scene).cpu()
         by_kind = [replace(e, weights=tuple(scores[list(e.ids)].softmax(0).tolist())) for e in encoded]
-        return super()._attend(scene, by_kind, method)
+        return super()._attend(scene, by_kind, method, *seen)
 
 
 def classifier(

@@ -129,14 +129,15 @@ class Regions(Source):
         least = max(10, self.side**2 // 1000)  # pixels of a segment
         for scale in self.scales:
             search.addGraphSegmentation(kinds.createGraphSegmentation(self.blur, scale, least))
-        colour = kinds.createSelectiveSearchSegmentationStrategyColor
-        fill = kinds.createSelectiveSearchSegmentationStrategyFill
-        small_first = kinds.createSelectiveSearchSegmentationStrategySize
+        # shared by the groupings, so that a segmentation's histograms are made once
+        colour = kinds.createSelectiveSearchSegmentationStrategyColor()
+        fill = kinds.createSelectiveSearchSegmentationStrategyFill()
+        small_first = kinds.createSelectiveSearchSegmentationStrategySize()
         # each grouping by equal parts; by fill: the union fills its box
         for parts in ((colour, fill, small_first), (fill, small_first), (colour, small_first)):
             together = kinds.createSelectiveSearchSegmentationStrategyMultiple()
             for like in parts:
-                together.addStrategy(like(), 1 / len(parts))
+                together.addStrategy(like, 1 / len(parts))
             search.addStrategy(together)
         search.setBaseImage(pixels)
         return search.process()
