@@ -244,6 +244,15 @@ def test_captions_check_the_sense(localizer, captioned, monkeypatch):
     )
 
 
+def test_the_seed_draws_photographs(localizer, captioned):
+    def rows(seed: int) -> torch.Tensor:
+        torch.manual_seed(1)
+        return learn_classes(localizer, open_source(str(captioned)), 12, seed)[0].model.words.vectors
+
+    assert torch.equal(rows(0), rows(0))
+    assert not torch.equal(rows(0), rows(1))
+
+
 def test_the_teacher_is_the_pretrained_classifier():
     vocabulary = Vocabulary(("man", "dog"), (9, 5))
     model = create(vocabulary, torch.randn(2, 9), hidden=8, free=True, weights=None)

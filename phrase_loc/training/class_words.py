@@ -46,7 +46,7 @@ PENALTY = 0.03  # of the ridge regression, in mean squares of a feature
 PRIOR = 40  # photographs that the unit of a class counts for, beside those that say a trained word
 LEAST_AUC = 0.7
 LEAST, BATCH = 8, 16  # photographs without which nothing is learned, and of a step
-PASSES = 4  # of the scaling: what a log-sum-exp pools is not linear in its scale
+PASSES = 3  # of the scaling: what a log-sum-exp pools is not linear in its scale
 
 
 class Looked(NamedTuple):
@@ -112,9 +112,8 @@ def class_words() -> dict[str, tuple[int, ...]]:
         for name in names:
             if len(name) == 1:
                 own.setdefault(canonical(name[0]), set()).add(number)
-        if len(names[0]) > 1:
-            last.setdefault(canonical(names[0][-1]), set()).add(number)
-    found = last | own
+        last.setdefault(canonical(names[0][-1]), set()).add(number)
+    found = last | own  # names win
     typed = [word for word in sorted(found) if tokens(word) == [word] and may_be_shown(word)]
     return {word: tuple(sorted(found[word])) for word in typed}
 
