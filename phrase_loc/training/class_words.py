@@ -43,7 +43,7 @@ from phrase_loc.text.english import canonical, may_be_shown, tokens
 
 BICUBIC = Image.Resampling.BICUBIC
 PENALTY = 0.03  # of the ridge regression, in mean squares of a feature
-PRIOR = 40  # photographs that the unit of a class counts for, beside those that say a trained word
+PRIOR = 20  # photographs that the unit of a class counts for, beside those that say a trained word
 LEAST_AUC = 0.7
 LEAST, BATCH = 8, 16  # photographs without which nothing is learned, and of a step
 PASSES = 3  # of the scaling: what a log-sum-exp pools is not linear in its scale
