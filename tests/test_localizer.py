@@ -319,5 +319,27 @@ def test_a_device_that_is_not_there_is_named(name, sentence, monkeypatch):
         pick_device(name)
 
 
+@pytest.mark.parametrize("method", ["contrastive_mwp", "cam", "class_lrp", "occlusion"])
+def test_presence_is_read_from_the_features_of_the_maps(tiny_localizer, drawn_image, method):
+    """Without a threshold no pass beside that of the maps; what is said is what `present` says."""
+    asked = tiny_localizer.with_settings(stage=tiny_localizer.model.stages[-3:])
+    scene, passes = asked.look(drawn_image), []
+    expected = asked.present(scene, PHRASES)
+    hook = asked.model.head.lift.register_forward_hook(lambda *_: passes.append(0))
+    try:
+        asked.attend(scene, PHRASES, method)
+        for_maps = len(passes)
+        answers = asked.locate(scene, PHRASES, method=method)
+        assert len(passes) == 2 * for_maps
+        some = asked.locate(scene, PHRASES, method=method, threshold=expected[0])
+    finally:
+        hook.remove()
+    assert len(passes) == 3 * for_maps + 1  # the larger size is looked at up to the features
+    assert [a.present or 0 for a in answers] == pytest.approx([p or 0 for p in expected], rel=1e-5)
+    assert [a.present for a in some] == expected
+    assert [len(a.boxes) > 0 for a in some] == [p is not None and p >= expected[0] for p in expected]
+    assert scene.features == ()
+
+
 def test_a_device_may_be_given_as_torch_has_it():
     assert pick_device(torch.device("cpu")) == pick_device("cpu") == torch.device("cpu")

@@ -19,6 +19,15 @@ def test_bicubic_overshoot_is_clamped():
     assert resize(spike, (40, 40)).min() == 0
 
 
+def test_maps_on_the_same_grid_are_copied_and_clamped():
+    maps = noise(2, 4, 5) - 0.5
+    out = resize(maps, (4, 5))
+    assert torch.equal(out, maps.clamp(min=0))
+    kept = maps.clone()
+    out.add_(1)
+    assert torch.equal(maps, kept)
+
+
 def test_smooth_equals_the_sum_over_all_cells():
     maps, sigma = noise(4, 6), 0.2
     out = smooth(maps, sigma)

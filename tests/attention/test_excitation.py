@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phrase_loc.attention import METHODS, contrastive_mwp, excitation_backprop, mwp
+from phrase_loc.attention.competition import reciprocal
 from phrase_loc.attention.excitation import RULES, contrasts, wins
 from phrase_loc.attention.functions import passed
 from phrase_loc.attention.tape import KeptPositive, attended_pass
@@ -301,3 +302,14 @@ def test_kept_positive_weights_give_the_same_maps_and_follow_the_weights():
     after = contrastive_mwp(kept, x, units)
     assert torch.equal(after, contrastive_mwp(net, x, units))
     assert not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_reciprocal_is_finite_and_what_is_too_small_is_nothing(dtype):
+    info = torch.finfo(dtype)
+    least = 5e-324 if dtype == torch.float64 else info.smallest_normal * info.eps  # of all there are
+    small = torch.tensor([0.0, -0.0, least, -least], dtype=dtype)
+    assert torch.equal(reciprocal(small), torch.zeros(4, dtype=dtype))
+    z = torch.tensor([2.0, -0.5, 1e-3, info.max, torch.inf, -torch.inf], dtype=dtype)
+    assert torch.equal(reciprocal(z), 1 / z)
+    assert reciprocal(torch.tensor(torch.nan, dtype=dtype)).isnan()
