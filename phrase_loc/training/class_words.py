@@ -12,9 +12,12 @@ shifted so that its score of a photograph, pooled over locations, has the mean a
 among the half of the trained words that is said least. The captions check the sense: a word that they say and whose
 score does not tell its photographs from others (AUC below LEAST_AUC: 'chest' is furniture to ImageNet) is left out.
 The rest is learned: in a row of an out-of-vocabulary word u takes the place of what was there, a new word takes that
-of one of the last of them, and a trained word that n photographs say has
+of one of the last of them, and a trained word v has
 
     (n v + PRIOR u) / (n + PRIOR)
+
+where n is the greater of its count in the vocabulary (mentions in the captions it was trained on) and the number of
+these photographs that say it.
 """
 
 import random
@@ -43,7 +46,7 @@ from phrase_loc.text.english import canonical, may_be_shown, tokens
 
 BICUBIC = Image.Resampling.BICUBIC
 PENALTY = 0.03  # of the ridge regression, in mean squares of a feature
-PRIOR = 20  # photographs that the unit of a class counts for, beside those that say a trained word
+PRIOR = 20  # mentions that the unit of a class counts for, beside those of a trained word
 LEAST_AUC = 0.7
 LEAST, BATCH = 8, 16  # photographs without which nothing is learned, and of a step
 PASSES = 3  # of the scaling: what a log-sum-exp pools is not linear in its scale
