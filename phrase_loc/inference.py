@@ -102,9 +102,12 @@ def prepare(
     source = source or PROPOSALS[settings.proposals]
     frame = (picture.height, picture.width) if size is None else checked_frame(size)
     with lap("resize"):
-        squares = tuple(
-            to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC)) for side in settings.image_sizes
-        )
+        squares = tuple(squashed(picture, side) for side in settings.image_sizes)
     with lap("propose"):
         proposals = source.of_image(picture, frame)
     return Prepared(squares, frame, proposals, small_jpeg(picture) if keep else None)
+
+
+def squashed(picture: Image.Image, side: int) -> Tensor:
+    """An RGB picture as the network takes it: (3, side, side) uint8."""
+    return to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC))

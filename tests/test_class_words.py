@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from phrase_loc.cli import main
@@ -24,7 +23,6 @@ from phrase_loc.training import class_words as own
 from phrase_loc.training.class_words import (
     PENALTY,
     PRIOR,
-    areas,
     learn_classes,
     look,
     pooled,
@@ -133,16 +131,6 @@ def test_without_noise_the_regression_finds_its_rows():
     assert not torch.allclose(found, units, atol=0.01)  # the penalty shrinks them
     shift = (found[:, -1] - units[:, -1]) + (found - units)[:, :-1] @ rows[:, :-1].mean(0)
     assert shift.abs().max() < 1e-9  # and a bias is not: means are met
-
-
-def test_areas_are_those_of_sklearn():
-    random = np.random.default_rng(0)
-    scores, said = random.normal(size=(40, 5)).round(1), random.random((40, 5)) < 0.3
-    said[:, 3], said[:, 4] = False, True
-    found = areas(scores, said)
-    assert np.isnan(found[3:]).all()
-    for i in range(3):
-        assert found[i] == pytest.approx(roc_auc_score(said[:, i], scores[:, i]))
 
 
 @pytest.mark.parametrize("pool", ["log_sum_exp", "average"])

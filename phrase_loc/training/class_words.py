@@ -26,17 +26,15 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
-from scipy.stats import rankdata
 from torch import Tensor
 from tqdm import tqdm
 
 from phrase_loc.datasets.annotations import imagenet_classes
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.classifier import classifier
-from phrase_loc.images import load_image, to_tensor
+from phrase_loc.images import load_image
+from phrase_loc.inference import squashed
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.backbones import IMAGENET, imagenet_classifier
 from phrase_loc.models.model import TextToRegion
@@ -44,10 +42,10 @@ from phrase_loc.pairs.sources import Source
 from phrase_loc.skipped import Fault, Skipped
 from phrase_loc.text.english import canonical, may_be_shown, tokens
 
-BICUBIC = Image.Resampling.BICUBIC
 PENALTY = 0.03  # of the ridge regression, in mean squares of a feature
 PRIOR = 20  # mentions that the unit of a class counts for, beside those of a trained word
 LEAST_AUC = 0.7
+LEARNED = "(`phrase-loc learn-classes`)"  # by which the card of a model tells that its words were changed
 LEAST, BATCH = 8, 16  # photographs without which nothing is learned, and of a step
 PASSES = 3  # of the scaling: what a log-sum-exp pools is not linear in its scale
 
@@ -69,6 +67,8 @@ def learn_classes(
     ConfigError for an image-text pair, a head that is not free, a backbone without an ImageNet classifier, a
     DataError where too few photographs can be read.
     """
+    from sklearn.metrics import roc_auc_score as area
+
     model, skipped = localizer.model, Skipped()
     teacher = _teacher(model).to(localizer.device)
     drawn = sorted(random.Random(seed).sample(range(len(source)), min(photographs, len(source))))
@@ -77,18 +77,19 @@ def learn_classes(
     names = class_words()
     units = torch.stack([looked.units[list(numbers)].mean(0) for numbers in names.values()])
     units, scores = scaled(model, looked.features, units, *usual(model, looked.features))
-    said = np.array([[word in own for word in names] for own in looked.said])  # (N, W)
-    auc = areas(scores.numpy(), said)
-    other = {w: int(n) for w, n, area in zip(names, said.sum(0), auc, strict=True) if area < LEAST_AUC}
+    said = {word: [word in own for own in looked.said] for word in names}
+    times = {word: sum(own) for word, own in said.items()}
+    rows = zip(names, scores.T.numpy(), strict=True)
+    other = [word for word, row in rows if 0 < times[word] < len(row) and area(said[word], row) < LEAST_AUC]
     taken = {w: u for w, u in zip(names, units, strict=True) if w not in other}
-    made, counts = with_units(model, taken, dict(zip(names, said.sum(0).tolist(), strict=True)))
+    made, counts = with_units(model, taken, times)
     told = (
         f"{counts['trained']} trained words, {counts['out_of_vocabulary']} out-of-vocabulary and {counts['new']} new "
-        f"ones have the units of ImageNet classes, by {len(looked.said):,} photographs (`phrase-loc learn-classes`)."
+        f"ones have the units of ImageNet classes, by {len(looked.said):,} photographs {LEARNED}."
     )
     card = {**model.config.card, "words": " ".join([str(model.config.card.get("words", "")), told]).strip()}
     made.config = replace(model.config, calibration={}, card=card)
-    examples = sorted(other, key=lambda word: -other[word])[:5]
+    examples = sorted(other, key=lambda word: -times[word])[:5]
     facts = {"photographs": len(looked.said), **counts, "of_another_sense": len(other), "such_as": examples}
     return PhraseLocalizer(made, localizer.settings, localizer.cache), facts | {"left_out": skipped.counts}
 
@@ -141,7 +142,7 @@ def look(
         except DataError as error:
             skipped.add(Fault("image", source.name(number), str(error)))
             continue
-        image = to_tensor(picture.resize((side, side), BICUBIC))[None].to(localizer.device)
+        image = squashed(picture, side)[None].to(localizer.device)
         h = model.features(image)
         y = teacher.location_scores(teacher.features(image), classes)
         rows = torch.cat([h, torch.ones_like(h[:, :1])], 1)[0].flatten(1).cpu().double()  # (D + 1, locations)
@@ -189,14 +190,6 @@ def scaled(
     scores = pooled(model, features, units)
     shift = mean - scores.mean(0)
     return torch.cat([units[:, :-1], units[:, -1:] + shift[:, None]], 1), scores + shift
-
-
-def areas(scores: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """AUC (W,) of scores (N,W) for the photographs that say a word (N,W); NaN for one that all say, or none."""
-    positive, n = said.sum(0), len(said)
-    ranks = (rankdata(scores, axis=0) * said).sum(0) - positive * (positive + 1) / 2
-    pairs = positive * (n - positive)
-    return np.where(pairs > 0, ranks / np.maximum(pairs, 1), np.nan)
 
 
 def with_units(

@@ -37,6 +37,7 @@ from phrase_loc.models.store import load_model, save_model
 from phrase_loc.skipped import Skipped
 from phrase_loc.training.checkpoint import Checkpoint, check_same_run
 from phrase_loc.training.checks import Measure, check, held_out_score, measure_of, told_of_held_out
+from phrase_loc.training.class_words import LEARNED
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.logger import Logger
 from phrase_loc.training.new_words import resolve_start
@@ -263,9 +264,14 @@ def is_released(model: TextToRegion, config: TrainConfig) -> bool:
         if (folder := config.out / "model").is_dir():
             held = load_model(folder)
             told, now, theirs = held.config.card.get("training", {}), to_dict(config), held.state_dict()
-            parts = folded(deepcopy(model).cpu().float()).named_parameters()  # another run's model has others
+            parts = dict(
+                folded(deepcopy(model).cpu().float()).named_parameters()
+            )  # another run's model has others
+            if LEARNED in str(held.config.card.get("words")):
+                del parts["words.vectors"]
             same = (
-                torch.equal(theirs.get(name, torch.empty(0)), part.half().float()) for name, part in parts
+                torch.equal(theirs.get(name, torch.empty(0)), part.half().float())
+                for name, part in parts.items()
             )
             return all(told.get(key) == now[key] for key in ("card", "inference", "further")) and all(same)
     return False

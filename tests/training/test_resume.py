@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ import torch
 
 from phrase_loc import files
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.models.store import load_model
+from phrase_loc.models.store import load_model, save_model
 from phrase_loc.training import checkpoint as checkpoints
 from phrase_loc.training.checkpoint import Checkpoint
+from phrase_loc.training.class_words import LEARNED
 from phrase_loc.training.logger import Logger
 from phrase_loc.training.run import claimed
 from tests.training.pairs import write_set, write_shard
@@ -82,6 +84,13 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path: Path):
     run(tmp_path / "a", shards)
     assert losses(tmp_path / "a") == before
     assert json.loads(config.read_text())["calibration"]
+    model = load_model(tmp_path / "a" / "model")
+    model.words.vectors.data += 1  # by `learn-classes`
+    model.config = replace(model.config, card={**model.config.card, "words": f"Words {LEARNED}."})
+    save_model(model, tmp_path / "a" / "model")
+    learned = (tmp_path / "a" / "model" / "model.safetensors").read_bytes()
+    run(tmp_path / "a", shards)
+    assert (tmp_path / "a" / "model" / "model.safetensors").read_bytes() == learned
     run(tmp_path / "a", shards, "inference.gamma=0.9")  # which makes another model
     assert json.loads(config.read_text())["inference"]["gamma"] == 0.9
     (tmp_path / "a" / "model" / "model.safetensors").write_bytes(b"")
