@@ -57,13 +57,13 @@ def test_half_a_body_is_not_waited_for(raw, framing):
 
 
 def test_a_slow_sender_that_goes_on_is_waited_for(raw):
-    server = raw(body_seconds=0.3, body_rate=10.0)  # a byte is worth a tenth of a second
+    server = raw(body_seconds=1.0, body_rate=1.0)  # a byte is worth a second
     body = json.dumps({"text": "a dog"}).encode()
     with server.connect() as connection:
         connection.sendall(request("/api/chips", body)[: -len(body)])
         for byte in body:
             connection.sendall(bytes([byte]))
-            time.sleep(0.04)
+            time.sleep(0.08)
         assert server.answer(connection)[0] == 200
 
 
