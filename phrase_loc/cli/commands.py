@@ -239,7 +239,7 @@ def _to_change(args: argparse.Namespace, command: str, device: str, **settings: 
         settings[key] = value_of(value, key, fields_of(Inference).get(key, Any))
     localizer = PhraseLocalizer.from_pretrained(args.model, device).with_settings(**settings)
     if args.output:  # which hours of work must not find to be impossible
-        make_model_folder(args.output)
+        make_model_folder(args.output, localizer.model)
     return localizer
 
 
