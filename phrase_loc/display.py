@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ _BOX_COLUMNS = ("rank", "x1", "y1", "x2", "y2", "score")
 _PHRASE_COLUMNS = ("image", "width", "height", "error", "phrase", "present", "state", "peak_x", "peak_y")
 _CSV_COLUMNS = (*_PHRASE_COLUMNS, *_BOX_COLUMNS, "note")
 
+#: One answer, or those for a photograph.
+_Answers: TypeAlias = Prediction | Iterable[Prediction]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
@@ -37,8 +40,11 @@ def to_dict(prediction: Prediction, masks: bool = False) -> dict[str, Any]:
 
     Pixels are rounded to hundredths; `peak` is None and `boxes` [] when no word is known or the map is flat,
     `present` and `state` are None when the noun is not known, and `note` when there is nothing to say. JSON has no
-    NaN: a number that is not finite is None.
+    NaN: a number that is not finite is None. A ConfigError for anything but one answer.
     """
+    if not isinstance(prediction, Prediction):
+        got = type(prediction).__name__
+        raise ConfigError(f"to_dict takes one answer, got a {got}; write [to_dict(p) for p in answers]")
     peak = prediction.peak
     boxes: list[dict[str, Any]] = [
         {"xyxy": [_rounded(v, 2) for v in box], "score": _rounded(score, 6)}
@@ -76,14 +82,27 @@ def answer_dict(
     }
 
 
-def _boxes(predictions: Iterable[Prediction]) -> Iterator[tuple[int, Prediction, int, list[float], float]]:
+def _answers(predictions: _Answers) -> list[Prediction]:
+    """One answer or several as a list; a ConfigError for anything else, such as those for several photographs."""
+    several = not isinstance(predictions, Prediction) and isinstance(predictions, Iterable)
+    found: list[Any] = [*predictions] if several else [predictions]  # type: ignore[misc]
+    if wrong := [type(p).__name__ for p in found if not isinstance(p, Prediction)]:
+        got = f"a {type(predictions).__name__} with a {wrong[0]} in it" if several else f"a {wrong[0]}"
+        raise ConfigError(
+            f"expected the answers for one photograph, as localizer(image, phrases) gives them, got {got}; take one "
+            "photograph at a time"
+        )
+    return found
+
+
+def _boxes(predictions: _Answers) -> Iterator[tuple[int, Prediction, int, list[float], float]]:
     """Number of the phrase, its answer, rank, xyxy and score of every box; numbers count from 1."""
-    for number, p in enumerate(predictions, start=1):
+    for number, p in enumerate(_answers(predictions), start=1):
         for rank, (box, score) in enumerate(zip(p.boxes.tolist(), p.scores.tolist(), strict=True), start=1):
             yield number, p, rank, box, score
 
 
-def to_frame(predictions: Sequence[Prediction]) -> "DataFrame":
+def to_frame(predictions: _Answers) -> "DataFrame":
     """One row a box: phrase, rank (from 1), x1, y1, x2, y2, score, present, state."""
     import pandas as pd
 
@@ -92,8 +111,15 @@ def to_frame(predictions: Sequence[Prediction]) -> "DataFrame":
     return pd.DataFrame(rows, columns=["phrase", *_BOX_COLUMNS, "present", "state"])
 
 
-def to_coco(predictions: Sequence[Prediction], image_id: int) -> list[dict[str, Any]]:
-    """Boxes in COCO's result format: `bbox` is [x, y, width, height]; the category is the phrase's number."""
+def to_coco(predictions: _Answers, image_id: int) -> list[dict[str, Any]]:
+    """Boxes in COCO's result format: `bbox` is [x, y, width, height]; the category is the phrase's number.
+
+    A ConfigError for several numbers of photographs.
+    """
+    if np.ndim(image_id):
+        raise ConfigError(
+            f"to_coco takes the answers for one photograph and its number, got {image_id!r:.80}"
+        )
     return [
         {"image_id": image_id, "category_id": number, "category_name": p.phrase}
         | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
@@ -101,7 +127,7 @@ def to_coco(predictions: Sequence[Prediction], image_id: int) -> list[dict[str, 
     ]
 
 
-def to_detections(predictions: Sequence[Prediction], top_k: int | None = None) -> dict[str, Any]:
+def to_detections(predictions: _Answers, top_k: int | None = None) -> dict[str, Any]:
     """Boxes with the field names of supervision: `supervision.Detections(**to_detections(predictions))`.
 
     Of each phrase the `top_k` first boxes, None for all. Gives NumPy arrays: `xyxy` (n, 4) and `confidence` (n,)
@@ -109,6 +135,7 @@ def to_detections(predictions: Sequence[Prediction], top_k: int | None = None) -
     is the probability that the phrase is in the photograph, the same for all its boxes (NaN from a model without
     calibration): scores rank the boxes of one phrase and cannot be compared between phrases.
     """
+    predictions = _answers(predictions)
     counts = [len(p.boxes[:top_k]) for p in predictions]
     boxes = torch.cat([torch.zeros(0, 4), *(p.boxes[:top_k].cpu() for p in predictions)])
     present = [np.nan if p.present is None else p.present for p in predictions]
@@ -122,7 +149,12 @@ def to_detections(predictions: Sequence[Prediction], top_k: int | None = None) -
 
 def overlay(image: Picture, heat: Tensor) -> Image.Image:
     """A photograph with one map (h, w), or (1, ..., h, w), of any resolution laid over it as a warm glow."""
-    picture, size = load_image(image), tuple(heat.shape[-2:])
+    picture = load_image(image)
+    heat = torch.from_numpy(heat) if isinstance(heat, np.ndarray) else heat
+    if not isinstance(heat, Tensor):
+        got = type(heat).__name__
+        raise ConfigError(f"overlay takes one map (h, w), got a {got}; of an answer give its attention")
+    size = tuple(heat.shape[-2:])
     if heat.dim() < 2 or heat.numel() != heat.shape[-2:].numel():
         raise ConfigError(
             f"overlay takes one map (h, w), got the shape {tuple(heat.shape)}; choose one of them"
@@ -132,18 +164,23 @@ def overlay(image: Picture, heat: Tensor) -> Image.Image:
 
 def plot(
     image: Picture,
-    predictions: Sequence[Prediction],
+    predictions: _Answers,
     heats: Tensor | None = None,
     axes: "Axes | Sequence[Axes] | None" = None,
     masks: bool = False,
 ) -> "np.ndarray":
     """Photograph, map (or, with `masks`, the thing), best box and peak of each of P phrases with matplotlib.
 
-    `heats` (P, H', W') are maps over the whole photograph, such as `localizer.heat`, None for the maps' grids. `axes`
-    are at least P to draw on; None makes a figure of pyplot, at most three in a row. Returns (P,) the axes; the
-    figure is `plot(...)[0].figure`.
+    `heats` (P, H', W'), or (H', W') of one phrase, are maps over the whole photograph, such as `localizer.heat`, None
+    for the maps' grids. `axes` are at least P to draw on; None makes a figure of pyplot, at most three in a row.
+    Returns (P,) the axes; the figure is `plot(...)[0].figure`.
     """
-    picture, count = load_image(image), len(predictions)
+    picture, predictions = load_image(image), _answers(predictions)
+    count = len(predictions)
+    if heats is not None and (heats := heats[None] if heats.dim() == 2 else heats).shape[:-2] != (count,):
+        raise ConfigError(
+            f"expected a map for each of {count} phrases, (P, H', W'), got {tuple(heats.shape)}"
+        )
     if axes is None and count:
         import matplotlib.pyplot as plt
 

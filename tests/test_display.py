@@ -19,6 +19,7 @@ from phrase_loc.drawing import COLOURS, overlay, small_jpeg
 from phrase_loc.errors import ConfigError
 from phrase_loc.structures import Prediction, Predictions, Scene, Word
 
+GREY = Image.new("RGB", (120, 80), "grey")
 SCRIPT = "<script>alert(1)</script> & dog"
 
 
@@ -92,6 +93,40 @@ class TestExports:
             assert found["xyxy"].shape == (0, 4)
             assert found["confidence"].shape == found["class_id"].shape == (0,)
             assert found["data"]["class_name"].shape == (0,)
+
+    @pytest.mark.parametrize(
+        "make", [display.to_frame, lambda p: display.to_coco(p, 1), display.to_detections]
+    )
+    def test_one_answer_is_a_list_of_one(self, make):
+        one = prediction()
+        for given in (one, iter([one])):
+            assert str(make(given)) == str(make([one]))
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            display.to_frame,
+            lambda p: display.to_coco(p, 1),
+            display.to_detections,
+            lambda p: display.plot(GREY, p),
+        ],
+    )
+    def test_answers_for_several_photographs_are_refused(self, make):
+        said = "expected the answers for one photograph, .*, got a "
+        for given, got in (
+            [[[prediction()]] * 2, "list with a list in it; take one"],
+            [None, "NoneType; take"],
+        ):
+            with pytest.raises(ConfigError, match=said + got):
+                make(given)
+
+    def test_several_things_where_one_is_taken_are_refused(self):
+        with pytest.raises(
+            ConfigError, match=r"takes one answer, got a list; write \[to_dict\(p\) for p in answers"
+        ):
+            display.to_dict([prediction()])
+        with pytest.raises(ConfigError, match=r"one photograph and its number, got \[1, 2\]"):
+            display.to_coco([prediction()], [1, 2])
 
     def test_supervision_takes_them(self):
         supervision = pytest.importorskip("supervision")
@@ -214,6 +249,14 @@ class TestPlot:
         (axes,) = display.plot(drawn_image.resize((60, 40)), [prediction()])
         assert axes.get_xlim() == (0, 120)
         assert axes.images[0].get_extent() == [0, 120, 80, 0]
+
+    def test_one_answer_is_a_list_of_one(self, drawn_image):
+        one, heat = prediction(), torch.arange(6.0).reshape(2, 3)
+        for given, heats in ((one, heat), (iter([one]), heat[None])):
+            (axes,) = display.plot(drawn_image, given, heats)
+            assert axes.images[1].get_array().tolist() == (heat / 5).tolist()
+        with pytest.raises(ConfigError, match=r"a map for each of 2 phrases, \(P, H', W'\), got \(1, 2, 3\)"):
+            display.plot(drawn_image, [one, one], heat)
 
     def test_own_axes_are_used_and_counted(self, drawn_image):
         from matplotlib.figure import Figure

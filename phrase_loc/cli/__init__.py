@@ -165,12 +165,16 @@ def whole_number(least: int, most: int, expected: str = "") -> Callable[[str], i
     return read
 
 
-def probability(text: str) -> float:
+def number(least: float, most: float, expected: str) -> Callable[[str], float]:
     """A type for argparse."""
-    with suppress(ValueError):
-        if 0 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, got {text[:60]!r}")
+
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if least <= float(text) <= most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text[:60]!r}")
+
+    return read
 
 
 def host_name(text: str) -> str:
@@ -188,4 +192,5 @@ def note(text: str) -> None:
 
 
 COUNT = whole_number(1, 10**9 - 1)
+PROBABILITY = number(0, 1, "a probability from 0 to 1")
 DEFAULT = "(default: %(default)s)"

@@ -132,3 +132,7 @@ def test_overlay_lays_one_map_over_a_photograph(drawn_image):
     assert overlay(drawn_image, torch.rand(1, 1, 4, 4)).size == drawn_image.size
     with pytest.raises(ConfigError, match=r"got the shape \(2, 4, 4\)"):
         overlay(drawn_image, torch.rand(2, 4, 4))
+    with pytest.raises(ConfigError, match=r"got a list; of an answer give its attention"):
+        overlay(drawn_image, [torch.rand(4, 4)])
+    heat = torch.rand(4, 4)  # an exported model's is an array
+    assert overlay(drawn_image, heat.numpy()).tobytes() == overlay(drawn_image, heat).tobytes()
