@@ -151,6 +151,8 @@ def run_compare(parser: argparse.ArgumentParser, given: list[str]) -> None:
     from phrase_loc.evaluation.statistics import compare, table
 
     names = (args.method or "").split(",")
+    if len(names) > 2:
+        raise ConfigError(f"--method takes one name, or two for the two reports, got {args.method!r}")
     found = compare(args.a, args.b, names[0] or None, names[-1] or None)
     print(json.dumps(found, indent=1) if args.json else table(found))
 
