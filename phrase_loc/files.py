@@ -28,6 +28,7 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 observer: Callable[[str, Path], object] = lambda moment, path: None  # noqa: E731 - replaced by tests
 
 ADVICE = "choose a place that can be written"
+UTF8 = "utf-8-sig"  # with a byte-order mark or without
 #: Bytes of the digest that `sealed` puts before its content.
 SEAL = hashlib.sha256().digest_size
 _LEFTOVER = re.compile(r"^\.(?P<name>.+)\.(\d+-[0-9a-f]{8}\.part(\.\w+)?|(?P<old>replaced))$")
@@ -179,14 +180,36 @@ def read_bytes(path: AnyPath, what: str = "the file") -> bytes:
 
 
 def read_text(path: AnyPath, what: str = "the file") -> str:
-    """The text of a UTF-8 file, without a byte-order mark; a DataError where it is missing or something else."""
+    """The text of a file as `unicode_text` reads it; a DataError where it is missing or something else."""
+    return unicode_text(read_bytes(path, what), f"{what} {path}")
+
+
+def unicode_text(content: bytes, name: str) -> str:
+    """Bytes as UTF-8, or as UTF-16 or UTF-32 where their byte-order mark stands first; the mark is left out.
+
+    Raises DataError, which calls the text `name`: it is none of these, or holds null characters.
+    """
+    encoding = encoding_of(content, name)
     try:
-        text = read_bytes(path, what).decode("utf-8-sig")
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise DataError(f"{what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        own = encoding.upper().removesuffix("-SIG")
+        raise DataError(f"{name} is not {own} text (byte {error.start}); save it as UTF-8") from None
     if "\0" in text:
-        raise DataError(f"{what} {path} holds null characters and is no UTF-8 text; save it as UTF-8")
+        raise DataError(f"{name} holds null characters and is no text; save it as UTF-8")
     return text
+
+
+def encoding_of(start: bytes, name: str) -> str:
+    """The encoding of a text by its first bytes: 'utf-16' or 'utf-32' by a byte-order mark, else UTF8.
+
+    Raises DataError, which calls the text `name`: it has the nulls of one of the two, and no mark.
+    """
+    found = json.detect_encoding(start)  # the rules of RFC 4627, which fit any text that begins with ASCII
+    if found.endswith(("le", "be")):
+        wide = found[:6].upper()
+        raise DataError(f"{name} has nulls as {wide} has them, and no byte-order mark; save it as UTF-8")
+    return UTF8 if found == "utf-8" else found
 
 
 def read_json(path: AnyPath, what: str = "the file") -> Any:

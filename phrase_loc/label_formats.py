@@ -16,12 +16,13 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 import yaml
+from pycocotools import mask as rle
 
 from phrase_loc import __version__
 from phrase_loc.display import utf8, write_rows
 from phrase_loc.errors import DataError, choose
 from phrase_loc.images import upright
-from phrase_loc.masks import brush, decoded, polygons, rle_area
+from phrase_loc.masks import brush, decoded, polygons
 
 _LONGEST = 150  # bytes of a name that a photograph gets in a flat folder
 
@@ -106,7 +107,7 @@ def write_coco(images: Images, place: Place, path: Path) -> None:
 def _annotation(key: int, image: int, label: Label) -> dict[str, Any]:
     x1, y1, x2, y2 = label.box
     width, height = round(x2 - x1, 2), round(y2 - y1, 2)
-    area = round(width * height, 2) if label.mask is None else rle_area(label.mask)
+    area = round(width * height, 2) if label.mask is None else int(rle.area(label.mask))
     return {
         "id": key, "image_id": image, "category_id": label.category + 1, "bbox": [x1, y1, width, height],
         "area": area, "iscrowd": 0, "segmentation": label.mask or [], "score": label.score,

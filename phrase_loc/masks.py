@@ -142,11 +142,6 @@ def brush(mask: Mask) -> list[int]:
     return list(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
-def rle_area(runs: dict[str, Any]) -> int:
-    """Pixels of run lengths."""
-    return int(rle.area(runs))
-
-
 def polygons(runs: dict[str, Any]) -> list[list[tuple[float, float]]]:
     """Outlines of run lengths, points x, y, the one around most pixels first; holes are filled.
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc.errors import DataError
-from phrase_loc.files import once, opened, told
+from phrase_loc.files import UTF8, encoding_of, once, opened, told, unicode_text
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ Bad = Callable[[str, str], object]
 #: Its place, the cells that were asked for, None where it lacks one, and what is wrong with it.
 Row = tuple[str, Sequence[Any], str]
 
-_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 _LONGEST_LINE = 2**24  # bytes; a binary file with a text's name must not fill the memory
 _ROWS_AT_ONCE = 50_000
 _MOST_LINES = 1000  # of one row whose text holds line breaks
@@ -122,9 +122,12 @@ def decoded(raw: bytes) -> tuple[str, bool]:
 
 def lines_of(raw: bytes) -> tuple[list[str], str]:
     """The lines of a short text without blanks around them, and what is wrong with its encoding."""
-    if raw.startswith(_UTF16_MARKS) and len(raw) % 2 == 0:  # as Windows' Notepad can save it
-        raw = raw.decode("utf-16", "replace").encode()
-    text, is_utf8 = decoded(raw.removeprefix(_UTF8_MARK))
+    try:
+        if encoding_of(raw, what := "its text") != UTF8:  # as Windows' Notepad can save it
+            return _stripped(unicode_text(raw, what)), ""
+    except DataError as error:
+        return [], str(error)
+    text, is_utf8 = decoded(raw.removeprefix(BOM_UTF8))
     return _stripped(text), "" if is_utf8 else "its text is not UTF-8 and is read as Windows-1252"
 
 
@@ -135,11 +138,12 @@ def _stripped(text: str) -> list[str]:
 def _raw_lines(path: Path, what: str) -> Iterator[bytes]:
     with opened(path, what) as file:
         start = file.read(2**16)
-        file.seek(len(_UTF8_MARK) if start.startswith(_UTF8_MARK) else 0)
-        is_utf16 = start.startswith(_UTF16_MARKS)
-        if is_utf16 or (b"\r" in start and b"\n" not in start):  # spreadsheets of Windows, of old Macs
+        file.seek(len(BOM_UTF8) if start.startswith(BOM_UTF8) else 0)
+        wide = encoding_of(start, f"{what} {path}") != UTF8
+        if wide or (b"\r" in start and b"\n" not in start):  # spreadsheets of Windows, of old Macs
             content = file.read()
-            yield from (content.decode("utf-16").encode() if is_utf16 else content).splitlines(keepends=True)
+            content = unicode_text(content, f"{what} {path}").encode() if wide else content
+            yield from content.splitlines(keepends=True)
             return
         for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
             if len(line) == _LONGEST_LINE:

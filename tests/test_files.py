@@ -86,8 +86,9 @@ def test_what_is_no_json_is_one_sentence(tmp_path, content, said):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(DataError, match=said):
         files.read_json(tmp_path / "a", "the report")
-    (tmp_path / "a").write_bytes(b"\xef\xbb\xbf{}")
-    assert files.read_json(tmp_path / "a") == {}
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        (tmp_path / "a").write_bytes('{"é": 1}'.encode(encoding))
+        assert files.read_json(tmp_path / "a") == {"é": 1}
 
 
 def test_paths_that_are_no_files(tmp_path):

@@ -355,8 +355,11 @@ def test_a_folder_names_what_it_leaves_out(photographs, tmp_path):
         (b"", "is empty"),
         (b"\n \r\n", "is empty"),
         (b"dog\0\n", "null characters"),
-        ("dog".encode("utf-16"), "not UTF-8"),
-        ("dog".encode("utf-16-le"), "null characters"),
+        ("dog".encode("utf-16"), ["dog"]),
+        ("dog\nred hat".encode("utf-32"), ["dog", "red hat"]),
+        ("dog".encode("utf-16-le"), "has nulls as UTF-16"),
+        ("dog".encode("utf-32-be"), "has nulls as UTF-32"),
+        ("dog".encode("utf-16")[:-1], r"phrases\.txt is not UTF-16 text \(byte 6\); save it as UTF-8"),
         ("café".encode("latin-1"), "not UTF-8"),
     ],
 )

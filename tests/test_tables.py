@@ -1,5 +1,6 @@
 """One reader for the tables of query, train and vocab: whatever form they come in, and each bad row named."""
 
+import codecs
 import gzip
 import json
 import logging
@@ -30,6 +31,9 @@ def read(path: Path, content: bytes | str) -> tuple[list[tuple], list[str]]:
         ("a.csv", CSV.replace("\n", "\r")),
         ("a.csv", "\ufeff" + CSV),
         ("a.csv", CSV.encode("utf-16")),
+        ("a.csv", codecs.BOM_UTF16_BE + CSV.encode("utf-16-be")),
+        ("a.csv", CSV.encode("utf-32")),
+        ("a.csv.gz", gzip.compress(codecs.BOM_UTF32_BE + CSV.encode("utf-32-be"), mtime=0)),
         ("a.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         ("a.csv", "\n\n" + CSV.replace("2.jpg", "\n\n2.jpg")),
         ("a.csv", CSV.removesuffix("\n")),
@@ -117,7 +121,15 @@ def test_lines_that_are_not_utf8_are_read_as_windows_1252_and_said(
         ("a.csv", b"\n \n", "is empty"),
         ("a.jsonl", b"[]\n", "no line that is a JSON object"),
         ("a.csv", b"image,Image,caption\n1,2,3\n", "two columns named image"),
-        ("a.csv", b"\xff\xfei", "cannot be read"),
+        ("a.csv", b"\xff\xfei", r"a\.csv is not UTF-16 text \(byte 2\); save it as UTF-8"),
+        ("a.csv", CSV.encode("utf-32")[:-1], r"a\.csv is not UTF-32 text"),
+        (
+            "a.csv",
+            CSV.encode("utf-16-le"),
+            r"a\.csv has nulls as UTF-16 has them, and no byte-order mark; save",
+        ),
+        ("a.jsonl", b'{\0"\0', "has nulls as UTF-16"),
+        ("a.tsv", "image\tcaption\n".encode("utf-32-be"), "has nulls as UTF-32"),
         ("a.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:-9], "cannot be read"),
         ("a.csv.gz", b"no gzip", "cannot be read"),
         ("a.parquet", b"PAR1 no parquet PAR1", "cannot be read"),
@@ -178,5 +190,14 @@ def test_endings():
 
 
 def test_a_short_text_of_windows_is_read():
-    assert lines_of("a dog\r\ncafé".encode("utf-16")) == (["a dog", "café"], "")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
+        assert lines_of("a dog\r\ncafé".encode(encoding)) == (["a dog", "café"], "")
+    assert lines_of("a dog".encode("utf-16-le"))[1].startswith(
+        "its text has nulls as UTF-16 has them, and no byte-"
+    )
+    assert lines_of("a dog".encode("utf-32")[:-1]) == (
+        [],
+        "its text is not UTF-32 text (byte 20); save it as UTF-8",
+    )
+    assert lines_of(b"") == ([], "")
     assert lines_of("café".encode("cp1252"))[1].endswith("is read as Windows-1252")

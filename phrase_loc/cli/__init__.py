@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(action: Callable[[], int | None]) -> int:
-    """Run an action: PhraseLocError -> one sentence and 2; Ctrl-C -> 130; a closed pipe -> 0.
+    """Run an action: PhraseLocError, OSError of a file -> one sentence and 2; Ctrl-C -> 130; a closed pipe -> 0.
 
     What is printed reaches the reader within it: a pipe that was closed is no error, a full disk is one sentence.
     """
@@ -59,6 +59,15 @@ def guarded(action: Callable[[], int | None]) -> int:
             except KeyboardInterrupt:
                 code = 130
                 print("interrupted", file=sys.stderr)
+            except (
+                OSError
+            ) as error:  # a name too long, a folder that may not be looked into: each reader meets them
+                if error is out.failure or error.filename is None:
+                    raise
+                code, path = 2, error.filename
+                path = os.fsdecode(path) if isinstance(path, bytes) else path
+                told = PhraseLocError(f"{path} cannot be read or written ({error.strerror}); check the path")
+                print(f"error: {told}", file=sys.stderr)
             out.flush()
         except SystemExit:  # of argparse, which has said why, but passes over what it cannot print
             with suppress(OSError):
@@ -156,12 +165,16 @@ def whole_number(least: int, most: int, expected: str = "") -> Callable[[str], i
     return read
 
 
-def probability(text: str) -> float:
+def number(least: float, most: float, expected: str) -> Callable[[str], float]:
     """A type for argparse."""
-    with suppress(ValueError):
-        if 0 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, got {text[:60]!r}")
+
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if least <= float(text) <= most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text[:60]!r}")
+
+    return read
 
 
 def host_name(text: str) -> str:
@@ -179,4 +192,5 @@ def note(text: str) -> None:
 
 
 COUNT = whole_number(1, 10**9 - 1)
+PROBABILITY = number(0, 1, "a probability from 0 to 1")
 DEFAULT = "(default: %(default)s)"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phrase_loc.cli import COUNT, DEFAULT, host_name, note, parsed, probability, query, whole_number
+from phrase_loc.cli import COUNT, DEFAULT, PROBABILITY, host_name, note, parsed, query, whole_number
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import make_folder, read_text, refuse_foreign, write_text
@@ -84,11 +84,11 @@ def run_label(parser: argparse.ArgumentParser, given: list[str]) -> None:
     add("--format", action="append", metavar="NAME", help=f"{text} (default: jsonl)")
     choice = parser.add_mutually_exclusive_group().add_argument
     text = "label a class where it can be expected in a share P of the photographs that get it"
-    choice("--precision", type=probability, metavar="P", help=text)
+    choice("--precision", type=PROBABILITY, metavar="P", help=text)
     text = "label where `present` is at least T (default: the model's own for 'found')"
-    choice("--threshold", type=probability, metavar="T", help=text)
+    choice("--threshold", type=PROBABILITY, metavar="T", help=text)
     text = "of the photographs that show a class, as you expect, for --precision"
-    add("--share", type=probability, default=0.05, metavar="S", help=f"share {text} {DEFAULT}")
+    add("--share", type=PROBABILITY, default=0.05, metavar="S", help=f"share {text} {DEFAULT}")
     text = f"boxes of a class in a photograph, at most {DEFAULT}"
     add("--instances", type=COUNT, default=1, metavar="K", help=text)
     add("--masks", action="store_true", help="outlines as well, in the formats that have them")
@@ -239,7 +239,7 @@ def _to_change(args: argparse.Namespace, command: str, device: str, **settings: 
         settings[key] = value_of(value, key, fields_of(Inference).get(key, Any))
     localizer = PhraseLocalizer.from_pretrained(args.model, device).with_settings(**settings)
     if args.output:  # which hours of work must not find to be impossible
-        make_model_folder(args.output)
+        make_model_folder(args.output, localizer.model)
     return localizer
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phrase_loc.cli import COUNT, DEFAULT, note, parsed, probability, whole_number
+from phrase_loc.cli import COUNT, DEFAULT, PROBABILITY, note, parsed, whole_number
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import lock, read_text, refuse_foreign, same_file
 from phrase_loc.tables import is_table
@@ -41,7 +41,7 @@ def run_query(parser: argparse.ArgumentParser, given: list[str]) -> None:
     text = "boxes per phrase (default: 5, of which text shows the first)"
     add("--top-k", type=COUNT, metavar="K", help=text)
     text = "no box for a phrase that is in the photograph with a probability below T"
-    add("--threshold", type=probability, metavar="T", help=text)
+    add("--threshold", type=PROBABILITY, metavar="T", help=text)
     add("--json", action="store_true", help="print one JSON object instead of text")
     add("--masks", action="store_true", help="outlines of the things as well, in JSON and in overlays")
     text = "also draw maps and boxes over the photograph, or over each of many into the folder OUT"

@@ -4,12 +4,11 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phrase_loc.cli import COUNT, DEFAULT, parsed, probability
+from phrase_loc.cli import COUNT, DEFAULT, PROBABILITY, number, parsed
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import refuse_foreign, same_file
 from phrase_loc.text.parsing import parse
@@ -30,8 +29,9 @@ def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
     add("--size", type=COUNT, default=18_000, metavar="V", help=f"words and pairs kept at most {DEFAULT}")
     add("--min-count", type=COUNT, default=5, metavar="N", help=f"a unit must be seen so often {DEFAULT}")
     text = f"share of the size that two-word units may take, 0 for none {DEFAULT}"
-    add("--pair-share", type=probability, default=0.25, metavar="X", help=text)
+    add("--pair-share", type=PROBABILITY, default=0.25, metavar="X", help=text)
     text = f"normalised PMI from which two neighbours are a unit {DEFAULT}"
+    association = number(-1, 1, "a normalised PMI from -1 to 1")
     add("--min-association", type=association, default=0.35, metavar="X", help=text)
     text = "columns or JSON fields that hold text (default: the usual names)"
     add("--fields", nargs="+", metavar="NAME", help=text)
@@ -68,14 +68,6 @@ def run_vocab(parser: argparse.ArgumentParser, given: list[str]) -> None:
         print(f"skipped: {skipped.summary()}")
     if args.coverage:
         print("\n".join(coverage(PhraseEncoder(vocabulary), stream_texts(args.coverage))))
-
-
-def association(text: str) -> float:
-    """A type for argparse."""
-    with suppress(ValueError):
-        if -1 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"expected a normalised PMI from -1 to 1, got {text[:60]!r}")
 
 
 def coverage(encoder: "PhraseEncoder", phrases: Iterable[str]) -> list[str]:

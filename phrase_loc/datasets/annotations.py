@@ -36,6 +36,8 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 AMBIGUOUS = {"n02012849": "crane bird", "n03126707": "construction crane", "n03710721": "tank suit"}
 #: A class counts as hard when it covers less than this share of the image and another class is present.
 HARD_SHARE = 0.25
+#: Shares of the sides are 1 at most, a little more where a box reaches out of the photograph.
+MAX_SHARE = 1.5
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 Size = tuple[int, int]  # (H, W)
@@ -59,7 +61,7 @@ class Annotated(list[GroundingSample]):
         self.only_units = only_units
 
     def fill(self, entries: Iterable[Entry], what: str) -> None:
-        """Read the samples of a set; a DataError that names it by `what` when none is left.
+        """Read the samples of a set; a DataError that names it by `what` when none is left, or none is in pixels.
 
         An annotation that fails is named, and so is a second one of the same name, since results go by name.
         """
@@ -75,6 +77,8 @@ class Annotated(list[GroundingSample]):
                 ids.add(sample.image_id)
                 self.append(sample)
         self.skipped.refuse_if_empty(len(self), what)
+        boxes = (boxes for sample in self for boxes in sample.boxes if len(boxes))
+        refuse_shares(max(map(float, map(torch.max, boxes)), default=math.inf), what)
 
     def fit(self, where: str, box: Sequence[float], size: Size, one_based: bool = False) -> Box:
         """`fit_box` cut to the image; a cut of more than a pixel is named."""
@@ -146,6 +150,18 @@ def fit_box(box: Sequence[float], size: Size, one_based: bool = False, thin: boo
     if not (touches if thin else cut[0] < cut[2] and cut[1] < cut[3]):
         raise DataError(f"its box {_shown(box)} lies outside the {size[1]} x {size[0]} image")
     return own, cut
+
+
+def refuse_shares(greatest: float, what: str) -> None:
+    """A DataError where the greatest number of all boxes and points of `what` shows that they are not in pixels.
+
+    In the first pixel of every photograph nothing is looked for, so boxes of that pixel alone are refused with them.
+    """
+    if greatest <= MAX_SHARE:
+        raise DataError(
+            f"{what} has no number above {greatest:g} in its boxes and points, as shares of the sides have; expected "
+            "pixels: multiply x by the width of the photograph and y by its height, and leave out boxes of one pixel"
+        )
 
 
 def beyond(box: Sequence[float], size: Size) -> str:

@@ -211,9 +211,6 @@ class Table(Annotated):
                 self.skipped.note("rows", f"{row.where}: it has no {lacks}, but {there}")
         entries = ((brief(image)[1:-1], partial(self._read, image, found)) for image, found in groups.items())
         self.fill(entries, f"the table {path}")
-        if max(float(boxes.max()) for sample in self for boxes in sample.boxes) <= 1:
-            shares = "no number of its boxes is above 1, as in shares of the sides"
-            raise DataError(f"{path}: {shares}; expected pixels, multiply them by width and height")
 
     def _read(self, image: str, group: list[Row]) -> GroundingSample:
         path, sides = image_path(self.photos, image), ("height", "width")

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from phrase_loc.boxes import rescale
-from phrase_loc.datasets.annotations import Annotated, Size, fit_box
+from phrase_loc.datasets.annotations import Annotated, Size, fit_box, refuse_shares
 from phrase_loc.datasets.table import Places, Row, categories, image_numbers, numbered, rows
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose
 from phrase_loc.evaluation.evaluator import Plan, framed
@@ -95,8 +95,8 @@ class Predictions(Method):
                 self._add((sample.image_id, thing, protocol), answer)
         what = f"the predictions {self.path} for the data {samples.name}"
         self.notes.refuse_if_empty(len(self.found), what)
-        if max(max(chain(a.point or (), *(box[:4] for box in a.boxes))) for a in self.found.values()) <= 1:
-            raise DataError(f"{self.path}: no number is above 1; expected pixels, not shares of the sides")
+        given = (chain(a.point or (), *(box[:4] for box in a.boxes)) for a in self.found.values())
+        refuse_shares(max(chain.from_iterable(given)), f"the file {self.path}")
         self.gives = {(kind, k[2]) for k, a in self.found.items() for kind in ("point", "box") if a.has(kind)}
         if all(self.lacks(protocol) for protocol in protocols):
             why = self.lacks(protocols[0])

@@ -42,7 +42,7 @@ from phrase_loc.evaluation.thresholds import map_boxes
 from phrase_loc.files import digest
 from phrase_loc.inference import Inference
 from phrase_loc.maps import peak
-from phrase_loc.proposals.source import tidy
+from phrase_loc.proposals import tidy
 from phrase_loc.structures import GroundingSample, Scene
 from phrase_loc.tables import TABLE_ENDINGS
 

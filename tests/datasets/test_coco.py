@@ -55,6 +55,13 @@ def test_broken_json(tmp_path, text, said):
         COCO(tmp_path, split="val2017")
 
 
+def test_shares_of_the_sides_are_no_pixels(tmp_path):
+    with pytest.raises(
+        DataError, match=r"json has no number above 0\.7 in its boxes and points, .*; expected pixels"
+    ):
+        COCO(coco_tree(tmp_path, [annotation(1, 1, [0.1, 0.2, 0.5, 0.5])]))
+
+
 def test_missing_file_and_strange_category(tmp_path):
     with pytest.raises(DataError, match="download COCO's annotations"):
         COCO(tmp_path)

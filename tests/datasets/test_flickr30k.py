@@ -36,7 +36,7 @@ def test_chains_of_several_types_mentions_and_captions(tmp_path):
         "",
         "[/EN#0/notvisual the sky] over [/EN#7/people him] ,",
     ]
-    sample = read(tmp_path, a=(captions, annotation(9, 9, thing("7", (1, 1, 2, 2)))))[0]
+    sample = read(tmp_path, a=(captions, annotation(9, 9, thing("7", (1, 1, 3, 3)))))[0]
     assert [(p.text, p.labels, p.entity, p.sentence) for p in sample.phrases] == [
         ("A person", ("people", "other"), "7", 0),
         ("the sky", ("notvisual",), "0", 1),

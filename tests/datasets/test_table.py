@@ -115,6 +115,19 @@ def test_half_a_character_of_json_is_no_text(photos):
     assert DATASETS["table"](root=photos / "t.jsonl")[0].phrases[0].text == "? hat"
 
 
+@pytest.mark.parametrize("corners", [(0.1, 0.1, 0.9, 0.5), (0.1, 0.1, 1.02, 0.5), (0, 0, 1, 1)])
+def test_shares_of_the_sides_are_no_pixels_and_boxes_of_the_first_pixel_no_set(photos, corners):
+    box = dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True))
+    said = rf"t\.csv has no number above {max(corners)} in its boxes .*: multiply x by the width .* leave out boxes"
+    written(photos / "t.csv", [ROWS[0] | box])
+    with pytest.raises(DataError, match=said):
+        DATASETS["table"](root=photos / "t.csv")
+    written(photos / "t.csv", [ROWS[0] | box, *ROWS[1:]])
+    assert (
+        sum(len(boxes) for sample in DATASETS["table"](root=photos / "t.csv") for boxes in sample.boxes) == 4
+    )
+
+
 def test_what_is_no_table_is_one_sentence(photos):
     with pytest.raises(ConfigError, match="name the table, data"):
         DATASETS["table"](root=photos)
@@ -122,9 +135,6 @@ def test_what_is_no_table_is_one_sentence(photos):
         DATASETS["table"](root=photos / "none.csv")
     (photos / "t.csv").write_text("picture,words\na.jpg,hat\n")
     with pytest.raises(DataError, match="row 1: it has no image and phrase, but nothing"):
-        DATASETS["table"](root=photos / "t.csv")
-    written(photos / "t.csv", [ROWS[0] | {"x1": 0.1, "y1": 0.1, "x2": 0.9, "y2": 0.5}])
-    with pytest.raises(DataError, match=r"no number of its boxes is above 1, .*; expected pixels"):
         DATASETS["table"](root=photos / "t.csv")
     (photos / "t.csv").write_text("image,phrase\na.jpg,hat\n")
     with pytest.raises(DataError, match=r"the first of 2 problems: rows without a box: a\.jpg, row 1"):

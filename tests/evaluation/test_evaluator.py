@@ -408,7 +408,7 @@ def test_a_second_evaluation_finds_the_proposals_and_gives_the_identical_report(
     assert not kept.exists()
     cold = run_model(tmp_path, protocols=["recall_union"], **asked)
     assert len(list(kept.iterdir())) == 1  # the photographs of this tree are the same picture
-    monkeypatch.setattr("phrase_loc.proposals.source.Regions.of_image", lambda *_: 1 / 0)
+    monkeypatch.setattr("phrase_loc.proposals.Regions.of_image", lambda *_: 1 / 0)
     cached = run_model(tmp_path, protocols=["recall_union"], **asked)
     assert plain["rows"] == cold["rows"] == cached["rows"]
 

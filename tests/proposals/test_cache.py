@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from phrase_loc.proposals import PROPOSALS, Cached
-from phrase_loc.proposals.source import LevelSets, Windows, tidy
+from phrase_loc.proposals import PROPOSALS, Cached, LevelSets, Windows, tidy
 
 SIZE = (80, 120)
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from phrase_loc.boxes import iou
 from phrase_loc.errors import ConfigError
-from phrase_loc.proposals import PROPOSALS
-from phrase_loc.proposals.source import LevelSets, Windows, ximgproc
+from phrase_loc.proposals import PROPOSALS, LevelSets, Windows, ximgproc
 
 SIZE = (80, 120)
 SQUARE = torch.tensor([[10.0, 20, 50, 60]])  # the red square of `drawn_image`

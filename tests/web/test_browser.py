@@ -385,7 +385,7 @@ def test_masks_are_shown_and_saved(page, photo, downloads):
     file = downloads / f"{photo.stem}_phrases.coco.json"
     saved = until(lambda: file.exists() and whole_json(file), "it is saved")
     (found,) = saved["annotations"]
-    assert found["area"] == masks.rle_area(found["segmentation"])
+    assert found["area"] == masks.decoded(found["segmentation"]).sum()
     x, y, width, height = found["bbox"]
     down, right = np.nonzero(masks.decoded(found["segmentation"]))
     assert x - 4 <= right.min() <= right.max() <= x + width + 4  # cells of 900 / 256 pixels

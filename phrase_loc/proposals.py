@@ -1,4 +1,7 @@
-"""What a proposal source is, the sources, and one that keeps the boxes of another on disk.
+"""Proposal sources: candidate boxes for the ranking, float32 xyxy in pixels of the frame in which they are wanted.
+
+The same picture gives the same boxes in every process. A new source is a frozen dataclass with the two methods of
+`Source` and one entry of PROPOSALS; `Cached` keeps the boxes of a source on disk.
 
 The default is Selective Search by OpenCV, cut down to what a query can wait for: 128 x 128 pixels, two colour spaces,
 three segmentations, three groupings, no costly texture histograms. On Flickr30k Entities val 821 boxes hold a right
@@ -161,6 +164,15 @@ class SelectiveSearch(Source):
         return _boxes([search.process()], pixels, self.smallest, size)
 
 
+PROPOSALS: dict[str, Source] = {
+    "default": Regions(),
+    "regions": Regions(),
+    "windows": Windows(),
+    "level_sets": LevelSets(),
+    "selective_search": SelectiveSearch(),
+}
+
+
 def ximgproc() -> ModuleType:
     """OpenCV's `ximgproc`, or a ConfigError naming the package that has it."""
     with suppress(ImportError, AttributeError):
@@ -240,8 +252,7 @@ def tidy(folder: Path, room: int = ROOM) -> None:
 @cache
 def _makers() -> str:
     """What boxes come from beside a source's constants: our code and libraries, which may change."""
-    code = digest(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
-    own = f"{code} Pillow {PIL.__version__}, numpy {np.__version__}, torch {torch.__version__}"
+    own = f"{digest(Path(__file__))} Pillow {PIL.__version__}, numpy {np.__version__}, torch {torch.__version__}"
     with suppress(ImportError):
         import cv2
 
