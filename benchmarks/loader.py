@@ -26,7 +26,7 @@ from phrase_loc.images import load_tensor
 from phrase_loc.pairs.sources import open_source
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.phase import Phase
-from phrase_loc.training.setup import prepare
+from phrase_loc.training.setup import open_data, prepare
 
 SECONDS = 5.0
 
@@ -75,11 +75,11 @@ def stepping(args: argparse.Namespace, world: World, folder: str, name: str, tra
     phase = a_phase(args, world, folder, train_from, 0)
     parts = [next(iter(phase._loader(0)))]
     phase.set_mode()
-    phase._step(0, 1, parts)
+    phase._step(0, parts)
     world.barrier()
     clock, steps = Clock(), 6
     for step in range(steps):
-        float(phase._step(step, 1, parts).loss)
+        float(phase._step(step, parts).loss)
     if world.is_main:
         clock.tell("step", steps * args.batch, trunk=name, batch=args.batch, processes=world.size)
 
@@ -89,6 +89,7 @@ def a_phase(args: argparse.Namespace, world: World, folder: str, train_from: str
         f"out={folder}/run",
         f"data.shards={args.shards}",
         f"data.workers={workers}",
+        "model.start=none",
         f"model.backbone={args.backbone}",
         f"precision={args.precision}",
         "vectors={source: free}",
@@ -97,7 +98,7 @@ def a_phase(args: argparse.Namespace, world: World, folder: str, train_from: str
     ]
     Path(folder, "run").mkdir(exist_ok=True)
     config = load_config(TrainConfig, changes)
-    return Phase(config, 0, prepare(config, world), world, lambda fault: None)
+    return Phase(config, 0, prepare(config, world, open_data(config, world)), world, lambda fault: None)
 
 
 def repeat(what: str, action: Callable[[int], object], images: int = 1, **facts: object) -> None:

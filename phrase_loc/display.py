@@ -5,6 +5,8 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
+from numbers import Integral
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -120,6 +122,7 @@ def to_coco(predictions: _Answers, image_id: int) -> list[dict[str, Any]]:
         raise ConfigError(
             f"to_coco takes the answers for one photograph and its number, got {image_id!r:.80}"
         )
+    image_id = index(image_id) if hasattr(image_id, "__index__") else image_id  # JSON has no numbers of numpy
     return [
         {"image_id": image_id, "category_id": number, "category_name": p.phrase}
         | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
@@ -136,6 +139,8 @@ def to_detections(predictions: _Answers, top_k: int | None = None) -> dict[str, 
     calibration): scores rank the boxes of one phrase and cannot be compared between phrases.
     """
     predictions = _answers(predictions)
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
+        raise ConfigError(f"top_k is a number of boxes, 1 or more, or None for all, got {str(top_k)[:40]!r}")
     counts = [len(p.boxes[:top_k]) for p in predictions]
     boxes = torch.cat([torch.zeros(0, 4), *(p.boxes[:top_k].cpu() for p in predictions)])
     present = [np.nan if p.present is None else p.present for p in predictions]
@@ -149,17 +154,24 @@ def to_detections(predictions: _Answers, top_k: int | None = None) -> dict[str, 
 
 def overlay(image: Picture, heat: Tensor) -> Image.Image:
     """A photograph with one map (h, w), or (1, ..., h, w), of any resolution laid over it as a warm glow."""
-    picture = load_image(image)
-    heat = torch.from_numpy(heat) if isinstance(heat, np.ndarray) else heat
-    if not isinstance(heat, Tensor):
-        got = type(heat).__name__
-        raise ConfigError(f"overlay takes one map (h, w), got a {got}; of an answer give its attention")
+    picture, heat = load_image(image), _finite(heat, "overlay takes one map (h, w)")
     size = tuple(heat.shape[-2:])
     if heat.dim() < 2 or heat.numel() != heat.shape[-2:].numel():
         raise ConfigError(
             f"overlay takes one map (h, w), got the shape {tuple(heat.shape)}; choose one of them"
         )
-    return glow(picture, heat.detach().float().cpu().reshape(size))
+    return glow(picture, heat.reshape(size))
+
+
+def _finite(heat: Any, taken: str) -> Tensor:
+    """Maps as float32 on the CPU; a ConfigError, which says what is `taken`, for no tensor, nor array, NaN or inf."""
+    heat = torch.from_numpy(heat.astype(np.float32)) if isinstance(heat, np.ndarray) else heat
+    if not isinstance(heat, Tensor):
+        raise ConfigError(f"{taken}, got a {type(heat).__name__}; of an answer give its attention")
+    heat = heat.detach().float().cpu()
+    if not heat.isfinite().all():
+        raise ConfigError(f"{taken} of finite numbers, got some that are nan or inf; mend the map")
+    return heat
 
 
 def plot(
@@ -177,6 +189,7 @@ def plot(
     """
     picture, predictions = load_image(image), _answers(predictions)
     count = len(predictions)
+    heats = None if heats is None else _finite(heats, "plot takes maps (P, H', W')")
     if heats is not None and (heats := heats[None] if heats.dim() == 2 else heats).shape[:-2] != (count,):
         raise ConfigError(
             f"expected a map for each of {count} phrases, (P, H', W'), got {tuple(heats.shape)}"

@@ -24,7 +24,7 @@ from phrase_loc.localizer import Inference, PhraseLocalizer
 from phrase_loc.maps import min_max, resize
 from phrase_loc.models.model import TextToRegion
 
-WORD_FILES = ("vocabulary.txt", "extra_words.txt")
+WORD_FILES, FACTS = ("vocabulary.txt", "extra_words.txt"), "export.json"
 GRAPHS = {"onnx": "model.onnx", "torch": "model.pt2"}
 INPUTS, OUTPUTS = ("words", "weights"), ("maps", "scores")
 
@@ -59,9 +59,12 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     of the others.
     """
     write = choose(WRITERS, format, "export format")
-    if (Path(out) / "config.json").exists():
+    there = [
+        name for name in ("config.json", *WORD_FILES, GRAPHS[format]) if os.path.lexists(Path(out) / name)
+    ]
+    if there and (there[0] == "config.json" or not (Path(out) / FACTS).is_file()):
         raise ConfigError(
-            f"{out} holds a model, whose files have the names of an export's; name another folder"
+            f"{out} holds a {there[0]} that is no export's and would be replaced; name another folder"
         )
     localizer = PhraseLocalizer.from_pretrained(source, device="cpu")
     model, settings, folder = localizer.model, localizer.settings, Path(out)
@@ -87,7 +90,7 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     facts |= {"method": "contrastive_mwp", "stage": "features"}
     facts |= {"calibration": model.config.calibration, "source": str(source)}
     facts |= {"sha256": {name: digest(folder / name) for name in (GRAPHS[format], *WORD_FILES)}}
-    write_text(folder / "export.json", json.dumps(facts, indent=1) + "\n")
+    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
     return folder
 
 

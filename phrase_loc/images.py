@@ -7,8 +7,10 @@ multiple of its pixels. Only formats that Pillow decodes by itself are read: an 
 
 import io
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ from phrase_loc.profiling import lap
 
 if TYPE_CHECKING:  # an exported model reads pictures without torch
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 MAX_PIXELS = 80_000_000
 _ENDINGS = (
@@ -106,12 +110,13 @@ def upright(photograph: Picture, ending: str) -> bytes | None:
 
 def checked_frame(size: tuple[int, int]) -> tuple[int, int]:
     """(H, W) as whole numbers; a ConfigError for a frame without pixels or with more than MAX_PIXELS."""
-    with suppress(TypeError, ValueError, OverflowError):
-        height, width = (int(side) for side in size)
-        if min(height, width) >= 1 and height * width <= MAX_PIXELS:
+    with suppress(TypeError, ValueError):
+        height, width = map(index, size)  # of numpy and torch too; 64.7 and "64" have none
+        if min(height, width) >= 1 and height * width <= MAX_PIXELS and bool not in map(type, size):
             return height, width
     raise ConfigError(
-        f"size is (H, W) of the frame of the answers in pixels, at most {MAX_PIXELS:,} of them; got {str(size)[:60]}"
+        f"size is (H, W) of the frame of the answers in whole pixels, at most {MAX_PIXELS:,} of them; got "
+        f"{str(size)[:60]}"
     )
 
 
@@ -188,7 +193,10 @@ def frames(clip: Path, every: int | None, folder: Path) -> list[str]:
     record = folder / "video.json"
     if not (record.is_file() and record.read_text(encoding="utf-8") == about):
         video = cv2.VideoCapture(str(clip))
-        step = every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1))
+        step, said = (
+            every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1)),
+            video.get(cv2.CAP_PROP_FRAME_COUNT),
+        )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with files.writing(folder) as temporary:
             temporary.mkdir()
@@ -201,6 +209,8 @@ def frames(clip: Path, every: int | None, folder: Path) -> list[str]:
                         raise DataError(f"{name} cannot be written; free space there")
             if number < 0:
                 raise DataError(f"{clip} is no video that OpenCV can read; convert it to MP4 (H.264)")
+            if number + 1 < 0.9 * said:  # of some videos the number is an estimate
+                log.warning("%s says %d frames and gives %d; perhaps it is cut off", clip, said, number + 1)
             (temporary / record.name).write_text(about, encoding="utf-8")
         video.release()
     return sorted(str(path) for path in folder.glob("*.jpg"))

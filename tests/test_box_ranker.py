@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from phrase_loc.cli import main
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation.methods import build
-from phrase_loc.evaluation.protocols import PROTOCOLS
+from phrase_loc.evaluation.protocols import PROTOCOLS, DataConfig, EvaluateConfig
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.models.store import load_model, save_model
 from phrase_loc.pairs.sources import open_source
@@ -143,7 +143,7 @@ def test_its_log_probability_is_added_to_the_scores(taught, drawn_image):
 def test_evaluation_and_page_rank_as_a_query_does(taught, drawn_image, tmp_path):
     drawn_image.save(tmp_path / "photo.png")
     sample = GroundingSample("1", tmp_path / "photo.png", (80, 120), (), (), ())
-    (method,) = build(["contrastive_mwp"], taught)
+    (method,), _ = build(EvaluateConfig(data=DataConfig(root=".")), [], [], taught.device, taught)
     test = PROTOCOLS["recall_any"].but("first three", "", top_k=3)
     answers = method.answer(sample, [(phrase,) for phrase in PHRASES], [test])
     found = taught(drawn_image, PHRASES, 3)

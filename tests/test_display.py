@@ -128,6 +128,14 @@ class TestExports:
         with pytest.raises(ConfigError, match=r"one photograph and its number, got \[1, 2\]"):
             display.to_coco([prediction()], [1, 2])
 
+    def test_numbers_of_numpy_are_numbers_of_json(self):
+        assert json.loads(json.dumps(display.to_coco(prediction(), np.int64(7))))[0]["image_id"] == 7
+
+    @pytest.mark.parametrize("top_k", [0, -1, True, 1.5, "2"])
+    def test_a_number_of_boxes_is_one_or_more(self, top_k):
+        with pytest.raises(ConfigError, match="top_k is a number of boxes, 1 or more"):
+            display.to_detections(prediction(), top_k)
+
     def test_supervision_takes_them(self):
         supervision = pytest.importorskip("supervision")
         found = supervision.Detections(**display.to_detections([prediction()]))
@@ -304,3 +312,30 @@ def test_a_localizer_is_called_in_one_line(tiny_localizer, drawn_image):
 def test_a_bare_string_is_not_taken_letter_by_letter(tiny_localizer, drawn_image):
     with pytest.raises(ConfigError, match=r"expected a list of phrases, got a string; write \['the dog'\]"):
         tiny_localizer(drawn_image, "the dog")
+
+
+@pytest.mark.parametrize(
+    ("heat", "said"),
+    [
+        (torch.full((4, 4), torch.nan), "of finite numbers, got some that are nan or inf"),
+        (np.full((4, 4), np.inf), "of finite numbers"),
+        (None, "got a NoneType"),
+        (prediction(), "got a Prediction; of an answer give its attention"),
+    ],
+)
+def test_maps_that_are_none_are_refused(heat, said):
+    with pytest.raises(ConfigError, match=said):
+        display.overlay(GREY, heat)
+    if heat is not None:
+        with pytest.raises(ConfigError, match=said):
+            display.plot(GREY, prediction(), heat)
+
+
+def test_maps_of_arrays_and_with_gradients_are_taken():
+    heat = torch.rand(4, 4)
+    shown = display.overlay(GREY, heat)
+    assert display.overlay(GREY, heat.numpy()[::-1][::-1]).tobytes() == shown.tobytes()
+    assert display.overlay(GREY, heat.requires_grad_()).tobytes() == shown.tobytes()
+    pytest.importorskip("matplotlib").use("Agg")
+    for given in (heat, heat.detach().numpy()):
+        display.plot(GREY, prediction(), given)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -518,7 +519,7 @@ def test_somebody_elses_labels_stay(folder, tiny_model, tmp_path, capsys):
     assert (tmp_path / "out" / "yolo" / "mine.txt").read_text() == "corrected"
 
 
-def test_a_video_by_frames(drawn_image, tiny_model, tmp_path, capsys):
+def test_a_video_by_frames(drawn_image, tiny_model, tmp_path, capsys, caplog):
     import cv2
 
     clip = tmp_path / "my clip.avi"
@@ -549,6 +550,9 @@ def test_a_video_by_frames(drawn_image, tiny_model, tmp_path, capsys):
         assert np.abs(np.array(seen, float) - np.array(drawn_image.rotate(16))).mean() < 8
     assert command(*usual, model=tiny_model) == 2  # other photographs: one a second
     assert "other photographs" in capsys.readouterr().err
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    assert command(*usual, "--overwrite", model=tiny_model) == 0
+    assert re.search(r"my clip\.avi says 25 frames and gives \d+; perhaps it is cut off", caplog.text)
     clip.write_bytes(b"no video")
     assert command(*usual, "--overwrite", model=tiny_model) == 2
     assert "is no video that OpenCV can read" in capsys.readouterr().err

@@ -282,7 +282,20 @@ def test_a_number_of_boxes_is_at_least_one(top_k, tiny_localizer, drawn_image):
 
 
 @pytest.mark.parametrize(
-    "size", [(0, 5), (5,), (5, -1), "large", 7, (float("nan"), 3), (1, 2, 3), (10**9, 2)]
+    "size",
+    [
+        (0, 5),
+        (5,),
+        (5, -1),
+        "large",
+        7,
+        (float("nan"), 3),
+        (1, 2, 3),
+        (10**9, 2),
+        (64.7, 96),
+        (True, 5),
+        ("64", "96"),
+    ],
 )
 def test_a_frame_is_two_lengths(size, tiny_localizer, drawn_image):
     with pytest.raises(ConfigError, match=r"size is \(H, W\)"):

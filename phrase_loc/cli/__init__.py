@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(action: Callable[[], int | None]) -> int:
-    """Run an action: PhraseLocError -> one sentence and 2; Ctrl-C -> 130; a closed pipe -> 0.
+    """Run an action: PhraseLocError, OSError of a file -> one sentence and 2; Ctrl-C -> 130; a closed pipe -> 0.
 
     What is printed reaches the reader within it: a pipe that was closed is no error, a full disk is one sentence.
     """
@@ -59,6 +59,15 @@ def guarded(action: Callable[[], int | None]) -> int:
             except KeyboardInterrupt:
                 code = 130
                 print("interrupted", file=sys.stderr)
+            except (
+                OSError
+            ) as error:  # a name too long, a folder that may not be looked into: each reader meets them
+                if error is out.failure or error.filename is None:
+                    raise
+                code, path = 2, error.filename
+                path = os.fsdecode(path) if isinstance(path, bytes) else path
+                told = PhraseLocError(f"{path} cannot be read or written ({error.strerror}); check the path")
+                print(f"error: {told}", file=sys.stderr)
             out.flush()
         except SystemExit:  # of argparse, which has said why, but passes over what it cannot print
             with suppress(OSError):

@@ -151,6 +151,8 @@ def run_compare(parser: argparse.ArgumentParser, given: list[str]) -> None:
     from phrase_loc.evaluation.statistics import compare, table
 
     names = (args.method or "").split(",")
+    if len(names) > 2:
+        raise ConfigError(f"--method takes one name, or two for the two reports, got {args.method!r}")
     found = compare(args.a, args.b, names[0] or None, names[-1] or None)
     print(json.dumps(found, indent=1) if args.json else table(found))
 
@@ -239,7 +241,7 @@ def _to_change(args: argparse.Namespace, command: str, device: str, **settings: 
         settings[key] = value_of(value, key, fields_of(Inference).get(key, Any))
     localizer = PhraseLocalizer.from_pretrained(args.model, device).with_settings(**settings)
     if args.output:  # which hours of work must not find to be impossible
-        make_model_folder(args.output)
+        make_model_folder(args.output, localizer.model)
     return localizer
 
 

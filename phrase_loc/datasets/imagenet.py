@@ -12,6 +12,7 @@ Corners of both are 0-based numbers of the first and the last pixel; the far one
 widths are what the official script counts with its + 1.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -80,7 +81,9 @@ class ImageNet(Annotated):
         corners = [number(field, "a corner") for field in fields[2:]]
         return self._sample(where, folder / fields[0], TINY_SIZE, fields[1], [corners])
 
-    def _of_xml(self, path: Path, photograph: Path) -> GroundingSample:
+    def _of_xml(self, path: Path, photographs: list[Path]) -> GroundingSample:
+        if len(photographs) > 1:
+            raise DataError(f"{photographs[0]} and {photographs[1]} bear its name; remove one")
         size, things = read_xml(path)
         names = {thing.names[0] if thing.names else "" for thing in things}
         if len(names) != 1:
@@ -88,7 +91,7 @@ class ImageNet(Annotated):
         boxes = [box for thing in things for box in thing.boxes]
         if len(boxes) != len(things):
             raise DataError(f"it has {len(boxes)} boxes for {len(things)} objects; use the official file")
-        return self._sample(path.name, photograph, size, names.pop(), boxes)
+        return self._sample(path.name, photographs[0], size, names.pop(), boxes)
 
     def _sample(self, where: str, path: Path, size: Size, wnid: str, corners: list[Box]) -> GroundingSample:
         if wnid not in imagenet_phrases():
@@ -98,10 +101,13 @@ class ImageNet(Annotated):
         return GroundingSample(path.stem, path, size, (phrase,), (stack(edges),))
 
 
-def _photographs(root: Path) -> dict[str, Path]:
-    """Stem -> file, in the first folder that has JPEGs, flat or by class."""
+def _photographs(root: Path) -> dict[str, list[Path]]:
+    """Stem -> its files, in the first folder that has JPEGs, flat or by class."""
     for folder in (root / name for name in IMAGE_FOLDERS):
         for pattern in ("*.JPEG", "n[0-9]*/*.JPEG"):
-            if found := {path.stem: path for path in folder.glob(pattern)}:
+            found = defaultdict[str, list[Path]](list)
+            for path in sorted(folder.glob(pattern)):
+                found[path.stem].append(path)
+            if found:
                 return found
     raise DataError(f"no *.JPEG in {root}; expected the ILSVRC validation photographs, see data/README.md")

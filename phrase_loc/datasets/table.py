@@ -51,6 +51,8 @@ COLUMNS = {
     "width": ("width",),
     "height": ("height",),
 }
+#: Those of them that hold texts, or the numbers by which things are called.
+TEXTS = ("image", "phrase", "category", "number", "entity", "protocol")
 
 
 @dataclass(frozen=True)
@@ -141,13 +143,18 @@ def rows(path: Path, what: str, skipped: Skipped) -> Iterator[Row]:
         for inner in answers if isinstance(answers, list) else [record]:
             held = record | inner if isinstance(inner, dict) else record
             first = {name: next((c for c in known if c in held), "") for name, known in COLUMNS.items()}
-            yield Row(where, {n: held[c] for n, c in first.items() if held.get(c) not in (None, "")})
+            cells = {n: held[c] for n, c in first.items() if held.get(c) not in (None, "")}
+            if odd := [n for n in TEXTS if isinstance(cells.get(n), (bool, list, dict))]:
+                skipped.note("rows", f"{where}: its {odd[0]} is {brief(cells[odd[0]])}; a text was expected")
+            else:
+                yield Row(where, cells)
 
 
 def _of_json(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Results of COCO, or annotations with the names of their images and categories."""
     content = read_json(path, what)
-    images, kinds = _by_id(content, "images"), _by_id(content, "categories")
+    called = (("images", "file_name"), ("categories", "name"))
+    images, kinds = (_by_id(content, *part, f"{what} {path}") for part in called)
     if isinstance(content, dict):
         content = content.get("annotations")
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
@@ -160,16 +167,23 @@ def _of_json(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"annotation {place}", held | entry
 
 
-def _by_id(content: Any, part: str) -> dict[int | str | None, dict[str, Any]]:
-    """The entries of COCO's `images` or `categories` by their ids."""
+def _by_id(content: Any, part: str, name: str, where: str) -> dict[int | str | None, dict[str, Any]]:
+    """The entries of COCO's `images` or `categories` by their ids; a DataError where two things bear one."""
     listed = content.get(part) if isinstance(content, dict) else None
-    entries = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
-    return {key: entry for entry in entries if (key := _id(entry, "id")) is not None}
+    found: dict[int | str | None, dict[str, Any]] = {}
+    for entry in [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []:
+        if (key := _id(entry, "id")) is None:
+            continue
+        one, other = found.setdefault(key, entry).get(name), entry.get(name)
+        if one != other:
+            both = f"{brief(one)} and {brief(other)}"
+            raise DataError(f"{where} gives {both} of its {part} one id, {brief(key)}; give each its own")
+    return found
 
 
 def _id(entry: dict[str, Any], name: str) -> int | str | None:
     value = entry.get(name)
-    return value if isinstance(value, (int, str)) else None
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
 
 
 class Table(Annotated):

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from phrase_loc.errors import DataError
 from phrase_loc.files import reason
-from phrase_loc.images import IMAGE_ENDINGS, load_image
+from phrase_loc.images import IMAGE_ENDINGS, UNREAD_ENDINGS, load_image
 from phrase_loc.pairs.paths import expand
 from phrase_loc.pairs.shards import Damage, open_shard, walk
+from phrase_loc.pairs.sources import files_below
 
 DISTANCE = 6  # differing bits of 64; beyond 7 pictures are merely alike
 SIMILAR = 0.9  # least correlation of the thumbnails
@@ -148,23 +149,24 @@ def image_ids(name: str) -> set[str]:
 
 
 def folder_images(folder: Path) -> Iterator[Source]:
-    """Names relative to the folder and paths, in order of name."""
+    """Names relative to the folder and paths, in order of name; what is of another format than is read says so."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; name the root of the images")
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         if path.suffix.lower() in IMAGE_ENDINGS:
             yield str(path.relative_to(folder)), path
+        elif path.suffix.lower() in UNREAD_ENDINGS:
+            yield str(path.relative_to(folder)), DataError("is of a format that is not read")
 
 
 def training_images(sources: Sequence[str]) -> Iterator[Source]:
-    """Images of shards and folders, one source after the other."""
+    """Images of shards and folders, and of the shards in folders, one source after the other."""
     for source in sources:
-        folder = Path(source)
-        if folder.is_dir() and not any(folder.glob("*.tar")):
+        shards: Iterable[str] = ()
+        if (folder := Path(source)).is_dir():
             yield from folder_images(folder)
-        else:
-            shards = expand(str(folder / "*.tar") if folder.is_dir() else source)
-            yield from chain.from_iterable(map(shard_images, shards))
+            shards = (str(path) for path in files_below(folder) if path.suffix.lower() == ".tar")
+        yield from chain.from_iterable(map(shard_images, shards if folder.is_dir() else expand(source)))
 
 
 def shard_images(shard: str) -> Iterator[Source]:

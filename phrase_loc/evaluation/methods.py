@@ -14,7 +14,7 @@ the image alone. Where all methods are baselines no model, no torchvision and no
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import product
@@ -30,6 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from phrase_loc.attention import METHODS
 from phrase_loc.boxes import rescale
+from phrase_loc.datasets.annotations import Annotated
 from phrase_loc.errors import ConfigError, nearest
 from phrase_loc.evaluation import external
 from phrase_loc.evaluation.evaluator import framed
@@ -109,23 +110,28 @@ def fingerprint(localizer: "PhraseLocalizer | None") -> str:
 
 
 def build(
-    names: list[str], localizer: "PhraseLocalizer | None", others: Mapping[str, Method] | None = None
-) -> list[Method]:
-    """The methods called `names`, in that order; `localizer` may be None when none asks it, `others` are external."""
-    looks = list[Look]()
-
-    def made(name: str) -> Method:
+    config: EvaluateConfig,
+    samples: Annotated,
+    protocols: Sequence[Protocol],
+    device: torch.device,
+    localizer: "PhraseLocalizer | None" = None,
+) -> tuple[list[Method], "PhraseLocalizer | None"]:
+    """The methods of a config, and the localizer that they ask: the given one, else the config's if one is needed."""
+    found, looks = list[Method](), list[Look]()
+    for name in config.methods:
         if name in BASELINES:
-            return Baseline(name, BASELINES[name])
-        if others and name in others:
-            return others[name]
-        assert localizer is not None, "a method that looks needs a localizer"
-        method, _, control = name.partition("@")
-        asked = localizer.with_settings(method=method)
-        asked = randomised(asked) if control == "random_top" else asked
-        return MapMethod(name, asked, looks, CONTROLS.get(control))
-
-    return [made(name) for name in dict.fromkeys(names)]
+            found.append(Baseline(name, BASELINES[name]))
+        elif name.startswith(external.PREDICTIONS):
+            found.append(external.Predictions(name, samples, protocols))
+        elif name.startswith(external.TRANSFORMERS):
+            found.append(external.Detector(name, device))
+        else:
+            localizer = load_localizer(config, str(device)) if localizer is None else localizer
+            method, _, control = name.partition("@")
+            asked = localizer.with_settings(method=method)
+            asked = randomised(asked) if control == "random_top" else asked
+            found.append(MapMethod(name, asked, looks, CONTROLS.get(control)))
+    return found, localizer
 
 
 class Look(NamedTuple):

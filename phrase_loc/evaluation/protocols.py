@@ -254,7 +254,16 @@ class EvaluateConfig:
             raise ConfigError(
                 f"output is the JSON report and ends in .json, got {self.output}; its table is written beside it"
             )
-        self.chosen_protocols()
+        for protocol in self.chosen_protocols():
+            if protocol.sweep and not self.held_out:
+                raise ConfigError(
+                    f"{protocol.name} chooses its threshold on held-out images; set held_out=0.25, or ask for one "
+                    "threshold such as imagenet_box_mean_1.5"
+                )
+            if self.held_out and not protocol.sweep:
+                raise ConfigError(
+                    f"held_out chooses thresholds and {protocol.name} has none to choose; ask for imagenet_sweep_*"
+                )
 
     @property
     def methods(self) -> list[str]:

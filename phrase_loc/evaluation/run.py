@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from phrase_loc import __version__
 from phrase_loc.config import to_dict
 from phrase_loc.datasets import DATASETS
@@ -18,7 +16,7 @@ from phrase_loc.evaluation import external, methods, thresholds
 from phrase_loc.evaluation.evaluator import Plan, Progress, run
 from phrase_loc.evaluation.protocols import EvaluateConfig, Protocol, faithful
 from phrase_loc.evaluation.rows import Rows, by_seen, by_word, is_map, tables
-from phrase_loc.evaluation.scoring import BASELINES, Method
+from phrase_loc.evaluation.scoring import BASELINES, Baseline
 from phrase_loc.evaluation.statistics import Sums, paired
 from phrase_loc.files import digest, fingerprint
 from phrase_loc.skipped import Skipped
@@ -61,9 +59,8 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
         DataError: nothing that can be evaluated.
     """
     samples, chosen, protocols = read_data(config)
-    thresholds.check(protocols, config.held_out)
-    asked, localizer = _methods(config, samples, protocols, world.device, localizer)
-    blind = methods.build([name for name in BASELINES if name not in config.methods], None)
+    asked, localizer = methods.build(config, samples, protocols, world.device, localizer)
+    blind = [Baseline(name, guess) for name, guess in BASELINES.items() if name not in config.methods]
     plan = Plan(chosen, tuple(protocols), (*asked, *blind), samples.name)
     progress = Progress(config.output, _key(config, plan, localizer), world.rank)
     if not config.resume and world.is_main:
@@ -99,28 +96,11 @@ def read_data(config: EvaluateConfig) -> tuple[Annotated, Sequence[GroundingSamp
     return samples, chosen, [faithful(p) if config.faithful else p for p in config.chosen_protocols()]
 
 
-def _methods(
-    config: EvaluateConfig,
-    samples: Annotated,
-    protocols: Sequence[Protocol],
-    device: torch.device,
-    localizer: "PhraseLocalizer | None" = None,
-) -> tuple[list[Method], "PhraseLocalizer | None"]:
-    """The methods of a config, and the localizer that they ask: the given one, else the config's if one is needed."""
-    files = [name for name in config.methods if name.startswith(external.PREDICTIONS)]
-    others: dict[str, Method] = {name: external.Predictions(name, samples, protocols) for name in files}
-    networks = [name for name in config.methods if name.startswith(external.TRANSFORMERS)]
-    others |= {name: external.Detector(name, device) for name in networks}
-    ours = [name for name in config.methods if name not in others and name not in BASELINES]
-    if localizer is None and ours:
-        localizer = methods.load_localizer(config, str(device))
-    return methods.build(config.methods, localizer, others), localizer
-
-
 def template(config: EvaluateConfig, fill: bool) -> Iterator[dict[str, Any]]:
     """The rows of a file of predictions (external.template), filled in by the method of a config or not."""
     samples, chosen, protocols = read_data(config)
-    method = _methods(config, samples, protocols, pick_device(config.device))[0][0] if fill else None
+    device = pick_device(config.device)
+    method = methods.build(config, samples, protocols, device)[0][0] if fill else None
     return external.template(samples, chosen, protocols, method)
 
 

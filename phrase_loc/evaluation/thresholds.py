@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from phrase_loc.boxes import enclosing
-from phrase_loc.errors import ConfigError, DataError
+from phrase_loc.errors import DataError
 from phrase_loc.evaluation.protocols import MapBox, Protocol
 from phrase_loc.evaluation.rows import Table
 from phrase_loc.evaluation.scoring import hashed
@@ -124,20 +124,6 @@ def _wwbl_script(heat: Tensor, share: float) -> Tensor:
     kept = kept[means[kept] > 0.5 * means.max()]
     corners = torch.cat([found[kept, :2], found[kept, :2] + found[kept, 2:]], 1)
     return enclosing(corners)
-
-
-def check(protocols: Sequence[Protocol], held_out: float) -> None:
-    """Refuse with a ConfigError a sweep without held-out images, and these for a test that chooses nothing."""
-    for protocol in protocols:
-        if protocol.sweep and not held_out:
-            raise ConfigError(
-                f"{protocol.name} chooses its threshold on held-out images; set held_out=0.25, or ask for one "
-                "threshold such as imagenet_box_mean_1.5"
-            )
-        if held_out and not protocol.sweep:
-            raise ConfigError(
-                f"held_out chooses thresholds and {protocol.name} has none to choose; ask for imagenet_sweep_*"
-            )
 
 
 def select_thresholds(evaluation: "Evaluation", held_out: float) -> "Evaluation":

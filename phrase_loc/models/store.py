@@ -73,17 +73,28 @@ def save_model(model: TextToRegion, folder: str | os.PathLike, weights: bool | N
     }
     values = {**asdict(model.config), **{key: digest(files[name]) for key, name in DIGESTS.items()}}
     files[CONFIG] = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
-    make_model_folder(folder)
+    make_model_folder(folder, model)
     for name, content in files.items():
         write_bytes(folder / name, content, ADVICE)
     return folder
 
 
-def make_model_folder(folder: Path) -> None:
-    """A folder that a model can be saved to; a DataError where somebody else's README.md would be overwritten."""
+def make_model_folder(folder: Path, model: TextToRegion) -> None:
+    """A folder that this model can be saved to; a DataError where other files than an earlier one's would go."""
     make_folder(folder, ADVICE)
-    if (folder / CARD).exists() and not any((folder / name).exists() for name in (WEIGHTS, *CONFIGS)):
-        raise DataError(f"{folder} holds no model and a {CARD}, which would be overwritten; {ADVICE}")
+    there = [name for name in (CARD, WEIGHTS, *CONFIGS, VOCABULARY, EXTRA) if os.path.lexists(folder / name)]
+    if isinstance(model, ImageText):
+        _, place = towers.split_name(model.config.backbone) or ("", "")
+        ours = OWN in there or same_file(place, folder) or there == [CARD]  # which is not written
+    elif CONFIG in there:
+        values = read_json(folder / CONFIG, "the config") if (folder / CONFIG).is_file() else {}
+        ours = isinstance(values, dict) and {"format", "backbone"} <= values.keys() and not _is_pair(folder)
+    else:
+        ours = WEIGHTS in there and not _is_pair(folder)  # a killed run has not come to the config
+    if there and not ours:
+        raise DataError(
+            f"{folder} holds a {there[0]} that is no such model's and would be replaced; {ADVICE}"
+        )
 
 
 def load_model(source: str | os.PathLike = DEFAULT) -> TextToRegion:
@@ -217,7 +228,7 @@ def _save_pair(model: ImageText, folder: Path, weights: bool | None) -> Path:
     """phrase_loc.json, and where asked for the library's own files beside it."""
     library, place = towers.split_name(model.config.backbone) or ("", "")
     local = Path(place).is_dir()
-    make_folder(folder, ADVICE)
+    make_model_folder(folder, model)
     here = local and same_file(place, folder)
     keep = here or (local if weights is None else weights)
     for path in _files_of(library, place) if keep and not here else ():

@@ -291,7 +291,7 @@ def read_folder(folder: Path, fields: Sequence[str], note: Note) -> Texts:
     if named:
         return read_table(folder / named[0], fields, note)
     texts: dict[str, list[str]] = {}
-    for path in _files_below(folder):
+    for path in files_below(folder):
         ending, sidecar = path.suffix.lower(), path.with_suffix(".txt")
         if ending in UNREAD_ENDINGS:
             note(Fault("image", str(path), f"is of a format that is not read ({ending})"))
@@ -307,8 +307,8 @@ def read_folder(folder: Path, fields: Sequence[str], note: Note) -> Texts:
     return texts
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """Sorted; links to folders are followed, each folder is entered once."""
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and below it, sorted; links to folders are followed, each folder is entered once."""
     found: dict[str, list[Path]] = {}
     left_out = partial(log.warning, "the folder %s is left out: %s")
     walked = os.walk(folder, followlinks=True, onerror=lambda error: left_out(error.filename, error.strerror))
@@ -344,8 +344,11 @@ def _texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
     if name.endswith(".tar"):
         return _shard_texts(str(path), fields, note)
     if name.endswith((".txt", ".txt.gz")):
-        headed = next(tables.text_lines(path, "the texts"), "").strip()
-        table = tables.open_table(path) if headed else None
+        table = None
+        with suppress(
+            DataError
+        ):  # its first line is no header: a text, which is told below if it cannot be read
+            table = tables.open_table(path)
         if not (table and _text_columns(table, fields) and set(table.columns) & set(IMAGE_COLUMNS)):
             lines = tables.text_lines(path, "the texts")
             return (line.rstrip("\r\n").rpartition("\t")[2] for line in lines)

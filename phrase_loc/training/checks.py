@@ -144,11 +144,10 @@ def _check_validation(config: TrainConfig) -> None:
     asked = config.validation
     if not asked.root:
         return
-    from phrase_loc.evaluation import run, thresholds
+    from phrase_loc.evaluation import run
 
     plan = _plan(config)
     images, _, protocols = run.read_data(plan)
-    thresholds.check(protocols, plan.held_out)
     figures = [f"{protocol.name}/{metric}" for protocol in protocols for metric in protocol.metrics]
     choose(dict.fromkeys(figures), asked.metric, "figure in validation.metric")
     if not len(images):

@@ -118,8 +118,7 @@ class PhaseConfig:
     trunk_lr: NonNegativeFloat = 0.1  # of the highest trained stage, as a share of lr
     layer_decay: PositiveFloat = 0.8  # from a stage to the one below
     weight_decay: NonNegativeFloat = 0.01  # of matrices
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: BelowOne = 0.9  # of sgd
+    optimizer: Literal["adamw"] = "adamw"  # the one there is
     warmup: NonNegativeInt = 100  # steps, linear
     schedule: Literal["cosine"] = "cosine"  # to 0, the one there is
     clip: NonNegativeFloat = 1.0  # largest norm of the gradient; 0 does not clip

@@ -47,10 +47,7 @@ class Phase:
         self.setup, self.world, self.on_fault = setup, world, on_fault
         model, settings = setup.model, self.settings
         groups = parameter_groups(model, settings)
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups)
-        if settings.optimizer == "sgd":
-            m = settings.momentum
-            self.optimizer = torch.optim.SGD(groups, momentum=m, nesterov=m > 0)
+        self.optimizer = torch.optim.AdamW(groups)
         self.parameters = [p for group in groups for p in group["params"]]
         self.average = Average(model, config.ema) if config.ema else None
         fp16 = config.precision == "fp16"

@@ -71,7 +71,7 @@ def train(config: TrainConfig, world: World, measure: Measure | None = None) -> 
         config, held = read_checkpoint(config, len(source), world)
         if config.averaged != config.average_of:
             log.info("average_of: of its phases %s is run", ", ".join(config.averaged) or "none")
-        setup = prepare(config, world, held.data if held else None, source)
+        setup = prepare(config, world, source, held.data if held else None)
         run = Run(config, setup, world, measure or measure_of(config), held.done if held else 0)
         try:
             run.restore(held)

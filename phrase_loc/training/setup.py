@@ -28,7 +28,7 @@ from phrase_loc.text import vectors as text_vectors
 from phrase_loc.text.vocabulary import UnitCounter, Vocabulary, WordLabeller
 from phrase_loc.training.checkpoint import Identity, check_same_data, identify, read_kept, write_kept
 from phrase_loc.training.config import FurtherConfig, TrainConfig, VectorsConfig, VocabularyConfig
-from phrase_loc.training.new_words import extended, resolve_start
+from phrase_loc.training.new_words import extended
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +50,11 @@ class Setup:
     card: dict[str, str]  # facts of the start, for the model card
 
 
-def prepare(
-    config: TrainConfig, world: World, held: dict[str, Any] | None = None, source: Source | None = None
-) -> Setup:
-    """Source, labels and model of a run, the model on its device; `held` are the facts of its checkpoint's data.
+def prepare(config: TrainConfig, world: World, source: Source, held: dict[str, Any] | None = None) -> Setup:
+    """Labels and model of a run, the model on its device; `held` are the facts of its checkpoint's data.
 
     Raises DataError: unusable data, or other data than those of the checkpoint.
     """
-    if source is None:
-        source = open_data(config, world)
-        config = resolve_start(config, len(source), None)
     identity = identify(source, config.out / "source.key", world)
     check_same_data(held, identity.facts, config.out)
     held_out = left_out(len(source), config)

@@ -13,6 +13,8 @@ import pytest
 from phrase_loc.cli import guarded, main, parsed
 from phrase_loc.errors import DataError
 
+EXAMPLE, LONG = "a.png", "x" * 300
+
 
 class Failing(io.TextIOBase):
     """A stream that fails when it is flushed, or at once."""
@@ -70,6 +72,29 @@ def test_another_failure_keeps_its_traceback():
 
     with pytest.raises(OSError, match="of a file"):
         guarded(action)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["query", EXAMPLE, "a cat", "--model", LONG],
+        ["query", ".", "a cat", "--overlay", LONG],
+        ["vocab", LONG, "--output", "vocabulary.txt"],
+        ["leaks", "--train", ".", "--eval", LONG],
+        ["export", LONG],
+        ["calibrate", LONG, "--root", "."],
+        ["evaluate", "data.name=voc", f"data.root={LONG}", "protocols=[voc_pointing]", "method=centre"],
+        ["train", "data.shards=.", f"out={LONG}"],
+    ],
+)
+def test_a_name_that_is_too_long_is_one_sentence(given, drawn_image, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    drawn_image.save(EXAMPLE)
+    assert main(given) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert len(said[0]) < 400
+    assert "long" in said[0]
 
 
 def test_a_refusal_into_a_closed_pipe_keeps_its_code(monkeypatch):

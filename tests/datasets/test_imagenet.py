@@ -53,6 +53,14 @@ def test_what_is_broken_is_named(tmp_path):
     assert data.skipped.counts == {"images": 3}
 
 
+def test_two_photographs_of_one_name_are_named(tmp_path):
+    root = ilsvrc(tmp_path, "val/{wnid}", "bbox/val", [[("n01443537", 0, 5, 99, 49)]] * 2)
+    photograph(root / "val" / "n03126707" / "ILSVRC2012_val_00000002.JPEG")
+    data = ImageNet(root)
+    assert [sample.image_id for sample in data] == ["ILSVRC2012_val_00000001"]
+    assert "bear its name" in data.skipped.notes["images"][0]
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match=r"data/README\.md"):
         ImageNet(tmp_path)

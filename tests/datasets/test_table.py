@@ -180,3 +180,24 @@ def test_results_by_the_numbers_of_ones_own_coco_file(photos):
     assert set(report["skipped"]) == {"policy"}
     # the file of annotations, which names its images and categories, is one of predictions too
     assert main(["evaluate", *settings, f"method=predictions:{truth}"]) == 0
+
+
+@pytest.mark.parametrize(("part", "name"), [("images", "file_name"), ("categories", "name")])
+def test_an_id_of_two_things_in_coco_json_is_refused(part, name, photos):
+    """The last would win without a word, and boxes of one photograph be held against another."""
+    path = coco(photos / "boxes.json")
+    content = json.loads(path.read_text())
+    content[part].append(content[part][0] | {name: "sub/b.png"})
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"'sub/b.png' of its {part} one id, .*; give each its own"):
+        DATASETS["table"](root=path)
+
+
+@pytest.mark.parametrize("odd", [True, ["a dog"], {"text": "a dog"}])
+def test_a_phrase_that_is_no_text_is_named(odd, photos):
+    rows = [*ROWS, ROWS[0] | {"phrase": odd}]
+    path = photos / "boxes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DATASETS["table"](root=path)
+    assert {phrase.text for sample in data for phrase in sample.phrases} == {"a red hat", "the dog"}
+    assert [text.split(" is ")[0] for text in data.skipped.notes["rows"]] == ["line 5: its phrase"]

@@ -163,3 +163,5 @@ def test_the_command(reports, capsys):
     assert capsys.readouterr().out.strip() == table(compare(reports / "a.json", reports / "b.json"))
     assert main(["compare", *names, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == compare(reports / "a.json", reports / "b.json")
+    assert main(["compare", *names, "--method", "centre,centre,centre"]) == 2
+    assert "takes one name, or two" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from phrase_loc.evaluation.methods import (
     same_peak_rows,
     shuffled_words,
 )
-from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS, PROTOCOLS
+from phrase_loc.evaluation.protocols import CLASS_PROTOCOLS, PROTOCOLS, DataConfig, EvaluateConfig
 from phrase_loc.evaluation.rows import Rows, Table, Thing
 from phrase_loc.structures import GroundingSample, Phrase
 from tests.evaluation.small_models import WORDS, classifier, text_localizer
@@ -48,9 +48,14 @@ def test_random_words_are_known_and_not_said(sample):
         assert word in set(WORDS) - {"dog", "hat"}
 
 
+def built(names, localizer):
+    config = EvaluateConfig(data=DataConfig(root="."), method=names)
+    return build(config, [], [], localizer.device, localizer)[0]
+
+
 def test_a_control_answers_with_the_other_words_map(sample):
     localizer = text_localizer()
-    (control,) = build(["contrastive_mwp@shuffled_words"], localizer)
+    (control,) = built(["contrastive_mwp@shuffled_words"], localizer)
     scene = localizer.look(sample.path, size=sample.size)
     expected = localizer.rank_all(scene, localizer.attend(scene, ["a red hat"]), 3, torch.zeros(1, 8))[0][0]
     tests = [PROTOCOLS["pointing_any"], PROTOCOLS["recall_any"].but("first three", "", top_k=3)]
@@ -84,7 +89,7 @@ def test_shuffled_units_keep_their_values():
 def test_every_method_has_every_control():
     names = [f"{m}@{c}" for m in METHODS for c in ("shuffled_words", "random_word", "random_top")]
     check(names)
-    assert [method.name for method in build(names, text_localizer())] == names
+    assert [method.name for method in built(names, text_localizer())] == names
     with pytest.raises(ConfigError, match="unknown method 'cam@random'"):
         check(["cam@random"])
 

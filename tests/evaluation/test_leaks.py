@@ -149,6 +149,22 @@ def test_counters_under_other_pictures_are_no_leak_and_copies_are(tmp_path):
     assert [pair["evaluation"] for pair in found["near_duplicates"]] == ["IMG_0002.jpg"]
 
 
+def test_no_part_of_a_folder_is_passed_over(tmp_path, evaluation):
+    """Photographs behind a link, beside shards and in shards of subfolders are compared; a HEIC is counted."""
+    for name in ("elsewhere", "train", "train/sub"):
+        (tmp_path / name).mkdir()
+    copies = sorted(evaluation.glob("images/*"))[:3]
+    Image.open(copies[0]).save(tmp_path / "elsewhere/behind.png")
+    (tmp_path / "train/link").symlink_to(tmp_path / "elsewhere")
+    Image.open(copies[1]).save(tmp_path / "train/beside.png")
+    shard(tmp_path / "train/a.tar", {"other.jpg": scene(50)})
+    shard(tmp_path / "train/sub/b.tar", {"within.jpg": Image.open(copies[2]).convert("RGB")})
+    (tmp_path / "train/c.HEIC").write_bytes(b"")
+    found = audit([str(tmp_path / "train")], evaluation)
+    assert {p["train"] for p in found["near_duplicates"]} == {"link/behind.png", "beside.png", "within.jpg"}
+    assert found["train"]["unreadable"] == ["c.HEIC: is of a format that is not read"]
+
+
 def test_a_broken_shard_is_one_sentence_and_what_it_gives_is_compared(tmp_path, evaluation):
     whole = shard(tmp_path / "a.tar", {f"{i}.jpg": scene(100 + i) for i in range(4)})
     (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:-12_000])

@@ -230,11 +230,29 @@ def test_no_such_model(tmp_path, monkeypatch):
         load_model("default")
 
 
-def test_a_readme_that_is_no_models_stays(model, tmp_path):
-    (tmp_path / "README.md").write_text("somebody's own")
-    with pytest.raises(DataError, match=r"holds no model and a README\.md"):
+@pytest.mark.parametrize(
+    "strangers",
+    [
+        {"README.md": "somebody's own"},
+        {"config.json": '{"my": "settings"}', "notes.txt": ""},
+        {"config.json": '{"model_type": "clip"}', "model.safetensors": "of another library"},
+        {"config.json": "[]", "model.safetensors": ""},
+        {"vocabulary.txt": "dog\t7\n"},
+        {"phrase_loc.json": '{"tower": "."}'},
+    ],
+)
+def test_files_that_are_no_models_stay(strangers, model, tmp_path):
+    for name, content in strangers.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match="is no such model's and would be replaced; choose another place"):
         save_model(model, tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == strangers
+
+
+def test_a_save_that_was_killed_is_made_again(model, tmp_path):
+    save_model(model, tmp_path)
+    (tmp_path / "config.json").unlink()
+    load_model(save_model(model, tmp_path))
 
 
 def test_a_failed_write_leaves_the_old_model(model, tmp_path, monkeypatch):

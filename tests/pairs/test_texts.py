@@ -18,6 +18,13 @@ def test_captions_files(tmp_path):
     assert list(stream_texts(str(tmp_path / "*.txt"))) == ["a dog", "a cat"]
 
 
+def test_a_first_line_that_is_no_header_is_a_text(tmp_path):
+    path = tmp_path / "a.txt"
+    for first in ("a dog\ra cow", "a dog " + "and a cow " * 30_000):
+        path.write_text(f"{first}\na cat\n", encoding="utf-8", newline="")
+        assert list(stream_texts(str(path))) == [first.strip(), "a cat"]
+
+
 def test_tables(tmp_path):
     (tmp_path / "a.csv").write_text('url,caption\nx,"a dog, wet"\ny,\nz,"[""a"", ""b""]"\n', encoding="utf-8")
     (tmp_path / "a.tsv").write_text("url\ttitle\nx\ta cat\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from phrase_loc.training.config import PhaseConfig, TrainConfig
 from phrase_loc.training.features import kept_features
 from phrase_loc.training.logger import Logger
 from phrase_loc.training.phase import Average, Phase, parameter_groups, schedule
-from phrase_loc.training.setup import prepare
+from phrase_loc.training.setup import open_data, prepare
 from tests.training.pairs import add, draw, write_set
 from tests.training.runs import losses, run, settings
 from tests.training.test_objective import small_model
@@ -128,11 +128,10 @@ def test_one_phase_alone_goes_on_from_a_model_and_shares_the_kept_features(
 
 
 def test_a_full_disk_stops_the_cache_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = settings(
-        tmp_path / "out", write_set(tmp_path / "set", (5,)), f"data.features={tmp_path / 'kept'}"
-    )
+    changes = (f"data.features={tmp_path / 'kept'}", "model.start=none")
+    config = settings(tmp_path / "out", write_set(tmp_path / "set", (5,)), *changes)
     (tmp_path / "out").mkdir()
-    setup = prepare(config, World())
+    setup = prepare(config, World(), open_data(config, World()))
     Phase(config, 0, setup, World(), print)
 
     def full(tensors: object, told: object) -> bytes:

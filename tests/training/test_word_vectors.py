@@ -10,7 +10,7 @@ from phrase_loc.errors import ConfigError
 from phrase_loc.text.vocabulary import Vocabulary
 from phrase_loc.training import setup
 from phrase_loc.training.config import VectorsConfig
-from phrase_loc.training.setup import prepare, word_vectors
+from phrase_loc.training.setup import open_data, prepare, word_vectors
 from tests.training.pairs import write_set
 from tests.training.runs import settings
 
@@ -43,8 +43,9 @@ def test_vectors_that_are_all_alike_are_refused(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("source", ["random", "free"])
 def test_a_word_starts_as_seldom_said(source: str, tmp_path: Path):
     shards = write_set(tmp_path / "set", (30,))
-    told = settings(tmp_path, shards, f"vectors={{source: {source}, size: 16, bias: -3.0}}")
-    model = prepare(told, World()).model
+    vectors = f"vectors={{source: {source}, size: 16, bias: -3.0}}"
+    told = settings(tmp_path, shards, vectors, "model.start=none")
+    model = prepare(told, World(), open_data(told, World())).model
     assert torch.allclose(
         model.word_bias(torch.arange(len(model.vocabulary))).mean(), torch.tensor(-3.0), atol=0.1
     )
