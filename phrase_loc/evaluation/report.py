@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +104,8 @@ def write(evaluation: Evaluation) -> tuple[dict[str, Any], list[Path]]:
 
 def _records(evaluation: Evaluation) -> Iterator[Record]:
     said = {method.name: method.marks.get("supervision", "") for method in evaluation.plan.methods}
-    for protocol in evaluation.plan.protocols:
-        for method in (m for m in evaluation.asked if evaluation.rows.tables[protocol.name, m].columns):
+    for protocol, method in product(evaluation.plan.protocols, evaluation.config.methods):
+        if evaluation.rows.tables[protocol.name, method].columns:
             for record in records(evaluation.rows.tables, protocol, method):
                 yield record | {"supervision": said[method]}
 

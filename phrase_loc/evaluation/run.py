@@ -41,8 +41,7 @@ class Evaluation:
     """A finished evaluation."""
 
     config: EvaluateConfig
-    plan: Plan  # the baselines are among the methods
-    asked: tuple[str, ...]  # names of the methods that get rows of their own
+    plan: Plan  # the blind baselines are among its methods; those of the config get rows of their own
     rows: Rows
     skipped: Skipped
     localizer: "PhraseLocalizer | None"  # None when no method looked at images
@@ -78,8 +77,7 @@ def evaluate(config: EvaluateConfig, world: World, localizer: "PhraseLocalizer |
     rows = Rows(tables(plan, outcomes), len(chosen), config.bootstrap)
     counted = max(map(len, rows.tables.values()))
     skipped.refuse_if_empty(counted, f"split {config.data.split!r} of {config.data.root}")
-    names = tuple(method.name for method in asked)
-    evaluation = Evaluation(config, plan, names, rows, skipped, localizer, progress)
+    evaluation = Evaluation(config, plan, rows, skipped, localizer, progress)
     return thresholds.select_thresholds(evaluation, config.held_out) if config.held_out else evaluation
 
 
@@ -111,7 +109,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     sums: dict[str, dict[str, dict[str, Sums]]] = {}  # protocol -> method -> metric
     by_name = {method.name: method for method in plan.methods}
-    for p, method in product(plan.protocols, evaluation.asked):
+    for p, method in product(plan.protocols, config.methods):
         table, facts = made.tables[p.name, method], by_name[method].marks
         if why := by_name[method].lacks(p):
             rows += [made.blank(p, method, metric) | {"note": why} | facts for metric in p.metrics]
@@ -144,12 +142,12 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             "phrases": sum(len(sample.phrases) for sample in plan.samples),
             "phrases_with_boxes": sum(len(boxes) > 0 for s in plan.samples for boxes in s.boxes),
         },
-        "rows": rows + methods.same_peak_rows(made, plan.protocols, evaluation.asked),
+        "rows": rows + methods.same_peak_rows(made, plan.protocols, config.methods),
         "protocols": {protocol.name: to_dict(protocol) for protocol in plan.protocols},
         "ties": TIES,
         "skipped": {"policy": POLICY, **evaluation.skipped.to_dict()},
         "differences": differences,
-        "by_word": by_word(made, plan.protocols, evaluation.asked, vocabulary),
+        "by_word": by_word(made, plan.protocols, config.methods, vocabulary),
         "by_image": {"images": [sample.image_id for sample in plan.samples], "sums": cells},
     }
 

@@ -165,7 +165,7 @@ def measure_of(config: TrainConfig) -> Measure | None:
         figures = {}
         for protocol in evaluation.plan.protocols:
             for metric in protocol.metrics:
-                row = evaluation.rows.row(protocol, evaluation.asked[0], metric)
+                row = evaluation.rows.row(protocol, evaluation.config.methods[0], metric)
                 figures[f"{protocol.name}/{metric}"] = float(row["value"])
         world.barrier()  # until then another process may read the results of single images
         if world.is_main:
