@@ -11,6 +11,7 @@ bit.
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -18,10 +19,12 @@ import sys
 import tarfile
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +48,13 @@ SETTINGS = (
     "{name: all, epochs: 1, batch: 8, accumulate: 2, train_from: all, lr: 0.003, warmup: 1, words: 4}]",
 )
 _TEMPORARY = re.compile(r"\.(?P<name>[^/]+)\.\d+-[0-9a-f]{8}\.part")
+
+_CLEAN = multiprocessing.get_context("forkserver")
+#: What its server imports, as far as it is there: of runs (an optimizer imports torch._dynamo), and of those who ask.
+_IMPORTED = [
+    *("torch._dynamo", "phrase_loc.training.run", "pytest"),
+    *("benchmarks.kills", "tests.training.runs", "tests.test_streaming"),
+]
 
 #: (moment, file in the run's folder, lines of metrics.jsonl)
 Window = tuple[str, str, int]
@@ -70,7 +80,7 @@ def kill_everywhere(folder: Path, kills: int) -> Outcome:
     shards = write_shard(folder / "pairs.tar")
     whole, killed = folder / "whole", folder / "killed"
     every: list[Window] = []
-    run(whole, shards, every.append)  # in this process, whose children then find every module imported
+    run(whole, shards, every.append)
     done = sum(dies(killed, shards, window) for window in spread(every, kills))
     run(killed, shards, lambda window: None)
     return Outcome(len({window[:2] for window in every}), done, differences(whole, killed))
@@ -125,14 +135,21 @@ def run(out: Path, shards: Path, at: Callable[[Window], None]) -> None:
 
 def dies(out: Path, shards: Path, window: Window) -> bool:
     """Whether a run in a child process came to the window, and was killed there."""
-    child = os.fork()
-    if not child:
-        try:
-            run(out, shards, lambda found: _kill_at(window, found))
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    child = in_child(run, out, shards, partial(_kill_at, window))
+    child.join()
+    return child.exitcode == -signal.SIGKILL
+
+
+def in_child(action: Callable[..., object], *arguments: Any) -> BaseProcess:
+    """A child process that calls what it is given, all of which can be pickled; `exitcode` 0, 1 or that of a kill.
+
+    It is forked from a server in which torch has not run: a child of this process would lack the threads that torch
+    keeps here, and wait for them or refuse to train. The server imports once what takes seconds.
+    """
+    _CLEAN.set_forkserver_preload(_IMPORTED)
+    child = _CLEAN.Process(target=action, args=arguments)
+    child.start()
+    return child
 
 
 def _measure(model: torch.nn.Module, world: World) -> dict[str, float]:

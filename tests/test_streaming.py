@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 from copy import copy
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from benchmarks.kills import in_child
 from phrase_loc import files
 from phrase_loc.cli.query import read_phrases
 from phrase_loc.distributed import World, session
@@ -127,15 +129,19 @@ def quick(tiny_localizer):
     return Quick(tiny_localizer.model, tiny_localizer.settings)
 
 
+def shot_at(moment: int, folder: Path, output: Path, localizer: bytes) -> None:
+    """A run that kills its own process at the n-th moment of its files."""
+    left = iter(range(moment, -1, -1))
+    files.observer = lambda *_: next(left) or os.kill(os.getpid(), signal.SIGKILL)
+    answered(folder, output, pickle.loads(localizer))
+
+
 def killed_at(moment: int, folder: Path, output: Path, localizer: PhraseLocalizer) -> bool:
     """A run in a process of its own that is shot at the n-th moment of its files; whether it came so far."""
-    child = os.fork()
-    if child == 0:
-        left = iter(range(moment, -1, -1))
-        files.observer = lambda *_: next(left) or os.kill(os.getpid(), signal.SIGKILL)
-        answered(folder, output, localizer)
-        os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    child = in_child(shot_at, moment, folder, output, pickle.dumps(localizer))
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode != 0
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])

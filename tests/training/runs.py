@@ -1,10 +1,6 @@
-"""Runs of configs/tiny.yaml for tests, in this process, in a forked one, or from the command line."""
+"""Runs of configs/tiny.yaml for tests, in this process or, by `benchmarks.kills.in_child`, in another one."""
 
 import json
-import os
-import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,23 +51,6 @@ def assert_same_weights(a: Path, b: Path) -> None:
     one, two = weights(a), weights(b)
     assert one.keys() == two.keys()
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
-
-
-def forked(action: Callable[[], object]) -> int:
-    """Starts `action` in a child process without importing torch anew; its id. The child leaves with 0 or 1."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        torch.set_num_threads(1)
-        action()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
 
 
 def started_model(folder: Path) -> Path:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from benchmarks.kills import in_child
 from phrase_loc import PhraseLocalizer
 from phrase_loc.config import load_config
 from phrase_loc.distributed import World
@@ -22,7 +23,7 @@ from phrase_loc.training.checkpoint import Checkpoint
 from phrase_loc.training.config import TrainConfig
 from phrase_loc.training.run import train
 from tests.training.pairs import write_set
-from tests.training.runs import KEPT, ROOT, WORDS, assert_same_weights, forked, losses, run, started_model
+from tests.training.runs import KEPT, ROOT, WORDS, assert_same_weights, losses, run, started_model
 from tests.training.test_resume import kill_after
 
 
@@ -67,7 +68,7 @@ def test_killed_it_goes_on_to_the_same_weights(started: Path, tmp_path: Path):
     run(tmp_path / "whole", shards, *told)
     kills, draw = 0, random.Random(0)
     for steps in (0, 1, 5, 9, 10_000):
-        child = forked(lambda: run(tmp_path / "killed", shards, *told))
+        child = in_child(run, tmp_path / "killed", shards, *told)
         kills += kill_after(child, tmp_path / "killed", steps, draw.random() * 0.02)
     assert kills >= 2
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kills import Window, differences, kill_everywhere, run, write_shard
+from benchmarks.kills import Window, differences, in_child, kill_everywhere, run, write_shard
 from phrase_loc.errors import DataError
 from phrase_loc.training import checkpoint
 from tests.training.runs import run as train
@@ -16,6 +16,22 @@ def test_killed_in_every_window_a_run_ends_in_the_same_files(tmp_path: Path):
     assert outcome.different == []
     assert outcome.kills == min(38, outcome.windows)
     assert outcome.windows >= 38
+
+
+RAN: list[str] = []  # in this process
+
+
+def nothing_was_run() -> None:
+    """For a child process: whether it begins without what has happened in the one that asked for it."""
+    assert not RAN
+
+
+def test_a_child_is_no_fork_of_the_process_in_which_torch_ran():
+    """After torch.export autograd has threads, and a forked child may not train."""
+    RAN.append("torch")
+    child = in_child(nothing_was_run)
+    child.join()
+    assert child.exitcode == 0
 
 
 def test_a_full_disk_at_any_file_is_one_sentence_and_the_run_goes_on(tmp_path: Path):

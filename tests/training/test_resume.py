@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.kills import in_child
 from phrase_loc import files
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models.store import load_model, save_model
@@ -24,7 +26,7 @@ from phrase_loc.training.class_words import LEARNED
 from phrase_loc.training.logger import Logger
 from phrase_loc.training.run import claimed
 from tests.training.pairs import write_set, write_shard
-from tests.training.runs import ROOT, assert_same_weights, forked, losses, run
+from tests.training.runs import ROOT, assert_same_weights, losses, run
 
 #: Everything that has a state: averaged weights, dropout, augmentation, sampled words.
 FULL = (
@@ -41,18 +43,17 @@ def lines(out: Path) -> int:
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
-def kill_after(child: int, out: Path, steps: int, jitter: float) -> bool:
+def kill_after(child: BaseProcess, out: Path, steps: int, jitter: float) -> bool:
     """Kills a child with -9 when its run has logged `steps` steps and a moment more; whether it still lived."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            assert os.waitstatus_to_exitcode(status) == 0
+        if child.exitcode is not None:
+            assert child.exitcode == 0
             return False
         if lines(out) >= steps:
             time.sleep(jitter)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            child.kill()
+            child.join()
             return True
         time.sleep(0.002)
     raise AssertionError("the run neither went on nor ended")
@@ -64,7 +65,7 @@ def test_resume_after_kill_gives_the_same_weights_bit_for_bit(tmp_path: Path):
     total = len(losses(tmp_path / "whole"))
     out, kills, draw = tmp_path / "killed", 0, random.Random(3)
     for steps in (0, 1, 3, 7, 8, 11, 15, 10_000):
-        child = forked(lambda: run(out, shards, *FULL))
+        child = in_child(run, out, shards, *FULL)
         kills += kill_after(child, out, steps, draw.random() * 0.05)
     assert kills >= 5
     assert losses(out) == losses(tmp_path / "whole")
