@@ -122,7 +122,8 @@ def check_classes(localizer: PhraseLocalizer, classes: Sequence[LabelClass], rul
             "on it, or give --threshold 0 to label every phrase in every photograph"
         )
     phrases = phrases_of(classes)
-    known = {p: e.known and e.head_known for p, e in zip(phrases, localizer.encode(phrases), strict=True)}
+    encoded = dict(zip(phrases, localizer.encode(phrases), strict=True))
+    known = {p: e.known and e.head_known for p, e in encoded.items()}
     without = [c.name for c in classes if not any(known[phrase] for phrase in c.phrases)]
     if len(without) == len(classes):
         raise ConfigError(
@@ -130,7 +131,8 @@ def check_classes(localizer: PhraseLocalizer, classes: Sequence[LabelClass], rul
         )
     notes = [f"class {name!r} gets no label: the model does not know its nouns" for name in without]
     passed = [p for c in classes if c.name not in without for p in c.phrases if not known[p]]
-    return notes + [f"{p!r} is not labelled: the model does not know its noun" for p in dict.fromkeys(passed)]
+    notes += [f"{p!r} is not labelled: the model does not know its noun" for p in dict.fromkeys(passed)]
+    return notes + [f"{p!r}: {e.note}" for p, e in encoded.items() if known[p] and e.note]  # otherwise read
 
 
 def thresholds_of(
@@ -302,13 +304,14 @@ def photographs(
     note: Callable[[str], None],
 ) -> list[str]:
     """Photographs, those in folders, and frames of videos, which go to `folder`; `note` is told what is left out."""
-    found: dict[str, None] = {}
+    found: list[str] = []
+    once: dict[str, str] = {}  # each photograph, however it is named
     own, videos = os.path.realpath(folder) + os.sep, set[str]()
     for path in map(Path, dict.fromkeys(given)):
         if path.suffix.lower() in VIDEO_ENDINGS and path.is_file():
             stills = frames(path, every, folder / "frames" / distinct(path.stem, videos))
             note(f"{path}: {len(stills)} frames are labelled, each alone (nothing is tracked)")
-            found |= dict.fromkeys(stills)
+            found += stills
         elif is_table(path) and not path.is_dir():
             raise DataError(f"{path} is a table; name a folder of photographs, photographs or a video")
         else:
@@ -316,10 +319,12 @@ def photographs(
             others = [image for image in seen if not os.path.realpath(image).startswith(own)]
             if len(others) < len(seen):
                 note(f"left out {len(seen) - len(others)} photographs in {folder}, the output")
-            found |= dict.fromkeys(others)
+            found += others
     if not found:
         raise DataError(f"no photograph is left to label in {', '.join(given)}; name another folder")
-    return list(found)
+    for image in found:
+        once.setdefault(os.path.abspath(image), image)
+    return list(once.values())
 
 
 def summary(labels: Labels) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from phrase_loc.labelling import (
     Labels,
     Rules,
     check_classes,
+    photographs,
     read_classes,
     summary,
     thresholds_of,
@@ -392,6 +393,20 @@ def test_what_the_model_does_not_know_is_said(tiny_localizer):
     assert notes[1].startswith("'a zorglub' is not labelled")
     with pytest.raises(ConfigError, match="knows no noun"):
         check_classes(tiny_localizer, [none], Rules())
+
+
+def test_what_is_not_asked_as_it_is_written_is_said(tiny_localizer):
+    notes = check_classes(tiny_localizer, [LabelClass("d", ("a zorglubby dog", "the third dog"))], Rules())
+    assert [note.split(":")[0] for note in notes] == ["'a zorglubby dog'", "'the third dog'"]
+    assert "zorglubby" in notes[0]
+
+
+def test_a_photograph_that_is_named_twice_is_labelled_once(drawn_image, tmp_path, monkeypatch):
+    for name in "ab":
+        drawn_image.save(tmp_path / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    found = photographs([str(tmp_path / "b.png"), ".", "./b.png"], CLASSES, tmp_path / "out", None, print)
+    assert found == [str(tmp_path / "b.png"), "a.png"]
 
 
 def asked_of(*arguments, model) -> list[str]:

@@ -39,6 +39,7 @@ HARD_SHARE = 0.25
 #: Shares of the sides are 1 at most, a little more where a box reaches out of the photograph.
 MAX_SHARE = 1.5
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_YES = {"1", "true", "yes"}
 
 Size = tuple[int, int]  # (H, W)
 Box = list[float]  # x1, y1, x2, y2
@@ -225,11 +226,18 @@ def read_xml(path: Path) -> tuple[Size, list[Thing]]:
         Thing(
             [(name.text or "").strip() for name in thing.findall("name")],
             [[number(b.findtext(k) or "", f"<{k}>") for k in SIDES] for b in thing.findall("bndbox")],
-            thing.findtext("difficult", "0").strip().lower() in ("1", "true", "yes"),
+            _is_difficult(thing.findtext("difficult", "0")),
         )
         for thing in root.iter("object")
     ]
     return size, things
+
+
+def _is_difficult(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in _YES | {"", "0", "false", "no"}:
+        raise DataError(f"<difficult> is {brief(text)}; 0 or 1 was expected")
+    return word in _YES
 
 
 def existing(path: Path) -> Path:

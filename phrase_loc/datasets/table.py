@@ -276,7 +276,13 @@ class Places:
         `by_chain` prefers the chain, which otherwise stands for a row that names no phrase.
         """
         name, text = row.text("image"), row.text("phrase")
-        sample = self.images.get(name) or self.images.get(name.replace("\\", "/").rpartition("/")[2])
+        plain_name = name.replace("\\", "/")
+        sample = self.images.get(name) or self.images.get(plain_name.rpartition("/")[2])
+        if (
+            sample and "/" in plain_name and "/" in sample.image_id
+        ):  # of folders that differ are other photographs
+            one, other = f"/{plain_name}", f"/{sample.image_id}"
+            sample = sample if one.endswith(other) or other.endswith(one) else None
         if sample is None:
             said = f"no image {brief(name)}" if name else f"it names no image, but {', '.join(row.cells)}"
             raise LookupError(said)

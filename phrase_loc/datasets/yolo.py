@@ -48,7 +48,8 @@ class YOLO(Annotated):
             if path.suffix.lower() in IMAGE_ENDINGS:
                 yield path.name, partial(self._read, path)
             else:
-                self.skipped.note("files", f"{path.name}: its ending is none of a picture's that is read")
+                why = "a folder; data.split names it" if path.is_dir() else "its ending is none that is read"
+                self.skipped.note("files", f"{path.name}: {why}")
         stems = {path.stem for path in found} | {Path(name).stem for name in LISTS}
         for path in sorted(self.labels.glob("*.txt")):
             if path.stem not in stems:

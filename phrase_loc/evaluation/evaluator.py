@@ -6,6 +6,7 @@ order of the dataset, so that the report is the same at any number of processes.
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -84,7 +85,7 @@ def framed(sample: GroundingSample) -> Framed:
 
     Raises DataError: the file is no image, or shows another frame; a missing file is left to whoever opens it.
     """
-    if not sample.path.is_file():
+    if not os.path.isfile(sample.path):  # Path.is_file raises for a long name
         return Framed(sample.path)
     upright, stored = picture_size(sample.path)
     if same_shape(upright, sample.size):

@@ -148,25 +148,30 @@ def image_ids(name: str) -> set[str]:
     return {found.lower() for found in IDS.findall(TAKEN.sub(" ", Path(name).stem))}
 
 
-def folder_images(folder: Path) -> Iterator[Source]:
-    """Names relative to the folder and paths, in order of name; what is of another format than is read says so."""
+def folder_images(folder: Path, shards: bool = False) -> Iterator[Source]:
+    """Names relative to the folder and paths, in order of name; what is of another format than is read says so.
+
+    With `shards` the images of those in it follow.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; name the root of the images")
-    for path in files_below(folder):
+    found = files_below(folder)
+    for path in found:
         if path.suffix.lower() in IMAGE_ENDINGS:
             yield str(path.relative_to(folder)), path
         elif path.suffix.lower() in UNREAD_ENDINGS:
             yield str(path.relative_to(folder)), DataError("is of a format that is not read")
+    for path in found if shards else ():
+        yield from shard_images(str(path)) if path.suffix.lower() == ".tar" else ()
 
 
 def training_images(sources: Sequence[str]) -> Iterator[Source]:
-    """Images of shards and folders, and of the shards in folders, one source after the other."""
+    """Images of shards and folders, one source after the other."""
     for source in sources:
-        shards: Iterable[str] = ()
         if (folder := Path(source)).is_dir():
-            yield from folder_images(folder)
-            shards = (str(path) for path in files_below(folder) if path.suffix.lower() == ".tar")
-        yield from chain.from_iterable(map(shard_images, shards if folder.is_dir() else expand(source)))
+            yield from folder_images(folder, shards=True)
+        else:
+            yield from chain.from_iterable(map(shard_images, expand(source)))
 
 
 def shard_images(shard: str) -> Iterator[Source]:

@@ -1,6 +1,7 @@
 """The whole evaluation: read the annotations, ask the methods, make the report."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -168,6 +169,6 @@ def _key(config: EvaluateConfig, plan: Plan, localizer: "PhraseLocalizer | None"
 def _annotated(s: GroundingSample, looks: bool) -> str:
     """Hash of an image's annotations, and of which photograph stands there."""
     phrases = [[p.text, p.labels, p.entity] for p in s.phrases]
-    photograph = fingerprint(s.path) if looks and s.path.is_file() else None
+    photograph = fingerprint(s.path) if looks and os.path.isfile(s.path) else None
     facts = [s.image_id, s.size, phrases, [b.tolist() for b in s.boxes], s.facts, photograph]
     return digest(json.dumps(facts, default=str).encode())

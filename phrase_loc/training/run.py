@@ -95,10 +95,16 @@ def read_checkpoint(
     """
     path = config.out / "checkpoint.pt"
     if not world.from_main(path.exists):
-        model, metrics = config.out / "model", config.out / "metrics.jsonl"
-        if world.from_main(lambda: model.exists() and not metrics.exists()):
+        named = (
+            "source.key",
+            "model",
+            "metrics.jsonl",
+            "vocabulary.tsv",
+        )  # each run writes the first at its begin
+        there = world.from_main(lambda: [name for name in named if (config.out / name).exists()])
+        if there and there[0] != "source.key":
             raise ConfigError(
-                f"{config.out} holds a model and no run it would be of; give another out folder"
+                f"{config.out} holds a {there[0]} and no run it would be of; give another out folder"
             )
         return resolve_start(config, photographs, None), None
     held = Checkpoint.load(path)

@@ -8,6 +8,8 @@ from PIL import Image
 
 from phrase_loc.__main__ import main
 from phrase_loc.datasets import DATASETS
+from phrase_loc.datasets.table import Places
+from phrase_loc.datasets.table import Row as TableRow
 from phrase_loc.errors import ConfigError, DataError
 from tests.evaluation.test_predictions import written
 
@@ -201,3 +203,11 @@ def test_a_phrase_that_is_no_text_is_named(odd, photos):
     data = DATASETS["table"](root=path)
     assert {phrase.text for sample in data for phrase in sample.phrases} == {"a red hat", "the dog"}
     assert [text.split(" is ")[0] for text in data.skipped.notes["rows"]] == ["line 5: its phrase"]
+
+
+def test_predictions_of_another_folders_photograph_are_none_of_this_one(photos):
+    places = Places(DATASETS["table"](root=coco(photos / "boxes.json")))
+    for name in ("sub/b.png", "b.png", "/elsewhere/sub/b.png", "C:\\mine\\sub\\b.png"):
+        assert places.of(TableRow("", {"image": name, "phrase": "the dog"}), False)[0].image_id == "sub/b.png"
+    with pytest.raises(LookupError, match=r"no image 'other/b\.png'"):
+        places.of(TableRow("", {"image": "other/b.png", "phrase": "the dog"}), False)

@@ -56,6 +56,7 @@ ENTITIES = '<!DOCTYPE a [<!ENTITY x "y">]><annotation>&x;</annotation>'
         ("<annotation><object>", "not well-formed"),
         (ENTITIES, "entities"),
         (xml([("unicorn", 1, 1, 20, 20, 0)]), "none of VOC's 20"),
+        (xml([("dog", 1, 1, 20, 20, "perhaps")]), "'perhaps'; 0 or 1 was expected"),
         (xml([("dog", 20, 1, 1, 20, 0)]), "xmax < xmin"),
         (xml([("dog", "", 1, 1, 20, 0)]), "number"),
         (xml([("dog", 1, 1, 20, 20, 0)], size=(0, 0)), "size"),

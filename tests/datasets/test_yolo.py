@@ -47,6 +47,12 @@ def test_a_turned_photograph_has_its_upright_size(tmp_path):
     assert YOLO(root)[0].size == (200, 100)
 
 
+def test_a_folder_among_the_photographs_is_named_as_a_split(tmp_path):
+    root = tree(tmp_path, {"a": "0 0.5 0.5 1 1"})
+    (root / "images" / "train").mkdir()
+    assert YOLO(root).skipped.notes["files"] == ["train: a folder; data.split names it"]
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(DataError, match="images and labels"):
         YOLO(tmp_path)

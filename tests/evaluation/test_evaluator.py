@@ -17,7 +17,9 @@ from phrase_loc.evaluation.methods import CACHE_VARIABLE, cache_folder
 from phrase_loc.evaluation.protocols import DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import reserved, write
 from phrase_loc.evaluation.run import evaluate, report
+from phrase_loc.images import load_image
 from phrase_loc.localizer import PhraseLocalizer
+from phrase_loc.structures import GroundingSample
 from tests.datasets.flickr_tree import annotation, thing, tree
 from tests.evaluation.fakes import FakeLocalizer
 from tests.evaluation.small_models import text_localizer
@@ -185,6 +187,13 @@ def test_an_unreadable_photograph_leaves_every_count_and_is_named(tmp_path):
     rows = {row["method"]: row for row in content["rows"] if row["protocol"] == "pointing_any"}
     assert rows["contrastive_mwp"]["images"] == rows["centre"]["images"] == 2
     assert rows["contrastive_mwp"]["count"] == 1 + 3
+
+
+def test_a_photograph_whose_name_is_too_long_is_named(tmp_path):
+    """Whoever only looks whether it is there must not end the run."""
+    sample = GroundingSample("a", tmp_path / ("x" * 300), (4, 4), (), ())
+    with pytest.raises(DataError, match="File name too long"):
+        load_image(evaluator.framed(sample).picture)
 
 
 def test_no_readable_photograph_is_an_error(tmp_path):

@@ -109,12 +109,14 @@ def test_a_run_begun_anew_leaves_no_model_of_the_former_one(tmp_path: Path):
     assert models[0] == models[1]
 
 
-def test_a_model_of_no_run_stays(tmp_path: Path):
-    (tmp_path / "a" / "model").mkdir(parents=True)
-    (tmp_path / "a" / "model" / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds a model and no run it would be of"):
+@pytest.mark.parametrize("mine", ["model/mine.txt", "metrics.jsonl", "vocabulary.tsv"])
+def test_files_of_no_run_stay(mine: str, tmp_path: Path):
+    path = tmp_path / "a" / mine
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=f"holds a {mine.split('/')[0]} and no run it would be of"):
         run(tmp_path / "a", write_set(tmp_path / "set", (20,)))
-    assert (tmp_path / "a" / "model" / "mine.txt").read_text() == "mine"
+    assert path.read_text() == "mine"
 
 
 def test_resume_does_not_depend_on_workers_or_when_checkpoints_are_written(tmp_path: Path):
