@@ -322,6 +322,8 @@ def photographs(
             found += others
     if not found:
         raise DataError(f"no photograph is left to label in {', '.join(given)}; name another folder")
+    if every and not videos:
+        raise ConfigError("--every takes frames of videos, and none is named; leave it out")
     for image in found:
         once.setdefault(os.path.abspath(image), image)
     return list(once.values())

@@ -407,6 +407,8 @@ def test_a_photograph_that_is_named_twice_is_labelled_once(drawn_image, tmp_path
     monkeypatch.chdir(tmp_path)
     found = photographs([str(tmp_path / "b.png"), ".", "./b.png"], CLASSES, tmp_path / "out", None, print)
     assert found == [str(tmp_path / "b.png"), "a.png"]
+    with pytest.raises(ConfigError, match="--every takes frames of videos, and none is named"):
+        photographs(["."], CLASSES, tmp_path / "out", 5, print)
 
 
 def asked_of(*arguments, model) -> list[str]:
