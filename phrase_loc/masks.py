@@ -6,6 +6,7 @@ Within the box, what of the map lies above a level is taken for the thing, and G
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -13,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.image_inputs import Picture
-from phrase_loc.images import MAX_PIXELS, load_image
+from phrase_loc.images import MAX_PIXELS, checked_frame, load_image
 
 SIDE = 256  # pixels of the longer side on which borders are looked for
 LEVEL = 0.3  # share of the range of the map within the box from which a pixel is probably of the thing
@@ -38,14 +39,18 @@ def thing_mask(
         box: xyxy in the photograph's pixels.
         size: (H, W) of the photograph.
         picture: the photograph at any resolution, as `load_image` takes it; None leaves the level set.
+
+    Raises ConfigError: a map that is empty, not finite or no plane, a box that is reversed or outside, no frame.
     """
     import cv2
 
+    size = checked_frame(size)
+    heat, box = _inputs(heat, box, size)
     scale = min(1.0, SIDE / max(size))
     height, width = (max(1, round(side * scale)) for side in size)
     x1, x2 = _span(box[0], box[2], size[1], width)
     y1, y2 = _span(box[1], box[3], size[0], height)
-    fine = cv2.resize(np.asarray(heat, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    fine = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
     inside = fine[y1:y2, x1:x2]
     low, high = float(inside.min()), float(inside.max())
     level = np.full((height, width), -1.0)  # from 0 to 1 within the box
@@ -62,6 +67,17 @@ def thing_mask(
         (x1, x2), (y1, y2) = _span(box[0], box[2], size[1], size[1]), _span(box[1], box[3], size[0], size[0])
         whole[y1:y2, x1:x2] = True
     return whole
+
+
+def _inputs(heat: Any, box: Any, size: Sequence[int]) -> tuple[NDArray[np.float32], list[float]]:
+    with suppress(TypeError, ValueError, RuntimeError):
+        plane, corners = np.asarray(heat, np.float32), np.asarray(box, float)
+        if plane.ndim == 2 and plane.size and np.isfinite(plane).all() and corners.shape == (4,):
+            x1, y1, x2, y2 = found = corners.tolist()
+            if 0 <= x2 >= x1 <= size[1] and 0 <= y2 >= y1 <= size[0] and np.isfinite(corners).all():
+                return plane, found
+    told = f"in a photograph of {size[1]} x {size[0]} pixels, got {str(box)[:60]} and {np.shape(heat)}"
+    raise ConfigError(f"expected a box x1, y1, x2, y2 and a map (h, w) of finite numbers {told}")
 
 
 def _span(start: float, end: float, side: int, cells: int) -> tuple[int, int]:

@@ -97,8 +97,8 @@ def _facts(folder: Path) -> dict[str, Any]:
         )
     facts = read_json(path, "the exported model's")
     sides = facts.get("image_sizes") if isinstance(facts, dict) else None
-    whole = isinstance(sides, list) and isinstance(facts.get("class_words", []), list)
-    if not whole or not all(isinstance(side, int) for side in sides):
+    learned = facts.get("class_words", []) if isinstance(facts, dict) else None
+    if not isinstance(learned, list) or not isinstance(sides, list) or {*map(type, sides)} != {int}:
         raise DataError(f"{path} is none of `phrase-loc export`; export the model again")
     digests = facts.get("sha256", {})
     for name, expected in digests.items() if isinstance(digests, dict) else ():

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from phrase_loc.display import to_dict
 from phrase_loc.drawing import overlay, small_jpeg
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.masks import brush, checked, decoded, encoded, polygons, thing_mask
 from phrase_loc.structures import Prediction
 from tests.test_labelling import READERS
@@ -29,6 +29,30 @@ def blurred(mask: np.ndarray, cells: int = 10) -> np.ndarray:
     """What a map of that many cells says of a mask."""
     side = len(mask) // cells
     return mask.reshape(cells, side, cells, side).mean((1, 3))
+
+
+@pytest.mark.parametrize(
+    ("heat", "box", "size"),
+    [
+        (np.eye(4), (np.nan, 0, 5, 5), (20, 30)),
+        (np.eye(4), (0, 0, np.inf, 5), (20, 30)),
+        (np.eye(4), (5, 0, 1, 5), (20, 30)),
+        (np.eye(4), (40, 0, 50, 5), (20, 30)),
+        (np.eye(4), (0, 0, 5), (20, 30)),
+        (np.eye(4), None, (20, 30)),
+        (np.eye(4)[None], (0, 0, 5, 5), (20, 30)),
+        (np.zeros((0, 4)), (0, 0, 5, 5), (20, 30)),
+        (np.full((4, 4), np.nan), (0, 0, 5, 5), (20, 30)),
+        (np.eye(4), (0, 0, 5, 5), (0, 30)),
+    ],
+)
+def test_what_has_no_mask_is_one_sentence(heat, box, size):
+    with pytest.raises(ConfigError, match=r"expected a box|size is"):
+        thing_mask(heat, box, size)
+
+
+def test_boxes_may_be_tensors():
+    assert thing_mask(np.eye(4), torch.tensor([1.0, 1, 5, 5]), (20, 30)).any()
 
 
 def test_a_disc_on_a_noisy_ground():

@@ -191,6 +191,6 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-COUNT = whole_number(1, 10**9 - 1)
+COUNT, SEED = whole_number(1, 10**9 - 1), whole_number(0, 10**9 - 1)
 PROBABILITY = number(0, 1, "a probability from 0 to 1")
 DEFAULT = "(default: %(default)s)"

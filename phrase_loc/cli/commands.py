@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phrase_loc.cli import COUNT, DEFAULT, PROBABILITY, host_name, note, parsed, query, whole_number
+from phrase_loc.cli import COUNT, DEFAULT, PROBABILITY, SEED, host_name, note, parsed, query, whole_number
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
 from phrase_loc.files import make_folder, read_text, refuse_foreign, write_text
@@ -163,7 +163,7 @@ def run_calibrate(parser: argparse.ArgumentParser, given: list[str]) -> None:
     _changed_arguments(parser, "gamma=0.45")
     add("--root", type=Path, required=True, help="tree of Flickr30k Entities")
     add("--split", default="val", help=f"split to fit on, never test {DEFAULT}")
-    add("--seed", type=int, default=0, help=f"of the negative pairs {DEFAULT}")
+    add("--seed", type=SEED, default=0, help=f"of the negative pairs {DEFAULT}")
     args = parsed(parser, given)
     from phrase_loc.datasets.flickr30k import Flickr30kEntities
     from phrase_loc.evaluation.calibration import calibrate
@@ -180,7 +180,7 @@ def run_learn_ranker(parser: argparse.ArgumentParser, given: list[str]) -> None:
     add = parser.add_argument
     _changed_arguments(parser, "ranker=0.2, instead of those of the shipped model's ranker")
     _captioned_arguments(parser, 4000)
-    add("--seed", type=int, default=0, help=f"of which photographs, and of the weights {DEFAULT}")
+    add("--seed", type=SEED, default=0, help=f"of which photographs, and of the weights {DEFAULT}")
     args = parsed(parser, given)
     from phrase_loc.pairs.sources import open_source
     from phrase_loc.training.box_ranker import WITH, teach
@@ -195,7 +195,7 @@ def run_learn_classes(parser: argparse.ArgumentParser, given: list[str]) -> None
     """Give words the units of the trunk's classes, save them with the model, print how many."""
     _changed_arguments(parser, "gamma=0.45")
     _captioned_arguments(parser, 2000)
-    parser.add_argument("--seed", type=int, default=0, help=f"of which photographs {DEFAULT}")
+    parser.add_argument("--seed", type=SEED, default=0, help=f"of which photographs {DEFAULT}")
     args = parsed(parser, given)
     from phrase_loc.pairs.sources import open_source
     from phrase_loc.training.class_words import learn_classes

@@ -19,6 +19,10 @@ KINDS = {bool: "true or false", int: "a whole number from 0"}
 
 def _made(module: str, kind: str, /, root: Path, split: str = "", **options: Any) -> Annotated:
     """A set of a class that is imported when asked for, since pycocotools is not needed for Flickr30k."""
+    if not isinstance(root, (str, Path)) or not isinstance(split or "", str):
+        raise ConfigError(
+            f"a set has a root, a path, and a split, a name; got {root!r:.80} and {split!r:.80}"
+        )
     made = getattr(import_module(f"phrase_loc.datasets.{module}"), kind)
     taken = dict(list(inspect.signature(made).parameters.items())[2:])
     for name, value in options.items():

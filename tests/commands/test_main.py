@@ -97,6 +97,21 @@ def test_a_name_that_is_too_long_is_one_sentence(given, drawn_image, tmp_path, m
     assert "long" in said[0]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["calibrate", "m", "--root", "."],
+        ["learn-ranker", "m", "--shards", "."],
+        ["learn-classes", "m", "--shards", "."],
+    ],
+)
+@pytest.mark.parametrize("seed", ["-1", "1.5", "9" * 30])
+def test_a_seed_is_a_whole_number_from_0(given, seed, capsys):
+    with pytest.raises(SystemExit):
+        main([*given, f"--seed={seed}"])
+    assert "--seed: expected a whole number of at least 0" in capsys.readouterr().err
+
+
 def test_a_refusal_into_a_closed_pipe_keeps_its_code(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Failing(errno.EPIPE, True))
 

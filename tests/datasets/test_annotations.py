@@ -422,3 +422,10 @@ def test_one_reader_of_xml(tmp_path):
     (tmp_path / "folder.xml").mkdir()
     with pytest.raises(DataError, match="is no file"):
         read_xml(tmp_path / "folder.xml")
+
+
+@pytest.mark.parametrize("given", [{"root": None}, {"root": 5}, {"root": ".", "split": 5}])
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_a_root_that_is_no_path_is_one_sentence(name, given):
+    with pytest.raises(ConfigError, match="a set has a root, a path, and a split"):
+        DATASETS[name](**given)
