@@ -89,6 +89,7 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     facts: dict[str, Any] = {"format": format, "image_sizes": settings.image_sizes}
     facts |= {"method": "contrastive_mwp", "stage": "features"}
     facts |= {"calibration": model.config.calibration, "source": str(source)}
+    facts |= {"class_words": model.config.class_words}
     facts |= {"sha256": {name: digest(folder / name) for name in (GRAPHS[format], *WORD_FILES)}}
     write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
     return folder

@@ -48,7 +48,8 @@ class ExportedModel:
         folder = Path(folder)
         self.facts = _facts(folder)
         extra = read_text(folder / "extra_words.txt").split("\n")[:-1]  # each line ends: the last is empty
-        self.encoder = PhraseEncoder(Vocabulary.load(folder / "vocabulary.txt"), extra)
+        vocabulary, learned = Vocabulary.load(folder / "vocabulary.txt"), self.facts.get("class_words", ())
+        self.encoder = PhraseEncoder(vocabulary, extra, class_words=map(str, learned))
         try:
             import onnxruntime
         except ImportError:
@@ -96,7 +97,8 @@ def _facts(folder: Path) -> dict[str, Any]:
         )
     facts = read_json(path, "the exported model's")
     sides = facts.get("image_sizes") if isinstance(facts, dict) else None
-    if not isinstance(sides, list) or not all(isinstance(side, int) for side in sides):
+    learned = facts.get("class_words", []) if isinstance(facts, dict) else None
+    if not isinstance(learned, list) or not isinstance(sides, list) or {*map(type, sides)} != {int}:
         raise DataError(f"{path} is none of `phrase-loc export`; export the model again")
     digests = facts.get("sha256", {})
     for name, expected in digests.items() if isinstance(digests, dict) else ():

@@ -25,6 +25,7 @@ from phrase_loc.training.class_words import (
     PRIOR,
     learn_classes,
     look,
+    names_in_two,
     pooled,
     ridge,
     scaled,
@@ -102,7 +103,7 @@ def test_words_are_the_names_of_classes():
 def test_the_regression_is_that_of_stacked_locations(localizer, captioned):
     looked, teacher, skipped = looked_at(localizer, captioned)
     assert skipped.counts == {"image": 1}
-    assert looked.said == [{"a", "man"}] * 29
+    assert [{word for word in own if " " not in word} for own in looked.said] == [{"a", "man"}] * 29
     assert looked.features.dtype == torch.float16
     h, y = [], []
     for path in sorted(captioned.glob("*.png")):
@@ -157,9 +158,14 @@ def test_units_end_where_their_words_are(localizer):
     model, torch_units = localizer.model, torch.randn(5, 17)
     asked = ("chest", "hat", "keyboard", "zuma", "toaster")
     units, before = dict(zip(asked, torch_units, strict=True)), vectors(localizer.model)
-    made, counts = with_units(model, units, {"chest": 0, "hat": 10, "keyboard": 0, "zuma": 2, "toaster": 0})
+    said = {"chest": 0, "hat": 10, "keyboard": 0, "zuma": 2, "toaster": 0}
+    made, counts = with_units(model, units, said, {"key board"})
     assert counts == {"trained": 2, "out_of_vocabulary": 2, "new": 1}
     assert made.extra == ("zebra", "lionel", "keyboard", "zuma", "toaster")  # 'pavel' made room
+    assert made.config.class_words == ("key board", "keyboard", "toaster", "zuma")
+    assert [w.text for w in made.encode(["a key board"])[0].words] == ["keyboard"]
+    again, _ = with_units(made, {"zebra": torch_units[0]}, {"zebra": 0})
+    assert again.config.class_words == ("keyboard", "toaster", "zebra", "zuma")
     after = vectors(made)
     torch.testing.assert_close(after["chest"], (2 * before["chest"] + PRIOR * units["chest"]) / (2 + PRIOR))
     torch.testing.assert_close(  # ten photographs said it, though the vocabulary counted three
@@ -230,6 +236,32 @@ def test_captions_check_the_sense(localizer, captioned, monkeypatch):
     assert made.model.config.card["words"].startswith(
         "Six. 1 trained words, 1 out-of-vocabulary and 1 new ones"
     )
+
+
+def test_a_pair_that_captions_use_in_another_sense_is_no_name_of_the_joined_word(
+    localizer, captioned, monkeypatch
+):
+    """'tree frog' is said where its class scores most, 'walking stick' where that of the insect scores least."""
+    names = {"tree-frog": (1,), "walkingstick": (4,)}
+    monkeypatch.setattr(own, "class_words", lambda: names)
+    looked, *_ = looked_at(localizer, captioned)
+    units = torch.stack([looked.units[list(n)].mean(0) for n in names.values()])
+    ranked = scaled(localizer.model, looked.features, units, *usual(localizer.model, looked.features))[
+        1
+    ].argsort(0)
+    paths = [path for path in sorted(captioned.glob("*.txt")) if path.stem != "07"]
+    for text, column, places in (("tree frogs", 0, slice(-3, 29)), ("a walking stick", 1, slice(3))):
+        for place in ranked[places, column].tolist():
+            paths[place].write_text(f"{paths[place].read_text()}\n{text}")
+    torch.manual_seed(1)
+    made, facts = learn_classes(localizer, open_source(str(captioned)), 100)
+    assert facts["of_another_sense"] == 0
+    assert made.model.config.class_words == ("tree frog", "tree-frog", "walkingstick")
+
+
+def test_names_in_two_are_those_that_a_class_has():
+    words = {"hotdog", "icecream", "tree-frog", "greenhouse", "ladybug"}
+    assert names_in_two(words) == {"hot dog": "hotdog", "ice cream": "icecream", "tree frog": "tree-frog"}
 
 
 def test_the_seed_draws_photographs(localizer, captioned):
@@ -306,7 +338,7 @@ def test_the_command_overwrites_no_other_readme(localizer, captioned, tmp_path, 
     out.mkdir()
     (out / "README.md").write_text("mine")
     assert main(["learn-classes", str(start), "--shards", str(captioned), "--output", str(out)]) == 2
-    assert "which would be overwritten" in capsys.readouterr().err
+    assert "and would be replaced" in capsys.readouterr().err
     assert (out / "README.md").read_text() == "mine"
     assert main(["learn-classes", "default", "--shards", str(captioned)]) == 2
     assert "learn-classes changes a model folder in place" in capsys.readouterr().err

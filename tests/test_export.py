@@ -1,6 +1,8 @@
 """The exported graphs answer as the torch path does, without torch."""
 
 import io
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -227,6 +229,20 @@ def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):
         export(saved, tmp_path / "a", "onnx")
     with pytest.raises(DataError, match="holds no exported model"):
         ExportedModel(tmp_path)
+
+
+def test_words_of_classes_are_exported_with_the_others(saved, tmp_path):
+    from phrase_loc.runtime import ExportedModel
+
+    config = json.loads((saved / "config.json").read_text())
+    shutil.copytree(saved, tmp_path / "learned")
+    (tmp_path / "learned" / "config.json").write_text(json.dumps(config | {"class_words": ["zebra"]}))
+    path = export(tmp_path / "learned", tmp_path / "out", "torch") / "export.json"
+    facts = json.loads(path.read_text())
+    assert facts["class_words"] == ["zebra"]
+    path.write_text(json.dumps(facts | {"class_words": 5}))
+    with pytest.raises(DataError, match=r"export\.json is none of `phrase-loc export`"):
+        ExportedModel(path.parent)
 
 
 def test_files_of_two_exports_do_not_mix(saved, tmp_path):

@@ -95,6 +95,8 @@ class ModelConfig:
     sharpness: Positive = 4.0  # inverse temperature r of the pool
     free: bool = False  # whether a word vector is the unit itself, with its bias as last number
     tuned: bool = False  # whether training changed the word vectors
+    #: out-of-vocabulary words that were learned from pictures of classes, and names of two words for the same rows
+    class_words: tuple[str, ...] = ()
     ranker: tuple[str, Size] | None = None  # of a BoxRanker: the stage that it reads, and its channels
     inference: dict[str, Any] = field(default_factory=dict)  # settings of the localizer, checked by it
     #: slope and offset of the probability that a phrase is shown, the thresholds of its states (absent_below,
@@ -260,7 +262,7 @@ class TextToRegion(nn.Module):
     def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
         """The same, reading each key as its value; a ConfigError for an unknown value."""
         model = copy(self)
-        model.encoder = PhraseEncoder(model.vocabulary, model.extra, synonyms)
+        model.encoder = PhraseEncoder(model.vocabulary, model.extra, synonyms, model.config.class_words)
         return model
 
     def drop_ranker(self) -> None:
@@ -289,7 +291,7 @@ class TextToRegion(nn.Module):
     @cached_property
     def encoder(self) -> PhraseEncoder:
         """Phrases -> rows of `words`."""
-        return PhraseEncoder(self.vocabulary, self.extra)
+        return PhraseEncoder(self.vocabulary, self.extra, class_words=self.config.class_words)
 
     def features(self, images: Tensor) -> Tensor:
         """(N,3,H,W) RGB 0..255, uint8 or float -> (N,D,h,w) >= 0."""

@@ -2,16 +2,19 @@
 
 0. A word for which the user gave a synonym ('perro: dog') is read as that.
 1. `parsing` gives the content words with their roles (head, modifier, context).
-2. Two neighbours that are a unit together become one word: 'hot dog' by the pair, 'fire fighter' by 'firefighter'.
+2. Two neighbours that are a unit together become one word: 'hot dog' by the pair, 'fire fighter' by 'firefighter',
+   and by a word learned from a class where that class has the pair as a name too ('dog sled' by 'dogsled').
 3. Every other word is looked up, first hit wins: dictionary form, as written, without its hyphen, its hyphenated
    parts, and, for what is no word of English, two frequent words written as one ('videocamera') or a frequent word
    one edit away ('dooorway'). A number is a modifier where it is known, else passed over.
 4. The known words share the weight 1 in proportion to their roles; an unknown one has weight 0, and is noted, as is
    what tells where the thing is, or which one, which `parsing` leaves out. Names of persons, places and brands that
-   are no trained words count as unknown: the vectors that text gives them say little of what they look like.
+   are no trained words count as unknown: the vectors that text gives them say little of what they look like. A word
+   that was learned from a class has seen pictures and is no name ('a Dalmatian'), unless it is one of the few that
+   with a capital name something else first ('a Jaguar').
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -65,12 +68,17 @@ class PhraseEncoder:
     """Phrases to weighted rows of a table: V words of a vocabulary, then `extra` ones, most frequent first.
 
     `synonyms` maps a word to what is read instead, one or several words; a ConfigError where one of them is unknown.
+    `class_words` are those of `extra` that were learned from pictures, and names of two words for the same.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, extra: Sequence[str] = (), synonyms: Mapping[str, str] | None = None
+        self,
+        vocabulary: Vocabulary,
+        extra: Sequence[str] = (),
+        synonyms: Mapping[str, str] | None = None,
+        class_words: Iterable[str] = (),
     ) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, self._class_words = vocabulary, frozenset(class_words)
         self._trained = len(vocabulary)
         further = {word: row for row, word in reversed([*enumerate(extra, self._trained)])}
         self._rows = further | {word: row for row, word in enumerate(vocabulary.words)}
@@ -131,7 +139,7 @@ class PhraseEncoder:
 
     def _names(self, phrase: str, found: Sequence[Token]) -> list[str]:
         """The tokens that name one person, place or brand and that the model was not trained on."""
-        new = [text for text, _, _ in found if text not in LISTS.counts and not self.vocabulary.read(text)]
+        new = [text for text, _, _ in found if text not in LISTS.counts and not self._has_seen(text)]
         if not new:
             return new
         written = [word.strip("\"'([") for word in phrase.split()]
@@ -139,6 +147,12 @@ class PhraseEncoder:
         within = [word for word, is_large in zip(written[1:], large[1:]) if is_large and not all(large)]
         capital = set(tokens(" ".join(within)))
         return [text for text in new if english.is_name(text, text in capital)]
+
+    def _has_seen(self, token: str) -> bool:
+        """Whether the model learned a word from pictures, by captions or by a class that its capital means too."""
+        of_class = self._class_words.intersection(way[0] for way in spellings(token) if len(way) == 1)
+        first = LISTS.names_first & {token, canonical(token)}
+        return bool(self.vocabulary.read(token)) or (bool(of_class) and not first)
 
     def _units(
         self, found: Sequence[Token], names: Sequence[str], instead: Mapping[str, str]
@@ -162,10 +176,16 @@ class PhraseEncoder:
                         yield Word(word.text, word.known, 0.0, written), role
 
     def _pair(self, first: str, second: str) -> str | None:
-        """The unit that two neighbours form, spaced or written as one word; trained words only."""
+        """The unit that two neighbours form, spaced or written as one word.
+
+        Trained words, and those of classes that have the two as a name: a 'green house' is no 'greenhouse'.
+        """
         one, two = canonical(first), canonical(second)
-        for unit in (f"{one} {two}", f"{one}-{two}", one + two):
-            if self._rows.get(unit, self._trained) < self._trained:
+        units = (f"{one} {two}", f"{one}-{two}", one + two)
+        learned = self._class_words.intersection(units) if units[0] in self._class_words else ()
+        for unit in units:
+            row = self._rows.get(unit)
+            if row is not None and (row < self._trained or unit in learned):
                 return unit
         return None
 

@@ -10,9 +10,10 @@ A name of one word stands for its class, the last word of a first name of severa
 name ('dog' of 'Eskimo dog'); a word for several classes has the mean of their units. A word's unit is scaled and
 shifted so that its score of a photograph, pooled over locations, has the mean and standard deviation that are usual
 among the half of the trained words that is said least. The captions check the sense: a word that they say and whose
-score does not tell its photographs from others (AUC below LEAST_AUC: 'chest' is furniture to ImageNet) is left out.
-The rest is learned: in a row of an out-of-vocabulary word u takes the place of what was there, a new word takes that
-of one of the last of them, and a trained word v has
+score does not tell its photographs from others (AUC below LEAST_AUC: 'chest' is furniture to ImageNet) is left out,
+and so is the pair as a name of the joined word ('walking stick' of 'walkingstick', an insect). The rest is learned:
+in a row of an out-of-vocabulary word u takes the place of what was there, a new word takes that of one of the last of
+them, and a trained word v has
 
     (n v + PRIOR u) / (n + PRIOR)
 
@@ -21,9 +22,10 @@ these photographs that say it.
 """
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +56,7 @@ class Looked(NamedTuple):
     """N photographs, what their captions say, and the units of the classes over their features."""
 
     features: Tensor  # (N, D, h, w) in half precision: 0.1 MB a photograph at 320 pixels
-    said: list[set[str]]  # dictionary forms
+    said: list[set[str]]  # dictionary forms, and pairs of neighbours
     units: Tensor  # (C, D + 1), each with its bias as last number
 
 
@@ -77,18 +79,23 @@ def learn_classes(
     names = class_words()
     units = torch.stack([looked.units[list(numbers)].mean(0) for numbers in names.values()])
     units, scores = scaled(model, looked.features, units, *usual(model, looked.features))
-    said = {word: [word in own for own in looked.said] for word in names}
-    times = {word: sum(own) for word, own in said.items()}
-    rows = zip(names, scores.T.numpy(), strict=True)
-    other = [word for word, row in rows if 0 < times[word] < len(row) and area(said[word], row) < LEAST_AUC]
+    rows = dict(zip(names, scores.T.numpy(), strict=True))
+
+    def of_another_sense(name: str, word: str) -> bool:
+        said = [name in own for own in looked.said]
+        return 0 < sum(said) < len(said) and area(said, rows[word]) < LEAST_AUC
+
+    other = [word for word in names if of_another_sense(word, word)]
     taken = {w: u for w, u in zip(names, units, strict=True) if w not in other}
-    made, counts = with_units(model, taken, times)
+    pairs = {pair for pair, word in names_in_two(taken).items() if not of_another_sense(pair, word)}
+    times = {word: sum(word in own for own in looked.said) for word in names}
+    made, counts = with_units(model, taken, times, pairs)
     told = (
         f"{counts['trained']} trained words, {counts['out_of_vocabulary']} out-of-vocabulary and {counts['new']} new "
         f"ones have the units of ImageNet classes, by {len(looked.said):,} photographs {LEARNED}."
     )
     card = {**model.config.card, "words": " ".join([str(model.config.card.get("words", "")), told]).strip()}
-    made.config = replace(model.config, calibration={}, card=card)
+    made.config = replace(made.config, calibration={}, card=card)
     examples = sorted(other, key=lambda word: -times[word])[:5]
     facts = {"photographs": len(looked.said), **counts, "of_another_sense": len(other), "such_as": examples}
     return PhraseLocalizer(made, localizer.settings, localizer.cache), facts | {"left_out": skipped.counts}
@@ -122,6 +129,14 @@ def class_words() -> dict[str, tuple[int, ...]]:
     return {word: tuple(sorted(found[word])) for word in typed}
 
 
+def names_in_two(words: Container[str]) -> dict[str, str]:
+    """Names of classes in two words, in dictionary forms -> the one of `words` that is the same ('hotdog')."""
+    lemmas = (lemma.split() for _, lemmas in imagenet_classes() for lemma in lemmas.lower().split(", "))
+    pairs = sorted(tuple(map(canonical, lemma)) for lemma in lemmas if len(lemma) == 2)
+    joined = ((pair, joint.join(pair)) for pair in pairs for joint in ("", "-"))
+    return {" ".join(pair): word for pair, word in joined if word in words}
+
+
 @torch.no_grad()
 def look(
     localizer: PhraseLocalizer,
@@ -148,7 +163,8 @@ def look(
         rows = torch.cat([h, torch.ones_like(h[:, :1])], 1)[0].flatten(1).cpu().double()  # (D + 1, locations)
         gram, cross = gram + rows @ rows.T, cross + rows @ y[0].flatten(1).T.cpu().double()
         features.append(h[0].half().cpu())
-        said.append({canonical(token) for text in texts for token in tokens(text)})
+        read = [[canonical(token) for token in tokens(text)] for text in texts]
+        said.append({*chain(*read), *(" ".join(pair) for own in read for pair in pairwise(own))})
     if len(said) < LEAST:
         why = f" (left out: {skipped.summary()})" if skipped.seen else ""
         raise DataError(
@@ -193,10 +209,11 @@ def scaled(
 
 
 def with_units(
-    model: TextToRegion, units: Mapping[str, Tensor], said: Mapping[str, int]
+    model: TextToRegion, units: Mapping[str, Tensor], said: Mapping[str, int], pairs: Collection[str] = ()
 ) -> tuple[TextToRegion, dict[str, int]]:
     """The model with units (D + 1,) for words, which so many photographs `said`; how many of each kind.
 
+    `pairs` are other names of these words, in two.
     The table of out-of-vocabulary words keeps its size where it has room for new ones; the last of the others go.
     """
     words, vocabulary, V = deepcopy(model.words), model.vocabulary, len(model.vocabulary)
@@ -216,6 +233,8 @@ def with_units(
         words.vectors.data[row] = (n * own + PRIOR * units[word].to(own)) / (n + PRIOR)
     if table:
         words.set_extra(torch.stack(list(table.values())))
-    made = TextToRegion(model.config, model.trunk, model.head, words, vocabulary, tuple(table))
+    seen = {*further, *new, *model.config.class_words} & table.keys()
+    config = replace(model.config, class_words=tuple(sorted(seen.union(pairs))))
+    made = TextToRegion(config, model.trunk, model.head, words, vocabulary, tuple(table))
     counts = {"trained": len(trained), "out_of_vocabulary": len(further), "new": len(new)}
     return made.eval().requires_grad_(False), counts

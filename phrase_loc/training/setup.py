@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -249,7 +249,7 @@ def add_further_words(model: TextToRegion, config: FurtherConfig, seed: int) -> 
     chosen = list(found)[: config.words]
     if chosen:
         model.words.set_extra(torch.stack([found[w] for w in chosen]))
-        model.extra = tuple(chosen)
+        model.extra, model.config = tuple(chosen), replace(model.config, class_words=())
 
 
 @lru_cache(maxsize=1)  # each best model of a run is written with it

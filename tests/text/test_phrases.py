@@ -1,3 +1,4 @@
+import json
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -12,7 +13,7 @@ from phrase_loc.text import english
 from phrase_loc.text.english import MAX_LETTERS
 from phrase_loc.text.phrases import PhraseEncoder, one_edit_away
 from phrase_loc.text.vocabulary import Vocabulary
-from phrase_loc.training.class_words import class_words
+from phrase_loc.training.class_words import class_words, names_in_two
 
 WORDS = [
     "man",
@@ -174,6 +175,66 @@ def test_names_and_brands_are_named_and_not_sought(phrase: str, named: str):
     assert {w.text: w.weight for w in encoded.words if w.text in named.split()} == dict.fromkeys(
         named.split(), 0.0
     )
+
+
+@pytest.mark.parametrize(
+    ("phrase", "named"),
+    [
+        ("a big Dalmatian", ""),
+        ("two Dalmatians", ""),
+        ("an iPod", ""),
+        ("an I-Pod", ""),
+        ("a Jaguar", "jaguar"),  # a car
+        ("a jaguar", ""),
+        ("a boy called Robin", "robin"),
+        ("two Jaguars", "jaguars"),
+        ("a Schnauzer", "schnauzer"),  # placed by text alone
+    ],
+)
+def test_what_was_learned_from_a_class_is_a_name_only_where_that_comes_first(phrase: str, named: str):
+    words = ("dalmatian", "ipod", "jaguar", "robin")
+    encoder = PhraseEncoder(VOCABULARY, (*words, "schnauzer"), class_words=words)
+    read = encoder.encode(phrase)
+    assert ("read as a name" in (read.note or "")) == bool(named)
+    assert read.known == (not named)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "words"),
+    [
+        ("a hot dog", ["hotdog"]),
+        ("hot-dogs on a table", ["hotdog", "table"]),
+        ("a tree frog", ["tree-frog"]),
+        ("an ice cream", ["ice", "cream"]),  # placed by text alone
+        ("a green house", ["green", "house"]),  # the class has no such name
+        ("a greenhouse", ["greenhouse"]),
+        ("a hot, red dog", ["hot", "red", "dog"]),
+    ],
+)
+def test_two_words_are_read_by_a_class_that_has_them_as_a_name(phrase: str, words: list[str]):
+    learned = ("hotdog", "tree-frog", "greenhouse")
+    vocabulary = Vocabulary(("table", "red", "dog"), (9, 9, 9))
+    parts = ("hot", "tree", "frog", "ice", "cream", "green", "house")
+    encoder = PhraseEncoder(
+        vocabulary, (*learned, "icecream", *parts), class_words=(*learned, "hot dog", "tree frog")
+    )
+    assert [w.text for w in encoder.encode(phrase).words if w.known] == words
+
+
+def test_the_shipped_model_says_which_words_were_learned_from_classes(shipped, extra):
+    learned = json.loads((SHIPPED / "config.json").read_text(encoding="utf-8"))["class_words"]
+    rows = [word for word in learned if " " not in word]
+    assert len(rows) == 267 + 605  # as its card says
+    assert set(rows) <= set(extra) & class_words().keys()
+    named = names_in_two(rows).keys()
+    assert named - set(learned) == {"ice cream", "walking stick"}  # which captions say of other photographs
+    encoder = PhraseEncoder(shipped.vocabulary, extra, class_words=learned)
+    assert [w.text for w in encoder.encode("a hot dog beside a big Dalmatian").words] == [
+        "hotdog",
+        "big",
+        "dalmatian",
+    ]
+    assert [w.text for w in shipped.encode("a hot dog").words] == ["hot", "dog"]
 
 
 def test_a_name_that_the_model_learned_is_sought():
