@@ -193,10 +193,8 @@ def frames(clip: Path, every: int | None, folder: Path) -> list[str]:
     record = folder / "video.json"
     if not (record.is_file() and record.read_text(encoding="utf-8") == about):
         video = cv2.VideoCapture(str(clip))
-        step, said = (
-            every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1)),
-            video.get(cv2.CAP_PROP_FRAME_COUNT),
-        )
+        step = every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1))
+        said = video.get(cv2.CAP_PROP_FRAME_COUNT)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with files.writing(folder) as temporary:
             temporary.mkdir()

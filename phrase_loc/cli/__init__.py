@@ -61,7 +61,7 @@ def guarded(action: Callable[[], int | None]) -> int:
                 print("interrupted", file=sys.stderr)
             except (
                 OSError
-            ) as error:  # a name too long, a folder that may not be looked into: each reader meets them
+            ) as error:  # a name too long, a folder that may not be looked into: any reader meets them
                 if error is out.failure or error.filename is None:
                     raise
                 code, path = 2, error.filename

@@ -61,6 +61,11 @@ class Annotated(list[GroundingSample]):
         self.skipped = Skipped()
         self.only_units = only_units
 
+    @property
+    def samples(self) -> list[GroundingSample]:
+        """The set itself, by the name that torchvision's datasets give it."""
+        return self
+
     def fill(self, entries: Iterable[Entry], what: str) -> None:
         """Read the samples of a set; a DataError that names it by `what` when none is left, or none is in pixels.
 

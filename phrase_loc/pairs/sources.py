@@ -345,9 +345,7 @@ def _texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
         return _shard_texts(str(path), fields, note)
     if name.endswith((".txt", ".txt.gz")):
         table = None
-        with suppress(
-            DataError
-        ):  # its first line is no header: a text, which is told below if it cannot be read
+        with suppress(DataError):  # no header: a text, and if it cannot be read that is told below
             table = tables.open_table(path)
         if not (table and _text_columns(table, fields) and set(table.columns) & set(IMAGE_COLUMNS)):
             lines = tables.text_lines(path, "the texts")

@@ -9,7 +9,7 @@ from tests.datasets.trees import voc_tree, xml
 def test_corners_lose_one_and_names_become_phrases(tmp_path):
     data = VOC(voc_tree(tmp_path, {"000001": xml([("tvmonitor", 11, 21, 30, 40, 0)])}))
     sample = data[0]
-    assert len(data) == 1
+    assert len(data) == 1 == len(data.samples)
     assert sample.size == (100, 200)
     assert sample.phrases[0].text == "television"
     assert sample.phrases[0].labels == ("tvmonitor",)

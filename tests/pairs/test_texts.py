@@ -74,3 +74,13 @@ def test_what_cannot_be_read_is_told(tmp_path):
             list(stream_texts(str(tmp_path / name)))
     with pytest.raises(DataError, match="address"):
         list(stream_texts("https://example.org/a.txt"))
+
+
+def test_former_names_hold_for_a_release():
+    from phrase_loc import exported, runtime
+    from phrase_loc.datasets import web_sources, web_texts
+    from phrase_loc.pairs import sources
+
+    assert web_sources.open_source is sources.open_source
+    assert web_texts.stream_texts is sources.stream_texts
+    assert exported.ExportedModel is runtime.ExportedModel
