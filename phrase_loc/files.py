@@ -173,6 +173,13 @@ def opened(path: AnyPath, what: str, unpack: bool = True) -> IO[bytes]:
     return path.open("rb")
 
 
+def as_path(value: AnyPath, what: str) -> Path:
+    """What was given as a path; a ConfigError, which calls it `what`, for anything else and for an empty one."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ConfigError(f"{what} is a path, got {str(value)[:40]!r}")
+    return Path(value)
+
+
 def read_bytes(path: AnyPath, what: str = "the file") -> bytes:
     """The content of a regular file; raises DataError."""
     with told(path, what), opened(path, what, unpack=False) as file:

@@ -28,8 +28,9 @@ from torch import Tensor
 from phrase_loc.attention import METHODS, maps_at_depths
 from phrase_loc.distributed import pick_device
 from phrase_loc.errors import ConfigError, DataError, choose
+from phrase_loc.files import as_path
 from phrase_loc.image_inputs import Picture
-from phrase_loc.images import load_image
+from phrase_loc.images import checked_frame, load_image
 from phrase_loc.inference import Inference, Prepared, prepare
 from phrase_loc.maps import min_max, resize, resized_peak, smooth
 from phrase_loc.models.model import TextToRegion
@@ -80,6 +81,12 @@ class PhraseLocalizer:
     """
 
     def __init__(self, model: TextToRegion, settings: Inference | None = None, cache: Path | None = None):
+        if not isinstance(model, TextToRegion):
+            told = f"got {type(model).__name__}; PhraseLocalizer.from_pretrained reads one by its name"
+            raise ConfigError(f"a localizer asks a model, {told}")
+        if not isinstance(settings, Inference | None):
+            told = f"got {type(settings).__name__}; with_settings(gamma=0.5) changes one by its name"
+            raise ConfigError(f"settings are an Inference, {told}")
         self.model, self.cache = model, cache
         saved = dict(model.config.inference)
         if settings is None and saved.pop("prior", 0):
@@ -136,7 +143,7 @@ class PhraseLocalizer:
 
     def with_cache(self, folder: str | os.PathLike) -> Self:
         """The same, keeping the proposals of each picture in `folder` by a hash of its pixels."""
-        return type(self)(self.model, self.settings, Path(folder))
+        return type(self)(self.model, self.settings, as_path(folder, "a folder of proposals"))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -169,6 +176,10 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def look_at(self, pictures: Sequence[Prepared]) -> list[Scene]:
         """Several prepared photographs in one pass of the network."""
+        if not isinstance(pictures, Sequence) or not all(isinstance(p, Prepared) for p in pictures):
+            raise ConfigError(
+                "look_at takes a list of what `inference.prepare` gives; look takes a photograph"
+            )
         if not pictures:
             return []
         sizes = zip(*(p.squares for p in pictures), strict=True)
@@ -258,7 +269,7 @@ class PhraseLocalizer:
     @lap("full-size maps")
     def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps over the whole image, smoothed on the settings' square `grid`: (P, h, w) -> (P, H, W)."""
-        return resize(smooth(resize(attention, self._grid), self.settings.smoothing), size)
+        return resize(smooth(resize(attention, self._grid), self.settings.smoothing), checked_frame(size))
 
     def locate(
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None,

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from phrase_loc.boxes import area, clip, iou
 from phrase_loc.maps import min_max
 
-TINY = 1e-6  # share of the map's mass below which boxes are alike; keeps logarithms finite
+TINY = (
+    1e-6  # share of the map's mass below which boxes are alike, and least temperature; keeps numbers finite
+)
 LEAD = 1e-3  # of a voted box above the best score
 CELLS, FRAME = 3, 0.35  # parts of a region's side; width of the frame around it as a share of its sides
 WIDTH, HIDDEN, EMBEDDING = 40, 192, 48  # numbers of a BoxRanker's layers
@@ -157,7 +159,7 @@ def vote(
     good first box but crowds the places after it.
     """
     near = (iou(boxes, boxes) >= overlap).to(scores)  # (R, R)
-    truth = torch.softmax(scores / temperature, -1)
+    truth = torch.softmax(scores / max(temperature, TINY), -1)  # single precision cannot divide by less
     consensus = (truth @ near).clamp(min=torch.finfo(scores.dtype).tiny).log()
     winner = (scores + weight * consensus).argmax(-1)  # (P,)
     # a box without area overlaps none, not even itself: the one-hot part keeps it

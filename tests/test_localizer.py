@@ -300,6 +300,25 @@ def test_a_number_of_boxes_is_at_least_one(top_k, tiny_localizer, drawn_image):
 def test_a_frame_is_two_lengths(size, tiny_localizer, drawn_image):
     with pytest.raises(ConfigError, match=r"size is \(H, W\)"):
         tiny_localizer.look(drawn_image, size=size)
+    with pytest.raises(ConfigError, match=r"size is \(H, W\)"):
+        tiny_localizer.heat(torch.rand(1, 4, 4), size)
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda own: PhraseLocalizer("default"), "asks a model, got str; PhraseLocalizer.from_pretrained"),
+        (lambda own: PhraseLocalizer(own.model, {"gamma": 1}), "settings are an Inference, got dict"),
+        (lambda own: own.look_at(["photo.jpg"]), "look takes a photograph"),
+        (lambda own: own.look_at(p for p in []), "look takes a photograph"),
+        (lambda own: own.with_cache(None), "a folder of proposals is a path, got 'None'"),
+        (lambda own: own.with_cache(""), "a folder of proposals is a path, got ''"),
+        (lambda own: own.save_pretrained(None), "the folder of a model is a path, got 'None'"),
+    ],
+)
+def test_something_of_another_kind_is_one_sentence(ask, sentence, tiny_localizer):
+    with pytest.raises(ConfigError, match=sentence):
+        ask(tiny_localizer)
 
 
 @pytest.mark.parametrize("method", [7, ["cam"], b"cam"])

@@ -184,6 +184,12 @@ def test_phrases_do_not_see_the_boxes_voted_by_others():
         torch.testing.assert_close(found[30 + p], alone)
 
 
+def test_the_coldest_vote_takes_the_best_box():
+    boxes = torch.tensor([[0.0, 0, 40, 40], [1, 0, 40, 40], [60, 30, 90, 60]])
+    found, _ = vote(boxes, torch.tensor([[1.0, 1.1, 0.5]]), temperature=1e-300)
+    torch.testing.assert_close(found[3], boxes[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_boxes_without_area_can_win_the_vote(dtype: torch.dtype):
     boxes = torch.tensor([[5.0, 5, 5, 5], [7, 7, 7, 7]], dtype=dtype)

@@ -55,8 +55,9 @@ def winning_map(h: Tensor, units: Tensor, signed: str = "clamp") -> Tensor:
 
 def _contrast(way: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def seed(h: Tensor, units: Tensor, signed: str = "clamp", dual: Tensor | None = None) -> Tensor:
-        if dual is not None and dual.shape not in ((1, units.shape[1]), units.shape):
-            raise ConfigError(f"a dual must be (1, {units.shape[1]}), as a unit is, got {tuple(dual.shape)}")
+        if dual is not None and getattr(dual, "shape", None) not in ((1, units.shape[1]), units.shape):
+            got = tuple(dual.shape) if isinstance(dual, Tensor) else dual
+            raise ConfigError(f"a dual must be (1, {units.shape[1]}), as a unit is, got {str(got)[:40]}")
         return way(h, units, signed) - way(h, -units if dual is None else dual.to(h), signed)
 
     return seed

@@ -47,27 +47,15 @@ def explain(
         **options: of the method, such as signed="contributions".
 
     Raises:
-        ConfigError: no such layer, class or method, or a layer that runs more than once or not at all.
+        ConfigError: no such layer, class or method, a layer that runs more than once or not at all, or images
+            that the model does not take.
         NotImplementedError: an operation between layer and head without a rule.
 
     Warns:
         RuntimeWarning: a map is zero everywhere: nothing excites the class there.
     """
     attention = choose(METHODS, method, "attention method")
-    if model.training:
-        raise ConfigError(
-            "the model is in training mode, where its answers are random; call model.eval() first"
-        )
-    if not isinstance(images, Tensor):
-        raise ConfigError(
-            "images must be a tensor (3, H, W) or (N, 3, H, W), resized and normalised as the model wants it, "
-            f"got a {type(images).__name__}; torchvision.transforms makes one"
-        )
-    images = images[None] if images.dim() == 3 else images
-    if images.dim() != 4 or not len(images) or not images.is_floating_point():
-        raise ConfigError(
-            f"images must be floating (N, 3, H, W), one at least, got {images.dtype} {tuple(images.shape)}"
-        )
+    images = _checked(model, images)
     cut, top = _module(model, layer, "layer"), _head(model, head)
     units = _units(top, classes)
     x = _output(model, images, cut, layer)
@@ -86,8 +74,33 @@ def explain(
     return maps
 
 
+def _checked(model: nn.Module, images: Tensor) -> Tensor:
+    """(N, 3, H, W) of one picture or several, for a network in eval mode."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"expected a network, a torch.nn.Module, got {type(model).__name__}")
+    if model.training:
+        raise ConfigError(
+            "the model is in training mode, where its answers are random; call model.eval() first"
+        )
+    if not isinstance(images, Tensor):
+        raise ConfigError(
+            "images must be a tensor (3, H, W) or (N, 3, H, W), resized and normalised as the model wants it, "
+            f"got a {type(images).__name__}; torchvision.transforms makes one"
+        )
+    images = images[None] if images.dim() == 3 else images
+    if images.dim() != 4 or not len(images) or not images.is_floating_point():
+        raise ConfigError(
+            f"images must be floating (N, 3, H, W), one at least, got {images.dtype} {tuple(images.shape)}"
+        )
+    if not images.isfinite().all():
+        raise ConfigError("images hold NaN or infinite numbers, which would be spread over every map")
+    return images
+
+
 def _module(model: nn.Module, name: str, what: str) -> nn.Module:
     found = dict(model.named_modules())
+    if not isinstance(name, str):
+        raise ConfigError(f"a {what} is the name of one module, such as 'layer3', got {name!r:.60}")
     if not name or name not in found:
         start = max((n for n in found if name.startswith(f"{n}.") and n), key=len, default="")
         below = [f"{start}.{child}".lstrip(".") for child, _ in found[start].named_children()]
@@ -97,7 +110,7 @@ def _module(model: nn.Module, name: str, what: str) -> nn.Module:
 
 def _head(model: nn.Module, name: str | None) -> nn.Linear | nn.Conv2d:
     """The module whose rows are the classes."""
-    modules = [_module(model, name, "head")] if name else [*model.modules()]
+    modules = [*model.modules()] if name is None else [_module(model, name, "head")]
     for module in reversed(modules):
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)):
             return module
@@ -138,7 +151,13 @@ def _output(model: nn.Module, images: Tensor, cut: nn.Module, name: str) -> Tens
     """What the layer gives for the images."""
     seen: list[Any] = []
     with _hooked(cut, lambda module, given, out: seen.append(out)):
-        model(images)
+        try:
+            model(images)
+        except RuntimeError as error:
+            asked = f"images {tuple(images.shape)} of {images.dtype}"
+            raise ConfigError(
+                f"the model does not take {asked}: {str(error).splitlines()[0]:.200}"
+            ) from error
     if len(seen) != 1:
         raise ConfigError(f"the layer {name!r} runs {len(seen)} times for an image; name one that runs once")
     if not isinstance(seen[0], Tensor) or seen[0].dim() not in (3, 4):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError
 from phrase_loc.files import (
+    as_path,
     digest,
     make_folder,
     read_json,
@@ -59,9 +60,10 @@ def save_model(model: TextToRegion, folder: str | os.PathLike, weights: bool | N
     """
     from safetensors.torch import save
 
+    folder = as_path(folder, "the folder of a model")
     if isinstance(model, ImageText):
-        return _save_pair(model, Path(folder), weights)
-    model, folder = folded(model), Path(folder)
+        return _save_pair(model, folder, weights)
+    model = folded(model)
     content = save({name: _compact(name, tensor) for name, tensor in model.state_dict().items()})
     ModelConfig.from_json(asdict(model.config), "the model's config")  # what is written can be read
     vocabulary = zip(model.vocabulary.words, model.vocabulary.counts)

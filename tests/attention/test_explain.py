@@ -105,12 +105,20 @@ def test_networks_of_transformers():
         ({"images": X[:0]}, "one at least"),
         ({"images": X.byte()}, "must be floating"),
         ({"images": "photo.jpg"}, "must be a tensor .* got a str"),
+        ({"images": X.double()}, r"does not take images \(2, 3, 32, 32\) of torch.float64"),
+        ({"images": X[:, :2]}, r"does not take images \(2, 2, 32, 32\)"),
+        ({"images": X / 0}, "NaN or infinite"),
+        ({"layer": None}, "a layer is the name of one module"),
+        ({"layer": ["layer3"]}, "a layer is the name of one module"),
+        ({"head": ["fc"]}, "a head is the name of one module"),
+        ({"model": "resnet50"}, "expected a network, a torch.nn.Module, got str"),
         ({"method": "x"}, "choose from"),
+        ({"dual": "mean"}, r"a dual must be \(1, 512\), as a unit is, got mean"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(net, changes, said):
     with pytest.raises(ConfigError, match=said):
-        explain(net, **{"images": X, "classes": 1, "layer": "layer3"} | changes)
+        explain(**{"model": net, "images": X, "classes": 1, "layer": "layer3"} | changes)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
