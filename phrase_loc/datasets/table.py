@@ -306,11 +306,12 @@ class Places:
 
 
 def _may_be(name: str, sample: GroundingSample) -> bool:
-    """Whether a photograph can be called so: where name and id both have folders, these are the same at the end."""
+    """Whether a photograph can be called so, perhaps without its ending: folders of both are the same at the end."""
     if "/" not in name or "/" not in sample.image_id:
         return True
     one = f"/{os.path.normpath(name)}"
-    places = (f"/{os.path.normpath(sample.image_id)}", os.path.abspath(sample.path))
+    whole = (f"/{os.path.normpath(sample.image_id)}", os.path.abspath(sample.path))
+    places = chain(whole, (os.path.splitext(place)[0] for place in whole))
     return any(one.endswith(place) or place.endswith(one) for place in places)
 
 
