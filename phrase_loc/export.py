@@ -64,7 +64,8 @@ def export(source: str | os.PathLike, out: str | os.PathLike, format: str = "onn
     ]
     if there and (there[0] == "config.json" or not (Path(out) / FACTS).is_file()):
         raise ConfigError(
-            f"{out} holds a {there[0]} that is no export's and would be replaced; name another folder"
+            f"{out} holds a {there[0]} that is of no whole export and would be replaced; delete it, or name another "
+            "folder"
         )
     localizer = PhraseLocalizer.from_pretrained(source, device="cpu")
     model, settings, folder = localizer.model, localizer.settings, Path(out)

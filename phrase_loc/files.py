@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import time
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -205,6 +206,16 @@ def unicode_text(content: bytes, name: str) -> str:
     if "\0" in text:
         raise DataError(f"{name} holds null characters and is no text; save it as UTF-8")
     return text
+
+
+def to_utf8(content: bytes, name: str) -> bytes:
+    """Bytes of a text without byte-order mark: UTF-16 and UTF-32 as UTF-8, all others (names of files) as they are.
+
+    Raises DataError, which calls the text `name`, as `unicode_text` does.
+    """
+    if encoding_of(content, name) != UTF8:
+        return unicode_text(content, name).encode()
+    return content.removeprefix(BOM_UTF8)
 
 
 def encoding_of(start: bytes, name: str) -> str:

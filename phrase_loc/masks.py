@@ -76,8 +76,11 @@ def _inputs(heat: Any, box: Any, size: Sequence[int]) -> tuple[NDArray[np.float3
             x1, y1, x2, y2 = found = corners.tolist()
             if 0 <= x2 >= x1 <= size[1] and 0 <= y2 >= y1 <= size[0] and np.isfinite(corners).all():
                 return plane, found
-    told = f"in a photograph of {size[1]} x {size[0]} pixels, got {str(box)[:60]} and {np.shape(heat)}"
-    raise ConfigError(f"expected a box x1, y1, x2, y2 and a map (h, w) of finite numbers {told}")
+    told = f"in a photograph of {size[1]} x {size[0]} pixels, got the box {str(box)[:60]}"
+    shape = (
+        f"a map of the shape {tuple(heat.shape)}" if hasattr(heat, "shape") else f"a {type(heat).__name__}"
+    )
+    raise ConfigError(f"expected a box x1, y1, x2, y2 and a map (h, w) of finite numbers {told} and {shape}")
 
 
 def _span(start: float, end: float, side: int, cells: int) -> tuple[int, int]:

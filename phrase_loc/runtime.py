@@ -90,7 +90,7 @@ class ExportedModel:
     def maps(self, image: Picture, phrases: Iterable[str]) -> tuple[Floats, Floats]:
         """The maps (P, h, w) and raw scores (P,) of the answers."""
         answers = self(image, phrases)
-        return np.array([a.map for a in answers]), np.array([a.score for a in answers])
+        return np.array([a.map for a in answers]), np.array([a.score for a in answers], np.float32)
 
     def rows(self, phrase: str) -> tuple[int, ...]:
         """The rows that the graph is asked for: those of a phrase's known words."""

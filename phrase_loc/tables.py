@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc.errors import DataError
-from phrase_loc.files import UTF8, encoding_of, once, opened, told, unicode_text
+from phrase_loc.files import UTF8, encoding_of, once, opened, to_utf8, told
 
 log = logging.getLogger(__name__)
 
@@ -123,11 +123,9 @@ def decoded(raw: bytes) -> tuple[str, bool]:
 def lines_of(raw: bytes) -> tuple[list[str], str]:
     """The lines of a short text without blanks around them, and what is wrong with its encoding."""
     try:
-        if encoding_of(raw, what := "its text") != UTF8:  # as Windows' Notepad can save it
-            return _stripped(unicode_text(raw, what)), ""
+        text, is_utf8 = decoded(to_utf8(raw, "its text"))
     except DataError as error:
         return [], str(error)
-    text, is_utf8 = decoded(raw.removeprefix(BOM_UTF8))
     return _stripped(text), "" if is_utf8 else "its text is not UTF-8 and is read as Windows-1252"
 
 
@@ -141,9 +139,7 @@ def _raw_lines(path: Path, what: str) -> Iterator[bytes]:
         file.seek(len(BOM_UTF8) if start.startswith(BOM_UTF8) else 0)
         wide = encoding_of(start, f"{what} {path}") != UTF8
         if wide or (b"\r" in start and b"\n" not in start):  # spreadsheets of Windows, of old Macs
-            content = file.read()
-            content = unicode_text(content, f"{what} {path}").encode() if wide else content
-            yield from content.splitlines(keepends=True)
+            yield from to_utf8(file.read(), f"{what} {path}").splitlines(keepends=True)
             return
         for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
             if len(line) == _LONGEST_LINE:

@@ -216,12 +216,12 @@ def test_errors_are_one_sentence(saved, tmp_path, monkeypatch):
         export(saved, tmp_path / "a", "onxx")
     with pytest.raises(DataError, match="no model at"):
         export(tmp_path / "nowhere" / "x" / "y", tmp_path / "a", "torch")
-    with pytest.raises(ConfigError, match=r"holds a config\.json that is no export's"):
+    with pytest.raises(ConfigError, match=r"holds a config\.json that is of no whole export"):
         export(saved, saved, "torch")
     mine = tmp_path / "mine" / "vocabulary.txt"
     mine.parent.mkdir()
     mine.write_text("dog\t7\n")
-    with pytest.raises(ConfigError, match=r"holds a vocabulary\.txt that is no export's"):
+    with pytest.raises(ConfigError, match=r"holds a vocabulary\.txt that is of no whole export"):
         export(saved, mine.parent, "torch")
     assert mine.read_text() == "dog\t7\n"
     monkeypatch.setattr(module, "find_spec", lambda name: None)

@@ -44,6 +44,7 @@ def blurred(mask: np.ndarray, cells: int = 10) -> np.ndarray:
         (np.zeros((0, 4)), (0, 0, 5, 5), (20, 30)),
         (np.full((4, 4), np.nan), (0, 0, 5, 5), (20, 30)),
         (np.eye(4), (0, 0, 5, 5), (0, 30)),
+        ([[1], [1, 2]], (0, 0, 5, 5), (20, 30)),
     ],
 )
 def test_what_has_no_mask_is_one_sentence(heat, box, size):

@@ -59,9 +59,8 @@ def guarded(action: Callable[[], int | None]) -> int:
             except KeyboardInterrupt:
                 code = 130
                 print("interrupted", file=sys.stderr)
-            except (
-                OSError
-            ) as error:  # a name too long, a folder that may not be looked into: any reader meets them
+            # a name that is too long, a folder that may not be looked into: any reader meets them
+            except OSError as error:
                 if error is out.failure or error.filename is None:
                     raise
                 code, path = 2, error.filename

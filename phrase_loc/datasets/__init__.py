@@ -21,7 +21,7 @@ def _made(module: str, kind: str, /, root: Path, split: str = "", **options: Any
     """A set of a class that is imported when asked for, since pycocotools is not needed for Flickr30k."""
     if not isinstance(root, (str, Path)) or not isinstance(split or "", str):
         raise ConfigError(
-            f"a set has a root, a path, and a split, a name; got {root!r:.80} and {split!r:.80}"
+            f"the root of a set is a path and its split a name, got {root!r:.80} and {split!r:.80}"
         )
     made = getattr(import_module(f"phrase_loc.datasets.{module}"), kind)
     taken = dict(list(inspect.signature(made).parameters.items())[2:])

@@ -165,7 +165,7 @@ def refuse_shares(greatest: float, what: str) -> None:
     """
     if greatest <= MAX_SHARE:
         raise DataError(
-            f"{what} has no number above {greatest:g} in its boxes and points, as shares of the sides have; expected "
+            f"{what} has no number above {greatest:g} in its boxes and points, like shares of the sides; expected "
             "pixels: multiply x by the width of the photograph and y by its height, and leave out boxes of one pixel"
         )
 

@@ -276,14 +276,9 @@ class Places:
         `by_chain` prefers the chain, which otherwise stands for a row that names no phrase.
         """
         name, text = row.text("image"), row.text("phrase")
-        plain_name = name.replace("\\", "/")
-        sample = self.images.get(name) or self.images.get(plain_name.rpartition("/")[2])
-        if (
-            sample and "/" in plain_name and "/" in sample.image_id
-        ):  # of folders that differ are other photographs
-            one, other = f"/{plain_name}", f"/{sample.image_id}"
-            sample = sample if one.endswith(other) or other.endswith(one) else None
-        if sample is None:
+        slashed = name.replace("\\", "/")
+        sample = self.images.get(name) or self.images.get(slashed.rpartition("/")[2])
+        if sample is None or not _may_be(slashed, sample):
             said = f"no image {brief(name)}" if name else f"it names no image, but {', '.join(row.cells)}"
             raise LookupError(said)
         sentence, index, entity = row.whole("sentence"), row.whole("phrase_index"), row.text("entity")
@@ -308,6 +303,16 @@ class Places:
             return () if index is None else tuple(there)
         exact = tuple(i for i, names in there.items() if text in names)
         return exact or tuple(i for i, names in there.items() if plain(text) in map(plain, names))
+
+
+def _may_be(name: str, sample: GroundingSample) -> bool:
+    """Whether a photograph can be called so, perhaps without its ending: folders of both are the same at the end."""
+    if "/" not in name or "/" not in sample.image_id:
+        return True
+    one = f"/{os.path.normpath(name)}"
+    whole = (f"/{os.path.normpath(sample.image_id)}", os.path.abspath(sample.path))
+    places = chain(whole, (os.path.splitext(place)[0] for place in whole))
+    return any(one.endswith(place) or place.endswith(one) for place in places)
 
 
 def plain(text: str) -> str:

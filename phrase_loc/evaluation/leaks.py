@@ -29,6 +29,7 @@ SIMILAR = 0.9  # least correlation of the thumbnails
 THUMB = 16
 SIDE = 64  # pictures are shrunk to this before hashing; enough for 32 x 32
 CHUNK = 512  # training images held at once
+NOT_READ = "is of a format that is not read"
 TAKEN = re.compile(  # when a camera took it, with or without the time of day
     r"(?<!\d)(19|20)\d\d[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])([-_. T]*\d{6,9})?(?!\d)"
 )
@@ -151,7 +152,7 @@ def image_ids(name: str) -> set[str]:
 def folder_images(folder: Path, shards: bool = False) -> Iterator[Source]:
     """Names relative to the folder and paths, in order of name; what is of another format than is read says so.
 
-    With `shards` the images of those in it follow.
+    With `shards` the images of those in it follow; else a shard is one of the formats that are not read.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; name the root of the images")
@@ -159,8 +160,8 @@ def folder_images(folder: Path, shards: bool = False) -> Iterator[Source]:
     for path in found:
         if path.suffix.lower() in IMAGE_ENDINGS:
             yield str(path.relative_to(folder)), path
-        elif path.suffix.lower() in UNREAD_ENDINGS:
-            yield str(path.relative_to(folder)), DataError("is of a format that is not read")
+        elif path.suffix.lower() in (UNREAD_ENDINGS if shards else UNREAD_ENDINGS | {".tar"}):
+            yield str(path.relative_to(folder)), DataError(NOT_READ)
     for path in found if shards else ():
         yield from shard_images(str(path)) if path.suffix.lower() == ".tar" else ()
 
@@ -188,6 +189,8 @@ def shard_images(shard: str) -> Iterator[Source]:
                     tar.seek(member.offset_data)
                     why = member.unread
                     yield member.name, DataError(why) if why else tar.read(member.size)
+                elif Path(member.name).suffix.lower() in UNREAD_ENDINGS:
+                    yield member.name, DataError(NOT_READ)
     except Exception as error:  # each store of remote shards raises its own
         damage = reason(error)
         yield shard, DataError(damage)

@@ -92,10 +92,11 @@ def make_model_folder(folder: Path, model: TextToRegion) -> None:
         values = read_json(folder / CONFIG, "the config") if (folder / CONFIG).is_file() else {}
         ours = isinstance(values, dict) and {"format", "backbone"} <= values.keys() and not _is_pair(folder)
     else:
-        ours = WEIGHTS in there and not _is_pair(folder)  # a killed run has not come to the config
+        # a save that was killed has not come to the config
+        ours = WEIGHTS in there and not _is_pair(folder) and "words.vectors" in read_weights(folder / WEIGHTS)
     if there and not ours:
         raise DataError(
-            f"{folder} holds a {there[0]} that is no such model's and would be replaced; {ADVICE}"
+            f"{folder} holds a {there[0]} that is not of an earlier model and would be replaced; {ADVICE}"
         )
 
 

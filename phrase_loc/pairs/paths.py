@@ -81,7 +81,8 @@ def _expand_one(pattern: str, lists: tuple[str, ...]) -> Iterator[str]:
     elif bare in lists:
         raise DataError(f"the list of files {bare[1:]} names itself; write paths in it")
     elif bare.startswith("@"):
-        content = files.read_bytes(bare[1:], "the list of files").removeprefix(b"\xef\xbb\xbf")
+        content = files.read_bytes(bare[1:], what := "the list of files")
+        content = files.to_utf8(content, f"{what} {bare[1:]}")  # PowerShell writes UTF-16
         for line in map(os.fsdecode, content.splitlines()):  # in the bytes of their names
             yield from _expand_one(
                 line if os.path.exists(line.strip()) else _COMMENT.sub("", line), (*lists, bare)

@@ -95,12 +95,8 @@ def read_checkpoint(
     """
     path = config.out / "checkpoint.pt"
     if not world.from_main(path.exists):
-        named = (
-            "source.key",
-            "model",
-            "metrics.jsonl",
-            "vocabulary.tsv",
-        )  # each run writes the first at its begin
+        named = ["source.key", "model", "metrics.jsonl"]  # each run writes the first at its begin
+        named += [] if config.vocabulary.file else ["vocabulary.tsv"]
         there = world.from_main(lambda: [name for name in named if (config.out / name).exists()])
         if there and there[0] != "source.key":
             raise ConfigError(

@@ -207,7 +207,19 @@ def test_a_phrase_that_is_no_text_is_named(odd, photos):
 
 def test_predictions_of_another_folders_photograph_are_none_of_this_one(photos):
     places = Places(DATASETS["table"](root=coco(photos / "boxes.json")))
-    for name in ("sub/b.png", "b.png", "/elsewhere/sub/b.png", "C:\\mine\\sub\\b.png"):
+    for name in ("sub/b.png", "b.png", "b", "sub/b", "/elsewhere/sub/b.png", "C:\\mine\\sub\\b.png"):
         assert places.of(TableRow("", {"image": name, "phrase": "the dog"}), False)[0].image_id == "sub/b.png"
     with pytest.raises(LookupError, match=r"no image 'other/b\.png'"):
         places.of(TableRow("", {"image": "other/b.png", "phrase": "the dog"}), False)
+
+
+def test_predictions_of_a_photograph_above_the_table_are_found_by_its_place(photos):
+    (photos / "tables").mkdir()
+    written(photos / "tables" / "t.csv", [ROWS[0] | {"image": "../sub/b.png"}])
+    (photo,) = DATASETS["table"](root=photos / "tables" / "t.csv")
+    row = {"phrase": photo.phrases[0].text}
+    places = Places([photo])
+    for name in (str(photos / "sub" / "b.png"), "sub/b.png", "tables/../sub/b.png"):
+        assert places.of(TableRow("", row | {"image": name}), False)[0] is photo
+    with pytest.raises(LookupError, match=r"no image '/elsewhere/other/b\.png'"):
+        places.of(TableRow("", row | {"image": "/elsewhere/other/b.png"}), False)

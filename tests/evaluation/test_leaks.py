@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -163,6 +164,12 @@ def test_no_part_of_a_folder_is_passed_over(tmp_path, evaluation):
     found = audit([str(tmp_path / "train")], evaluation)
     assert {p["train"] for p in found["near_duplicates"]} == {"link/behind.png", "beside.png", "within.jpg"}
     assert found["train"]["unreadable"] == ["c.HEIC: is of a format that is not read"]
+    shutil.copy(tmp_path / "train/a.tar", evaluation)
+    with tarfile.open(tmp_path / "train/a.tar", "a") as tar:
+        tar.add(tmp_path / "train/c.HEIC", "d.heic")
+    found = audit([str(tmp_path / "train/a.tar")], evaluation)
+    assert found["train"]["unreadable"] == ["d.heic: is of a format that is not read"]
+    assert found["evaluation"]["unreadable"] == ["a.tar: is of a format that is not read"]
 
 
 def test_a_broken_shard_is_one_sentence_and_what_it_gives_is_compared(tmp_path, evaluation):

@@ -299,7 +299,7 @@ def test_a_bare_file_as_a_method_is_told_its_prefix(data):
 
 def test_shares_of_the_sides_are_no_pixels(data, tmp_path):
     rows = [dict(row, x1=0.1, y1=0.2, x2=0.3, y2=1.04) for row in simple(data)]
-    said = r"shares\.csv has no number above 1\.04 in its boxes and points, as shares .*: multiply x by the width"
+    said = r"shares\.csv has no number above 1\.04 in its boxes and points, like shares .*: multiply x by the width"
     with pytest.raises(DataError, match=said):
         run(data, written(tmp_path / "shares.csv", rows))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.models import store
@@ -244,7 +245,9 @@ def test_no_such_model(tmp_path, monkeypatch):
 def test_files_that_are_no_models_stay(strangers, model, tmp_path):
     for name, content in strangers.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match="is no such model's and would be replaced; choose another place"):
+    with pytest.raises(
+        DataError, match="is not of an earlier model and would be replaced; choose another place"
+    ):
         save_model(model, tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == strangers
 
@@ -253,6 +256,13 @@ def test_a_save_that_was_killed_is_made_again(model, tmp_path):
     save_model(model, tmp_path)
     (tmp_path / "config.json").unlink()
     load_model(save_model(model, tmp_path))
+
+
+def test_weights_of_another_library_alone_stay(model, tmp_path):
+    save_file({"linear.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match=r"holds a model\.safetensors that is not of an earlier model"):
+        save_model(model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_a_failed_write_leaves_the_old_model(model, tmp_path, monkeypatch):

@@ -45,6 +45,10 @@ def test_expand_reads_globs_and_lists(tmp_path: Path):
     assert expand(f"{tmp_path}/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
     (tmp_path / "list.txt").write_text(f"# ours\n{tmp_path}/a.tar\n\n{tmp_path}/{{x,y}}.tar # theirs\n")
     assert expand(f"@{tmp_path}/list.txt") == [f"{tmp_path}/{n}.tar" for n in "axy"]
+    listed = (tmp_path / "list.txt").read_text()
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        (tmp_path / "list.txt").write_text(listed, encoding=encoding)
+        assert expand(f"@{tmp_path}/list.txt") == [f"{tmp_path}/{n}.tar" for n in "axy"]
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,15 @@ def test_files_of_no_run_stay(mine: str, tmp_path: Path):
     assert path.read_text() == "mine"
 
 
+def test_a_run_reads_its_words_from_its_own_folder(tmp_path: Path):
+    """`phrase-loc vocab --output OUT/vocabulary.tsv` before the run: it writes no file of that name then."""
+    words = tmp_path / "a" / "vocabulary.tsv"
+    words.parent.mkdir()
+    words.write_text("red\t9\nsquare\t5\n")
+    run(words.parent, write_set(tmp_path / "set", (20,)), f"vocabulary.file={words}")
+    assert words.read_text() == "red\t9\nsquare\t5\n"
+
+
 def test_resume_does_not_depend_on_workers_or_when_checkpoints_are_written(tmp_path: Path):
     shards = write_set(tmp_path / "set", (20, 13))
     run(tmp_path / "a", shards)
