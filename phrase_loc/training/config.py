@@ -119,6 +119,7 @@ class PhaseConfig:
     layer_decay: PositiveFloat = 0.8  # from a stage to the one below
     weight_decay: NonNegativeFloat = 0.01  # of matrices
     optimizer: Literal["adamw"] = "adamw"  # the one there is
+    momentum: BelowOne = 0.9  # of an optimizer that is gone; older configs say it, and it does nothing
     warmup: NonNegativeInt = 100  # steps, linear
     schedule: Literal["cosine"] = "cosine"  # to 0, the one there is
     clip: NonNegativeFloat = 1.0  # largest norm of the gradient; 0 does not clip
