@@ -61,7 +61,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "few.min_count": ([0], "min_count"),
     "few": ([{"below": 9, "phase": {"train_from": "stage9"}}], "stage9"),
     "phases.optimizer": (["adam", "sgd", 3], "optimizer"),
-    "phases.momentum": ([0.9], "unknown config key .*momentum"),
+    "phases.momentum": ([-1, 1.5], "momentum"),
     "phases.warmup": ([-1, 2.5], "warmup"),
     "phases.clip": ([-1, NAN], "clip"),
     "phases.crop": ([0, 1.1, NAN], "crop"),
