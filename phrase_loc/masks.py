@@ -70,17 +70,18 @@ def thing_mask(
 
 
 def _inputs(heat: Any, box: Any, size: Sequence[int]) -> tuple[NDArray[np.float32], list[float]]:
+    """The map (h, w) and the box xyxy within a photograph of `size` (H, W); a ConfigError for anything else."""
     with suppress(TypeError, ValueError, RuntimeError):
         plane, corners = np.asarray(heat, np.float32), np.asarray(box, float)
         if plane.ndim == 2 and plane.size and np.isfinite(plane).all() and corners.shape == (4,):
             x1, y1, x2, y2 = found = corners.tolist()
             if 0 <= x2 >= x1 <= size[1] and 0 <= y2 >= y1 <= size[0] and np.isfinite(corners).all():
                 return plane, found
-    told = f"in a photograph of {size[1]} x {size[0]} pixels, got the box {str(box)[:60]}"
-    shape = (
-        f"a map of the shape {tuple(heat.shape)}" if hasattr(heat, "shape") else f"a {type(heat).__name__}"
+    shown = f"the shape {tuple(heat.shape)}" if hasattr(heat, "shape") else f"a {type(heat).__name__}"
+    raise ConfigError(
+        f"expected a box x1, y1, x2, y2 in a photograph of {size[1]} x {size[0]} pixels and a map (h, w) of finite "
+        f"numbers, got the box {str(box)[:60]} and for the map {shown}"
     )
-    raise ConfigError(f"expected a box x1, y1, x2, y2 and a map (h, w) of finite numbers {told} and {shape}")
 
 
 def _span(start: float, end: float, side: int, cells: int) -> tuple[int, int]:

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from phrase_loc.boxes import area, clip, iou
 from phrase_loc.maps import min_max
 
-TINY = (
-    1e-6  # share of the map's mass below which boxes are alike, and least temperature; keeps numbers finite
-)
+TINY = 1e-6  # least share of a map's mass, share of the image and temperature; keeps numbers finite
 LEAD = 1e-3  # of a voted box above the best score
 CELLS, FRAME = 3, 0.35  # parts of a region's side; width of the frame around it as a share of its sides
 WIDTH, HIDDEN, EMBEDDING = 40, 192, 48  # numbers of a BoxRanker's layers

@@ -266,9 +266,8 @@ def is_released(model: TextToRegion, config: TrainConfig) -> bool:
         if (folder := config.out / "model").is_dir():
             held = load_model(folder)
             told, now, theirs = held.config.card.get("training", {}), to_dict(config), held.state_dict()
-            parts = dict(
-                folded(deepcopy(model).cpu().float()).named_parameters()
-            )  # another run's model has others
+            # another run's model has other parameters
+            parts = dict(folded(deepcopy(model).cpu().float()).named_parameters())
             if LEARNED in str(held.config.card.get("words")):
                 del parts["words.vectors"]
             same = (
