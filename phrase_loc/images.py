@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
-from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,9 +109,10 @@ def upright(photograph: Picture, ending: str) -> bytes | None:
 
 def checked_frame(size: tuple[int, int]) -> tuple[int, int]:
     """(H, W) as whole numbers; a ConfigError for a frame without pixels or with more than MAX_PIXELS."""
-    with suppress(TypeError, ValueError):
-        height, width = map(index, size)  # of numpy and torch too; 64.7 and "64" have none
-        if min(height, width) >= 1 and height * width <= MAX_PIXELS and bool not in map(type, size):
+    with suppress(TypeError, ValueError, OverflowError):
+        height, width = map(int, given := list(size))  # of numpy and torch too
+        whole = [height, width] == given and bool not in map(type, given)  # 64.7 and "64" are not
+        if whole and min(height, width) >= 1 and height * width <= MAX_PIXELS:
             return height, width
     raise ConfigError(
         f"size is (H, W) of the frame of the answers in whole pixels, at most {MAX_PIXELS:,} of them; got "
@@ -195,7 +195,7 @@ def frames(clip: Path, every: int | None, folder: Path) -> list[str]:
         video = cv2.VideoCapture(str(clip))
         step = every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1))
         said = video.get(cv2.CAP_PROP_FRAME_COUNT)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder.parent)
         with files.writing(folder) as temporary:
             temporary.mkdir()
             number = -1

@@ -16,7 +16,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -139,7 +139,8 @@ class PhraseEncoder:
 
     def _names(self, phrase: str, found: Sequence[Token]) -> list[str]:
         """The tokens that name one person, place or brand and that the model was not trained on."""
-        new = [text for text, _, _ in found if text not in LISTS.counts and not self._has_seen(text)]
+        texts = ["", *(text for text, _, _ in found)]
+        new = [t for before, t in pairwise(texts) if t not in LISTS.counts and not self._has_seen(t, before)]
         if not new:
             return new
         written = [word.strip("\"'([") for word in phrase.split()]
@@ -148,10 +149,11 @@ class PhraseEncoder:
         capital = set(tokens(" ".join(within)))
         return [text for text in new if english.is_name(text, text in capital)]
 
-    def _has_seen(self, token: str) -> bool:
+    def _has_seen(self, token: str, before: str) -> bool:
         """Whether the model learned a word from pictures, by captions or by a class that its capital means too."""
         of_class = self._class_words.intersection(way[0] for way in spellings(token) if len(way) == 1)
-        first = LISTS.names_first & {token, canonical(token)}
+        in_two = f"{before}-{canonical(token)}" in LISTS.classes_in_two  # 'a Saint Bernard'
+        first = set() if in_two else LISTS.names_first & {token, canonical(token)}
         return bool(self.vocabulary.read(token)) or (bool(of_class) and not first)
 
     def _units(

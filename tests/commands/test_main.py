@@ -180,3 +180,18 @@ def test_behind_two_dashes_all_are_names(given, names, json):
     found = parsed(parser, given)
     assert [found.image, *found.phrases] == names
     assert found.json is json
+
+
+def test_a_command_that_fails_leaves_no_empty_folder(tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("dog\n", encoding="utf-8")
+    (tmp_path / "t.mp4").write_text("no video", encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    for given in (
+        ["label", "b.png", "--phrases", "t.txt", "--output", "new/out"],
+        ["label", "t.mp4", "--phrases", "t.txt", "--threshold", "0", "--output", "new/out"],
+        ["learn-ranker", str(tiny_model), "--shards", "none.tar", "--output", "new/out"],
+        ["calibrate", str(tiny_model), "--root", "none", "--output", "new/out"],
+    ):
+        assert main(given) == 2
+        assert sorted(tmp_path.rglob("*")) == before

@@ -126,6 +126,22 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     assert out == ""
 
 
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".gif"])
+def test_an_overlay_replaces_an_overlay_alone(ending, photo, tiny_model, tmp_path, capsys):
+    own = tmp_path / f"o{ending}"
+    (tmp_path / "many").mkdir()
+    for place in (own, tmp_path / "many" / f"{photo.name}.jpg"):
+        Image.effect_noise((300, 300), 90).convert("RGB").save(place)
+        before = place.read_bytes()
+        many = () if place == own else ("--output", tmp_path / "a.jsonl")
+        asked = (photo, "dog", *many, "--overlay", place if place == own else place.parent)
+        assert query(*asked, model=tiny_model) == 2
+        assert f"{place}, which is no overlay" in capsys.readouterr().err
+        assert place.read_bytes() == before
+        place.unlink()
+        assert query(*asked, model=tiny_model) == query(*asked, model=tiny_model) == 0
+
+
 def test_an_overlay_that_cannot_be_written_does_not_take_the_answers_with_it(
     photo, tiny_model, tmp_path, capsys
 ):
