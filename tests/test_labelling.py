@@ -317,6 +317,7 @@ DOG, HAT = ("dog", ("a dog", "a puppy")), ("red hat", ("red hat",))
             [DOG, ("cup", ("a mug",), 0.5), HAT],
         ),
         ("c.yml", "- dog\n- red hat\n", [("dog", ("dog",)), HAT]),
+        ("c.json", '["dog", "red hat"]', [("dog", ("dog",)), HAT]),
         ("c.yml", "7: no\nyes: 1.0\n", [("7", ("no",)), ("yes", ("1.0",))]),
     ],
 )
@@ -331,6 +332,8 @@ def test_files_of_classes(name, text, classes, tmp_path):
         ("c.txt", "# nothing\n", "names no class"),
         ("c.txt", "dog: a dog\ndog: a puppy\n", "names 'dog' twice"),
         ("c.txt", ": a dog\n", "a class has a name"),
+        ("c.csv", "class,phrase\ndog,a dog\n", "is JSON or a table"),
+        ("c.yaml", "names: [dog, man]\nnc: 2\n", "write the names alone"),
         ("c.yaml", "dog: [\n", "is not YAML"),
         ("c.yaml", "dog: a dog\ndog: a puppy\n", "has the key dog twice"),
         ("c.yaml", "dog: {phrase: a dog}\n", "'dog' has 'phrase'"),

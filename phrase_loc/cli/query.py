@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from phrase_loc.cli import COUNT, DEFAULT, PROBABILITY, note, parsed, whole_number
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import lock, read_text, refuse_foreign, same_file
-from phrase_loc.tables import is_table
+from phrase_loc.files import lock, refuse_foreign, same_file
+from phrase_loc.tables import is_table, listed_lines
 
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
@@ -120,6 +120,8 @@ def _phrases(args: argparse.Namespace) -> list[str]:
     phrases = []
     for argument in args.phrases:
         found = split_phrases(argument)
+        if os.path.isdir(argument):
+            note(f"{argument!r} is asked as a phrase, and is a folder too; of folders one is asked at a time")
         if len(found) > 1:
             shown = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
             note(f"{len(found)} phrases are asked for: {shown}")
@@ -130,8 +132,7 @@ def _phrases(args: argparse.Namespace) -> list[str]:
 def read_phrases(path: Path) -> list[str]:
     """One phrase a line, as it stands; empty lines are passed over."""
     what = "the file of phrases"
-    phrases = [line.strip() for line in read_text(path, what).splitlines() if line.strip()]
-    if not phrases:
+    if not (phrases := listed_lines(path, what)):
         raise DataError(f"{what} {path} is empty; write one phrase a line")
     return phrases
 

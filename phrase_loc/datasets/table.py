@@ -48,6 +48,8 @@ COLUMNS = {
     **{name: (name, old) for name, old in zip(("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))},
     "scores": ("scores",),
     "score": ("score", "confidence"),
+    "w": ("w",),
+    "h": ("h",),
     "width": ("width",),
     "height": ("height",),
 }

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import read_text
 from phrase_loc.structures import Word
+from phrase_loc.tables import listed_lines
 from phrase_loc.text import english
 from phrase_loc.text.english import LISTS, canonical, is_function_word, is_word, spellings, tokens
 from phrase_loc.text.parsing import Role, Token, negation, parse, relations
@@ -239,8 +239,8 @@ class PhraseEncoder:
 
 def read_synonyms(path: Path) -> dict[str, str]:
     """Word -> what is read instead, of lines `word: known word` (a ';' separates as well); '#' opens a comment."""
-    lines = read_text(path, what := "the file of synonyms").splitlines()
-    entries = [entry.strip() for line in lines if line.strip()[:1] != "#" for entry in line.split(";")]
+    lines = listed_lines(path, what := "the file of synonyms")
+    entries = [entry.strip() for line in lines if line[0] != "#" for entry in line.split(";")]
     synonyms: dict[str, str] = {}
     for entry in filter(None, entries):
         word, colon, read = (part.strip() for part in entry.partition(":"))

@@ -276,6 +276,13 @@ def test_an_argument_of_several_phrases_is_separated(photo, tiny_model, capsys):
     assert "note: 2 phrases are asked for: 'a dog', 'a man'" in err
 
 
+def test_a_folder_behind_a_folder_is_said_to_be_a_phrase(photo, tiny_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dog").mkdir()
+    assert query(photo.parent, "dog", "hat", "--output", "a.csv", model=tiny_model) == 0
+    assert capsys.readouterr().err.count("'dog' is asked as a phrase, and is a folder too") == 1
+
+
 @pytest.mark.parametrize("written", ["photo.png", "./x/../photo.png", "hard.png", "soft.png"])
 def test_an_overlay_over_the_photograph_is_refused(written, photo, tiny_model, capsys, monkeypatch):
     monkeypatch.chdir(photo.parent)
