@@ -273,6 +273,8 @@ def _rows(
             f"{path} needs a column {wanted}for the text ({', '.join(fields)}), got "
             f"{', '.join(table.columns[:12])[:200]}; name it in {'data.text_fields' if pictured else '--fields'}"
         )
+    if pictured and "split" in table.columns:
+        log.warning("%s has a column split, and the rows of all splits are read", path)
     rows = table.rows([*images, *columns], lambda place, wrong: note(Fault("row", f"{path}:{place}", wrong)))
     for place, cells in rows:
         yield place, cells[0], [text for cell in cells[len(images) :] for text in tables.cell_texts(cell)]

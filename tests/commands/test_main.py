@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 
 from phrase_loc.cli import guarded, main, parsed
 from phrase_loc.errors import DataError
+from phrase_loc.files import lock
 
 EXAMPLE, LONG = "a.png", "x" * 300
 
@@ -195,3 +197,13 @@ def test_a_command_that_fails_leaves_no_empty_folder(tiny_model, tmp_path, monke
     ):
         assert main(given) == 2
         assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_one_process_changes_a_model_at_a_time(output, tiny_model, tmp_path, capsys):
+    shutil.copytree(tiny_model, folder := tmp_path / "model")
+    given = [str(tiny_model), "--output", str(folder)] if output else [str(folder)]
+    with lock(folder / ".change.lock", "held"):
+        for command, source in (("calibrate", "--root"), ("learn-ranker", "--shards")):
+            assert main([command, *given, source, "."]) == 2
+            assert f"another process is changing the model in {folder}" in capsys.readouterr().err

@@ -455,3 +455,9 @@ def test_texts_of_json_members():
             ["c"],
             "its .json is no JSON object, or has a key twice",
         )
+
+
+def test_a_table_with_splits_is_read_whole_which_is_said(tmp_path: Path, caplog):
+    (tmp_path / "t.csv").write_text("image,caption,split\na.jpg,a dog,train\nb.jpg,a cat,test\n")
+    assert len(open_source(str(tmp_path / "t.csv"))) == 2
+    assert "has a column split, and the rows of all splits are read" in caplog.text
