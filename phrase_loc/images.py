@@ -44,6 +44,7 @@ _TURNS = (  # of the orientations 2 to 8
     _TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE, _TURN.ROTATE_270,
     _TURN.TRANSVERSE, _TURN.ROTATE_90,
 )  # fmt: skip
+_RANGES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # cameras put 10 to 14 bits into files of 16
 _BAND = 1 << 20  # pixels that are converted at once
 
 
@@ -161,12 +162,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit or float grey -> 8-bit: the type's range for integers up to 16 bits, else min to max."""
+    """16-bit, 32-bit or float grey -> 8-bit: the least of _RANGES for integers up to 16 bits, else min to max."""
     finite = (values[np.isfinite(values)] for values in (np.asarray(band) for _, band in _bands(image)))
     ends = [float(end) for values in finite if values.size for end in (values.min(), values.max())]
     low, high = min(ends, default=0.0), max(ends, default=0.0)
     if not (high > 65535 or low < 0 or 0 < high <= 1):
-        low, high = 0.0, 65535.0 if high > 255 else 255.0
+        low, high = 0.0, next(top for top in _RANGES if high <= top)
     grey = Image.new("L", image.size)
     for top, band in _bands(image):
         values = np.nan_to_num(np.asarray(band).astype(np.float64), nan=0.0, posinf=high, neginf=low)
