@@ -183,16 +183,20 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
 
 
-def frames(clip: Path, every: int | None, folder: Path) -> list[str]:
+def frames(clip: Path, every: int | None, folder: Path, overwrite: bool = False) -> list[str]:
     """Every n-th frame of a video (None: one a second) as JPEGs in a folder, which is kept for the next call.
 
-    Raises a DataError where it is no video that OpenCV reads. Frames are labelled alone: nothing is tracked.
+    Raises a DataError where it is no video that OpenCV reads, or other frames lie there that it may not overwrite.
+    Frames are labelled alone: nothing is tracked.
     """
     import cv2
 
     about = json.dumps([*files.fingerprint(clip), every])
     record = folder / "video.json"
     if not (record.is_file() and record.read_text(encoding="utf-8") == about):
+        if record.is_file() and not overwrite:
+            what = f"{folder} holds frames of another choice or video, which were labelled"
+            raise DataError(f"{what}; give another --output, or --overwrite to replace them")
         video = cv2.VideoCapture(str(clip))
         step = every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1))
         said = video.get(cv2.CAP_PROP_FRAME_COUNT)

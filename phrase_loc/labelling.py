@@ -305,6 +305,7 @@ def photographs(
     folder: Path,
     every: int | None,
     note: Callable[[str], None],
+    overwrite: bool = False,
 ) -> list[str]:
     """Photographs, those in folders, and frames of videos, which go to `folder`; `note` is told what is left out."""
     found: list[str] = []
@@ -312,7 +313,7 @@ def photographs(
     own, videos = os.path.realpath(folder) + os.sep, set[str]()
     for path in map(Path, dict.fromkeys(given)):
         if path.suffix.lower() in VIDEO_ENDINGS and path.is_file():
-            stills = frames(path, every, folder / "frames" / distinct(path.stem, videos))
+            stills = frames(path, every, folder / "frames" / distinct(path.stem, videos), overwrite)
             note(f"{path}: {len(stills)} frames are labelled, each alone (nothing is tracked)")
             found += stills
         elif is_table(path) and not path.is_dir():

@@ -114,7 +114,7 @@ def run_label(parser: argparse.ArgumentParser, given: list[str]) -> None:
         localizer = query.localizer_of(args, str(world.device))
         notes = check_classes(localizer, classes, rules)
         images = world.from_main(
-            lambda: photographs(args.photos, classes, args.output, args.every, notes.append)
+            lambda: photographs(args.photos, classes, args.output, args.every, notes.append, args.overwrite)
         )
         for text in notes if world.is_main else ():
             note(text)
