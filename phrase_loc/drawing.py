@@ -29,6 +29,8 @@ _HEAT = [
     for stops in ((0, 120, 230, 255, 255), (0, 10, 90, 200, 250), (0, 30, 10, 40, 200))
 ]
 
+#: What a picture of ours says of itself, by which it may be drawn anew.
+DRAWN, _SOFTWARE = "drawn by phrase_loc", 0x0131
 PANEL, SIDE = 512, 400  # longest side in pixels of a panel, and of a shown photograph
 
 
@@ -119,11 +121,15 @@ def picture_format(path: str | os.PathLike) -> str:
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
-    """Write a picture whole or not at all, in the format of the ending; a DataError says what is in the way."""
-    target, content = Path(path), io.BytesIO()
+    """Write a picture whole or not at all, in the format of the ending; a DataError says what is in the way.
+
+    It is marked as `DRAWN` where its format has metadata.
+    """
+    target, content, exif = Path(path), io.BytesIO(), Image.Exif()
     name = picture_format(target)
+    exif[_SOFTWARE] = DRAWN
     try:
-        picture.save(content, format=name)
+        picture.save(content, format=name, exif=exif, comment=DRAWN)  # which GIF takes
     except Exception as error:  # each encoder has its own errors and its own greatest size
         what = f"{target} as {name} of {picture.width} x {picture.height} pixels"
         raise DataError(f"cannot write {what} ({files.reason(error)}); name a .png") from None

@@ -28,6 +28,9 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 #: Called with ("before" | "written" | "after", path) around each file that is written: a test kills its process here.
 observer: Callable[[str, Path], object] = lambda moment, path: None  # noqa: E731 - replaced by tests
 
+#: Folders that `make_folder` made.
+made: list[Path] = []
+
 ADVICE = "choose a place that can be written"
 UTF8 = "utf-8-sig"  # with a byte-order mark or without
 #: Bytes of the digest that `sealed` puts before its content.
@@ -71,13 +74,16 @@ def writing(path: AnyPath, advice: str = ADVICE) -> Iterator[Path]:
 
 
 def refuse_foreign(path: AnyPath, mark: str, what: str, advice: str) -> None:
-    """A ConfigError where a file stands that lacks `mark`, a pattern, in its first kilobytes, and so is no `what`.
+    """A ConfigError where a file stands that lacks `mark`, a pattern, in its first and last kilobytes: no `what`.
 
     Raises DataError: the file cannot be read.
     """
     path = Path(path)
     with told(path, f"the {what}", advice), path.open("rb") if path.is_file() else nullcontext() as file:
-        ours = file and re.search(mark, file.read(4096).decode("utf-8", "replace"))
+        ends = (
+            (file.read(4096), file.seek(max(0, path.stat().st_size - 4096)), file.read(4096)) if file else ()
+        )
+        ours = ends and re.search(mark, (ends[0] + ends[2]).decode("utf-8", "replace"))
     if os.path.exists(path) and not ours:
         raise ConfigError(f"output would overwrite {path}, which is no {what}; {advice}")
 
@@ -148,7 +154,16 @@ def refusing(place: AnyPath, advice: str) -> Iterator[None]:
 def make_folder(folder: AnyPath, advice: str = ADVICE, called: str = "") -> None:
     """A folder and those above it, unless they are there; a DataError, which calls it so, where that cannot be."""
     with refusing(called or folder, advice):
+        made.extend(new for new in (Path(folder), *Path(folder).parents) if not new.exists())
         os.makedirs(folder, exist_ok=True)
+
+
+def remove_empty_folders() -> None:
+    """Takes away what `make_folder` made and nothing came into, as of a command that failed."""
+    for folder in sorted(made, key=lambda path: len(path.parts), reverse=True):
+        with suppress(OSError):
+            folder.rmdir()
+    made.clear()
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from phrase_loc.display import answers_in, phrase_rows
-from phrase_loc.drawing import COLOURS, data_uri, overlay, save_picture, small_jpeg
+from phrase_loc.drawing import COLOURS, DRAWN, data_uri, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import make_folder, told, writing
+from phrase_loc.files import make_folder, refuse_foreign, told, writing
 from phrase_loc.images import IMAGE_ENDINGS, load_image
 from phrase_loc.tables import open_table
 
@@ -130,6 +130,8 @@ def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) 
         raise ConfigError(
             f"overlays in {folder} would lie among the photographs that are asked; name another folder"
         )
+    for place in filter(os.path.exists, places):
+        refuse_foreign(place, DRAWN, "overlay that says so", "delete it or give another --overlay")
     make_folder(folder)
     return dict(zip(images, places, strict=True))
 

@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
-from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +44,7 @@ _TURNS = (  # of the orientations 2 to 8
     _TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE, _TURN.ROTATE_270,
     _TURN.TRANSVERSE, _TURN.ROTATE_90,
 )  # fmt: skip
+_RANGES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # cameras put 10 to 14 bits into files of 16
 _BAND = 1 << 20  # pixels that are converted at once
 
 
@@ -110,9 +110,10 @@ def upright(photograph: Picture, ending: str) -> bytes | None:
 
 def checked_frame(size: tuple[int, int]) -> tuple[int, int]:
     """(H, W) as whole numbers; a ConfigError for a frame without pixels or with more than MAX_PIXELS."""
-    with suppress(TypeError, ValueError):
-        height, width = map(index, size)  # of numpy and torch too; 64.7 and "64" have none
-        if min(height, width) >= 1 and height * width <= MAX_PIXELS and bool not in map(type, size):
+    with suppress(TypeError, ValueError, OverflowError):
+        height, width = map(int, given := list(size))  # of numpy and torch too
+        whole = [height, width] == given and bool not in map(type, given)  # 64.7 and "64" are not
+        if whole and min(height, width) >= 1 and height * width <= MAX_PIXELS:
             return height, width
     raise ConfigError(
         f"size is (H, W) of the frame of the answers in whole pixels, at most {MAX_PIXELS:,} of them; got "
@@ -161,12 +162,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit or float grey -> 8-bit: the type's range for integers up to 16 bits, else min to max."""
+    """16-bit, 32-bit or float grey -> 8-bit: the least of _RANGES for integers up to 16 bits, else min to max."""
     finite = (values[np.isfinite(values)] for values in (np.asarray(band) for _, band in _bands(image)))
     ends = [float(end) for values in finite if values.size for end in (values.min(), values.max())]
     low, high = min(ends, default=0.0), max(ends, default=0.0)
     if not (high > 65535 or low < 0 or 0 < high <= 1):
-        low, high = 0.0, 65535.0 if high > 255 else 255.0
+        low, high = 0.0, next(top for top in _RANGES if high <= top)
     grey = Image.new("L", image.size)
     for top, band in _bands(image):
         values = np.nan_to_num(np.asarray(band).astype(np.float64), nan=0.0, posinf=high, neginf=low)
@@ -182,20 +183,24 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
 
 
-def frames(clip: Path, every: int | None, folder: Path) -> list[str]:
+def frames(clip: Path, every: int | None, folder: Path, overwrite: bool = False) -> list[str]:
     """Every n-th frame of a video (None: one a second) as JPEGs in a folder, which is kept for the next call.
 
-    Raises a DataError where it is no video that OpenCV reads. Frames are labelled alone: nothing is tracked.
+    Raises a DataError where it is no video that OpenCV reads, or other frames lie there that it may not overwrite.
+    Frames are labelled alone: nothing is tracked.
     """
     import cv2
 
     about = json.dumps([*files.fingerprint(clip), every])
     record = folder / "video.json"
     if not (record.is_file() and record.read_text(encoding="utf-8") == about):
+        if record.is_file() and not overwrite:
+            what = f"{folder} holds frames of another choice or video, which were labelled"
+            raise DataError(f"{what}; give another --output, or --overwrite to replace them")
         video = cv2.VideoCapture(str(clip))
         step = every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1))
         said = video.get(cv2.CAP_PROP_FRAME_COUNT)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder.parent)
         with files.writing(folder) as temporary:
             temporary.mkdir()
             number = -1

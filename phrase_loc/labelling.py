@@ -34,7 +34,7 @@ from phrase_loc.label_formats import FORMATS, Label, LabelledImage, Place, disti
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.streaming import Question, answer_many, questions_of, read_record, record_path
 from phrase_loc.structures import ABSENT_BELOW, FOUND_AT
-from phrase_loc.tables import is_table
+from phrase_loc.tables import is_table, listed_lines
 from phrase_loc.text.splitting import split_phrases
 
 CANDIDATES = 10  # boxes of a phrase among which further instances are looked for
@@ -66,19 +66,22 @@ class Rules(NamedTuple):
 
 
 def read_classes(path: Path) -> list[LabelClass]:
-    """The classes of a file: YAML by its ending, else lines `name: phrase, phrase` or `name`; '#' opens a comment.
+    """The classes of a file: YAML or JSON by its ending, else lines `name: phrase, phrase` or `name`; '#' is comment.
 
     In YAML a class is `name: phrase`, `name: [phrase, ...]` or `name: {phrases: ..., threshold: 0.6, share: 0.1}`, or
     the file is a list of names. Raises a DataError that says which class is wrong, a ConfigError where it is no YAML.
     """
-    text = files.read_text(path, what := "the file of classes")
-    if path.suffix.lower() in {".yaml", ".yml"}:
-        content = parsed_yaml(text, f"{what} {path}", _CLASSES)
+    what = "the file of classes"
+    if path.suffix.lower() in {".yaml", ".yml", ".json"}:
+        content = parsed_yaml(files.read_text(path, what), f"{what} {path}", _CLASSES)
+        if isinstance(content, dict) and "names" in content:
+            raise DataError(
+                f"{what} {path} has `names`, as YOLO's data.yaml; write the names alone, a line each"
+            )
         pairs = [(name, None) for name in content] if isinstance(content, list) else content
         pairs = list(pairs.items()) if isinstance(pairs, dict) else pairs or []
     else:
-        lines = (line.strip() for line in text.splitlines())
-        pairs = [line.partition(":")[::2] for line in lines if line and not line.startswith("#")]
+        pairs = [line.partition(":")[::2] for line in listed_lines(path, what) if line[0] != "#"]
     if not isinstance(pairs, list) or not pairs:
         raise DataError(f"{what} {path} names no class; write a line `name: phrase, phrase` for each")
     classes = [_class(name, value, f"{what} {path}") for name, value in pairs]
@@ -302,6 +305,7 @@ def photographs(
     folder: Path,
     every: int | None,
     note: Callable[[str], None],
+    overwrite: bool = False,
 ) -> list[str]:
     """Photographs, those in folders, and frames of videos, which go to `folder`; `note` is told what is left out."""
     found: list[str] = []
@@ -309,7 +313,7 @@ def photographs(
     own, videos = os.path.realpath(folder) + os.sep, set[str]()
     for path in map(Path, dict.fromkeys(given)):
         if path.suffix.lower() in VIDEO_ENDINGS and path.is_file():
-            stills = frames(path, every, folder / "frames" / distinct(path.stem, videos))
+            stills = frames(path, every, folder / "frames" / distinct(path.stem, videos), overwrite)
             note(f"{path}: {len(stills)} frames are labelled, each alone (nothing is tracked)")
             found += stills
         elif is_table(path) and not path.is_dir():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from phrase_loc.errors import DataError
-from phrase_loc.files import UTF8, encoding_of, once, opened, to_utf8, told
+from phrase_loc.files import UTF8, encoding_of, once, opened, read_text, to_utf8, told
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,19 @@ def image_path(folder: Path, name: str) -> Path:
     if name == plain:
         return folder / name
     return next((path for path in (folder / name, folder / bare) if os.path.exists(path)), folder / plain)
+
+
+def listed_lines(path: Path, what: str) -> list[str]:
+    """The lines of a list that somebody wrote, without blank ones and blanks around them.
+
+    Raises DataError where the file is missing, JSON or a table, whose lines would be taken for entries.
+    """
+    text, found = read_text(path, what), None
+    with suppress(ValueError, RecursionError):
+        found, _ = json.JSONDecoder().raw_decode(text.lstrip())
+    if isinstance(found, (list, dict)) or _ending(path) in (".csv", ".tsv"):
+        raise DataError(f"{what} {path} is JSON or a table; write a text (.txt) with one entry a line")
+    return _stripped(text)
 
 
 def text_lines(path: Path, what: str) -> Iterator[str]:

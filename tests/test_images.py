@@ -279,6 +279,8 @@ def test_palettes_with_transparent_entries_lie_on_white():
     [
         (np.array([[0, 257, 65535]], np.uint16), [0, 1, 255]),
         (np.array([[0, 200, 255]], np.uint16), [0, 200, 255]),
+        (np.array([[0, 2048, 4095]], np.uint16), [0, 128, 255]),
+        (np.array([[0, 400, 1000]], np.uint16), [0, 100, 249]),
         (np.array([[-10, 0, 10]], np.int32), [0, 128, 255]),
         (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
         (np.array([[np.nan, np.inf, 1, -np.inf, 0]], np.float32), [0, 255, 255, 0, 0]),

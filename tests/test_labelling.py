@@ -317,6 +317,7 @@ DOG, HAT = ("dog", ("a dog", "a puppy")), ("red hat", ("red hat",))
             [DOG, ("cup", ("a mug",), 0.5), HAT],
         ),
         ("c.yml", "- dog\n- red hat\n", [("dog", ("dog",)), HAT]),
+        ("c.json", '["dog", "red hat"]', [("dog", ("dog",)), HAT]),
         ("c.yml", "7: no\nyes: 1.0\n", [("7", ("no",)), ("yes", ("1.0",))]),
     ],
 )
@@ -331,6 +332,8 @@ def test_files_of_classes(name, text, classes, tmp_path):
         ("c.txt", "# nothing\n", "names no class"),
         ("c.txt", "dog: a dog\ndog: a puppy\n", "names 'dog' twice"),
         ("c.txt", ": a dog\n", "a class has a name"),
+        ("c.csv", "class,phrase\ndog,a dog\n", "is JSON or a table"),
+        ("c.yaml", "names: [dog, man]\nnc: 2\n", "write the names alone"),
         ("c.yaml", "dog: [\n", "is not YAML"),
         ("c.yaml", "dog: a dog\ndog: a puppy\n", "has the key dog twice"),
         ("c.yaml", "dog: {phrase: a dog}\n", "'dog' has 'phrase'"),
@@ -566,7 +569,8 @@ def test_a_video_by_frames(drawn_image, tiny_model, tmp_path, capsys, caplog):
     with Image.open(frames[2]) as seen:
         assert np.abs(np.array(seen, float) - np.array(drawn_image.rotate(16))).mean() < 8
     assert command(*usual, model=tiny_model) == 2  # other photographs: one a second
-    assert "other photographs" in capsys.readouterr().err
+    assert "holds frames of another choice" in capsys.readouterr().err
+    assert all(path.is_file() for path in frames)  # as the labels name them
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     assert command(*usual, "--overwrite", model=tiny_model) == 0
     assert re.search(r"my clip\.avi says 25 frames and gives \d+; perhaps it is cut off", caplog.text)

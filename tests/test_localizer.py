@@ -12,6 +12,7 @@ from PIL import Image
 
 from phrase_loc.distributed import pick_device
 from phrase_loc.errors import ConfigError
+from phrase_loc.images import checked_frame
 from phrase_loc.localizer import Inference, PhraseLocalizer, prepare
 from phrase_loc.maps import min_max, resize
 
@@ -295,6 +296,7 @@ def test_a_number_of_boxes_is_at_least_one(top_k, tiny_localizer, drawn_image):
         (64.7, 96),
         (True, 5),
         ("64", "96"),
+        (float("inf"), 3),
     ],
 )
 def test_a_frame_is_two_lengths(size, tiny_localizer, drawn_image):
@@ -302,6 +304,14 @@ def test_a_frame_is_two_lengths(size, tiny_localizer, drawn_image):
         tiny_localizer.look(drawn_image, size=size)
     with pytest.raises(ConfigError, match=r"size is \(H, W\)"):
         tiny_localizer.heat(torch.rand(1, 4, 4), size)
+
+
+@pytest.mark.parametrize(
+    "size", [(480.0, 640.0), np.array([480, 640]), np.float32([480, 640]), torch.tensor([480.0, 640.0])]
+)
+def test_a_frame_in_whole_numbers_of_any_type(size):
+    assert checked_frame(size) == (480, 640)
+    assert set(map(type, checked_frame(size))) == {int}
 
 
 @pytest.mark.parametrize(

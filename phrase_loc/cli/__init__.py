@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from phrase_loc import __version__
 from phrase_loc.errors import ConfigError, PhraseLocError, nearest
+from phrase_loc.files import remove_empty_folders
 
 _REST = "phrase_loc.cli.commands"
 #: name -> (module with run_NAME(parser, arguments) -> exit code or None, one line of help)
@@ -67,6 +68,8 @@ def guarded(action: Callable[[], int | None]) -> int:
                 path = os.fsdecode(path) if isinstance(path, bytes) else path
                 told = PhraseLocError(f"{path} cannot be read or written ({error.strerror}); check the path")
                 print(f"error: {told}", file=sys.stderr)
+            if code:
+                remove_empty_folders()
             out.flush()
         except SystemExit:  # of argparse, which has said why, but passes over what it cannot print
             with suppress(OSError):

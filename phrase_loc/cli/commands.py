@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from phrase_loc.cli import COUNT, DEFAULT, PROBABILITY, SEED, host_name, note, parsed, query, whole_number
 from phrase_loc.config import fields_of, load_config, value_of
 from phrase_loc.errors import ConfigError, extra
-from phrase_loc.files import make_folder, read_text, refuse_foreign, write_text
+from phrase_loc.files import lock, make_folder, read_text, refuse_foreign, write_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from phrase_loc.localizer import PhraseLocalizer
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -112,7 +114,7 @@ def run_label(parser: argparse.ArgumentParser, given: list[str]) -> None:
         localizer = query.localizer_of(args, str(world.device))
         notes = check_classes(localizer, classes, rules)
         images = world.from_main(
-            lambda: photographs(args.photos, classes, args.output, args.every, notes.append)
+            lambda: photographs(args.photos, classes, args.output, args.every, notes.append, args.overwrite)
         )
         for text in notes if world.is_main else ():
             note(text)
@@ -168,10 +170,10 @@ def run_calibrate(parser: argparse.ArgumentParser, given: list[str]) -> None:
     from phrase_loc.datasets.flickr30k import Flickr30kEntities
     from phrase_loc.evaluation.calibration import calibrate
 
-    localizer = _to_change(args, "calibrate", "cpu")
-    fit = calibrate(localizer, Flickr30kEntities(args.root, args.split), args.seed)
-    localizer.model.config = replace(localizer.model.config, calibration=fit)
-    localizer.save_pretrained(args.output or args.model)
+    with _to_change(args, "calibrate", "cpu") as localizer:
+        fit = calibrate(localizer, Flickr30kEntities(args.root, args.split), args.seed)
+        localizer.model.config = replace(localizer.model.config, calibration=fit)
+        localizer.save_pretrained(args.output or args.model)
     print(json.dumps(fit, indent=1))
 
 
@@ -185,9 +187,9 @@ def run_learn_ranker(parser: argparse.ArgumentParser, given: list[str]) -> None:
     from phrase_loc.pairs.sources import open_source
     from phrase_loc.training.box_ranker import WITH, teach
 
-    localizer = _to_change(args, "learn-ranker", "auto", **WITH)
-    taught, said = teach(localizer, open_source(args.shards), args.photographs, args.seed)
-    taught.save_pretrained(args.output or args.model)
+    with _to_change(args, "learn-ranker", "auto", **WITH) as localizer:
+        taught, said = teach(localizer, open_source(args.shards), args.photographs, args.seed)
+        taught.save_pretrained(args.output or args.model)
     print(json.dumps(said, indent=1))
 
 
@@ -200,9 +202,9 @@ def run_learn_classes(parser: argparse.ArgumentParser, given: list[str]) -> None
     from phrase_loc.pairs.sources import open_source
     from phrase_loc.training.class_words import learn_classes
 
-    localizer = _to_change(args, "learn-classes", "auto")
-    taught, said = learn_classes(localizer, open_source(args.shards), args.photographs, args.seed)
-    folder = taught.save_pretrained(args.output or args.model)
+    with _to_change(args, "learn-classes", "auto") as localizer:
+        taught, said = learn_classes(localizer, open_source(args.shards), args.photographs, args.seed)
+        folder = taught.save_pretrained(args.output or args.model)
     print(json.dumps(said, indent=1))
     note(f"answers have no `present` until `phrase-loc calibrate {folder}` was run: these are other words")
 
@@ -224,8 +226,14 @@ def _changed_arguments(parser: argparse.ArgumentParser, example: str) -> None:
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
-def _to_change(args: argparse.Namespace, command: str, device: str, **settings: Any) -> "PhraseLocalizer":
-    """The model with these settings and those of --set; a ConfigError where it can be saved at no place."""
+@contextmanager
+def _to_change(
+    args: argparse.Namespace, command: str, device: str, **settings: Any
+) -> "Iterator[PhraseLocalizer]":
+    """The model with these settings and those of --set, whose folder is held: of two changes one would be lost.
+
+    Raises a ConfigError where it can be saved at no place.
+    """
     from phrase_loc.localizer import Inference, PhraseLocalizer
     from phrase_loc.models.store import make_model_folder
 
@@ -239,10 +247,15 @@ def _to_change(args: argparse.Namespace, command: str, device: str, **settings: 
         raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
     for key, value in (pair.split("=", 1) for pair in args.changes):
         settings[key] = value_of(value, key, fields_of(Inference).get(key, Any))
-    localizer = PhraseLocalizer.from_pretrained(args.model, device).with_settings(**settings)
-    if args.output:  # which hours of work must not find to be impossible
-        make_model_folder(args.output, localizer.model)
-    return localizer
+    if args.output:
+        make_folder(args.output)
+    folder = args.output or Path(args.model)
+    sentence = f"another process is changing the model in {folder}; wait for it, or give another --output"
+    with lock(folder / ".change.lock", sentence):
+        localizer = PhraseLocalizer.from_pretrained(args.model, device).with_settings(**settings)
+        if args.output:  # which hours of work must not find to be impossible
+            make_model_folder(args.output, localizer.model)
+        yield localizer
 
 
 def run_leaks(parser: argparse.ArgumentParser, given: list[str]) -> int:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from phrase_loc.cli import COUNT, DEFAULT, PROBABILITY, note, parsed, whole_number
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import lock, read_text, refuse_foreign, same_file
-from phrase_loc.tables import is_table
+from phrase_loc.files import lock, refuse_foreign, same_file
+from phrase_loc.tables import is_table, listed_lines
 
 if TYPE_CHECKING:
     from phrase_loc.localizer import PhraseLocalizer
@@ -120,6 +120,8 @@ def _phrases(args: argparse.Namespace) -> list[str]:
     phrases = []
     for argument in args.phrases:
         found = split_phrases(argument)
+        if os.path.isdir(argument):
+            note(f"{argument!r} is asked as a phrase, and is a folder too; of folders one is asked at a time")
         if len(found) > 1:
             shown = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
             note(f"{len(found)} phrases are asked for: {shown}")
@@ -130,8 +132,7 @@ def _phrases(args: argparse.Namespace) -> list[str]:
 def read_phrases(path: Path) -> list[str]:
     """One phrase a line, as it stands; empty lines are passed over."""
     what = "the file of phrases"
-    phrases = [line.strip() for line in read_text(path, what).splitlines() if line.strip()]
-    if not phrases:
+    if not (phrases := listed_lines(path, what)):
         raise DataError(f"{what} {path} is empty; write one phrase a line")
     return phrases
 
@@ -247,11 +248,12 @@ def _overlay_place(args: argparse.Namespace) -> Iterator[Path | None]:
     if not args.overlay:
         yield None
         return
-    from phrase_loc.drawing import picture_format
+    from phrase_loc.drawing import DRAWN, picture_format
 
     place = _behind_link(args.overlay)
     picture_format(place)
     _refuse_input(place, [args.image, args.phrase_file])
+    refuse_foreign(place, DRAWN, "overlay that says so", "delete it or give another --overlay")
     sentence = f"another process is writing {place}; wait for it, or give another --overlay"
     writable = os.access(place.parent, os.W_OK)  # where it is not, that is said after the answers
     with lock(place.with_name(f".{place.name}.lock"), sentence) if writable else nullcontext():

@@ -48,11 +48,14 @@ COLUMNS = {
     **{name: (name, old) for name, old in zip(("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))},
     "scores": ("scores",),
     "score": ("score", "confidence"),
+    "w": ("w",),
+    "h": ("h",),
+    "split": ("split",),
     "width": ("width",),
     "height": ("height",),
 }
 #: Those of them that hold texts, or the numbers by which things are called.
-TEXTS = ("image", "phrase", "category", "number", "entity", "protocol")
+TEXTS = ("image", "phrase", "category", "number", "entity", "protocol", "split")
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ class Table(Annotated):
 
     Args:
         root: the table, with the photographs beside it; or their folder, where `table` names the file.
-        split: of no meaning here.
+        split: whose rows are read where the table has a column `split`.
         table: the file, in `root` or anywhere.
 
     A photograph's size is read from it, or from the columns `width` and `height`, in which case it may be absent.
@@ -211,6 +214,11 @@ class Table(Annotated):
         self.numbers: dict[str, str] = {}
         groups: dict[str, list[Row]] = {}
         for row in rows(path, "the table", self.skipped):
+            if split and row.text("split") not in ("", split):
+                self.skipped.note(
+                    "rows of other splits", f"{brief(row.text('split'))}; data.split={split} is read"
+                )
+                continue
             image, phrase = row.text("image"), row.text("phrase")
             if image and phrase:
                 groups.setdefault(image, []).append(row)

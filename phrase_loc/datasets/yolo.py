@@ -1,6 +1,6 @@
 """COCO-style YOLO labels: one text file an image, `class cx cy width height` in shares of the image.
 
-    ROOT/images/[<split>/]*.jpg, ROOT/labels/[<split>/]*.txt, [ROOT/classes.txt or ROOT/data.yaml]
+    ROOT/images/[<split>/]*.jpg, ROOT/labels/[<split>/]*.txt, [ROOT/classes.txt or data.yaml, or ROOT/../data.yaml]
 
 Class numbers are COCO's 80 in contiguous order, or the order of a list of names given; a list that lies in the
 tree is read by its names and must be of COCO's. A line of three or more points, `class x1 y1 x2 y2 x3 y3 ...`, is
@@ -8,6 +8,7 @@ an outline and counts as the box around it. Boxes refer to the upright photograp
 a box is easier than a hit on a mask, so figures never stand beside those of `coco`.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -20,6 +21,8 @@ from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import read_text
 from phrase_loc.images import IMAGE_ENDINGS, picture_size
 from phrase_loc.structures import GroundingSample
+
+log = logging.getLogger(__name__)
 
 ROUNDING = 1e-3  # shares of 1.0000001 are rounding; beyond this they are no shares
 LISTS = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")
@@ -103,16 +106,27 @@ def own_names(names: Sequence[str]) -> dict[int, ClassName]:
 
 
 def listed_names(root: Path) -> dict[int, ClassName]:
-    """Number -> class by the lists of names that lie in the tree, or COCO's 80 in their order where none does."""
+    """Number -> class by the lists of names that lie in the tree, or beside it where it is one split of Roboflow's.
+
+    COCO's 80 in their order where none does, which the log says.
+    """
     lists: dict[Path, dict[int, str]] = {}
-    for path in (path for folder in (root, root / "labels") for n in LISTS if (path := folder / n).is_file()):
+    for path in _lists_in(root, root / "labels") or _lists_in(root.absolute().parent):
         with suppress(DataError) if lists else nullcontext():  # a dataset.yaml beside a list may name none
             lists[path] = _names(path)
     found = [by_name(names, path.name, OWN) for path, names in lists.items()]
     for path, names in zip(lists, found, strict=True):
         if names != found[0]:
             raise DataError(f"{next(iter(lists))} and {path} name other classes; remove one, or {OWN}")
+    if not found:
+        log.warning(
+            "%s has no list of names (%s): class numbers are COCO's 80 in order", root, ", ".join(LISTS)
+        )
     return found[0] if found else dict(enumerate(class_names("coco")))
+
+
+def _lists_in(*folders: Path) -> list[Path]:
+    return [path for folder in folders for name in LISTS if (path := folder / name).is_file()]
 
 
 def _names(path: Path) -> dict[int, str]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from phrase_loc.boxes import rescale
-from phrase_loc.datasets.annotations import Annotated, Size, fit_box, refuse_shares
+from phrase_loc.datasets.annotations import Annotated, Size, fit_box, number, refuse_shares
 from phrase_loc.datasets.table import Places, Row, categories, image_numbers, numbered, rows
 from phrase_loc.errors import ConfigError, DataError, PhraseLocError, choose
 from phrase_loc.evaluation.evaluator import Plan, framed
@@ -93,7 +93,7 @@ class Predictions(Method):
                 raise DataError(f"{self.path}, {row.where}: {error}; {ADVICE}") from None
             for thing in things if answer.point or answer.boxes else ():  # an empty one was not filled in
                 self._add((sample.image_id, thing, protocol), answer)
-        what = f"the predictions {self.path} for the data {samples.name}"
+        what = f"the predictions {self.path} (point_x and point_y, or x1, y1, x2, y2) for the data {samples.name}"
         self.notes.refuse_if_empty(len(self.found), what)
         given = (chain(a.point or (), *(box[:4] for box in a.boxes)) for a in self.found.values())
         refuse_shares(max(chain.from_iterable(given)), f"the file {self.path}")
@@ -162,6 +162,11 @@ def _checked(row: Row, size: Size) -> Answer:
     if point and not all(-1 <= value <= side + 1 for value, side in zip(point, size[::-1], strict=True)):
         shown = f"({point[0]:g}, {point[1]:g})"
         raise DataError(f"its point {shown} lies outside the {size[1]} x {size[0]} image")
+    sides = [row.cells.get(short, row.cells.get(long)) for short, long in (("w", "width"), ("h", "height"))]
+    if point and not boxes and None not in sides and [number(s, "its sides") for s in sides] != [*size[::-1]]:
+        raise DataError(
+            "its x and y have a width and a height beside them that are not the image's, as of a box"
+        )
     ranked = scores or [1 / rank for rank in range(1, len(boxes) + 1)]
     found = [(*box, score) for box, score in zip(boxes, ranked, strict=True)]
     return Answer(row.where, point, found, scores is not None)

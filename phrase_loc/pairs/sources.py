@@ -239,9 +239,9 @@ def member_texts(text: bytes | None, record: bytes | None, fields: Sequence[str]
         return texts, wrong
     tree = None
     with suppress(ValueError, RecursionError):
-        tree = json.loads(record)
+        tree = json.loads(record, object_pairs_hook=files.once)
     if not isinstance(tree, dict):
-        return texts, "its .json is no JSON object"
+        return texts, "its .json is no JSON object, or has a key twice"
     values = (tree.get(name) for name in fields)
     found = chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
     return texts + [tables.whole(one) for one in found if isinstance(one, str)], wrong
@@ -273,6 +273,8 @@ def _rows(
             f"{path} needs a column {wanted}for the text ({', '.join(fields)}), got "
             f"{', '.join(table.columns[:12])[:200]}; name it in {'data.text_fields' if pictured else '--fields'}"
         )
+    if pictured and "split" in table.columns:
+        log.warning("%s has a column split, and the rows of all splits are read", path)
     rows = table.rows([*images, *columns], lambda place, wrong: note(Fault("row", f"{path}:{place}", wrong)))
     for place, cells in rows:
         yield place, cells[0], [text for cell in cells[len(images) :] for text in tables.cell_texts(cell)]
@@ -351,6 +353,7 @@ def _texts(path: Path, fields: Sequence[str], note: Note) -> Iterator[str]:
             lines = tables.text_lines(path, "the texts")
             return (line.rstrip("\r\n").rpartition("\t")[2] for line in lines)
     elif not tables.is_table(path):
+        files.opened(path, "the source", unpack=False).close()
         raise DataError(
             f"{path} is of no known kind; expected a folder, or one of .txt, .txt.gz, .tar, "
             f"{', '.join(tables.TABLE_ENDINGS)}; a .tar.gz must be unpacked to .tar first"

@@ -16,7 +16,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phrase_loc.errors import ConfigError, DataError
-from phrase_loc.files import read_text
 from phrase_loc.structures import Word
+from phrase_loc.tables import listed_lines
 from phrase_loc.text import english
 from phrase_loc.text.english import LISTS, canonical, is_function_word, is_word, spellings, tokens
 from phrase_loc.text.parsing import Role, Token, negation, parse, relations
@@ -139,7 +139,8 @@ class PhraseEncoder:
 
     def _names(self, phrase: str, found: Sequence[Token]) -> list[str]:
         """The tokens that name one person, place or brand and that the model was not trained on."""
-        new = [text for text, _, _ in found if text not in LISTS.counts and not self._has_seen(text)]
+        texts = ["", *(text for text, _, _ in found)]
+        new = [t for before, t in pairwise(texts) if t not in LISTS.counts and not self._has_seen(t, before)]
         if not new:
             return new
         written = [word.strip("\"'([") for word in phrase.split()]
@@ -148,10 +149,11 @@ class PhraseEncoder:
         capital = set(tokens(" ".join(within)))
         return [text for text in new if english.is_name(text, text in capital)]
 
-    def _has_seen(self, token: str) -> bool:
+    def _has_seen(self, token: str, before: str) -> bool:
         """Whether the model learned a word from pictures, by captions or by a class that its capital means too."""
         of_class = self._class_words.intersection(way[0] for way in spellings(token) if len(way) == 1)
-        first = LISTS.names_first & {token, canonical(token)}
+        in_two = f"{before}-{canonical(token)}" in LISTS.classes_in_two  # 'a Saint Bernard'
+        first = set() if in_two else LISTS.names_first & {token, canonical(token)}
         return bool(self.vocabulary.read(token)) or (bool(of_class) and not first)
 
     def _units(
@@ -237,8 +239,8 @@ class PhraseEncoder:
 
 def read_synonyms(path: Path) -> dict[str, str]:
     """Word -> what is read instead, of lines `word: known word` (a ';' separates as well); '#' opens a comment."""
-    lines = read_text(path, what := "the file of synonyms").splitlines()
-    entries = [entry.strip() for line in lines if line.strip()[:1] != "#" for entry in line.split(";")]
+    lines = listed_lines(path, what := "the file of synonyms")
+    entries = [entry.strip() for line in lines if line[0] != "#" for entry in line.split(";")]
     synonyms: dict[str, str] = {}
     for entry in filter(None, entries):
         word, colon, read = (part.strip() for part in entry.partition(":"))

@@ -22,6 +22,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from phrase_loc import __version__
 from phrase_loc.errors import PhraseLocError, nearest
+from phrase_loc.files import once, reason
 from phrase_loc.localizer import PhraseLocalizer
 from phrase_loc.text.splitting import noun_phrases
 from phrase_loc.web.answers import Answers, Kept, Limits, Refused, typed_phrases
@@ -66,6 +67,19 @@ class ErrorBody(BaseModel):
     error: str
 
 
+class StrictRequest(Request):
+    """A request whose JSON has each key once, as in all our files: of two the last would win without a word."""
+
+    async def json(self) -> Any:
+        """The value of the body; a Refused says what is wrong with one that is JSON to others."""
+        try:
+            return json.loads(await self.body(), object_pairs_hook=once)
+        except json.JSONDecodeError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise Refused(422, f"the JSON cannot be read ({reason(error)}); mend the request") from None
+
+
 class StrictRoute(APIRoute):
     """A route that refuses what it would otherwise overlook: unknown or repeated fields, and queries."""
 
@@ -81,7 +95,7 @@ class StrictRoute(APIRoute):
                 if known:
                     request._form = await _form(request)  # where FastAPI looks for it
                     _check_fields(request._form, known)
-                return await handle(request)
+                return await handle(StrictRequest(request.scope, request.receive) if not known else request)
             finally:
                 await request.close()
 

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 
 from phrase_loc.cli import guarded, main, parsed
 from phrase_loc.errors import DataError
+from phrase_loc.files import lock
 
 EXAMPLE, LONG = "a.png", "x" * 300
 
@@ -180,3 +182,28 @@ def test_behind_two_dashes_all_are_names(given, names, json):
     found = parsed(parser, given)
     assert [found.image, *found.phrases] == names
     assert found.json is json
+
+
+def test_a_command_that_fails_leaves_no_empty_folder(tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("dog\n", encoding="utf-8")
+    (tmp_path / "t.mp4").write_text("no video", encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    for given in (
+        ["label", "b.png", "--phrases", "t.txt", "--output", "new/out"],
+        ["label", "t.mp4", "--phrases", "t.txt", "--threshold", "0", "--output", "new/out"],
+        ["learn-ranker", str(tiny_model), "--shards", "none.tar", "--output", "new/out"],
+        ["calibrate", str(tiny_model), "--root", "none", "--output", "new/out"],
+    ):
+        assert main(given) == 2
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_one_process_changes_a_model_at_a_time(output, tiny_model, tmp_path, capsys):
+    shutil.copytree(tiny_model, folder := tmp_path / "model")
+    given = [str(tiny_model), "--output", str(folder)] if output else [str(folder)]
+    with lock(folder / ".change.lock", "held"):
+        for command, source in (("calibrate", "--root"), ("learn-ranker", "--shards")):
+            assert main([command, *given, source, "."]) == 2
+            assert f"another process is changing the model in {folder}" in capsys.readouterr().err

@@ -126,6 +126,22 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     assert out == ""
 
 
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".gif"])
+def test_an_overlay_replaces_an_overlay_alone(ending, photo, tiny_model, tmp_path, capsys):
+    own = tmp_path / f"o{ending}"
+    (tmp_path / "many").mkdir()
+    for place in (own, tmp_path / "many" / f"{photo.name}.jpg"):
+        Image.effect_noise((300, 300), 90).convert("RGB").save(place)
+        before = place.read_bytes()
+        many = () if place == own else ("--output", tmp_path / "a.jsonl")
+        asked = (photo, "dog", *many, "--overlay", place if place == own else place.parent)
+        assert query(*asked, model=tiny_model) == 2
+        assert f"{place}, which is no overlay" in capsys.readouterr().err
+        assert place.read_bytes() == before
+        place.unlink()
+        assert query(*asked, model=tiny_model) == query(*asked, model=tiny_model) == 0
+
+
 def test_an_overlay_that_cannot_be_written_does_not_take_the_answers_with_it(
     photo, tiny_model, tmp_path, capsys
 ):
@@ -258,6 +274,13 @@ def test_an_argument_of_several_phrases_is_separated(photo, tiny_model, capsys):
     phrases = [p["phrase"] for p in json.loads(out)["predictions"]]
     assert phrases == ["a dog", "a man", "a big, red hat", "a man", "a hat"]
     assert "note: 2 phrases are asked for: 'a dog', 'a man'" in err
+
+
+def test_a_folder_behind_a_folder_is_said_to_be_a_phrase(photo, tiny_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dog").mkdir()
+    assert query(photo.parent, "dog", "hat", "--output", "a.csv", model=tiny_model) == 0
+    assert capsys.readouterr().err.count("'dog' is asked as a phrase, and is a folder too") == 1
 
 
 @pytest.mark.parametrize("written", ["photo.png", "./x/../photo.png", "hard.png", "soft.png"])

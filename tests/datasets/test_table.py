@@ -223,3 +223,12 @@ def test_predictions_of_a_photograph_above_the_table_are_found_by_its_place(phot
         assert places.of(TableRow("", row | {"image": name}), False)[0] is photo
     with pytest.raises(LookupError, match=r"no image '/elsewhere/other/b\.png'"):
         places.of(TableRow("", row | {"image": "/elsewhere/other/b.png"}), False)
+
+
+def test_of_a_table_with_splits_one_is_read(photos):
+    written(photos / "boxes.csv", [row | {"split": row["image"][:1]} for row in ROWS])
+    data = DATASETS["table"](photos, "s", table="boxes.csv")
+    assert [sample.image_id for sample in data] == ["sub/b.png"]
+    assert data.skipped.notes == {"rows of other splits": ["'a'; data.split=s is read"]}
+    with pytest.raises(DataError, match=r"'a'; data\.split=test is read"):
+        DATASETS["table"](photos, "test", table="boxes.csv")

@@ -65,3 +65,15 @@ def test_coco128(shared_dir):
     assert sum(len(s.phrases) for s in samples) == 362
     assert sum(sum(s.facts["hard"]) for s in samples) == 256
     assert {p.labels[0] for s in samples for p in s.phrases} >= {"person", "dog", "tv"}
+
+
+def test_classes_of_roboflow_lie_beside_the_split(tmp_path, caplog):
+    (tmp_path / "train").mkdir()
+    root = tree(tmp_path / "train", {"a": "0 0.5 0.5 0.1 0.2"})
+    assert YOLO(root)[0].phrases[0].text == "person"
+    assert "class numbers are COCO's 80 in order" in caplog.text
+    (tmp_path / "data.yaml").write_text("names: [hardhat, forklift]")
+    with pytest.raises(DataError, match="'hardhat', which is none of COCO's 80"):
+        YOLO(root)
+    (root / "classes.txt").write_text("cat")
+    assert YOLO(root)[0].phrases[0].text == "cat"

@@ -70,6 +70,14 @@ def test_a_report_does_not_differ_from_itself(reports):
     assert all(row["value"] == 0 and row["ci95"] == [0, 0] for row in found)
 
 
+def test_reports_of_other_rules_are_not_compared(reports):
+    content = json.loads((reports / "b.json").read_text())
+    content["config"]["faithful"] = True
+    (reports / "b.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="one reproduces published bugs"):
+        compare(reports / "a.json", reports / "b.json")
+
+
 def test_a_difference_is_that_of_the_values(reports):
     found = compare(reports / "a.json", reports / "b.json")
     assert any(row["value"] != 0 for row in found)

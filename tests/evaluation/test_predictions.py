@@ -247,6 +247,11 @@ def test_rows_with_scores_are_the_boxes_of_a_phrase_best_first(data, tmp_path):
         ({"y2": "ten"}, "row 2: there is no number in its box, got 'ten'"),
         ({"score": "inf"}, "row 2: there is no finite number in its scores"),
         ({"point_x": 500, "point_y": 3}, "row 2: its point (500, 3) lies outside the"),
+        (dict.fromkeys(("x1", "y1", "x2", "y2"), "") | {"x": 5, "y": 5, "w": 9, "h": 9}, "as of a box"),
+        (
+            dict.fromkeys(("x1", "y1", "x2", "y2"), "") | {"x": 5, "y": 5, "width": 9, "height": 9},
+            "as of a box",
+        ),
         ({"point_x": 5}, "row 2: there is no number in its point, got None"),
         ({"protocol": "pointing_ani"}, "unknown protocol 'pointing_ani' (did you mean 'pointing_any'?)"),
         ({"sentence": 0.5}, "row 2: its sentence is 0.5; a whole number was expected"),

@@ -85,7 +85,10 @@ def test_a_broken_text_beside_a_good_one_is_named_and_the_sample_used(tmp_path: 
     assert sample.weight == 1
     assert sample.labels.ids
     assert sample.fault is not None
-    assert (sample.fault.kind, sample.fault.detail) == ("text", "its .json is no JSON object")
+    assert (sample.fault.kind, sample.fault.detail) == (
+        "text",
+        "its .json is no JSON object, or has a key twice",
+    )
 
 
 def test_a_filler_is_empty_and_no_fault(tmp_path: Path):

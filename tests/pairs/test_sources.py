@@ -362,7 +362,7 @@ def test_texts_that_cannot_be_read_are_said(tmp_path: Path):
         write_tar(tmp_path / "0.tar", {"a.jpg": b"x", "b.jpg": b"x", "c.jpg": b"x", **texts})
     )
     assert source.told(0) == (["caf\u00e9"], "its text is not UTF-8 and is read as Windows-1252")
-    assert source.told(1) == source.told(2) == ([], "its .json is no JSON object")
+    assert source.told(1) == source.told(2) == ([], "its .json is no JSON object, or has a key twice")
 
 
 def test_a_broken_table_beside_a_shard_is_named(tmp_path: Path):
@@ -450,5 +450,14 @@ def test_texts_of_json_members():
     raw = json.dumps({"captions": ["a", 3, "b"], "tags": "x, y", "width": 5, "title": "\ud800"}).encode()
     assert member_texts(None, raw, ("captions", "tags", "width", "title")) == (["a", "b", "x, y", "?"], "")
     assert member_texts(b"c\n", raw, ("tags",)) == (["c", "x, y"], "")
-    for broken in (b"[1]", b"\xff", b"", b"[" * 100_000):
-        assert member_texts(b"c", broken, ("a",)) == (["c"], "its .json is no JSON object")
+    for broken in (b"[1]", b"\xff", b"", b"[" * 100_000, b'{"a": "x", "a": "y"}'):
+        assert member_texts(b"c", broken, ("a",)) == (
+            ["c"],
+            "its .json is no JSON object, or has a key twice",
+        )
+
+
+def test_a_table_with_splits_is_read_whole_which_is_said(tmp_path: Path, caplog):
+    (tmp_path / "t.csv").write_text("image,caption,split\na.jpg,a dog,train\nb.jpg,a cat,test\n")
+    assert len(open_source(str(tmp_path / "t.csv"))) == 2
+    assert "has a column split, and the rows of all splits are read" in caplog.text

@@ -188,6 +188,7 @@ def test_names_and_brands_are_named_and_not_sought(phrase: str, named: str):
         ("a jaguar", ""),
         ("a boy called Robin", "robin"),
         ("two Jaguars", "jaguars"),
+        ("an American Robin", ""),
         ("a Schnauzer", "schnauzer"),  # placed by text alone
     ],
 )

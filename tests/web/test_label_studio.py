@@ -316,6 +316,8 @@ def test_cvat_gets_shapes_in_pixels(client, photo, tiny_localizer):
     assert "labels" in refusal(client.post("/api/cvat", json={"image": image}))
     kind = {"Content-Type": "application/json"}
     assert "holds no JSON" in refusal(client.post("/api/cvat", content=b'{"image": ', headers=kind))
+    twice = b'{"labels": {"hat": ["a hat"], "hat": []}, "image": ""}'
+    assert "the key 'hat' stands twice" in refusal(client.post("/api/cvat", content=twice, headers=kind))
     assert "base64" in refusal(client.post("/api/cvat", json={"image": "?", "labels": ["dog"]}))
 
 
