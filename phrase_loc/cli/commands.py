@@ -241,15 +241,12 @@ def _to_change(
         raise ConfigError(
             f"{command} changes a model folder in place, and {args.model} is none; name an --output folder"
         )
-    if not args.output and not os.access(args.model, os.W_OK):
-        raise ConfigError(f"{command} changes {args.model} in place, which cannot be written; copy it first")
     if wrong := [pair for pair in args.changes if "=" not in pair]:
         raise ConfigError(f"--set takes KEY=VALUE, got {wrong[0]!r}")
     for key, value in (pair.split("=", 1) for pair in args.changes):
         settings[key] = value_of(value, key, fields_of(Inference).get(key, Any))
-    if args.output:
-        make_folder(args.output)
     folder = args.output or Path(args.model)
+    make_folder(folder)
     sentence = f"another process is changing the model in {folder}; wait for it, or give another --output"
     with lock(folder / ".change.lock", sentence):
         localizer = PhraseLocalizer.from_pretrained(args.model, device).with_settings(**settings)

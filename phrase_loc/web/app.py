@@ -71,13 +71,13 @@ class StrictRequest(Request):
     """A request whose JSON has each key once, as in all our files: of two the last would win without a word."""
 
     async def json(self) -> Any:
-        """The value of the body; a Refused says what is wrong with one that is JSON to others."""
+        """The value of the body."""
         try:
             return json.loads(await self.body(), object_pairs_hook=once)
-        except json.JSONDecodeError:
-            raise
         except (ValueError, RecursionError) as error:
-            raise Refused(422, f"the JSON cannot be read ({reason(error)}); mend the request") from None
+            raise Refused(
+                422, f"the request holds no JSON that can be read ({reason(error)}); send an object"
+            ) from None
 
 
 class StrictRoute(APIRoute):
@@ -199,8 +199,6 @@ async def _in_words(request: Request, error: Exception) -> Response:
         return sentence(400, str(error))
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return sentence(422, "the request holds no JSON that can be read; send an object")
         where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
         return sentence(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}")
     assert isinstance(error, HTTPException)
