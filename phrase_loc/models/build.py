@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from string import punctuation, whitespace
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
@@ -140,7 +141,8 @@ def _traced(root: nn.Module) -> Iterator[tuple[str, str]]:
 
 PROMPTS = ("a photo of {phrase}",)
 _KEPT = 1 << 14  # phrases whose embedding is kept
-_LONG = 40  # characters of a phrase from which it may be more than a text tower reads
+_LONG = 60  # bytes of a phrase and its prompt from which they may be more than a text tower reads
+_BLANK = punctuation + whitespace
 
 
 class ImageText(TextToRegion):
@@ -150,7 +152,8 @@ class ImageText(TextToRegion):
         unit = W' e(prompt), (K,D): W (E,D) the visual projection, ' its transpose, e the text tower, of length 1
         score = scale * cos(W h, e) + bias, the logit that the pair was trained by
 
-    It knows every phrase, as one word of weight 1. Several prompts are averaged. Words (K,E) are such embeddings.
+    It knows every phrase but those without a word, as one word of weight 1. Several prompts are averaged. Words (K,E)
+    are such embeddings.
     """
 
     project: Tensor
@@ -159,16 +162,17 @@ class ImageText(TextToRegion):
     def __init__(self, name: str, pair: towers.Pair, facts: Mapping[str, Any] | None = None):
         stages = nn.Sequential(pair.vision.stages)
         stages = fold_batch_norm(stages) if any(isinstance(m, NORMS) for m in stages.modules()) else stages
-        embedding, side = pair.texts(["a photo"]).shape[1], pair.images["size"]
+        side = pair.images["size"]
+        with towers.reading(*cast(Any, towers.split_name(name))), torch.no_grad():  # what only now turns out
+            embedding = pair.texts(["a photo"]).shape[1]
+            channels = stages(torch.zeros(1, 3, side, side)).shape[1]
         values: dict[str, Any] = {"format": FORMAT, "inference": {}, **(facts or {})}
         if isinstance(values["inference"], dict):
             default = {**_reading(pair.vision.stages), "image_sizes": [side]}
             values["inference"] = default | values["inference"]
         values |= {key: tuple(round(255 * v, 6) for v in pair.images[key]) for key in ("mean", "std")}
         values |= {"backbone": name, "embedding": embedding, "image_size": side, "hidden": None}
-        values["ranker"] = None
-        with torch.no_grad():
-            values["channels"] = stages(torch.zeros(1, 3, side, side)).shape[1]
+        values |= {"ranker": None, "channels": channels}
         config = ModelConfig.from_json(values, name)
         nothing = WordTable(torch.zeros(0, embedding)), Vocabulary((), ())
         super().__init__(config, stages, cast(Any, pair.vision.pool), *nothing)
@@ -199,27 +203,31 @@ class ImageText(TextToRegion):
         """Whole phrases by the prompts, each with {phrase} in it; those asked before are not embedded again."""
         templates = tuple(prompts) or PROMPTS
         kept = self._kept if len(self._kept) <= _KEPT else {}
-        if missing := [p for p in dict.fromkeys(phrases) if (templates, p) not in kept]:
-            texts = [t.replace("{phrase}", phrase) for phrase in missing for t in templates]
+        if missing := [p for p in dict.fromkeys(phrases) if p.strip(_BLANK) and (templates, p) not in kept]:
+            said = [p.encode("utf-8", "replace").decode() for p in missing]  # a file's name may be no text
+            texts = [t.replace("{phrase}", text) for text in said for t in templates]
             vectors = self.texts(texts).unflatten(0, (len(missing), -1)).mean(1)
             vectors = F.normalize(vectors, dim=1).cpu().numpy()
-            for phrase, vector in zip(missing, vectors, strict=True):
-                word, note = Word(phrase, True, 1.0), self._unread(phrase, templates[0])
+            for phrase, text, vector in zip(missing, said, vectors, strict=True):
+                word, note = Word(phrase, True, 1.0), self._unread(text, templates)
                 kept[templates, phrase] = EncodedPhrase((word,), (vector,), (1.0,), note)
             self._kept = kept
-        return [kept[templates, phrase] for phrase in phrases]
+        return [kept[templates, p] if p.strip(_BLANK) else EncodedPhrase((), (), ()) for p in phrases]
 
     def with_synonyms(self, synonyms: Mapping[str, str]) -> Self:
         """There are none."""
         raise ConfigError("an image-text pair reads whole phrases; synonyms are for models that read words")
 
-    def _unread(self, phrase: str, template: str) -> str | None:
-        """The note where the last word of a phrase changes nothing: the tokenizer has cut it off."""
-        if len(phrase) <= _LONG:
+    def _unread(self, phrase: str, templates: Sequence[str]) -> str | None:
+        """The note where the last letter of a phrase changes nothing: the tokenizer has cut it off."""
+        if len(phrase.encode()) + max(map(len, templates)) <= _LONG:
             return None
-        shorter = re.sub(r"\w*\W*$", "", phrase) or phrase[: len(phrase) // 2]
-        one, two = (self.texts.ids(template.replace("{phrase}", text)) for text in (phrase, shorter))
-        return "its end was not read: it is longer than the text tower reads" if one == two else None
+        shorter = re.sub(r"(\w\W*|.)$", "", phrase, flags=re.DOTALL)
+        for template in templates:
+            one, two = (self.texts.ids(template.replace("{phrase}", text)) for text in (phrase, shorter))
+            if one == two:
+                return "its end was not read: with its prompt it is longer than the text tower reads"
+        return None
 
     def common_units(self, prompts: Sequence[str] = ()) -> Tensor:
         """The mean unit of the commonest words of the shipped model's list, (1,D)."""

@@ -93,6 +93,11 @@ def transformers_network(source: str) -> Any:
     lacking = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))
     if lacking:
         raise DataError(f"{source} lacks {len(lacking)} of its weights (first: {lacking[0]}); copy it again")
+    chains = {name for name, module in net.named_modules() if isinstance(module, nn.ModuleList)}
+    if further := sorted(key for key in told["unexpected_keys"] if re.split(r"\.\d+\.", key)[0] in chains):
+        raise DataError(
+            f"{source} has weights of layers that its config.json lacks ({further[0]}); copy it again"
+        )
     return net.eval()
 
 

@@ -133,7 +133,11 @@ def _texts(net: Any, place: str, padded: bool) -> Texts:
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(place, **library_nets.UNTRUSTED)
-    longest = net.config.text_config.max_position_embeddings
+    facts = net.config.text_config
+    if len(tokenizer) < facts.vocab_size / 2:
+        told = f"a tokenizer of {len(tokenizer)} tokens, and its text tower reads {facts.vocab_size}"
+        raise DataError(f"{place} has {told}; copy it again, with all files of the tokenizer")
+    longest = facts.max_position_embeddings
     options = {"truncation": True, "max_length": longest, "return_tensors": "pt"}
     options |= {"padding": "max_length" if padded else True, "return_attention_mask": not padded}
 

@@ -180,6 +180,24 @@ def test_a_text_that_is_cut_is_said_to_be(folders):
     assert short.note is None
 
 
+def test_an_end_that_is_cut_is_said_in_every_script_and_under_every_prompt(folders):
+    model = load_model(folders("open_clip_vit"))  # of 16 tokens, a Chinese letter is up to three of them
+    cut, whole = model.encode(["\u4e00\u53ea\u72d7\u5728\u8349\u5730\u4e0a" * 3, "\u72d7"])
+    assert "its end was not read" in cut.note
+    assert whole.note is None
+    for prompts in (["a {phrase}", "word " * 20 + "{phrase}"], ["word " * 20 + "{phrase}"]):
+        (unread,) = model.encode(["red hat"], prompts)
+        assert "its end was not read" in unread.note
+
+
+def test_a_phrase_without_a_word_and_one_that_is_no_text(folders, drawn_image):
+    for kind in ("clip", "siglip", "open_clip_vit"):
+        localizer = PhraseLocalizer.from_pretrained(folders(kind), device="cpu")
+        answers = localizer(drawn_image, ["", "red hat", " !?", "\udcff red"])
+        assert [len(answer.boxes) > 0 for answer in answers] == [False, True, False, True]
+        assert [answer.known for answer in answers] == [False, True, False, True]
+
+
 def test_siglips_texts_are_in_lower_case_and_without_punctuation_as_it_was_trained(folders):
     for kind, alike in (("siglip", True), ("siglip2", True), ("clip", False)):
         one, two = vectors(load_model(folders(kind)).encode(["Red hat, man!", "red hat man"]))
@@ -265,6 +283,23 @@ class TestOneSentence:
         for odd in ({"size": "large"}, {"size": -3}, {"image_mean": 0.5}, {"image_std": [1.0]}):
             path.write_text(json.dumps(facts | odd))
             self.refused(tmp_path, "cannot be loaded .*; copy the folder again")
+        config = tmp_path / "config.json"
+        whole = json.loads(config.read_text())
+        for part, odd, said in (
+            ("text_config", {"layer_norm_eps": None}, "cannot be loaded .*; copy the folder again"),
+            ("vision_config", {"model_type": 7}, "cannot be loaded .*; copy the folder again"),
+            (
+                "text_config",
+                {"num_hidden_layers": 2},
+                r"weights of layers that .*text_model.encoder.layers.2",
+            ),
+        ):
+            config.write_text(json.dumps({**whole, part: {**whole[part], **odd}}))
+            self.refused(tmp_path, said)
+        config.write_text(json.dumps(whole))
+        tokens = (tmp_path / "tokenizer.json").rename(tmp_path / "elsewhere")
+        self.refused(tmp_path, r"tokenizer of \d tokens, and its text tower reads 56; copy it again")
+        tokens.rename(tmp_path / "tokenizer.json")
         path.unlink()
         self.refused(tmp_path, "no preprocessor_config.json with its images' mean and std")
         path.write_text(json.dumps(facts))
