@@ -162,6 +162,13 @@ def _output(model: nn.Module, images: Tensor, cut: nn.Module, name: str) -> Tens
         raise ConfigError(f"the layer {name!r} runs {len(seen)} times for an image; name one that runs once")
     if not isinstance(seen[0], Tensor) or seen[0].dim() not in (3, 4):
         raise ConfigError(f"the layer {name!r} gives no (N, C, h, w) or (N, L, D) tensor; name one that does")
+    high, wide, last = (*seen[0].shape[1:], 0)[:3]
+    h, w = images.shape[2:]
+    if high * w == wide * h and last > max(high, wide) and wide * w != last * h:  # as Swin's are
+        told = f"gives {tuple(seen[0].shape)}, which look like channels last"
+        raise ConfigError(
+            f"the layer {name!r} {told}; name one that gives (N, C, h, w), such as a permutation"
+        )
     return seen[0].detach().clone()
 
 

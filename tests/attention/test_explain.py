@@ -129,6 +129,16 @@ def test_a_network_in_training_is_refused(net):
     net.eval()
 
 
+def test_a_plane_with_its_channels_last_is_refused():
+    swin = pytest.importorskip("torchvision.models").swin_t(weights=None).eval()
+    images = torch.rand(1, 3, 64, 96)
+    with pytest.raises(
+        ConfigError, match=r"'features.5' gives \(1, 4, 6, 384\), which look like channels last"
+    ):
+        explain(swin, images, 1, "features.5")
+    assert explain(swin, images, 1, "permute").shape == (1, 1, 2, 3)
+
+
 def test_an_empty_map_is_warned_of(net):
     with pytest.warns(
         RuntimeWarning, match="1 of 2 maps are zero everywhere, the first of class 0 in image 0"

@@ -283,6 +283,7 @@ class TestOneSentence:
         for odd in ({"size": "large"}, {"size": -3}, {"image_mean": 0.5}, {"image_std": [1.0]}):
             path.write_text(json.dumps(facts | odd))
             self.refused(tmp_path, "cannot be loaded .*; copy the folder again")
+        path.write_text(json.dumps(facts))
         config = tmp_path / "config.json"
         whole = json.loads(config.read_text())
         for part, odd, said in (
