@@ -20,6 +20,7 @@ from phrase_loc.errors import ConfigError
 from phrase_loc.files import told
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import load_image
+from phrase_loc.maps import checked
 from phrase_loc.masks import encoded
 from phrase_loc.structures import Prediction
 
@@ -113,16 +114,16 @@ def to_frame(predictions: _Answers) -> "DataFrame":
     return pd.DataFrame(rows, columns=["phrase", *_BOX_COLUMNS, "present", "state"])
 
 
-def to_coco(predictions: _Answers, image_id: int) -> list[dict[str, Any]]:
+def to_coco(predictions: _Answers, image_id: int | str) -> list[dict[str, Any]]:
     """Boxes in COCO's result format: `bbox` is [x, y, width, height]; the category is the phrase's number.
 
-    A ConfigError for several numbers of photographs.
+    A ConfigError for what is neither a whole number nor text, such as the numbers of several photographs.
     """
-    if np.ndim(image_id):
-        raise ConfigError(
-            f"to_coco takes the answers for one photograph and its number, got {image_id!r:.80}"
-        )
-    image_id = index(image_id) if hasattr(image_id, "__index__") else image_id  # JSON has no numbers of numpy
+    try:
+        image_id = image_id if isinstance(image_id, str) else index(image_id)  # JSON has no numbers of numpy
+    except TypeError:
+        told = "to_coco takes the answers for one photograph and its number"
+        raise ConfigError(f"{told}, got {image_id!r:.80}") from None
     return [
         {"image_id": image_id, "category_id": number, "category_name": p.phrase}
         | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
@@ -154,24 +155,13 @@ def to_detections(predictions: _Answers, top_k: int | None = None) -> dict[str, 
 
 def overlay(image: Picture, heat: Tensor) -> Image.Image:
     """A photograph with one map (h, w), or (1, ..., h, w), of any resolution laid over it as a warm glow."""
-    picture, heat = load_image(image), _finite(heat, "overlay takes one map (h, w)")
+    picture, heat = load_image(image), checked(heat, "overlay takes one map (h, w)").detach().float().cpu()
     size = tuple(heat.shape[-2:])
-    if heat.dim() < 2 or heat.numel() != heat.shape[-2:].numel():
+    if heat.numel() != heat.shape[-2:].numel():
         raise ConfigError(
             f"overlay takes one map (h, w), got the shape {tuple(heat.shape)}; choose one of them"
         )
     return glow(picture, heat.reshape(size))
-
-
-def _finite(heat: Any, taken: str) -> Tensor:
-    """Maps as float32 on the CPU; a ConfigError, which says what is `taken`, for no tensor, nor array, NaN or inf."""
-    heat = torch.from_numpy(heat.astype(np.float32)) if isinstance(heat, np.ndarray) else heat
-    if not isinstance(heat, Tensor):
-        raise ConfigError(f"{taken}, got a {type(heat).__name__}; of an answer give its attention")
-    heat = heat.detach().float().cpu()
-    if not heat.isfinite().all():
-        raise ConfigError(f"{taken} of finite numbers, got some that are nan or inf; mend the map")
-    return heat
 
 
 def plot(
@@ -189,7 +179,7 @@ def plot(
     """
     picture, predictions = load_image(image), _answers(predictions)
     count = len(predictions)
-    heats = None if heats is None else _finite(heats, "plot takes maps (P, H', W')")
+    heats = None if heats is None else checked(heats, "plot takes maps (P, H', W')").detach().float()
     if heats is not None and (heats := heats[None] if heats.dim() == 2 else heats).shape[:-2] != (count,):
         raise ConfigError(
             f"expected a map for each of {count} phrases, (P, H', W'), got {tuple(heats.shape)}"
@@ -203,8 +193,8 @@ def plot(
         figure = plt.figure(figsize=size, layout="constrained")
         axes = [figure.add_subplot(rows, columns, place) for place in range(1, count + 1)]
     places = np.ravel(np.array([] if axes is None else axes, object))
-    if len(places) < count:
-        raise ConfigError(f"expected axes for {count} phrases, got {len(places)}")
+    if (found := sum(hasattr(place, "imshow") for place in places[:count])) < count:
+        raise ConfigError(f"expected axes for {count} phrases, got {found}")
     for number, (p, place) in enumerate(zip(predictions, places[:count], strict=True)):
         heat = p.attention if heats is None else heats[number]
         if masks and p.state != "not there" and (mask := p.mask) is not None:

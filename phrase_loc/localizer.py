@@ -7,7 +7,6 @@ of that value, so forty phrases cost little more than one. A localizer holds no 
 threads may share it.
 """
 
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -28,12 +27,12 @@ from torch import Tensor
 from phrase_loc.attention import METHODS, maps_at_depths
 from phrase_loc.distributed import pick_device
 from phrase_loc.errors import ConfigError, DataError, choose
-from phrase_loc.files import as_path
+from phrase_loc.files import AnyPath, as_path
 from phrase_loc.image_inputs import Picture
 from phrase_loc.images import checked_frame, load_image
 from phrase_loc.inference import Inference, Prepared, prepare
-from phrase_loc.maps import min_max, resize, resized_peak, smooth
-from phrase_loc.models.model import TextToRegion
+from phrase_loc.maps import checked, min_max, resize, resized_peak, smooth
+from phrase_loc.models.model import TextToRegion, WordTable
 from phrase_loc.models.store import load_model, push_model, save_model
 from phrase_loc.profiling import lap
 from phrase_loc.proposals import PROPOSALS, Cached, Source
@@ -62,6 +61,18 @@ def _checked_threshold(threshold: float | None) -> float | None:
     )
 
 
+def _checked_rows(rows: Any, words: WordTable) -> Tensor:
+    with suppress(TypeError, ValueError, RuntimeError):
+        given = torch.as_tensor(rows)
+        numbers = given.dim() == 1 and given.dtype in (torch.int32, torch.int64)
+        if numbers and int(given.min()) >= 0 and int(given.max()) < len(words):
+            return given
+        if given.is_floating_point() and given.shape[1:] == words.vectors.shape[1:]:
+            return given
+    told = f"words are their rows (K,) from 0 to {len(words) - 1}, one at least, or their vectors"
+    raise ConfigError(f"{told} (K, {words.vectors.shape[1]}), got {str(rows)[:60]!r}")
+
+
 def _oddity(peak: Tensor | None, boxes: Tensor) -> str | None:
     """The sentence where map and first box do not say the same."""
     if peak is None:
@@ -80,21 +91,22 @@ class PhraseLocalizer:
         cache: folder that keeps proposals between runs, None for none.
     """
 
-    def __init__(self, model: TextToRegion, settings: Inference | None = None, cache: Path | None = None):
+    def __init__(self, model: TextToRegion, settings: Inference | None = None, cache: AnyPath | None = None):
         if not isinstance(model, TextToRegion):
             told = f"got {type(model).__name__}; PhraseLocalizer.from_pretrained reads one by its name"
             raise ConfigError(f"a localizer asks a model, {told}")
         if not isinstance(settings, Inference | None):
             told = f"got {type(settings).__name__}; with_settings(gamma=0.5) changes one by its name"
             raise ConfigError(f"settings are an Inference, {told}")
-        self.model, self.cache = model, cache
+        self.model = model
+        self.cache = None if cache is None else as_path(cache, "a folder of proposals")
         saved = dict(model.config.inference)
         if settings is None and saved.pop("prior", 0):
             told = "the model was saved with a location prior, which is gone: peaks are read without it"
             warnings.warn(told, stacklevel=2)
         self.settings = Inference.from_dict(asdict(settings) if settings else saved)
         source = PROPOSALS[self.settings.proposals]
-        self.source: Source = source if cache is None else Cached(source, cache)
+        self.source: Source = source if self.cache is None else Cached(source, self.cache)
         stages = sorted(set(self.settings.stages), key=model.stage_index)
         between = [model.between(low, high) for low, high in pairwise(stages)]
         highest = model.above(stages[-1])
@@ -111,7 +123,7 @@ class PhraseLocalizer:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike = "default", device: str | torch.device = "auto"
+        cls, source: AnyPath = "default", device: str | torch.device = "auto"
     ) -> "PhraseLocalizer":
         """The shipped model ("default"), one in a folder or from a hub, an image-text tower (docs/towers.md) too.
 
@@ -119,7 +131,7 @@ class PhraseLocalizer:
         """
         return cls(load_model(source).to(pick_device(device)))
 
-    def save_pretrained(self, folder: str | os.PathLike, weights: bool | None = None) -> Path:
+    def save_pretrained(self, folder: AnyPath, weights: bool | None = None) -> Path:
         """Write model and settings to a folder that `from_pretrained` reads; `weights`: see store.save_model."""
         return save_model(self._with_own_settings(), folder, weights)
 
@@ -141,7 +153,7 @@ class PhraseLocalizer:
         """The same, reading each key as its value, such as {"perro": "dog"}; a ConfigError for an unknown value."""
         return type(self)(self.model.with_synonyms(synonyms), self.settings, self.cache)
 
-    def with_cache(self, folder: str | os.PathLike) -> Self:
+    def with_cache(self, folder: AnyPath) -> Self:
         """The same, keeping the proposals of each picture in `folder` by a hash of its pixels."""
         return type(self)(self.model, self.settings, as_path(folder, "a folder of proposals"))
 
@@ -269,7 +281,8 @@ class PhraseLocalizer:
     @lap("full-size maps")
     def heat(self, attention: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps over the whole image, smoothed on the settings' square `grid`: (P, h, w) -> (P, H, W)."""
-        return resize(smooth(resize(attention, self._grid), self.settings.smoothing), checked_frame(size))
+        maps = resize(checked(attention, "heat takes maps (P, h, w)"), self._grid)
+        return resize(smooth(maps, self.settings.smoothing), checked_frame(size))
 
     def locate(
         self, scene: Scene, phrases: Iterable[str], top_k: int = 5, method: str | None = None,
@@ -314,7 +327,11 @@ class PhraseLocalizer:
         self, scene: Scene, attention: Tensor, top_k: int, units: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
         """The best boxes of each map: (P, h, w), units (P, D) -> P times boxes (k, 4), best first, scores (k,)."""
-        return self._ranked(scene, self.heat(attention, self._grid), _checked_top_k(top_k), units)
+        heats = self.heat(attention, self._grid)
+        if not isinstance(units, Tensor) or heats.shape[:-2] != units.shape[:1]:
+            got = tuple(units.shape) if isinstance(units, Tensor) else type(units).__name__
+            raise ConfigError(f"expected maps (P, h, w) and units (P, D), got {tuple(heats.shape)} and {got}")
+        return self._ranked(scene, heats, _checked_top_k(top_k), units)
 
     @lap("ranking")
     def _ranked(self, scene: Scene, heats: Tensor, top_k: int, units: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -363,7 +380,7 @@ class PhraseLocalizer:
     @torch.inference_mode()
     def word_scores(self, scene: Scene, rows: Tensor) -> Tensor:
         """The pooled scores of words, given by their rows (K,), averaged over input sizes: (K,), on the CPU."""
-        vectors = self.model.word_vectors(rows.to(self.device))
+        vectors = self.model.word_vectors(_checked_rows(rows, self.model.words).to(self.device))
         scores = [self.model.scores(h, vectors)[0] for h in self._features(scene)]
         return torch.stack(scores).mean(0).float().cpu()
 

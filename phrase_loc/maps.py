@@ -5,12 +5,30 @@ the rectangle [j W/w, (j+1) W/w) x [i H/h, (i+1) H/h) of an image of H x W pixel
 here, never its scale; what needs one says which normalisation it takes.
 """
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from phrase_loc.errors import ConfigError
+
 _AT_ONCE = 8  # maps whose lines stay in a processor's cache
 _ROUNDING = 64  # a product of two axes and torch's own kernel differ by at most 40 roundings
+
+
+def checked(maps: Any, taken: str) -> Tensor:
+    """Maps (..., h, w), of an array too, as a tensor; a ConfigError, which says what is `taken`, for all else."""
+    if isinstance(maps, np.ndarray) and maps.dtype.kind in "biuf":
+        maps = torch.from_numpy(maps.astype(np.float32))
+    if not isinstance(maps, Tensor):
+        raise ConfigError(f"{taken}, got a {type(maps).__name__}; of an answer give its attention")
+    if maps.dim() < 2 or not maps.shape[-2:].numel() or maps.is_complex():
+        raise ConfigError(f"{taken} of real numbers, got {maps.dtype} {tuple(maps.shape)}")
+    if not maps.isfinite().all():
+        raise ConfigError(f"{taken} of finite numbers, got some that are nan or inf; mend the map")
+    return maps if maps.is_floating_point() else maps.float()
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

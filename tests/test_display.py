@@ -321,6 +321,9 @@ def test_a_bare_string_is_not_taken_letter_by_letter(tiny_localizer, drawn_image
         (np.full((4, 4), np.inf), "of finite numbers"),
         (None, "got a NoneType"),
         (prediction(), "got a Prediction; of an answer give its attention"),
+        (np.array([["a"]]), "got a ndarray"),
+        (torch.zeros(4, 0), r"got torch.float32 \(4, 0\)"),
+        (torch.zeros(4, 4, dtype=torch.complex64), "got torch.complex64"),
     ],
 )
 def test_maps_that_are_none_are_refused(heat, said):
@@ -329,6 +332,18 @@ def test_maps_that_are_none_are_refused(heat, said):
     if heat is not None:
         with pytest.raises(ConfigError, match=said):
             display.plot(GREY, prediction(), heat)
+
+
+def test_axes_that_are_none_are_refused():
+    pytest.importorskip("matplotlib").use("Agg")
+    with pytest.raises(ConfigError, match="expected axes for 1 phrases, got 0"):
+        display.plot(GREY, prediction(), axes=[1])
+
+
+@pytest.mark.parametrize("image_id", [[[1], 2], None, 1.5, {1}, b"1", np.float32(2)])
+def test_the_number_of_a_photograph_is_one_that_json_has(image_id):
+    with pytest.raises(ConfigError, match="takes the answers for one photograph and its number, got"):
+        display.to_coco([], image_id)
 
 
 def test_maps_of_arrays_and_with_gradients_are_taken():

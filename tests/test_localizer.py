@@ -322,6 +322,9 @@ def test_a_frame_in_whole_numbers_of_any_type(size):
         (lambda own: own.look_at(["photo.jpg"]), "look takes a photograph"),
         (lambda own: own.look_at(p for p in []), "look takes a photograph"),
         (lambda own: own.with_cache(None), "a folder of proposals is a path, got 'None'"),
+        (lambda own: PhraseLocalizer(own.model, cache=7), "a folder of proposals is a path, got '7'"),
+        (lambda own: own.heat([[1.0]], (4, 4)), "heat takes maps .*, got a list"),
+        (lambda own: own.heat(torch.full((1, 4, 4), torch.nan), (4, 4)), "some that are nan"),
         (lambda own: own.with_cache(""), "a folder of proposals is a path, got ''"),
         (lambda own: own.save_pretrained(None), "the folder of a model is a path, got 'None'"),
     ],
@@ -329,6 +332,30 @@ def test_a_frame_in_whole_numbers_of_any_type(size):
 def test_something_of_another_kind_is_one_sentence(ask, sentence, tiny_localizer):
     with pytest.raises(ConfigError, match=sentence):
         ask(tiny_localizer)
+
+
+def test_maps_may_be_arrays_and_whole_numbers(tiny_localizer):
+    maps = torch.tensor([[[0, 1], [2, 5]]])
+    wanted = tiny_localizer.heat(maps.float(), (6, 8))
+    for given in (maps, maps.numpy(), maps.double().numpy()):
+        assert torch.equal(tiny_localizer.heat(given, (6, 8)), wanted)
+
+
+@pytest.mark.parametrize("rows", [[-1], [10**9], [1.0], [[1, 2]], [], [True], "cat", None])
+def test_rows_of_words_are_those_of_the_model(rows, tiny_localizer, drawn_image):
+    scene = tiny_localizer.look(drawn_image)
+    assert torch.equal(
+        tiny_localizer.word_scores(scene, [1]), tiny_localizer.word_scores(scene, np.array([1]))
+    )
+    with pytest.raises(ConfigError, match="words are their rows"):
+        tiny_localizer.word_scores(scene, rows)
+
+
+def test_a_ranking_takes_a_unit_for_each_map(tiny_localizer, drawn_image):
+    scene, units = tiny_localizer.look(drawn_image), torch.rand(1, 4)
+    for maps in (torch.rand(2, 4, 4), torch.rand(4, 4)):
+        with pytest.raises(ConfigError, match=r"expected maps \(P, h, w\) and units \(P, D\), got"):
+            tiny_localizer.rank_all(scene, maps, 3, units)
 
 
 @pytest.mark.parametrize("method", [7, ["cam"], b"cam"])

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_map_only
 
 from phrase_loc.attention.excitation import RULES, Net, reciprocal, seeded
 from phrase_loc.attention.functions import POOLS, named
-from phrase_loc.attention.tape import Move, Rule, Tape, attended_pass, plain
+from phrase_loc.attention.tape import Move, Rule, Tape, activations, attended_pass, plain
 from phrase_loc.attention.transposes import transpose
 from phrase_loc.errors import ConfigError
 
@@ -71,7 +71,7 @@ def cam(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = None) ->
     Below the last convolution it is the same map, resized. A net that ends in something else than an average over
     locations has none, and is refused (ConfigError).
     """
-    h = _last_features(net, x.detach().clone())
+    h = _last_features(net, activations(x).clone())
     h = h.to(wide(h))
     maps = seeded(partial(torch.einsum, "nd...,kd->kn..."), h, units, weights).clamp(min=0)
     if maps.shape[2:] != x.shape[2:]:
@@ -155,10 +155,16 @@ def derivative(
 
     The network runs in its own dtype and autocast; the result is float32 (float64 for float64 activations).
     """
+    modules = net.modules() if isinstance(net, nn.Module) else ()
+    if mode and any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+        raise ConfigError("the operations of TorchScript are not seen; give the network before torch.jit")
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
+        leaf = activations(x).clone().requires_grad_()
         with mode or nullcontext():
             h = net(leaf)
+        if not getattr(h, "requires_grad", False):
+            told = f"a tensor that depends on the activations, made with gradients, got a {type(h).__name__}"
+            raise ConfigError(f"a network must give {told} that does not")
         with torch.no_grad():
             signal = seeded(score_signal, h.detach().to(wide(h)), units, weights).to(h.dtype)
         if len(signal) == 0:
@@ -172,7 +178,7 @@ def derivative(
 
 def score_signal(h: Tensor, units: Tensor) -> Tensor:
     """The signal whose product with h is each unit's score, meaned over locations: (K, N, D, ...)."""
-    places = h[0, 0].numel()
+    places = h.shape[2:].numel()
     return (units / places).view(len(units), 1, units.shape[1], *(1,) * (h.dim() - 2)).expand(-1, *h.shape)
 
 
@@ -290,7 +296,7 @@ def _last_features(net: Net, x: Tensor) -> Tensor:
 
 
 def _refuse_tokens(x: Tensor, method: str) -> None:
-    if x.dim() != 4:
+    if activations(x).dim() != 4:
         raise ConfigError(
             f"{method} covers parts of a plane: activations must be (N, C, h, w), got {tuple(x.shape)}"
         )

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from phrase_loc.attention.baselines import PRODUCTS, Gates, attn_lrp, score_signal, wide
 from phrase_loc.attention.excitation import Net, seeded
 from phrase_loc.attention.functions import SUMS
-from phrase_loc.attention.tape import BODIES
+from phrase_loc.attention.tape import BODIES, activations
 
 CLOSE = 0.01  # of the features' size: how far those of the class token by itself may lie from the network's
 
@@ -39,7 +39,7 @@ def class_lrp(net: Net, x: Tensor, units: Tensor, *, weights: Tensor | None = No
     not written as torch's own functions write it.
     """
     with torch.inference_mode(False), torch.no_grad():
-        x = x.detach().clone()
+        x = activations(x).clone()
         if x.dim() < 3 or x.shape[2:].numel() != x.shape[2]:  # a plane
             return attn_lrp(net, x, units, weights=weights)
         leaf = x[:, :, :1].clone().requires_grad_()

@@ -31,9 +31,9 @@ from torch import Tensor
 
 from phrase_loc.attention import functions
 from phrase_loc.attention.functions import beside_constants, unbroadcast
+from phrase_loc.attention.rows import Rows
 from phrase_loc.attention.tape import (
     Move,
-    Rows,
     Rule,
     Tape,
     absolute_part,
@@ -206,11 +206,14 @@ def _gate(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool, scal
 
 
 def averaged(
-    compete: Callable[..., Move], tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any
+    compete: Callable[..., Move], tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Average pooling, mean, sum, resize: linear with weights that are positive already."""
+    """Average pooling, mean, sum, resize: linear with weights that are positive already, but for those of bicubic."""
     value = func(input, *args, **kwargs)
-    return tape.record(value, compete(tape, input, value, func, None, *args, **kwargs))
+    if "bicubic" in (*args, *kwargs.values()):
+        return tape.record(value, Move(input, refusal(func, "resize in another mode than bicubic")))
+    move = compete(tape, input, value, func, None, *args, **kwargs)
+    return tape.record(value, move, gate=input.node.gate & 2)
 
 
 def added(

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from phrase_loc.attention.tape import Move, Rows, Rule, Tape, is_live, refusal, tensors_in
+from phrase_loc.attention.rows import Rows
+from phrase_loc.attention.tape import Move, Rule, Tape, is_live, refusal, tensors_in
 from phrase_loc.attention.transposes import transpose
 from phrase_loc.errors import RuleError
 
@@ -27,13 +28,14 @@ def named(names: str) -> list[Callable[..., Any]]:
 
 def passed(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
     """One input for each output, a normalisation, a copy: it wins all, and mean and variance only modulate."""
-    channels = input.node.channels
-    return tape.record(func(input, *args, **kwargs), Move(input, unchanged, sparse=True), channels=channels)
+    known = {"channels": input.node.channels, "gate": input.node.gate & 2}
+    return tape.record(func(input, *args, **kwargs), Move(input, unchanged, sparse=True), **known)
 
 
 def activated(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """As `passed`; in a product of two activations this one is the gate (x sigmoid(1.702 x), silu(g) x)."""
-    return tape.record(func(input, *args, **kwargs), Move(input, unchanged, sparse=True), gate=True)
+    gate = 2 if func in _SIGMOIDS else 1
+    return tape.record(func(input, *args, **kwargs), Move(input, unchanged, sparse=True), gate=gate)
 
 
 def unchanged(p: Any) -> Any:
@@ -41,10 +43,12 @@ def unchanged(p: Any) -> Any:
     return p
 
 
-def beside_constants(tape: Tape, func: Rule, source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def beside_constants(tape: Tape, func: Rule, source: Any, *args: Any, **kwargs: Any) -> Tensor:
     """`func(*args)` of which `source`, perhaps broadcast, inherits all; what else there is only modulates."""
-    value, shape = func(*args, **kwargs), source.shape
-    return tape.record(value, Move(source, partial(unbroadcast, shape=shape), sparse=value.shape == shape))
+    shape, gate = source.shape, source.node.gate & 2
+    value = func(*args, **kwargs)
+    move = Move(source, partial(unbroadcast, shape=shape), sparse=value.shape == shape)
+    return tape.record(value, move, gate=gate)
 
 
 def unbroadcast(p: Any, shape: torch.Size, share: Tensor | None = None) -> Any:
@@ -68,12 +72,15 @@ def subtracted(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) ->
 def gated(tape: Tape, func: Rule, input: Any, other: Any, **kwargs: Any) -> Tensor:
     """The signal inherits everything, the gate nothing.
 
-    A gate is a constant, a divisor, the smaller factor; of two as large the result of an activation, else the second.
+    A gate is a constant, a divisor, the smaller factor; of two as large the result of a sigmoid, then of another
+    activation, else the second.
     """
     signal = input if is_live(input) else other
+    if func in _DIVIDED and signal is other:  # it divides a constant
+        return tape.record(func(input, other, **kwargs), Move(other, refusal(func)))
     if is_live(input) and is_live(other) and func not in _DIVIDED:
         sizes, gates = (input.numel(), other.numel()), (input.node.gate, other.node.gate)
-        if sizes[1] > sizes[0] or (sizes[0] == sizes[1] and gates == (True, False)):
+        if sizes[1] > sizes[0] or (sizes[0] == sizes[1] and gates[0] > gates[1]):
             signal = other
     return beside_constants(tape, func, signal, input, other, **kwargs)
 
@@ -85,13 +92,13 @@ def gated_and_shifted(tape: Tape, func: Rule, input: Any, a: Any, b: Any, **kwar
     return beside_constants(tape, func, a if is_live(a) else b, input, a, b, **kwargs)
 
 
-def cast(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def cast(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Another dtype or device: the value goes on in the tape's own dtype unless it becomes an integer."""
     out = func(input, *args, **kwargs)
-    if not out.is_floating_point():
+    if not out.is_floating_point() or not is_live(input):  # a constant in the dtype of an activation
         return out
     device = input.device
-    return tape.record(out.to(tape.dtype), Move(input, lambda p: p.to(device)))
+    return tape.record(out.to(tape.dtype), Move(input, lambda p: p.to(device)), gate=input.node.gate & 2)
 
 
 def constant(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
@@ -102,6 +109,8 @@ def constant(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
 
 def reshaped(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
     """The same values in the same order."""
+    if not is_live(input):  # a constant in the shape of an activation
+        return func(input, *args, **kwargs)
     shape, channels = input.shape, input.node.channels
     if func is Tensor.view:  # a view of (N, C, h, w) that was made for another memory format
         func = Tensor.reshape
@@ -116,7 +125,7 @@ def reshaped(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> T
             return p.reshape(len(p), *shape[:channels], 1, *shape[channels + 1 :])
         return p.reshape(len(p), *shape)
 
-    return tape.record(value, Move(input, down, sparse=True), channels=channels)
+    return tape.record(value, Move(input, down, sparse=True), channels=channels, gate=input.node.gate & 2)
 
 
 def _reshaped_rows(p: Rows, shape: torch.Size, wanted: torch.Size) -> Any:
@@ -137,12 +146,11 @@ def permuted(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> T
     order = func(torch.empty(*range(2, input.dim() + 2), device="meta"), *args, **kwargs).shape
     back = [0, *(list(order).index(axis + 2) + 1 for axis in range(input.dim()))]
     channels = None if input.node.channels is None else back[input.node.channels + 1] - 1
-    return tape.record(
-        func(input, *args, **kwargs), Move(input, lambda p: p.permute(back)), channels=channels
-    )
+    known = {"channels": channels, "gate": input.node.gate & 2}
+    return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p.permute(back)), **known)
 
 
-def sliced(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+def sliced(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Any:
     """A part of a tensor or all of its parts, views of it; what else an index may give is `routed`."""
     index = args[0] if func is Tensor.__getitem__ else ()
     value, shape = func(input, *args, **kwargs), input.shape
@@ -168,9 +176,8 @@ def sliced(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> 
             rows = Rows(values, axis, kept, shape[axis])
         return rows
 
-    recorded = [
-        tape.record(t, Move(input, partial(back, cuts))) for t, cuts in zip(parts, places, strict=True)
-    ]
+    gate, ways = input.node.gate & 2, [Move(input, partial(back, cuts)) for cuts in places]
+    recorded = [tape.record(t, move, gate=gate) for t, move in zip(parts, ways, strict=True)]
     return recorded[0] if isinstance(value, Tensor) else type(value)(recorded)
 
 
@@ -188,13 +195,17 @@ def joined(tape: Tape, func: Rule, tensors: Sequence[Tensor], dim: int = 0, **kw
 
 def routed(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
     """Outputs that are copies of inputs: whoever was copied inherits, as the derivative says."""
+    if func is Tensor.expand_as:  # of the other one the shape is taken
+        func, args, kwargs = Tensor.expand, (args[0], tensors_in(args, kwargs)[1].shape), {}
     value = func(*args, **kwargs)
-    sources = [t for t in tensors_in(args, kwargs) if is_live(t)]
+    sources = [*{id(t): t for t in tensors_in(args, kwargs) if is_live(t)}.values()]
+    gate = min((t.node.gate & 2 for t in sources), default=0)
 
     def recorded(out: Any, index: int) -> Any:
         if not isinstance(out, Tensor) or not out.is_floating_point():
             return out
-        return tape.record(out, *(Move(t, _routed_back(func, args, kwargs, t, index)) for t in sources))
+        moves = (Move(t, _routed_back(func, args, kwargs, t, index)) for t in sources)
+        return tape.record(out, *moves, gate=gate) if sources else out
 
     if not isinstance(value, (tuple, list)):
         return recorded(value, 0)
@@ -216,7 +227,10 @@ def _routed_back(
 def pooled(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Max pooling: the first maximum takes all. As `routed`, with the places kept instead of asked again."""
     kwargs.pop("return_indices", None)  # false here
-    value, place = _WITH_PLACES[func](input, *args, **kwargs)
+    with_places, dim = _WITH_PLACES[func]
+    if input.dim() != dim:  # one picture by itself
+        return routed(tape, func, input, *args, **kwargs)
+    value, place = with_places(input, *args, **kwargs)
     channels, plane = input.shape[1], input.shape[2:]
     # Places count through (plane, channels): in memory's own order when channels are last.
     of_channel = torch.arange(channels, device=place.device)
@@ -243,24 +257,26 @@ AVERAGED = [*POOLS, *named("interpolate upsample sum")]
 SUMS = named("add add_ __radd__")
 
 _WITH_PLACES: dict[Any, Any] = {
-    pool: getattr(F, f"{name}{n}d_with_indices")
+    pool: (getattr(F, f"{name}{n}d_with_indices"), n + 2)
     for n in (1, 2, 3)
     for home, name in ((F, "max_pool"), (torch, "max_pool"), (F, "adaptive_max_pool"))
     for pool in (getattr(home, f"{name}{n}d"),)
 }
-_DIVIDED = named("div div_ true_divide __truediv__")
+_SIGMOIDS = named("sigmoid sigmoid_ hardsigmoid")
+_DIVIDED = named("div div_ divide true_divide __truediv__")
 _DESCRIPTORS: Any = {
     Tensor.T: permuted,
     Tensor.mT: permuted,
     Tensor.data: constant,
 }  # tensors, say torch's stubs
 _NAMES: dict[Rule, str] = {
-    passed: "clamp clamp_ batch_norm layer_norm group_norm instance_norm local_response_norm rms_norm normalize "
-    "dropout dropout2d dropout3d alpha_dropout feature_alpha_dropout clone contiguous requires_grad_ nan_to_num",
+    passed: "clamp clamp_ clamp_min clamp_max clip batch_norm layer_norm group_norm instance_norm rms_norm normalize "
+    "local_response_norm dropout dropout2d dropout3d alpha_dropout feature_alpha_dropout clone contiguous "
+    "requires_grad_ nan_to_num",
     activated: "relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu elu elu_ selu celu silu gelu "
-    "mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh",
-    subtracted: "sub sub_",
-    gated: "mul mul_ __rmul__ div div_ true_divide __truediv__",
+    "mish hardswish hardsigmoid sigmoid sigmoid_ softplus tanh threshold",
+    subtracted: "sub sub_ subtract",
+    gated: "mul mul_ multiply __rmul__ divide div div_ true_divide __truediv__",
     gated_and_shifted: "addcmul",
     cast: "to float double half bfloat16 type type_as cpu cuda",
     reshaped: "flatten unflatten view view_as reshape reshape_as squeeze unsqueeze ravel",
@@ -276,6 +292,6 @@ RULES: dict[Callable[..., Any], Rule] = {
     **{func: rule for rule, names in _NAMES.items() for func in named(names)},
     **{descriptor.__get__: rule for descriptor, rule in _DESCRIPTORS.items()},
     **dict.fromkeys(_WITH_PLACES, pooled),
-    **dict.fromkeys(_WITH_PLACES.values(), routed),
+    **{with_places: routed for with_places, _ in _WITH_PLACES.values()},
     torch.linalg.vector_norm: constant,
 }

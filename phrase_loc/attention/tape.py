@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from types import FunctionType
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
+from phrase_loc.attention.rows import Rows, alike, dense, summed
 from phrase_loc.errors import ConfigError, RuleError
 
 Down = Callable[[Any], Any]
@@ -39,38 +41,13 @@ class Move(NamedTuple):
     sparse: bool = False
 
 
-class Rows(NamedTuple):
-    """Mass that is 0 but at some places of one axis of a tensor: of a class token, of the values among q, k and v.
-
-    `values` (K, ...) with those places alone along the `axis` (counted without K), which has `size` places in all.
-    """
-
-    values: Tensor
-    axis: int
-    places: tuple[int, ...]
-    size: int
-
-    def dense(self) -> Tensor:
-        """The mass (K, *shape) with its zeros."""
-        shape, axis = list(self.values.shape), self.axis + 1
-        shape[axis] = self.size
-        return self.values.new_zeros(shape).index_copy_(axis, self.where(), self.values)
-
-    def where(self) -> Tensor:
-        """The places as a tensor."""
-        return torch.tensor(self.places, device=self.values.device)
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """Those places of a tensor that has the whole axis (and no K)."""
-        return tensor.index_select(self.axis, self.where())
-
-
 @dataclass(slots=True, eq=False)
 class Node:
     """How one tensor was made: numbers ascend in the order of the operations; `seen` is what `once` keeps.
 
     `channels` is the axis of the channels of the lowest watched tensor while they stand apart from all else: maps
-    are summed over them, so nothing else need be known of this tensor's mass. `gate` is the result of an activation.
+    are summed over them, so nothing else need be known of this tensor's mass. `gate`: the result of an activation is
+    1, that of a sigmoid 2, also moved, scaled or shifted.
     """
 
     number: int
@@ -78,7 +55,7 @@ class Node:
     moves: tuple[Move, ...]
     tape: "Tape"
     channels: int | None = None
-    gate: bool = False
+    gate: int = 0
     seen: dict[Part, Tensor] = field(default_factory=dict)
 
 
@@ -100,17 +77,29 @@ class Attended(Tensor):
             return value.to(tape.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
         with torch._C.DisableTorchFunctionSubclass(), torch.autocast(tape.device, enabled=False):
+            target: Any = tensors[0] if _in_place(func) else None
+            foreign = target is not None and not is_live(target)
+            unseen = foreign and (func not in tape.rules or target._is_view())
+            if unseen or func in _WRITES or kwargs.get("out") is not None:
+                raise RuleError(_no_rule(func, _WRITTEN))
+            sources = [t.node for t in live]  # an operation in place gives the tensor another
             if func in tape.rules:
                 if any(t.is_floating_point() and t.dtype != tape.dtype for t in tensors):
                     args, kwargs = tree_map(cast, (args, kwargs))
-                return tape.rules[func](tape, func, *args, **kwargs)
-            sources = [t.node for t in live]  # an operation in place gives the tensor another
-            out = func(*args, **kwargs)
-        if "out" in kwargs or func in _WRITES or (_in_place(func) and not is_live(args[0])):
-            raise RuleError(_no_rule(func))
-        # What only modulates, such as the way to an attention weight, needs no rule: no winner comes there.
-        moves = [Move(node, refusal(func)) for node in sources]
-        return tree_map(lambda t: tape.record(t, *moves) if _floating(t) else t, out)
+                out = tape.rules[func](tape, func, *args, **kwargs)
+            else:
+                # What only modulates, such as the way to an attention weight, needs no rule: no winner comes there.
+                moves = [Move(node, refusal(func)) for node in sources]
+                made = func(*args, **kwargs)
+                gate = min(node.gate & 2 for node in sources)  # 1 - sigmoid(x)
+                out = tree_map(lambda t: tape.record(t, *moves, gate=gate) if _floating(t) else t, made)
+            if foreign and _overlap(out, target):
+                tape.adopt(target, out.node)
+            elif is_live(target) and (
+                func not in tape.rules or [move.source for move in target.node.moves] != sources[:1]
+            ):
+                tape.outdate(target, func)
+        return out
 
 
 class Tape:
@@ -126,6 +115,8 @@ class Tape:
         self.rules, self.kept = rules, kept or (lambda weight, part: part(weight))
         self.watched: list[Node] = []
         self.modulator: Any = None  # the last function that `functions.constant` ran
+        self.adopted: list[tuple[Any, type]] = []  # tensors of others' that were written to
+        self._made: list[ref[Any]] = []
         self._numbers = count()
 
     def watch(self, x: Tensor) -> Attended:
@@ -136,7 +127,7 @@ class Tape:
         self.watched.append(x.node)  # the node, since a later operation in place gives the tensor another
         return x
 
-    def record(self, out: Tensor, *moves: Move, channels: int | None = None, gate: bool = False) -> Attended:
+    def record(self, out: Tensor, *moves: Move, channels: int | None = None, gate: int = 0) -> Attended:
         """`out` as a tensor whose winners the sources of `moves` inherit; constants among them do not."""
         # taken before `out` gets its own node: an in-place function may return its input
         known = tuple(
@@ -147,7 +138,19 @@ class Tape:
         node = Node(next(self._numbers), out.shape, known, self, channels, gate)
         made = out if isinstance(out, Attended) else out.as_subclass(Attended)
         made.node = node
+        self._made.append(ref(made))
         return made
+
+    def adopt(self, target: Any, node: Node) -> None:
+        """Takes a constant for what an operation in place made of it, until the pass is over."""
+        self.adopted.append((target, type(target)))
+        target.__class__, target.node = Attended, node
+
+    def outdate(self, target: Attended, func: Any) -> None:
+        """Refuses winners at other tensors in the memory of `target`, which func wrote to."""
+        for other in [tensor for made in self._made if (tensor := made()) is not None]:
+            if other is not target and _overlap(other, target):
+                self.record(other, Move(other, refusal(func, _WRITTEN)))
 
     def propagate(self, top: Attended, won: Tensor, channels: bool = True) -> list[Tensor]:
         """Winning probability at each watched tensor: (K, N, C, ...), or (K, N, ...) summed over its channels.
@@ -158,14 +161,14 @@ class Tape:
             planes = won.flatten(0, 1)
             won = planes.contiguous(memory_format=layout(planes)).unflatten(0, won.shape[:2])
         lowest, found = self.watched[0], dict[Node, Tensor]()
-        mass: dict[Node, Any] = {top.node: won if channels or top.node is not lowest else _summed(won, 1)}
+        mass: dict[Node, Any] = {top.node: won if channels or top.node is not lowest else summed(won, 1)}
         ours = set[Node]()  # whose mass nobody else reads: sums are made in place
         with torch._C.DisableTorchFunctionSubclass():
             while mass:
                 node = max(mass, key=lambda n: n.number)
                 p = mass.pop(node)
                 if node in self.watched or not all(move.sparse for move in node.moves):
-                    p = _dense(p)
+                    p = dense(p)
                 if node in self.watched:
                     found[node] = p if channels else p.sum(2)
                 for source, down, down_summed, axis, _ in node.moves:
@@ -173,14 +176,14 @@ class Tape:
                         down = down_summed
                     part, held = down(p), mass.get(source)
                     if source is lowest and not channels:
-                        part = _summed(part, 1)
-                    if isinstance(part, Rows) and (held is None or _alike(part, held)):
+                        part = summed(part, 1)
+                    if isinstance(part, Rows) and (held is None or alike(part, held)):
                         more = part if held is None else part._replace(values=part.values + held.values)
                         mass[source] = more
                         continue
-                    part, held = _dense(part), _dense(held)
+                    part, held = dense(part), dense(held)
                     if held is not None and held.shape != part.shape:  # one of them is a sum
-                        part, held = _summed(part, source.channels), _summed(held, source.channels)
+                        part, held = summed(part, source.channels), summed(held, source.channels)
                     own = not _shares_memory(part, p.values if isinstance(p, Rows) else p)
                     if held is not None:
                         part = held.add_(part) if source in ours else part.add_(held) if own else held + part
@@ -199,20 +202,40 @@ def attended_pass(
     parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor, rules: Mapping[Any, Rule]
 ) -> Iterator[tuple[Tape, Attended]]:
     """The tape that watches a copy of `x` and the input of each further part, and the last one's output."""
-    if not x.is_floating_point() or x.dim() < 2:
-        raise ConfigError(f"activations must be floating (N, C, h, w), got {x.dtype} {tuple(x.shape)}")
+    x = activations(x)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         dtype = torch.promote_types(x.dtype, torch.float32)
-        top: Any = x.detach().to(dtype, copy=True, memory_format=layout(x))
+        top: Any = x.to(dtype, copy=True, memory_format=layout(x))
         tape = Tape(rules, parts[0].kept if isinstance(parts[0], KeptPositive) else None)
         try:
             for part in parts:
-                top = part(tape.watch(top))
+                try:
+                    top = part(tape.watch(top))
+                except Exception as error:
+                    if not type(error).__module__.startswith("torch._dynamo"):
+                        raise
+                    told = (
+                        "what runs in a compiled network is not seen; give it as it was before torch.compile"
+                    )
+                    raise RuleError(told) from None
                 if not is_live(top):
-                    raise _nothing_inherits(tape)
+                    raise _nothing_inherits(tape, top)
             yield tape, top
         finally:
             tape.watched.clear()  # nodes know their tape: all of the pass would wait for the collector of cycles
+            for tensor, kind in tape.adopted:
+                tensor.__class__ = kind
+                del tensor.node
+
+
+def activations(x: Any) -> Tensor:
+    """`x` without its gradient; a ConfigError for what nothing can be asked of."""
+    if not _floating(x) or x.dim() < 2:
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise ConfigError(f"activations must be a floating tensor (N, C, h, w), got {got}")
+    if not x.isfinite().all():
+        raise ConfigError("activations hold NaN or infinite numbers, which would be spread over every map")
+    return x.detach()
 
 
 class KeptPositive:
@@ -287,24 +310,31 @@ def tensors_in(*values: Any) -> list[Any]:
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def refusal(func: Any) -> Down:
+_RULES = (
+    "pass rules={function: rule} with a rule of phrase_loc.attention.functions ('passed' if each output has "
+    "one input, 'routed' if it only moves values, 'constant' if it only modulates)"
+)
+_WRITTEN = "give what it writes into another tensor's memory a name of its own, as y = y + z and torch.cat do"
+
+
+def refusal(func: Any, advice: str = _RULES) -> Down:
     """The way down through a function without a rule: an error that names it."""
 
     def down(p: Tensor) -> Tensor:
-        raise RuleError(_no_rule(func))
+        raise RuleError(_no_rule(func, advice))
 
     return down
 
 
-def _no_rule(func: Any) -> str:
-    return (
-        f"no excitation rule for {resolve_name(func) or func}: cut the network above it, or pass "
-        "rules={function: rule} with a rule of phrase_loc.attention.functions ('passed' if each output has "
-        "one input, 'routed' if it only moves values, 'constant' if it only modulates)"
-    )
+def _no_rule(func: Any, advice: str = _RULES) -> str:
+    return f"no excitation rule for {resolve_name(func) or func}: cut the network above it, or {advice}"
 
 
-def _nothing_inherits(tape: Tape) -> Exception:
+def _nothing_inherits(tape: Tape, top: Any) -> Exception:
+    if not isinstance(top, Tensor):
+        return ConfigError(
+            f"a network must give a tensor (N, D, ...), got a {type(top).__name__}; choose one of it"
+        )
     if tape.modulator is not None:  # such as the softmax over the classes
         return RuleError(
             _no_rule(tape.modulator) + "; here it only modulates, and all that follows hangs on it"
@@ -315,22 +345,6 @@ def _nothing_inherits(tape: Tape) -> Exception:
 def _in_place(func: Any) -> bool:
     name = getattr(func, "__name__", "")
     return name.endswith("_") and not name.endswith("__")
-
-
-def _summed(p: Any, channels: int | None) -> Any:
-    """The sum of p (K, ...) over its axis of channels, which is left with length 1."""
-    if isinstance(p, Rows) and p.axis != channels:
-        return p._replace(values=_summed(p.values, channels))
-    p = _dense(p)
-    return p if channels is None or p.shape[channels + 1] == 1 else p.sum(channels + 1, keepdim=True)
-
-
-def _dense(p: Any) -> Any:
-    return p.dense() if isinstance(p, Rows) else p
-
-
-def _alike(a: Rows, b: Any) -> bool:
-    return isinstance(b, Rows) and a[1:] == b[1:] and a.values.shape == b.values.shape
 
 
 def _floating(value: Any) -> bool:
@@ -347,7 +361,16 @@ def _body(func: Any) -> Callable[..., Any]:
 
 #: functions written in Python that are looked into
 BODIES = {F.multi_head_attention_forward: _body(F.multi_head_attention_forward)}
-_WRITES = {Tensor.__setitem__}
+_WRITES: set[Any] = {Tensor.__setitem__, Tensor.data.__set__}  # type: ignore[attr-defined]
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether a place of `a` is one of `b`."""
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+    places = torch.zeros(a.untyped_storage().nbytes() // a.element_size(), dtype=torch.bool)
+    places.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
+    return bool(places.as_strided(b.shape, b.stride(), b.storage_offset()).any())
 
 
 def _shares_memory(a: Tensor, b: Tensor) -> bool:
