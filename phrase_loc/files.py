@@ -80,10 +80,11 @@ def refuse_foreign(path: AnyPath, mark: str, what: str, advice: str) -> None:
     """
     path = Path(path)
     with told(path, f"the {what}", advice), path.open("rb") if path.is_file() else nullcontext() as file:
-        ends = (
-            (file.read(4096), file.seek(max(0, path.stat().st_size - 4096)), file.read(4096)) if file else ()
-        )
-        ours = ends and re.search(mark, (ends[0] + ends[2]).decode("utf-8", "replace"))
+        ends = file.read(4096) if file else b""
+        if file:
+            file.seek(max(file.tell(), path.stat().st_size - 4096))  # WebP's metadata are its last
+            ends += file.read(4096)
+        ours = re.search(mark, ends.decode("utf-8", "replace"))
     if os.path.exists(path) and not ours:
         raise ConfigError(f"output would overwrite {path}, which is no {what}; {advice}")
 

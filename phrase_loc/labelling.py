@@ -75,9 +75,7 @@ def read_classes(path: Path) -> list[LabelClass]:
     if path.suffix.lower() in {".yaml", ".yml", ".json"}:
         content = parsed_yaml(files.read_text(path, what), f"{what} {path}", _CLASSES)
         if isinstance(content, dict) and "names" in content:
-            raise DataError(
-                f"{what} {path} has `names`, as YOLO's data.yaml; write the names alone, a line each"
-            )
+            raise DataError(f"{what} {path} has `names`, as of YOLO; write the names alone, a line each")
         pairs = [(name, None) for name in content] if isinstance(content, list) else content
         pairs = list(pairs.items()) if isinstance(pairs, dict) else pairs or []
     else:

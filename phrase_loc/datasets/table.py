@@ -214,10 +214,8 @@ class Table(Annotated):
         self.numbers: dict[str, str] = {}
         groups: dict[str, list[Row]] = {}
         for row in rows(path, "the table", self.skipped):
-            if split and row.text("split") not in ("", split):
-                self.skipped.note(
-                    "rows of other splits", f"{brief(row.text('split'))}; data.split={split} is read"
-                )
+            if split and (own := row.text("split")) not in ("", split):
+                self.skipped.note("rows of other splits", f"{brief(own)}; data.split={split} is read")
                 continue
             image, phrase = row.text("image"), row.text("phrase")
             if image and phrase:

@@ -119,9 +119,7 @@ def listed_names(root: Path) -> dict[int, ClassName]:
         if names != found[0]:
             raise DataError(f"{next(iter(lists))} and {path} name other classes; remove one, or {OWN}")
     if not found:
-        log.warning(
-            "%s has no list of names (%s): class numbers are COCO's 80 in order", root, ", ".join(LISTS)
-        )
+        log.warning("%s has no list of names: class numbers are COCO's 80 in order, or %s", root, OWN)
     return found[0] if found else dict(enumerate(class_names("coco")))
 
 

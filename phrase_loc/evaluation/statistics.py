@@ -143,10 +143,8 @@ def compare(a: Path, b: Path, one: str | None = None, other: str | None = None) 
         raise DataError(
             f"{a} and {b} are not on the same images in the same order; evaluate both on one split"
         )
-    if len({bool(report["config"].get("faithful")) for report in (first, second)}) > 1:
-        raise ConfigError(
-            f"of {a} and {b} one reproduces published bugs (faithful); evaluate both by one rule"
-        )
+    if bool(first["config"].get("faithful")) != bool(second["config"].get("faithful")):
+        raise ConfigError(f"of {a} and {b} one reproduces published bugs (faithful); evaluate both alike")
     sums, others = (report["by_image"]["sums"] for report in (first, second))
     replicates = min(report["config"]["bootstrap"] for report in (first, second))
     for (of_a, of_b), protocol in product(_pairs(sums, others, one, other), sums):

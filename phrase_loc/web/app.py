@@ -75,9 +75,8 @@ class StrictRequest(Request):
         try:
             return json.loads(await self.body(), object_pairs_hook=once)
         except (ValueError, RecursionError) as error:
-            raise Refused(
-                422, f"the request holds no JSON that can be read ({reason(error)}); send an object"
-            ) from None
+            why = f"the request holds no JSON that can be read ({reason(error)}); send an object"
+            raise Refused(422, why) from None
 
 
 class StrictRoute(APIRoute):
