@@ -28,7 +28,7 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 #: Called with ("before" | "written" | "after", path) around each file that is written: a test kills its process here.
 observer: Callable[[str, Path], object] = lambda moment, path: None  # noqa: E731 - replaced by tests
 
-#: Folders that `make_folder` made.
+#: Folders that `make_folder` made since the command began.
 made: list[Path] = []
 
 ADVICE = "choose a place that can be written"
@@ -155,16 +155,16 @@ def refusing(place: AnyPath, advice: str) -> Iterator[None]:
 def make_folder(folder: AnyPath, advice: str = ADVICE, called: str = "") -> None:
     """A folder and those above it, unless they are there; a DataError, which calls it so, where that cannot be."""
     with refusing(called or folder, advice):
-        made.extend(new for new in (Path(folder), *Path(folder).parents) if not new.exists())
+        path = Path(folder).absolute()
+        made.extend(new for new in (path, *path.parents) if not new.exists())
         os.makedirs(folder, exist_ok=True)
 
 
 def remove_empty_folders() -> None:
-    """Takes away what `make_folder` made and nothing came into, as of a command that failed."""
-    for folder in sorted(made, key=lambda path: len(path.parts), reverse=True):
+    """Removes the folders that a command made before it failed, if nothing is in them."""
+    for folder in sorted(made, reverse=True):
         with suppress(OSError):
             folder.rmdir()
-    made.clear()
 
 
 @contextmanager

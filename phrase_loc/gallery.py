@@ -131,7 +131,7 @@ def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) 
             f"overlays in {folder} would lie among the photographs that are asked; name another folder"
         )
     for place in filter(os.path.exists, places):
-        refuse_foreign(place, DRAWN, "overlay that says so", "delete it or give another --overlay")
+        refuse_foreign(place, DRAWN, "overlay with our mark", "delete it or give another --overlay")
     make_folder(folder)
     return dict(zip(images, places, strict=True))
 

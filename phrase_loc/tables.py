@@ -103,12 +103,14 @@ def listed_lines(path: Path, what: str) -> list[str]:
 
     Raises DataError where the file is missing, JSON or a table, whose lines would be taken for entries.
     """
-    text, found = read_text(path, what), None
-    with suppress(ValueError, RecursionError):
-        found, _ = json.JSONDecoder().raw_decode(text.lstrip())
-    if isinstance(found, (list, dict)) or _ending(path) in (".csv", ".tsv"):
-        raise DataError(f"{what} {path} is JSON or a table; write a text (.txt) with one entry a line")
-    return _stripped(text)
+    lines = _stripped(read_text(path, what))
+    kind = "a table" if _ending(path) in (".csv", ".tsv") else ""
+    for text in ("\n".join(lines), *lines[:1]):  # JSON lines too
+        with suppress(ValueError, RecursionError):
+            kind = kind or ("JSON" if isinstance(json.loads(text), (list, dict)) else "")
+    if kind:
+        raise DataError(f"{what} {path} is {kind}; write a text (.txt) with one entry a line")
+    return lines
 
 
 def text_lines(path: Path, what: str) -> Iterator[str]:

@@ -332,7 +332,7 @@ def test_files_of_classes(name, text, classes, tmp_path):
         ("c.txt", "# nothing\n", "names no class"),
         ("c.txt", "dog: a dog\ndog: a puppy\n", "names 'dog' twice"),
         ("c.txt", ": a dog\n", "a class has a name"),
-        ("c.csv", "class,phrase\ndog,a dog\n", "is JSON or a table"),
+        ("c.csv", "class,phrase\ndog,a dog\n", "is a table; write a text"),
         ("c.yaml", "names: [dog, man]\nnc: 2\n", "write the names alone"),
         ("c.yaml", "dog: [\n", "is not YAML"),
         ("c.yaml", "dog: a dog\ndog: a puppy\n", "has the key dog twice"),

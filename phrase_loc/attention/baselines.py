@@ -189,7 +189,8 @@ def epsilon(
     value = func(input, weight, bias)
     seen = input.clone()
     per_unit = (value + EPSILON * value.sign() + EPSILON * (value == 0)).reciprocal()
-    return tape.record(value, Move(input, lambda p: seen * transpose(func, seen, weight)(p * per_unit)))
+    move = Move(input, lambda p: seen * transpose(func, seen, weight)(p * per_unit))
+    return tape.record(value, move, gate=0)
 
 
 class ReluRule(TorchFunctionMode):

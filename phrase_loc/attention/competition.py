@@ -31,18 +31,7 @@ from torch import Tensor
 
 from phrase_loc.attention import functions
 from phrase_loc.attention.functions import beside_constants, unbroadcast
-from phrase_loc.attention.rows import Rows
-from phrase_loc.attention.tape import (
-    Move,
-    Rule,
-    Tape,
-    absolute_part,
-    clamped,
-    is_live,
-    once,
-    positive_part,
-    refusal,
-)
+from phrase_loc.attention.tape import Move, Rows, Rule, Tape, is_live, layout, once, refusal
 from phrase_loc.attention.transposes import channel_sums, left_product, right_product, transpose
 from phrase_loc.errors import RuleError
 
@@ -57,7 +46,7 @@ def equation_5(
     weight: Tensor | None = None, *args: Any, **kwargs: Any,
 ) -> Move:  # fmt: skip
     """What the input of `op`, linear in it, inherits: the positive parts of inputs and weights compete ("clamp")."""
-    seen = once(source, clamped)
+    seen = once(source, torch.relu)
 
     def per_unit(x: Tensor, side: None, *weights: Any) -> Tensor:  # 1 / z
         return reciprocal(op(x, *weights, *args, **kwargs))
@@ -66,7 +55,7 @@ def equation_5(
         return _drawn(op, x, q, *weights, *args, **kwargs)
 
     def weights() -> tuple[Any, ...]:
-        return () if weight is None else (tape.kept(weight, positive_part),)
+        return () if weight is None else (tape.kept(weight, _positive),)
 
     move = _move(source, op, seen, None, weights, per_unit, pull)
     sums = channel_sums(op, seen, weight, *args, **kwargs)
@@ -97,9 +86,17 @@ def contributions(
         return back.addcmul_(transpose(op, x, *signed, *args, **kwargs)(towards(q, side)), x)
 
     def weights() -> tuple[Any, ...]:
-        return () if weight is None else (weight, tape.kept(weight, absolute_part))
+        return () if weight is None else (weight, tape.kept(weight, _absolute))
 
     return _move(source, op, seen, side, weights, per_unit, pull)
+
+
+def _positive(weight: Tensor) -> Tensor:
+    return weight.detach().relu().contiguous(memory_format=layout(weight))
+
+
+def _absolute(weight: Tensor) -> Tensor:
+    return weight.detach().abs().contiguous(memory_format=layout(weight))
 
 
 def _drawn(op: Callable[..., Tensor], x: Tensor, q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -151,17 +148,17 @@ def weighted(
     if is_live(weight) or not is_live(input):
         raise RuleError(f"no excitation rule for a weight that depends on the image ({func.__name__})")
     value = func(input, weight, bias, *args, **kwargs)
-    return tape.record(value, compete(tape, input, value, func, weight, None, *args, **kwargs))
+    return tape.record(value, compete(tape, input, value, func, weight, None, *args, **kwargs), gate=0)
 
 
 def multiplied(compete: Callable[..., Move], tape: Tape, func: Rule, a: Any, b: Any) -> Tensor:
     """Matrix product with a constant on one side: weighted. Of two activations (q k^T) nobody may win."""
     value = func(a, b)
     if is_live(a) and is_live(b):
-        return tape.record(value, Move(a, refusal(func)), Move(b, refusal(func)))
+        return tape.record(value, Move(a, refusal(func)), Move(b, refusal(func)), gate=0)
     source, weight = (a, b) if is_live(a) else (b, a)
     op = right_product if (source is a) != (func in functions.REVERSED) else left_product
-    return tape.record(value, compete(tape, source, value, op, weight))
+    return tape.record(value, compete(tape, source, value, op, weight), gate=0)
 
 
 def contracted(compete: Callable[..., Move], tape: Tape, func: Rule, equation: Any, *operands: Any) -> Tensor:
@@ -169,13 +166,13 @@ def contracted(compete: Callable[..., Move], tape: Tape, func: Rule, equation: A
     value = func(equation, *operands)
     live = [t for t in operands if is_live(t)]
     if len(live) != 1 or len(operands) != 2:
-        return tape.record(value, *(Move(t, refusal(func)) for t in live))
+        return tape.record(value, *(Move(t, refusal(func)) for t in live), gate=0)
     first = live[0] is operands[0]
 
     def op(x: Tensor, weight: Tensor) -> Tensor:
         return torch.einsum(equation, *((x, weight) if first else (weight, x)))
 
-    return tape.record(value, compete(tape, live[0], value, op, operands[first]))
+    return tape.record(value, compete(tape, live[0], value, op, operands[first]), gate=0)
 
 
 def attended(
@@ -188,7 +185,7 @@ def attended(
     if not is_live(value):  # the image has a say in the gate alone
         return tape.record(out)
     gate = _gate(query, key, attn_mask, is_causal, scale)
-    return tape.record(out, compete(tape, value, out, left_product, gate))
+    return tape.record(out, compete(tape, value, out, left_product, gate), gate=0)
 
 
 def _gate(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None) -> Tensor:
@@ -212,8 +209,7 @@ def averaged(
     value = func(input, *args, **kwargs)
     if "bicubic" in (*args, *kwargs.values()):
         return tape.record(value, Move(input, refusal(func, "resize in another mode than bicubic")))
-    move = compete(tape, input, value, func, None, *args, **kwargs)
-    return tape.record(value, move, gate=input.node.gate & 2)
+    return tape.record(value, compete(tape, input, value, func, None, *args, **kwargs))
 
 
 def added(
@@ -234,7 +230,7 @@ def added(
         Move(source, partial(unbroadcast, shape=source.shape, share=part * per_unit), sparse=same)
         for source, part in ((input, a), (other, b))
     ]
-    return tape.record(func(input, other, alpha=alpha), *moves)
+    return tape.record(func(input, other, alpha=alpha), *moves, gate=0)
 
 
 def reciprocal(z: Tensor) -> Tensor:

@@ -175,19 +175,20 @@ def excitation_backprop(
 
 
 def _rules(residual: str, signed: str, rules: Rules | None) -> Rules:
-    if not isinstance(rules or {}, Mapping) or not all(map(callable, (rules or {}).values())):
+    rules = rules or {}
+    if not isinstance(rules, Mapping) or not all(map(callable, rules.values())):
         raise ConfigError(f"rules are {{function: rule}}, both functions and no names, got {rules!r:.80}")
     linear: Rules = choose(SIGNED, signed, "rule for signed activations")
     sums: Rules = choose(RESIDUALS, residual, "residual rule")
-    return {**linear, **sums, **(rules or {})}
+    return {**linear, **sums, **rules}
 
 
 def seeded(seed: Seed, h: Tensor, units: Tensor, weights: Tensor | None) -> Tensor:
     """seed(h, units): K signals over the features h (N, D, ...), mixed into P by weights (P, K) if there are any."""
-    optional = () if weights is None else (("weights", weights),)
-    for what, given in (("a network's output", h), ("units", units), *optional):
-        if not isinstance(given, Tensor) or not given.isfinite().all():
-            got = "NaN or infinite ones" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+    given = {"a network's output": h, "units": units} | ({} if weights is None else {"weights": weights})
+    for what, numbers in given.items():
+        if not isinstance(numbers, Tensor) or not numbers.isfinite().all():
+            got = "NaN or infinite ones" if isinstance(numbers, Tensor) else f"a {type(numbers).__name__}"
             raise ConfigError(f"{what} must be a tensor of finite numbers, got {got}")
     if h.dim() < 2 or units.dim() != 2 or units.shape[1] != h.shape[1]:
         raise ConfigError(

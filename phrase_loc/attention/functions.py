@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from phrase_loc.attention.rows import Rows
-from phrase_loc.attention.tape import Move, Rule, Tape, is_live, refusal, tensors_in
+from phrase_loc.attention.tape import Move, Rows, Rule, Tape, is_live, refusal, tensors_in
 from phrase_loc.attention.transposes import transpose
 from phrase_loc.errors import RuleError
 
@@ -28,8 +27,8 @@ def named(names: str) -> list[Callable[..., Any]]:
 
 def passed(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tensor:
     """One input for each output, a normalisation, a copy: it wins all, and mean and variance only modulate."""
-    known = {"channels": input.node.channels, "gate": input.node.gate & 2}
-    return tape.record(func(input, *args, **kwargs), Move(input, unchanged, sparse=True), **known)
+    channels = input.node.channels
+    return tape.record(func(input, *args, **kwargs), Move(input, unchanged, sparse=True), channels=channels)
 
 
 def activated(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -45,10 +44,8 @@ def unchanged(p: Any) -> Any:
 
 def beside_constants(tape: Tape, func: Rule, source: Any, *args: Any, **kwargs: Any) -> Tensor:
     """`func(*args)` of which `source`, perhaps broadcast, inherits all; what else there is only modulates."""
-    shape, gate = source.shape, source.node.gate & 2
-    value = func(*args, **kwargs)
-    move = Move(source, partial(unbroadcast, shape=shape), sparse=value.shape == shape)
-    return tape.record(value, move, gate=gate)
+    value, shape = func(*args, **kwargs), source.shape
+    return tape.record(value, Move(source, partial(unbroadcast, shape=shape), sparse=value.shape == shape))
 
 
 def unbroadcast(p: Any, shape: torch.Size, share: Tensor | None = None) -> Any:
@@ -98,7 +95,7 @@ def cast(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Tenso
     if not out.is_floating_point() or not is_live(input):  # a constant in the dtype of an activation
         return out
     device = input.device
-    return tape.record(out.to(tape.dtype), Move(input, lambda p: p.to(device)), gate=input.node.gate & 2)
+    return tape.record(out.to(tape.dtype), Move(input, lambda p: p.to(device)))
 
 
 def constant(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
@@ -125,7 +122,7 @@ def reshaped(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> T
             return p.reshape(len(p), *shape[:channels], 1, *shape[channels + 1 :])
         return p.reshape(len(p), *shape)
 
-    return tape.record(value, Move(input, down, sparse=True), channels=channels, gate=input.node.gate & 2)
+    return tape.record(value, Move(input, down, sparse=True), channels=channels)
 
 
 def _reshaped_rows(p: Rows, shape: torch.Size, wanted: torch.Size) -> Any:
@@ -146,8 +143,8 @@ def permuted(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> T
     order = func(torch.empty(*range(2, input.dim() + 2), device="meta"), *args, **kwargs).shape
     back = [0, *(list(order).index(axis + 2) + 1 for axis in range(input.dim()))]
     channels = None if input.node.channels is None else back[input.node.channels + 1] - 1
-    known = {"channels": channels, "gate": input.node.gate & 2}
-    return tape.record(func(input, *args, **kwargs), Move(input, lambda p: p.permute(back)), **known)
+    move = Move(input, lambda p: p.permute(back))
+    return tape.record(func(input, *args, **kwargs), move, channels=channels)
 
 
 def sliced(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -176,8 +173,8 @@ def sliced(tape: Tape, func: Rule, input: Any, *args: Any, **kwargs: Any) -> Any
             rows = Rows(values, axis, kept, shape[axis])
         return rows
 
-    gate, ways = input.node.gate & 2, [Move(input, partial(back, cuts)) for cuts in places]
-    recorded = [tape.record(t, move, gate=gate) for t, move in zip(parts, ways, strict=True)]
+    moves = [Move(input, partial(back, cuts)) for cuts in places]
+    recorded = [tape.record(part, move) for part, move in zip(parts, moves, strict=True)]
     return recorded[0] if isinstance(value, Tensor) else type(value)(recorded)
 
 
@@ -190,7 +187,7 @@ def joined(tape: Tape, func: Rule, tensors: Sequence[Tensor], dim: int = 0, **kw
         Move(part, partial(torch.narrow, dim=axis + 1, start=sum(sizes[:i]), length=sizes[i]))
         for i, part in enumerate(tensors)
     ]
-    return tape.record(value, *moves)
+    return tape.record(value, *moves, gate=0)
 
 
 def routed(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
@@ -199,13 +196,12 @@ def routed(tape: Tape, func: Rule, *args: Any, **kwargs: Any) -> Any:
         func, args, kwargs = Tensor.expand, (args[0], tensors_in(args, kwargs)[1].shape), {}
     value = func(*args, **kwargs)
     sources = [*{id(t): t for t in tensors_in(args, kwargs) if is_live(t)}.values()]
-    gate = min((t.node.gate & 2 for t in sources), default=0)
 
     def recorded(out: Any, index: int) -> Any:
         if not isinstance(out, Tensor) or not out.is_floating_point():
             return out
         moves = (Move(t, _routed_back(func, args, kwargs, t, index)) for t in sources)
-        return tape.record(out, *moves, gate=gate) if sources else out
+        return tape.record(out, *moves) if sources else out
 
     if not isinstance(value, (tuple, list)):
         return recorded(value, 0)
@@ -243,7 +239,7 @@ def pooled(tape: Tape, func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> 
         won.scatter_add_(2, place.long().expand(len(p), -1, -1), p.movedim(2, -1).flatten(2))
         return won.unflatten(2, (*plane, channels)).movedim(-1, 2)
 
-    return tape.record(value, Move(input, down))
+    return tape.record(value, Move(input, down), gate=0)
 
 
 # Inputs compete (`competition`).

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.overrides import resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
-from phrase_loc.attention.rows import Rows, alike, dense, summed
 from phrase_loc.errors import ConfigError, RuleError
 
 Down = Callable[[Any], Any]
@@ -41,13 +40,39 @@ class Move(NamedTuple):
     sparse: bool = False
 
 
+class Rows(NamedTuple):
+    """Mass that is 0 but at some places of one axis of a tensor: of a class token, of the values among q, k and v.
+
+    `values` (K, ...) with those places alone along the `axis` (counted without K), which has `size` places in all.
+    """
+
+    values: Tensor
+    axis: int
+    places: tuple[int, ...]
+    size: int
+
+    def dense(self) -> Tensor:
+        """The mass (K, *shape) with its zeros."""
+        shape, axis = list(self.values.shape), self.axis + 1
+        shape[axis] = self.size
+        return self.values.new_zeros(shape).index_copy_(axis, self.where(), self.values)
+
+    def where(self) -> Tensor:
+        """The places as a tensor."""
+        return torch.tensor(self.places, device=self.values.device)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Those places of a tensor that has the whole axis (and no K)."""
+        return tensor.index_select(self.axis, self.where())
+
+
 @dataclass(slots=True, eq=False)
 class Node:
     """How one tensor was made: numbers ascend in the order of the operations; `seen` is what `once` keeps.
 
     `channels` is the axis of the channels of the lowest watched tensor while they stand apart from all else: maps
     are summed over them, so nothing else need be known of this tensor's mass. `gate`: the result of an activation is
-    1, that of a sigmoid 2, also moved, scaled or shifted.
+    1, that of a sigmoid 2, also moved, scaled or shifted (1 - sigmoid(x)).
     """
 
     number: int
@@ -91,8 +116,7 @@ class Attended(Tensor):
                 # What only modulates, such as the way to an attention weight, needs no rule: no winner comes there.
                 moves = [Move(node, refusal(func)) for node in sources]
                 made = func(*args, **kwargs)
-                gate = min(node.gate & 2 for node in sources)  # 1 - sigmoid(x)
-                out = tree_map(lambda t: tape.record(t, *moves, gate=gate) if _floating(t) else t, made)
+                out = tree_map(lambda t: tape.record(t, *moves) if _floating(t) else t, made)
             if foreign and _overlap(out, target):
                 tape.adopt(target, out.node)
             elif is_live(target) and (
@@ -127,7 +151,9 @@ class Tape:
         self.watched.append(x.node)  # the node, since a later operation in place gives the tensor another
         return x
 
-    def record(self, out: Tensor, *moves: Move, channels: int | None = None, gate: int = 0) -> Attended:
+    def record(
+        self, out: Tensor, *moves: Move, channels: int | None = None, gate: int | None = None
+    ) -> Attended:
         """`out` as a tensor whose winners the sources of `moves` inherit; constants among them do not."""
         # taken before `out` gets its own node: an in-place function may return its input
         known = tuple(
@@ -135,6 +161,7 @@ class Tape:
             for m in moves
             if isinstance(m.source, Node) or is_live(m.source)
         )
+        gate = min((m.source.gate & 2 for m in known), default=0) if gate is None else gate
         node = Node(next(self._numbers), out.shape, known, self, channels, gate)
         made = out if isinstance(out, Attended) else out.as_subclass(Attended)
         made.node = node
@@ -142,12 +169,12 @@ class Tape:
         return made
 
     def adopt(self, target: Any, node: Node) -> None:
-        """Takes a constant for what an operation in place made of it, until the pass is over."""
+        """Makes a constant that was written to a recorded tensor until the pass is over."""
         self.adopted.append((target, type(target)))
         target.__class__, target.node = Attended, node
 
     def outdate(self, target: Attended, func: Any) -> None:
-        """Refuses winners at other tensors in the memory of `target`, which func wrote to."""
+        """Refuses winners at other tensors that share memory with `target`, which func wrote to."""
         for other in [tensor for made in self._made if (tensor := made()) is not None]:
             if other is not target and _overlap(other, target):
                 self.record(other, Move(other, refusal(func, _WRITTEN)))
@@ -161,14 +188,14 @@ class Tape:
             planes = won.flatten(0, 1)
             won = planes.contiguous(memory_format=layout(planes)).unflatten(0, won.shape[:2])
         lowest, found = self.watched[0], dict[Node, Tensor]()
-        mass: dict[Node, Any] = {top.node: won if channels or top.node is not lowest else summed(won, 1)}
+        mass: dict[Node, Any] = {top.node: won if channels or top.node is not lowest else _summed(won, 1)}
         ours = set[Node]()  # whose mass nobody else reads: sums are made in place
         with torch._C.DisableTorchFunctionSubclass():
             while mass:
                 node = max(mass, key=lambda n: n.number)
                 p = mass.pop(node)
                 if node in self.watched or not all(move.sparse for move in node.moves):
-                    p = dense(p)
+                    p = _dense(p)
                 if node in self.watched:
                     found[node] = p if channels else p.sum(2)
                 for source, down, down_summed, axis, _ in node.moves:
@@ -176,14 +203,14 @@ class Tape:
                         down = down_summed
                     part, held = down(p), mass.get(source)
                     if source is lowest and not channels:
-                        part = summed(part, 1)
-                    if isinstance(part, Rows) and (held is None or alike(part, held)):
+                        part = _summed(part, 1)
+                    if isinstance(part, Rows) and (held is None or _alike(part, held)):
                         more = part if held is None else part._replace(values=part.values + held.values)
                         mass[source] = more
                         continue
-                    part, held = dense(part), dense(held)
+                    part, held = _dense(part), _dense(held)
                     if held is not None and held.shape != part.shape:  # one of them is a sum
-                        part, held = summed(part, source.channels), summed(held, source.channels)
+                        part, held = _summed(part, source.channels), _summed(held, source.channels)
                     own = not _shares_memory(part, p.values if isinstance(p, Rows) else p)
                     if held is not None:
                         part = held.add_(part) if source in ours else part.add_(held) if own else held + part
@@ -214,9 +241,7 @@ def attended_pass(
                 except Exception as error:
                     if not type(error).__module__.startswith("torch._dynamo"):
                         raise
-                    told = (
-                        "what runs in a compiled network is not seen; give it as it was before torch.compile"
-                    )
+                    told = "the operations of a compiled network are not seen; give it without torch.compile"
                     raise RuleError(told) from None
                 if not is_live(top):
                     raise _nothing_inherits(tape, top)
@@ -282,23 +307,6 @@ def once(tensor: Any, part: Part) -> Tensor:
     return seen[part]
 
 
-def clamped(tensor: Tensor) -> Tensor:
-    """max(tensor, 0)."""
-    return tensor.clamp(min=0)
-
-
-def positive_part(weight: Tensor) -> Tensor:
-    """max(weight, 0), in the memory format of the pass."""
-    positive = clamped(weight.detach())
-    return positive.contiguous(memory_format=layout(positive))
-
-
-def absolute_part(weight: Tensor) -> Tensor:
-    """|weight|, in the memory format of the pass."""
-    size = weight.detach().abs()
-    return size.contiguous(memory_format=layout(size))
-
-
 def layout(tensor: Tensor) -> torch.memory_format:
     """Channels last for planes on a CPU: transposed convolutions of many winners take up to a third less time."""
     planes = tensor.dim() == 4 and tensor.device.type == "cpu"
@@ -314,7 +322,7 @@ _RULES = (
     "pass rules={function: rule} with a rule of phrase_loc.attention.functions ('passed' if each output has "
     "one input, 'routed' if it only moves values, 'constant' if it only modulates)"
 )
-_WRITTEN = "give what it writes into another tensor's memory a name of its own, as y = y + z and torch.cat do"
+_WRITTEN = "write to a new tensor, as y = y + z and torch.cat do, not into the memory of another"
 
 
 def refusal(func: Any, advice: str = _RULES) -> Down:
@@ -332,19 +340,32 @@ def _no_rule(func: Any, advice: str = _RULES) -> str:
 
 def _nothing_inherits(tape: Tape, top: Any) -> Exception:
     if not isinstance(top, Tensor):
-        return ConfigError(
-            f"a network must give a tensor (N, D, ...), got a {type(top).__name__}; choose one of it"
-        )
+        return ConfigError(f"a network must give one tensor (N, D, ...), got a {type(top).__name__}")
     if tape.modulator is not None:  # such as the softmax over the classes
-        return RuleError(
-            _no_rule(tape.modulator) + "; here it only modulates, and all that follows hangs on it"
-        )
+        only = "here it only modulates, and all that follows depends on it"
+        return RuleError(f"{_no_rule(tape.modulator)}; {only}")
     return ConfigError("the network's output does not depend on the activations it is asked about")
 
 
 def _in_place(func: Any) -> bool:
     name = getattr(func, "__name__", "")
     return name.endswith("_") and not name.endswith("__")
+
+
+def _summed(p: Any, channels: int | None) -> Any:
+    """The sum of p (K, ...) over its axis of channels, which is left with length 1."""
+    if isinstance(p, Rows) and p.axis != channels:
+        return p._replace(values=_summed(p.values, channels))
+    p = _dense(p)
+    return p if channels is None or p.shape[channels + 1] == 1 else p.sum(channels + 1, keepdim=True)
+
+
+def _dense(p: Any) -> Any:
+    return p.dense() if isinstance(p, Rows) else p
+
+
+def _alike(a: Rows, b: Any) -> bool:
+    return isinstance(b, Rows) and a[1:] == b[1:] and a.values.shape == b.values.shape
 
 
 def _floating(value: Any) -> bool:
@@ -365,7 +386,7 @@ _WRITES: set[Any] = {Tensor.__setitem__, Tensor.data.__set__}  # type: ignore[at
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether a place of `a` is one of `b`."""
+    """Whether an element of `a` is one of `b` in memory; of slices of one tensor perhaps none is."""
     if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
         return False
     places = torch.zeros(a.untyped_storage().nbytes() // a.element_size(), dtype=torch.bool)

@@ -194,7 +194,7 @@ class Table(Annotated):
 
     Args:
         root: the table, with the photographs beside it; or their folder, where `table` names the file.
-        split: whose rows are read where the table has a column `split`.
+        split: whose rows are read where the table has a column `split`; '' reads all.
         table: the file, in `root` or anywhere.
 
     A photograph's size is read from it, or from the columns `width` and `height`, in which case it may be absent.
@@ -215,7 +215,8 @@ class Table(Annotated):
         groups: dict[str, list[Row]] = {}
         for row in rows(path, "the table", self.skipped):
             if split and (own := row.text("split")) not in ("", split):
-                self.skipped.note("rows of other splits", f"{brief(own)}; data.split={split} is read")
+                said = f"{brief(own)}; data.split={split} is read, an empty data.split= reads all rows"
+                self.skipped.note("other splits", said)
                 continue
             image, phrase = row.text("image"), row.text("phrase")
             if image and phrase:

@@ -1,6 +1,6 @@
 """COCO-style YOLO labels: one text file an image, `class cx cy width height` in shares of the image.
 
-    ROOT/images/[<split>/]*.jpg, ROOT/labels/[<split>/]*.txt, [ROOT/classes.txt or data.yaml, or ROOT/../data.yaml]
+    ROOT/images/[<split>/]*.jpg, ROOT/labels/[<split>/]*.txt, [ROOT/classes.txt, ROOT/data.yaml or ROOT/../data.yaml]
 
 Class numbers are COCO's 80 in contiguous order, or the order of a list of names given; a list that lies in the
 tree is read by its names and must be of COCO's. A line of three or more points, `class x1 y1 x2 y2 x3 y3 ...`, is
@@ -25,7 +25,8 @@ from phrase_loc.structures import GroundingSample
 log = logging.getLogger(__name__)
 
 ROUNDING = 1e-3  # shares of 1.0000001 are rounding; beyond this they are no shares
-LISTS = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")
+ROBOFLOW = "data.yaml"
+LISTS = ("classes.txt", "obj.names", ROBOFLOW, "dataset.yaml")
 OWN = "give the names of your classes in the order of their numbers, data.options.names=[...]"
 
 
@@ -106,12 +107,14 @@ def own_names(names: Sequence[str]) -> dict[int, ClassName]:
 
 
 def listed_names(root: Path) -> dict[int, ClassName]:
-    """Number -> class by the lists of names that lie in the tree, or beside it where it is one split of Roboflow's.
+    """Number -> class by the lists of names in the tree, or the data.yaml above it where it is a split of Roboflow's.
 
-    COCO's 80 in their order where none does, which the log says.
+    COCO's 80 in their order where there is none, which the log says.
     """
     lists: dict[Path, dict[int, str]] = {}
-    for path in _lists_in(root, root / "labels") or _lists_in(root.absolute().parent):
+    places = [folder / name for folder in (root, root / "labels") for name in LISTS]
+    above = [root.absolute().parent / ROBOFLOW]  # other lists there need not be of this set
+    for path in [*filter(Path.is_file, places)] or filter(Path.is_file, above):
         with suppress(DataError) if lists else nullcontext():  # a dataset.yaml beside a list may name none
             lists[path] = _names(path)
     found = [by_name(names, path.name, OWN) for path, names in lists.items()]
@@ -119,12 +122,8 @@ def listed_names(root: Path) -> dict[int, ClassName]:
         if names != found[0]:
             raise DataError(f"{next(iter(lists))} and {path} name other classes; remove one, or {OWN}")
     if not found:
-        log.warning("%s has no list of names: class numbers are COCO's 80 in order, or %s", root, OWN)
+        log.warning("%s has no list of names: class numbers are COCO's 80 in order; if not, %s", root, OWN)
     return found[0] if found else dict(enumerate(class_names("coco")))
-
-
-def _lists_in(*folders: Path) -> list[Path]:
-    return [path for folder in folders for name in LISTS if (path := folder / name).is_file()]
 
 
 def _names(path: Path) -> dict[int, str]:

@@ -94,7 +94,7 @@ class StrictRoute(APIRoute):
                 if known:
                     request._form = await _form(request)  # where FastAPI looks for it
                     _check_fields(request._form, known)
-                return await handle(StrictRequest(request.scope, request.receive) if not known else request)
+                return await handle(request if known else StrictRequest(request.scope, request.receive))
             finally:
                 await request.close()
 

@@ -146,7 +146,7 @@ def summed_to_out(x):
     [part_of_a_sum, halves_summed, seen_before_the_sum, negated_in_part, summed_into_parts, summed_to_out],
 )
 def test_what_is_written_into_another_tensors_memory_is_refused(net):
-    with pytest.raises(RuleError, match="name of its own, as y = y \\+ z"):
+    with pytest.raises(RuleError, match="write to a new tensor, as y = y \\+ z"):
         mwp(net, X, UNITS)
 
 
@@ -182,8 +182,8 @@ def test_a_tensor_that_was_written_to_is_an_ordinary_one_afterwards():
     [
         (lambda x: pool(F.interpolate(a(x), scale_factor=2, mode="bicubic")), "another mode than bicubic"),
         (lambda x: pool(torch.div(MASK, a(x) + 1)), "rule for torch.Tensor.div|rule for torch.div"),
-        (lambda x: (pool(a(x)),), r"must give a tensor \(N, D, ...\), got a tuple"),
-        (torch.compile(lambda x: pool(a(x)), backend="eager"), "before torch.compile"),
+        (lambda x: (pool(a(x)),), r"must give one tensor \(N, D, ...\), got a tuple"),
+        (torch.compile(lambda x: pool(a(x)), backend="eager"), "give it without torch.compile"),
     ],
 )
 def test_networks_that_have_no_such_map_are_one_sentence(net, said):

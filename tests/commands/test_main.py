@@ -13,7 +13,7 @@ import pytest
 
 from phrase_loc.cli import guarded, main, parsed
 from phrase_loc.errors import DataError
-from phrase_loc.files import lock
+from phrase_loc.files import lock, make_folder
 
 EXAMPLE, LONG = "a.png", "x" * 300
 
@@ -197,6 +197,20 @@ def test_a_command_that_fails_leaves_no_empty_folder(tiny_model, tmp_path, monke
     ):
         assert main(given) == 2
         assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_command_that_fails_keeps_the_folders_of_an_earlier_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert guarded(lambda: make_folder("kept")) == 0
+
+    def failing():
+        make_folder("new/out")
+        (tmp_path / "own" / "new").mkdir(parents=True)
+        os.chdir("own")
+        raise DataError("no")
+
+    assert guarded(failing) == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "new", "own"]
 
 
 @pytest.mark.parametrize("output", [True, False])

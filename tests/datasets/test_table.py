@@ -229,6 +229,9 @@ def test_of_a_table_with_splits_one_is_read(photos):
     written(photos / "boxes.csv", [row | {"split": row["image"][:1]} for row in ROWS])
     data = DATASETS["table"](photos, "s", table="boxes.csv")
     assert [sample.image_id for sample in data] == ["sub/b.png"]
-    assert data.skipped.notes == {"rows of other splits": ["'a'; data.split=s is read"]}
+    assert data.skipped.notes == {
+        "other splits": ["'a'; data.split=s is read, an empty data.split= reads all rows"]
+    }
     with pytest.raises(DataError, match=r"'a'; data\.split=test is read"):
         DATASETS["table"](photos, "test", table="boxes.csv")
+    assert len(DATASETS["table"](photos, table="boxes.csv")) == 2

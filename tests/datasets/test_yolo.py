@@ -70,6 +70,7 @@ def test_coco128(shared_dir):
 def test_classes_of_roboflow_lie_beside_the_split(tmp_path, caplog):
     (tmp_path / "train").mkdir()
     root = tree(tmp_path / "train", {"a": "0 0.5 0.5 0.1 0.2"})
+    (tmp_path / "classes.txt").write_text("cat")  # of another set
     assert YOLO(root)[0].phrases[0].text == "person"
     assert "class numbers are COCO's 80 in order" in caplog.text
     (tmp_path / "data.yaml").write_text("names: [hardhat, forklift]")

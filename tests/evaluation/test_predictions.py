@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from phrase_loc.__main__ import main
+from phrase_loc.datasets.table import Row
 from phrase_loc.distributed import World
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.evaluation import methods
-from phrase_loc.evaluation.external import write_template
+from phrase_loc.evaluation.external import _checked, write_template
 from phrase_loc.evaluation.protocols import FLICKR30K, DataConfig, EvaluateConfig
 from phrase_loc.evaluation.report import markdown, write
 from phrase_loc.evaluation.run import evaluate, read_data, template
@@ -410,3 +411,8 @@ def test_answers_of_query_are_scored(data, tmp_path):
     assert comparable(reports[0]) == comparable(reports[1]) == comparable(reports[2])
     assert not any("prediction" in kind for report in reports for kind in report["skipped"])
     assert markdown(reports[0]).count("| predictions:") == 20
+
+
+def test_sides_of_an_image_before_it_was_turned_are_not_those_of_a_box():
+    row = Row("row 1", {"x": "5", "y": "6", "width": "48", "height": "64"})
+    assert _checked(row, (48, 64)).point == [5.0, 6.0]
