@@ -195,7 +195,7 @@ def frames(clip: Path, every: int | None, folder: Path, overwrite: bool = False)
     record = folder / "video.json"
     if not (record.is_file() and record.read_text(encoding="utf-8") == about):
         if record.is_file() and not overwrite:
-            what = f"{folder} holds frames of another choice or video, which were labelled"
+            what = f"{folder} holds frames of another video or of another --every"
             raise DataError(f"{what}; give another --output, or --overwrite to replace them")
         video = cv2.VideoCapture(str(clip))
         step = every or max(1, round(video.get(cv2.CAP_PROP_FPS) or 1))

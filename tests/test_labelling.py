@@ -569,7 +569,7 @@ def test_a_video_by_frames(drawn_image, tiny_model, tmp_path, capsys, caplog):
     with Image.open(frames[2]) as seen:
         assert np.abs(np.array(seen, float) - np.array(drawn_image.rotate(16))).mean() < 8
     assert command(*usual, model=tiny_model) == 2  # other photographs: one a second
-    assert "holds frames of another choice" in capsys.readouterr().err
+    assert "holds frames of another video or of another --every" in capsys.readouterr().err
     assert all(path.is_file() for path in frames)  # as the labels name them
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     assert command(*usual, "--overwrite", model=tiny_model) == 0

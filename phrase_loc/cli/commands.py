@@ -230,7 +230,7 @@ def _changed_arguments(parser: argparse.ArgumentParser, example: str) -> None:
 def _to_change(
     args: argparse.Namespace, command: str, device: str, **settings: Any
 ) -> "Iterator[PhraseLocalizer]":
-    """The model with these settings and those of --set, whose folder is held: of two changes one would be lost.
+    """The model with these settings and those of --set; its folder is locked, as of two changes one would be lost.
 
     Raises a ConfigError where it can be saved at no place.
     """

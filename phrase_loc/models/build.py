@@ -220,7 +220,7 @@ class ImageText(TextToRegion):
 
     def _unread(self, phrase: str, templates: Sequence[str]) -> str | None:
         """The note where the last letter of a phrase changes nothing: the tokenizer has cut it off."""
-        if len(phrase.encode()) + max(map(len, templates)) <= _LONG:
+        if max(len(template.replace("{phrase}", phrase).encode()) for template in templates) <= _LONG:
             return None
         shorter = re.sub(r"(\w\W*|.)$", "", phrase, flags=re.DOTALL)
         for template in templates:
