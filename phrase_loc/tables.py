@@ -3,6 +3,7 @@
 The delimiter is the one of the header (tab, comma, bar or semicolon), and words such as `null` and `NA` are text.
 """
 
+import ast
 import csv
 import json
 import logging
@@ -72,16 +73,24 @@ def open_table(path: Path) -> Table:
 
 
 def cell_texts(cell: Any) -> list[str]:
-    """The texts in a cell: lines of a string, the strings of a list, or of a JSON list written as a string."""
+    """The texts in a cell: lines of a string, the strings of a list, or of one written as JSON or as Python does."""
     if isinstance(cell, (list, tuple)):
         return [text for item in cell for text in cell_texts(item)]
     if not isinstance(cell, str):
         return []
-    texts = [cell]
-    if cell.startswith("["):
-        with suppress(ValueError, RecursionError):
-            texts = [item for item in json.loads(cell) if isinstance(item, str)]
+    texts = [item for item in _written_list(cell) if isinstance(item, str)] if cell[:1] == "[" else [cell]
     return _stripped(whole("\n".join(texts)))
+
+
+def _written_list(cell: str) -> list[Any]:
+    with suppress(ValueError, RecursionError):
+        found: list[Any] = json.loads(cell)
+        return found
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        found = ast.literal_eval(cell)
+        if repr(found) == cell.strip():  # numpy's ['a' 'b'] would be one string
+            return found
+    return [cell]
 
 
 def whole(text: str) -> str:

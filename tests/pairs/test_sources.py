@@ -14,6 +14,7 @@ from phrase_loc.errors import DataError
 from phrase_loc.pairs.paths import expand
 from phrase_loc.pairs.shards import load_index
 from phrase_loc.pairs.sources import ShardSource, member_texts, open_source
+from phrase_loc.tables import cell_texts
 from tests.training.pairs import add, draw, write_set, write_shard
 
 
@@ -194,6 +195,22 @@ def test_a_source_holds_few_files_and_survives_pickling(tmp_path: Path):
 def write_images(folder: Path, count: int) -> None:
     for i in range(count):
         (folder / f"{i}.jpg").write_bytes(draw(i)[0])
+
+
+@pytest.mark.parametrize(
+    "cell, expected",
+    [
+        ('["a dog", 3, "it\'s a cat"]', ["a dog", "it's a cat"]),
+        (str(["a dog", "it's a cat"]), ["a dog", "it's a cat"]),
+        ("['a dog' 'a cat']", ["['a dog' 'a cat']"]),  # numpy's: Python would read one string
+        ("[1] a dog", ["[1] a dog"]),
+        ("a dog\n\na cat ", ["a dog", "a cat"]),
+        (["a dog", ["a cat"]], ["a dog", "a cat"]),
+        (3, []),
+    ],
+)
+def test_texts_of_a_cell(cell: object, expected: list[str]):
+    assert cell_texts(cell) == expected
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
