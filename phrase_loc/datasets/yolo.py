@@ -131,6 +131,9 @@ def _names(path: Path) -> dict[int, str]:
     names: Any = text.strip().splitlines()
     if path.suffix == ".yaml":
         tree = parsed_yaml(text, str(path), dict[str, dict[str, str] | list[str]])
+        if isinstance(tree, dict) and "kpt_shape" in tree:
+            told = "whose points would be read as outlines; keep five numbers of each line, and no kpt_shape"
+            raise ConfigError(f"{path} is of labels of poses (kpt_shape), {told}")
         names = tree.get("names") if isinstance(tree, dict) else None
     names = dict(enumerate(names)) if isinstance(names, list) else names
     listed = isinstance(names, dict) and all(isinstance(name, str) for name in names.values())

@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from phrase_loc.datasets.yolo import YOLO
-from phrase_loc.errors import DataError
+from phrase_loc.errors import ConfigError, DataError
 from tests.datasets.trees import photograph
 
 
@@ -78,3 +78,10 @@ def test_classes_of_roboflow_lie_beside_the_split(tmp_path, caplog):
         YOLO(root)
     (root / "classes.txt").write_text("cat")
     assert YOLO(root)[0].phrases[0].text == "cat"
+
+
+def test_labels_of_poses_are_refused(tmp_path):
+    root = tree(tmp_path, {"a": "0 0.5 0.5 0.2 0.2 0.5 0.4 0.5 0.9"})  # a box and two keypoints
+    (root / "data.yaml").write_text("names: [person]\nkpt_shape: [2, 2]\n")
+    with pytest.raises(ConfigError, match="labels of poses"):
+        YOLO(root)
