@@ -29,8 +29,10 @@ _HEAT = [
     for stops in ((0, 120, 230, 255, 255), (0, 10, 90, 200, 250), (0, 30, 10, 40, 200))
 ]
 
-#: What a picture of ours says of itself, by which it may be drawn anew.
-DRAWN, _SOFTWARE = "drawn by phrase_loc", 0x0131
+_SOFTWARE = 0x0131  # the tag of EXIF
+DRAWN = "drawn by phrase_loc"  # what a picture of ours says of itself, by which it may be drawn anew
+#: Of `files.refuse_foreign`, for the place of an overlay.
+OVERLAY = (DRAWN, "overlay with our mark", "delete it or give another --overlay")
 PANEL, SIDE = 512, 400  # longest side in pixels of a panel, and of a shown photograph
 
 

@@ -29,7 +29,7 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 observer: Callable[[str, Path], object] = lambda moment, path: None  # noqa: E731 - replaced by tests
 
 #: Folders that `make_folder` made since the command began.
-made: list[Path] = []
+made_folders: list[Path] = []
 
 ADVICE = "choose a place that can be written"
 UTF8 = "utf-8-sig"  # with a byte-order mark or without
@@ -156,13 +156,13 @@ def make_folder(folder: AnyPath, advice: str = ADVICE, called: str = "") -> None
     """A folder and those above it, unless they are there; a DataError, which calls it so, where that cannot be."""
     with refusing(called or folder, advice):
         path = Path(folder).absolute()
-        made.extend(new for new in (path, *path.parents) if not new.exists())
+        made_folders.extend(new for new in (path, *path.parents) if not new.exists())
         os.makedirs(folder, exist_ok=True)
 
 
 def remove_empty_folders() -> None:
     """Removes the folders that a command made before it failed, if nothing is in them."""
-    for folder in sorted(made, reverse=True):
+    for folder in sorted(made_folders, reverse=True):
         with suppress(OSError):
             folder.rmdir()
 

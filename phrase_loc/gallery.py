@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from phrase_loc.display import answers_in, phrase_rows
-from phrase_loc.drawing import COLOURS, DRAWN, data_uri, overlay, save_picture, small_jpeg
+from phrase_loc.drawing import COLOURS, OVERLAY, data_uri, overlay, save_picture, small_jpeg
 from phrase_loc.errors import ConfigError, DataError
 from phrase_loc.files import make_folder, refuse_foreign, told, writing
 from phrase_loc.images import IMAGE_ENDINGS, load_image
@@ -131,7 +131,7 @@ def overlay_places(folder: Path, images: Sequence[str], sources: Iterable[str]) 
             f"overlays in {folder} would lie among the photographs that are asked; name another folder"
         )
     for place in filter(os.path.exists, places):
-        refuse_foreign(place, DRAWN, "overlay with our mark", "delete it or give another --overlay")
+        refuse_foreign(place, *OVERLAY)
     make_folder(folder)
     return dict(zip(images, places, strict=True))
 

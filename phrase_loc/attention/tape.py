@@ -254,7 +254,7 @@ def attended_pass(
 
 
 def activations(x: Any) -> Tensor:
-    """`x` without its gradient; a ConfigError for what nothing can be asked of."""
+    """`x` without its gradient; a ConfigError unless it is floating, finite and (N, C, ...)."""
     if not _floating(x) or x.dim() < 2:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise ConfigError(f"activations must be a floating tensor (N, C, h, w), got {got}")

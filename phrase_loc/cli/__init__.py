@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from phrase_loc import __version__
 from phrase_loc.errors import ConfigError, PhraseLocError, nearest
-from phrase_loc.files import made, remove_empty_folders
+from phrase_loc.files import made_folders, remove_empty_folders
 
 _REST = "phrase_loc.cli.commands"
 #: name -> (module with run_NAME(parser, arguments) -> exit code or None, one line of help)
@@ -50,7 +50,7 @@ def guarded(action: Callable[[], int | None]) -> int:
     What is printed reaches the reader within it: a pipe that was closed is no error, a full disk is one sentence.
     """
     out, said, code = _Output(sys.stdout, needed=True), _Output(sys.stderr, needed=False), 0
-    made.clear()  # an earlier command of this process, which went well, keeps its folders
+    made_folders.clear()  # an earlier command of this process, which went well, keeps its folders
     with redirect_stdout(out), redirect_stderr(said):  # type: ignore[type-var]
         try:
             try:

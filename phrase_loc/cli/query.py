@@ -248,12 +248,12 @@ def _overlay_place(args: argparse.Namespace) -> Iterator[Path | None]:
     if not args.overlay:
         yield None
         return
-    from phrase_loc.drawing import DRAWN, picture_format
+    from phrase_loc.drawing import OVERLAY, picture_format
 
     place = _behind_link(args.overlay)
     picture_format(place)
     _refuse_input(place, [args.image, args.phrase_file])
-    refuse_foreign(place, DRAWN, "overlay with our mark", "delete it or give another --overlay")
+    refuse_foreign(place, *OVERLAY)
     sentence = f"another process is writing {place}; wait for it, or give another --overlay"
     writable = os.access(place.parent, os.W_OK)  # where it is not, that is said after the answers
     with lock(place.with_name(f".{place.name}.lock"), sentence) if writable else nullcontext():

@@ -163,13 +163,9 @@ def _checked(row: Row, size: Size) -> Answer:
         shown = f"({point[0]:g}, {point[1]:g})"
         raise DataError(f"its point {shown} lies outside the {size[1]} x {size[0]} image")
     sides = [row.cells.get(short, row.cells.get(long)) for short, long in (("w", "width"), ("h", "height"))]
+    sided = point and not boxes and None not in sides
     # sorted, as an image's own may be those before it was turned upright
-    if (
-        point
-        and not boxes
-        and None not in sides
-        and sorted(number(s, "a side") for s in sides) != sorted(size)
-    ):
+    if sided and sorted(number(s, "a side") for s in sides) != sorted(size):
         raise DataError("beside its x and y stand sides that are not the image's, as of a box")
     ranked = scores or [1 / rank for rank in range(1, len(boxes) + 1)]
     found = [(*box, score) for box, score in zip(boxes, ranked, strict=True)]
